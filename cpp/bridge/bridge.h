@@ -1,0 +1,48 @@
+// The engine as Rust sees it. Every call may throw; the text starts with out_of_memory, invalid_batch, sticky or other.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "rust/cxx.h"
+
+namespace inferno {
+
+enum class Dtype : std::uint8_t;
+enum class Isa : std::uint8_t;
+struct DeviceOptions;
+struct ModelShape;
+struct ModelLimits;
+struct ModelPlan;
+struct MemoryStats;
+struct StepBatch;
+struct StepOutput;
+
+// One device: threads, memory pool, models. Made, used and dropped on one thread.
+class Context {
+ public:
+  explicit Context(const DeviceOptions& options);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  ModelPlan add_model(const ModelShape& shape, const ModelLimits& limits);
+  void set_tensor(std::uint32_t model, rust::Str name, Dtype dtype,
+                  rust::Slice<const std::uint64_t> shape, rust::Slice<const std::uint8_t> data);
+  void fill_random(std::uint32_t model, std::uint64_t seed);
+  void finish_model(std::uint32_t model);
+  void remove_model(std::uint32_t model);
+  void run_step(const StepBatch& batch, StepOutput& output);
+  MemoryStats memory_stats() const;
+  Isa isa() const noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+std::unique_ptr<Context> new_cpu_context(const DeviceOptions& options);
+bool isa_available(Isa isa) noexcept;
+double measure_read_bandwidth(std::uint64_t bytes, std::uint32_t num_threads, std::uint32_t rounds);
+
+}  // namespace inferno

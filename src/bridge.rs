@@ -1,0 +1,288 @@
+//! The border between Rust and the engine: plain data down, plain data up, every call fallible, no logic.
+//!
+//! The only `cxx::bridge`, and with `models/mmap.rs` the only place with `unsafe`. A C++ exception arrives as an
+//! error whose text starts with a fixed code and a colon; [`DeviceError::parse`] reads it.
+
+#[allow(missing_docs, unsafe_code, clippy::missing_safety_doc)]
+#[cxx::bridge(namespace = "inferno")]
+pub mod ffi {
+    /// Element type of a tensor.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    enum Dtype {
+        F32,
+        F16,
+        BF16,
+    }
+
+    /// Which instruction set the CPU backend uses; `Auto` takes the best that the machine has.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    enum Isa {
+        Auto,
+        Portable,
+        Avx2,
+        Avx512Bf16,
+    }
+
+    /// How rotary frequencies are scaled for long contexts.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    enum RopeScaling {
+        None,
+        /// Every frequency divided by the factor.
+        Linear,
+        /// Llama 3.1: low frequencies divided, high ones kept, a ramp between.
+        Llama3,
+    }
+
+    /// What a device is made with.
+    #[derive(Debug, Clone)]
+    struct DeviceOptions {
+        /// Threads of the CPU backend, at least 1.
+        num_threads: u32,
+        isa: Isa,
+        /// The memory pool's one reservation; weights, KV blocks and workspace come from it.
+        pool_bytes: u64,
+    }
+
+    /// A decoder's shape, in the names of the checkpoint's config.json.
+    #[derive(Debug, Clone, PartialEq)]
+    struct ModelShape {
+        vocab_size: u32,
+        hidden_size: u32,
+        intermediate_size: u32,
+        num_layers: u32,
+        num_heads: u32,
+        num_kv_heads: u32,
+        head_dim: u32,
+        rms_norm_eps: f32,
+        rope_theta: f32,
+        rope_scaling: RopeScaling,
+        rope_factor: f32,
+        rope_low_freq_factor: f32,
+        rope_high_freq_factor: f32,
+        rope_original_max_positions: u32,
+        tie_word_embeddings: bool,
+        attention_bias: bool,
+        mlp_bias: bool,
+        /// Element type of the weights on the device.
+        dtype: Dtype,
+    }
+
+    /// What a model may take on a device.
+    #[derive(Debug, Clone)]
+    struct ModelLimits {
+        /// Positions of one KV block.
+        block_size: u32,
+        /// Bytes for KV blocks; the plan says how many blocks that is.
+        kv_bytes: u64,
+        /// Most sequences in one step.
+        max_batch_size: u32,
+        /// Most tokens in one step.
+        max_step_tokens: u32,
+        /// Most positions of one sequence.
+        max_seq_len: u32,
+        /// Tokens that end a completion; held back while a row has `suppress_end`.
+        end_token_ids: Vec<u32>,
+    }
+
+    /// What a model took.
+    #[derive(Debug, Clone, Default, PartialEq, Eq)]
+    struct ModelPlan {
+        /// The handle for later calls.
+        model: u32,
+        num_blocks: u32,
+        weight_bytes: u64,
+        kv_bytes: u64,
+        workspace_bytes: u64,
+    }
+
+    /// The memory pool at this moment.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    struct MemoryStats {
+        reserved_bytes: u64,
+        used_bytes: u64,
+        peak_bytes: u64,
+        /// Allocations since the start; constant over steps after warm-up.
+        num_allocations: u64,
+    }
+
+    /// How one sequence samples.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct SamplingRow {
+        /// 0 is greedy: the lowest id among equal logits.
+        temperature: f32,
+        /// 0 is off.
+        top_k: u32,
+        top_p: f32,
+        min_p: f32,
+        /// With `position`, the key of the random number.
+        seed: u64,
+        /// Index of the token to be sampled in the whole sequence, prompt included.
+        position: u32,
+        /// No end token may be sampled (`min_tokens`, `ignore_eos` does not set it).
+        suppress_end: bool,
+    }
+
+    /// One step's flat arrays. T tokens of S sequences, those of one sequence adjacent and in order.
+    #[derive(Debug, Clone, Default)]
+    struct StepBatch {
+        model: u32,
+        /// \[T\]; what stands where `feed_sampled` holds is not read.
+        token_ids: Vec<u32>,
+        /// \[T\] 0-based positions.
+        positions: Vec<u32>,
+        /// \[T\] block_id * block_size + offset: where each token's K and V go.
+        slot_mapping: Vec<u32>,
+        /// \[S + 1\] running sum of query lengths.
+        cu_query_lens: Vec<u32>,
+        /// \[S\] tokens whose KV exists after the step.
+        context_lens: Vec<u32>,
+        /// \[S, block_table_stride\] block ids.
+        block_tables: Vec<u32>,
+        block_table_stride: u32,
+        /// \[S\] the sequence's seat, below max_batch_size; its last sampled token is kept there between steps.
+        seats: Vec<u32>,
+        /// \[S\] the only query token is the one sampled last for this seat (the host has not seen it yet).
+        feed_sampled: Vec<bool>,
+        /// \[S\] whether to sample after the last query token (false inside a prompt).
+        sample: Vec<bool>,
+        /// \[S\] read where `sample` holds.
+        sampling: Vec<SamplingRow>,
+        /// Copy the logits of sampled rows out (tests).
+        want_logits: bool,
+    }
+
+    /// What a step gives back.
+    #[derive(Debug, Clone, Default)]
+    struct StepOutput {
+        /// \[S\] sampled ids; 0 where `sample` was false.
+        token_ids: Vec<u32>,
+        /// \[rows with `sample`, vocab_size\] if wanted, else empty.
+        logits: Vec<f32>,
+    }
+
+    unsafe extern "C++" {
+        include!("bridge/bridge.h");
+
+        /// One device: threads, memory pool, models. Made, used and dropped on one thread.
+        type Context;
+
+        /// A CPU device. Fails with `out_of_memory` if the pool cannot be reserved.
+        fn new_cpu_context(options: &DeviceOptions) -> Result<UniquePtr<Context>>;
+
+        /// Takes memory for a model's weights, KV blocks and workspace; the weights are still to be set.
+        fn add_model(
+            self: Pin<&mut Context>,
+            shape: &ModelShape,
+            limits: &ModelLimits,
+        ) -> Result<ModelPlan>;
+
+        /// Copies one checkpoint tensor, by its Hugging Face name (`model.layers.0.self_attn.q_proj.weight`),
+        /// little-endian and row-major, converting its element type and layout.
+        fn set_tensor(
+            self: Pin<&mut Context>,
+            model: u32,
+            name: &str,
+            dtype: Dtype,
+            shape: &[u64],
+            data: &[u8],
+        ) -> Result<()>;
+
+        /// Fills every weight with seeded normal values of a trained model's scale (`load_format = "dummy"`).
+        fn fill_random(self: Pin<&mut Context>, model: u32, seed: u64) -> Result<()>;
+
+        /// Checks that every tensor was set and warms the model up; steps may follow.
+        fn finish_model(self: Pin<&mut Context>, model: u32) -> Result<()>;
+
+        /// Gives the model's memory back.
+        fn remove_model(self: Pin<&mut Context>, model: u32) -> Result<()>;
+
+        /// One forward pass and sampling.
+        fn run_step(
+            self: Pin<&mut Context>,
+            batch: &StepBatch,
+            output: &mut StepOutput,
+        ) -> Result<()>;
+
+        /// The pool's state.
+        fn memory_stats(self: &Context) -> Result<MemoryStats>;
+
+        /// The instruction set in use, never `Auto`.
+        fn isa(self: &Context) -> Isa;
+
+        /// Whether this machine can run `isa`.
+        fn isa_available(isa: Isa) -> bool;
+
+        /// Sustained read bandwidth in bytes/s over `bytes` of memory with `num_threads` threads, best of `rounds`:
+        /// the ceiling beside decode figures.
+        fn measure_read_bandwidth(bytes: u64, num_threads: u32, rounds: u32) -> Result<f64>;
+    }
+}
+
+/// What a device call failed with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct DeviceError {
+    /// Which of the fixed codes.
+    pub code: DeviceErrorCode,
+    /// Detail for the log.
+    pub message: String,
+}
+
+/// The fixed codes that engine errors start with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeviceErrorCode {
+    /// The pool or the machine has not enough memory.
+    OutOfMemory,
+    /// The step's arrays contradict each other or the model.
+    InvalidBatch,
+    /// The device is unusable until the process restarts.
+    Sticky,
+    /// Anything else.
+    Other,
+}
+
+impl std::fmt::Display for DeviceErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DeviceErrorCode::OutOfMemory => "out_of_memory",
+            DeviceErrorCode::InvalidBatch => "invalid_batch",
+            DeviceErrorCode::Sticky => "sticky",
+            DeviceErrorCode::Other => "other",
+        })
+    }
+}
+
+impl DeviceError {
+    /// Reads `code: message`; what has no known code is `other`.
+    pub fn parse(text: &str) -> Self {
+        let (code, message) = text.split_once(": ").unwrap_or(("", text));
+        let (code, message) = match code {
+            "out_of_memory" => (DeviceErrorCode::OutOfMemory, message),
+            "invalid_batch" => (DeviceErrorCode::InvalidBatch, message),
+            "sticky" => (DeviceErrorCode::Sticky, message),
+            "other" => (DeviceErrorCode::Other, message),
+            _ => (DeviceErrorCode::Other, text),
+        };
+        Self { code, message: message.to_owned() }
+    }
+}
+
+impl From<cxx::Exception> for DeviceError {
+    fn from(exception: cxx::Exception) -> Self {
+        Self::parse(exception.what())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_read_from_the_front_of_the_text() {
+        let error = DeviceError::parse("out_of_memory: need 12, have 3");
+        assert_eq!(error.code, DeviceErrorCode::OutOfMemory);
+        assert_eq!(error.message, "need 12, have 3");
+        assert_eq!(error.to_string(), "out_of_memory: need 12, have 3");
+        assert_eq!(DeviceError::parse("std::bad: thing").code, DeviceErrorCode::Other);
+    }
+}

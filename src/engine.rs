@@ -1,0 +1,4 @@
+//! The node as a library.
+
+/// See the module.
+pub struct Engine;

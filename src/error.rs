@@ -1,0 +1,178 @@
+//! The errors a client can see: a closed list of kinds, each with its status.
+//!
+//! Tests and callers match on [`Kind`], never on the text. A message says what was expected and what came.
+
+use std::fmt;
+
+/// What went wrong, as the wire contract names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Malformed or out of range.
+    Invalid,
+    /// Known, but not to be had here.
+    Unsupported,
+    /// Prompt and `max_tokens` do not fit into the model's context.
+    ContextLength,
+    /// No key, or a wrong one.
+    Unauthorized,
+    /// Not for this key.
+    Forbidden,
+    /// No such model or request.
+    NotFound,
+    /// A request with this id is running.
+    Conflict,
+    /// The body is beyond its limit.
+    TooLarge,
+    /// The node holds as much as it may; comes with a time to come back.
+    QueueFull,
+    /// Ended by a cancel from elsewhere.
+    Cancelled,
+    /// The step failed twice, or a defect of ours.
+    Internal,
+    /// The node finishes what it has and takes nothing new.
+    Draining,
+    /// No device is up.
+    Unavailable,
+}
+
+impl Kind {
+    /// Every kind, for tables and tests.
+    pub const ALL: [Kind; 13] = [
+        Kind::Invalid,
+        Kind::Unsupported,
+        Kind::ContextLength,
+        Kind::Unauthorized,
+        Kind::Forbidden,
+        Kind::NotFound,
+        Kind::Conflict,
+        Kind::TooLarge,
+        Kind::QueueFull,
+        Kind::Cancelled,
+        Kind::Internal,
+        Kind::Draining,
+        Kind::Unavailable,
+    ];
+
+    /// The HTTP status, also sent as `Nats-Service-Error-Code`.
+    pub fn status(self) -> u16 {
+        match self {
+            Kind::Invalid | Kind::Unsupported | Kind::ContextLength => 400,
+            Kind::Unauthorized => 401,
+            Kind::Forbidden => 403,
+            Kind::NotFound => 404,
+            Kind::Conflict => 409,
+            Kind::TooLarge => 413,
+            Kind::QueueFull => 429,
+            Kind::Cancelled => 499,
+            Kind::Internal => 500,
+            Kind::Draining | Kind::Unavailable => 503,
+        }
+    }
+
+    /// The name on the wire and in metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Invalid => "invalid",
+            Kind::Unsupported => "unsupported",
+            Kind::ContextLength => "context_length",
+            Kind::Unauthorized => "unauthorized",
+            Kind::Forbidden => "forbidden",
+            Kind::NotFound => "not_found",
+            Kind::Conflict => "conflict",
+            Kind::TooLarge => "too_large",
+            Kind::QueueFull => "queue_full",
+            Kind::Cancelled => "cancelled",
+            Kind::Internal => "internal",
+            Kind::Draining => "draining",
+            Kind::Unavailable => "unavailable",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An error for a client: the `error` object of the bus, and the source of OpenAI's error body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[error("{kind}: {message}")]
+pub struct Error {
+    /// Which of the closed list.
+    pub kind: Kind,
+    /// What was expected and what came, for a person.
+    pub message: String,
+    /// The field at fault, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub param: Option<String>,
+    /// When to come back, in milliseconds; on `queue_full`, `draining` and `unavailable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Error {
+    /// An error of `kind` with a message.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), param: None, retry_after_ms: None }
+    }
+
+    /// `invalid`, naming the field.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message).with_param(param)
+    }
+
+    /// `unsupported`, naming the field.
+    pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(Kind::Unsupported, message).with_param(param)
+    }
+
+    /// `internal`: a defect of ours, or a step that failed twice.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, message)
+    }
+
+    /// Names the field at fault.
+    #[must_use]
+    pub fn with_param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Adds the time after which another try makes sense.
+    #[must_use]
+    pub fn with_retry_after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+}
+
+/// `Result` with the client's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wire_names_are_what_serde_writes() {
+        for kind in Kind::ALL {
+            let json = serde_json::to_string(&kind).expect("a unit enum serialises");
+            assert_eq!(json, format!("\"{}\"", kind.as_str()));
+            assert!((400..=503).contains(&kind.status()));
+        }
+    }
+
+    #[test]
+    fn absent_fields_stay_off_the_wire() {
+        let error = Error::invalid("params.top_p", "expected above 0 to 1, got 3");
+        let json = serde_json::to_value(&error).expect("serialises");
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "kind": "invalid", "message": "expected above 0 to 1, got 3", "param": "params.top_p"
+            })
+        );
+    }
+}

@@ -1,0 +1,174 @@
+//! Executor: one per device, on its own OS thread; owns the device, runs steps, decides nothing.
+//!
+//! Accepts [`RunStep`], [`LoadModel`], [`UnloadModel`]; answers each step with a [`StepDone`] to the batcher. Two steps at
+//! most are in its mailbox. After a failed step (an exception or a panic, caught here) the device's memory is not trusted any more:
+//! every further step is answered with [`StepFailure::Skipped`] until the node rebuilds the device.
+
+use std::sync::Arc;
+
+use actix::Message;
+use tokio::sync::oneshot;
+
+use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
+use crate::bridge::{DeviceError, DeviceErrorCode};
+use crate::clock::Timestamp;
+use crate::models::Checkpoint;
+
+/// Names a device: `cpu:0`, `sim:0`, later `cuda:0`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(transparent)]
+pub struct DeviceId(Arc<str>);
+
+impl DeviceId {
+    /// A device by its name; the configuration has checked it.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A loaded model, unique in the node's life: a model loaded again gets another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelId(pub u32);
+
+/// Runs one step of one model.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct RunStep {
+    /// The batcher's number of the step, growing.
+    pub step: u64,
+    /// Whose weights and blocks.
+    pub model: ModelId,
+    /// The flat arrays; `batch.model` is filled in by the executor.
+    pub batch: StepBatch,
+}
+
+/// A step's answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StepDone {
+    /// The number given.
+    pub step: u64,
+    /// What was sampled, or why not.
+    pub result: Result<StepOutput, StepFailure>,
+    /// The arrays, to be filled again.
+    pub batch: StepBatch,
+    /// When the device began.
+    pub started: Timestamp,
+    /// When it was done.
+    pub ended: Timestamp,
+}
+
+/// Why a step gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StepFailure {
+    /// The engine threw.
+    #[error("device error: {0}")]
+    Device(DeviceError),
+    /// The executor panicked.
+    #[error("panic: {0}")]
+    Panic(String),
+    /// Not run: a step before it failed.
+    #[error("not run, a step before it failed")]
+    Skipped,
+}
+
+/// Loads a checkpoint onto the device.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct LoadModel {
+    /// The name for later messages.
+    pub model: ModelId,
+    /// The mapped files.
+    pub checkpoint: Arc<Checkpoint>,
+    /// What it may take.
+    pub limits: ModelBudget,
+    /// Told after every tensor: bytes done, bytes in all.
+    pub progress: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
+    /// The answer.
+    pub done: oneshot::Sender<Result<LoadedModel, DeviceError>>,
+}
+
+/// What a model may take on a device (see `ModelLimits` at the border).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelBudget {
+    /// Positions of one KV block.
+    pub block_size: u32,
+    /// Bytes for KV blocks.
+    pub kv_bytes: u64,
+    /// Most sequences in one step.
+    pub max_batch_size: u32,
+    /// Most tokens in one step.
+    pub max_step_tokens: u32,
+    /// Most positions of one sequence.
+    pub max_seq_len: u32,
+}
+
+/// What a model took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedModel {
+    /// KV blocks to be given out.
+    pub num_blocks: u32,
+    /// Bytes of weights.
+    pub weight_bytes: u64,
+    /// Bytes of KV blocks.
+    pub kv_bytes: u64,
+    /// The pool after loading.
+    pub memory: MemoryStats,
+}
+
+/// Gives a model's memory back. The batcher has no step of it in flight.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct UnloadModel {
+    /// Which.
+    pub model: ModelId,
+    /// The answer.
+    pub done: oneshot::Sender<Result<(), DeviceError>>,
+}
+
+/// What the executor needs of a device; `cpu` is the engine, `sim` a cost model.
+pub trait Device {
+    /// Takes memory and loads the weights.
+    fn load(&mut self, load: &DeviceLoad<'_>) -> Result<LoadedModel, DeviceError>;
+    /// Gives a model's memory back.
+    fn unload(&mut self, model: ModelId) -> Result<(), DeviceError>;
+    /// Runs one step.
+    fn run(
+        &mut self,
+        model: ModelId,
+        batch: &mut StepBatch,
+        output: &mut StepOutput,
+    ) -> Result<(), DeviceError>;
+    /// The memory pool's state.
+    fn memory(&self) -> Result<MemoryStats, DeviceError>;
+}
+
+/// The arguments of [`Device::load`].
+pub struct DeviceLoad<'a> {
+    /// The name for later calls.
+    pub model: ModelId,
+    /// The mapped files.
+    pub checkpoint: &'a Checkpoint,
+    /// What it may take.
+    pub budget: &'a ModelBudget,
+    /// Told after every tensor: bytes done, bytes in all.
+    pub progress: &'a dyn Fn(u64, u64),
+}
+
+impl DeviceError {
+    /// An error of ours at the device's border.
+    pub fn other(message: impl Into<String>) -> Self {
+        Self { code: DeviceErrorCode::Other, message: message.into() }
+    }
+}

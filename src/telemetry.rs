@@ -1,0 +1,182 @@
+//! Metric names, documented once, and the handles through which every stage counts.
+//!
+//! `metrics` has one recorder per process, so two nodes in one process are told apart by the label `node`. Handles are
+//! made once per node: on the hot path a count is one atomic, not a look-up.
+
+use metrics::{Counter, Gauge, Histogram, Label};
+
+use crate::error::Kind;
+use crate::request::FinishReason;
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Seconds, in buckets.
+    Histogram,
+}
+
+/// Name, kind, further labels and meaning of every metric; the README's table is held to this one by a test.
+pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
+    use MetricKind::{Counter, Gauge, Histogram};
+    &[
+        ("inferno_requests_running", Gauge, &[], "sequences on a device"),
+        ("inferno_requests_waiting", Gauge, &[], "sequences in the scheduler's queue"),
+        ("inferno_requests_accepted_total", Counter, &[], "requests that admission let in"),
+        ("inferno_requests_finished_total", Counter, &["reason"], "accepted requests by their end"),
+        ("inferno_requests_refused_total", Counter, &["kind"], "requests refused, by error kind"),
+        ("inferno_requests_dropped_total", Counter, &[], "bus requests with nowhere to answer"),
+        ("inferno_prompt_tokens_total", Counter, &[], "prompt tokens of accepted requests"),
+        ("inferno_completion_tokens_total", Counter, &[], "tokens sampled and sent"),
+        ("inferno_preemptions_total", Counter, &[], "sequences that gave their blocks back"),
+        ("inferno_kv_blocks_used", Gauge, &["device"], "KV blocks held by sequences"),
+        ("inferno_kv_blocks_total", Gauge, &["device"], "KV blocks of the device"),
+        ("inferno_prefix_cache_query_tokens_total", Counter, &[], "prompt tokens looked up"),
+        ("inferno_prefix_cache_hit_tokens_total", Counter, &[], "prompt tokens found"),
+        ("inferno_queue_time_seconds", Histogram, &[], "accept to first scheduled"),
+        ("inferno_time_to_first_token_seconds", Histogram, &[], "accept to first token written"),
+        (
+            "inferno_inter_token_latency_seconds",
+            Histogram,
+            &[],
+            "gap between two tokens of a sequence",
+        ),
+        ("inferno_request_seconds", Histogram, &[], "accept to last event"),
+        ("inferno_step_seconds", Histogram, &["device"], "one step on the device"),
+        ("inferno_step_tokens_total", Counter, &["device"], "tokens computed in steps"),
+        ("inferno_device_memory_used_bytes", Gauge, &["device"], "memory pool in use"),
+        ("inferno_device_memory_reserved_bytes", Gauge, &["device"], "memory pool reserved"),
+        (
+            "inferno_device_rebuilds_total",
+            Counter,
+            &["device"],
+            "times a device's actors were rebuilt",
+        ),
+        ("inferno_bus_connected", Gauge, &[], "1 while the bus is connected"),
+        ("inferno_bus_reconnects_total", Counter, &[], "connections after the first"),
+        ("inferno_health_status", Gauge, &[], "0 healthy, 1 degraded, 2 critical"),
+        ("inferno_health_check_status", Gauge, &["check"], "the same for each check"),
+    ]
+};
+
+/// The node's metrics; cheap to clone through an `Arc`.
+pub struct Metrics {
+    node: String,
+    /// `inferno_requests_running`
+    pub requests_running: Gauge,
+    /// `inferno_requests_waiting`
+    pub requests_waiting: Gauge,
+    /// `inferno_requests_accepted_total`
+    pub requests_accepted: Counter,
+    /// `inferno_requests_dropped_total`
+    pub requests_dropped: Counter,
+    /// `inferno_prompt_tokens_total`
+    pub prompt_tokens: Counter,
+    /// `inferno_completion_tokens_total`
+    pub completion_tokens: Counter,
+    /// `inferno_preemptions_total`
+    pub preemptions: Counter,
+    /// `inferno_prefix_cache_query_tokens_total`
+    pub prefix_query_tokens: Counter,
+    /// `inferno_prefix_cache_hit_tokens_total`
+    pub prefix_hit_tokens: Counter,
+    /// `inferno_queue_time_seconds`
+    pub queue_time: Histogram,
+    /// `inferno_time_to_first_token_seconds`
+    pub time_to_first_token: Histogram,
+    /// `inferno_inter_token_latency_seconds`
+    pub inter_token_latency: Histogram,
+    /// `inferno_request_seconds`
+    pub request_time: Histogram,
+    /// `inferno_bus_connected`
+    pub bus_connected: Gauge,
+    /// `inferno_bus_reconnects_total`
+    pub bus_reconnects: Counter,
+    /// `inferno_health_status`
+    pub health_status: Gauge,
+}
+
+impl Metrics {
+    /// The handles of one node, labelled with its id. Install the recorder first, or they count into nothing.
+    pub fn new(node_id: &str) -> Self {
+        let node = || vec![Label::new("node", node_id.to_owned())];
+        Self {
+            node: node_id.to_owned(),
+            requests_running: metrics::gauge!("inferno_requests_running", node()),
+            requests_waiting: metrics::gauge!("inferno_requests_waiting", node()),
+            requests_accepted: metrics::counter!("inferno_requests_accepted_total", node()),
+            requests_dropped: metrics::counter!("inferno_requests_dropped_total", node()),
+            prompt_tokens: metrics::counter!("inferno_prompt_tokens_total", node()),
+            completion_tokens: metrics::counter!("inferno_completion_tokens_total", node()),
+            preemptions: metrics::counter!("inferno_preemptions_total", node()),
+            prefix_query_tokens: metrics::counter!(
+                "inferno_prefix_cache_query_tokens_total",
+                node()
+            ),
+            prefix_hit_tokens: metrics::counter!("inferno_prefix_cache_hit_tokens_total", node()),
+            queue_time: metrics::histogram!("inferno_queue_time_seconds", node()),
+            time_to_first_token: metrics::histogram!("inferno_time_to_first_token_seconds", node()),
+            inter_token_latency: metrics::histogram!("inferno_inter_token_latency_seconds", node()),
+            request_time: metrics::histogram!("inferno_request_seconds", node()),
+            bus_connected: metrics::gauge!("inferno_bus_connected", node()),
+            bus_reconnects: metrics::counter!("inferno_bus_reconnects_total", node()),
+            health_status: metrics::gauge!("inferno_health_status", node()),
+        }
+    }
+
+    /// Counts an accepted request's end.
+    pub fn finished(&self, reason: FinishReason) {
+        metrics::counter!("inferno_requests_finished_total", "node" => self.node.clone(),
+            "reason" => reason.as_str())
+        .increment(1);
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, kind: Kind) {
+        metrics::counter!("inferno_requests_refused_total", "node" => self.node.clone(),
+            "kind" => kind.as_str())
+        .increment(1);
+    }
+
+    /// Sets one check of the health message: 0 healthy, 1 degraded, 2 critical.
+    pub fn health_check(&self, check: &'static str, status: f64) {
+        metrics::gauge!("inferno_health_check_status", "node" => self.node.clone(), "check" => check)
+            .set(status);
+    }
+
+    /// The handles of one device.
+    pub fn device(&self, device: &str) -> DeviceMetrics {
+        let labels =
+            || vec![Label::new("node", self.node.clone()), Label::new("device", device.to_owned())];
+        DeviceMetrics {
+            kv_blocks_used: metrics::gauge!("inferno_kv_blocks_used", labels()),
+            kv_blocks_total: metrics::gauge!("inferno_kv_blocks_total", labels()),
+            step_time: metrics::histogram!("inferno_step_seconds", labels()),
+            step_tokens: metrics::counter!("inferno_step_tokens_total", labels()),
+            memory_used: metrics::gauge!("inferno_device_memory_used_bytes", labels()),
+            memory_reserved: metrics::gauge!("inferno_device_memory_reserved_bytes", labels()),
+            rebuilds: metrics::counter!("inferno_device_rebuilds_total", labels()),
+        }
+    }
+}
+
+/// One device's metrics.
+pub struct DeviceMetrics {
+    /// `inferno_kv_blocks_used`
+    pub kv_blocks_used: Gauge,
+    /// `inferno_kv_blocks_total`
+    pub kv_blocks_total: Gauge,
+    /// `inferno_step_seconds`
+    pub step_time: Histogram,
+    /// `inferno_step_tokens_total`
+    pub step_tokens: Counter,
+    /// `inferno_device_memory_used_bytes`
+    pub memory_used: Gauge,
+    /// `inferno_device_memory_reserved_bytes`
+    pub memory_reserved: Gauge,
+    /// `inferno_device_rebuilds_total`
+    pub rebuilds: Counter,
+}
