@@ -29,7 +29,10 @@ fn tojson(value: Value, arguments: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = arguments.get("indent")?;
     // What Hugging Face's default is may be said again.
     if let Some(true) = arguments.get::<Option<bool>>("ensure_ascii")? {
-        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: ensure_ascii=true is not known"));
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "tojson: ensure_ascii=true is not known",
+        ));
     }
     arguments.assert_all_used()?;
     let mut out = Vec::new();
@@ -72,8 +75,18 @@ impl Formatter for Python {
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
@@ -189,9 +202,18 @@ mod tests {
     fn moments_are_what_date_says() {
         let full = "%A %a %d %B %b %Y %y-%m %H:%M:%S %I %p %j %e %F %T %Z%z %%";
         let cases = [
-            (0, "Thursday Thu 01 January Jan 1970 70-01 00:00:00 12 AM 001  1 1970-01-01 00:00:00 UTC+0000 %"),
-            (951_827_696, "Tuesday Tue 29 February Feb 2000 00-02 12:34:56 12 PM 060 29 2000-02-29 12:34:56 UTC+0000 %"),
-            (1_735_689_599, "Tuesday Tue 31 December Dec 2024 24-12 23:59:59 11 PM 366 31 2024-12-31 23:59:59 UTC+0000 %"),
+            (
+                0,
+                "Thursday Thu 01 January Jan 1970 70-01 00:00:00 12 AM 001  1 1970-01-01 00:00:00 UTC+0000 %",
+            ),
+            (
+                951_827_696,
+                "Tuesday Tue 29 February Feb 2000 00-02 12:34:56 12 PM 060 29 2000-02-29 12:34:56 UTC+0000 %",
+            ),
+            (
+                1_735_689_599,
+                "Tuesday Tue 31 December Dec 2024 24-12 23:59:59 11 PM 366 31 2024-12-31 23:59:59 UTC+0000 %",
+            ),
         ];
         for (seconds, expected) in cases {
             assert_eq!(strftime(full, seconds).as_deref(), Ok(expected));

@@ -41,9 +41,7 @@ impl Pieces {
         let (spelling, start) = recognise(&tokenizer.decoder_config()?)?;
         let mut pieces = Self { bytes: Vec::new(), ends: Vec::new(), start };
         for id in 0..tokenizer.vocab_size() {
-            if let Some(token) =
-                tokenizer.id_to_token(id).filter(|_| !tokenizer.is_special(id))
-            {
+            if let Some(token) = tokenizer.id_to_token(id).filter(|_| !tokenizer.is_special(id)) {
                 spelling.append(&token, &mut pieces.bytes);
             }
             pieces.ends.push(u32::try_from(pieces.bytes.len()).ok()?);
