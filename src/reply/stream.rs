@@ -159,6 +159,8 @@ impl Stream {
         let Some(open) = &mut self.open else { return };
         if self.times.scheduled_at.is_none() {
             self.times.scheduled_at = Some(now);
+            let queued = now.since(self.times.accepted_at);
+            self.metrics.queue_time.record(queued.as_secs_f64());
             open.permit.scheduled();
         }
         if self.device.as_ref() != Some(device) {
