@@ -1,0 +1,23 @@
+// Instruction sets of the CPU backend, chosen at run time.
+#pragma once
+
+#include <cstdint>
+
+namespace inferno::ops {
+
+enum class Isa : std::uint8_t {
+  Portable,    // the baseline of the target; the oracle of every op
+  Avx2,        // AVX2, FMA and F16C
+  Avx512Bf16,  // AVX-512 F, BW, DQ, VL and BF16, with everything of Avx2
+};
+
+// Whether the processor has `isa`, the operating system keeps its registers, and this build has its
+// code.
+bool isa_available(Isa isa) noexcept;
+
+// The widest one that is available.
+Isa best_isa() noexcept;
+
+const char* isa_name(Isa isa) noexcept;
+
+}  // namespace inferno::ops
