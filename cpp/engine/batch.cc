@@ -104,8 +104,8 @@ void check_tokens(const StepBatch& batch, const BatchBounds& bounds, std::uint32
 
 }  // namespace
 
-void check_batch(const StepBatch& batch, const BatchBounds& bounds, std::span<const bool> seat_filled,
-                 std::span<bool> seat_seen) {
+void check_batch(const StepBatch& batch, const BatchBounds& bounds,
+                 std::span<const bool> seat_filled, std::span<bool> seat_seen) {
   check_sizes(batch, bounds);
   const std::uint32_t num_seqs = batch.num_seqs();
   if (batch.cu_query_lens[0] != 0 || batch.cu_query_lens[num_seqs] != batch.num_tokens()) {

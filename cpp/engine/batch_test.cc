@@ -1,5 +1,5 @@
-// Goal: no batch that contradicts itself or the model reaches memory. Method: one valid batch of two sequences, spoilt in
-// one place at a time; then random rubbish under the sanitizers.
+// Goal: no batch that contradicts itself or the model reaches memory. Method: one valid batch of
+// two sequences, spoilt in one place at a time; then random rubbish under the sanitizers.
 #include "engine/batch.h"
 
 #include <doctest/doctest.h>
@@ -40,8 +40,9 @@ struct Arrays {
     };
     std::unique_ptr<bool[]> feed;
     std::unique_ptr<bool[]> wants;
-    StepBatch batch{token_ids,    positions, slot_mapping, cu_query_lens, context_lens, block_tables,
-                    stride,       seats,     {},           {},            sampling,     false};
+    StepBatch batch{token_ids,    positions,    slot_mapping, cu_query_lens,
+                    context_lens, block_tables, stride,       seats,
+                    {},           {},           sampling,     false};
     batch.feed_sampled = flags(feed_sampled, feed);
     batch.sample = flags(sample, wants);
     check_batch(batch, bounds, filled, seen);
@@ -80,10 +81,22 @@ TEST_CASE("names what does not fit") {
       {[](Arrays& a) { a.feed_sampled.pop_back(); }, "feed_sampled"},
       {[](Arrays& a) { a.sample.pop_back(); }, "sample"},
       {[](Arrays& a) { a.sampling.pop_back(); }, "sampling"},
-      {[](Arrays& a) { a.cu_query_lens = {1, 3, 4}; }, "cu_query_lens: expected to run from 0"},
-      {[](Arrays& a) { a.cu_query_lens = {0, 3, 5}; }, "cu_query_lens"},
-      {[](Arrays& a) { a.cu_query_lens = {0, 4, 4}; }, "cu_query_lens[2]"},
-      {[](Arrays& a) { a.cu_query_lens = {0, ~0U, 4}; }, "cu_query_lens[2]"},
+      {[](Arrays& a) {
+         a.cu_query_lens = {1, 3, 4};
+       },
+       "cu_query_lens: expected to run from 0"},
+      {[](Arrays& a) {
+         a.cu_query_lens = {0, 3, 5};
+       },
+       "cu_query_lens"},
+      {[](Arrays& a) {
+         a.cu_query_lens = {0, 4, 4};
+       },
+       "cu_query_lens[2]"},
+      {[](Arrays& a) {
+         a.cu_query_lens = {0, ~0U, 4};
+       },
+       "cu_query_lens[2]"},
       {[](Arrays& a) { a.seats[1] = 3; }, "seats[1]: expected less than 3, got 3"},
       {[](Arrays& a) { a.seats[0] = 2; }, "seats[1]: 2 is given twice"},
       {[](Arrays& a) { a.context_lens[0] = 17; }, "context_lens[0]"},

@@ -26,8 +26,8 @@ class Error : public std::runtime_error {
   ErrorCode code_;
 };
 
-// Runs inside a catch block: the current exception as `code: message`. std::bad_alloc is out_of_memory; what is not
-// ours is other.
+// Runs inside a catch block: the current exception as `code: message`. std::bad_alloc is
+// out_of_memory; what is not ours is other.
 std::string describe_current_exception();
 
 }  // namespace inferno::engine

@@ -33,13 +33,13 @@ std::uint64_t MemoryPool::round_up(std::uint64_t bytes) {
 
 MemoryPool::MemoryPool(std::uint64_t bytes) {
   const std::uint64_t reserved = round_up(bytes);
-  void* base =
-      mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* base = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) {
     throw Error(ErrorCode::kOutOfMemory,
                 "need " + std::to_string(reserved) + ", the machine refuses to reserve it");
   }
-  // Weights are read from end to end at every step: large pages save most of the address look-ups. Only advice.
+  // Weights are read from end to end at every step: large pages save most of the address look-ups.
+  // Only advice.
   madvise(base, reserved, MADV_HUGEPAGE);
   base_ = static_cast<std::byte*>(base);
   stats_.reserved_bytes = reserved;
@@ -121,7 +121,8 @@ PoolRange& PoolRange::operator=(PoolRange&& other) noexcept {
 
 void PoolRange::reset() noexcept {
   if (data_ == nullptr) return;
-  // It came from this pool, so this cannot throw but for the host's own memory; a destructor may not throw.
+  // It came from this pool, so this cannot throw but for the host's own memory; a destructor may
+  // not throw.
   try {
     pool_->deallocate(data_);
   } catch (const std::exception&) {

@@ -16,15 +16,16 @@ struct MemoryStats {
   std::uint64_t num_allocations = 0;  // since the start; never falls
 };
 
-// First fit over an address-ordered list of free ranges; neighbours merge when they are given back. For few, long-lived
-// ranges (a model takes three), so the search is not a cost. Not thread-safe: it belongs to one context.
+// First fit over an address-ordered list of free ranges; neighbours merge when they are given back.
+// For few, long-lived ranges (a model takes three), so the search is not a cost. Not thread-safe:
+// it belongs to one context.
 class MemoryPool {
  public:
   // Every range starts at a multiple of it and takes a multiple of it.
   static constexpr std::uint64_t kAlignment = 256;
 
-  // Reserves address space for `bytes` (rounded up to kAlignment). Pages are taken when they are first touched.
-  // Throws out_of_memory if the machine refuses.
+  // Reserves address space for `bytes` (rounded up to kAlignment). Pages are taken when they are
+  // first touched. Throws out_of_memory if the machine refuses.
   explicit MemoryPool(std::uint64_t bytes);
   ~MemoryPool();
   MemoryPool(const MemoryPool&) = delete;
@@ -37,7 +38,8 @@ class MemoryPool {
   // One range for each size, all or none.
   std::vector<std::byte*> pre_allocate_batch(std::span<const std::uint64_t> sizes);
 
-  // Gives a range back. Null is nothing; an address that is not the start of a taken range throws other.
+  // Gives a range back. Null is nothing; an address that is not the start of a taken range throws
+  // other.
   void deallocate(std::byte* range);
 
   MemoryStats stats() const { return stats_; }

@@ -16,7 +16,8 @@ constexpr int kNumBuckets = kOctaves * kBucketsPerOctave;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::uint64_t kKeepAll = std::numeric_limits<std::uint64_t>::max();
 
-// Tokens counted by their distance from the best one, so that a filter sorts one bucket and not the vocabulary.
+// Tokens counted by their distance from the best one, so that a filter sorts one bucket and not the
+// vocabulary.
 struct Histogram {
   std::array<std::uint32_t, kNumBuckets> counts{};
   std::array<std::uint64_t, kNumBuckets> masses{};
@@ -60,7 +61,8 @@ Scan scan(std::span<const float> logits) {
           std::all_of(bad.begin(), bad.end(), [](std::uint32_t b) { return b == 0; })};
 }
 
-// floor(2^40 * 2^y) for y in (-40, 0], else 0. The polynomial is 2^f = exp(f ln 2) by its series, |error| < 2e-7.
+// floor(2^40 * 2^y) for y in (-40, 0], else 0. The polynomial is 2^f = exp(f ln 2) by its series,
+// |error| < 2e-7.
 std::uint64_t weight_of(float y) {
   if (!(y > -static_cast<float>(kOctaves))) return 0;
   constexpr std::array<float, 9> kSeries = {1.0F,          6.9314718e-1F, 2.4022651e-1F,
@@ -168,9 +170,9 @@ void filter(const Row& row) {
 }
 
 std::uint64_t random_of(const SampleParams& params) {
-  const auto words = philox4x32({params.position, 0, 0, 0},
-                                {static_cast<std::uint32_t>(params.seed),
-                                 static_cast<std::uint32_t>(params.seed >> 32)});
+  const auto words = philox4x32(
+      {params.position, 0, 0, 0},
+      {static_cast<std::uint32_t>(params.seed), static_cast<std::uint32_t>(params.seed >> 32)});
   return static_cast<std::uint64_t>(words[1]) << 32 | words[0];
 }
 
@@ -198,10 +200,9 @@ std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = std::uint64_t{0xD2511F53U} * counter[0];
     const std::uint64_t b = std::uint64_t{0xCD9E8D57U} * counter[2];
-    counter = {static_cast<std::uint32_t>(b >> 32) ^ counter[1] ^ key[0],
-               static_cast<std::uint32_t>(b),
-               static_cast<std::uint32_t>(a >> 32) ^ counter[3] ^ key[1],
-               static_cast<std::uint32_t>(a)};
+    counter = {
+        static_cast<std::uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(b),
+        static_cast<std::uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(a)};
     key[0] += 0x9E3779B9U;
     key[1] += 0xBB67AE85U;
   }

@@ -1,5 +1,6 @@
-// Goal: the sampler draws from exactly the distribution its contract states, and from the row alone. Method: a slow,
-// sorting reference beside it, Philox's published answers, and frequencies over many seeds.
+// Goal: the sampler draws from exactly the distribution its contract states, and from the row
+// alone. Method: a slow, sorting reference beside it, Philox's published answers, and frequencies
+// over many seeds.
 #include "ops/sample.h"
 
 #include <doctest/doctest.h>
@@ -42,11 +43,12 @@ std::vector<std::uint32_t> kept_by_reference(const std::vector<float>& logits,
                                              const SampleParams& params) {
   std::vector<std::uint32_t> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0U);
-  std::stable_sort(ids.begin(), ids.end(),
-                   [&](auto a, auto b) { return logits[a] > logits[b]; });
+  std::stable_sort(ids.begin(), ids.end(), [&](auto a, auto b) { return logits[a] > logits[b]; });
   if (params.top_k != 0 && params.top_k < ids.size()) ids.resize(params.top_k);
   const double max = logits[ids[0]];
-  const auto p = [&](std::uint32_t id) { return std::exp((logits[id] - max) / params.temperature); };
+  const auto p = [&](std::uint32_t id) {
+    return std::exp((logits[id] - max) / params.temperature);
+  };
   double mass = 0;
   for (auto id : ids) mass += p(id);
   double sum = 0;
@@ -98,7 +100,8 @@ TEST_CASE("end tokens are never drawn while they are held back") {
   CHECK(sampler({0, 9, 2, 9}, {.suppress_end = true}).token_id == 2);
   CHECK(sampler({0, 9, 2, 9}, {}).token_id == 1);
   for (std::uint32_t position = 0; position < 200; ++position) {
-    const SampleParams params{.temperature = 2, .seed = 1, .position = position, .suppress_end = true};
+    const SampleParams params{
+        .temperature = 2, .seed = 1, .position = position, .suppress_end = true};
     const auto id = sampler({0, 9, 2, 9}, params).token_id;
     CHECK((id == 0 || id == 2));
   }
