@@ -155,6 +155,11 @@ pub trait Sink: Send {
     /// # Errors
     /// [`SinkClosed`] when nobody takes events any more; the request is then cancelled.
     fn event(&mut self, event: Event) -> std::result::Result<(), SinkClosed>;
+    /// Whether nobody takes events any more, as far as is known without sending one: looked at before work is spent on a
+    /// request that has had no event yet. A sink that learns it only by sending may leave this alone.
+    fn is_closed(&self) -> bool {
+        false
+    }
 }
 
 /// Why a completion ended.

@@ -1,25 +1,47 @@
 #include "ops/matmul.h"
 
 #include <algorithm>
+#include <stdexcept>
+
+#include "ops/matmul_tile.h"
 
 namespace inferno::ops {
 
 namespace {
 
-constexpr std::uint32_t kBlockColumns = 512;  // K is summed in blocks of this length
+std::size_t padded_columns(const WeightShape& shape) {
+  return (std::size_t{shape.num_columns} + 1) / 2 * 2;
+}
 
-// One panel of outputs for one row: sums side by side, one for each output of the panel.
+std::uint32_t num_panels(const WeightShape& shape) {
+  return (shape.num_rows + kPanelRows - 1) / kPanelRows;
+}
+
+// How many outputs of a panel are outputs of the matrix.
+std::uint32_t panel_width(const WeightShape& shape, std::uint32_t panel) {
+  return std::min(kPanelRows, shape.num_rows - panel * kPanelRows);
+}
+
+void set_starting_values(const MatmulArgs& args, std::uint32_t m, std::uint32_t panel) {
+  const std::uint32_t first = panel * kPanelRows;
+  float* out = args.out + std::size_t{m} * args.weights.shape.num_rows + first;
+  for (std::uint32_t j = 0; j < panel_width(args.weights.shape, panel); ++j) {
+    out[j] = (args.accumulate ? out[j] : 0.0F) + (args.bias ? args.bias[first + j] : 0.0F);
+  }
+}
+
+// ---- The portable product: one row, one panel, its sums side by side. ----
+
+constexpr std::uint32_t kPortableBlockColumns = 512;
+
 void multiply_panel(const MatmulArgs& args, std::uint32_t m, std::uint32_t panel) {
   const WeightShape& shape = args.weights.shape;
   const std::uint32_t first = panel * kPanelRows;
-  const std::uint32_t width = std::min(kPanelRows, shape.num_rows - first);
+  const std::uint32_t width = panel_width(shape, panel);
   const float* x = args.x + std::size_t{m} * shape.num_columns;
   float* out = args.out + std::size_t{m} * shape.num_rows + first;
-  for (std::uint32_t j = 0; j < width; ++j) {
-    out[j] = (args.accumulate ? out[j] : 0.0F) + (args.bias ? args.bias[first + j] : 0.0F);
-  }
-  for (std::uint32_t block = 0; block < shape.num_columns; block += kBlockColumns) {
-    const std::uint32_t end = std::min(block + kBlockColumns, shape.num_columns);
+  for (std::uint32_t block = 0; block < shape.num_columns; block += kPortableBlockColumns) {
+    const std::uint32_t end = std::min(block + kPortableBlockColumns, shape.num_columns);
     float sums[kPanelRows] = {};
     for (std::uint32_t k = block; k < end; ++k) {
       for (std::uint32_t j = 0; j < width; ++j) {
@@ -32,9 +54,147 @@ void multiply_panel(const MatmulArgs& args, std::uint32_t m, std::uint32_t panel
 }
 
 void matmul_portable(const OpContext& context, const MatmulArgs& args) {
-  const std::uint32_t num_panels = (args.weights.shape.num_rows + kPanelRows - 1) / kPanelRows;
-  context.threads.parallel_for(num_panels, [&](std::uint32_t panel, std::uint32_t) {
-    for (std::uint32_t m = 0; m < args.num_rows; ++m) multiply_panel(args, m, panel);
+  context.threads.parallel_for(num_panels(args.weights.shape),
+                               [&](std::uint32_t panel, std::uint32_t) {
+                                 for (std::uint32_t m = 0; m < args.num_rows; ++m) {
+                                   set_starting_values(args, m, panel);
+                                   multiply_panel(args, m, panel);
+                                 }
+                               });
+}
+
+// ---- The tiled product: the same sums, by an instruction set's kernels. ----
+
+// A chunk of panels is at least so many products, or waking a thread takes longer than the work,
+// ...
+constexpr std::size_t kProductsPerChunk = 32768;
+// ... and for one row, where reading the weights is all, so many bytes of them.
+constexpr std::size_t kBytesPerChunk = std::size_t{128} << 10;
+// Packing fewer elements of x than this is not worth waking a thread.
+constexpr std::size_t kPackedAlone = 32768;
+constexpr std::size_t kCacheLine = 64;
+// How far ahead a single tile fetches its own weights, in bytes.
+constexpr std::size_t kPrefetchBytes = 4096;
+
+// M rows in as few tiles as the kernels allow, all nearly of one height.
+struct Tiles {
+  std::uint32_t count;
+  std::uint32_t height;      // of the lower tiles
+  std::uint32_t num_taller;  // the first ones have a row more
+
+  Tiles(std::uint32_t num_rows, std::uint32_t max_rows)
+      : count((num_rows + max_rows - 1) / max_rows),
+        height(num_rows / count),
+        num_taller(num_rows % count) {}
+  std::uint32_t first_row(std::uint32_t tile) const {
+    return tile * height + std::min(tile, num_taller);
+  }
+  std::uint32_t num_rows(std::uint32_t tile) const { return height + (tile < num_taller ? 1 : 0); }
+};
+
+struct TiledMatmul {
+  const MatmulArgs& args;
+  const MatmulKernels& kernels;
+  const std::byte* packed_x;  // tile by tile
+  Tiles tiles;
+  std::size_t columns;      // K, padded
+  std::size_t panel_bytes;  // of weights
+
+  void pack_tile(std::uint32_t tile) const {
+    const std::uint32_t row = tiles.first_row(tile);
+    const std::uint32_t num_columns = args.weights.shape.num_columns;
+    kernels.pack_rows_of_x(args.x + std::size_t{row} * num_columns, num_columns,
+                           tiles.num_rows(tile),
+                           const_cast<std::byte*>(packed_x) + row * columns * kernels.x_bytes);
+  }
+
+  // A single tile runs straight through its weights and fetches a fixed distance ahead. Of several,
+  // the first two fetch one half each of the next block, while this one comes from the cache.
+  void set_prefetch(MatmulTile& work, std::uint32_t tile, std::size_t block_bytes) const {
+    const std::size_t half_pair = kPanelRows * dtype_bytes(args.weights.shape.dtype);
+    if (tiles.count == 1) {
+      work.prefetch[0] = work.w + kPrefetchBytes;
+      work.prefetch[1] = work.prefetch[0] + half_pair;
+    } else if (tile < 2) {
+      work.prefetch[0] = work.w + block_bytes + tile * half_pair;
+      work.prefetch[1] = work.prefetch[0] + half_pair - kCacheLine;
+    } else {
+      work.prefetch[0] = work.prefetch[1] = work.w;
+    }
+  }
+
+  void run_tile(std::uint32_t panel, std::uint32_t tile, std::size_t block) const {
+    const WeightShape& shape = args.weights.shape;
+    const std::size_t num_columns = std::min<std::size_t>(kernels.block_columns, columns - block);
+    const std::size_t column_bytes = kPanelRows * dtype_bytes(shape.dtype);
+    const std::uint32_t row = tiles.first_row(tile);
+    const std::uint32_t num_rows = tiles.num_rows(tile);
+    MatmulTile work;
+    work.x = packed_x + (row * columns + block * num_rows) * kernels.x_bytes;
+    work.w = args.weights.data + panel * panel_bytes + block * column_bytes;
+    work.num_columns = static_cast<std::uint32_t>(num_columns);
+    work.out = args.out + std::size_t{row} * shape.num_rows + std::size_t{panel} * kPanelRows;
+    work.out_stride = shape.num_rows;
+    set_prefetch(work, tile, num_columns * column_bytes);
+    const std::uint32_t width = panel_width(shape, panel);
+    if (width == kPanelRows) {
+      kernels.tiles[num_rows](work);
+      return;
+    }
+    // The last panel is not full: its sums take a way round, or they would run into the next row.
+    float sums[kMaxTileRows * kPanelRows] = {};
+    float* out = work.out;
+    work.out = sums;
+    work.out_stride = kPanelRows;
+    kernels.tiles[num_rows](work);
+    for (std::uint32_t r = 0; r < num_rows; ++r) {
+      for (std::uint32_t j = 0; j < width; ++j) {
+        out[std::size_t{r} * shape.num_rows + j] += sums[r * kPanelRows + j];
+      }
+    }
+  }
+
+  void run_panel(std::uint32_t panel) const {
+    for (std::uint32_t m = 0; m < args.num_rows; ++m) set_starting_values(args, m, panel);
+    for (std::size_t block = 0; block < columns; block += kernels.block_columns) {
+      for (std::uint32_t tile = 0; tile < tiles.count; ++tile) run_tile(panel, tile, block);
+    }
+  }
+};
+
+std::uint32_t panels_per_chunk(const TiledMatmul& matmul, std::uint32_t num_threads) {
+  const std::size_t panel_products = kPanelRows * matmul.columns * matmul.args.num_rows;
+  const std::size_t for_products = kProductsPerChunk / std::max<std::size_t>(1, panel_products) + 1;
+  const std::size_t for_bytes =
+      matmul.tiles.count == 1 ? kBytesPerChunk / std::max<std::size_t>(1, matmul.panel_bytes) : 1;
+  const std::uint32_t panels = num_panels(matmul.args.weights.shape);
+  const std::size_t even_share = (panels + num_threads - 1) / num_threads;
+  return static_cast<std::uint32_t>(std::max(for_products, std::min(for_bytes, even_share)));
+}
+
+void matmul_tiled(const OpContext& context, const MatmulArgs& args, const MatmulKernels& kernels) {
+  const WeightShape& shape = args.weights.shape;
+  const std::size_t columns = padded_columns(shape);
+  if (context.workspace.size() < args.num_rows * columns * kernels.x_bytes) {
+    throw std::invalid_argument("other: matmul: the workspace is too small");
+  }
+  const TiledMatmul matmul{args,
+                           kernels,
+                           context.workspace.data(),
+                           Tiles(args.num_rows, kernels.max_rows),
+                           columns,
+                           columns * kPanelRows * dtype_bytes(shape.dtype)};
+  if (args.num_rows * columns < kPackedAlone) {
+    for (std::uint32_t tile = 0; tile < matmul.tiles.count; ++tile) matmul.pack_tile(tile);
+  } else {
+    context.threads.parallel_for(
+        matmul.tiles.count, [&](std::uint32_t tile, std::uint32_t) { matmul.pack_tile(tile); });
+  }
+  const std::uint32_t panels = num_panels(shape);
+  const std::uint32_t step = panels_per_chunk(matmul, context.threads.num_threads());
+  context.threads.parallel_for((panels + step - 1) / step, [&](std::uint32_t chunk, std::uint32_t) {
+    const std::uint32_t end = std::min(panels, (chunk + 1) * step);
+    for (std::uint32_t panel = chunk * step; panel < end; ++panel) matmul.run_panel(panel);
   });
 }
 
@@ -45,6 +205,18 @@ std::size_t matmul_workspace_bytes(std::uint32_t max_rows, std::uint32_t max_col
   return (max_rows * padded * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-void matmul(const OpContext& context, const MatmulArgs& args) { matmul_portable(context, args); }
+void matmul(const OpContext& context, const MatmulArgs& args) {
+  if (args.num_rows == 0 || args.weights.shape.num_rows == 0) return;
+  switch (context.isa) {
+#if defined(INFERNO_X86_KERNELS)
+    case Isa::Avx512Bf16:
+      return matmul_tiled(context, args, matmul_kernels_avx512(args.weights.shape.dtype));
+    case Isa::Avx2:
+      return matmul_tiled(context, args, matmul_kernels_avx2(args.weights.shape.dtype));
+#endif
+    default:
+      return matmul_portable(context, args);
+  }
+}
 
 }  // namespace inferno::ops

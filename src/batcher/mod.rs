@@ -1,17 +1,42 @@
 //! Batcher: one per device, on its own arbiter; owns the running sequences, the KV blocks and the prefix cache of its device.
 //!
 //! Accepts [`Assign`] from the scheduler, [`StepDone`](crate::executor::StepDone) from its executor, [`AddModel`] and
-//! [`RemoveModel`] from models. Forms steps under one token budget shared by decodes and prefill chunks; two at most in flight.
+//! [`RemoveModel`] from models, [`Attach`] and [`Retire`] from the node. Tells the scheduler its [`Credit`]. Forms steps under one
+//! token budget shared by decodes and prefill chunks; two at most in flight.
+//!
+//! `actor.rs` is the shell; [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its
+//! rows, `kv_blocks.rs` keeps blocks and prefix cache.
 
 use std::sync::Arc;
 
-use actix::Message;
+use actix::{Message, Recipient};
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::executor::{DeviceId, LoadedModel, ModelBudget, ModelId};
+use crate::executor::{DeviceId, LoadedModel, ModelBudget, ModelId, RunStep};
 use crate::reply::SharedStream;
 use crate::request::{Handle, SequenceId};
+
+mod actor;
+mod block_pool;
+mod estimate;
+mod kv_blocks;
+mod lane;
+mod outbox;
+mod policy;
+mod prefix_cache;
+mod running;
+mod settle;
+mod step_batch;
+
+pub use actor::{Batcher, Links, Start};
+pub use estimate::{blocks_needed, most_blocks_needed};
+pub use policy::{Batching, Defect, LaneSpec, Load, MAX_STEPS_IN_FLIGHT, PlannedStep, Refused};
+pub use running::{Departure, Output, Produced, Started};
+
+/// Priority levels; `priority / 32` is the level.
+pub const NUM_LEVELS: u8 = 8;
 
 /// One token series being generated, as the policies see it.
 #[derive(Debug, Clone)]
@@ -40,8 +65,32 @@ pub struct Sequence {
     pub attempt: u32,
     /// Failed steps that it was part of.
     pub failed_steps: u32,
+    /// Its context_len in the step that failed: it runs alone until it is past this. 0: it was in none.
+    pub failed_at: u32,
     /// Its flags: cancelled, stopped.
     pub handle: Arc<Handle>,
+}
+
+impl Sequence {
+    /// 0 to 7, 7 first.
+    pub fn level(&self) -> u8 {
+        self.priority / (u8::MAX / NUM_LEVELS + 1)
+    }
+
+    /// Tokens known so far, prompt and completion.
+    pub fn len(&self) -> u32 {
+        self.token_ids.len() as u32
+    }
+
+    /// Whether there is not even a prompt; admission lets none such in.
+    pub fn is_empty(&self) -> bool {
+        self.token_ids.is_empty()
+    }
+
+    /// Completion tokens known so far.
+    pub fn num_completion_tokens(&self) -> u32 {
+        self.len().saturating_sub(self.num_prompt_tokens)
+    }
 }
 
 /// Checked sampling parameters.
@@ -69,6 +118,42 @@ pub struct Assign {
     pub stream: SharedStream,
 }
 
+/// What a device can take of one model, sent whenever it changes; replaces the credit sent before.
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub struct Credit {
+    /// Whose.
+    pub device: DeviceId,
+    /// Which build of the device's actors.
+    pub generation: u64,
+    /// For which model.
+    pub model: ModelId,
+    /// Assignments received so far from the scheduler: those sent since are still to be subtracted.
+    pub assigned: u64,
+    /// Free seats.
+    pub seats: u32,
+    /// Free or evictable KV blocks, those promised to sequences that are here taken off.
+    pub free_blocks: u32,
+    /// All KV blocks of the model: what needs more can never run here.
+    pub total_blocks: u32,
+    /// Positions of one block.
+    pub block_size: u32,
+    /// Completion tokens that the memory estimate of a newcomer counts with (see [`blocks_needed`]).
+    pub reserve_tokens: u32,
+    /// False while the model is being removed from this device.
+    pub open: bool,
+}
+
+/// Sequences of a device that failed; they wait again, with what they have generated. Those that failed twice are not here.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Returned {
+    /// From where.
+    pub device: DeviceId,
+    /// With their streams.
+    pub sequences: Vec<(Sequence, SharedStream)>,
+}
+
 /// A model's weights are on the device.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -93,8 +178,24 @@ pub struct RemoveModel {
     pub done: oneshot::Sender<()>,
 }
 
+/// The executor, which is started after its batcher because it answers to it. No step is formed before.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Attach {
+    /// Where steps go.
+    pub executor: Recipient<RunStep>,
+}
+
+/// Give all sequences back and take nothing more: the node rebuilds the device for a reason that the batcher cannot see.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Retire {
+    /// For the log.
+    pub reason: String,
+}
+
 /// The device's actors are to be built again. Sent to the node, once, after the sequences went back to the scheduler.
-#[derive(Message, Debug, Clone)]
+#[derive(Message, Debug, Clone, PartialEq, Eq)]
 #[rtype(result = "()")]
 pub struct DeviceFailed {
     /// Which.
@@ -107,15 +208,101 @@ pub struct DeviceFailed {
     pub sticky: bool,
 }
 
-/// The actor.
-pub struct Batcher;
-
-impl actix::Actor for Batcher {
-    type Context = actix::Context<Self>;
+/// Settings of every batcher: section `[batcher]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Most sequences of one model that run at once (1 to 4,096). More give more tokens/s and a longer gap between two tokens
+    /// of each.
+    #[serde(alias = "max_num_seqs")]
+    pub max_batch_size: u32,
+    /// Most tokens of one step, decodes and prefill chunks together (from `max_batch_size` to 1,048,576). More
+    /// prefill faster; the running sequences wait for the longest step.
+    #[serde(alias = "max_num_batched_tokens")]
+    pub max_step_tokens: u32,
+    /// Positions of one KV block (a power of two, 1 to 256). Smaller blocks waste less and share more; tables grow longer.
+    pub block_size: u32,
+    /// Keep the KV of finished prompts for others that begin alike. Costs a hash per block and no memory that is needed
+    /// elsewhere.
+    #[serde(alias = "enable_prefix_caching")]
+    pub enable_prefix_cache: bool,
+    /// Completion tokens that a newcomer is reckoned with beside its prompt (less if its `max_tokens` is less). More avoid
+    /// pre-emption; fewer let more sequences run at once.
+    pub reserve_tokens: u32,
 }
 
-impl actix::Handler<Assign> for Batcher {
-    type Result = ();
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_batch_size: 32,
+            max_step_tokens: 512,
+            block_size: 16,
+            enable_prefix_cache: true,
+            reserve_tokens: 64,
+        }
+    }
+}
 
-    fn handle(&mut self, _: Assign, _: &mut Self::Context) {}
+impl Config {
+    /// Whether every value is in range.
+    ///
+    /// # Errors
+    /// One line for each wrong key: its name, what is expected and what was given.
+    pub fn check(&self) -> Result<(), Vec<String>> {
+        let mut wrong = Vec::new();
+        if !(1..=4096).contains(&self.max_batch_size) {
+            let got = self.max_batch_size;
+            wrong.push(format!("batcher.max_batch_size: expected 1 to 4096, got {got}"));
+        }
+        // Every running sequence decodes in every step, so the budget must hold them all.
+        if !(self.max_batch_size..=1 << 20).contains(&self.max_step_tokens) {
+            wrong.push(format!(
+                "batcher.max_step_tokens: expected max_batch_size ({}) to 1048576, got {}",
+                self.max_batch_size, self.max_step_tokens
+            ));
+        }
+        if !self.block_size.is_power_of_two() || self.block_size > 256 {
+            let got = self.block_size;
+            wrong.push(format!("batcher.block_size: expected a power of two up to 256, got {got}"));
+        }
+        if self.reserve_tokens > 1 << 20 {
+            let got = self.reserve_tokens;
+            wrong.push(format!("batcher.reserve_tokens: expected 0 to 1048576, got {got}"));
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid() {
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn every_wrong_key_is_named() {
+        let config = Config {
+            max_batch_size: 0,
+            max_step_tokens: 1 << 21,
+            block_size: 24,
+            reserve_tokens: u32::MAX,
+            ..Config::default()
+        };
+        let wrong = config.check().expect_err("four wrong keys");
+        for key in ["max_batch_size", "max_step_tokens", "block_size", "reserve_tokens"] {
+            assert!(wrong.iter().any(|line| line.starts_with(&format!("batcher.{key}: "))), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_fields_other_names_are_known_and_foreign_ones_are_not() {
+        let config: Config =
+            serde_json::from_str(r#"{"max_num_seqs": 8, "enable_prefix_caching": false}"#)
+                .expect("aliases");
+        assert_eq!((config.max_batch_size, config.enable_prefix_cache), (8, false));
+        assert!(serde_json::from_str::<Config>(r#"{"max_seqs": 8}"#).is_err());
+    }
 }

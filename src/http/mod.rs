@@ -1,1 +1,75 @@
-//! http
+//! HTTP: OpenAI-style endpoints (actix-web); wire ↔ [`Request`](crate::request::Request), nothing else.
+//!
+//! No actor: a server with workers of its own that [`start`] binds and [`Running::stop`] ends. Sends [`Admit`] and [`Cancel`] to
+//! admission and [`List`] to models, always with `try_send`; a full mailbox is answered as `queue_full`. Every request's
+//! answer comes back through its sink (`outbox.rs`), which merges what a slow reader leaves lying.
+//!
+//! ```text
+//! body → json → fields → parse → Admit … outbox → wire → body or SSE
+//! ```
+
+use std::sync::Arc;
+
+use actix::Recipient;
+use bytes::Bytes;
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::admission::{Admit, Cancel};
+use crate::clock::Timestamp;
+use crate::health::{Status, Vitals};
+use crate::models::List;
+use crate::telemetry::Metrics;
+
+mod auth;
+mod config;
+mod fields;
+mod generate;
+mod json;
+mod openai_params;
+mod outbox;
+mod parents;
+mod parse;
+mod refusal;
+mod routes;
+mod server;
+mod sse;
+mod wire;
+
+pub use config::{ApiKey, Config};
+pub use server::{Running, start};
+
+/// What the door needs of the node.
+pub struct Deps {
+    /// Admission: requests.
+    pub admit: Recipient<Admit>,
+    /// Admission: cancels by id.
+    pub cancel: Recipient<Cancel>,
+    /// Models: what is loaded.
+    pub models: Recipient<List>,
+    /// Health and readiness.
+    pub health: Arc<dyn HealthSource>,
+    /// What `/metrics` shows.
+    pub prometheus: PrometheusHandle,
+    /// For the refusals of the door itself; those of admission are counted there.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How the node is, as `/v1/health` and `/health/ready` say it. Asked on a worker's thread: answers from what is known.
+pub trait HealthSource: Send + Sync {
+    /// The health message as JSON, and its status.
+    fn health(&self) -> (Bytes, Status);
+    /// Whether the node takes requests.
+    fn ready(&self) -> bool;
+}
+
+impl HealthSource for Vitals {
+    fn health(&self) -> (Bytes, Status) {
+        let message = self.message(Timestamp::now());
+        let body = serde_json::to_vec(&message).expect("plain fields serialise");
+        (body.into(), message.status)
+    }
+
+    fn ready(&self) -> bool {
+        self.is_ready()
+    }
+}

@@ -11,9 +11,13 @@ use actix::Message;
 use crate::clock::Timestamp;
 use crate::request::FinishReason;
 
+mod actor;
+mod stop;
 mod stream;
 
-pub use stream::{Stream, StreamStart};
+pub use actor::{MAILBOX_CAPACITY, Reply};
+pub use stop::{StopMatch, StopMatcher};
+pub use stream::{Permit, Stream, StreamStart};
 
 /// A request's stream, shared by its sequence (wherever that is) and the deliveries under way.
 pub type SharedStream = Arc<Mutex<Stream>>;
@@ -39,3 +43,6 @@ pub struct Delivery {
     /// Set in the last one, when the batcher knows the end (end token, length, cancel).
     pub finish: Option<FinishReason>,
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

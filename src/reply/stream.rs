@@ -1,7 +1,390 @@
 //! One request's stream: sampled ids in, events out.
+//!
+//! However its owners' calls fall, the sink gets exactly one of a refusal or (acceptance, events, one last event), the handle
+//! is ended once and the permit goes back once.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{SharedStream, StopMatcher};
+use crate::clock::Timestamp;
+use crate::error::{Error, Kind};
+use crate::executor::DeviceId;
+use crate::request::{
+    Ended, Event, FinishReason, Handle, Receipt, RequestId, Sink, SinkClosed, Usage,
+};
+use crate::telemetry::Metrics;
+use crate::tokenizer::IncrementalDecoder;
+
+/// The right to be in the node; dropping it gives the right back.
+pub trait Permit: Send {
+    /// The request waits no more; comes once.
+    fn scheduled(&mut self);
+    /// So many more tokens are done for it, the prompt's with the first.
+    fn computed(&mut self, tokens: u32);
+}
 
 /// What a stream is made with.
-pub struct StreamStart;
+pub struct StreamStart {
+    /// How others reach the request.
+    pub handle: Arc<Handle>,
+    /// Where the answer goes.
+    pub sink: Box<dyn Sink>,
+    /// Of the completion, with the prompt behind it.
+    pub decoder: IncrementalDecoder,
+    /// Checked stop strings.
+    pub stop: Vec<String>,
+    /// So many tokens come before a stop string counts.
+    pub min_tokens: u32,
+    /// False: one event with everything.
+    pub stream: bool,
+    /// Tokens of the prompt.
+    pub num_prompt_tokens: u32,
+    /// When the door had the request; all times count from here.
+    pub accepted_at: Timestamp,
+    /// For the receipt.
+    pub node_id: Arc<str>,
+    /// Where its times and end are counted.
+    pub metrics: Arc<Metrics>,
+    /// Dropped at the end.
+    pub permit: Box<dyn Permit>,
+}
 
 /// See the module.
-pub struct Stream;
+pub struct Stream {
+    handle: Arc<Handle>,
+    /// None once the last word is said.
+    open: Option<Open>,
+    decoder: IncrementalDecoder,
+    stop: StopMatcher,
+    /// Decoded and not sent: what a stop string may still take back, or everything of a request that does not stream.
+    text: String,
+    /// Ids not sent: those of a request that does not stream.
+    token_ids: Vec<u32>,
+    min_tokens: u32,
+    streams: bool,
+    num_prompt_tokens: u32,
+    num_tokens: u32,
+    attempt: u32,
+    cached_tokens: u32,
+    device: Option<DeviceId>,
+    times: Times,
+    node_id: Arc<str>,
+    metrics: Arc<Metrics>,
+}
+
+/// What a stream lets go of at its end.
+struct Open {
+    sink: Box<dyn Sink>,
+    permit: Box<dyn Permit>,
+    accepted: bool,
+}
+
+struct Times {
+    accepted_at: Timestamp,
+    scheduled_at: Option<Timestamp>,
+    first_token_at: Option<Timestamp>,
+    last_token_at: Option<Timestamp>,
+}
+
+impl Stream {
+    /// A stream that nobody was told of yet: [`accept`](Self::accept) or [`refuse`](Self::refuse) comes next.
+    pub fn new(start: StreamStart) -> SharedStream {
+        Arc::new(Mutex::new(Self {
+            handle: start.handle,
+            open: Some(Open { sink: start.sink, permit: start.permit, accepted: false }),
+            decoder: start.decoder,
+            stop: StopMatcher::new(start.stop),
+            text: String::new(),
+            token_ids: Vec::new(),
+            min_tokens: start.min_tokens,
+            streams: start.stream,
+            num_prompt_tokens: start.num_prompt_tokens,
+            num_tokens: 0,
+            attempt: 1,
+            cached_tokens: 0,
+            device: None,
+            times: Times {
+                accepted_at: start.accepted_at,
+                scheduled_at: None,
+                first_token_at: None,
+                last_token_at: None,
+            },
+            node_id: start.node_id,
+            metrics: start.metrics,
+        }))
+    }
+
+    /// Tells the client that the request is in. Admission holds the stream's lock from before the scheduler has it until
+    /// here, so no event can be earlier.
+    pub fn accept(&mut self) {
+        if let Some(open) = self.open.as_mut().filter(|open| !open.accepted) {
+            open.accepted = true;
+            open.sink.accepted(&self.handle);
+        }
+    }
+
+    /// Tells the client that the request is not taken; nothing follows. Only before [`accept`](Self::accept).
+    pub fn refuse(&mut self, error: &Error) {
+        let Some(open) = self.open.take_if(|open| !open.accepted) else { return };
+        let reason = match error.kind {
+            Kind::Cancelled => FinishReason::Cancelled,
+            _ => FinishReason::Failed,
+        };
+        let _ended = AtEnd { handle: &self.handle, ended: self.ended(reason) };
+        let mut open = open;
+        self.metrics.refused(error.kind);
+        open.sink.refused(error);
+    }
+
+    /// The request's id, for logs.
+    pub fn request_id(&self) -> &RequestId {
+        self.handle.request_id()
+    }
+
+    /// Completion tokens taken so far.
+    pub fn num_tokens(&self) -> u32 {
+        self.num_tokens
+    }
+
+    /// Whether the last event is sent.
+    pub fn is_ended(&self) -> bool {
+        self.open.is_none()
+    }
+
+    /// The sequence is on a device; `cached_tokens` of its prompt were found in the prefix cache. Called again after a
+    /// pre-emption or a new start: the first call ends the queue time, and the first of an attempt counts for the cache.
+    pub fn scheduled(&mut self, device: &DeviceId, cached_tokens: u32, now: Timestamp) {
+        let Some(open) = &mut self.open else { return };
+        if self.times.scheduled_at.is_none() {
+            self.times.scheduled_at = Some(now);
+            let queued = now.since(self.times.accepted_at);
+            self.metrics.queue_time.record(queued.as_secs_f64());
+            open.permit.scheduled();
+        }
+        if self.device.as_ref() != Some(device) {
+            self.device = Some(device.clone());
+        }
+        if self.num_tokens == 0 {
+            self.cached_tokens = cached_tokens.min(self.num_prompt_tokens);
+        }
+    }
+
+    /// Takes what a step gave. `finish` is the batcher's: with [`FinishReason::Stop`] the last id is the end token, which
+    /// is counted and not shown. Ignored after the end, and for an attempt that was given up.
+    pub fn push(
+        &mut self,
+        attempt: u32,
+        token_ids: &[u32],
+        finish: Option<FinishReason>,
+        now: Timestamp,
+    ) {
+        if self.open.is_none() || attempt < self.attempt {
+            return;
+        }
+        self.attempt = attempt;
+        let shown = match finish {
+            Some(FinishReason::Stop) => token_ids.len().saturating_sub(1),
+            _ => token_ids.len(),
+        };
+        let (taken, stopped) = match self.decode(&token_ids[..shown]) {
+            Some(stopped_after) => (&token_ids[..stopped_after], true),
+            None => (token_ids, false),
+        };
+        self.count(taken, now);
+        let finish = if stopped { Some(FinishReason::Stop) } else { finish };
+        match finish {
+            Some(reason) => self.finish(reason, taken, None, now),
+            None if self.handle.is_cancelled() => {
+                self.finish(FinishReason::Cancelled, taken, None, now);
+            }
+            None if !taken.is_empty() => self.deliver(taken, now),
+            None => {}
+        }
+    }
+
+    /// The request was cancelled and is on no device (or will get nothing more from it): ends it.
+    pub fn cancel(&mut self, now: Timestamp) {
+        self.handle.cancel();
+        self.finish(FinishReason::Cancelled, &[], None, now);
+    }
+
+    /// Ends it with an error.
+    pub fn fail(&mut self, error: Error, now: Timestamp) {
+        self.finish(FinishReason::Failed, &[], Some(error), now);
+    }
+
+    /// The sequence starts again after a failure, as `attempt`: what comes late from an older one is ignored. Gives the
+    /// completion tokens taken so far, which the sequence goes on from.
+    pub fn restart(&mut self, attempt: u32) -> u32 {
+        self.attempt = self.attempt.max(attempt);
+        self.num_tokens
+    }
+
+    /// Adds the ids' text; gives how many ids it took to complete a stop string, if one is complete.
+    fn decode(&mut self, token_ids: &[u32]) -> Option<usize> {
+        for (index, &token_id) in token_ids.iter().enumerate() {
+            let before = self.text.len();
+            self.decoder.push(token_id, &mut self.text);
+            if self.stop.is_empty() || self.text.len() == before {
+                continue;
+            }
+            let armed = self.num_tokens as usize + index >= self.min_tokens as usize;
+            if let Some(found) = self.stop.push(&self.text[before..], armed) {
+                self.text.truncate(before + found.end - found.len);
+                return Some(index + 1);
+            }
+        }
+        None
+    }
+
+    fn count(&mut self, token_ids: &[u32], now: Timestamp) {
+        let Some(open) = self.open.as_mut().filter(|_| !token_ids.is_empty()) else { return };
+        let count = u32::try_from(token_ids.len()).unwrap_or(u32::MAX);
+        let mut done = count;
+        match self.times.last_token_at {
+            Some(last) => {
+                let gap = now.since(last).as_secs_f64() / f64::from(count);
+                self.metrics.inter_token_latency.record_many(gap, token_ids.len());
+            }
+            None => {
+                let waited = now.since(self.times.accepted_at);
+                self.metrics.time_to_first_token.record(waited.as_secs_f64());
+                self.times.first_token_at = Some(now);
+                done = done.saturating_add(self.num_prompt_tokens);
+            }
+        }
+        self.times.last_token_at = Some(now);
+        self.num_tokens = self.num_tokens.saturating_add(count);
+        self.metrics.completion_tokens.increment(u64::from(count));
+        open.permit.computed(done);
+    }
+
+    /// Sends what a step gave, or keeps it for the one event. A sink that has closed ends the request as cancelled.
+    fn deliver(&mut self, token_ids: &[u32], now: Timestamp) {
+        let Some(open) = &mut self.open else { return };
+        let sent = if self.streams {
+            let text = split_front(&mut self.text, self.stop.held());
+            open.sink.event(Event {
+                request_id: self.handle.request_id().clone(),
+                attempt: self.attempt,
+                seq: self.num_tokens - token_ids.len() as u32,
+                token_ids: token_ids.to_vec(),
+                text,
+                finish_reason: None,
+                usage: None,
+                receipt: None,
+                error: None,
+            })
+        } else {
+            self.token_ids.extend_from_slice(token_ids);
+            if open.sink.is_closed() { Err(SinkClosed) } else { Ok(()) }
+        };
+        if sent.is_err() {
+            self.cancel(now);
+        }
+    }
+
+    /// The last event, once. What lies in `text` and `token_ids` goes out with it; half a character does not.
+    fn finish(
+        &mut self,
+        reason: FinishReason,
+        token_ids: &[u32],
+        error: Option<Error>,
+        now: Timestamp,
+    ) {
+        let Some(open) = self.open.take() else { return };
+        self.token_ids.extend_from_slice(token_ids);
+        let token_ids = std::mem::take(&mut self.token_ids);
+        let error = error.or_else(|| {
+            (reason == FinishReason::Failed).then(|| Error::internal("the step failed"))
+        });
+        let ended = self.ended(reason);
+        self.metrics.finished(reason);
+        self.metrics.request_time.record(now.since(self.times.accepted_at).as_secs_f64());
+        let event = Event {
+            request_id: self.handle.request_id().clone(),
+            attempt: self.attempt,
+            seq: self.num_tokens - token_ids.len() as u32,
+            token_ids,
+            text: std::mem::take(&mut self.text),
+            finish_reason: Some(reason),
+            usage: Some(self.usage()),
+            receipt: Some(self.receipt(now)),
+            error,
+        };
+        // The batcher need not wait for the sink.
+        self.handle.set_stopped();
+        // Dropped in the reverse order, by return or by a sink's panic: the permit goes back, then those who wait are told.
+        let _ended = AtEnd { handle: &self.handle, ended };
+        let mut open = open;
+        // A sink that closes now misses what it did not want.
+        let _ = open.sink.event(event);
+    }
+
+    fn ended(&self, reason: FinishReason) -> Ended {
+        Ended { reason, completion_tokens: self.num_tokens }
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.num_prompt_tokens,
+            completion_tokens: self.num_tokens,
+            total_tokens: self.num_prompt_tokens.saturating_add(self.num_tokens),
+            cached_tokens: self.cached_tokens,
+        }
+    }
+
+    fn receipt(&self, now: Timestamp) -> Receipt {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let Times { accepted_at, scheduled_at, first_token_at, last_token_at } = self.times;
+        let first_token = first_token_at.unwrap_or(now);
+        Receipt {
+            node_id: self.node_id.as_ref().to_owned(),
+            device: self.device.as_ref().map_or_else(String::new, |d| d.as_str().to_owned()),
+            attempt: self.attempt,
+            queue_ms: ms(scheduled_at.unwrap_or(now).since(accepted_at)),
+            prefill_ms: scheduled_at.map_or(0.0, |scheduled| ms(first_token.since(scheduled))),
+            decode_ms: last_token_at.map_or(0.0, |last| ms(last.since(first_token))),
+            cached_tokens: self.cached_tokens,
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let Some(open) = &self.open else { return };
+        let accepted = open.accepted;
+        // A panic in a drop under way would end the process.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let error = Error::internal("the request was lost inside the node");
+            if accepted {
+                self.fail(error, Timestamp::now());
+            } else {
+                self.refuse(&error);
+            }
+        }));
+    }
+}
+
+/// Ends the handle when the scope is left, by return or by panic.
+struct AtEnd<'a> {
+    handle: &'a Handle,
+    ended: Ended,
+}
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.handle.end(self.ended);
+    }
+}
+
+/// Takes all of `text` but its last `keep` bytes, which begin at a character because stop strings do.
+fn split_front(text: &mut String, keep: usize) -> String {
+    let tail = text.split_off(text.len().saturating_sub(keep));
+    std::mem::replace(text, tail)
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,26 @@
 //!
 //! Accepts [`Enqueue`] from admission, [`Credit`] and [`Returned`] from batchers, [`DeviceUp`] and [`DeviceDown`] from the node,
 //! [`Sweep`] after a cancel. Assigns late: a sequence leaves the queue only when a device has credit for it.
+//!
+//! `actor.rs` is the shell; [`Scheduling`] is the policy: `queue.rs` says who is next, `devices.rs` who can take it, and
+//! `prefix_index.rs` guesses who has its beginning cached.
 
-use actix::{Addr, Message};
+use actix::{Message, Recipient};
+use serde::{Deserialize, Serialize};
 
-use crate::batcher::{Batcher, Sequence};
-use crate::executor::{DeviceId, ModelId};
+pub use crate::batcher::{Credit, Returned};
+use crate::batcher::{Assign, Sequence};
+use crate::executor::DeviceId;
 use crate::reply::SharedStream;
+
+mod actor;
+mod devices;
+mod policy;
+mod prefix_index;
+mod queue;
+
+pub use actor::{Scheduler, Start};
+pub use policy::{Assignment, Leaving, Refusal, Scheduling};
 
 /// A sequence that admission has let in.
 #[derive(Message)]
@@ -19,38 +33,6 @@ pub struct Enqueue {
     pub stream: SharedStream,
 }
 
-/// What a device can take of one model, sent whenever it changes; replaces the credit sent before.
-#[derive(Message, Debug, Clone)]
-#[rtype(result = "()")]
-pub struct Credit {
-    /// Whose.
-    pub device: DeviceId,
-    /// Which build of the device's actors.
-    pub generation: u64,
-    /// For which model.
-    pub model: ModelId,
-    /// Assignments received so far from the scheduler: those sent since are still to be subtracted.
-    pub assigned: u64,
-    /// Free seats.
-    pub seats: u32,
-    /// Free or evictable KV blocks, those promised to running sequences taken off.
-    pub free_blocks: u32,
-    /// Positions of one block.
-    pub block_size: u32,
-    /// False while the model is being removed from this device.
-    pub open: bool,
-}
-
-/// Sequences of a device that failed; they wait again, with what they have generated. Those that failed twice are not here.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Returned {
-    /// From where.
-    pub device: DeviceId,
-    /// With their streams.
-    pub sequences: Vec<(Sequence, SharedStream)>,
-}
-
 /// A device can be given work, on this address.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -60,18 +42,97 @@ pub struct DeviceUp {
     /// Which build of its actors.
     pub generation: u64,
     /// Its batcher.
-    pub batcher: Addr<Batcher>,
+    pub batcher: Recipient<Assign>,
 }
 
-/// A device takes no work until it is up again.
+/// A device takes no work until a later build of it is up.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct DeviceDown {
     /// Which.
     pub device: DeviceId,
+    /// Which build of its actors, so that a late message does not hit the next one.
+    pub generation: u64,
 }
 
 /// Look for waiting sequences that want no more; a hint, also done on a timer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Sweep;
+
+/// Settings of the scheduler: section `[scheduler]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Seconds of waiting that lift a sequence by one priority level (0.001 to 86,400). With 10, what came with the lowest priority
+    /// goes before everything after 70 s, within the two minutes that clients usually wait. Less makes priorities matter less under
+    /// load; more lets low ones wait longer.
+    pub ageing_s: f64,
+    /// Milliseconds for which smaller sequences may pass one that has too few KV blocks on every device (0 to 3,600,000); after
+    /// that a device takes no others of its model until it fits. Less leaves blocks unused, more lets long prompts wait.
+    pub patience_ms: u64,
+    /// Seconds that sequences wait for a device that serves their model, then fail as `unavailable` (0 to 86,400). Must be longer
+    /// than the rebuilding of a failed device takes.
+    pub unavailable_after_s: u64,
+    /// Prefix blocks of 16 tokens that are remembered for each device, to send prompts where their beginning is cached (0 to
+    /// 16,777,216; 0: off). Each takes about 50 bytes; too few forget what the device still has.
+    pub prefix_index_blocks: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ageing_s: 10.0,
+            patience_ms: 1000,
+            unavailable_after_s: 30,
+            prefix_index_blocks: 65_536,
+        }
+    }
+}
+
+impl Config {
+    /// Whether every value is in range.
+    ///
+    /// # Errors
+    /// One line for each wrong key: its name, what is expected and what was given.
+    pub fn check(&self) -> Result<(), Vec<String>> {
+        let mut wrong = Vec::new();
+        if !(0.001..=86_400.0).contains(&self.ageing_s) {
+            let got = self.ageing_s;
+            wrong.push(format!("scheduler.ageing_s: expected 0.001 to 86400, got {got}"));
+        }
+        if self.patience_ms > 3_600_000 {
+            let got = self.patience_ms;
+            wrong.push(format!("scheduler.patience_ms: expected 0 to 3600000, got {got}"));
+        }
+        if self.unavailable_after_s > 86_400 {
+            let got = self.unavailable_after_s;
+            wrong.push(format!("scheduler.unavailable_after_s: expected 0 to 86400, got {got}"));
+        }
+        if self.prefix_index_blocks > 1 << 24 {
+            let got = self.prefix_index_blocks;
+            wrong.push(format!("scheduler.prefix_index_blocks: expected 0 to 16777216, got {got}"));
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_every_wrong_key_is_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let config = Config {
+            ageing_s: f64::NAN,
+            patience_ms: u64::MAX,
+            unavailable_after_s: u64::MAX,
+            prefix_index_blocks: usize::MAX,
+        };
+        let wrong = config.check().expect_err("four wrong keys");
+        for key in ["ageing_s", "patience_ms", "unavailable_after_s", "prefix_index_blocks"] {
+            assert!(wrong.iter().any(|line| line.starts_with(&format!("scheduler.{key}: "))), "{key}");
+        }
+    }
+}

@@ -8,6 +8,10 @@ use metrics::{Counter, Gauge, Histogram, Label};
 use crate::error::Kind;
 use crate::request::FinishReason;
 
+mod window;
+
+pub use window::{BatchWindow, LatencyWindow};
+
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
@@ -97,6 +101,10 @@ pub struct Metrics {
     pub bus_reconnects: Counter,
     /// `inferno_health_status`
     pub health_status: Gauge,
+    /// Times to first token of the last minute, for health.
+    pub recent_first_tokens: LatencyWindow,
+    /// How full steps were over the last minute while requests waited, for health.
+    pub recent_batches: BatchWindow,
 }
 
 impl Metrics {
@@ -124,6 +132,8 @@ impl Metrics {
             bus_connected: metrics::gauge!("inferno_bus_connected", node()),
             bus_reconnects: metrics::counter!("inferno_bus_reconnects_total", node()),
             health_status: metrics::gauge!("inferno_health_status", node()),
+            recent_first_tokens: LatencyWindow::default(),
+            recent_batches: BatchWindow::default(),
         }
     }
 
@@ -179,4 +189,86 @@ pub struct DeviceMetrics {
     pub memory_reserved: Gauge,
     /// `inferno_device_rebuilds_total`
     pub rebuilds: Counter,
+}
+
+/// Histogram buckets in seconds: from a step of a small model to a long request.
+const BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0,
+];
+
+/// The process's metrics recorder, installed by the first caller; every node of the process shares it.
+///
+/// # Errors
+/// When another library has installed a recorder of its own.
+pub fn recorder() -> Result<metrics_exporter_prometheus::PrometheusHandle, String> {
+    use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+    static RECORDER: std::sync::OnceLock<Result<PrometheusHandle, String>> =
+        std::sync::OnceLock::new();
+    let install = || {
+        let handle = PrometheusBuilder::new()
+            .set_buckets(BUCKETS)
+            .and_then(PrometheusBuilder::install_recorder)
+            .map_err(|error| format!("metrics recorder: {error}"))?;
+        for (name, kind, _, help) in METRICS {
+            match kind {
+                MetricKind::Counter => metrics::describe_counter!(*name, *help),
+                MetricKind::Gauge => metrics::describe_gauge!(*name, *help),
+                MetricKind::Histogram => metrics::describe_histogram!(*name, *help),
+            }
+        }
+        Ok(handle)
+    };
+    RECORDER.get_or_init(install).clone()
+}
+
+/// Logs to standard error: text on a terminal, JSON lines otherwise, filtered by `filter` (as `RUST_LOG`: `info,inferno_node=debug`).
+/// The first caller decides; a later call changes nothing.
+pub fn init_tracing(filter: &str) {
+    use std::io::IsTerminal;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr);
+    let _ = if std::io::stderr().is_terminal() {
+        builder.try_init()
+    } else {
+        builder.json().try_init()
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_listed_metric_is_rendered_and_nothing_else() {
+        let handle = recorder().expect("no other recorder in this process");
+        let metrics = Metrics::new("names-test");
+        metrics.finished(FinishReason::Stop);
+        metrics.refused(Kind::Invalid);
+        metrics.health_check("memory", 0.0);
+        let device = metrics.device("cpu:0");
+        device.step_time.record(0.1);
+        for histogram in [
+            &metrics.queue_time,
+            &metrics.time_to_first_token,
+            &metrics.inter_token_latency,
+            &metrics.request_time,
+        ] {
+            histogram.record(0.01);
+        }
+        let text = handle.render();
+        for (name, _, labels, _) in METRICS {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(name) && line.contains("names-test"))
+                .unwrap_or_else(|| panic!("{name} is listed but not rendered"));
+            for label in *labels {
+                assert!(line.contains(&format!("{label}=")), "{name} lacks the label {label}");
+            }
+        }
+        for line in text.lines().filter(|line| line.contains("names-test")) {
+            assert!(METRICS.iter().any(|(name, ..)| line.starts_with(name)), "unlisted: {line}");
+        }
+    }
 }

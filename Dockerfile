@@ -1,0 +1,35 @@
+# The node with the demo model. Bases are variables, so the same file builds where only local images are to be had
+# (`make cluster-images`).
+ARG RUST_IMAGE=rust:1.95-bookworm
+ARG RUN_IMAGE=debian:bookworm-slim
+
+FROM ${RUST_IMAGE} AS build
+RUN command -v cmake >/dev/null \
+    || (apt-get update && apt-get install -y --no-install-recommends cmake g++ make)
+WORKDIR /src
+# The dependencies are a layer of their own: it is made again only when the lock file changes.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src benches && echo 'fn main() {}' > src/main.rs && echo 'fn main() {}' > build.rs && touch src/lib.rs \
+    && sed -i '/^\[\[bench\]\]/,$d' Cargo.toml \
+    && cargo build --release --locked --bin inferno-node
+COPY . .
+RUN touch build.rs src/main.rs src/lib.rs \
+    && cargo build --release --locked --bin inferno-node \
+    && strip -o /inferno-node target/release/inferno-node
+
+FROM ${RUN_IMAGE}
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates curl libstdc++6 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --home-dir /nonexistent inferno
+COPY --from=build /inferno-node /usr/local/bin/inferno-node
+COPY models/demo/*.json models/demo/model.safetensors models/demo/LICENSE* /opt/inferno/models/demo/
+USER inferno
+EXPOSE 8000
+# The model is baked in; anything else comes through INFERNO_<SECTION>_<KEY>.
+ENV INFERNO_MODEL_PATH=/opt/inferno/models/demo INFERNO_MODEL_NAME=demo INFERNO_BUS_MODE=off
+HEALTHCHECK --interval=2s --timeout=3s --start-period=60s --retries=5 \
+    CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8000/health/ready"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/inferno-node"]
+CMD ["serve"]

@@ -1,0 +1,50 @@
+# Every command a user or a developer needs; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := target/release/inferno-node
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+.PHONY: setup
+setup: ## install what is missing (compiler, cmake, nats-server, …) from the distribution's packages
+	@scripts/setup
+
+.PHONY: build
+build: setup ## the node in release mode
+	cargo build --release --locked
+
+.PHONY: demo
+demo: build ## start a node with the demo model, stream over NATS and over HTTP, stop it again
+	@scripts/demo $(BIN)
+
+.PHONY: serve
+serve: build ## start a node with the demo model and leave it up
+	@exec $(BIN) serve --config config/demo.toml
+
+.PHONY: test
+test: setup ## every test: Rust, C++, and the official Python clients
+	scripts/test
+
+.PHONY: check
+check: setup ## every linter, warnings are errors
+	scripts/check
+
+.PHONY: bench
+bench: setup ## every benchmark, and one table at the end
+	scripts/bench
+
+.PHONY: coverage
+coverage: setup ## line coverage of the Rust and the C++ code
+	scripts/coverage
+
+.PHONY: cluster
+cluster: ## three nodes, NATS and Prometheus in containers; 100 requests while one node drains and one is killed
+	scripts/cluster
+
+.PHONY: cluster-images
+cluster-images: ## base images made from Debian's packages, for machines that can pull none
+	scripts/cluster-images

@@ -1,0 +1,230 @@
+//! The KV memory of one model on one device: block pool and prefix cache as one, handed out in block tables.
+
+use super::block_pool::{BlockId, BlockPool};
+use super::prefix_cache::{Link, Offer, PrefixCache};
+
+/// How far a sequence's blocks were offered to the prefix cache.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chain {
+    /// Full blocks found or offered so far.
+    blocks: u32,
+    /// Where they lead; `None` once the cache has refused one, and with it all that would follow.
+    link: Option<Link>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct KvBlocks {
+    block_size: u32,
+    pool: BlockPool,
+    /// `None`: switched off.
+    cache: Option<PrefixCache>,
+}
+
+impl KvBlocks {
+    /// All blocks free, nothing cached.
+    pub fn new(num_blocks: u32, block_size: u32, enable_prefix_cache: bool) -> Self {
+        let cache = enable_prefix_cache.then(PrefixCache::new);
+        Self { block_size, pool: BlockPool::new(num_blocks), cache }
+    }
+
+    /// Blocks in all.
+    pub fn num_blocks(&self) -> u32 {
+        self.pool.num_blocks()
+    }
+
+    /// Blocks that can be had now: free ones and idle cached ones.
+    pub fn num_available(&self) -> u32 {
+        self.pool.num_free() + self.cache.as_ref().map_or(0, PrefixCache::num_idle)
+    }
+
+    /// Starts a block table with the cached blocks that begin as `token_ids` do. The last token is never among them: its
+    /// logits must be computed. Returns how far the chain reaches.
+    pub fn share_prefix(&mut self, token_ids: &[u32], table: &mut Vec<BlockId>) -> Chain {
+        debug_assert!(table.is_empty());
+        let mut chain = Chain { blocks: 0, link: Some(Link::ROOT) };
+        let Some(cache) = &mut self.cache else { return chain };
+        let reusable = token_ids.len().saturating_sub(1);
+        let mut link = Link::ROOT;
+        for tokens in token_ids[..reusable].chunks_exact(self.block_size as usize) {
+            let Some((block, next)) = cache.find(link, tokens) else { break };
+            cache.set_used(block);
+            self.pool.retain(block);
+            table.push(block);
+            link = next;
+        }
+        chain.blocks = table.len() as u32;
+        chain.link = Some(link);
+        chain
+    }
+
+    /// Extends a block table to hold `num_tokens`, as far as there are blocks; returns how many tokens it holds.
+    pub fn grow(&mut self, table: &mut Vec<BlockId>, num_tokens: u32) -> u32 {
+        let wanted = num_tokens.div_ceil(self.block_size) as usize;
+        while table.len() < wanted {
+            let Some(block) = self.take() else { break };
+            table.push(block);
+        }
+        (table.len() as u32 * self.block_size).min(num_tokens)
+    }
+
+    /// Gives a table's blocks back; those that are cached stay until their memory is needed.
+    pub fn release(&mut self, table: &mut Vec<BlockId>) {
+        // From the end: a block must be evicted before those it continues, or it could not be found any more.
+        for block in table.drain(..).rev() {
+            let references = self.pool.release(block);
+            if let Some(cache) = &mut self.cache
+                && references == 1
+                && cache.contains(block)
+            {
+                cache.set_idle(block);
+            }
+        }
+    }
+
+    /// Offers the blocks that are full with the first `computed` tokens to the prefix cache. Only for KV that a device
+    /// has really computed.
+    pub fn register(
+        &mut self,
+        chain: &mut Chain,
+        token_ids: &[u32],
+        table: &[BlockId],
+        computed: u32,
+    ) {
+        let Some(cache) = &mut self.cache else { return };
+        let size = self.block_size as usize;
+        while let Some(parent) = chain.link
+            && (chain.blocks + 1) * self.block_size <= computed
+        {
+            let index = chain.blocks as usize;
+            let tokens = &token_ids[index * size..(index + 1) * size];
+            chain.link = match cache.offer(parent, tokens, table[index]) {
+                Offer::Taken(link) => {
+                    self.pool.retain(table[index]);
+                    Some(link)
+                }
+                Offer::Present(link) => Some(link),
+                Offer::Refused => None,
+            };
+            chain.blocks += 1;
+        }
+    }
+
+    fn take(&mut self) -> Option<BlockId> {
+        if self.pool.num_free() == 0 {
+            let block = self.cache.as_mut()?.evict()?;
+            self.pool.release(block);
+        }
+        self.pool.take()
+    }
+
+    /// Holds every count against the tables given, which must be all there are.
+    ///
+    /// # Errors
+    /// Names the first block whose counts are wrong.
+    pub fn audit<'a>(&self, tables: impl Iterator<Item = &'a [BlockId]>) -> Result<(), String> {
+        let mut expected = vec![0_u32; self.num_blocks() as usize];
+        for block in tables.flatten() {
+            expected[*block as usize] += 1;
+        }
+        for (block, idle) in self.cache.iter().flat_map(PrefixCache::blocks) {
+            if idle != (expected[block as usize] == 0) {
+                let tables = expected[block as usize];
+                return Err(format!("cached block {block} in {tables} tables has idle = {idle}"));
+            }
+            expected[block as usize] += 1;
+        }
+        for block in self.pool.free() {
+            if expected[*block as usize] > 0 {
+                return Err(format!("block {block} is free and in use"));
+            }
+        }
+        for (block, expected) in expected.iter().enumerate() {
+            let counted = self.pool.references(block as u32);
+            if counted != *expected {
+                return Err(format!("block {block}: {counted} references counted, {expected} exist"));
+            }
+        }
+        let in_use = expected.iter().filter(|count| **count > 0).count();
+        if in_use + self.pool.free().len() != expected.len() {
+            return Err(format!("{} blocks lost", expected.len() - in_use - self.pool.free().len()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn audit(kv: &KvBlocks, tables: &[&Vec<BlockId>]) {
+        assert_eq!(kv.audit(tables.iter().map(|table| table.as_slice())), Ok(()));
+    }
+
+    /// Computes a whole prompt into a table of its own.
+    fn run(kv: &mut KvBlocks, token_ids: &[u32]) -> (Vec<BlockId>, u32) {
+        let mut table = Vec::new();
+        let mut chain = kv.share_prefix(token_ids, &mut table);
+        let cached = chain.blocks;
+        let len = token_ids.len() as u32;
+        assert_eq!(kv.grow(&mut table, len), len);
+        kv.register(&mut chain, token_ids, &table, len);
+        (table, cached)
+    }
+
+    #[test]
+    fn full_blocks_are_shared_and_the_last_token_never() {
+        let mut kv = KvBlocks::new(8, 2, true);
+        let (first, cached) = run(&mut kv, &[1, 2, 3, 4]);
+        assert_eq!(cached, 0);
+        let (second, cached) = run(&mut kv, &[1, 2, 3, 4]);
+        assert_eq!(cached, 1, "the block of the last token is computed again");
+        assert_eq!(first[0], second[0]);
+        assert_ne!(first[1], second[1]);
+        let (third, cached) = run(&mut kv, &[1, 2, 3, 4, 5]);
+        assert_eq!((cached, &third[..2]), (2, &first[..]));
+        audit(&kv, &[&first, &second, &third]);
+    }
+
+    #[test]
+    fn cached_blocks_stay_until_their_memory_is_needed() {
+        let mut kv = KvBlocks::new(4, 2, true);
+        let (mut table, _) = run(&mut kv, &[1, 2, 3, 4]);
+        kv.release(&mut table);
+        audit(&kv, &[]);
+        assert_eq!(kv.num_available(), 4);
+        // Three blocks: two were free, then the end of the idle chain goes first.
+        let (mut other, _) = run(&mut kv, &[7, 7, 8, 8, 9]);
+        let (mut again, cached) = {
+            let mut table = Vec::new();
+            let chain = kv.share_prefix(&[1, 2, 3, 4, 5], &mut table);
+            (table, chain.blocks)
+        };
+        assert_eq!(cached, 1);
+        audit(&kv, &[&other, &again]);
+        assert_eq!(kv.grow(&mut again, 5), 2, "no block is left");
+        kv.release(&mut again);
+        kv.release(&mut other);
+        audit(&kv, &[]);
+        assert_eq!(kv.num_available(), 4);
+    }
+
+    #[test]
+    fn nothing_is_shared_when_the_cache_is_off() {
+        let mut kv = KvBlocks::new(8, 2, false);
+        let (mut first, _) = run(&mut kv, &[1, 2, 3, 4]);
+        let (second, cached) = run(&mut kv, &[1, 2, 3, 4]);
+        assert_eq!(cached, 0);
+        kv.release(&mut first);
+        audit(&kv, &[&second]);
+        assert_eq!(kv.num_available(), 6);
+    }
+
+    #[test]
+    fn an_audit_finds_lost_and_doubled_blocks() {
+        let mut kv = KvBlocks::new(4, 2, true);
+        let (table, _) = run(&mut kv, &[1, 2, 3]);
+        assert!(kv.audit(std::iter::empty()).is_err());
+        assert!(kv.audit([table.as_slice(), table.as_slice()].into_iter()).is_err());
+    }
+}

@@ -1,0 +1,382 @@
+//! One model's sequences on one device: who has a seat, and who is in the next step.
+//!
+//! A step holds first one token for every sequence that decodes, then prefill chunks of those that have begun, then newcomers,
+//! until the token budget is spent. Blocks are taken as they are needed; when there are none, the sequence of the lowest rank
+//! gives its own back and waits in front of all newcomers.
+
+use super::estimate::blocks_needed;
+use super::kv_blocks::KvBlocks;
+use super::policy::LaneSpec;
+use super::running::{Output, Produced, Running, Started, State, Waiting};
+use super::{Credit, Sequence};
+use crate::executor::{DeviceId, ModelId};
+use crate::request::FinishReason;
+
+/// One sequence's part of a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    /// Whose: a seat keeps its sequence while a step in flight holds it.
+    pub seat: u32,
+    /// Position of its first token.
+    pub start: u32,
+    /// Tokens computed.
+    pub query_len: u32,
+    /// Whether a token is sampled after the last one.
+    pub sample: bool,
+    /// Its only token is the one sampled last, which the host has not seen.
+    pub feed_sampled: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Lane<S> {
+    pub spec: LaneSpec,
+    /// False: no more credit; what is here runs to its end.
+    pub open: bool,
+    /// Assignments received.
+    pub assigned: u64,
+    pub kv: KvBlocks,
+    /// \[max_batch_size\]
+    pub seats: Vec<Option<Running<S>>>,
+    free_seats: Vec<u32>,
+    /// Seats in state `Running`, best rank first.
+    pub order: Vec<u32>,
+    /// Seats in state `Preempting` or `Ended`: their blocks are on their way back.
+    pub leaving: u32,
+    /// In the order in which they get seats.
+    pub waiting: Vec<Waiting<S>>,
+    /// Somebody got no block in the step being planned.
+    stalled: bool,
+    /// The next step is a suspect's, if there is one.
+    suspect_next: bool,
+    /// Kept for its memory.
+    walk: Vec<u32>,
+}
+
+impl<S: Clone> Lane<S> {
+    /// A lane with all blocks free.
+    pub fn new(spec: LaneSpec) -> Self {
+        // Everyone with a seat decodes in every step, so the budget bounds the seats.
+        let seats = spec.max_batch_size.min(spec.max_step_tokens);
+        Self {
+            open: true,
+            assigned: 0,
+            kv: KvBlocks::new(spec.num_blocks, spec.block_size, spec.enable_prefix_cache),
+            seats: (0..seats).map(|_| None).collect(),
+            free_seats: (0..seats).rev().collect(),
+            order: Vec::with_capacity(seats as usize),
+            leaving: 0,
+            waiting: Vec::new(),
+            stalled: false,
+            suspect_next: false,
+            walk: Vec::with_capacity(seats as usize),
+            spec,
+        }
+    }
+
+    /// Puts a sequence among those that wait for a seat.
+    pub fn enqueue(&mut self, waiting: Waiting<S>) {
+        let order = waiting.order();
+        let at = self.waiting.partition_point(|other| other.order() < order);
+        self.waiting.insert(at, waiting);
+    }
+
+    /// No sequence is here, and so no step in flight.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.free_seats.len() == self.seats.len()
+    }
+
+    /// What the scheduler may send.
+    pub fn credit(&self, device: &DeviceId, generation: u64) -> Credit {
+        Credit {
+            device: device.clone(),
+            generation,
+            model: self.spec.model,
+            assigned: self.assigned,
+            seats: (self.free_seats.len() as u32).saturating_sub(self.waiting.len() as u32),
+            free_blocks: self.unpromised_blocks().saturating_sub(self.blocks_awaited()),
+            total_blocks: self.kv.num_blocks(),
+            block_size: self.spec.block_size,
+            reserve_tokens: self.spec.reserve_tokens,
+            open: self.open,
+        }
+    }
+
+    /// Chooses the rows of the next step; none if there is nothing to do, or nothing before a step in flight is done.
+    pub fn plan(&mut self, rows: &mut Vec<Row>, out: &mut Output<S>) {
+        self.retire_unwanted(out);
+        self.stalled = false;
+        if self.suspect_next && self.plan_suspect(rows, out) {
+            self.suspect_next = false;
+            return;
+        }
+        self.suspect_next = true;
+        let mut budget = self.spec.max_step_tokens;
+        for decodes in [true, false] {
+            let mut walk = std::mem::take(&mut self.walk);
+            walk.clone_from(&self.order);
+            for seat in &walk {
+                if self.is_due(*seat, decodes) {
+                    budget -= self.give(*seat, budget, rows, out);
+                }
+            }
+            self.walk = walk;
+        }
+        self.start_newcomers(budget, rows, out);
+        if rows.is_empty() && self.plan_suspect(rows, out) {
+            self.suspect_next = false;
+        }
+    }
+
+    /// Ends a sequence: its seat and blocks are free once no step in flight holds it.
+    pub fn end(&mut self, seat: u32) {
+        self.order.retain(|other| *other != seat);
+        if let Some(run) = &mut self.seats[seat as usize] {
+            run.state = State::Ended;
+            if run.in_flight > 0 {
+                self.leaving += 1;
+            } else {
+                self.vacate(seat);
+            }
+        }
+    }
+
+    /// Frees a seat and its blocks. Only without a step in flight that holds them.
+    pub fn vacate(&mut self, seat: u32) -> Option<Running<S>> {
+        let mut run = self.seats[seat as usize].take()?;
+        debug_assert_eq!(run.in_flight, 0, "a step in flight writes these blocks");
+        self.kv.release(&mut run.table);
+        self.free_seats.push(seat);
+        Some(run)
+    }
+
+    /// Takes seat and blocks from a sequence that no step in flight holds, and lets it wait in front.
+    pub fn preempt(&mut self, seat: u32, out: &mut Output<S>) {
+        self.order.retain(|other| *other != seat);
+        if let Some(run) = self.vacate(seat) {
+            out.preemptions += 1;
+            self.enqueue(Waiting {
+                sequence: run.sequence,
+                stream: run.stream,
+                preemptions: run.preemptions + 1,
+                started: true,
+            });
+        }
+    }
+
+    /// Lets go of those that were cancelled, or ended by the reply stage, before work is spent on them.
+    fn retire_unwanted(&mut self, out: &mut Output<S>) {
+        let mut walk = std::mem::take(&mut self.walk);
+        walk.clone_from(&self.order);
+        for seat in &walk {
+            if let Some(run) = &self.seats[*seat as usize]
+                && run.sequence.handle.wants_no_more()
+            {
+                announce_cancel(&run.sequence, &run.stream, out);
+                self.end(*seat);
+            }
+        }
+        self.walk = walk;
+        self.waiting.retain(|waiting| {
+            let leaves = waiting.sequence.handle.wants_no_more();
+            if leaves {
+                announce_cancel(&waiting.sequence, &waiting.stream, out);
+            }
+            !leaves
+        });
+    }
+
+    fn is_due(&self, seat: u32, decodes: bool) -> bool {
+        self.seats[seat as usize].as_ref().is_some_and(|run| {
+            !run.suspect && run.decodes() == decodes && run.is_runnable(self.spec.max_seq_len)
+        })
+    }
+
+    /// A step with one suspect alone, so that a prompt that breaks steps takes nobody with it the second time.
+    fn plan_suspect(&mut self, rows: &mut Vec<Row>, out: &mut Output<S>) -> bool {
+        let suspect = self.order.iter().copied().find(|seat| {
+            self.seats[*seat as usize]
+                .as_ref()
+                .is_some_and(|run| run.suspect && run.is_runnable(self.spec.max_seq_len))
+        });
+        suspect.is_some_and(|seat| self.give(seat, self.spec.max_step_tokens, rows, out) > 0)
+    }
+
+    /// Gives a sequence its part of the step, as far as budget and blocks go; returns the tokens spent.
+    fn give(&mut self, seat: u32, budget: u32, rows: &mut Vec<Row>, out: &mut Output<S>) -> u32 {
+        if budget == 0 {
+            return 0;
+        }
+        let held = self.secure(seat, budget, out);
+        let Some(run) = &mut self.seats[seat as usize] else { return 0 };
+        let query_len = held.saturating_sub(run.computed);
+        if query_len == 0 || run.state != State::Running {
+            self.stalled = true;
+            return 0;
+        }
+        let start = run.computed;
+        let feed_sampled = start >= run.sequence.len();
+        debug_assert!(!feed_sampled || query_len == 1, "only the last token can be unseen");
+        run.computed += query_len;
+        run.in_flight += 1;
+        let sample = run.computed == run.total();
+        run.unseen += u32::from(sample);
+        rows.push(Row { seat, start, query_len, sample, feed_sampled });
+        query_len
+    }
+
+    /// Takes blocks for a sequence's next tokens, from others of lower rank if not one token fits; returns how many tokens
+    /// its table then holds, `budget` new ones at most.
+    fn secure(&mut self, seat: u32, budget: u32, out: &mut Output<S>) -> u32 {
+        loop {
+            let Some(run) = &mut self.seats[seat as usize] else { return 0 };
+            let wanted = run.computed + run.remaining().min(budget);
+            let held = self.kv.grow(&mut run.table, wanted);
+            if held > run.computed || !self.make_room(seat, out) {
+                return held;
+            }
+        }
+    }
+
+    /// Pre-empts the sequence of the lowest rank, if that is not the one in need; true if blocks are free now. One that a
+    /// step in flight holds keeps its blocks until that is done, and the one in need waits for it.
+    fn make_room(&mut self, needy: u32, out: &mut Output<S>) -> bool {
+        if self.leaving > 0 {
+            return false;
+        }
+        let victim = self.order.iter().rev().copied().find(|seat| {
+            *seat == needy
+                || self.seats[*seat as usize].as_ref().is_some_and(|run| !run.table.is_empty())
+        });
+        let Some(victim) = victim.filter(|victim| *victim != needy) else { return false };
+        let Some(run) = &mut self.seats[victim as usize] else { return false };
+        if run.in_flight > 0 {
+            run.state = State::Preempting;
+            self.order.retain(|other| *other != victim);
+            self.leaving += 1;
+            return false;
+        }
+        self.preempt(victim, out);
+        true
+    }
+
+    /// Seats those that wait, in their order and none past another: whoever was sent here had credit, so the first one is
+    /// kept back only while a pre-empted sequence needs its blocks again.
+    fn start_newcomers(&mut self, mut budget: u32, rows: &mut Vec<Row>, out: &mut Output<S>) {
+        while budget > 0
+            && !self.stalled
+            && let Some(first) = self.waiting.first()
+            && !self.free_seats.is_empty()
+            && self.fits(&first.sequence)
+        {
+            let waiting = self.waiting.remove(0);
+            let seat = self.seat(waiting, out);
+            let exhausted = self.seats[seat as usize]
+                .as_ref()
+                .is_some_and(|run| run.is_exhausted(self.spec.max_seq_len));
+            if exhausted {
+                self.end_without_step(seat, out);
+            } else if self.is_due(seat, true) || self.is_due(seat, false) {
+                budget -= self.give(seat, budget, rows, out);
+            }
+        }
+    }
+
+    /// Whether the blocks that nobody was promised are enough for a sequence. An empty lane takes anyone: what could never
+    /// fit was refused.
+    fn fits(&self, sequence: &Sequence) -> bool {
+        let alone = self.order.is_empty() && self.leaving == 0;
+        alone || self.estimate(sequence) <= self.unpromised_blocks()
+    }
+
+    fn seat(&mut self, waiting: Waiting<S>, out: &mut Output<S>) -> u32 {
+        let seat = self.free_seats.pop().expect("the caller has seen a free seat");
+        let Waiting { sequence, stream, preemptions, started } = waiting;
+        let mut table = Vec::with_capacity(self.estimate(&sequence) as usize);
+        let chain = self.kv.share_prefix(&sequence.token_ids, &mut table);
+        let computed = table.len() as u32 * self.spec.block_size;
+        if !started {
+            out.started.push(Started {
+                stream: stream.clone(),
+                cached_tokens: computed.min(sequence.num_prompt_tokens),
+                prompt_tokens: sequence.num_prompt_tokens,
+            });
+        }
+        let run = Running {
+            promised: self.estimate(&sequence),
+            suspect: sequence.failed_at > computed,
+            sequence,
+            stream,
+            state: State::Running,
+            preemptions,
+            table,
+            chain,
+            computed,
+            settled: computed,
+            unseen: 0,
+            in_flight: 0,
+        };
+        let rank = run.rank();
+        let at = self.order.partition_point(|other| {
+            self.seats[*other as usize].as_ref().is_some_and(|other| other.rank() < rank)
+        });
+        self.order.insert(at, seat);
+        self.seats[seat as usize] = Some(run);
+        seat
+    }
+
+    /// A sequence that may not have one token more than it came with.
+    fn end_without_step(&mut self, seat: u32, out: &mut Output<S>) {
+        if let Some(run) = &self.seats[seat as usize] {
+            out.produced.push(Produced {
+                stream: run.stream.clone(),
+                attempt: run.sequence.attempt,
+                token_ids: Vec::new(),
+                finish: Some(FinishReason::Length),
+            });
+        }
+        self.end(seat);
+    }
+
+    fn estimate(&self, sequence: &Sequence) -> u32 {
+        blocks_needed(sequence, self.spec.block_size, self.spec.reserve_tokens)
+    }
+
+    /// Blocks to be had, without those that seated sequences were promised and do not hold yet.
+    fn unpromised_blocks(&self) -> u32 {
+        let promised = self.order.iter().filter_map(|seat| self.seats[*seat as usize].as_ref());
+        let promised: u32 =
+            promised.map(|run| run.promised.saturating_sub(run.table.len() as u32)).sum();
+        self.kv.num_available().saturating_sub(promised)
+    }
+
+    /// Blocks that those without a seat need, and those that will be in a moment.
+    fn blocks_awaited(&self) -> u32 {
+        let waiting: u32 = self.waiting.iter().map(|one| self.estimate(&one.sequence)).sum();
+        if self.leaving == 0 {
+            return waiting;
+        }
+        let preempting = self.seats.iter().flatten().filter(|run| run.state == State::Preempting);
+        let preempting: u32 = preempting
+            .map(|run| self.estimate(&run.sequence).saturating_sub(run.table.len() as u32))
+            .sum();
+        waiting + preempting
+    }
+
+    /// Which model.
+    pub fn model(&self) -> ModelId {
+        self.spec.model
+    }
+}
+
+/// A cancelled sequence ends here; one that the reply stage ended needs no word.
+fn announce_cancel<S: Clone>(sequence: &Sequence, stream: &S, out: &mut Output<S>) {
+    if sequence.handle.is_cancelled() {
+        out.produced.push(Produced {
+            stream: stream.clone(),
+            attempt: sequence.attempt,
+            token_ids: Vec::new(),
+            finish: Some(FinishReason::Cancelled),
+        });
+    }
+}

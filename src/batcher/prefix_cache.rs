@@ -1,0 +1,227 @@
+//! Prefix cache: full KV blocks found by what was computed into them and before them.
+//!
+//! The key of a block is the hash of its parent's key and its own tokens. A hit is believed only if tokens and parent are
+//! really the same, so two contents with one hash cost a miss and never a wrong answer.
+
+use std::collections::{BTreeMap, HashMap};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::block_pool::BlockId;
+
+/// Where a chain of cached blocks has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Link {
+    /// Hash of everything up to here.
+    hash: u128,
+    /// The entry's number, never used twice; 0 before the first block.
+    entry: u64,
+}
+
+impl Link {
+    /// Before the first block.
+    pub const ROOT: Link = Link { hash: 0, entry: 0 };
+}
+
+/// What came of offering a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// It is in the cache now: the cache refers to it.
+    Taken(Link),
+    /// The same content is there already, in another block.
+    Present(Link),
+    /// Its key is taken by other content (a collision, or an entry whose parent was evicted).
+    Refused,
+}
+
+#[derive(Debug)]
+struct Entry {
+    hash: u128,
+    number: u64,
+    parent: u64,
+    token_ids: Box<[u32]>,
+    /// Its place in the order of eviction while no sequence refers to it.
+    idle: Option<u64>,
+}
+
+/// Hashes a block's tokens onto its parent's hash.
+type HashFn = fn(u128, &[u32]) -> u128;
+
+/// See the module. Knows which cached blocks are idle (held by no sequence) and which of them was so longest.
+#[derive(Debug)]
+pub(super) struct PrefixCache {
+    by_hash: HashMap<u128, BlockId>,
+    entries: HashMap<BlockId, Entry>,
+    /// Idle blocks, the least recently used first.
+    idle: BTreeMap<u64, BlockId>,
+    next_number: u64,
+    next_idle: u64,
+    hash: HashFn,
+}
+
+impl PrefixCache {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self::with_hash(chained_hash)
+    }
+
+    fn with_hash(hash: HashFn) -> Self {
+        Self {
+            by_hash: HashMap::new(),
+            entries: HashMap::new(),
+            idle: BTreeMap::new(),
+            next_number: 1,
+            next_idle: 0,
+            hash,
+        }
+    }
+
+    /// The block that continues `parent` with these tokens.
+    pub fn find(&self, parent: Link, token_ids: &[u32]) -> Option<(BlockId, Link)> {
+        let hash = (self.hash)(parent.hash, token_ids);
+        let block = *self.by_hash.get(&hash)?;
+        let entry = self.entries.get(&block)?;
+        (entry.parent == parent.entry && *entry.token_ids == *token_ids)
+            .then_some((block, Link { hash, entry: entry.number }))
+    }
+
+    /// Offers a block whose KV was computed, a sequence still holding it.
+    pub fn offer(&mut self, parent: Link, token_ids: &[u32], block: BlockId) -> Offer {
+        let hash = (self.hash)(parent.hash, token_ids);
+        if self.by_hash.contains_key(&hash) {
+            return match self.find(parent, token_ids) {
+                Some((_, link)) => Offer::Present(link),
+                None => Offer::Refused,
+            };
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.by_hash.insert(hash, block);
+        let entry =
+            Entry { hash, number, parent: parent.entry, token_ids: token_ids.into(), idle: None };
+        self.entries.insert(block, entry);
+        Offer::Taken(Link { hash, entry: number })
+    }
+
+    /// Whether the cache refers to this block.
+    pub fn contains(&self, block: BlockId) -> bool {
+        self.entries.contains_key(&block)
+    }
+
+    /// The last sequence has let go of a cached block: it may be evicted.
+    pub fn set_idle(&mut self, block: BlockId) {
+        if let Some(entry) = self.entries.get_mut(&block)
+            && entry.idle.is_none()
+        {
+            entry.idle = Some(self.next_idle);
+            self.idle.insert(self.next_idle, block);
+            self.next_idle += 1;
+        }
+    }
+
+    /// A sequence holds a cached block.
+    pub fn set_used(&mut self, block: BlockId) {
+        if let Some(place) = self.entries.get_mut(&block).and_then(|entry| entry.idle.take()) {
+            self.idle.remove(&place);
+        }
+    }
+
+    /// Forgets the block that was idle longest.
+    pub fn evict(&mut self) -> Option<BlockId> {
+        let (_, block) = self.idle.pop_first()?;
+        if let Some(entry) = self.entries.remove(&block) {
+            self.by_hash.remove(&entry.hash);
+        }
+        Some(block)
+    }
+
+    /// Blocks that may be evicted.
+    pub fn num_idle(&self) -> u32 {
+        self.idle.len() as u32
+    }
+
+    /// Every cached block and whether it is idle, for audits.
+    pub fn blocks(&self) -> impl Iterator<Item = (BlockId, bool)> {
+        self.entries.iter().map(|(block, entry)| (*block, entry.idle.is_some()))
+    }
+}
+
+/// xxh3 (128 bits) of the parent's hash and the tokens, little-endian.
+fn chained_hash(parent: u128, token_ids: &[u32]) -> u128 {
+    let mut hasher = Xxh3::new();
+    hasher.update(&parent.to_le_bytes());
+    for token in token_ids {
+        hasher.update(&token.to_le_bytes());
+    }
+    hasher.digest128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(offer: Offer) -> Link {
+        match offer {
+            Offer::Taken(link) => link,
+            other => panic!("expected it to be taken, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn finds_a_chain_only_from_its_root() {
+        let mut cache = PrefixCache::new();
+        let first = taken(cache.offer(Link::ROOT, &[1, 2], 7));
+        let second = taken(cache.offer(first, &[3, 4], 9));
+        assert_eq!(cache.find(Link::ROOT, &[1, 2]), Some((7, first)));
+        assert_eq!(cache.find(first, &[3, 4]), Some((9, second)));
+        assert_eq!(cache.find(Link::ROOT, &[3, 4]), None);
+        assert_eq!(cache.find(first, &[3, 5]), None);
+    }
+
+    #[test]
+    fn the_same_content_is_kept_once() {
+        let mut cache = PrefixCache::new();
+        let link = taken(cache.offer(Link::ROOT, &[1, 2], 7));
+        assert_eq!(cache.offer(Link::ROOT, &[1, 2], 8), Offer::Present(link));
+        assert!(cache.contains(7) && !cache.contains(8));
+    }
+
+    #[test]
+    fn evicts_the_block_that_was_idle_longest() {
+        let mut cache = PrefixCache::new();
+        for block in 0..3 {
+            taken(cache.offer(Link::ROOT, &[block], block));
+        }
+        assert_eq!(cache.evict(), None, "blocks in use stay");
+        for block in [1, 0, 2, 1] {
+            cache.set_idle(block);
+        }
+        cache.set_used(1);
+        cache.set_idle(1);
+        assert_eq!(cache.num_idle(), 3);
+        assert_eq!([cache.evict(), cache.evict(), cache.evict()], [Some(0), Some(2), Some(1)]);
+        assert_eq!(cache.find(Link::ROOT, &[0]), None);
+        assert_eq!(cache.blocks().count(), 0);
+    }
+
+    #[test]
+    fn a_collision_is_a_miss_and_never_a_wrong_block() {
+        let mut cache = PrefixCache::with_hash(|_, _| 42);
+        let link = taken(cache.offer(Link::ROOT, &[1, 2], 7));
+        assert_eq!(cache.find(Link::ROOT, &[9, 9]), None);
+        assert_eq!(cache.offer(Link::ROOT, &[9, 9], 8), Offer::Refused);
+        assert_eq!(cache.find(link, &[1, 2]), None, "right tokens below a wrong parent");
+    }
+
+    #[test]
+    fn a_child_of_an_evicted_block_is_not_found_below_its_successor() {
+        let mut cache = PrefixCache::new();
+        let first = taken(cache.offer(Link::ROOT, &[1], 0));
+        taken(cache.offer(first, &[2], 1));
+        cache.set_idle(0);
+        assert_eq!(cache.evict(), Some(0));
+        let again = taken(cache.offer(Link::ROOT, &[1], 5));
+        assert_eq!(cache.find(again, &[2]), None);
+        assert_eq!(cache.offer(again, &[2], 6), Offer::Refused);
+    }
+}

@@ -1,0 +1,198 @@
+//! A sequence on a device, and what the policy says about sequences to its actor.
+//!
+//! `S` is what travels with a sequence: the reply stream in the node, a record of its own in the simulator.
+
+use std::cmp::Reverse;
+
+use super::block_pool::BlockId;
+use super::kv_blocks::Chain;
+use super::{NUM_LEVELS, Sequence};
+use crate::clock::Timestamp;
+use crate::request::{FinishReason, SequenceId};
+
+/// What one step gave one sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Produced<S> {
+    /// Whose.
+    pub stream: S,
+    /// The start it belongs to.
+    pub attempt: u32,
+    /// Sampled, in order.
+    pub token_ids: Vec<u32>,
+    /// Set when the sequence has ended with it.
+    pub finish: Option<FinishReason>,
+}
+
+/// A sequence got a seat for the first time in this attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Started<S> {
+    /// Whose.
+    pub stream: S,
+    /// Tokens of its prompt that the prefix cache had.
+    pub cached_tokens: u32,
+    /// Tokens of its prompt.
+    pub prompt_tokens: u32,
+}
+
+/// A sequence that goes without having ended.
+#[derive(Debug, Clone)]
+pub struct Departure<S> {
+    /// With everything generated so far.
+    pub sequence: Sequence,
+    /// Where its tokens went.
+    pub stream: S,
+    /// It had a seat: its attempt was counted up, and deliveries of the old one are to be ignored.
+    pub restarted: bool,
+}
+
+/// What the policy has to tell; the actor empties it.
+#[derive(Debug)]
+pub struct Output<S> {
+    /// New tokens and ends.
+    pub produced: Vec<Produced<S>>,
+    /// First steps.
+    pub started: Vec<Started<S>>,
+    /// Sequences that gave their blocks back.
+    pub preemptions: u32,
+}
+
+impl<S> Default for Output<S> {
+    fn default() -> Self {
+        Self { produced: Vec::new(), started: Vec::new(), preemptions: 0 }
+    }
+}
+
+/// Who goes first: least is first. Every pre-emption lifts by a level, so that one sequence is not thrown out for ever.
+pub(super) type Rank = (Reverse<u8>, Timestamp, SequenceId);
+
+fn rank(sequence: &Sequence, preemptions: u32) -> Rank {
+    let level = u32::from(sequence.level()).saturating_add(preemptions);
+    let level = level.min(u32::from(NUM_LEVELS) - 1) as u8;
+    (Reverse(level), sequence.accepted_at, sequence.id)
+}
+
+/// A sequence of this device without a seat: assigned just now, or pre-empted.
+#[derive(Debug)]
+pub(super) struct Waiting<S> {
+    pub sequence: Sequence,
+    pub stream: S,
+    pub preemptions: u32,
+    /// It had a seat in this attempt.
+    pub started: bool,
+}
+
+impl<S> Waiting<S> {
+    /// Pre-empted ones first: newcomers must not take the blocks that they wait for.
+    pub fn order(&self) -> (bool, Rank) {
+        (self.preemptions == 0, rank(&self.sequence, self.preemptions))
+    }
+}
+
+/// Whether a seated sequence goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Gets steps.
+    Running,
+    /// Gives its blocks back once no step in flight holds it.
+    Preempting,
+    /// Has ended; its blocks go back once no step in flight holds it.
+    Ended,
+}
+
+/// A sequence with a seat.
+#[derive(Debug)]
+pub(super) struct Running<S> {
+    pub sequence: Sequence,
+    pub stream: S,
+    pub state: State,
+    pub preemptions: u32,
+    /// Block table.
+    pub table: Vec<BlockId>,
+    pub chain: Chain,
+    /// Tokens whose KV exists once all steps in flight are done.
+    pub computed: u32,
+    /// Tokens whose KV exists now.
+    pub settled: u32,
+    /// Tokens sampled in steps in flight: the host has not seen them.
+    pub unseen: u32,
+    /// Steps in flight that hold it.
+    pub in_flight: u32,
+    /// Blocks it was reckoned with when it started.
+    pub promised: u32,
+    /// It may be what made a step fail, so it runs alone until it is past that point.
+    pub suspect: bool,
+}
+
+impl<S> Running<S> {
+    pub fn rank(&self) -> Rank {
+        rank(&self.sequence, self.preemptions)
+    }
+
+    /// Tokens once all steps in flight are done.
+    pub fn total(&self) -> u32 {
+        self.sequence.len() + self.unseen
+    }
+
+    /// Tokens whose KV is still to be computed.
+    pub fn remaining(&self) -> u32 {
+        self.total() - self.computed
+    }
+
+    /// Whether the next step is its usual one: one token in, one out.
+    pub fn decodes(&self) -> bool {
+        self.remaining() == 1
+    }
+
+    /// Whether it is known already that the steps in flight bring its last token.
+    pub fn is_exhausted(&self, max_seq_len: u32) -> bool {
+        self.total() - self.sequence.num_prompt_tokens.min(self.total())
+            >= self.sequence.max_tokens
+            || self.total() >= max_seq_len
+    }
+
+    /// Whether it may be in the next step.
+    pub fn is_runnable(&self, max_seq_len: u32) -> bool {
+        self.state == State::Running && self.remaining() > 0 && !self.is_exhausted(max_seq_len)
+    }
+
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::Sampling;
+    use super::*;
+    use crate::executor::ModelId;
+    use crate::request::{Handle, RequestId};
+
+    /// A sequence of model 0 with `prompt` tokens that differ from any other's, accepted at its own id.
+    pub fn sequence(id: u64, prompt: u32, max_tokens: u32) -> Sequence {
+        Sequence {
+            id: SequenceId(id),
+            model: ModelId(0),
+            token_ids: (0..prompt).map(|at| id as u32 * 1000 + at).collect(),
+            num_prompt_tokens: prompt,
+            max_tokens,
+            min_tokens: 0,
+            ignore_eos: false,
+            sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: id },
+            priority: 128,
+            accepted_at: Timestamp::from_micros(id),
+            attempt: 1,
+            failed_steps: 0,
+            failed_at: 0,
+            handle: Handle::new(RequestId::generate(), SequenceId(id)),
+        }
+    }
+
+    #[test]
+    fn higher_levels_then_earlier_ones_go_first_and_preemption_lifts() {
+        let early = sequence(1, 1, 1);
+        let late = sequence(2, 1, 1);
+        let mut urgent = sequence(3, 1, 1);
+        urgent.priority = 255;
+        assert!(rank(&early, 0) < rank(&late, 0));
+        assert!(rank(&urgent, 0) < rank(&early, 0));
+        assert!(rank(&late, 1) < rank(&early, 0));
+        assert!(rank(&late, 100) < rank(&urgent, 0), "at the top, acceptance decides");
+    }
+}

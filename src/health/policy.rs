@@ -1,0 +1,252 @@
+//! From readings to a status; pure.
+
+use serde::{Deserialize, Serialize};
+
+/// How well something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// All is well.
+    Healthy,
+    /// It works, but not as it should.
+    Degraded,
+    /// It does not work.
+    Critical,
+}
+
+/// What is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckName {
+    /// Share of the machine's memory in use, 0 to 1.
+    Memory,
+    /// Share of the devices that are up with every model, 0 to 1.
+    Model,
+    /// P95 of the time to first token over the last minute, in ms.
+    Latency,
+    /// Share of the largest batch that steps filled while requests waited, 0 to 1.
+    Batching,
+    /// Longest time an actor with work to do has finished nothing, in ms.
+    Progress,
+}
+
+impl CheckName {
+    /// The name on the wire and in metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CheckName::Memory => "memory",
+            CheckName::Model => "model",
+            CheckName::Latency => "latency",
+            CheckName::Batching => "batching",
+            CheckName::Progress => "progress",
+        }
+    }
+}
+
+/// One check of the health message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Which.
+    pub name: CheckName,
+    /// How it stands.
+    pub status: Status,
+    /// The reading; null where there is none yet.
+    pub value: Option<f64>,
+    /// The limit it is held against; null where there is none.
+    pub limit: Option<f64>,
+    /// For a person, where something is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// What was read at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Readings {
+    /// Share of memory in use.
+    pub memory: Option<f64>,
+    /// Devices that are up, of how many, and what is wrong with the others.
+    pub devices_up: u32,
+    /// Devices configured.
+    pub devices: u32,
+    /// Why a device is down.
+    pub device_fault: Option<String>,
+    /// Models that take requests.
+    pub models_up: u32,
+    /// Models configured or loaded since.
+    pub models: u32,
+    /// P95 time to first token.
+    pub latency_ms: Option<f64>,
+    /// Mean share of the batch filled.
+    pub batching: Option<f64>,
+    /// The longest stall, and whose.
+    pub stalled_ms: f64,
+    /// The actor that stalled.
+    pub stalled_actor: Option<&'static str>,
+}
+
+/// What readings are held against: (degraded, critical), or one limit for degraded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Share of memory.
+    pub memory: (f64, f64),
+    /// Milliseconds without progress.
+    pub progress_ms: (f64, f64),
+    /// P95 time to first token in ms.
+    pub latency_ms: Option<f64>,
+    /// Share of the batch.
+    pub batching: Option<f64>,
+}
+
+/// All checks, in the order of the message.
+pub fn evaluate(readings: &Readings, limits: &Limits) -> Vec<Check> {
+    vec![
+        memory(readings, limits),
+        model(readings),
+        optional(CheckName::Latency, readings.latency_ms, limits.latency_ms, |v, l| v > l),
+        optional(CheckName::Batching, readings.batching, limits.batching, |v, l| v < l),
+        progress(readings, limits),
+    ]
+}
+
+/// Critical if any check is, Healthy if all are, Degraded otherwise.
+pub fn overall(checks: &[Check]) -> Status {
+    checks.iter().map(|check| check.status).max().unwrap_or(Status::Healthy)
+}
+
+fn graded(value: f64, (degraded, critical): (f64, f64)) -> Status {
+    if value > critical {
+        Status::Critical
+    } else if value > degraded {
+        Status::Degraded
+    } else {
+        Status::Healthy
+    }
+}
+
+fn memory(readings: &Readings, limits: &Limits) -> Check {
+    let status = readings.memory.map_or(Status::Healthy, |value| graded(value, limits.memory));
+    Check {
+        name: CheckName::Memory,
+        status,
+        value: readings.memory,
+        limit: Some(limits.memory.0),
+        message: (status != Status::Healthy).then(|| "memory is short".to_owned()),
+    }
+}
+
+fn model(readings: &Readings) -> Check {
+    let share = |up: u32, of: u32| if of == 0 { 0.0 } else { f64::from(up) / f64::from(of) };
+    let value = share(readings.devices_up, readings.devices)
+        .min(share(readings.models_up, readings.models));
+    let (status, message) = if value >= 1.0 {
+        (Status::Healthy, None)
+    } else if value == 0.0 {
+        let text = readings.device_fault.clone().unwrap_or_else(|| "no model is loaded".to_owned());
+        (Status::Critical, Some(text))
+    } else {
+        let text = readings.device_fault.clone().unwrap_or_else(|| {
+            format!("{} of {} models are loaded", readings.models_up, readings.models)
+        });
+        (Status::Degraded, Some(text))
+    };
+    Check { name: CheckName::Model, status, value: Some(value), limit: Some(1.0), message }
+}
+
+fn optional(
+    name: CheckName,
+    value: Option<f64>,
+    limit: Option<f64>,
+    beyond: impl Fn(f64, f64) -> bool,
+) -> Check {
+    let is_beyond = value.zip(limit).is_some_and(|(value, limit)| beyond(value, limit));
+    let status = if is_beyond { Status::Degraded } else { Status::Healthy };
+    let message = is_beyond.then(|| "beyond its limit over the last minute".to_owned());
+    Check { name, status, value, limit, message }
+}
+
+fn progress(readings: &Readings, limits: &Limits) -> Check {
+    let status = graded(readings.stalled_ms, limits.progress_ms);
+    let message = (status != Status::Healthy).then(|| {
+        let actor = readings.stalled_actor.unwrap_or("an actor");
+        format!("{actor} has finished nothing for {:.0} ms", readings.stalled_ms)
+    });
+    Check {
+        name: CheckName::Progress,
+        status,
+        value: Some(readings.stalled_ms),
+        limit: Some(limits.progress_ms.0),
+        message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            memory: (0.95, 0.98),
+            progress_ms: (5_000.0, 30_000.0),
+            latency_ms: None,
+            batching: None,
+        }
+    }
+
+    fn well() -> Readings {
+        Readings { devices_up: 2, devices: 2, models_up: 1, models: 1, ..Readings::default() }
+    }
+
+    fn status_of(readings: &Readings, limits: &Limits, name: CheckName) -> Status {
+        let checks = evaluate(readings, limits);
+        checks.iter().find(|check| check.name == name).expect("every check is there").status
+    }
+
+    #[test]
+    fn all_well_is_healthy_and_lists_five_checks() {
+        let checks = evaluate(&well(), &limits());
+        assert_eq!(checks.len(), 5);
+        assert_eq!(overall(&checks), Status::Healthy);
+    }
+
+    #[test]
+    fn a_device_down_degrades_and_none_up_is_critical() {
+        let fault = Some("cpu:1: other: broke".to_owned());
+        let one = Readings { devices_up: 1, device_fault: fault.clone(), ..well() };
+        assert_eq!(status_of(&one, &limits(), CheckName::Model), Status::Degraded);
+        let none = Readings { devices_up: 0, device_fault: fault, ..well() };
+        let checks = evaluate(&none, &limits());
+        assert_eq!(overall(&checks), Status::Critical);
+        assert_eq!(checks[1].message.as_deref(), Some("cpu:1: other: broke"));
+        let unloaded = Readings { models_up: 0, ..well() };
+        assert_eq!(status_of(&unloaded, &limits(), CheckName::Model), Status::Critical);
+        let some = Readings { models_up: 1, models: 2, ..well() };
+        assert_eq!(status_of(&some, &limits(), CheckName::Model), Status::Degraded);
+    }
+
+    #[test]
+    fn memory_and_progress_have_two_limits() {
+        for (value, status) in
+            [(0.9, Status::Healthy), (0.96, Status::Degraded), (0.99, Status::Critical)]
+        {
+            let readings = Readings { memory: Some(value), ..well() };
+            assert_eq!(status_of(&readings, &limits(), CheckName::Memory), status);
+        }
+        for (value, status) in
+            [(10.0, Status::Healthy), (6e3, Status::Degraded), (4e4, Status::Critical)]
+        {
+            let readings =
+                Readings { stalled_ms: value, stalled_actor: Some("executor"), ..well() };
+            assert_eq!(status_of(&readings, &limits(), CheckName::Progress), status);
+        }
+    }
+
+    #[test]
+    fn a_check_without_a_limit_is_healthy() {
+        let slow = Readings { latency_ms: Some(9e9), batching: Some(0.01), ..well() };
+        assert_eq!(overall(&evaluate(&slow, &limits())), Status::Healthy);
+        let limits = Limits { latency_ms: Some(100.0), batching: Some(0.5), ..limits() };
+        assert_eq!(status_of(&slow, &limits, CheckName::Latency), Status::Degraded);
+        assert_eq!(status_of(&slow, &limits, CheckName::Batching), Status::Degraded);
+        assert_eq!(status_of(&well(), &limits, CheckName::Batching), Status::Healthy);
+    }
+}

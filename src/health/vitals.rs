@@ -1,0 +1,287 @@
+//! What the node knows of itself, shared by everyone who reports or asks.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use super::Progress;
+use super::policy::{self, Check, Limits, Readings, Status};
+use crate::clock::Timestamp;
+use crate::executor::DeviceId;
+use crate::models::ModelInfo;
+use crate::telemetry::Metrics;
+
+/// The health message of bus and HTTP.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HealthMessage {
+    /// Whose.
+    pub node_id: String,
+    /// Of the whole node.
+    pub status: Status,
+    /// RFC 3339, UTC, milliseconds.
+    pub timestamp: String,
+    /// Memory, model, latency, batching, progress.
+    pub checks: Vec<Check>,
+    /// What is loaded.
+    pub models: Vec<ModelInfo>,
+    /// What it runs on.
+    pub devices: Vec<DeviceVitals>,
+    /// Sequences on devices.
+    pub running: u64,
+    /// Sequences in the scheduler's queue.
+    pub waiting: u64,
+    /// Taking no new requests.
+    pub draining: bool,
+}
+
+/// One device in the health message.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeviceVitals {
+    /// Such as `cpu:0`.
+    pub id: DeviceId,
+    /// Takes work.
+    pub up: bool,
+    /// Why not, if not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Times its actors were built again.
+    pub rebuilds: u32,
+}
+
+#[derive(Default)]
+struct State {
+    devices: BTreeMap<DeviceId, DeviceVitals>,
+    models: Vec<ModelInfo>,
+    progress: Vec<(&'static str, Progress)>,
+    running: Vec<Progress>,
+    waiting: Vec<Progress>,
+}
+
+/// See the module.
+pub struct Vitals {
+    node_id: String,
+    limits: Limits,
+    state: Mutex<State>,
+    models_wanted: AtomicU32,
+    draining: AtomicBool,
+    metrics: Arc<Metrics>,
+}
+
+impl Vitals {
+    /// Of a node that has nothing yet.
+    pub fn new(node_id: &str, limits: Limits, metrics: Arc<Metrics>) -> Self {
+        Self {
+            node_id: node_id.to_owned(),
+            limits,
+            state: Mutex::default(),
+            models_wanted: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+            metrics,
+        }
+    }
+
+    /// A device that is to be watched; down until [`Vitals::device_up`].
+    pub fn add_device(&self, id: &DeviceId) {
+        let device = DeviceVitals { id: id.clone(), up: false, fault: None, rebuilds: 0 };
+        self.lock().devices.insert(id.clone(), device);
+    }
+
+    /// The device takes work.
+    pub fn device_up(&self, id: &DeviceId) {
+        if let Some(device) = self.lock().devices.get_mut(id) {
+            device.up = true;
+            device.fault = None;
+        }
+    }
+
+    /// The device takes no work; counts a rebuild.
+    pub fn device_down(&self, id: &DeviceId, fault: &str) {
+        if let Some(device) = self.lock().devices.get_mut(id) {
+            device.up = false;
+            device.fault = Some(fault.to_owned());
+            device.rebuilds += 1;
+        }
+    }
+
+    /// How many models the node is meant to have.
+    pub fn set_models_wanted(&self, wanted: u32) {
+        self.models_wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// What takes requests now.
+    pub fn set_models(&self, models: Vec<ModelInfo>) {
+        self.lock().models = models;
+    }
+
+    /// A cell whose stall counts against the node.
+    pub fn watch(&self, actor: &'static str) -> Progress {
+        let progress = Progress::new();
+        self.lock().progress.push((actor, progress.clone()));
+        progress
+    }
+
+    /// The cell whose pending units are the running sequences of one batcher.
+    pub fn watch_running(&self, actor: &'static str) -> Progress {
+        let progress = self.watch(actor);
+        self.lock().running.push(progress.clone());
+        progress
+    }
+
+    /// The cell whose pending units are the waiting sequences. A full queue is no stall, so its time is not held against it.
+    pub fn watch_waiting(&self) -> Progress {
+        let progress = Progress::new();
+        self.lock().waiting.push(progress.clone());
+        progress
+    }
+
+    /// No new requests from here on.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether requests are taken: a model is up, a device is up, no drain.
+    pub fn is_ready(&self) -> bool {
+        let state = self.lock();
+        !self.draining.load(Ordering::Relaxed)
+            && !state.models.is_empty()
+            && state.devices.values().any(|device| device.up)
+    }
+
+    /// The message of this moment.
+    pub fn message(&self, now: Timestamp) -> HealthMessage {
+        let checks = policy::evaluate(&self.readings(now), &self.limits);
+        let state = self.lock();
+        HealthMessage {
+            node_id: self.node_id.clone(),
+            status: policy::overall(&checks),
+            timestamp: timestamp(),
+            checks,
+            models: state.models.clone(),
+            devices: state.devices.values().cloned().collect(),
+            running: state.running.iter().map(Progress::pending).sum(),
+            waiting: state.waiting.iter().map(Progress::pending).sum(),
+            draining: self.draining.load(Ordering::Relaxed),
+        }
+    }
+
+    fn readings(&self, now: Timestamp) -> Readings {
+        let state = self.lock();
+        let stalled = state
+            .progress
+            .iter()
+            .map(|(actor, progress)| (progress.stalled_for(now), *actor))
+            .max_by_key(|(stalled, _)| *stalled);
+        Readings {
+            memory: memory_share(),
+            devices_up: state.devices.values().filter(|device| device.up).count() as u32,
+            devices: state.devices.len() as u32,
+            device_fault: state
+                .devices
+                .values()
+                .find_map(|d| d.fault.as_ref().map(|fault| format!("{}: {fault}", d.id))),
+            models_up: state.models.len() as u32,
+            models: self.models_wanted.load(Ordering::Relaxed).max(state.models.len() as u32),
+            latency_ms: self.metrics.recent_first_tokens.p95_ms(now),
+            batching: self.metrics.recent_batches.mean(now),
+            stalled_ms: stalled.map_or(0.0, |(stalled, _)| stalled.as_secs_f64() * 1e3),
+            stalled_actor: stalled.map(|(_, actor)| actor),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Only whole values are written under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Now, as RFC 3339 in UTC with milliseconds.
+fn timestamp() -> String {
+    let format = time::macros::format_description!(
+        "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+    );
+    time::OffsetDateTime::now_utc().format(&format).unwrap_or_default()
+}
+
+/// Memory in use over memory there is, from `/proc/meminfo`; `None` where that cannot be read.
+fn memory_share() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = |key: &str| -> Option<f64> {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key))?
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()
+    };
+    let total = kib("MemTotal:")?;
+    Some(1.0 - kib("MemAvailable:")? / total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::*;
+    use std::time::Duration;
+
+    fn vitals() -> Vitals {
+        Vitals::new("node-a", Config::default().limits(), Arc::new(Metrics::new("node-a")))
+    }
+
+    fn model() -> ModelInfo {
+        ModelInfo {
+            name: "demo".to_owned(),
+            created: 0,
+            max_seq_len: 8,
+            devices: vec![DeviceId::new("cpu:0")],
+            weight_bytes: 1,
+            kv_bytes: 1,
+        }
+    }
+
+    #[test]
+    fn ready_needs_a_model_a_device_and_no_drain() {
+        let vitals = vitals();
+        let device = DeviceId::new("cpu:0");
+        vitals.add_device(&device);
+        vitals.set_models_wanted(1);
+        assert!(!vitals.is_ready());
+        assert_eq!(vitals.message(Timestamp::now()).status, Status::Critical);
+        vitals.device_up(&device);
+        vitals.set_models(vec![model()]);
+        assert!(vitals.is_ready());
+        assert_eq!(vitals.message(Timestamp::now()).status, Status::Healthy);
+        vitals.device_down(&device, "broke");
+        let message = vitals.message(Timestamp::now());
+        assert_eq!((message.status, message.devices[0].rebuilds), (Status::Critical, 1));
+        vitals.device_up(&device);
+        vitals.set_draining();
+        assert!(!vitals.is_ready());
+        assert!(vitals.message(Timestamp::now()).draining);
+    }
+
+    #[test]
+    fn an_actor_that_stalls_with_work_to_do_is_critical() {
+        let vitals = vitals();
+        vitals.add_device(&DeviceId::new("cpu:0"));
+        vitals.device_up(&DeviceId::new("cpu:0"));
+        vitals.set_models(vec![model()]);
+        let running = vitals.watch_running("batcher");
+        let waiting = vitals.watch_waiting();
+        let start = Timestamp::now();
+        running.set_pending(3, start);
+        waiting.set_pending(2, start);
+        let message = vitals.message(start.after(Duration::from_secs(31)));
+        assert_eq!((message.running, message.waiting), (3, 2));
+        assert_eq!(message.status, Status::Critical);
+        assert!(message.checks[4].message.as_deref().is_some_and(|m| m.starts_with("batcher")));
+    }
+
+    #[test]
+    fn the_timestamp_is_rfc_3339_with_milliseconds() {
+        let text = timestamp();
+        assert_eq!(text.len(), "2026-01-01T00:00:00.000Z".len(), "{text}");
+        assert!(text.ends_with('Z') && text.as_bytes()[10] == b'T');
+    }
+}

@@ -1,0 +1,70 @@
+//! API keys: who may come in.
+
+use std::hint::black_box;
+
+use super::ApiKey;
+use crate::error::{Error, Kind, Result};
+
+/// Holds the value of an `Authorization` header against the keys; with no keys everyone comes in.
+///
+/// # Errors
+/// `unauthorized` without a header, with another scheme, or with a wrong key.
+pub(super) fn check(keys: &[ApiKey], authorization: Option<&[u8]>) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let refuse = |message: &str| Err(Error::new(Kind::Unauthorized, message));
+    let Some(authorization) = authorization else {
+        return refuse("expected the header \"Authorization: Bearer KEY\", got none");
+    };
+    let Some((scheme, given)) = authorization.split_first_chunk::<7>() else {
+        return refuse("expected \"Bearer KEY\" in Authorization");
+    };
+    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+        return refuse("expected \"Bearer KEY\" in Authorization");
+    }
+    // No early exit: the time tells neither which key it was nor how much of it was right.
+    let known = keys.iter().fold(false, |known, key| known | same(key.as_bytes(), given));
+    if known { Ok(()) } else { refuse("the API key is not one of this node's") }
+}
+
+/// Compares in a time that depends on the length of `given` alone.
+fn same(key: &[u8], given: &[u8]) -> bool {
+    let mut difference = key.len() ^ given.len();
+    for (i, byte) in given.iter().enumerate() {
+        let expected = key.get(i % key.len().max(1)).copied().unwrap_or_default();
+        difference |= usize::from(black_box(expected ^ byte));
+    }
+    black_box(difference) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_the_keys_opens_and_nothing_else_does() {
+        let keys = [ApiKey::new("first-key"), ApiKey::new("second")];
+        for good in ["Bearer first-key", "Bearer second", "bearer second"] {
+            assert!(check(&keys, Some(good.as_bytes())).is_ok(), "{good}");
+        }
+        let bad = [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer firs",
+            "Bearer first-keyx",
+            "Bearer secone",
+            "Basic second",
+            "second",
+            "Bearer  second",
+            "Bearer secondsecond",
+        ];
+        for bad in bad {
+            let error = check(&keys, Some(bad.as_bytes())).expect_err(bad);
+            assert_eq!(error.kind, Kind::Unauthorized);
+        }
+        assert!(check(&keys, None).is_err());
+        assert!(check(&[], None).is_ok());
+    }
+}

@@ -1,0 +1,208 @@
+//! The section `[http]`.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+/// The section `[http]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Whether the node has an HTTP door.
+    pub enabled: bool,
+    /// Where to listen, `ip:port`; port 0 takes a free one. Beyond loopback, `api_keys` must be set.
+    pub bind: String,
+    /// Bearer keys of which a client must show one, for everything but health and metrics; empty: none is asked for.
+    pub api_keys: Vec<ApiKey>,
+    /// Threads that serve connections; each takes about one core when 100,000 tokens a second are streamed.
+    pub workers: usize,
+    /// Most connections at once, over all workers; further ones wait to be accepted. Each costs a file descriptor and about 20 kB.
+    pub max_connections: usize,
+    /// Longest request body in bytes; a longer one is refused as `too_large`.
+    pub max_body_bytes: usize,
+    /// Most prompts in one `/v1/completions` request; each is a request of its own to admission.
+    pub max_prompts: usize,
+    /// Seconds a client may take to send the head of a request, and again for its body.
+    pub read_timeout_s: u64,
+    /// Seconds an idle connection is kept for the client's next request. Clients that reuse connections should give up
+    /// earlier than this; 0 closes after each answer.
+    pub keep_alive_s: u64,
+    /// Seconds after which a reader that takes nothing is cancelled and its connection closed.
+    pub slow_reader_s: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            bind: "127.0.0.1:8000".to_owned(),
+            api_keys: Vec::new(),
+            workers: 1,
+            max_connections: 4_096,
+            max_body_bytes: 4 << 20,
+            max_prompts: 128,
+            read_timeout_s: 30,
+            keep_alive_s: 75,
+            slow_reader_s: 60,
+        }
+    }
+}
+
+impl Config {
+    /// Checks every key.
+    ///
+    /// # Errors
+    /// One line for each key at fault: name, expected, got.
+    pub fn check(&self) -> Result<(), Vec<String>> {
+        let mut faults = Vec::new();
+        match self.address() {
+            Err(fault) => faults.push(fault),
+            Ok(address) if !address.ip().is_loopback() && self.api_keys.is_empty() => {
+                faults.push(format!(
+                    "http.api_keys: expected at least one key where http.bind is beyond loopback ({address})"
+                ));
+            }
+            Ok(_) => {}
+        }
+        if self.api_keys.iter().any(|key| !key.is_sendable()) {
+            faults.push("http.api_keys: expected visible ASCII characters, no spaces".to_owned());
+        }
+        let mut range = |key: &str, value: u64, min: u64, max: u64| {
+            if !(min..=max).contains(&value) {
+                faults.push(format!("http.{key}: expected {min} to {max}, got {value}"));
+            }
+        };
+        range("workers", self.workers as u64, 1, 256);
+        range("max_connections", self.max_connections as u64, self.workers.max(1) as u64, 1 << 20);
+        range("max_body_bytes", self.max_body_bytes as u64, 1_024, 1 << 30);
+        range("max_prompts", self.max_prompts as u64, 1, 4_096);
+        range("read_timeout_s", self.read_timeout_s, 1, 3_600);
+        range("keep_alive_s", self.keep_alive_s, 0, 3_600);
+        range("slow_reader_s", self.slow_reader_s, 1, 3_600);
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// Where to listen.
+    ///
+    /// # Errors
+    /// The fault of `http.bind`, as [`Config::check`] says it.
+    pub fn address(&self) -> Result<SocketAddr, String> {
+        let fault =
+            || format!("http.bind: expected ip:port or localhost:port, got {:?}", self.bind);
+        match self.bind.strip_prefix("localhost:") {
+            Some(port) => {
+                let port = port.parse().map_err(|_| fault())?;
+                Ok((Ipv4Addr::LOCALHOST, port).into())
+            }
+            None => self.bind.parse().map_err(|_| fault()),
+        }
+    }
+
+    pub(super) fn slow_reader(&self) -> Duration {
+        Duration::from_secs(self.slow_reader_s)
+    }
+
+    pub(super) fn read_timeout(&self) -> Duration {
+        Duration::from_secs(self.read_timeout_s)
+    }
+}
+
+/// A client's key; shown and serialised as `(hidden)`, so that it gets into no log and no printed configuration.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// Takes a key.
+    pub fn new(key: impl Into<String>) -> Self {
+        Self(key.into())
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn is_sendable(&self) -> bool {
+        !self.0.is_empty() && self.0.bytes().all(|byte| byte.is_ascii_graphic())
+    }
+}
+
+const HIDDEN: &str = "(hidden)";
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl Serialize for ApiKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(HIDDEN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults_of(toml: &str) -> Vec<String> {
+        let config: Config = toml::from_str(toml).expect("well-formed");
+        config.check().expect_err("has faults")
+    }
+
+    #[test]
+    fn the_default_is_loopback_without_keys() {
+        let config = Config::default();
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.address().map(|a| a.to_string()), Ok("127.0.0.1:8000".to_owned()));
+    }
+
+    #[test]
+    fn beyond_loopback_a_key_is_demanded() {
+        assert_eq!(faults_of("bind = '0.0.0.0:80'").len(), 1);
+        assert!(faults_of("bind = '[::]:80'")[0].starts_with("http.api_keys"));
+        let config: Config =
+            toml::from_str("bind = '0.0.0.0:80'\napi_keys = ['k']").expect("well-formed");
+        assert_eq!(config.check(), Ok(()));
+        for loopback in ["localhost:0", "127.0.0.2:1", "[::1]:80"] {
+            let config = Config { bind: loopback.to_owned(), ..Config::default() };
+            assert_eq!(config.check(), Ok(()), "{loopback}");
+        }
+    }
+
+    #[test]
+    fn every_bad_key_is_named() {
+        let faults = faults_of(
+            "bind = 'x'\napi_keys = ['a b']\nworkers = 0\nmax_connections = 0\nmax_body_bytes = 1\n\
+             max_prompts = 0\nread_timeout_s = 0\nkeep_alive_s = 4000\nslow_reader_s = 0",
+        );
+        let keys: Vec<&str> = faults.iter().filter_map(|fault| fault.split(':').next()).collect();
+        assert_eq!(
+            keys,
+            [
+                "http.bind",
+                "http.api_keys",
+                "http.workers",
+                "http.max_connections",
+                "http.max_body_bytes",
+                "http.max_prompts",
+                "http.read_timeout_s",
+                "http.keep_alive_s",
+                "http.slow_reader_s"
+            ]
+        );
+        assert!(faults[0].contains("got \"x\""));
+        let port = Config { bind: "localhost:x".to_owned(), ..Config::default() };
+        assert!(port.address().is_err());
+        assert!(toml::from_str::<Config>("bindd = 'x'").is_err());
+    }
+
+    #[test]
+    fn keys_are_never_shown() {
+        let config = Config { api_keys: vec![ApiKey::new("s3cret")], ..Config::default() };
+        let shown = format!("{config:?}{}", toml::to_string(&config).expect("serialises"));
+        assert!(!shown.contains("s3cret") && shown.contains(HIDDEN));
+    }
+}

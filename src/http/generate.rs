@@ -1,0 +1,282 @@
+//! The two endpoints that generate: body in, requests to admission, answer out.
+
+use std::future::poll_fn;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use actix::prelude::SendError;
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
+};
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+
+use super::outbox::{End, Entry, Reader, Taken, outbox};
+use super::parents::Parent;
+use super::parse::{self, Generation};
+use super::refusal::Refused;
+use super::routes::{Door, REQUEST_ID};
+use super::sse::Events;
+use super::wire::{self, Api, Bill, Title};
+use crate::admission::Admit;
+use crate::clock::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::request::{DefaultLength, Prompt, Request, RequestId};
+
+/// What a client is told to wait when admission's mailbox is full: by then it has worked through it.
+const MAILBOX_RETRY_MS: u64 = 1_000;
+
+/// `POST /v1/completions`
+pub(super) async fn completions(
+    door: Data<Door>,
+    http: HttpRequest,
+    payload: Payload,
+) -> std::result::Result<HttpResponse, Refused> {
+    generate(&door, &http, payload, Api::Completions).await
+}
+
+/// `POST /v1/chat/completions`
+pub(super) async fn chat(
+    door: Data<Door>,
+    http: HttpRequest,
+    payload: Payload,
+) -> std::result::Result<HttpResponse, Refused> {
+    generate(&door, &http, payload, Api::Chat).await
+}
+
+async fn generate(
+    door: &Door,
+    http: &HttpRequest,
+    payload: Payload,
+    api: Api,
+) -> std::result::Result<HttpResponse, Refused> {
+    let begun = begin(door, http, payload, api).await;
+    // Refusals of admission are counted there.
+    let begun = begun.inspect_err(|error| door.metrics.refused(error.kind));
+    let Begun { running, title, stream, include_usage } = begun?;
+
+    poll_fn(|cx| running.reader.poll_decided(cx)).await;
+    let first = poll_fn(|cx| running.reader.poll_take(cx)).await;
+    // Before the first byte, a failure is a status.
+    if let Some(End::Failed(error)) = first.end {
+        return Err(error.into());
+    }
+    if !stream {
+        return whole(running, &title, first).await;
+    }
+    Ok(HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"))
+        .insert_header((CACHE_CONTROL, "no-cache"))
+        // Asks a proxy before us not to collect events.
+        .insert_header(("x-accel-buffering", "no"))
+        .body(Events::new(running, &title, include_usage, first)))
+}
+
+/// A request whose prompts are with admission.
+struct Begun {
+    running: Running,
+    title: Title,
+    stream: bool,
+    include_usage: bool,
+}
+
+/// The reader's end of a running request; dropping it cancels what has not ended.
+pub(super) struct Running {
+    pub(super) reader: Reader,
+    choices: usize,
+    /// Of a request with several prompts.
+    _parent: Option<Parent>,
+}
+
+impl Running {
+    pub(super) fn choices(&self) -> usize {
+        self.choices
+    }
+}
+
+async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
+    let body = read_body(door, http.headers(), payload).await?;
+    let received_at = Timestamp::now();
+    let mut generation = match api {
+        Api::Chat => parse::chat(&body)?,
+        Api::Completions => parse::completion(&body, door.max_prompts)?,
+    };
+    let id = request_id(generation.request_id.take(), http.headers())?;
+    http.extensions_mut().insert(id.clone());
+    let title =
+        Title { api, request_id: id, model: generation.model.clone(), created: unix_seconds() };
+    let (stream, include_usage) = (generation.stream, generation.include_usage);
+    let running = admit(door, &title, generation, received_at)?;
+    Ok(Begun { running, title, stream, include_usage })
+}
+
+/// Sends one request for each prompt.
+fn admit(
+    door: &Door,
+    title: &Title,
+    mut generation: Generation,
+    received_at: Timestamp,
+) -> Result<Running> {
+    let prompts = std::mem::take(&mut generation.prompts);
+    let choices = prompts.len();
+    let parent = match choices {
+        1 => None,
+        _ => Some(door.parents.note(&title.request_id, choices)?),
+    };
+    let ids = match &parent {
+        None => vec![title.request_id.clone()],
+        Some(parent) => parent.children.clone(),
+    };
+    let slow_after = Some(door.slow_reader).filter(|_| generation.stream);
+    let (reader, entries) = outbox(choices, slow_after);
+    for ((id, prompt), entry) in ids.into_iter().zip(prompts).zip(entries) {
+        let request = request(title.api, &generation, (id, prompt), entry, received_at);
+        // On a refusal the reader is dropped here, which cancels the prompts before this one.
+        door.admit.try_send(Admit(request)).map_err(|refusal| not_taken(&refusal))?;
+    }
+    Ok(Running { reader, choices, _parent: parent })
+}
+
+fn request(
+    api: Api,
+    generation: &Generation,
+    (id, prompt): (RequestId, Prompt),
+    entry: Entry,
+    received_at: Timestamp,
+) -> Request {
+    Request {
+        id,
+        model: generation.model.clone(),
+        prompt,
+        params: generation.params.clone(),
+        stream: generation.stream,
+        priority: generation.priority,
+        default_length: match api {
+            Api::Completions => DefaultLength::Completions,
+            Api::Chat => DefaultLength::Context,
+        },
+        received_at,
+        sink: Box::new(entry),
+    }
+}
+
+/// Why a mailbox takes no message, as the client is told.
+pub(super) fn not_taken<M>(refusal: &SendError<M>) -> Error {
+    match refusal {
+        SendError::Full(_) => Error::new(Kind::QueueFull, "the node has too much to admit"),
+        SendError::Closed(_) => Error::new(Kind::Unavailable, "the node is stopping"),
+    }
+    .with_retry_after_ms(MAILBOX_RETRY_MS)
+}
+
+/// Waits for every choice and answers with one body.
+async fn whole(
+    running: Running,
+    title: &Title,
+    first: Taken,
+) -> std::result::Result<HttpResponse, Refused> {
+    let mut texts = vec![String::new(); running.choices];
+    let mut reasons = vec![None; running.choices];
+    let mut bill = Bill::default();
+    let mut next = Some(first);
+    while reasons.iter().any(Option::is_none) {
+        let taken = match next.take() {
+            Some(taken) => taken,
+            None => poll_fn(|cx| running.reader.poll_take(cx)).await,
+        };
+        texts[taken.index].push_str(&taken.text);
+        match taken.end {
+            None => {}
+            Some(End::Failed(error)) => return Err(error.into()),
+            Some(End::Finished(mut finished)) => {
+                bill.add(&mut finished);
+                reasons[taken.index] = Some(finished.reason);
+            }
+        }
+    }
+    let choices: Vec<_> = texts.into_iter().zip(reasons.into_iter().flatten()).collect();
+    Ok(HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "application/json"))
+        .body(wire::body(title, &choices, &bill)))
+}
+
+/// The client's id from body or header, or a fresh one.
+fn request_id(in_body: Option<RequestId>, headers: &HeaderMap) -> Result<RequestId> {
+    let in_header = match headers.get(REQUEST_ID) {
+        None => None,
+        Some(value) => {
+            // What is no ASCII is certainly no request id.
+            let id = RequestId::parse(value.to_str().unwrap_or_default());
+            Some(id.map_err(|error| error.with_param(REQUEST_ID))?)
+        }
+    };
+    match (in_body, in_header) {
+        (Some(body), Some(header)) if body != header => Err(Error::invalid(
+            "request_id",
+            format!("expected the same id as in the header X-Request-Id ({header}), got {body}"),
+        )),
+        (Some(id), _) | (None, Some(id)) => Ok(id),
+        (None, None) => Ok(RequestId::generate()),
+    }
+}
+
+/// The whole body, if it is JSON by its header and within the limit.
+async fn read_body(door: &Door, headers: &HeaderMap, payload: Payload) -> Result<Bytes> {
+    check_type(headers)?;
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|len: usize| len > door.max_body_bytes) {
+        return Err(too_large(door.max_body_bytes));
+    }
+    let collect = collect(payload, declared.unwrap_or_default(), door.max_body_bytes);
+    tokio::time::timeout(door.read_timeout, collect).await.unwrap_or_else(|_| {
+        let message = format!("the body did not arrive within {:?}", door.read_timeout);
+        Err(Error::new(Kind::Invalid, message))
+    })
+}
+
+fn check_type(headers: &HeaderMap) -> Result<()> {
+    let text = |value: &actix_web::http::header::HeaderValue| {
+        String::from_utf8_lossy(value.as_bytes()).into_owned()
+    };
+    if let Some(value) = headers.get(CONTENT_TYPE).map(text) {
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            let message = format!("expected the Content-Type application/json, got {value:?}");
+            return Err(Error::new(Kind::Invalid, message));
+        }
+    }
+    if let Some(value) = headers.get(CONTENT_ENCODING).map(text)
+        && !value.eq_ignore_ascii_case("identity")
+    {
+        let message = format!("expected no Content-Encoding, got {value:?}");
+        return Err(Error::new(Kind::Unsupported, message));
+    }
+    Ok(())
+}
+
+async fn collect(mut payload: Payload, declared: usize, limit: usize) -> Result<Bytes> {
+    // A declared length is a promise, not memory that a client may take.
+    let mut body = BytesMut::with_capacity(declared.min(64 << 10));
+    while let Some(piece) = payload.next().await {
+        let piece = piece.map_err(|error| {
+            Error::new(Kind::Invalid, format!("the body did not arrive whole: {error}"))
+        })?;
+        if body.len() + piece.len() > limit {
+            return Err(too_large(limit));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.freeze())
+}
+
+fn too_large(limit: usize) -> Error {
+    Error::new(
+        Kind::TooLarge,
+        format!("expected a body of at most {limit} bytes, got a longer one"),
+    )
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}

@@ -1,0 +1,290 @@
+//! Which path is what; who may come in; and everything that does not generate.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Recipient;
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::web::{self, Data, Path, ServiceConfig};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource, ResponseError as _, Route};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::generate::{chat, completions, not_taken};
+use super::parents::Parents;
+use super::refusal::{Refused, method_not_allowed};
+use super::wire::Api;
+use super::{ApiKey, Config, Deps, HealthSource, auth};
+use crate::admission::{Admit, Cancel};
+use crate::error::{Error, Kind, Result};
+use crate::health::Status;
+use crate::models::{List, ModelInfo};
+use crate::request::{Ended, FinishReason, RequestId};
+use crate::telemetry::Metrics;
+
+/// Carries the request's id in both directions.
+pub(super) const REQUEST_ID: &str = "x-request-id";
+
+/// How long another actor may take to answer: a cancel ends with the step that runs, a list at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What every handler may use; one per server.
+pub(super) struct Door {
+    pub(super) admit: Recipient<Admit>,
+    cancel: Recipient<Cancel>,
+    models: Recipient<List>,
+    health: Arc<dyn HealthSource>,
+    prometheus: PrometheusHandle,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) parents: Parents,
+    api_keys: Vec<ApiKey>,
+    pub(super) max_body_bytes: usize,
+    pub(super) max_prompts: usize,
+    pub(super) read_timeout: Duration,
+    pub(super) slow_reader: Duration,
+}
+
+impl Door {
+    pub(super) fn new(config: &Config, deps: Deps) -> Self {
+        let Deps { admit, cancel, models, health, prometheus, metrics } = deps;
+        Self {
+            admit,
+            cancel,
+            models,
+            health,
+            prometheus,
+            metrics,
+            parents: Parents::default(),
+            api_keys: config.api_keys.clone(),
+            max_body_bytes: config.max_body_bytes,
+            max_prompts: config.max_prompts,
+            read_timeout: config.read_timeout(),
+            slow_reader: config.slow_reader(),
+        }
+    }
+}
+
+/// Every path and its method.
+pub(super) fn configure(app: &mut ServiceConfig) {
+    app.service(only("GET", "/v1/models", web::get().to(list_models)))
+        .service(only("GET", "/v1/models/{model}", web::get().to(show_model)))
+        .service(only("GET", "/v1/health", web::get().to(health)))
+        .service(only("GET", "/health/live", web::get().to(live)))
+        .service(only("GET", "/health/ready", web::get().to(ready)))
+        .service(only("GET", "/metrics", web::get().to(metrics)))
+        .service(only("POST", "/v1/completions", web::post().to(completions)))
+        .service(only("POST", "/v1/chat/completions", web::post().to(chat)))
+        .service(only("DELETE", "/v1/requests/{id}", web::delete().to(cancel)))
+        .default_service(web::to(unknown_path));
+}
+
+/// A path with one method; the others are told which.
+fn only(method: &'static str, path: &str, route: Route) -> Resource {
+    let refuse =
+        move |http: HttpRequest| async move { method_not_allowed(method, http.method().as_str()) };
+    web::resource(path).route(route).default_service(web::to(refuse))
+}
+
+/// Asks for the key where one is needed, and gives every answer the request's id.
+pub(super) async fn guard(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> std::result::Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let refusal = request.app_data::<Data<Door>>().and_then(|door| authorize(door, &request).err());
+    let mut response = match refusal {
+        Some(error) => request.into_response(Refused(error).error_response()).map_into_right_body(),
+        None => next.call(request).await?.map_into_left_body(),
+    };
+    let id = answer_id(response.request());
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), value);
+    }
+    Ok(response)
+}
+
+fn authorize(door: &Door, request: &ServiceRequest) -> Result<()> {
+    let open =
+        matches!(request.path(), "/v1/health" | "/health/live" | "/health/ready" | "/metrics");
+    if open {
+        return Ok(());
+    }
+    let shown = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    auth::check(&door.api_keys, shown).inspect_err(|error| door.metrics.refused(error.kind))
+}
+
+/// The id that the request ran under; of one that never ran, the client's or a fresh one.
+fn answer_id(request: &HttpRequest) -> RequestId {
+    if let Some(id) = request.extensions().get::<RequestId>() {
+        return id.clone();
+    }
+    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    given.and_then(|id| RequestId::parse(id).ok()).unwrap_or_else(RequestId::generate)
+}
+
+async fn unknown_path(http: HttpRequest) -> HttpResponse {
+    let error = Error::new(Kind::NotFound, format!("no such path: {}", http.path()));
+    Refused(error).error_response()
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
+    let body = serde_json::to_vec(body).expect("plain fields serialise");
+    HttpResponse::build(status).insert_header((CONTENT_TYPE, "application/json")).body(body)
+}
+
+/// One entry of the list of models.
+#[derive(Serialize)]
+struct Model {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// Not OpenAI's: longest prompt and completion together.
+    max_seq_len: u32,
+}
+
+impl From<ModelInfo> for Model {
+    fn from(info: ModelInfo) -> Self {
+        Self {
+            id: info.name,
+            object: "model",
+            created: info.created,
+            owned_by: "inferno",
+            max_seq_len: info.max_seq_len,
+        }
+    }
+}
+
+async fn loaded(door: &Door) -> Result<Vec<ModelInfo>> {
+    within(door.models.send(List)).await?.map_err(|_| {
+        let error = Error::new(Kind::Unavailable, "the node does not say what is loaded");
+        error.with_retry_after_ms(1_000)
+    })
+}
+
+/// `GET /v1/models`
+async fn list_models(door: Data<Door>) -> std::result::Result<HttpResponse, Refused> {
+    #[derive(Serialize)]
+    struct Models {
+        object: &'static str,
+        data: Vec<Model>,
+    }
+    let data = loaded(&door).await?.into_iter().map(Model::from).collect();
+    Ok(json(StatusCode::OK, &Models { object: "list", data }))
+}
+
+/// `GET /v1/models/{model}`
+async fn show_model(
+    door: Data<Door>,
+    name: Path<String>,
+) -> std::result::Result<HttpResponse, Refused> {
+    let name = name.into_inner();
+    match loaded(&door).await?.into_iter().find(|info| info.name == name) {
+        Some(info) => Ok(json(StatusCode::OK, &Model::from(info))),
+        None => {
+            let message = format!("the model {name:?} is not loaded here");
+            Err(Error::new(Kind::NotFound, message).with_param("model").into())
+        }
+    }
+}
+
+/// `GET /v1/health`
+async fn health(door: Data<Door>) -> HttpResponse {
+    let (message, status) = door.health.health();
+    let code = match status {
+        Status::Healthy | Status::Degraded => StatusCode::OK,
+        Status::Critical => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    HttpResponse::build(code).insert_header((CONTENT_TYPE, "application/json")).body(message)
+}
+
+/// `GET /health/live`
+async fn live() -> HttpResponse {
+    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body(r#"{"live":true}"#)
+}
+
+/// `GET /health/ready`
+async fn ready(door: Data<Door>) -> HttpResponse {
+    #[derive(Serialize)]
+    struct Ready {
+        ready: bool,
+    }
+    let ready = door.health.ready();
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(code, &Ready { ready })
+}
+
+/// `GET /metrics`
+async fn metrics(door: Data<Door>) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
+        .body(door.prometheus.render())
+}
+
+/// What a cancel is answered with, as on the bus.
+#[derive(Serialize)]
+struct Cancelled {
+    request_id: RequestId,
+    cancelled: bool,
+    tokens: u32,
+}
+
+/// `DELETE /v1/requests/{id}`
+async fn cancel(door: Data<Door>, id: Path<String>) -> std::result::Result<HttpResponse, Refused> {
+    // As it stands first: a client's own id may begin like the prefix of a reply.
+    let stripped = [Api::Chat, Api::Completions].map(|api| id.strip_prefix(api.id_prefix()));
+    let candidates = std::iter::once(id.as_str()).chain(stripped.into_iter().flatten());
+    for candidate in candidates {
+        let Ok(request_id) = RequestId::parse(candidate) else { continue };
+        match cancel_all(&door, &request_id).await {
+            Ok((cancelled, tokens)) => {
+                return Ok(json(StatusCode::OK, &Cancelled { request_id, cancelled, tokens }));
+            }
+            Err(error) if error.kind == Kind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let message = format!("no request {:?} is running here", id.as_str());
+    Err(Error::new(Kind::NotFound, message).with_param("request_id").into())
+}
+
+/// Cancels a request, with all its prompts if it has several: whether any was cut short, and the tokens of all.
+async fn cancel_all(door: &Door, id: &RequestId) -> Result<(bool, u32)> {
+    let Some(children) = door.parents.children(id) else {
+        let ended = cancel_one(door, id).await?;
+        return Ok((ended.reason == FinishReason::Cancelled, ended.completion_tokens));
+    };
+    let ends = children.iter().map(|child| cancel_one(door, child));
+    let (mut found, mut cancelled, mut tokens) = (false, false, 0);
+    for end in futures_util::future::join_all(ends).await {
+        match end {
+            Ok(ended) => {
+                found = true;
+                cancelled |= ended.reason == FinishReason::Cancelled;
+                tokens += ended.completion_tokens;
+            }
+            // This prompt has ended by itself.
+            Err(error) if error.kind == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if found { Ok((cancelled, tokens)) } else { Err(Error::new(Kind::NotFound, "ended")) }
+}
+
+async fn cancel_one(door: &Door, id: &RequestId) -> Result<Ended> {
+    let (done, answer) = oneshot::channel();
+    let message = Cancel { id: id.clone(), done };
+    door.cancel.try_send(message).map_err(|refusal| not_taken(&refusal))?;
+    within(answer).await?.unwrap_or_else(|_| Err(Error::internal("the cancel got lost")))
+}
+
+async fn within<F: Future>(answer: F) -> Result<F::Output> {
+    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| {
+        Error::internal(format!("no answer inside the node within {ANSWER_TIMEOUT:?}"))
+    })
+}

@@ -1,0 +1,102 @@
+//! Binds, serves and stops.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::http::KeepAlive;
+use actix_web::middleware::from_fn;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::task::JoinHandle;
+
+use super::routes::{Door, configure, guard};
+use super::{Config, Deps};
+
+/// Connections the kernel holds until a worker accepts them: a burst of as many clients as a node serves at once.
+const BACKLOG: i32 = 1_024;
+
+/// Longer than any drain: the deadline of [`Running::stop`] ends a stop, not actix's own.
+const NEVER_S: u64 = 365 * 24 * 3_600;
+
+/// A door that is open.
+pub struct Running {
+    address: SocketAddr,
+    handle: ServerHandle,
+    server: JoinHandle<io::Result<()>>,
+}
+
+/// Binds and serves, with workers on threads of their own. Call it inside a tokio or actix runtime, on which the server's own
+/// (nearly idle) task then runs. Dropping the result leaves the door open; [`Running::stop`] closes it.
+///
+/// # Errors
+/// When the configuration has a fault, or the address cannot be bound.
+pub fn start(config: &Config, deps: Deps) -> io::Result<Running> {
+    let invalid =
+        |faults: Vec<String>| io::Error::new(io::ErrorKind::InvalidInput, faults.join("; "));
+    config.check().map_err(invalid)?;
+    let address = config.address().map_err(|fault| invalid(vec![fault]))?;
+    let listener = listen(address, config.slow_reader())?;
+    let address = listener.local_addr()?;
+
+    let door = Data::new(Door::new(config, deps));
+    let keep_alive = match config.keep_alive_s {
+        0 => KeepAlive::Disabled,
+        seconds => KeepAlive::Timeout(Duration::from_secs(seconds)),
+    };
+    let app = move || App::new().app_data(door.clone()).wrap(from_fn(guard)).configure(configure);
+    let server = HttpServer::new(app)
+        .workers(config.workers)
+        .max_connections(config.max_connections.div_ceil(config.workers))
+        // Nothing here blocks; by default there would be hundreds.
+        .worker_max_blocking_threads(1)
+        .keep_alive(keep_alive)
+        .client_request_timeout(config.read_timeout())
+        // A client that leaves while it waits is a cancel.
+        .h1_allow_half_closed(false)
+        .tcp_nodelay(true)
+        .disable_signals()
+        .shutdown_timeout(NEVER_S)
+        .listen(listener)?
+        .run();
+    let handle = server.handle();
+    Ok(Running { address, handle, server: tokio::spawn(server) })
+}
+
+fn listen(address: SocketAddr, slow_reader: Duration) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    // Accepted connections inherit it: the kernel closes one whose reader takes nothing, even where the completion is
+    // over and only its last bytes wait. A running request is cancelled by the outbox in any case.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(slow_reader))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = slow_reader;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl Running {
+    /// Where it listens; the port that was found, if 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts no connection and no request from now on, lets running answers end, and cuts what is left at the deadline. Says
+    /// whether all ended in time. (While a node drains it wants to be seen: stop the door last, after admission refuses.)
+    pub async fn stop(self, deadline: Duration) -> bool {
+        let Self { handle, mut server, .. } = self;
+        // The command is sent by the call; the server's task ends when it is done.
+        drop(handle.stop(true));
+        if tokio::time::timeout(deadline, &mut server).await.is_ok() {
+            return true;
+        }
+        // Dropping the server stops its workers at once.
+        server.abort();
+        let _ = server.await;
+        false
+    }
+}

@@ -1,0 +1,100 @@
+//! A response body of server-sent events, written as the reader takes them.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+
+use super::generate::Running;
+use super::outbox::{End, Taken};
+use super::refusal;
+use super::wire::{Bill, Chunks, Title, error_event};
+
+/// Bytes after which a piece of the body is handed to the connection, though more may lie in the outbox.
+const MAX_PIECE_BYTES: usize = 16 << 10;
+
+/// See the module. Dropping it is the client leaving.
+pub(super) struct Events {
+    running: Running,
+    chunks: Chunks,
+    /// Taken already, to know that the stream begins well.
+    first: Option<Taken>,
+    /// Choices whose first chunk is written.
+    begun: Vec<bool>,
+    /// Choices that have not ended.
+    left: usize,
+    bill: Bill,
+}
+
+impl Events {
+    /// The stream of what `running` gives, beginning with `first`.
+    pub(super) fn new(running: Running, title: &Title, include_usage: bool, first: Taken) -> Self {
+        let choices = running.choices();
+        Self {
+            running,
+            chunks: Chunks::new(title, include_usage),
+            first: Some(first),
+            begun: vec![false; choices],
+            left: choices,
+            bill: Bill::default(),
+        }
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>, taken: Taken) {
+        let Taken { index, text, end } = taken;
+        if !std::mem::replace(&mut self.begun[index], true) {
+            self.chunks.role(out, index);
+        }
+        if !text.is_empty() {
+            self.chunks.text(out, index, &text);
+        }
+        match end {
+            None => {}
+            Some(End::Finished(mut finished)) => {
+                self.bill.add(&mut finished);
+                self.left -= 1;
+                let bill = Some(&self.bill).filter(|_| self.left == 0);
+                self.chunks.finish(out, index, finished.reason, bill);
+                if self.left == 0 {
+                    self.chunks.done(out, &self.bill);
+                }
+            }
+            Some(End::Failed(error)) => {
+                // One failed choice ends the answer; dropping the body cancels the others.
+                self.left = 0;
+                error_event(out, &refusal::body(&error));
+            }
+        }
+    }
+}
+
+impl MessageBody for Events {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let this = self.get_mut();
+        let mut out = Vec::new();
+        while this.left > 0 && out.len() < MAX_PIECE_BYTES {
+            let taken = match this.first.take() {
+                Some(taken) => taken,
+                None => match this.running.reader.poll_take(cx) {
+                    Poll::Ready(taken) => taken,
+                    Poll::Pending if out.is_empty() => return Poll::Pending,
+                    Poll::Pending => break,
+                },
+            };
+            out.reserve(this.chunks.event_len() + taken.text.len());
+            this.write(&mut out, taken);
+        }
+        if out.is_empty() { Poll::Ready(None) } else { Poll::Ready(Some(Ok(out.into()))) }
+    }
+}

@@ -1,0 +1,429 @@
+//! OpenAI's bodies and chunks. A chunk's constant parts are written once per stream; per event only index and text are new.
+
+use std::io::Write as _;
+
+use serde::Serialize;
+
+use super::outbox::Finished;
+use crate::request::{FinishReason, Receipt, RequestId, Usage};
+
+/// What answers as `system_fingerprint`: same engine, same numbers.
+const FINGERPRINT: &str = concat!("inferno-", env!("CARGO_PKG_VERSION"));
+
+/// Which of the two endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Api {
+    /// `/v1/completions`
+    Completions,
+    /// `/v1/chat/completions`
+    Chat,
+}
+
+impl Api {
+    /// What stands before the request's id in the reply's.
+    pub(super) fn id_prefix(self) -> &'static str {
+        match self {
+            Api::Completions => "cmpl-",
+            Api::Chat => "chatcmpl-",
+        }
+    }
+
+    fn object(self, chunk: bool) -> &'static str {
+        match (self, chunk) {
+            (Api::Completions, _) => "text_completion",
+            (Api::Chat, false) => "chat.completion",
+            (Api::Chat, true) => "chat.completion.chunk",
+        }
+    }
+}
+
+/// What every part of one answer says about it.
+#[derive(Debug, Clone)]
+pub(super) struct Title {
+    pub(super) api: Api,
+    pub(super) request_id: RequestId,
+    pub(super) model: String,
+    /// Unix seconds.
+    pub(super) created: u64,
+}
+
+/// Usage and receipt of an answer: the sum over its choices.
+#[derive(Debug, Default)]
+pub(super) struct Bill {
+    usage: Usage,
+    receipt: Option<Receipt>,
+}
+
+impl Bill {
+    /// Adds a choice: tokens and times of the device add up; choices wait at the same time, so the longest wait counts.
+    pub(super) fn add(&mut self, finished: &mut Finished) {
+        let (sum, usage) = (&mut self.usage, &finished.usage);
+        sum.prompt_tokens += usage.prompt_tokens;
+        sum.completion_tokens += usage.completion_tokens;
+        sum.total_tokens += usage.total_tokens;
+        sum.cached_tokens += usage.cached_tokens;
+        let Some(other) = finished.receipt.take() else { return };
+        let Some(receipt) = &mut self.receipt else {
+            self.receipt = Some(other);
+            return;
+        };
+        if !receipt.device.split(',').any(|device| device == other.device) {
+            receipt.device = format!("{},{}", receipt.device, other.device);
+        }
+        receipt.attempt = receipt.attempt.max(other.attempt);
+        receipt.queue_ms = receipt.queue_ms.max(other.queue_ms);
+        receipt.prefill_ms += other.prefill_ms;
+        receipt.decode_ms += other.decode_ms;
+        receipt.cached_tokens += other.cached_tokens;
+    }
+}
+
+#[derive(Serialize)]
+struct WireUsage {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u32,
+    prompt_tokens_details: PromptDetails,
+}
+
+#[derive(Serialize)]
+struct PromptDetails {
+    cached_tokens: u32,
+}
+
+impl From<&Usage> for WireUsage {
+    fn from(usage: &Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.total_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens },
+        }
+    }
+}
+
+/// One whole body; `choices` in the order of the prompts.
+pub(super) fn body(title: &Title, choices: &[(String, FinishReason)], bill: &Bill) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        id: String,
+        object: &'static str,
+        created: u64,
+        model: &'a str,
+        system_fingerprint: &'static str,
+        choices: Vec<Choice<'a>>,
+        usage: WireUsage,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        receipt: Option<&'a Receipt>,
+    }
+    #[derive(Serialize)]
+    struct Choice<'a> {
+        index: usize,
+        #[serde(flatten)]
+        content: Content<'a>,
+        logprobs: (),
+        finish_reason: FinishReason,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Content<'a> {
+        Text(&'a str),
+        Message { role: &'static str, content: &'a str, refusal: () },
+    }
+    let body = Body {
+        id: format!("{}{}", title.api.id_prefix(), title.request_id),
+        object: title.api.object(false),
+        created: title.created,
+        model: &title.model,
+        system_fingerprint: FINGERPRINT,
+        choices: choices
+            .iter()
+            .enumerate()
+            .map(|(index, (text, finish_reason))| Choice {
+                index,
+                content: match title.api {
+                    Api::Completions => Content::Text(text),
+                    Api::Chat => Content::Message { role: "assistant", content: text, refusal: () },
+                },
+                logprobs: (),
+                finish_reason: *finish_reason,
+            })
+            .collect(),
+        usage: (&bill.usage).into(),
+        receipt: bill.receipt.as_ref(),
+    };
+    serde_json::to_vec(&body).expect("plain fields serialise")
+}
+
+/// Writes the chunks of one stream.
+pub(super) struct Chunks {
+    api: Api,
+    include_usage: bool,
+    /// `data: {"id": … "choices":[`
+    head: Vec<u8>,
+    /// `]` to the end of the event, for a chunk that is not the last.
+    tail: &'static [u8],
+}
+
+impl Chunks {
+    /// Of the stream that `title` names; `include_usage` as in `stream_options`.
+    pub(super) fn new(title: &Title, include_usage: bool) -> Self {
+        let mut head = Vec::with_capacity(256);
+        head.extend_from_slice(b"data: {\"id\":\"");
+        head.extend_from_slice(title.api.id_prefix().as_bytes());
+        head.extend_from_slice(title.request_id.as_str().as_bytes());
+        head.extend_from_slice(b"\",\"object\":\"");
+        head.extend_from_slice(title.api.object(true).as_bytes());
+        head.extend_from_slice(b"\",\"created\":");
+        json(&mut head, &title.created);
+        head.extend_from_slice(b",\"model\":");
+        json(&mut head, title.model.as_str());
+        head.extend_from_slice(b",\"system_fingerprint\":");
+        json(&mut head, FINGERPRINT);
+        head.extend_from_slice(b",\"choices\":[");
+        let tail = if include_usage { &b"],\"usage\":null}\n\n"[..] } else { &b"]}\n\n"[..] };
+        Self { api: title.api, include_usage, head, tail }
+    }
+
+    /// About how long an event with a short text is, in bytes.
+    pub(super) fn event_len(&self) -> usize {
+        self.head.len() + 128
+    }
+
+    /// The first chunk of a chat choice, which says who speaks.
+    pub(super) fn role(&self, out: &mut Vec<u8>, index: usize) {
+        if self.api == Api::Chat {
+            self.open(out, index);
+            out.extend_from_slice(
+                b",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}",
+            );
+            out.extend_from_slice(self.tail);
+        }
+    }
+
+    /// A piece of text.
+    pub(super) fn text(&self, out: &mut Vec<u8>, index: usize, text: &str) {
+        self.open(out, index);
+        self.piece(out, text);
+        out.extend_from_slice(b",\"logprobs\":null,\"finish_reason\":null}");
+        out.extend_from_slice(self.tail);
+    }
+
+    /// The end of a choice; with the bill, this is the last chunk.
+    pub(super) fn finish(
+        &self,
+        out: &mut Vec<u8>,
+        index: usize,
+        reason: FinishReason,
+        bill: Option<&Bill>,
+    ) {
+        self.open(out, index);
+        match self.api {
+            Api::Completions => self.piece(out, ""),
+            Api::Chat => out.extend_from_slice(b",\"delta\":{}"),
+        }
+        out.extend_from_slice(b",\"logprobs\":null,\"finish_reason\":\"");
+        out.extend_from_slice(reason.as_str().as_bytes());
+        out.extend_from_slice(b"\"}");
+        match bill.and_then(|bill| bill.receipt.as_ref()) {
+            Some(receipt) if !self.include_usage => {
+                out.extend_from_slice(b"],\"receipt\":");
+                json(out, receipt);
+                out.extend_from_slice(b"}\n\n");
+            }
+            _ => out.extend_from_slice(self.tail),
+        }
+    }
+
+    /// What ends the stream: the usage, if it was asked for, and `[DONE]`.
+    pub(super) fn done(&self, out: &mut Vec<u8>, bill: &Bill) {
+        if self.include_usage {
+            out.extend_from_slice(&self.head);
+            out.extend_from_slice(b"],\"usage\":");
+            json(out, &WireUsage::from(&bill.usage));
+            if let Some(receipt) = &bill.receipt {
+                out.extend_from_slice(b",\"receipt\":");
+                json(out, receipt);
+            }
+            out.extend_from_slice(b"}\n\n");
+        }
+        out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    fn open(&self, out: &mut Vec<u8>, index: usize) {
+        out.extend_from_slice(&self.head);
+        out.extend_from_slice(b"{\"index\":");
+        // Writing into a vector does not fail.
+        let _ = write!(out, "{index}");
+    }
+
+    fn piece(&self, out: &mut Vec<u8>, text: &str) {
+        match self.api {
+            Api::Completions => {
+                out.extend_from_slice(b",\"text\":");
+                json(out, text);
+            }
+            Api::Chat => {
+                out.extend_from_slice(b",\"delta\":{\"content\":");
+                json(out, text);
+                out.push(b'}');
+            }
+        }
+    }
+}
+
+/// An error in mid-stream: its body as an event.
+pub(super) fn error_event(out: &mut Vec<u8>, body: &[u8]) {
+    out.extend_from_slice(b"data: ");
+    out.extend_from_slice(body);
+    out.extend_from_slice(b"\n\n");
+}
+
+fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value).expect("plain fields serialise, and a vector takes all");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn title(api: Api) -> Title {
+        Title {
+            api,
+            request_id: RequestId::parse("r-1").expect("valid"),
+            model: "de\"mo".to_owned(),
+            created: 7,
+        }
+    }
+
+    fn finished(device: &str, queue_ms: f64) -> Finished {
+        Finished {
+            reason: FinishReason::Length,
+            usage: Usage {
+                prompt_tokens: 3,
+                completion_tokens: 2,
+                total_tokens: 5,
+                cached_tokens: 1,
+            },
+            receipt: Some(Receipt {
+                node_id: "n".to_owned(),
+                device: device.to_owned(),
+                attempt: 1,
+                queue_ms,
+                prefill_ms: 1.0,
+                decode_ms: 2.0,
+                cached_tokens: 1,
+            }),
+        }
+    }
+
+    fn events(out: &[u8]) -> Vec<Value> {
+        let text = std::str::from_utf8(out).expect("UTF-8");
+        assert!(text.ends_with("\n\n"));
+        text.split_terminator("\n\n")
+            .map(|event| event.strip_prefix("data: ").expect("an SSE event"))
+            .map(|data| serde_json::from_str(data).unwrap_or_else(|_| json!(data)))
+            .collect()
+    }
+
+    #[test]
+    fn bodies_are_openais() {
+        let mut bill = Bill::default();
+        bill.add(&mut finished("cpu:0", 1.0));
+        let choices = [("a\n".to_owned(), FinishReason::Stop)];
+        let body: Value =
+            serde_json::from_slice(&super::body(&title(Api::Chat), &choices, &bill)).expect("JSON");
+        assert_eq!(body["id"], "chatcmpl-r-1");
+        assert_eq!(body["object"], "chat.completion");
+        assert_eq!(body["model"], "de\"mo");
+        assert_eq!(body["created"], 7);
+        assert_eq!(
+            body["choices"],
+            json!([{"index": 0, "message": {"role": "assistant", "content": "a\n", "refusal": null},
+                    "logprobs": null, "finish_reason": "stop"}])
+        );
+        assert_eq!(
+            body["usage"],
+            json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5,
+                   "prompt_tokens_details": {"cached_tokens": 1}})
+        );
+        assert_eq!(body["receipt"]["device"], "cpu:0");
+        let body: Value =
+            serde_json::from_slice(&super::body(&title(Api::Completions), &choices, &bill))
+                .expect("JSON");
+        assert_eq!((&body["id"], &body["object"]), (&json!("cmpl-r-1"), &json!("text_completion")));
+        assert_eq!(
+            body["choices"],
+            json!([{"index": 0, "text": "a\n", "logprobs": null, "finish_reason": "stop"}])
+        );
+    }
+
+    #[test]
+    fn chat_chunks_are_role_text_finish() {
+        let chunks = Chunks::new(&title(Api::Chat), false);
+        let (mut out, mut bill) = (Vec::new(), Bill::default());
+        chunks.role(&mut out, 0);
+        chunks.text(&mut out, 0, "a\"\n\u{1}ä");
+        bill.add(&mut finished("cpu:0", 1.0));
+        chunks.finish(&mut out, 0, FinishReason::Length, Some(&bill));
+        chunks.done(&mut out, &bill);
+        let events = events(&out);
+        assert_eq!(events.len(), 4);
+        for chunk in &events[..3] {
+            assert_eq!(chunk["id"], "chatcmpl-r-1");
+            assert_eq!(chunk["object"], "chat.completion.chunk");
+            assert!(chunk.get("usage").is_none());
+        }
+        let choice = |delta: Value, reason: Value| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": reason}]);
+        assert_eq!(
+            events[0]["choices"],
+            choice(json!({"role": "assistant", "content": ""}), Value::Null)
+        );
+        assert_eq!(events[1]["choices"], choice(json!({"content": "a\"\n\u{1}ä"}), Value::Null));
+        assert_eq!(events[2]["choices"], choice(json!({}), json!("length")));
+        assert_eq!(events[2]["receipt"]["node_id"], "n");
+        assert_eq!(events[3], json!("[DONE]"));
+    }
+
+    #[test]
+    fn asked_for_usage_comes_in_a_chunk_of_its_own() {
+        let chunks = Chunks::new(&title(Api::Completions), true);
+        let (mut out, mut bill) = (Vec::new(), Bill::default());
+        chunks.role(&mut out, 1);
+        chunks.text(&mut out, 1, "x");
+        bill.add(&mut finished("cpu:0", 1.0));
+        chunks.finish(&mut out, 1, FinishReason::Stop, Some(&bill));
+        chunks.done(&mut out, &bill);
+        let events = events(&out);
+        assert_eq!(events.len(), 4);
+        assert_eq!(
+            events[0]["choices"],
+            json!([{"index": 1, "text": "x", "logprobs": null, "finish_reason": null}])
+        );
+        assert_eq!(
+            events[1]["choices"],
+            json!([{"index": 1, "text": "", "logprobs": null, "finish_reason": "stop"}])
+        );
+        for chunk in &events[..2] {
+            assert!(chunk.get("usage").is_some_and(Value::is_null));
+            assert!(chunk.get("receipt").is_none());
+        }
+        assert_eq!(events[2]["choices"], json!([]));
+        assert_eq!(events[2]["usage"]["total_tokens"], 5);
+        assert_eq!(events[2]["receipt"]["decode_ms"], 2.0);
+    }
+
+    #[test]
+    fn a_bill_adds_up_and_names_every_device_once() {
+        let mut bill = Bill::default();
+        for (device, queue_ms) in [("cpu:0", 1.0), ("cpu:1", 4.0), ("cpu:0", 2.0)] {
+            bill.add(&mut finished(device, queue_ms));
+        }
+        bill.add(&mut Finished { receipt: None, ..finished("", 0.0) });
+        assert_eq!((bill.usage.total_tokens, bill.usage.cached_tokens), (20, 4));
+        let receipt = bill.receipt.expect("three receipts");
+        assert_eq!(receipt.device, "cpu:0,cpu:1");
+        assert_eq!((receipt.queue_ms, receipt.prefill_ms, receipt.decode_ms), (4.0, 3.0, 6.0));
+    }
+}

@@ -1,0 +1,130 @@
+//! The reply actor: hands each delivery to its stream. One stream's panic is that stream's failure and nobody else's.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::PoisonError;
+
+use actix::{Actor, ArbiterHandle, Context, Handler};
+
+use super::{Deliver, Delivery};
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::health::Progress;
+
+/// The batcher keeps two steps in flight and sends one message per step; what waits here beyond that is a reply stage that
+/// is slower than the device for a while (a burst of long texts). A batcher that finds it full keeps the tokens and tries again.
+pub const MAILBOX_CAPACITY: usize = 64;
+
+/// The actor; see the module above.
+pub struct Reply {
+    progress: Progress,
+}
+
+impl Reply {
+    /// Starts it on an arbiter of its own.
+    pub fn start(arbiter: &ArbiterHandle, progress: Progress) -> actix::Addr<Self> {
+        Self::start_in_arbiter(arbiter, move |_| Self { progress })
+    }
+}
+
+impl Actor for Reply {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(MAILBOX_CAPACITY);
+    }
+}
+
+impl Handler<Deliver> for Reply {
+    type Result = ();
+
+    fn handle(&mut self, message: Deliver, _: &mut Self::Context) {
+        // Pending while it works: a sink that blocks against its contract shows as a stall.
+        self.progress.set_pending(message.deliveries.len() as u64, Timestamp::now());
+        for delivery in message.deliveries {
+            deliver(&delivery, message.at);
+        }
+        let now = Timestamp::now();
+        self.progress.stamp(now);
+        self.progress.set_pending(0, now);
+    }
+}
+
+fn deliver(delivery: &Delivery, at: Timestamp) {
+    // Whoever panicked with the lock in hand, the stream behind it is still to be ended.
+    let mut stream = delivery.stream.lock().unwrap_or_else(PoisonError::into_inner);
+    let pushed = catch_unwind(AssertUnwindSafe(|| {
+        stream.push(delivery.attempt, &delivery.token_ids, delivery.finish, at);
+    }));
+    if pushed.is_err() {
+        tracing::error!(request_id = %stream.request_id(), "the request's reply panicked");
+        // A sink that panics again in its last event loses it; the stream has let go of everything by then.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            stream.fail(Error::internal("the reply stage panicked on this request"), at);
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use actix::Arbiter;
+
+    use super::super::testing::{Collected, Fixture};
+    use super::*;
+    use crate::request::{Event, FinishReason, Handle, Sink, SinkClosed};
+    use crate::tokenizer::testing;
+
+    struct Panics;
+
+    impl Sink for Panics {
+        fn accepted(&mut self, _: &Arc<Handle>) {}
+        fn refused(&mut self, _: &Error) {}
+        fn event(&mut self, _: Event) -> Result<(), SinkClosed> {
+            panic!("a defect in a sink")
+        }
+    }
+
+    fn delivery(stream: &super::super::SharedStream, finish: Option<FinishReason>) -> Delivery {
+        let token_ids = testing::bytes().encode("hi", false).expect("plain text");
+        Delivery { stream: Arc::clone(stream), attempt: 1, token_ids, finish }
+    }
+
+    #[test]
+    fn one_streams_panic_ends_that_stream_and_no_other() {
+        let collected = Collected::default();
+        let bad = Fixture::default().start_with(Box::new(Panics));
+        let good = Fixture::default().start(&collected);
+        let bad_end = bad.handle.wait();
+        let good_end = good.handle.wait();
+        let deliveries =
+            vec![delivery(&bad.stream, None), delivery(&good.stream, Some(FinishReason::Length))];
+        actix::System::new().block_on(async move {
+            let arbiter = Arbiter::new();
+            let reply = Reply::start(&arbiter.handle(), Progress::new());
+            let deliver = |deliveries| Deliver { deliveries, at: Timestamp::from_micros(5) };
+            reply.send(deliver(deliveries)).await.expect("the actor lives");
+            // It still takes messages.
+            reply.send(deliver(Vec::new())).await.expect("the actor lives");
+            assert_eq!(bad_end.await.map(|e| e.reason), Ok(FinishReason::Failed));
+            assert_eq!(good_end.await.map(|e| e.reason), Ok(FinishReason::Length));
+            arbiter.stop();
+        });
+        assert_eq!(collected.text(), "hi");
+        assert_eq!((bad.permits(), good.permits()), (0, 0));
+    }
+
+    #[test]
+    fn a_poisoned_stream_goes_on() {
+        let collected = Collected::default();
+        let fixture = Fixture::default().start(&collected);
+        let poisoner = Arc::clone(&fixture.stream);
+        let died = std::thread::spawn(move || {
+            let _guard = poisoner.lock();
+            panic!("somebody else's defect")
+        });
+        assert!(died.join().is_err() && fixture.stream.is_poisoned());
+        deliver(&delivery(&fixture.stream, Some(FinishReason::Stop)), Timestamp::from_micros(9));
+        assert_eq!(collected.last().and_then(|e| e.finish_reason), Some(FinishReason::Stop));
+    }
+}

@@ -1,0 +1,193 @@
+//! Sinks and streams for unit tests.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::{Permit, SharedStream, Stream, StreamStart};
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::request::{Event, Handle, RequestId, SequenceId, Sink, SinkClosed};
+use crate::telemetry::Metrics;
+use crate::tokenizer::{IncrementalDecoder, Tokenizer, testing};
+
+/// What a sink was told, readable from outside.
+#[derive(Clone, Default)]
+pub(crate) struct Collected(Arc<Told>);
+
+#[derive(Default)]
+struct Told {
+    words: Mutex<Vec<Word>>,
+    closed: AtomicBool,
+}
+
+/// One call of a sink.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Word {
+    Accepted(RequestId),
+    Refused(Error),
+    Event(Event),
+}
+
+impl Collected {
+    pub(crate) fn words(&self) -> Vec<Word> {
+        self.0.words.lock().expect("no test panics in it").clone()
+    }
+
+    pub(crate) fn events(&self) -> Vec<Event> {
+        let event = |word| if let Word::Event(event) = word { Some(event) } else { None };
+        self.words().into_iter().filter_map(event).collect()
+    }
+
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.words().into_iter().find_map(|word| match word {
+            Word::Refused(error) => Some(error),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn last(&self) -> Option<Event> {
+        self.events().pop()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.events().into_iter().map(|event| event.text).collect()
+    }
+
+    pub(crate) fn token_ids(&self) -> Vec<u32> {
+        self.events().into_iter().flat_map(|event| event.token_ids).collect()
+    }
+
+    /// The client leaves.
+    pub(crate) fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+    }
+
+    fn add(&self, word: Word) {
+        self.0.words.lock().expect("no test panics in it").push(word);
+    }
+}
+
+impl Sink for Collected {
+    fn accepted(&mut self, handle: &Arc<Handle>) {
+        self.add(Word::Accepted(handle.request_id().clone()));
+    }
+
+    fn refused(&mut self, error: &Error) {
+        self.add(Word::Refused(error.clone()));
+    }
+
+    fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
+        self.add(Word::Event(event));
+        if self.is_closed() { Err(SinkClosed) } else { Ok(()) }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::SeqCst)
+    }
+}
+
+/// How a test's stream is made; change a field, then start it.
+pub(crate) struct Fixture {
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) stop: Vec<String>,
+    pub(crate) min_tokens: u32,
+    pub(crate) stream: bool,
+    pub(crate) accept: bool,
+}
+
+impl Default for Fixture {
+    fn default() -> Self {
+        Self {
+            tokenizer: testing::bytes(),
+            prompt: vec![256, 1, 2],
+            stop: Vec::new(),
+            min_tokens: 0,
+            stream: true,
+            accept: true,
+        }
+    }
+}
+
+/// A stream under test.
+pub(crate) struct Started {
+    pub(crate) stream: SharedStream,
+    pub(crate) handle: Arc<Handle>,
+    counts: Arc<Counts>,
+}
+
+/// What permits were told.
+#[derive(Default)]
+struct Counts {
+    held: AtomicUsize,
+    scheduled: AtomicUsize,
+    computed: AtomicUsize,
+}
+
+impl Started {
+    /// Permits not given back.
+    pub(crate) fn permits(&self) -> usize {
+        self.counts.held.load(Ordering::SeqCst)
+    }
+
+    /// Drops the stream and gives the permits that are left.
+    pub(crate) fn finish(self) -> usize {
+        drop(self.stream);
+        self.counts.held.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn scheduled(&self) -> usize {
+        self.counts.scheduled.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn computed(&self) -> usize {
+        self.counts.computed.load(Ordering::SeqCst)
+    }
+}
+
+struct CountedPermit(Arc<Counts>);
+
+impl Permit for CountedPermit {
+    fn scheduled(&mut self) {
+        self.0.scheduled.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn computed(&mut self, tokens: u32) {
+        self.0.computed.fetch_add(tokens as usize, Ordering::SeqCst);
+    }
+}
+
+impl Drop for CountedPermit {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Fixture {
+    pub(crate) fn start(self, sink: &Collected) -> Started {
+        self.start_with(Box::new(sink.clone()))
+    }
+
+    pub(crate) fn start_with(self, sink: Box<dyn Sink>) -> Started {
+        let counts = Arc::new(Counts::default());
+        counts.held.store(1, Ordering::SeqCst);
+        let handle = Handle::new(RequestId::generate(), SequenceId(1));
+        let stream = Stream::new(StreamStart {
+            handle: Arc::clone(&handle),
+            sink,
+            decoder: IncrementalDecoder::new(self.tokenizer, &self.prompt),
+            stop: self.stop,
+            min_tokens: self.min_tokens,
+            stream: self.stream,
+            num_prompt_tokens: self.prompt.len() as u32,
+            accepted_at: Timestamp::from_micros(1_000),
+            node_id: "node-1".into(),
+            metrics: Arc::new(Metrics::new("test")),
+            permit: Box::new(CountedPermit(Arc::clone(&counts))),
+        });
+        if self.accept {
+            stream.lock().expect("new").accept();
+        }
+        Started { stream, handle, counts }
+    }
+}

@@ -1,0 +1,243 @@
+//! The scheduler's policy: who leaves the queue next, and where to.
+//!
+//! Rule for a sequence that is next and fits on no device: for `patience_ms` smaller ones behind it may pass, because blocks that
+//! stand empty serve nobody; after that it claims the device that is nearest to having room, and nobody behind it is sent there
+//! until it fits. So it does not block small ones for long (what runs there ends, and then it fits), and they do not starve it.
+
+use std::time::Duration;
+
+use super::devices::Devices;
+use super::prefix_index::prefix_hashes;
+use super::queue::{Entry, Key, Passed, Queue};
+use super::{Config, Credit};
+use crate::batcher::Sequence;
+use crate::clock::Timestamp;
+use crate::error::{Error, Kind};
+use crate::executor::{DeviceId, ModelId};
+
+/// How many sequences that do not fit are looked past for one that does. Each look costs about a microsecond, and a queue that
+/// holds many large ones is waiting for memory, not for a better order.
+const MAX_PASSED: usize = 64;
+
+/// A sequence to be sent.
+#[derive(Debug)]
+pub struct Assignment<S> {
+    /// To which device.
+    pub device: DeviceId,
+    /// Which build of its actors.
+    pub generation: u64,
+    /// What to run.
+    pub sequence: Sequence,
+    /// Where its tokens go.
+    pub stream: S,
+}
+
+/// Why a device did not take an assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its mailbox is full.
+    Full,
+    /// Its batcher is gone.
+    Gone,
+}
+
+/// A sequence that leaves without being sent.
+#[derive(Debug)]
+pub enum Leaving<S> {
+    /// The client gave up.
+    Cancelled(S),
+    /// It cannot be run.
+    Failed(S, Error),
+}
+
+#[derive(Debug)]
+struct Model<S> {
+    id: ModelId,
+    queue: Queue<S>,
+    /// Since when sequences wait and no device has the model.
+    unserved_since: Option<Timestamp>,
+}
+
+/// What a walk over a queue came to.
+#[derive(Default)]
+struct Found {
+    next: Option<(Key, DeviceId)>,
+    unwanted: Vec<Key>,
+    hopeless: Vec<Key>,
+}
+
+/// The policy. Pure: what happens comes in by calls, and the caller asks [`next`](Self::next) until there is nothing more.
+#[derive(Debug)]
+pub struct Scheduling<S> {
+    config: Config,
+    models: Vec<Model<S>>,
+    devices: Devices,
+    leaving: Vec<Leaving<S>>,
+}
+
+impl<S> Scheduling<S> {
+    /// Nobody waits, no device is known.
+    pub fn new(config: Config) -> Self {
+        let devices = Devices::new(config.prefix_index_blocks);
+        Self { config, models: Vec::new(), devices, leaving: Vec::new() }
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.models.iter().map(|model| model.queue.len()).sum()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes a sequence in: a new one, or one that came back from a device.
+    pub fn enqueue(&mut self, sequence: Sequence, stream: S) {
+        let model = sequence.model;
+        let at = self.models.iter().position(|one| one.id == model).unwrap_or_else(|| {
+            self.models.push(Model { id: model, queue: Queue::new(), unserved_since: None });
+            self.models.len() - 1
+        });
+        self.models[at].queue.insert(Entry::new(sequence, stream));
+    }
+
+    /// Takes a batcher's credit in.
+    pub fn credit(&mut self, credit: Credit) {
+        self.devices.credit(credit);
+    }
+
+    /// A device can be sent to.
+    pub fn device_up(&mut self, device: &DeviceId, generation: u64) {
+        self.devices.up(device, generation);
+    }
+
+    /// A build of a device takes nothing any more.
+    pub fn device_down(&mut self, device: &DeviceId, generation: u64) {
+        self.devices.down(device, generation);
+    }
+
+    /// The next sequence to send, its need already taken off the device's credit.
+    pub fn next(&mut self, now: Timestamp) -> Option<Assignment<S>> {
+        for at in 0..self.models.len() {
+            let found = self.walk(at, now);
+            let model = &mut self.models[at];
+            for entry in found.unwanted.iter().filter_map(|key| model.queue.remove(*key)) {
+                self.leaving.extend(unwanted(entry));
+            }
+            for entry in found.hopeless.iter().filter_map(|key| model.queue.remove(*key)) {
+                let text = "prompt and max_tokens need more KV blocks than any device has";
+                let error = Error::new(Kind::ContextLength, text);
+                self.leaving.push(Leaving::Failed(entry.stream, error));
+            }
+            if let Some((key, device)) = found.next
+                && let Some(entry) = model.queue.remove(key)
+            {
+                let prefix = entry.prefix.as_deref().unwrap_or(&[]);
+                let generation = self.devices.take(&device, &entry.sequence, prefix);
+                return Some(Assignment {
+                    device,
+                    generation,
+                    sequence: entry.sequence,
+                    stream: entry.stream,
+                });
+            }
+        }
+        None
+    }
+
+    /// The device refused an assignment: the sequence waits again, at its old place.
+    pub fn put_back(&mut self, assignment: Assignment<S>, refusal: Refusal) {
+        match refusal {
+            Refusal::Full => {
+                self.devices.give_back(&assignment.device, assignment.sequence.model);
+            }
+            Refusal::Gone => self.devices.down(&assignment.device, assignment.generation),
+        }
+        self.enqueue(assignment.sequence, assignment.stream);
+    }
+
+    /// Looks at everyone who waits: the cancelled leave, and those whose model no device has had for too long fail. Devices
+    /// that refused are tried again.
+    pub fn sweep(&mut self, now: Timestamp) {
+        self.devices.forgive();
+        let limit = Duration::from_secs(self.config.unavailable_after_s);
+        for model in &mut self.models {
+            let gone = model.queue.extract(|entry| entry.sequence.handle.wants_no_more());
+            self.leaving.extend(gone.into_iter().filter_map(unwanted));
+            if model.queue.len() == 0 || self.devices.serve(model.id) {
+                model.unserved_since = None;
+                continue;
+            }
+            let since = *model.unserved_since.get_or_insert(now);
+            if now.since(since) < limit {
+                continue;
+            }
+            model.unserved_since = None;
+            self.leaving.extend(model.queue.extract(|_| true).into_iter().map(|entry| {
+                let text = format!("no device with the model is up for {} s", limit.as_secs());
+                let error = Error::new(Kind::Unavailable, text);
+                Leaving::Failed(entry.stream, error.with_retry_after_ms(limit.as_millis() as u64))
+            }));
+        }
+        self.models.retain(|model| model.queue.len() > 0);
+    }
+
+    /// Those who left without being sent, since the last call.
+    pub fn take_leaving(&mut self) -> Vec<Leaving<S>> {
+        std::mem::take(&mut self.leaving)
+    }
+
+    /// Looks for the first sequence of a model that fits somewhere.
+    fn walk(&mut self, at: usize, now: Timestamp) -> Found {
+        let ageing = Duration::from_secs_f64(self.config.ageing_s);
+        let patience = Duration::from_millis(self.config.patience_ms);
+        let model = &mut self.models[at];
+        let mut found = Found::default();
+        let mut claimed: Vec<DeviceId> = Vec::new();
+        let mut passed = Passed::default();
+        let mut blocked = 0;
+        while blocked < MAX_PASSED && self.devices.have_room(model.id, &claimed) {
+            let Some(key) = model.queue.next(&mut passed, now, ageing) else { break };
+            let Some(entry) = model.queue.get_mut(key) else { break };
+            if entry.sequence.handle.wants_no_more() {
+                found.unwanted.push(key);
+                continue;
+            }
+            if !self.devices.could_ever_fit(&entry.sequence) {
+                found.hopeless.push(key);
+                continue;
+            }
+            if self.devices.have_choice() && entry.prefix.is_none() {
+                entry.prefix = Some(prefix_hashes(model.id, &entry.sequence.token_ids));
+            }
+            let prefix = entry.prefix.as_deref().unwrap_or(&[]);
+            if let Some(device) = self.devices.choose(&entry.sequence, prefix, &claimed) {
+                found.next = Some((key, device));
+                break;
+            }
+            blocked += 1;
+            let since = *entry.blocked_since.get_or_insert(now);
+            if now.since(since) >= patience {
+                claim(entry, &self.devices, &mut claimed);
+            }
+        }
+        found
+    }
+}
+
+/// Keeps a device free for a sequence that has waited long enough for one with room; the same one until it fits or the device
+/// is gone.
+fn claim<S>(entry: &mut Entry<S>, devices: &Devices, claimed: &mut Vec<DeviceId>) {
+    let model = entry.sequence.model;
+    let kept = entry.claim.take().filter(|id| devices.is_serving(id, model));
+    entry.claim = kept
+        .filter(|id| !claimed.contains(id))
+        .or_else(|| devices.choose_claim(&entry.sequence, claimed));
+    claimed.extend(entry.claim.clone());
+}
+
+/// A cancelled sequence is told so; one that has ended already goes without a word.
+fn unwanted<S>(entry: Entry<S>) -> Option<Leaving<S>> {
+    entry.sequence.handle.is_cancelled().then_some(Leaving::Cancelled(entry.stream))
+}

@@ -1,0 +1,438 @@
+//! Goal: a completion's text in pieces is the text of all its ids at once, and templates render as Hugging Face's.
+//! Method: tiny tokenizers of the real kinds, trained here, cut at random places; templates of the shapes that models ship.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use inferno_node::error::Kind;
+use inferno_node::request::ChatMessage;
+use inferno_node::tokenizer::{ChatTemplate, IncrementalDecoder, Tokenizer};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::{AddedToken, PreTokenizerWrapper};
+
+const TEXT: &str = "The quick brown fox jumps over the lazy dog. The dog sleeps; the fox is quick.\n\
+    Once upon a time there was a small fox who liked the big dog. 你好，世界！你好，朋友。\n\
+    Ça alors, où est le garçon? Der Fuchs läuft über die Brücke. 🙂🙃🙂 👩‍👩‍👧 done.\n";
+
+/// Characters that the tokenizers have not seen in training, beside those that they have.
+const ALPHABET: &[&str] = &[
+    "a",
+    "e",
+    " ",
+    "  ",
+    "The",
+    " fox",
+    "\n",
+    ".",
+    "é",
+    "ß",
+    "你",
+    "好",
+    "界",
+    "龘",
+    "🙂",
+    "🦊",
+    "👩‍👩‍👧",
+    "\u{0301}",
+    "\t",
+    "<",
+    "0x41",
+    "▁",
+    "\u{10FFFF}",
+];
+
+fn train(pre_tokenizer: PreTokenizerWrapper, special: &[String]) -> Value {
+    let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizer));
+    let special = special.iter().map(|token| AddedToken::from(token.as_str(), true)).collect();
+    let trainer = BpeTrainer::builder()
+        .show_progress(false)
+        .vocab_size(700)
+        .special_tokens(special)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let mut trainer = tokenizers::models::TrainerWrapper::from(trainer);
+    tokenizer.train(&mut trainer, TEXT.lines()).expect("trains");
+    serde_json::to_value(&tokenizer).expect("serialises")
+}
+
+fn build(config: &Value) -> Arc<Tokenizer> {
+    let inner = tokenizers::Tokenizer::from_bytes(config.to_string()).expect("a tokenizer");
+    Arc::new(Tokenizer::new(inner).expect("it has tokens"))
+}
+
+/// As Llama 3 and Qwen have it.
+fn byte_level_config() -> Value {
+    let special = ["<|begin|>".to_owned(), "<|end|>".to_owned()];
+    let mut config = train(ByteLevel::new(false, true, true).into(), &special);
+    config["decoder"] = json!({"type": "ByteLevel", "add_prefix_space": true,
+        "trim_offsets": true, "use_regex": true});
+    config["post_processor"] = json!({"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}},
+                   {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|begin|>": {"id": "<|begin|>", "ids": [0], "tokens": ["<|begin|>"]}}});
+    config
+}
+
+/// As Llama 2 has it: a leading mark, byte fallback, and a decoder that takes one leading space off.
+fn sentencepiece_config() -> Value {
+    let mut special: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
+    special.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+    let mut config = train(Metaspace::new('▁', PrependScheme::Always, true).into(), &special);
+    let added = config["added_tokens"].as_array_mut().expect("a list");
+    added.retain(|token| !token["content"].as_str().unwrap_or_default().starts_with("<0x"));
+    config["model"]["byte_fallback"] = json!(true);
+    config["model"]["fuse_unk"] = json!(true);
+    config["model"]["unk_token"] = json!("<unk>");
+    config["pre_tokenizer"] = Value::Null;
+    config["normalizer"] = json!({"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
+    config["decoder"] = json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"}, {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
+    config
+}
+
+/// As T5's and XLNet's: marks without byte fallback.
+fn metaspace_config() -> Value {
+    let mut config = train(
+        Metaspace::new('▁', PrependScheme::First, true).into(),
+        &["<unk>".to_owned(), "<s>".to_owned(), "</s>".to_owned()],
+    );
+    config["decoder"] =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true});
+    config
+}
+
+fn with_decoder(mut config: Value, decoder: Value) -> Value {
+    config["decoder"] = decoder;
+    config
+}
+
+fn all_kinds() -> Vec<(&'static str, Arc<Tokenizer>)> {
+    let spiece = sentencepiece_config();
+    // Gemma's: nothing is taken off at the start.
+    let gemma = json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"}, {"type": "Fuse"}]});
+    // A sequence in another order is left to the window of ids.
+    let window = json!({"type": "Sequence", "decoders": [
+        {"type": "ByteFallback"},
+        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}]});
+    vec![
+        ("byte-level", build(&byte_level_config())),
+        ("sentencepiece", build(&spiece)),
+        ("gemma", build(&with_decoder(spiece.clone(), gemma))),
+        ("window", build(&with_decoder(spiece, window))),
+        ("metaspace", build(&metaspace_config())),
+    ]
+}
+
+fn pieces(tokenizer: &Arc<Tokenizer>, prompt: &[u32], completion: &[u32]) -> Vec<String> {
+    let mut decoder = IncrementalDecoder::new(Arc::clone(tokenizer), prompt);
+    let mut push = |&id| {
+        let mut text = String::new();
+        decoder.push(id, &mut text);
+        text
+    };
+    completion.iter().map(&mut push).collect()
+}
+
+#[test]
+fn text_in_pieces_is_the_text_at_once() {
+    for (kind, tokenizer) in all_kinds() {
+        for seed in 0..400u64 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let len = rng.random_range(1..40);
+            let text: String =
+                (0..len).map(|_| ALPHABET[rng.random_range(0..ALPHABET.len())]).collect();
+            let ids = tokenizer.encode(&text, seed % 2 == 0).expect("encodes");
+            let whole = tokenizer.decode(&ids, true).expect("decodes");
+            // The prompt ends anywhere, in the middle of a character too.
+            let cut = rng.random_range(0..=ids.len());
+            let context = tokenizer.decode(&ids[..cut], true).expect("decodes");
+            let shown = pieces(&tokenizer, &ids[..cut], &ids[cut..]).concat();
+            if let Some(expected) = whole.strip_prefix(&context) {
+                assert_eq!(shown, expected, "{kind}, seed {seed}: {text:?} cut at {cut}");
+            }
+            let from_start = pieces(&tokenizer, &[], &ids).concat();
+            assert_eq!(from_start, whole, "{kind}, seed {seed}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn no_piece_splits_a_character() {
+    for (kind, tokenizer) in all_kinds().into_iter().take(4) {
+        let ids = tokenizer.encode("a🦊b龘\u{10FFFF}c", false).expect("encodes");
+        let shown = pieces(&tokenizer, &ids[..1], &ids[1..]);
+        assert!(shown.iter().any(String::is_empty), "{kind}: no character took several tokens");
+        assert!(shown.iter().all(|piece| !piece.contains('\u{FFFD}')), "{kind}: {shown:?}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_replaced_and_text_goes_on() {
+    for (kind, tokenizer) in all_kinds().into_iter().take(4) {
+        let byte = if kind == "byte-level" { "ÿ" } else { "<0xFF>" };
+        let id = tokenizer.token_to_id(byte).expect("every byte is a token");
+        let tail = tokenizer.encode(" fox", false).expect("encodes");
+        let prompt = tokenizer.encode("The", false).expect("encodes");
+        let shown = pieces(&tokenizer, &prompt, &[vec![id; 40], tail].concat()).concat();
+        assert!(shown.starts_with('\u{FFFD}'), "{kind}: {shown:?}");
+        assert!(shown.ends_with(" fox"), "{kind}: {shown:?}");
+        assert!(shown.matches('\u{FFFD}').count() >= 40, "{kind}: {shown:?}");
+    }
+}
+
+#[test]
+fn a_completion_after_text_keeps_its_leading_space_and_one_after_marks_does_not() {
+    let tokenizer = build(&sentencepiece_config());
+    let fox = tokenizer.token_to_id("▁fox").expect("trained");
+    let begin = tokenizer.token_to_id("<s>").expect("given");
+    let prompt = tokenizer.encode("The", false).expect("encodes");
+    assert_eq!(pieces(&tokenizer, &prompt, &[fox, fox]), [" fox", " fox"]);
+    assert_eq!(pieces(&tokenizer, &[begin], &[fox, fox]), ["fox", " fox"]);
+    assert_eq!(pieces(&tokenizer, &[], &[begin, fox]), ["", "fox"]);
+}
+
+#[test]
+fn special_and_absent_ids_show_nothing() {
+    for (kind, tokenizer) in all_kinds() {
+        let special: Vec<u32> = tokenizer.special_ids().iter().copied().collect();
+        assert!(special.len() >= 2 && special.iter().all(|&id| tokenizer.is_special(id)));
+        let mut ids = tokenizer.encode("The fox", false).expect("encodes");
+        let whole = tokenizer.decode(&ids, true).expect("decodes");
+        ids.extend(special);
+        ids.push(tokenizer.vocab_size() + 7);
+        assert_eq!(pieces(&tokenizer, &[], &ids).concat(), whole, "{kind}");
+    }
+}
+
+#[test]
+fn special_tokens_are_added_only_when_asked_for() {
+    let tokenizer = build(&byte_level_config());
+    let with = tokenizer.encode("The", true).expect("encodes");
+    let without = tokenizer.encode("The", false).expect("encodes");
+    assert_eq!(with, [vec![0], without].concat());
+    assert_eq!(tokenizer.id_to_token(0).as_deref(), Some("<|begin|>"));
+    // As in a rendered chat template.
+    assert_eq!(tokenizer.encode("<|end|>", false).expect("encodes"), [1]);
+    assert!(format!("{tokenizer:?}").contains("vocab_size"));
+}
+
+#[test]
+fn truncation_and_padding_of_the_file_are_taken_off() {
+    let mut config = byte_level_config();
+    config["truncation"] = json!({"direction": "Right", "max_length": 3,
+        "strategy": "LongestFirst", "stride": 0});
+    config["padding"] = json!({"strategy": {"Fixed": 4000}, "direction": "Right",
+        "pad_to_multiple_of": null, "pad_id": 1, "pad_type_id": 0, "pad_token": "<|end|>"});
+    let ids = build(&config).encode(TEXT, false).expect("encodes");
+    assert!(ids.len() > 3 && ids.len() < 4000, "{}", ids.len());
+}
+
+#[test]
+fn a_tokenizer_directory_is_read_or_its_file_and_fault_are_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let error = Tokenizer::from_dir(dir.path()).expect_err("no file").to_string();
+    assert!(error.contains("tokenizer.json"), "{error}");
+    let file = dir.path().join("tokenizer.json");
+    let write = |text: &str| std::fs::write(&file, text).expect("writes");
+    for broken in ["", "{", "{}", "[1,2]", r#"{"version":"1.0","model":{"type":"Magic"}}"#] {
+        write(broken);
+        let error = Tokenizer::from_dir(dir.path()).expect_err(broken);
+        assert!(error.file.ends_with("tokenizer.json") && !error.reason.is_empty());
+    }
+    write(r#"{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}"#);
+    assert!(Tokenizer::from_dir(dir.path()).is_err(), "no tokens");
+    write(&byte_level_config().to_string());
+    assert!(Tokenizer::from_dir(dir.path()).expect("whole").vocab_size() > 256);
+}
+
+fn message(role: &str, content: &str) -> ChatMessage {
+    ChatMessage { role: role.into(), content: content.into() }
+}
+
+fn conversation() -> Vec<ChatMessage> {
+    vec![
+        message("system", "Be brief."),
+        message("user", "  Hi <there> & \"you\" "),
+        message("assistant", "Hello."),
+        message("user", "你好?"),
+    ]
+}
+
+const LLAMA_3: &str = r"{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- set date_string = '26 Jul 2024' %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = '' %}
+{%- endif %}
+{{- '<|start_header_id|>system<|end_header_id|>\n\n' }}
+{%- if tools is not none %}
+    {{- 'Environment: ipython\n' }}
+{%- endif %}
+{{- 'Today Date: ' + date_string + '\n\n' }}
+{{- system_message }}
+{{- '<|eot_id|>' }}
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
+        {{- message['content'] | trim + '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
+{%- endif %}
+";
+
+#[test]
+fn llama_3_style() {
+    let config = json!({"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"});
+    let template = ChatTemplate::new(LLAMA_3, &config).expect("compiles");
+    let turn = |role: &str| format!("<|start_header_id|>{role}<|end_header_id|>\n\n");
+    let expected = format!(
+        "<|begin_of_text|>{}Today Date: 26 Jul 2024\n\nBe brief.<|eot_id|>{}Hi <there> & \"you\"\
+         <|eot_id|>{}Hello.<|eot_id|>{}你好?<|eot_id|>{}",
+        turn("system"),
+        turn("user"),
+        turn("assistant"),
+        turn("user"),
+        turn("assistant")
+    );
+    assert_eq!(template.render(&conversation(), true).as_deref(), Ok(expected.as_str()));
+    let closed = template.render(&conversation(), false).expect("renders");
+    assert_eq!(Some(closed.as_str()), expected.strip_suffix(&turn("assistant")));
+}
+
+const CHATML: &str = "{% for message in messages %}\
+{% if loop.first and messages[0]['role'] != 'system' %}\
+{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}\
+{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+#[test]
+fn chatml_style() {
+    let template = ChatTemplate::new(CHATML, &Value::Null).expect("compiles");
+    assert_eq!(
+        template.render(&[message("user", " x ")], true).as_deref(),
+        Ok("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n\
+            <|im_start|>user\n x <|im_end|>\n<|im_start|>assistant\n")
+    );
+}
+
+const MISTRAL: &str = "{{ bos_token }}{% for message in messages %}\
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+{{ raise_exception('Roles must alternate user/assistant/user/assistant/...') }}{% endif %}\
+{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}\
+{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}\
+{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}\
+{% endfor %}";
+
+#[test]
+fn mistral_style_refuses_in_its_own_words() {
+    let config = json!({"bos_token": {"content": "<s>", "special": true}, "eos_token": "</s>"});
+    let template = ChatTemplate::new(MISTRAL, &config).expect("compiles");
+    let turns = [message("user", "a"), message("assistant", "b"), message("user", "c")];
+    let expected = "<s>[INST] a [/INST]b</s>[INST] c [/INST]";
+    assert_eq!(template.render(&turns, true).as_deref(), Ok(expected));
+    let error = template.render(&turns[1..], true).expect_err("an assistant first");
+    assert_eq!((error.kind, error.param.as_deref()), (Kind::Invalid, Some("messages")));
+    assert!(error.message.ends_with("must alternate user/assistant/user/assistant/..."), "{error}");
+}
+
+/// What templates in the wild lean on: Python's methods, namespaces, loop controls, block trimming, generation marks.
+#[test]
+fn templates_may_use_what_hugging_face_gives_them() {
+    let render = |source: &str| {
+        let template = ChatTemplate::new(source, &json!({"eos_token": "</s>"})).expect(source);
+        template.render(&conversation(), true).expect(source)
+    };
+    assert_eq!(render("{{ messages[1].content.strip().upper() }}"), "HI <THERE> & \"YOU\"");
+    assert_eq!(render("{{ messages[2]['content'].split('l')[0] }}|{{ messages|length }}"), "He|4");
+    let namespace = "{% set ns = namespace(n=0) %}{% for m in messages if m.role == 'user' %}\
+        {% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}";
+    assert_eq!(render(namespace), "2");
+    let controls = "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}\
+        {{ m.role }}{% break %}{% endfor %}";
+    assert_eq!(render(controls), "user");
+    // Jinja's trim_blocks and lstrip_blocks: a tag's line leaves nothing.
+    assert_eq!(render("a\n    {% if true %}\nb\n    {% endif %}\nc\n"), "a\nb\nc");
+    assert_eq!(render("{% generation %}\nx{%- endgeneration -%}  y"), "xy");
+    assert_eq!(render("{{ messages[0]|tojson }}"), r#"{"role": "system", "content": "Be brief."}"#);
+    assert_eq!(render("{{ bos_token is defined }} {{ bos_token }}{{ eos_token }}"), "False </s>");
+    assert_eq!(render("{{ strftime_now('%Y-%m-%d')|length }}"), "10");
+    assert_eq!(render("{{ tools is none }}{{ documents is none }}"), "TrueTrue");
+    assert_eq!(
+        render("{% macro t(m) %}[{{ m.role }}]{% endmacro %}{{ t(messages[0]) }}"),
+        "[system]"
+    );
+    assert_eq!(render("{{ messages[-1]['content'] }}{{ messages[::-1][0].role }}"), "你好?user");
+}
+
+#[test]
+fn a_template_that_breaks_is_the_conversations_fault_by_name() {
+    let template = ChatTemplate::new("{{ messages[9].content.strip() }}", &Value::Null);
+    let error = template.expect("compiles").render(&conversation(), true).expect_err("no ninth");
+    assert_eq!((error.kind, error.param.as_deref()), (Kind::Invalid, Some("messages")));
+}
+
+#[test]
+fn templates_are_found_where_checkpoints_keep_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write =
+        |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("writes");
+    let render = |dir: &Path| {
+        let template = ChatTemplate::from_dir(dir).expect("readable").expect("there");
+        template.render(&[message("user", "x")], false).expect("renders")
+    };
+    assert!(ChatTemplate::from_dir(dir.path()).expect("nothing to fail").is_none());
+    let mut config = json!({"bos_token": "<s>"});
+    write("tokenizer_config.json", &config.to_string());
+    assert!(ChatTemplate::from_dir(dir.path()).expect("no template").is_none());
+
+    config["chat_template"] = json!("{{ bos_token }}one");
+    write("tokenizer_config.json", &config.to_string());
+    assert_eq!(render(dir.path()), "<s>one");
+    config["chat_template"] = json!([{"name": "tool_use", "template": "tools"},
+        {"name": "default", "template": "{{ bos_token }}two"}]);
+    write("tokenizer_config.json", &config.to_string());
+    assert_eq!(render(dir.path()), "<s>two");
+    config["chat_template"] = json!([{"name": "only", "template": "three"}]);
+    write("tokenizer_config.json", &config.to_string());
+    assert_eq!(render(dir.path()), "three");
+    write("chat_template.jinja", "{{ bos_token }}four");
+    assert_eq!(render(dir.path()), "<s>four");
+}
+
+#[test]
+fn a_broken_template_file_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write =
+        |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("writes");
+    let two = json!([{"name": "a", "template": "x"}, {"name": "b", "template": "y"}]);
+    for broken in [two, json!([]), json!(7), json!("{{"), json!([{"name": "default"}])] {
+        write("tokenizer_config.json", &json!({"chat_template": broken}).to_string());
+        let error = ChatTemplate::from_dir(dir.path()).expect_err("broken");
+        assert!(error.file.ends_with("tokenizer_config.json"), "{error}");
+    }
+    write("chat_template.jinja", "{% if %}");
+    let error = ChatTemplate::from_dir(dir.path()).expect_err("no template");
+    assert!(error.file.ends_with("chat_template.jinja"), "{error}");
+    write("tokenizer_config.json", "{");
+    let error = ChatTemplate::from_dir(dir.path()).expect_err("no JSON");
+    assert!(error.file.ends_with("tokenizer_config.json"), "{error}");
+}
