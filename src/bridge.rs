@@ -95,6 +95,16 @@ pub mod ffi {
         workspace_bytes: u64,
     }
 
+    /// What a model needs of a pool: `weight_bytes + workspace_bytes + n * kv_bytes_per_block` (and a few KiB of
+    /// alignment) hold it with n blocks.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    struct MemoryNeed {
+        weight_bytes: u64,
+        /// Keys and values of one block in all layers.
+        kv_bytes_per_block: u64,
+        workspace_bytes: u64,
+    }
+
     /// The memory pool at this moment.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
     struct MemoryStats {
@@ -156,7 +166,7 @@ pub mod ffi {
     struct StepOutput {
         /// \[S\] sampled ids; 0 where `sample` was false.
         token_ids: Vec<u32>,
-        /// \[rows with `sample`, vocab_size\] if wanted, else empty.
+        /// \[rows with `sample`, vocab_size\] if wanted, else empty; end tokens that were held back are -infinity.
         logits: Vec<f32>,
     }
 
@@ -168,6 +178,13 @@ pub mod ffi {
 
         /// A CPU device. Fails with `out_of_memory` if the pool cannot be reserved.
         fn new_cpu_context(options: &DeviceOptions) -> Result<UniquePtr<Context>>;
+
+        /// What a model would take of a device with so many threads; takes nothing. `kv_bytes` is not read.
+        fn required_bytes(
+            num_threads: u32,
+            shape: &ModelShape,
+            limits: &ModelLimits,
+        ) -> Result<MemoryNeed>;
 
         /// Takes memory for a model's weights, KV blocks and workspace; the weights are still to be set.
         fn add_model(

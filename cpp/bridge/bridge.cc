@@ -1,37 +1,198 @@
+// Maps the border's types to the engine's; no logic.
 #include "bridge/bridge.h"
 
-#include <stdexcept>
+#include <algorithm>
+#include <string_view>
+#include <vector>
 
+#include "engine/context.h"
 #include "inferno-node/src/bridge.rs.h"
+#include "ops/bandwidth.h"
 
 namespace inferno {
+namespace {
 
-struct Context::Impl {};
-Context::Context(const DeviceOptions&) : impl_(std::make_unique<Impl>()) {}
+ops::Isa to_engine(Isa isa) {
+  switch (isa) {
+    case Isa::Portable:
+      return ops::Isa::Portable;
+    case Isa::Avx2:
+      return ops::Isa::Avx2;
+    case Isa::Avx512Bf16:
+      return ops::Isa::Avx512Bf16;
+    case Isa::Auto:
+      break;
+  }
+  return ops::best_isa();
+}
+
+Isa to_border(ops::Isa isa) {
+  switch (isa) {
+    case ops::Isa::Avx2:
+      return Isa::Avx2;
+    case ops::Isa::Avx512Bf16:
+      return Isa::Avx512Bf16;
+    case ops::Isa::Portable:
+      break;
+  }
+  return Isa::Portable;
+}
+
+ops::Dtype to_engine(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::F16:
+      return ops::Dtype::F16;
+    case Dtype::BF16:
+      return ops::Dtype::BF16;
+    case Dtype::F32:
+      break;
+  }
+  return ops::Dtype::F32;
+}
+
+ops::RopeScaling to_engine(RopeScaling scaling) {
+  switch (scaling) {
+    case RopeScaling::Linear:
+      return ops::RopeScaling::Linear;
+    case RopeScaling::Llama3:
+      return ops::RopeScaling::Llama3;
+    case RopeScaling::None:
+      break;
+  }
+  return ops::RopeScaling::None;
+}
+
+engine::ModelShape to_engine(const ModelShape& shape) {
+  return {.vocab_size = shape.vocab_size,
+          .hidden_size = shape.hidden_size,
+          .intermediate_size = shape.intermediate_size,
+          .num_layers = shape.num_layers,
+          .num_heads = shape.num_heads,
+          .num_kv_heads = shape.num_kv_heads,
+          .head_dim = shape.head_dim,
+          .rms_norm_eps = shape.rms_norm_eps,
+          .rope_theta = shape.rope_theta,
+          .rope_scaling = to_engine(shape.rope_scaling),
+          .rope_factor = shape.rope_factor,
+          .rope_low_freq_factor = shape.rope_low_freq_factor,
+          .rope_high_freq_factor = shape.rope_high_freq_factor,
+          .rope_original_max_positions = shape.rope_original_max_positions,
+          .tie_word_embeddings = shape.tie_word_embeddings,
+          .attention_bias = shape.attention_bias,
+          .mlp_bias = shape.mlp_bias,
+          .dtype = to_engine(shape.dtype)};
+}
+
+engine::ModelLimits to_engine(const ModelLimits& limits) {
+  return {.block_size = limits.block_size,
+          .kv_bytes = limits.kv_bytes,
+          .max_batch_size = limits.max_batch_size,
+          .max_step_tokens = limits.max_step_tokens,
+          .max_seq_len = limits.max_seq_len,
+          .end_token_ids = {limits.end_token_ids.begin(), limits.end_token_ids.end()}};
+}
+
+ops::SampleParams to_engine(const SamplingRow& row) {
+  return {.temperature = row.temperature,
+          .top_k = row.top_k,
+          .top_p = row.top_p,
+          .min_p = row.min_p,
+          .seed = row.seed,
+          .position = row.position,
+          .suppress_end = row.suppress_end};
+}
+
+template <typename T>
+std::span<const T> view(const rust::Vec<T>& values) {
+  return {values.data(), values.size()};
+}
+
+template <typename T>
+void replace(rust::Vec<T>& out, std::span<const T> values) {
+  out.clear();
+  out.reserve(values.size());
+  for (const T value : values) out.push_back(value);
+}
+
+}  // namespace
+
+struct Context::Impl {
+  explicit Impl(const engine::DeviceOptions& options) : context(options) {}
+  engine::Context context;
+  std::vector<ops::SampleParams> sampling;  // of one step; keeps its memory
+};
+
+Context::Context(const DeviceOptions& options)
+    : impl_(std::make_unique<Impl>(engine::DeviceOptions{
+          options.num_threads, to_engine(options.isa), options.pool_bytes})) {}
 Context::~Context() = default;
-ModelPlan Context::add_model(const ModelShape&, const ModelLimits&) {
-  throw std::runtime_error("other: scaffold");
+
+ModelPlan Context::add_model(const ModelShape& shape, const ModelLimits& limits) {
+  const engine::ModelPlan plan = impl_->context.add_model(to_engine(shape), to_engine(limits));
+  return {plan.model, plan.num_blocks, plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes};
 }
-void Context::set_tensor(std::uint32_t, rust::Str, Dtype, rust::Slice<const std::uint64_t>,
-                         rust::Slice<const std::uint8_t>) {
-  throw std::runtime_error("other: scaffold");
+
+void Context::set_tensor(std::uint32_t model, rust::Str name, Dtype dtype,
+                         rust::Slice<const std::uint64_t> shape,
+                         rust::Slice<const std::uint8_t> data) {
+  const engine::TensorView tensor{to_engine(dtype),
+                                  {shape.data(), shape.size()},
+                                  std::as_bytes(std::span(data.data(), data.size()))};
+  impl_->context.set_tensor(model, std::string_view(name.data(), name.size()), tensor);
 }
-void Context::fill_random(std::uint32_t, std::uint64_t) {
-  throw std::runtime_error("other: scaffold");
+
+void Context::fill_random(std::uint32_t model, std::uint64_t seed) {
+  impl_->context.fill_random(model, seed);
 }
-void Context::finish_model(std::uint32_t) { throw std::runtime_error("other: scaffold"); }
-void Context::remove_model(std::uint32_t) { throw std::runtime_error("other: scaffold"); }
-void Context::run_step(const StepBatch&, StepOutput&) {
-  throw std::runtime_error("other: scaffold");
+
+void Context::finish_model(std::uint32_t model) { impl_->context.finish_model(model); }
+
+void Context::remove_model(std::uint32_t model) { impl_->context.remove_model(model); }
+
+void Context::run_step(const StepBatch& batch, StepOutput& output) {
+  impl_->sampling.resize(batch.sampling.size());
+  std::transform(batch.sampling.begin(), batch.sampling.end(), impl_->sampling.begin(),
+                 [](const SamplingRow& row) { return to_engine(row); });
+  const engine::StepOutput result =
+      impl_->context.run_step(batch.model, {.token_ids = view(batch.token_ids),
+                                            .positions = view(batch.positions),
+                                            .slot_mapping = view(batch.slot_mapping),
+                                            .cu_query_lens = view(batch.cu_query_lens),
+                                            .context_lens = view(batch.context_lens),
+                                            .block_tables = view(batch.block_tables),
+                                            .block_table_stride = batch.block_table_stride,
+                                            .seats = view(batch.seats),
+                                            .feed_sampled = view(batch.feed_sampled),
+                                            .sample = view(batch.sample),
+                                            .sampling = impl_->sampling,
+                                            .want_logits = batch.want_logits});
+  replace(output.token_ids, result.token_ids);
+  replace(output.logits, result.logits);
 }
-MemoryStats Context::memory_stats() const { throw std::runtime_error("other: scaffold"); }
-Isa Context::isa() const noexcept { return Isa::Portable; }
+
+MemoryStats Context::memory_stats() const {
+  const engine::MemoryStats stats = impl_->context.memory_stats();
+  return {stats.reserved_bytes, stats.used_bytes, stats.peak_bytes, stats.num_allocations};
+}
+
+Isa Context::isa() const noexcept { return to_border(impl_->context.isa()); }
+
 std::unique_ptr<Context> new_cpu_context(const DeviceOptions& options) {
   return std::make_unique<Context>(options);
 }
-bool isa_available(Isa) noexcept { return false; }
-double measure_read_bandwidth(std::uint64_t, std::uint32_t, std::uint32_t) {
-  throw std::runtime_error("other: scaffold");
+
+MemoryNeed required_bytes(std::uint32_t num_threads, const ModelShape& shape,
+                          const ModelLimits& limits) {
+  const engine::MemoryNeed need =
+      engine::required_bytes(num_threads, to_engine(shape), to_engine(limits));
+  return {need.weight_bytes, need.kv_bytes_per_block, need.workspace_bytes};
+}
+
+bool isa_available(Isa isa) noexcept { return ops::isa_available(to_engine(isa)); }
+
+double measure_read_bandwidth(std::uint64_t bytes, std::uint32_t num_threads,
+                              std::uint32_t rounds) {
+  return ops::measure_read_bandwidth(bytes, num_threads, rounds);
 }
 
 }  // namespace inferno

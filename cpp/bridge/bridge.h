@@ -1,16 +1,33 @@
-// The engine as Rust sees it. Every call may throw; the text starts with out_of_memory, invalid_batch, sticky or other.
+// The engine as Rust sees it. Every call may throw; the text starts with out_of_memory,
+// invalid_batch, sticky or other.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
+#include "engine/error.h"
 #include "rust/cxx.h"
+
+namespace rust::behavior {
+
+// cxx's hook: what a call threw, of whatever type, becomes the text of Rust's error.
+template <typename Try, typename Fail>
+static void trycatch(Try&& func, Fail&& fail) noexcept {
+  try {
+    func();
+  } catch (...) {
+    fail(inferno::engine::describe_current_exception());
+  }
+}
+
+}  // namespace rust::behavior
 
 namespace inferno {
 
 enum class Dtype : std::uint8_t;
 enum class Isa : std::uint8_t;
 struct DeviceOptions;
+struct MemoryNeed;
 struct ModelShape;
 struct ModelLimits;
 struct ModelPlan;
@@ -42,6 +59,8 @@ class Context {
 };
 
 std::unique_ptr<Context> new_cpu_context(const DeviceOptions& options);
+MemoryNeed required_bytes(std::uint32_t num_threads, const ModelShape& shape,
+                          const ModelLimits& limits);
 bool isa_available(Isa isa) noexcept;
 double measure_read_bandwidth(std::uint64_t bytes, std::uint32_t num_threads, std::uint32_t rounds);
 

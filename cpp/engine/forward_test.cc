@@ -1,0 +1,433 @@
+// Goal: the forward pass computes the Llama decoder, and a sequence's logits have the same bits
+// however it is run. Method: a plain reference in double that knows no cache, no batch and no
+// packing; then the same prompt alone, in a batch, in chunks, over shared and scattered blocks,
+// after recompute, on memory full of rubbish.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <numeric>
+#include <random>
+#include <string>
+
+#include "engine/error.h"
+#include "engine/test_model.h"
+
+namespace inferno::engine {
+namespace {
+
+using test::Query;
+using test::Step;
+using Matrix = std::vector<double>;
+
+// Checkpoint tensors by name, already rounded to their type.
+struct Checkpoint {
+  ModelShape shape;
+  std::map<std::string, Matrix> tensors;
+  std::map<std::string, std::vector<std::uint64_t>> shapes;
+
+  explicit Checkpoint(const ModelShape& s) : shape(s) {
+    std::mt19937 random(5);
+    std::normal_distribution<float> normal(0, 1);
+    const auto add = [&](const std::string& name, std::vector<std::uint64_t> dimensions,
+                         float centre, float deviation) {
+      std::size_t size = 1;
+      for (auto d : dimensions) size *= d;
+      Matrix values(size);
+      std::byte element[4];
+      for (double& value : values) {
+        ops::store_element(element, s.dtype, 0, centre + deviation * normal(random));
+        value = ops::load_element(element, s.dtype, 0);
+      }
+      tensors[name] = values;
+      shapes[name] = std::move(dimensions);
+    };
+    const std::uint64_t h = s.hidden_size;
+    const std::uint64_t inner = s.intermediate_size;
+    add("model.embed_tokens.weight", {s.vocab_size, h}, 0, 0.5F);
+    if (!s.tie_word_embeddings) add("lm_head.weight", {s.vocab_size, h}, 0, 0.2F);
+    add("model.norm.weight", {h}, 1, 0.1F);
+    for (std::uint32_t i = 0; i < s.num_layers; ++i) {
+      const std::string p = "model.layers." + std::to_string(i) + ".";
+      const auto linear = [&](const std::string& name, std::uint64_t n, std::uint64_t k,
+                              bool bias) {
+        add(p + name + ".weight", {n, k}, 0, 0.12F);
+        if (bias) add(p + name + ".bias", {n}, 0, 0.3F);
+      };
+      add(p + "input_layernorm.weight", {h}, 1, 0.1F);
+      add(p + "post_attention_layernorm.weight", {h}, 1, 0.1F);
+      linear("self_attn.q_proj", s.q_size(), h, s.attention_bias);
+      linear("self_attn.k_proj", s.kv_size(), h, s.attention_bias);
+      linear("self_attn.v_proj", s.kv_size(), h, s.attention_bias);
+      linear("self_attn.o_proj", h, s.q_size(), s.attention_bias);
+      linear("mlp.gate_proj", inner, h, s.mlp_bias);
+      linear("mlp.up_proj", inner, h, s.mlp_bias);
+      linear("mlp.down_proj", h, inner, s.mlp_bias);
+    }
+  }
+
+  void load(Context& context, std::uint32_t model) const {
+    for (const auto& [name, values] : tensors) {
+      std::vector<std::byte> data(values.size() * ops::dtype_bytes(shape.dtype) + 1);
+      // One byte off: tensors in a file have no alignment to rely on.
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        ops::store_element(data.data() + 1, shape.dtype, i, static_cast<float>(values[i]));
+      }
+      context.set_tensor(model, name, {shape.dtype, shapes.at(name), std::span(data).subspan(1)});
+    }
+  }
+};
+
+// The paper, with nothing clever: all positions at once, in double.
+struct Reference {
+  const Checkpoint& c;
+
+  const Matrix& weight(const std::string& name) const { return c.tensors.at(name); }
+
+  Matrix linear(const Matrix& x, const std::string& name, std::size_t n, std::size_t k) const {
+    const Matrix& w = weight(name + ".weight");
+    const auto bias = c.tensors.find(name + ".bias");
+    const std::size_t rows = x.size() / k;
+    Matrix out(rows * n);
+    for (std::size_t r = 0; r < rows; ++r) {
+      for (std::size_t i = 0; i < n; ++i) {
+        double sum = bias == c.tensors.end() ? 0 : bias->second[i];
+        for (std::size_t j = 0; j < k; ++j) sum += x[r * k + j] * w[i * k + j];
+        out[r * n + i] = sum;
+      }
+    }
+    return out;
+  }
+
+  Matrix norm(const Matrix& x, const std::string& name) const {
+    const std::size_t h = c.shape.hidden_size;
+    Matrix out(x.size());
+    for (std::size_t r = 0; r < x.size() / h; ++r) {
+      double squares = 0;
+      for (std::size_t i = 0; i < h; ++i) squares += x[r * h + i] * x[r * h + i];
+      const double scale = 1 / std::sqrt(squares / static_cast<double>(h) + c.shape.rms_norm_eps);
+      for (std::size_t i = 0; i < h; ++i) out[r * h + i] = x[r * h + i] * scale * weight(name)[i];
+    }
+    return out;
+  }
+
+  double frequency(std::size_t i) const {
+    const ModelShape& s = c.shape;
+    const double f = std::pow(s.rope_theta, -2.0 * static_cast<double>(i) / s.head_dim);
+    if (s.rope_scaling == ops::RopeScaling::None) return f;
+    if (s.rope_scaling == ops::RopeScaling::Linear) return f / s.rope_factor;
+    const double turns = s.rope_original_max_positions * f / (2 * M_PI);
+    if (turns < s.rope_low_freq_factor) return f / s.rope_factor;
+    if (turns > s.rope_high_freq_factor) return f;
+    const double smooth = (turns - s.rope_low_freq_factor) /
+                          (double{s.rope_high_freq_factor} - s.rope_low_freq_factor);
+    return (1 - smooth) * f / s.rope_factor + smooth * f;
+  }
+
+  void rope(Matrix& x, std::size_t heads) const {
+    const std::size_t d = c.shape.head_dim;
+    for (std::size_t t = 0; t < x.size() / (heads * d); ++t) {
+      for (std::size_t head = 0; head < heads; ++head) {
+        double* v = x.data() + (t * heads + head) * d;
+        for (std::size_t i = 0; i < d / 2; ++i) {
+          const double angle = static_cast<double>(t) * frequency(i);
+          const double a = v[i];
+          const double b = v[i + d / 2];
+          v[i] = a * std::cos(angle) - b * std::sin(angle);
+          v[i + d / 2] = b * std::cos(angle) + a * std::sin(angle);
+        }
+      }
+    }
+  }
+
+  Matrix attention(const Matrix& q, const Matrix& k, const Matrix& v) const {
+    const std::size_t d = c.shape.head_dim;
+    const std::size_t heads = c.shape.num_heads;
+    const std::size_t kv_heads = c.shape.num_kv_heads;
+    Matrix out(q.size());
+    for (std::size_t t = 0; t < q.size() / (heads * d); ++t) {
+      for (std::size_t h = 0; h < heads; ++h) {
+        const std::size_t g = h / (heads / kv_heads);
+        Matrix p(t + 1);
+        double total = 0;
+        for (std::size_t u = 0; u <= t; ++u) {
+          double score = 0;
+          for (std::size_t i = 0; i < d; ++i) {
+            score += q[(t * heads + h) * d + i] * k[(u * kv_heads + g) * d + i];
+          }
+          total += p[u] = std::exp(score / std::sqrt(static_cast<double>(d)));
+        }
+        for (std::size_t u = 0; u <= t; ++u) {
+          for (std::size_t i = 0; i < d; ++i) {
+            out[(t * heads + h) * d + i] += p[u] / total * v[(u * kv_heads + g) * d + i];
+          }
+        }
+      }
+    }
+    return out;
+  }
+
+  // logits [vocab_size] after the last token.
+  Matrix logits(const std::vector<std::uint32_t>& ids) const {
+    const ModelShape& s = c.shape;
+    const std::size_t h = s.hidden_size;
+    Matrix x;
+    for (auto id : ids) {
+      const auto row = weight("model.embed_tokens.weight").begin() + static_cast<long>(id * h);
+      x.insert(x.end(), row, row + static_cast<long>(h));
+    }
+    const auto add = [&](const Matrix& y) {
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += y[i];
+    };
+    for (std::uint32_t i = 0; i < s.num_layers; ++i) {
+      const std::string p = "model.layers." + std::to_string(i) + ".";
+      const Matrix n = norm(x, p + "input_layernorm.weight");
+      Matrix q = linear(n, p + "self_attn.q_proj", s.q_size(), h);
+      Matrix k = linear(n, p + "self_attn.k_proj", s.kv_size(), h);
+      const Matrix v = linear(n, p + "self_attn.v_proj", s.kv_size(), h);
+      rope(q, s.num_heads);
+      rope(k, s.num_kv_heads);
+      add(linear(attention(q, k, v), p + "self_attn.o_proj", h, s.q_size()));
+      const Matrix m = norm(x, p + "post_attention_layernorm.weight");
+      Matrix gate = linear(m, p + "mlp.gate_proj", s.intermediate_size, h);
+      const Matrix up = linear(m, p + "mlp.up_proj", s.intermediate_size, h);
+      for (std::size_t j = 0; j < gate.size(); ++j) gate[j] *= up[j] / (1 + std::exp(-gate[j]));
+      add(linear(gate, p + "mlp.down_proj", h, s.intermediate_size));
+    }
+    x = norm(Matrix(x.end() - static_cast<long>(h), x.end()), "model.norm.weight");
+    return linear(x, s.tie_word_embeddings ? "model.embed_tokens" : "lm_head", s.vocab_size, h);
+  }
+};
+
+std::vector<std::uint32_t> prompt(std::size_t length, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<std::uint32_t> ids(length);
+  for (auto& id : ids) id = random() % 211;
+  return ids;
+}
+
+struct Loaded {
+  Context context;
+  std::uint32_t model;
+  ModelPlan plan;
+
+  Loaded(const Checkpoint& checkpoint, const DeviceOptions& device,
+         const ModelLimits& limits = test::small_limits())
+      : context(device), block_size(limits.block_size) {
+    plan = context.add_model(checkpoint.shape, limits);
+    model = plan.model;
+    checkpoint.load(context, model);
+    context.finish_model(model);
+  }
+
+  std::vector<float> run(const std::vector<Query>& queries) {
+    const StepOutput output = context.run_step(model, Step(queries, block_size).batch());
+    tokens.assign(output.token_ids.begin(), output.token_ids.end());
+    return {output.logits.begin(), output.logits.end()};
+  }
+
+  std::uint32_t block_size;
+  std::vector<std::uint32_t> tokens;  // of the last run
+};
+
+void check_near(const std::vector<float>& got, const Matrix& expected, double tolerance) {
+  REQUIRE(got.size() == expected.size());
+  double worst = 0;
+  double scale = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    worst = std::max(worst, std::abs(got[i] - expected[i]));
+    scale = std::max(scale, std::abs(expected[i]));
+  }
+  CHECK_MESSAGE(worst <= tolerance * scale, "worst " << worst << " of " << scale);
+}
+
+bool same_bits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+std::vector<ModelShape> family() {
+  std::vector<ModelShape> shapes(4, test::small_shape(ops::Dtype::F32));
+  shapes[1].tie_word_embeddings = true;
+  shapes[1].rope_scaling = ops::RopeScaling::Llama3;
+  shapes[1].rope_factor = 8;
+  shapes[1].rope_original_max_positions = 32;
+  shapes[2].attention_bias = true;
+  shapes[2].mlp_bias = true;
+  shapes[2].rope_scaling = ops::RopeScaling::Linear;
+  shapes[2].rope_factor = 4;
+  shapes[3].num_kv_heads = shapes[3].num_heads;
+  return shapes;
+}
+
+TEST_CASE("logits agree with the reference for every member of the family and every dtype") {
+  // Relative to the largest logit; 16-bit types round K and V, and bf16 kernels round activations.
+  const std::map<ops::Dtype, double> tolerance = {
+      {ops::Dtype::F32, 2e-5}, {ops::Dtype::F16, 5e-3}, {ops::Dtype::BF16, 4e-2}};
+  for (const ModelShape& base : family()) {
+    for (const auto& [dtype, error] : tolerance) {
+      ModelShape shape = base;
+      shape.dtype = dtype;
+      const Checkpoint checkpoint(shape);
+      const auto ids = prompt(21, 1);
+      const Matrix expected = Reference{checkpoint}.logits(ids);
+      for (const ops::Isa isa : test::available_isas()) {
+        const std::string name = std::string(ops::isa_name(isa)) + " " + ops::dtype_name(dtype);
+        CAPTURE(name);
+        Loaded loaded(checkpoint, test::small_device(isa));
+        check_near(loaded.run({{.token_ids = ids, .blocks = test::blocks_from(3, 6)}}), expected,
+                   error);
+      }
+    }
+  }
+}
+
+TEST_CASE("decoding step by step agrees with the reference") {
+  const Checkpoint checkpoint(test::small_shape(ops::Dtype::F32));
+  Loaded loaded(checkpoint, test::small_device());
+  auto ids = prompt(5, 2);
+  const auto blocks = test::blocks_from(0, 6);
+  auto logits = loaded.run({{.token_ids = ids, .blocks = blocks}});
+  for (int step = 0; step < 12; ++step) {
+    const Matrix expected = Reference{checkpoint}.logits(ids);
+    check_near(logits, expected, 2e-5);
+    const auto best = std::max_element(expected.begin(), expected.end()) - expected.begin();
+    CHECK(loaded.tokens[0] == static_cast<std::uint32_t>(best));
+    ids.push_back(loaded.tokens[0]);
+    const auto position = static_cast<std::uint32_t>(ids.size() - 1);
+    logits =
+        loaded.run({{.token_ids = {ids.back()}, .first_position = position, .blocks = blocks}});
+  }
+}
+
+// The same 29 tokens for every dtype and every instruction set that this machine has.
+struct Backend {
+  Checkpoint checkpoint;
+  ops::Isa isa;
+  std::vector<std::uint32_t> ids;
+  Loaded loaded;
+  std::vector<float> alone;  // logits of ids by itself
+
+  Backend(ops::Dtype dtype, ops::Isa chosen)
+      : checkpoint(test::small_shape(dtype)),
+        isa(chosen),
+        ids(prompt(29, 3)),
+        loaded(checkpoint, test::small_device(chosen)),
+        alone(loaded.run({{.token_ids = ids, .blocks = test::blocks_from(0, 8)}})) {}
+};
+
+void for_each_backend(const std::function<void(Backend&)>& test) {
+  for (const ops::Dtype dtype : {ops::Dtype::F32, ops::Dtype::F16, ops::Dtype::BF16}) {
+    for (const ops::Isa isa : test::available_isas()) {
+      const std::string name = std::string(ops::isa_name(isa)) + " " + ops::dtype_name(dtype);
+      CAPTURE(name);
+      Backend backend(dtype, isa);
+      test(backend);
+    }
+  }
+}
+
+TEST_CASE("a sequence has the same bits in a batch, at any place, beside longer and shorter ones") {
+  for_each_backend([](Backend& b) {
+    for (std::uint32_t place = 0; place < 3; ++place) {
+      std::vector<Query> queries;
+      for (std::uint32_t seq = 0; seq < 3; ++seq) {
+        queries.push_back({.token_ids = seq == place ? b.ids : prompt(3 + 5 * seq, 10 + seq),
+                           .blocks = test::blocks_from(40 - 10 * seq, 8),
+                           .seat = seq});
+      }
+      const auto logits = b.loaded.run(queries);
+      CHECK(same_bits(std::span(logits).subspan(place * 211, 211), b.alone));
+    }
+  });
+}
+
+TEST_CASE("a sequence has the same bits in chunks of any size") {
+  for_each_backend([](Backend& b) {
+    for (const std::size_t chunk : {1U, 2U, 3U, 7U, 16U, 28U}) {
+      std::vector<float> logits;
+      for (std::size_t first = 0; first < b.ids.size(); first += chunk) {
+        const auto part = std::span<const std::uint32_t>(b.ids).subspan(
+            first, std::min(chunk, b.ids.size() - first));
+        logits = b.loaded.run({{.token_ids = {part.begin(), part.end()},
+                                .first_position = static_cast<std::uint32_t>(first),
+                                .blocks = {9, 4, 30, 2, 17, 5, 11, 3}}});
+      }
+      CHECK(same_bits(logits, b.alone));
+    }
+  });
+}
+
+TEST_CASE("a sequence has the same bits over a prefix that another sequence computed") {
+  for_each_backend([](Backend& b) {
+    b.loaded.run({{.token_ids = {b.ids.begin(), b.ids.begin() + 20},
+                   .blocks = test::blocks_from(20, 5),
+                   .sample = false}});
+    const auto logits = b.loaded.run({{.token_ids = prompt(4, 20), .blocks = {0}, .seat = 1},
+                                      {.token_ids = {b.ids.begin() + 16, b.ids.end()},
+                                       .first_position = 16,
+                                       .blocks = {20, 21, 22, 23, 33, 31, 32, 34},
+                                       .seat = 2}});
+    CHECK(same_bits(std::span(logits).subspan(211), b.alone));
+  });
+}
+
+TEST_CASE("a sequence has the same bits after recompute in blocks that others have used") {
+  for_each_backend([](Backend& b) {
+    b.loaded.run({{.token_ids = prompt(32, 30), .blocks = {7, 6, 5, 4, 3, 2, 1, 0}}});
+    CHECK(same_bits(b.loaded.run({{.token_ids = b.ids, .blocks = {3, 1, 7, 5, 0, 2, 6, 4}}}),
+                    b.alone));
+  });
+}
+
+TEST_CASE("a sequence has the same bits with any number of threads") {
+  for_each_backend([](Backend& b) {
+    for (const std::uint32_t threads : {1U, 3U, 5U}) {
+      Loaded other(b.checkpoint, test::small_device(b.isa, threads));
+      CHECK(
+          same_bits(other.run({{.token_ids = b.ids, .blocks = test::blocks_from(0, 8)}}), b.alone));
+    }
+  });
+}
+
+TEST_CASE("a sequence has the same bits with blocks of any size") {
+  for_each_backend([](Backend& b) {
+    for (const std::uint32_t block_size : {1U, 5U, 16U, 64U}) {
+      ModelLimits limits = test::small_limits();
+      limits.block_size = block_size;
+      Loaded other(b.checkpoint, test::small_device(b.isa), limits);
+      const auto blocks = test::blocks_from(0, (29 + block_size - 1) / block_size);
+      CHECK(same_bits(other.run({{.token_ids = b.ids, .blocks = blocks}}), b.alone));
+    }
+  });
+}
+
+TEST_CASE("a sequence has the same bits on memory full of rubbish") {
+  for_each_backend([](Backend& b) {
+    // Models with little besides weights fill the pool with NaN and leave.
+    Context context(test::small_device(b.isa));
+    Checkpoint bad = b.checkpoint;
+    for (auto& [name, values] : bad.tensors) values.assign(values.size(), NAN);
+    const ModelLimits little{1, 8192, 1, 1, 1, {}};
+    std::vector<std::uint32_t> models;
+    CHECK_THROWS_AS(
+        while (true) {
+          models.push_back(context.add_model(bad.shape, little).model);
+          bad.load(context, models.back());
+        },
+        Error);
+    CHECK(models.size() > 5);
+    CHECK_THROWS_AS(context.finish_model(models[0]), Error);
+    for (const std::uint32_t model : models) context.remove_model(model);
+    const ModelPlan plan = context.add_model(b.checkpoint.shape, test::small_limits());
+    b.checkpoint.load(context, plan.model);
+    context.finish_model(plan.model);
+    const StepOutput output = context.run_step(
+        plan.model, Step({{.token_ids = b.ids, .blocks = test::blocks_from(0, 8)}}, 4).batch());
+    CHECK(same_bits(output.logits, b.alone));
+  });
+}
+
+}  // namespace
+}  // namespace inferno::engine

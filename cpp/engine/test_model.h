@@ -1,0 +1,129 @@
+// What the engine's tests share: small shapes, a device, and steps built from sequences.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/context.h"
+
+namespace inferno::engine::test {
+
+// Calls of operator new in this process so far (test_allocations.cc).
+std::uint64_t num_news();
+
+// Odd sizes on purpose: nothing is a multiple of a vector's length.
+inline ModelShape small_shape(ops::Dtype dtype) {
+  ModelShape shape;
+  shape.vocab_size = 211;
+  shape.hidden_size = 72;
+  shape.intermediate_size = 108;
+  shape.num_layers = 3;
+  shape.num_heads = 6;
+  shape.num_kv_heads = 2;
+  shape.head_dim = 12;
+  shape.rms_norm_eps = 1e-5F;
+  shape.rope_theta = 10000;
+  shape.dtype = dtype;
+  return shape;
+}
+
+inline ModelLimits small_limits() {
+  return {.block_size = 4,
+          .kv_bytes = 1 << 20,
+          .max_batch_size = 6,
+          .max_step_tokens = 64,
+          .max_seq_len = 64,
+          .end_token_ids = {7}};
+}
+
+inline DeviceOptions small_device(ops::Isa isa = ops::Isa::Portable,
+                                  std::uint32_t num_threads = 2) {
+  return {num_threads, isa, 8 << 20};
+}
+
+// One sequence's part of a step.
+struct Query {
+  std::vector<std::uint32_t> token_ids;  // the query tokens
+  std::uint32_t first_position = 0;
+  std::vector<std::uint32_t> blocks;
+  std::uint32_t seat = 0;
+  bool sample = true;
+  bool feed_sampled = false;
+  ops::SampleParams params{};
+};
+
+// Owns the arrays of a step.
+class Step {
+ public:
+  Step(const std::vector<Query>& queries, std::uint32_t block_size) {
+    for (const Query& query : queries) {
+      stride_ = std::max(stride_, static_cast<std::uint32_t>(query.blocks.size()));
+    }
+    flags_ = std::make_unique<bool[]>(2 * queries.size());
+    num_seqs_ = queries.size();
+    cu_query_lens_.push_back(0);
+    for (std::size_t seq = 0; seq < queries.size(); ++seq) add(queries[seq], seq, block_size);
+  }
+
+  StepBatch batch(bool want_logits = true) const {
+    return {.token_ids = token_ids_,
+            .positions = positions_,
+            .slot_mapping = slot_mapping_,
+            .cu_query_lens = cu_query_lens_,
+            .context_lens = context_lens_,
+            .block_tables = block_tables_,
+            .block_table_stride = stride_,
+            .seats = seats_,
+            .feed_sampled = {flags_.get(), num_seqs_},
+            .sample = {flags_.get() + num_seqs_, num_seqs_},
+            .sampling = sampling_,
+            .want_logits = want_logits};
+  }
+
+ private:
+  void add(const Query& query, std::size_t seq, std::uint32_t block_size) {
+    std::uint32_t position = query.first_position;
+    for (const std::uint32_t id : query.token_ids) {
+      token_ids_.push_back(id);
+      positions_.push_back(position);
+      slot_mapping_.push_back(query.blocks[position / block_size] * block_size +
+                              position % block_size);
+      ++position;
+    }
+    cu_query_lens_.push_back(static_cast<std::uint32_t>(token_ids_.size()));
+    context_lens_.push_back(position);
+    std::vector<std::uint32_t> row = query.blocks;
+    row.resize(stride_);
+    block_tables_.insert(block_tables_.end(), row.begin(), row.end());
+    seats_.push_back(query.seat);
+    flags_[seq] = query.feed_sampled;
+    flags_[num_seqs_ + seq] = query.sample;
+    sampling_.push_back(query.params);
+  }
+
+  std::vector<std::uint32_t> token_ids_, positions_, slot_mapping_, cu_query_lens_, context_lens_,
+      block_tables_, seats_;
+  std::uint32_t stride_ = 0;
+  std::size_t num_seqs_ = 0;
+  std::unique_ptr<bool[]> flags_;
+  std::vector<ops::SampleParams> sampling_;
+};
+
+inline std::vector<std::uint32_t> blocks_from(std::uint32_t first, std::uint32_t count) {
+  std::vector<std::uint32_t> blocks(count);
+  for (std::uint32_t i = 0; i < count; ++i) blocks[i] = first + i;
+  return blocks;
+}
+
+inline std::vector<ops::Isa> available_isas() {
+  std::vector<ops::Isa> isas;
+  for (const ops::Isa isa : {ops::Isa::Portable, ops::Isa::Avx2, ops::Isa::Avx512Bf16}) {
+    if (ops::isa_available(isa)) isas.push_back(isa);
+  }
+  return isas;
+}
+
+}  // namespace inferno::engine::test

@@ -1,0 +1,64 @@
+// Draws one token id from a row of logits.
+//
+// The result depends on the row and its parameters alone: not on the batch, the threads, the
+// instruction set or the C library, because probabilities are integers (2^40 for the likeliest
+// token) and their sums therefore exact in any order. The formula is plain enough for a GPU to
+// repeat it bit by bit.
+//
+//   y_i = (logit_i - max) / temperature * log2(e)
+//   w_i = floor(2^40 * 2^y_i), by a fixed polynomial; 0 where y_i <= -40
+//
+// Filters in the order of transformers: temperature, top-k, top-p (over what top-k left), min-p.
+// Among equal logits the lower id ranks higher everywhere, so top_k = 1 is greedy. Then one 64-bit
+// random number r picks the first id, in the order of ids, at which the running sum of kept w
+// passes floor(r * sum / 2^64).
+//
+// r comes from Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1,
+// 2, 3", SC'11) with the seed as key and the position as counter.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+namespace inferno::ops {
+
+struct SampleParams {
+  float temperature = 0;    // 0 is greedy: the lowest id among the highest logits
+  std::uint32_t top_k = 0;  // 0 is off
+  float top_p = 1;          // above 0 to 1
+  float min_p = 0;          // 0 to 1, of the likeliest token's probability
+  std::uint64_t seed = 0;   // key of the random number
+  std::uint32_t position =
+      0;                      // its counter: index of the token to be sampled in the whole sequence
+  bool suppress_end = false;  // no end token may be sampled
+};
+
+// Scratch of one row.
+struct SampleScratch {
+  std::span<std::uint64_t> weights;  // [vocab_size]
+  std::span<std::uint64_t> ranked;   // [vocab_size]
+};
+
+// Why nothing could be drawn; a closed list, so that the caller names the row.
+enum class SampleStatus : std::uint8_t {
+  kOk,
+  kNotANumber,  // a logit is NaN or +infinity
+  kNothingLeft  // every logit is -infinity, or an end token that is held back
+};
+
+struct Sampled {
+  SampleStatus status = SampleStatus::kOk;
+  std::uint32_t token_id = 0;
+};
+
+// `logits` [vocab_size] is changed: held-back end tokens become -infinity. `end_token_ids` below
+// vocab_size.
+Sampled sample_row(std::span<float> logits, const SampleParams& params,
+                   std::span<const std::uint32_t> end_token_ids, const SampleScratch& scratch);
+
+// Philox4x32-10: counter and key to four random words.
+std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
+                                        std::array<std::uint32_t, 2> key);
+
+}  // namespace inferno::ops
