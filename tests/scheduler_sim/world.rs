@@ -173,9 +173,9 @@ impl World {
                     self.after(1_000, 3_000, Event::Sweep);
                 }
             }
-            Event::ToBatcher(device) => self.to_batcher(device)?,
-            Event::ToScheduler(device) => self.to_scheduler(device),
-            Event::ToReply(device) => self.to_reply(device),
+            Event::ToBatcher(device) => self.reach_batcher(device)?,
+            Event::ToScheduler(device) => self.reach_scheduler(device),
+            Event::ToReply(device) => self.reach_reply(device),
             Event::StepEnd(device, generation) => {
                 if self.devices[device].generation == generation {
                     self.step_end(device)?;
@@ -240,7 +240,7 @@ impl World {
         }
     }
 
-    fn to_batcher(&mut self, at: usize) -> Result<(), String> {
+    fn reach_batcher(&mut self, at: usize) -> Result<(), String> {
         let device = &mut self.devices[at];
         let Some((generation, sequence, who)) = device.to_batcher.pop_front() else {
             return Ok(());
@@ -266,7 +266,7 @@ impl World {
         Ok(())
     }
 
-    fn to_scheduler(&mut self, at: usize) {
+    fn reach_scheduler(&mut self, at: usize) {
         let device = self.devices[at].id.clone();
         match self.devices[at].to_scheduler.pop_front() {
             Some(ToScheduler::Credit(credit)) => self.scheduling.credit(credit),
@@ -283,7 +283,7 @@ impl World {
         }
     }
 
-    fn to_reply(&mut self, at: usize) {
+    fn reach_reply(&mut self, at: usize) {
         for produced in self.devices[at].to_reply.pop_front().into_iter().flatten() {
             let now = self.now;
             let request = &mut self.requests[produced.stream];
@@ -342,8 +342,7 @@ impl World {
     fn step_end(&mut self, at: usize) -> Result<(), String> {
         let device = &mut self.devices[at];
         let Some(step) = device.steps.pop_front() else { return Ok(()) };
-        let members: Vec<_> =
-            step.batch.sampling.iter().map(|row| row.seed as usize).collect();
+        let members: Vec<_> = step.batch.sampling.iter().map(|row| row.seed as usize).collect();
         let poisoned = members.iter().zip(&step.batch.context_lens).any(|(who, context_len)| {
             self.requests[*who].poison_at.is_some_and(|at| *context_len >= at)
         });
