@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix::prelude::SendError;
+use actix_web::http::Version;
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
 };
@@ -65,12 +66,15 @@ async fn generate(
     if !stream {
         return whole(running, &title, first).await;
     }
-    Ok(HttpResponse::Ok()
+    let mut answer = HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"))
         .insert_header((CACHE_CONTROL, "no-cache"))
         // Asks a proxy before us not to collect events.
         .insert_header(("x-accel-buffering", "no"))
-        .body(Events::new(running, &title, include_usage, first)))
+        .body(Events::new(running, &title, include_usage, first));
+    // Some proxies still speak HTTP/1.0, which has no chunks: there the end of the connection is the end of the stream.
+    answer.head_mut().no_chunking(http.version() < Version::HTTP_11);
+    Ok(answer)
 }
 
 /// A request whose prompts are with admission.
