@@ -114,7 +114,18 @@ AttentionTask make_task(const KvLayer& layer, const AttentionArgs& args, std::si
   };
 }
 
-AttentionKernel kernel_for(Isa) { return attention_kernel_portable; }
+AttentionKernel kernel_for(Isa isa) {
+  switch (isa) {
+#if defined(INFERNO_X86_KERNELS)
+    case Isa::Avx512Bf16:
+      return attention_kernel_avx512;
+    case Isa::Avx2:
+      return attention_kernel_avx2;
+#endif
+    default:
+      return attention_kernel_portable;
+  }
+}
 
 // One query row against positions 0 to num_positions - 1; `sums` is its output.
 void attend(const KvLayer& layer, const AttentionTask& task, const float* q,

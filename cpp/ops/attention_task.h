@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ops/attention.h"
 #include "ops/kv_write.h"
 
 namespace inferno::ops {
