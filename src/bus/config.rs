@@ -11,8 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Config {
     /// `external`: a NATS server that runs elsewhere. `managed`: the node runs its own nats-server as a child. `off`: no bus.
     pub mode: Mode,
-    /// Servers to connect to in mode `external`: `nats://host:port` or `tls://host:port`. One that is not there is waited for.
-    pub urls: Vec<String>,
+    /// Server to connect to in mode `external`: `nats://host:port` or `tls://host:port`; several are joined by commas. One that is
+    /// not there is waited for.
+    pub url: String,
     /// First part of every subject.
     pub prefix: String,
     /// User name, with `password`.
@@ -79,7 +80,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             mode: Mode::External,
-            urls: vec!["nats://127.0.0.1:4222".to_owned()],
+            url: "nats://127.0.0.1:4222".to_owned(),
             prefix: "inferno.v1".to_owned(),
             user: None,
             password: None,
@@ -134,18 +135,20 @@ impl Config {
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
+    /// The servers of `url`.
+    pub fn servers(&self) -> impl Iterator<Item = &str> {
+        self.url.split(',').map(str::trim)
+    }
+
     fn check_urls(&self, wrong: &mut Vec<String>) {
-        if self.mode == Mode::External && self.urls.is_empty() {
-            wrong.push("bus.urls: expected at least one server, got none".to_owned());
-        }
-        for url in &self.urls {
+        for url in self.servers() {
             let scheme = url.split_once("://").map_or("nats", |(scheme, _)| scheme);
             let known = matches!(scheme, "nats" | "tls");
             if !known || url.parse::<async_nats::ServerAddr>().is_err() {
                 // A URL may hold a password, so only its last part is shown.
                 let shown = url.rsplit('@').next().unwrap_or_default();
                 wrong.push(format!(
-                    "bus.urls: expected nats://host:port or tls://host:port, got {shown:?}"
+                    "bus.url: expected nats://host:port or tls://host:port, got {shown:?}"
                 ));
             }
         }
@@ -235,8 +238,8 @@ mod tests {
     fn a_wrong_key_is_named_with_what_came() {
         assert!(wrong(|c| c.prefix = "a..b".into()).contains("bus.prefix"));
         assert!(wrong(|c| c.inbox_prefix = "a.*".into()).contains("bus.inbox_prefix"));
-        assert!(wrong(|c| c.urls = vec![]).contains("bus.urls"));
-        assert!(wrong(|c| c.urls = vec!["http://x".into()]).contains("\"http://x\""));
+        assert!(wrong(|c| c.url = String::new()).contains("bus.url"));
+        assert!(wrong(|c| c.url = "nats://a:1, http://x".into()).contains("\"http://x\""));
         assert!(wrong(|c| c.max_request_bytes = 0).contains("bus.max_request_bytes"));
         assert!(wrong(|c| c.reconnect_hold_ms = 700_000).contains("bus.reconnect_hold_ms"));
         assert!(wrong(|c| c.user = Some("a".into())).contains("bus.password"));
@@ -256,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_password_in_a_wrong_url_is_not_shown() {
-        let text = wrong(|c| c.urls = vec!["http://me:hush@host:1".into()]);
+        let text = wrong(|c| c.url = "http://me:hush@host:1".into());
         assert!(text.contains("host:1") && !text.contains("hush"), "{text}");
     }
 

@@ -73,18 +73,18 @@ impl<M> Unconfirmed<M> {
         }
     }
 
-    /// Marker `number` came back.
-    pub fn confirm(&mut self, number: u64, now: Instant) {
+    /// Marker `number` came back; true if it is the one under way.
+    pub fn confirm(&mut self, number: u64, now: Instant) -> bool {
         // One of an earlier connection says nothing about this one's.
         if number + 1 != self.next {
-            return;
+            return false;
         }
-        if let Some(sent_at) = self.sent_at.take() {
-            self.round_trip = now.duration_since(sent_at);
-        }
+        let Some(sent_at) = self.sent_at.take() else { return false };
+        self.round_trip = now.duration_since(sent_at);
         while self.messages.front().is_some_and(|(marker, _)| *marker <= number) {
             self.messages.pop_front();
         }
+        true
     }
 
     /// How long the marker under way has been.
@@ -121,12 +121,12 @@ mod tests {
         window.push('c');
         assert_eq!(window.marker(t0 + MARKER_SPACING), None, "one under way at most");
         assert_eq!(window.waiting_for(t0 + MARKER_SPACING), MARKER_SPACING);
-        window.confirm(1, t0 + Duration::from_millis(1));
+        assert!(window.confirm(1, t0 + Duration::from_millis(1)));
         assert_eq!((window.len(), window.round_trip()), (1, Duration::from_millis(1)));
         assert_eq!(window.marker(t0 + Duration::from_millis(1)), None, "not too often");
         assert_eq!(window.marker_at(), Some(t0 + MARKER_SPACING));
         assert_eq!(window.marker(t0 + MARKER_SPACING), Some(2));
-        window.confirm(2, t0 + MARKER_SPACING);
+        assert!(window.confirm(2, t0 + MARKER_SPACING));
         assert!(window.is_empty() && window.marker_at().is_none());
     }
 
@@ -140,10 +140,10 @@ mod tests {
         assert_eq!(window.reconnected(), ['a', 'b']);
         assert!(window.is_empty());
         window.push('c');
-        window.confirm(1, t0);
+        assert!(!window.confirm(1, t0));
         assert_eq!(window.len(), 1, "a late marker of the old connection confirms nothing");
         let marker = window.marker(t0).expect("due at once");
-        window.confirm(marker, t0);
+        assert!(window.confirm(marker, t0));
         assert!(window.is_empty());
     }
 }
