@@ -187,11 +187,8 @@ impl Client {
         };
         body["request_id"] = id.as_str().into();
         // Before the request, so that no event is missed.
-        let events = self
-            .nats
-            .subscribe(self.names.tokens(&id))
-            .await
-            .map_err(|_| ClientError::Closed)?;
+        let events =
+            self.nats.subscribe(self.names.tokens(&id)).await.map_err(|_| ClientError::Closed)?;
         let answer = self.ask(self.names.generate(model), body.to_string(), "acceptance").await?;
         #[derive(Deserialize)]
         struct Accepted {
@@ -223,16 +220,13 @@ impl Client {
         what: &'static str,
     ) -> Result<Message, ClientError> {
         let after = self.timeouts.accept;
-        let request =
-            async_nats::Request::new().payload(Bytes::from(body)).timeout(Some(after));
-        self.nats.send_request(subject.clone(), request).await.map_err(|error| {
-            match error.kind() {
-                RequestErrorKind::NoResponders => ClientError::NoResponders(subject),
-                RequestErrorKind::TimedOut => ClientError::Timeout { what, after },
-                RequestErrorKind::Other
-                | RequestErrorKind::InvalidSubject
-                | RequestErrorKind::MaxPayloadExceeded => ClientError::Body(error.to_string()),
-            }
+        let request = async_nats::Request::new().payload(Bytes::from(body)).timeout(Some(after));
+        self.nats.send_request(subject.clone(), request).await.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => ClientError::NoResponders(subject),
+            RequestErrorKind::TimedOut => ClientError::Timeout { what, after },
+            RequestErrorKind::Other
+            | RequestErrorKind::InvalidSubject
+            | RequestErrorKind::MaxPayloadExceeded => ClientError::Body(error.to_string()),
         })
     }
 }

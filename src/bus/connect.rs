@@ -135,7 +135,7 @@ mod tests {
     async fn a_missing_credentials_file_is_named() {
         let config =
             Config { credentials_file: Some("/does/not/exist.creds".into()), ..Config::default() };
-        let error = Auth::of(&config).options().await.err().expect("fails");
+        let error = Auth::of(&config).options().await.expect_err("fails");
         assert!(error.to_string().contains("/does/not/exist.creds"), "{error}");
     }
 }

@@ -106,11 +106,7 @@ impl Door {
         request.sink.refused(&error);
     }
 
-    fn decode(
-        &self,
-        encoding: Encoding,
-        body: &[u8],
-    ) -> std::result::Result<Decoded, Undecodable> {
+    fn decode(&self, encoding: Encoding, body: &[u8]) -> std::result::Result<Decoded, Undecodable> {
         if body.len() > self.max_request_bytes {
             let (max, len) = (self.max_request_bytes, body.len());
             let message = format!("expected at most {max} bytes, got {len}");

@@ -147,10 +147,10 @@ impl Plan {
         let mut child = Guarded::spawn(&self.binary, &config_file, &self.dir)?;
         let deadline = Instant::now() + READY_DEADLINE;
         loop {
-            if let Some(port) = read_port(&ports) {
-                if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                    return Ok((child, port));
-                }
+            if let Some(port) = read_port(&ports)
+                && tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+            {
+                return Ok((child, port));
             }
             if child.has_ended().await {
                 let output = child.last_words().await;

@@ -144,11 +144,6 @@ impl Outbox {
         work
     }
 
-    /// How many streams have something to be written.
-    pub fn waiting(&self) -> usize {
-        self.lock().work.ready.len()
-    }
-
     /// Whether nothing waits but health.
     pub fn is_empty(&self) -> bool {
         let queue = self.lock();
