@@ -26,6 +26,7 @@ pub mod models;
 // The whole.
 pub mod config;
 pub mod engine;
+pub mod generate;
 pub mod node;
 
 // What every stage uses.
