@@ -24,6 +24,7 @@ pub mod health;
 pub mod models;
 
 // The whole.
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod generate;

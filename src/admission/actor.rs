@@ -286,6 +286,7 @@ impl Admission {
             accepted_at: reserved.received_at,
             attempt: 1,
             failed_steps: 0,
+            failed_at: 0,
             handle: Arc::clone(&reserved.handle),
             token_ids,
         };

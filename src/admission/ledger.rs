@@ -70,10 +70,10 @@ impl Ledger {
         self.lock().get(id).cloned()
     }
 
-    /// Cancels every request that is in, and gives their ids: the end of a drain that took too long.
-    pub fn cancel_all(&self) -> Vec<RequestId> {
+    /// Cuts every request that is in, and gives their ids: the end of a drain that took too long.
+    pub fn cut_all(&self) -> Vec<RequestId> {
         let handles = self.lock();
-        handles.values().for_each(|handle| handle.cancel());
+        handles.values().for_each(|handle| handle.cut());
         handles.keys().cloned().collect()
     }
 
@@ -244,7 +244,7 @@ mod tests {
         let mut a = reserve("a");
         drop(reserve("b"));
         a.announce();
-        assert_eq!(ledger.cancel_all().len(), 1);
+        assert_eq!(ledger.cut_all().len(), 1);
         assert!(a.handle.is_cancelled());
         drop(a);
         assert_eq!(observed.words(), ["started a", "ended a"]);
