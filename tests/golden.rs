@@ -31,8 +31,8 @@ const CHECKPOINTS: [&str; 6] = [
 fn max_logit_error(dtype: Dtype) -> f32 {
     match dtype {
         Dtype::F16 => 0.03,
-        Dtype::BF16 => 0.25,
-        _ => 5e-4,
+        Dtype::BF16 => 0.2,
+        _ => 1e-4,
     }
 }
 

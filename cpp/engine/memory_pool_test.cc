@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <limits>
@@ -127,9 +128,8 @@ TEST_CASE("random use keeps ranges apart and the books right") {
   for (int round = 0; round < 5000; ++round) {
     if (random() % 2 == 0 && !taken.empty()) {
       const std::size_t i = random() % taken.size();
-      for (std::size_t b = 0; b < taken[i].bytes; ++b) {
-        REQUIRE(taken[i].data[b] == std::byte{taken[i].mark});
-      }
+      REQUIRE(std::all_of(taken[i].data, taken[i].data + taken[i].bytes,
+                          [&](std::byte b) { return b == std::byte{taken[i].mark}; }));
       pool.deallocate(taken[i].data);
       used -= MemoryPool::round_up(taken[i].bytes);
       taken[i] = taken.back();
