@@ -40,7 +40,7 @@ pub struct Start {
     pub step_done: Recipient<StepDone>,
     /// Busy while a step or a load runs.
     pub progress: Progress,
-    /// `step_time`, `step_tokens` and the memory gauges are set here.
+    /// The memory gauges are set here; the batcher counts steps.
     pub metrics: DeviceMetrics,
 }
 
@@ -288,10 +288,6 @@ impl Handler<RunStep> for Executor {
         let result = self.run_step(model, &mut batch);
         let ended = Timestamp::now();
         self.progress.stamp(ended);
-        if result.is_ok() {
-            self.metrics.step_time.record(ended.since(started).as_secs_f64());
-            self.metrics.step_tokens.increment(batch.token_ids.len() as u64);
-        }
         self.answer(StepDone { step, result, batch, started, ended }, ctx);
         // While steps keep the mailbox full, there is no next round: a load gets one part after each step.
         self.continue_load();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode};
-use crate::models::{Checkpoint, memory};
+use crate::models::{Checkpoint, StepLimits, memory};
 
 use super::cost_model::CostModel;
 use super::{Device, DeviceLoad, LoadState, LoadedModel, ModelBudget, ModelId};
@@ -65,9 +65,14 @@ impl SimDevice {
 
 impl Device for SimDevice {
     fn begin_load(&mut self, load: DeviceLoad) -> Result<(), DeviceError> {
-        let shape = load.checkpoint.shape();
-        let block_bytes = memory::kv_block_bytes(shape, load.budget.block_size).max(1);
-        let weight_bytes = memory::weight_bytes(shape);
+        let limits = StepLimits {
+            block_size: load.budget.block_size,
+            max_batch_size: load.budget.max_batch_size,
+            max_step_tokens: load.budget.max_step_tokens,
+            num_threads: 1,
+        };
+        let need = memory::engine_need(load.checkpoint.shape(), &limits, load.budget.max_seq_len)?;
+        let (weight_bytes, block_bytes) = (need.weight_bytes, need.kv_bytes_per_block.max(1));
         let blocks = self.costs.num_blocks.map_or(load.budget.kv_bytes / block_bytes, u64::from);
         let kv_bytes = match self.costs.num_blocks {
             // The cost model's word on the blocks; the budget's on the bytes.

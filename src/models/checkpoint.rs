@@ -147,7 +147,7 @@ impl Checkpoint {
             LoadFormat::Safetensors => {
                 self.tensors.iter().map(|(_, tensor)| (tensor.end - tensor.begin) as u64).sum()
             }
-            LoadFormat::Dummy => super::memory::weight_bytes(&self.config.shape),
+            LoadFormat::Dummy => tensor_bytes(&self.config.shape),
         }
     }
 }
@@ -285,7 +285,7 @@ fn missing_or_io(path: &Path, error: &std::io::Error) -> CheckpointError {
 }
 
 /// Bytes of the weights of this shape, before any padding of the engine's.
-pub(super) fn tensor_bytes(shape: &ModelShape) -> u64 {
+fn tensor_bytes(shape: &ModelShape) -> u64 {
     let elements = expected_tensors(shape)
         .iter()
         .map(|tensor| tensor.shape.iter().product::<u64>())

@@ -8,31 +8,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::join_all;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 
 use crate::admission::{ModelDown, ModelUp};
-use crate::batcher::{AddModel, RemoveModel};
-use crate::bridge::{DeviceError, DeviceErrorCode};
+use crate::bridge::DeviceErrorCode;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::executor::{DeviceId, LoadModel, LoadProgress, UnloadModel};
+use crate::executor::DeviceId;
 
 use super::actor::Start;
 use super::checkpoint::Checkpoint;
-use super::devices::{DeviceHandle, Devices, Gone, ask};
+use super::devices::{DeviceHandle, Devices};
 use super::eviction::victims;
 use super::memory::{self, ModelNeed};
 use super::open::{self, Opened};
-use super::progress::Display;
-use super::registry::{Entry, Placement, Registry, Up, info};
+use super::placing::{PlaceError, short_of_memory};
+use super::registry::{Entry, Registry, Up, info};
 use super::{ModelInfo, ModelSpec, ServedModel};
 
 /// How often an unload looks whether the last request has ended. Only while one drains, so it costs an idle node nothing.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
-
-/// When a load that found no memory may try again: by then a busy model may be idle.
-const RETRY_AFTER_MS: u64 = 5_000;
 
 /// The actor's state, shared by its flows. Single-threaded: no borrow is held over an await.
 pub(super) struct Flows {
@@ -41,32 +36,6 @@ pub(super) struct Flows {
     pub registry: Rc<Registry>,
     /// Held by the flow that changes what is on the devices.
     turn: Mutex<()>,
-}
-
-enum PlaceError {
-    Device(DeviceId, DeviceError),
-    Gone(DeviceId),
-}
-
-impl PlaceError {
-    fn of_model(self, name: &str) -> Error {
-        match self {
-            PlaceError::Device(id, error) if error.code == DeviceErrorCode::OutOfMemory => {
-                short_of_memory(format!("model {name} on {id}: {error}"))
-            }
-            PlaceError::Device(id, error) => {
-                Error::internal(format!("model {name} on {id}: {error}"))
-            }
-            PlaceError::Gone(id) => {
-                let text = format!("{id} is down, model {name} cannot be put there");
-                Error::new(Kind::Unavailable, text).with_retry_after_ms(RETRY_AFTER_MS)
-            }
-        }
-    }
-}
-
-fn short_of_memory(text: String) -> Error {
-    Error::new(Kind::Unavailable, text).with_retry_after_ms(RETRY_AFTER_MS)
 }
 
 impl Flows {
@@ -142,7 +111,7 @@ impl Flows {
         checkpoint: &Arc<Checkpoint>,
         max_seq_len: u32,
     ) -> Result<Rc<Entry>> {
-        let need = self.need(spec, checkpoint, max_seq_len);
+        let need = self.need(spec, checkpoint, max_seq_len)?;
         loop {
             let kv_bytes = self.make_room(&spec.name, &need).await?;
             let budget = |kv| memory::budget(&self.start.limits, kv, max_seq_len);
@@ -169,13 +138,22 @@ impl Flows {
         }
     }
 
-    fn need(&self, spec: &ModelSpec, checkpoint: &Checkpoint, max_seq_len: u32) -> ModelNeed {
+    fn need(
+        &self,
+        spec: &ModelSpec,
+        checkpoint: &Checkpoint,
+        max_seq_len: u32,
+    ) -> Result<ModelNeed> {
         let need = ModelNeed::of(checkpoint.shape(), &self.start.limits, max_seq_len);
-        match (self.start.kv_bytes, self.start.planned_kv_bytes.get(&spec.name)) {
+        let need = need.map_err(|error| {
+            let directory = checkpoint.directory().display();
+            Error::unsupported("model_path", format!("{directory}: {error}"))
+        })?;
+        Ok(match (self.start.kv_bytes, self.start.planned_kv_bytes.get(&spec.name)) {
             (Some(configured), _) => need.with_kv_bytes(configured),
             (None, Some(planned)) => need.with_wish(*planned),
             (None, None) => need,
-        }
+        })
     }
 
     /// Evicts idle models until the need fits on every device; the answer is the KV bytes on each.
@@ -233,130 +211,6 @@ impl Flows {
         true
     }
 
-    /// Loads the weights on all devices at once, then tells the batchers.
-    async fn place_everywhere(
-        &self,
-        spec: &ModelSpec,
-        entry: &Rc<Entry>,
-    ) -> std::result::Result<(), PlaceError> {
-        let ids = self.devices.ids();
-        let bytes = entry.checkpoint.total_bytes();
-        let display = Display::new(&entry.name, bytes, ids.len(), self.start.progress.clone());
-        let loads = ids
-            .iter()
-            .enumerate()
-            .map(|(index, id)| self.ensure_loaded(entry, id, Some(display.of_device(index))));
-        let results = join_all(loads).await;
-        display.finish();
-        results.into_iter().collect::<std::result::Result<(), _>>()?;
-        self.settle_length(spec, entry)?;
-        for id in &ids {
-            self.ensure_added(entry, id).await?;
-        }
-        Ok(())
-    }
-
-    /// If the blocks hold less than one sequence of full length, the model serves shorter ones, unless the configuration insists.
-    fn settle_length(
-        &self,
-        spec: &ModelSpec,
-        entry: &Entry,
-    ) -> std::result::Result<(), PlaceError> {
-        let block_size = self.start.limits.block_size;
-        for (id, placement) in entry.placements.borrow().iter() {
-            let held = placement.loaded.num_blocks.saturating_mul(block_size);
-            if held >= entry.max_seq_len.get() {
-                continue;
-            }
-            let text = format!(
-                "the KV cache holds {held} positions, max_seq_len is {}",
-                entry.max_seq_len.get()
-            );
-            if spec.max_seq_len.is_some() {
-                let error = DeviceError { code: DeviceErrorCode::OutOfMemory, message: text };
-                return Err(PlaceError::Device(id.clone(), error));
-            }
-            tracing::warn!(model = %entry.name, device = %id, "{text}: lowered to {held}");
-            entry.max_seq_len.set(held);
-        }
-        Ok(())
-    }
-
-    /// The weights are on the newest build of the device, whatever happens to it meanwhile.
-    async fn ensure_loaded(
-        &self,
-        entry: &Entry,
-        id: &DeviceId,
-        progress: Option<LoadProgress>,
-    ) -> std::result::Result<(), PlaceError> {
-        let gone = || PlaceError::Gone(id.clone());
-        loop {
-            let handle = self.devices.get(id).ok_or_else(gone)?;
-            let limits = entry.budgets.get(id).ok_or_else(gone)?.clone();
-            let generation = handle.generation;
-            let there = |p: &Placement| p.generation == generation;
-            if entry.placements.borrow().get(id).is_some_and(there) {
-                return Ok(());
-            }
-            let (done, answer) = oneshot::channel();
-            let message = LoadModel {
-                model: entry.id,
-                checkpoint: Arc::clone(&entry.checkpoint),
-                limits,
-                progress: progress.clone(),
-                done,
-            };
-            match ask(&handle.load, message, answer).await {
-                Ok(Ok(loaded)) => {
-                    let placement = Placement { generation, loaded, added: false };
-                    entry.placements.borrow_mut().insert(id.clone(), placement);
-                }
-                Ok(Err(error)) => return Err(PlaceError::Device(id.clone(), error)),
-                Err(Gone) => {
-                    self.devices.newer_than(id, generation).await.map_err(|Gone| gone())?;
-                }
-            }
-        }
-    }
-
-    /// The weights are on the device and its batcher knows.
-    async fn ensure_added(
-        &self,
-        entry: &Entry,
-        id: &DeviceId,
-    ) -> std::result::Result<(), PlaceError> {
-        let gone = || PlaceError::Gone(id.clone());
-        loop {
-            self.ensure_loaded(entry, id, None).await?;
-            let handle = self.devices.get(id).ok_or_else(gone)?;
-            let placement = entry.placements.borrow().get(id).cloned().ok_or_else(gone)?;
-            if placement.generation != handle.generation {
-                continue;
-            }
-            if placement.added {
-                return Ok(());
-            }
-            let mut budget = entry.budgets.get(id).ok_or_else(gone)?.clone();
-            budget.max_seq_len = entry.max_seq_len.get();
-            let message = AddModel {
-                model: entry.id,
-                budget,
-                loaded: placement.loaded,
-                end_token_ids: entry.checkpoint.end_token_ids().to_vec(),
-            };
-            match handle.add.send(message).await {
-                Ok(()) => {
-                    if let Some(placement) = entry.placements.borrow_mut().get_mut(id) {
-                        placement.added = true;
-                    }
-                }
-                Err(_) => {
-                    self.devices.newer_than(id, handle.generation).await.map_err(|Gone| gone())?;
-                }
-            }
-        }
-    }
-
     /// See [`Unload`](super::Unload).
     pub(super) async fn unload(self: Rc<Self>, name: String) -> Result<()> {
         let up = self.registry.leave(&name)?;
@@ -376,33 +230,6 @@ impl Flows {
     /// Returns when admission refuses requests for it. An admission that is gone takes none either.
     async fn tell_down(&self, name: &str) {
         let _ = self.start.model_down.send(ModelDown { name: name.to_owned() }).await;
-    }
-
-    /// Takes the model out of batchers, then off the devices. A device that is gone has given the memory back itself.
-    async fn remove_everywhere(&self, entry: &Entry) {
-        let placements = std::mem::take(&mut *entry.placements.borrow_mut());
-        let removals = placements.into_iter().map(|(id, placement)| async move {
-            let Some(handle) =
-                self.devices.get(&id).filter(|handle| handle.generation == placement.generation)
-            else {
-                return;
-            };
-            if placement.added {
-                let (done, answer) = oneshot::channel();
-                let message = RemoveModel { model: entry.id, done };
-                if ask(&handle.remove, message, answer).await.is_err() {
-                    return;
-                }
-            }
-            let (done, answer) = oneshot::channel();
-            match ask(&handle.unload, UnloadModel { model: entry.id, done }, answer).await {
-                Ok(Err(error)) => {
-                    tracing::error!(model = %entry.name, device = %id, "not unloaded: {error}");
-                }
-                Ok(Ok(_)) | Err(Gone) => {}
-            }
-        });
-        join_all(removals).await;
     }
 
     /// See [`DeviceRebuilt`](super::DeviceRebuilt); the handle was taken over before.

@@ -1,4 +1,4 @@
-//! How much memory models need: pure estimates from the shape, and the rule by which the pool is sized and shared.
+//! How much memory models need, by the engine's own reckoning, and the rule by which the pool is sized and shared.
 //!
 //! The rule, for a device whose pool size is not configured: the sum over the configured models of weights, workspace and
 //! KV cache. The KV cache of a model is what `max_batch_size` sequences of `max_seq_len` take, at least one sequence's; all KV caches
@@ -6,17 +6,14 @@
 //! size is configured shares what weights and workspaces leave in the same way. With no model configured the pool is half of
 //! the available memory (the CPU backend takes pages only when they are used).
 
-use crate::bridge::ffi::ModelShape;
+use crate::bridge::DeviceError;
+use crate::bridge::ffi::{MemoryNeed, ModelLimits, ModelShape, required_bytes};
 use crate::executor::ModelBudget;
 
-use super::checkpoint::tensor_bytes;
-use super::shape::{dtype_bytes, expected_tensors};
-
-/// Weight matrices may be stored in tiles: rows and columns are counted up to these.
-const TILE_ROWS: u64 = 32;
-const TILE_COLUMNS: u64 = 64;
-/// Alignment of the pool's ranges.
+/// The pool takes whole units of this.
 const ALIGNMENT: u64 = 256;
+/// What the alignment of a model's ranges may cost, generously.
+const ALIGNMENT_SLACK: u64 = 64 << 10;
 /// Share of the available memory that all KV caches may take together: one part in this many.
 const KV_SHARE: u64 = 2;
 
@@ -33,50 +30,24 @@ pub struct StepLimits {
     pub num_threads: u32,
 }
 
-/// Upper bound of what the weights take on a device.
-pub fn weight_bytes(shape: &ModelShape) -> u64 {
-    let padded = expected_tensors(shape)
-        .iter()
-        .map(|tensor| {
-            let elements = match tensor.shape[..] {
-                [rows, columns] => {
-                    rows.next_multiple_of(TILE_ROWS) * columns.next_multiple_of(TILE_COLUMNS)
-                }
-                // Vectors may be kept in float32, whatever the checkpoint has.
-                _ => tensor.shape.iter().product::<u64>() * 2,
-            };
-            elements.saturating_mul(dtype_bytes(shape.dtype)).next_multiple_of(ALIGNMENT)
-        })
-        .fold(0_u64, u64::saturating_add);
-    padded.max(tensor_bytes(shape))
-}
-
-/// Bytes of one KV block: keys and values of `block_size` positions in every layer.
-pub fn kv_block_bytes(shape: &ModelShape, block_size: u32) -> u64 {
-    let per_position =
-        2 * u64::from(shape.num_layers) * u64::from(shape.num_kv_heads) * u64::from(shape.head_dim);
-    per_position * u64::from(block_size) * dtype_bytes(shape.dtype)
-}
-
-/// Upper bound of the scratch memory of a step.
-pub fn workspace_bytes(shape: &ModelShape, limits: &StepLimits, max_seq_len: u32) -> u64 {
-    let hidden = u64::from(shape.hidden_size);
-    let query = u64::from(shape.num_heads) * u64::from(shape.head_dim);
-    let kv = u64::from(shape.num_kv_heads) * u64::from(shape.head_dim);
-    let per_token = 4 * hidden + 2 * query + 2 * kv + 3 * u64::from(shape.intermediate_size);
-    let activations = u64::from(limits.max_step_tokens) * per_token;
-    let rows = u64::from(limits.max_batch_size);
-    let logits = (rows + 4 * u64::from(limits.num_threads)) * u64::from(shape.vocab_size);
-    let rotary = u64::from(max_seq_len.min(limits.max_step_tokens)) * u64::from(shape.head_dim);
-    // What ops take beside the activations: about one converted copy of their input.
-    let widest = hidden.max(query).max(u64::from(shape.intermediate_size));
-    let ops = u64::from(limits.max_step_tokens) * widest;
-    4 * (activations + logits + rotary + ops) + (4 << 20)
-}
-
-/// KV cache of one sequence of `max_seq_len`: less than this and the model cannot keep its promise.
-pub fn min_kv_bytes(shape: &ModelShape, block_size: u32, max_seq_len: u32) -> u64 {
-    u64::from(max_seq_len.div_ceil(block_size)) * kv_block_bytes(shape, block_size)
+/// What the engine takes for a model of this shape.
+///
+/// # Errors
+/// `other`, naming the field, for a shape that the engine does not run.
+pub fn engine_need(
+    shape: &ModelShape,
+    limits: &StepLimits,
+    max_seq_len: u32,
+) -> Result<MemoryNeed, DeviceError> {
+    let limits_of_model = ModelLimits {
+        block_size: limits.block_size,
+        kv_bytes: 0,
+        max_batch_size: limits.max_batch_size,
+        max_step_tokens: limits.max_step_tokens,
+        max_seq_len,
+        end_token_ids: Vec::new(),
+    };
+    Ok(required_bytes(limits.num_threads, shape, &limits_of_model)?)
 }
 
 /// What one model asks of a device.
@@ -92,17 +63,25 @@ pub struct ModelNeed {
 
 impl ModelNeed {
     /// Of a model of this shape.
-    pub fn of(shape: &ModelShape, limits: &StepLimits, max_seq_len: u32) -> Self {
-        let min_kv_bytes = min_kv_bytes(shape, limits.block_size, max_seq_len);
-        Self {
-            fixed_bytes: weight_bytes(shape).saturating_add(workspace_bytes(
-                shape,
-                limits,
-                max_seq_len,
-            )),
+    ///
+    /// # Errors
+    /// As [`engine_need`].
+    pub fn of(
+        shape: &ModelShape,
+        limits: &StepLimits,
+        max_seq_len: u32,
+    ) -> Result<Self, DeviceError> {
+        let need = engine_need(shape, limits, max_seq_len)?;
+        let blocks = u64::from(max_seq_len.div_ceil(limits.block_size.max(1)));
+        let min_kv_bytes = need.kv_bytes_per_block.saturating_mul(blocks);
+        Ok(Self {
+            fixed_bytes: need
+                .weight_bytes
+                .saturating_add(need.workspace_bytes)
+                .saturating_add(ALIGNMENT_SLACK),
             min_kv_bytes,
             wish_kv_bytes: min_kv_bytes.saturating_mul(u64::from(limits.max_batch_size.max(1))),
-        }
+        })
     }
 
     /// The same with a KV cache of exactly so much.

@@ -30,6 +30,7 @@ mod json_file;
 pub mod memory;
 mod mmap;
 mod open;
+mod placing;
 mod progress;
 mod registry;
 mod shape;

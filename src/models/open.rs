@@ -80,7 +80,8 @@ pub fn plan_memory(
             hub.resolve(&spec.model_path).map_err(|error| named(error.to_string()))?;
         let (shape, positions) = shape_of(spec, &directory).map_err(|e| named(e.to_string()))?;
         let max_seq_len = max_seq_len(spec, positions).map_err(named)?;
-        needs.push(ModelNeed::of(&shape, limits, max_seq_len));
+        let need = ModelNeed::of(&shape, limits, max_seq_len);
+        needs.push(need.map_err(|error| named(format!("{}: {error}", directory.display())))?);
     }
     // Where the machine does not say, nothing is capped: the reservation itself fails then.
     let available = memory::available_bytes().unwrap_or(u64::MAX);
