@@ -1,6 +1,5 @@
 //! The admission actor: takes requests up, and hands those that may come in to the scheduler.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -9,17 +8,17 @@ use actix::prelude::SendError;
 use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Recipient, StreamHandler};
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::door::Door;
 use super::ledger::{Denied, Ledger};
 use super::pool::{Job, Pool, Tokenized};
 use super::rate::Rate;
-use super::reserved::{Hold, Reserved, cancelled};
+use super::reserved::{Hold, Reserved};
 use super::validate;
 use super::{Admit, Cancel, Config, DevicesUp, Drain, ModelDown, ModelUp};
 use crate::batcher::Sequence;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::health::Progress;
-use crate::models::ServedModel;
 use crate::reply::{Stream, StreamStart};
 use crate::request::{Handle, Prompt, Request, SequenceId};
 use crate::scheduler::{Enqueue, Sweep};
@@ -55,10 +54,8 @@ pub struct Start {
 
 /// The actor; see the module above.
 pub struct Admission {
-    config: Config,
+    door: Door,
     node_id: Arc<str>,
-    models: HashMap<String, Arc<ServedModel>>,
-    expected_models: Vec<String>,
     ledger: Arc<Ledger>,
     enqueue: Recipient<Enqueue>,
     sweep: Recipient<Sweep>,
@@ -67,8 +64,6 @@ pub struct Admission {
     rate: Rate,
     pool: Pool,
     tokenizing: u64,
-    draining: bool,
-    no_device: bool,
 }
 
 impl Admission {
@@ -80,10 +75,8 @@ impl Admission {
         let (results, mut tokenized) = unbounded_channel();
         let pool = Pool::start(start.config.num_tokenizer_threads(), &results)?;
         let admission = Self {
-            config: start.config,
+            door: Door::new(start.config, start.expected_models),
             node_id: start.node_id.into(),
-            models: HashMap::new(),
-            expected_models: start.expected_models,
             ledger: start.ledger,
             enqueue: start.enqueue,
             sweep: start.sweep,
@@ -92,8 +85,6 @@ impl Admission {
             rate: Rate::default(),
             pool,
             tokenizing: 0,
-            draining: false,
-            no_device: false,
         };
         Ok(Self::start_in_arbiter(arbiter, move |context| {
             context.set_mailbox_capacity(MAILBOX_CAPACITY);
@@ -125,9 +116,7 @@ impl Admission {
             }
             Err(job) => {
                 let text = "prompts that wait to be tokenized are too long together";
-                let error = Error::new(Kind::QueueFull, text)
-                    .with_retry_after_ms(self.config.retry_after_ms);
-                job.reserved.refuse(&error);
+                job.reserved.refuse(&self.door.later(Kind::QueueFull, text));
             }
         }
     }
@@ -139,14 +128,13 @@ impl Admission {
         mut request: Request,
         now: Timestamp,
     ) -> std::result::Result<(Prompt, Reserved, usize), (Request, Error)> {
-        let checked = match self.check(&mut request) {
+        let (model, checked, bytes) = match self.door.check(&mut request) {
             Ok(checked) => checked,
             Err(error) => return Err((request, error)),
         };
-        let (model, checked, bytes) = checked;
         let sequence_id = SequenceId(NEXT_SEQUENCE.fetch_add(1, Ordering::Relaxed));
         let handle = Handle::new(request.id.clone(), sequence_id);
-        let max_requests = self.config.max_requests;
+        let max_requests = self.door.config.max_requests;
         let permit = match self.ledger.reserve(&handle, &model, max_requests, now) {
             Ok(permit) => permit,
             Err(denied) => return Err((request, self.denied(denied, now))),
@@ -166,41 +154,6 @@ impl Admission {
         Ok((request.prompt, reserved, bytes))
     }
 
-    fn check(&self, request: &mut Request) -> Result<(Arc<ServedModel>, validate::Checked, usize)> {
-        self.check_open()?;
-        let model = self.model(&request.model)?;
-        let params = std::mem::take(&mut request.params);
-        let checked =
-            validate::check_params(params, &model.defaults, &self.config, rand::random())?;
-        let bytes = validate::check_prompt(&request.prompt, model, &self.config)?;
-        if request.sink.is_closed() {
-            return Err(cancelled());
-        }
-        Ok((Arc::clone(model), checked, bytes))
-    }
-
-    fn check_open(&self) -> Result<()> {
-        let (kind, text) = if self.draining {
-            (Kind::Draining, "the node finishes what it has and takes nothing new")
-        } else if self.no_device {
-            (Kind::Unavailable, "no device is up")
-        } else {
-            return Ok(());
-        };
-        Err(Error::new(kind, text).with_retry_after_ms(self.config.retry_after_ms))
-    }
-
-    fn model(&self, name: &str) -> Result<&Arc<ServedModel>> {
-        if let Some(model) = self.models.get(name) {
-            return Ok(model);
-        }
-        if self.expected_models.iter().any(|expected| expected == name) {
-            let error = Error::new(Kind::Unavailable, format!("the model {name:?} is not up yet"));
-            return Err(error.with_retry_after_ms(self.config.retry_after_ms));
-        }
-        Err(Error::new(Kind::NotFound, format!("no model {name:?} here")).with_param("model"))
-    }
-
     fn denied(&self, denied: Denied, now: Timestamp) -> Error {
         match denied {
             Denied::Conflict => Error::new(Kind::Conflict, "a request with this id is running")
@@ -215,44 +168,20 @@ impl Admission {
 
     /// A refusal for load: `tokens` are to be done before another try makes sense.
     fn queue_full(&self, text: String, tokens: u64, now: Timestamp) -> Error {
-        let (done, unknown_ms) = (self.ledger.computed_tokens(), self.config.retry_after_ms);
+        let (done, unknown_ms) = (self.ledger.computed_tokens(), self.door.config.retry_after_ms);
         let retry_after_ms = self.rate.retry_after_ms(now, done, tokens, unknown_ms);
         Error::new(Kind::QueueFull, text).with_retry_after_ms(retry_after_ms)
     }
 
     /// Goes on with a request whose tokens are known.
     fn complete(&mut self, reserved: Reserved, token_ids: Result<Vec<u32>>, now: Timestamp) {
-        match self.decide(&reserved, token_ids) {
+        match self.door.decide(&reserved, token_ids) {
             Ok((token_ids, max_tokens)) => self.hand_on(reserved, token_ids, max_tokens, now),
             Err(error) => {
                 tracing::debug!(request_id = %reserved.handle.request_id(), %error, "refused");
                 reserved.refuse(&error);
             }
         }
-    }
-
-    /// What is to be said against a request once its tokens are known; much may have changed meanwhile.
-    fn decide(&self, reserved: &Reserved, token_ids: Result<Vec<u32>>) -> Result<(Vec<u32>, u32)> {
-        if reserved.is_unwanted() {
-            return Err(cancelled());
-        }
-        let token_ids = token_ids?;
-        self.check_open()?;
-        let model = self.model(&reserved.model.name)?;
-        if !Arc::ptr_eq(model, &reserved.model) {
-            return Err(Error::new(Kind::Unavailable, "the model was loaded again meanwhile")
-                .with_retry_after_ms(self.config.retry_after_ms));
-        }
-        validate::check_token_ids(&token_ids, reserved.prompt_field, model)?;
-        let max_tokens = validate::completion_length(
-            &reserved.checked,
-            // It is below max_seq_len.
-            token_ids.len() as u32,
-            reserved.default_length,
-            &self.config,
-            model,
-        )?;
-        Ok((token_ids, max_tokens))
     }
 
     /// Hands a request to the scheduler. Accepted means accepted: the scheduler has it when the client hears of it, and the
@@ -266,7 +195,7 @@ impl Admission {
     ) {
         let num_prompt_tokens = token_ids.len() as u32;
         let tokens = u64::from(num_prompt_tokens) + u64::from(max_tokens);
-        let limit = self.config.max_waiting_tokens;
+        let limit = self.door.config.max_waiting_tokens;
         let waits = reserved.hold.as_mut().map(|hold| hold.permit.wait_with(tokens, limit));
         if let Some(Err(excess)) = waits {
             let text = format!("{tokens} tokens more would wait than the {limit} that may");
@@ -317,8 +246,7 @@ impl Admission {
                         self.queue_full("the scheduler's mailbox is full".into(), tokens, now)
                     }
                     SendError::Closed(_) => {
-                        Error::new(Kind::Unavailable, "the scheduler is not running")
-                            .with_retry_after_ms(self.config.retry_after_ms)
+                        self.door.later(Kind::Unavailable, "the scheduler is not running")
                     }
                 };
                 told.refuse(&error);
@@ -382,7 +310,7 @@ impl Handler<ModelUp> for Admission {
     type Result = ();
 
     fn handle(&mut self, ModelUp(model): ModelUp, _: &mut Self::Context) {
-        self.models.insert(model.name.clone(), model);
+        self.door.model_up(model);
     }
 }
 
@@ -390,8 +318,7 @@ impl Handler<ModelDown> for Admission {
     type Result = ();
 
     fn handle(&mut self, ModelDown { name }: ModelDown, _: &mut Self::Context) {
-        self.models.remove(&name);
-        self.expected_models.retain(|expected| *expected != name);
+        self.door.model_down(&name);
     }
 }
 
@@ -399,7 +326,7 @@ impl Handler<DevicesUp> for Admission {
     type Result = ();
 
     fn handle(&mut self, DevicesUp(count): DevicesUp, _: &mut Self::Context) {
-        self.no_device = count == 0;
+        self.door.devices_up(count);
     }
 }
 
@@ -407,7 +334,7 @@ impl Handler<Drain> for Admission {
     type Result = ();
 
     fn handle(&mut self, Drain: Drain, _: &mut Self::Context) {
-        self.draining = true;
+        self.door.drain();
     }
 }
 

@@ -16,6 +16,7 @@ use crate::models::ServedModel;
 use crate::request::{Ended, Request, RequestId};
 
 mod actor;
+mod door;
 mod ledger;
 mod pool;
 mod rate;
