@@ -532,5 +532,9 @@ async fn health_messages_are_published_on_the_nodes_subject() {
     node.stop().await;
 }
 
+#[path = "bus/access.rs"]
+mod access;
 #[path = "bus/outage.rs"]
 mod outage;
+#[path = "bus/throughput.rs"]
+mod throughput;

@@ -144,7 +144,8 @@ impl Config {
         for url in self.servers() {
             let scheme = url.split_once("://").map_or("nats", |(scheme, _)| scheme);
             let known = matches!(scheme, "nats" | "tls");
-            if !known || url.parse::<async_nats::ServerAddr>().is_err() {
+            let parsed = url.parse::<async_nats::ServerAddr>();
+            if !(known && parsed.is_ok_and(|server| !server.host().is_empty())) {
                 // A URL may hold a password, so only its last part is shown.
                 let shown = url.rsplit('@').next().unwrap_or_default();
                 wrong.push(format!(

@@ -35,6 +35,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What error headers and the content type take of `max_payload`, at most, in bytes.
 const HEADER_ROOM: usize = 400;
 
+/// Events are encoded one behind the other into pieces of this many bytes: one allocation for some hundred of them.
+const BUFFER: usize = 1 << 16;
+
 /// See the module.
 pub(super) struct Writer {
     client: Client,
@@ -215,6 +218,7 @@ impl Writer {
                 self.write_stream(&stream, now).await;
             }
         }
+        self.progress.stamp(Timestamp::now());
         self.progress.set_pending(0, Timestamp::now());
         for id in work.closes {
             self.cancels.close(&id);
@@ -234,6 +238,9 @@ impl Writer {
 
     async fn write_stream(&mut self, stream: &Stream, now: Instant) {
         let (events, mut probe) = stream.take(now);
+        if self.buffer.capacity() < BUFFER / 16 {
+            self.buffer.reserve(BUFFER);
+        }
         for event in events {
             let last = event.finish_reason.is_some();
             for part in self.parts(stream.encoding, event) {
@@ -257,7 +264,6 @@ impl Writer {
                 self.publish_kept(empty(stream.subject.clone())).await;
             }
         }
-        self.progress.stamp(Timestamp::now());
     }
 
     /// The event in parts that NATS takes; nearly always one.

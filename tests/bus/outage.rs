@@ -183,35 +183,6 @@ async fn requests_run_on_while_the_node_drains_and_stop_writes_the_end() {
 }
 
 #[tokio::test]
-async fn user_and_password_or_a_token_open_the_door() {
-    let server = NatsServer::with("authorization { user: \"me\", password: \"hush\" }\n");
-    let with = |user: &str, password: &str| Config {
-        user: Some(user.to_owned()),
-        password: Some(Secret::new(password)),
-        ..config(&server)
-    };
-    let node = Node::start(with("me", "hush"), "node-a").await;
-    let wrong = Node::start(with("me", "wrong"), "node-b").await;
-    let client = async_nats::ConnectOptions::with_user_and_password("me".into(), "hush".into())
-        .connect(server.url())
-        .await
-        .expect("connects");
-    wait_ready(&client).await;
-    assert_eq!(nodes(&client).await, ["node-a"], "the other one goes on trying");
-    node.stop().await;
-    wrong.stop().await;
-    let server = NatsServer::with("authorization { token: \"t0\" }\n");
-    let node =
-        Node::start(Config { token: Some(Secret::new("t0")), ..config(&server) }, "node-c").await;
-    let client = async_nats::ConnectOptions::with_token("t0".into())
-        .connect(server.url())
-        .await
-        .expect("connects");
-    wait_ready(&client).await;
-    node.stop().await;
-}
-
-#[tokio::test]
 async fn without_a_bus_everything_is_a_quiet_no() {
     let node = Node::start(Config { mode: Mode::Off, ..Config::default() }, "node a").await;
     let id = inferno_node::request::RequestId::parse("x").expect("an id");
