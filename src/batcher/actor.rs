@@ -3,9 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use actix::{
-    Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Recipient,
-};
+use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Recipient};
 use tokio::sync::oneshot;
 
 use super::outbox::{Gone, Outbox};
@@ -349,7 +347,9 @@ impl Handler<StepDone> for Batcher {
                         self.device_metrics.step_tokens.increment(u64::from(computed));
                         self.announce(done.ended);
                     }
-                    Err(defect) => self.fail(&defect.to_string(), false, Some(done.step), done.ended),
+                    Err(defect) => {
+                        self.fail(&defect.to_string(), false, Some(done.step), done.ended)
+                    }
                 }
             }
             Err(failure) => {

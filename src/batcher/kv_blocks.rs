@@ -142,12 +142,17 @@ impl KvBlocks {
         for (block, expected) in expected.iter().enumerate() {
             let counted = self.pool.references(block as u32);
             if counted != *expected {
-                return Err(format!("block {block}: {counted} references counted, {expected} exist"));
+                return Err(format!(
+                    "block {block}: {counted} references counted, {expected} exist"
+                ));
             }
         }
         let in_use = expected.iter().filter(|count| **count > 0).count();
         if in_use + self.pool.free().len() != expected.len() {
-            return Err(format!("{} blocks lost", expected.len() - in_use - self.pool.free().len()));
+            return Err(format!(
+                "{} blocks lost",
+                expected.len() - in_use - self.pool.free().len()
+            ));
         }
         Ok(())
     }

@@ -293,7 +293,10 @@ mod tests {
         };
         let wrong = config.check().expect_err("four wrong keys");
         for key in ["max_batch_size", "max_step_tokens", "block_size", "reserve_tokens"] {
-            assert!(wrong.iter().any(|line| line.starts_with(&format!("batcher.{key}: "))), "{key}");
+            assert!(
+                wrong.iter().any(|line| line.starts_with(&format!("batcher.{key}: "))),
+                "{key}"
+            );
         }
     }
 

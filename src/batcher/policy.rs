@@ -282,7 +282,10 @@ impl<S: Clone> Batching<S> {
             steps[row.seat as usize] += 1;
             let held = lane.seats[row.seat as usize].as_ref().map_or(0, |run| run.table.len());
             if (held as u32 * lane.spec.block_size) < row.start + row.query_len {
-                return Err(format!("seat {}: a step in flight writes blocks given back", row.seat));
+                return Err(format!(
+                    "seat {}: a step in flight writes blocks given back",
+                    row.seat
+                ));
             }
         }
         for (seat, steps) in lane.seats.iter().zip(steps) {

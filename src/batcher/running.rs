@@ -145,8 +145,7 @@ impl<S> Running<S> {
 
     /// Whether it is known already that the steps in flight bring its last token.
     pub fn is_exhausted(&self, max_seq_len: u32) -> bool {
-        self.total() - self.sequence.num_prompt_tokens.min(self.total())
-            >= self.sequence.max_tokens
+        self.total() - self.sequence.num_prompt_tokens.min(self.total()) >= self.sequence.max_tokens
             || self.total() >= max_seq_len
     }
 
@@ -154,7 +153,6 @@ impl<S> Running<S> {
     pub fn is_runnable(&self, max_seq_len: u32) -> bool {
         self.state == State::Running && self.remaining() > 0 && !self.is_exhausted(max_seq_len)
     }
-
 }
 
 #[cfg(test)]

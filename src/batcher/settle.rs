@@ -1,8 +1,8 @@
 //! What a step's end means for the sequences that were in it.
 
+use super::Sequence;
 use super::lane::{Lane, Row};
 use super::running::{Departure, Output, Produced, State};
-use super::Sequence;
 use crate::request::FinishReason;
 
 /// Failed steps after which a sequence is not tried again.
@@ -66,7 +66,11 @@ impl<S: Clone> Lane<S> {
             let Some(mut run) = self.seats[seat].take() else { continue };
             if run.state != State::Ended {
                 run.sequence.attempt += 1;
-                gone.push(Departure { sequence: run.sequence, stream: run.stream, restarted: true });
+                gone.push(Departure {
+                    sequence: run.sequence,
+                    stream: run.stream,
+                    restarted: true,
+                });
             }
         }
         for mut waiting in self.waiting.drain(..) {

@@ -7,9 +7,8 @@ use crate::bridge::ffi::{SamplingRow, StepBatch};
 /// Fills a batch with the rows of a lane, keeping the memory of its arrays.
 pub(super) fn fill<S: Clone>(batch: &mut StepBatch, lane: &Lane<S>, rows: &[Row]) {
     clear(batch);
-    let seated = || {
-        rows.iter().filter_map(|row| Some((row, lane.seats[row.seat as usize].as_ref()?)))
-    };
+    let seated =
+        || rows.iter().filter_map(|row| Some((row, lane.seats[row.seat as usize].as_ref()?)));
     let stride = seated().map(|(_, run)| run.table.len()).max().unwrap_or(0);
     batch.block_table_stride = stride as u32;
     batch.cu_query_lens.push(0);

@@ -236,8 +236,7 @@ impl Devices {
         model: ModelId,
         claimed: &'a [DeviceId],
     ) -> impl Iterator<Item = (&'a Device, &'a Lane)> {
-        self.serving(model)
-            .filter(|(device, _)| !device.refusing && !claimed.contains(&device.id))
+        self.serving(model).filter(|(device, _)| !device.refusing && !claimed.contains(&device.id))
     }
 
     fn entry(&mut self, id: &DeviceId, generation: u64) -> &mut Device {

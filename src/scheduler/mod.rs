@@ -9,8 +9,8 @@
 use actix::{Message, Recipient};
 use serde::{Deserialize, Serialize};
 
-pub use crate::batcher::{Credit, Returned};
 use crate::batcher::{Assign, Sequence};
+pub use crate::batcher::{Credit, Returned};
 use crate::executor::DeviceId;
 use crate::reply::SharedStream;
 
@@ -132,7 +132,10 @@ mod tests {
         };
         let wrong = config.check().expect_err("four wrong keys");
         for key in ["ageing_s", "patience_ms", "unavailable_after_s", "prefix_index_blocks"] {
-            assert!(wrong.iter().any(|line| line.starts_with(&format!("scheduler.{key}: "))), "{key}");
+            assert!(
+                wrong.iter().any(|line| line.starts_with(&format!("scheduler.{key}: "))),
+                "{key}"
+            );
         }
     }
 }
