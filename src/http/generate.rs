@@ -13,13 +13,15 @@ use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
-use super::outbox::{End, Entry, Reader, Taken, outbox};
+use super::bill::Bill;
+use super::choices::{End, Taken};
+use super::outbox::{Entry, Reader, outbox};
 use super::parents::Parent;
 use super::parse::{self, Generation};
 use super::refusal::Refused;
 use super::routes::{Door, REQUEST_ID};
 use super::sse::Events;
-use super::wire::{self, Api, Bill, Title};
+use super::wire::{self, Api, Title};
 use crate::admission::Admit;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
