@@ -25,6 +25,8 @@ mod engine_device;
 mod faults;
 mod maker;
 mod sim_device;
+#[cfg(test)]
+mod tests;
 
 pub use actor::{Executor, Running, Start, start};
 pub use byte_size::ByteSize;

@@ -253,3 +253,178 @@ fn printable_ids(directory: &Path) -> Vec<u32> {
     };
     ids.into_iter().filter(|id| !added.contains(id)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::bridge::ffi::SamplingRow;
+    use crate::models::testing;
+
+    const MODEL: ModelId = ModelId(1);
+
+    fn row(seed: u64, position: u32) -> SamplingRow {
+        let suppress_end = false;
+        SamplingRow { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, position, suppress_end }
+    }
+
+    /// Sequences that each compute one token.
+    fn batch(rows: &[SamplingRow]) -> StepBatch {
+        let len = rows.len() as u32;
+        StepBatch {
+            token_ids: vec![2; rows.len()],
+            positions: rows.iter().map(|row| row.position - 1).collect(),
+            slot_mapping: (0..len).collect(),
+            cu_query_lens: (0..=len).collect(),
+            context_lens: rows.iter().map(|row| row.position).collect(),
+            block_tables: (0..len).collect(),
+            block_table_stride: 1,
+            seats: (0..len).collect(),
+            feed_sampled: vec![false; rows.len()],
+            sample: vec![true; rows.len()],
+            sampling: rows.to_vec(),
+            ..StepBatch::default()
+        }
+    }
+
+    fn loaded(costs: CostModel) -> (SimDevice, LoadedModel) {
+        let (_dir, checkpoint) = testing::dummy();
+        let mut device = SimDevice::new(costs, 1 << 30);
+        let budget = ModelBudget {
+            block_size: 16,
+            kv_bytes: 1 << 20,
+            max_batch_size: 32,
+            max_step_tokens: 64,
+            max_seq_len: 64,
+        };
+        let load = DeviceLoad { model: MODEL, checkpoint: Arc::clone(&checkpoint), budget };
+        device.begin_load(load).expect("there is room");
+        match device.load_next(MODEL).expect("loads") {
+            LoadState::Done(loaded) => (device, loaded),
+            LoadState::More { .. } => panic!("a sim device loads in one go"),
+        }
+    }
+
+    fn run(device: &mut SimDevice, rows: &[SamplingRow]) -> Vec<u32> {
+        let mut output = StepOutput::default();
+        device.run(MODEL, &mut batch(rows), &mut output).expect("a good batch");
+        output.token_ids
+    }
+
+    #[test]
+    fn samples_words_that_depend_on_seed_and_position_only() {
+        let (mut device, _) = loaded(CostModel::default());
+        let rows: Vec<_> = (1..=30).map(|position| row(5, position)).collect();
+        let together = run(&mut device, &rows);
+        assert!(together.iter().all(|id| testing::WORDS.contains(id)), "{together:?}");
+        let alone: Vec<u32> = rows.iter().flat_map(|row| run(&mut device, &[*row])).collect();
+        assert_eq!(together, alone);
+        let other: Vec<_> = (1..=30).map(|position| row(6, position)).collect();
+        assert_ne!(run(&mut device, &other), together);
+        let distinct: std::collections::BTreeSet<_> = together.iter().collect();
+        assert!(distinct.len() > 5, "{together:?}");
+    }
+
+    #[test]
+    fn what_is_not_to_be_sampled_is_zero() {
+        let (mut device, _) = loaded(CostModel::default());
+        let mut batch = batch(&[row(1, 3), row(1, 4)]);
+        batch.sample[0] = false;
+        let mut output = StepOutput { token_ids: vec![9; 5], logits: vec![1.0] };
+        device.run(MODEL, &mut batch, &mut output).expect("a good batch");
+        assert_eq!((output.token_ids.len(), output.token_ids[0]), (2, 0));
+        assert!(output.logits.is_empty());
+    }
+
+    #[test]
+    fn the_end_token_comes_only_when_asked_for() {
+        let costs = CostModel { end_after: Some(10), ..CostModel::default() };
+        let (mut device, _) = loaded(costs);
+        let held_back = SamplingRow { suppress_end: true, ..row(1, 10) };
+        let tokens = run(&mut device, &[row(1, 9), row(1, 10), held_back, row(1, 11)]);
+        let ends: Vec<bool> = tokens.iter().map(|id| *id == testing::END).collect();
+        assert_eq!(ends, [false, true, false, true]);
+    }
+
+    #[test]
+    fn the_cost_model_may_say_how_many_blocks_and_how_much_memory() {
+        let costs = CostModel {
+            num_blocks: Some(5),
+            memory: Some(super::super::ByteSize(1 << 20)),
+            ..CostModel::default()
+        };
+        let (device, loaded) = loaded(costs);
+        assert_eq!(loaded.num_blocks, 5);
+        assert_eq!(device.memory().expect("always").reserved_bytes, 1 << 20);
+        let (_, loaded) = super::tests::loaded(CostModel::default());
+        // Keys and values of 32 dimensions of 2 bytes in 16 positions.
+        assert_eq!(u64::from(loaded.num_blocks), (1 << 20) / (2 * 32 * 2 * 16));
+    }
+
+    #[test]
+    fn time_passes_as_the_cost_model_says() {
+        let costs = CostModel { step_us: 15.0, ..CostModel::default() };
+        let (mut device, _) = loaded(costs);
+        run(&mut device, &[row(1, 1)]);
+        assert_eq!(device.debt, Duration::from_micros(15), "too short to sleep, so it is owed");
+        run(&mut device, &[row(1, 2)]);
+        assert_eq!(device.debt, Duration::ZERO);
+    }
+
+    #[test]
+    fn arrays_that_contradict_each_other_are_refused() {
+        let (mut device, _) = loaded(CostModel::default());
+        let good = batch(&[row(1, 1), row(1, 2)]);
+        let breaks: [(&str, fn(&mut StepBatch)); 10] = [
+            ("positions", |b| b.positions.truncate(1)),
+            ("slot_mapping", |b| b.slot_mapping.clear()),
+            ("cu_query_lens", |b| b.cu_query_lens = vec![0, 2]),
+            ("cu_query_lens", |b| b.cu_query_lens = vec![0, 1, 3]),
+            ("cu_query_lens", |b| b.cu_query_lens = vec![0, 0, 2]),
+            ("seats", |b| b.seats.push(3)),
+            ("feed_sampled", |b| b.feed_sampled.clear()),
+            ("sampling", |b| b.sampling.truncate(1)),
+            ("block_tables", |b| b.block_table_stride = 2),
+            ("want_logits", |b| b.want_logits = true),
+        ];
+        for (name, break_it) in breaks {
+            let mut bad = good.clone();
+            break_it(&mut bad);
+            let error = device.run(MODEL, &mut bad, &mut StepOutput::default()).expect_err(name);
+            assert_eq!(error.code, DeviceErrorCode::InvalidBatch);
+            assert!(error.message.starts_with(name), "{error}");
+        }
+        let many: Vec<_> = (1..=33).map(|position| row(1, position)).collect();
+        assert!(device.run(MODEL, &mut batch(&many), &mut StepOutput::default()).is_err());
+        let mut good = good;
+        assert!(device.run(ModelId(9), &mut good, &mut StepOutput::default()).is_err());
+    }
+
+    #[test]
+    fn printable_tokens_are_found_in_every_kind_of_vocabulary() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let ids = |json: &str| {
+            std::fs::write(dir.path().join("tokenizer.json"), json).expect("writes");
+            let mut ids = printable_ids(dir.path());
+            ids.sort_unstable();
+            ids
+        };
+        let added = "\"added_tokens\": [{\"id\": 4, \"content\": \"bos\"}]";
+        let table = "{\"a\": 0, \"Ġthe\": 1, \"\u{2581}of\": 2, \"!\": 3, \"bos\": 4, \"Ġ\": 5}";
+        assert_eq!(ids(&format!("{{{added}, \"model\": {{\"vocab\": {table}}}}}")), [0, 1, 2]);
+        let list = "[[\"<unk>\", 0], [\"\u{2581}of\", -1], [\"b\", -2], [\"é\", -3]]";
+        assert_eq!(ids(&format!("{{{added}, \"model\": {{\"vocab\": {list}}}}}")), [1, 2]);
+        assert!(ids("{").is_empty());
+        assert!(ids("{}").is_empty());
+    }
+
+    #[test]
+    fn without_a_tokenizer_all_but_the_end_tokens_are_used() {
+        let (dir, checkpoint) = testing::dummy();
+        std::fs::remove_file(dir.path().join("tokenizer.json")).expect("removes");
+        let vocabulary = Vocabulary::of(&checkpoint);
+        let expected: Vec<u32> = (0..16).filter(|id| *id != testing::END).collect();
+        assert_eq!(vocabulary.printable, expected);
+    }
+}

@@ -35,6 +35,10 @@ mod progress;
 mod registry;
 mod shape;
 mod tensors;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use actor::{Models, Start, start};
 pub use checkpoint::{Checkpoint, LoadFormat, TensorView};
