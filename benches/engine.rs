@@ -1,0 +1,163 @@
+//! The engine's critical paths, each by a step of a model whose shape makes one op the cost: products, attention over
+//! long contexts, prefill, sampling; and the memory pool. Random weights, all threads, the best instruction set.
+
+#[path = "support/step.rs"]
+mod step;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use inferno_node::bridge::ffi::{
+    self, DeviceOptions, Dtype, Isa, ModelLimits, ModelShape, RopeScaling,
+};
+use step::{FED, Runner};
+
+fn num_threads() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+fn shape(vocab_size: u32, hidden_size: u32, intermediate_size: u32, num_layers: u32) -> ModelShape {
+    ModelShape {
+        vocab_size,
+        hidden_size,
+        intermediate_size,
+        num_layers,
+        num_heads: hidden_size.div_ceil(64),
+        num_kv_heads: hidden_size.div_ceil(64).div_ceil(4),
+        head_dim: 64,
+        rms_norm_eps: 1e-5,
+        rope_theta: 500_000.0,
+        rope_scaling: RopeScaling::None,
+        rope_factor: 1.0,
+        rope_low_freq_factor: 1.0,
+        rope_high_freq_factor: 4.0,
+        rope_original_max_positions: 0,
+        tie_word_embeddings: true,
+        attention_bias: false,
+        mlp_bias: false,
+        dtype: Dtype::BF16,
+    }
+}
+
+fn limits(shape: &ModelShape, max_batch_size: u32, max_seq_len: u32) -> ModelLimits {
+    let mut limits = ModelLimits {
+        block_size: 16,
+        kv_bytes: 0,
+        max_batch_size,
+        max_step_tokens: 512,
+        max_seq_len,
+        end_token_ids: Vec::new(),
+    };
+    let need = ffi::required_bytes(num_threads(), shape, &limits).expect("a good shape");
+    let blocks = u64::from(max_batch_size) * u64::from(max_seq_len.div_ceil(16));
+    limits.kv_bytes = need.kv_bytes_per_block * blocks;
+    limits
+}
+
+fn runner(shape: &ModelShape, max_batch_size: u32, max_seq_len: u32) -> Runner {
+    Runner::new(shape, &limits(shape, max_batch_size, max_seq_len), Isa::Auto, num_threads())
+}
+
+fn prompt(length: u32) -> Vec<u32> {
+    (0..length).map(|i| i % 251).collect()
+}
+
+/// A model's three ranges taken and given back.
+fn memory_allocation(criterion: &mut Criterion) {
+    let shape = shape(512, 64, 128, 2);
+    let limits = limits(&shape, 4, 256);
+    let options = DeviceOptions { num_threads: 1, isa: Isa::Auto, pool_bytes: 64 << 20 };
+    let mut context = ffi::new_cpu_context(&options).expect("64 MiB");
+    criterion.bench_function("memory_allocation", |b| {
+        b.iter(|| {
+            let plan = context.pin_mut().add_model(&shape, &limits).expect("it fits");
+            context.pin_mut().remove_model(plan.model).expect("it is there");
+        });
+    });
+}
+
+/// Products of one layer at several batch sizes: 46 MB of weights.
+fn op_matmul(criterion: &mut Criterion) {
+    let shape = shape(256, 2_048, 2_048, 1);
+    let mut group = criterion.benchmark_group("op_matmul");
+    for batch in [1_u32, 8, 32] {
+        let mut runner = runner(&shape, batch, 64);
+        let first = prompt(1);
+        let rows: Vec<(u32, &[u32], u32)> = (0..batch).map(|s| (0, &first[..], s)).collect();
+        runner.step(&rows);
+        let fed: Vec<(u32, &[u32], u32)> = (0..batch).map(|s| (1, &[FED][..], s)).collect();
+        group.throughput(Throughput::Bytes(runner.plan.weight_bytes));
+        group.bench_function(BenchmarkId::from_parameter(batch), |b| b.iter(|| runner.step(&fed)));
+    }
+    group.finish();
+}
+
+/// Decode attention over a long context; the weights are small beside it.
+fn op_attention(criterion: &mut Criterion) {
+    let shape = shape(256, 512, 64, 4);
+    let mut group = criterion.benchmark_group("op_attention");
+    for context in [512_u32, 4_096] {
+        let mut runner = runner(&shape, 1, context + 16);
+        for first in (0..context).step_by(512) {
+            runner.step(&[(first, &prompt(512), 0)]);
+        }
+        group.throughput(Throughput::Elements(u64::from(context)));
+        group.bench_function(BenchmarkId::from_parameter(context), |b| {
+            b.iter(|| runner.step(&[(context, &[FED], 0)]));
+        });
+    }
+    group.finish();
+}
+
+/// A chunk of a prompt: norms, rope, writing the cache, attention and products together.
+fn prefill(criterion: &mut Criterion) {
+    let shape = shape(256, 512, 1_408, 4);
+    let mut group = criterion.benchmark_group("prefill");
+    for length in [32_u32, 512] {
+        let mut runner = runner(&shape, 1, length);
+        let tokens = prompt(length);
+        group.throughput(Throughput::Elements(u64::from(length)));
+        group.bench_function(BenchmarkId::from_parameter(length), |b| {
+            b.iter(|| runner.step(&[(0, &tokens, 0)]));
+        });
+    }
+    group.finish();
+}
+
+/// One row of 128,256 logits.
+fn op_sample(criterion: &mut Criterion) {
+    let shape = shape(128_256, 64, 64, 1);
+    let mut runner = runner(&shape, 1, 64);
+    runner.step(&[(0, &prompt(1), 0)]);
+    let mut group = criterion.benchmark_group("op_sample");
+    for (name, temperature, top_k, top_p, min_p) in [
+        ("greedy", 0.0, 0, 1.0, 0.0),
+        ("temperature", 1.0, 0, 1.0, 0.0),
+        ("top_k", 1.0, 50, 1.0, 0.0),
+        ("top_p", 1.0, 0, 0.9, 0.0),
+        ("all", 0.7, 50, 0.9, 0.05),
+    ] {
+        let sampling = &mut runner.sampling;
+        (sampling.temperature, sampling.top_k) = (temperature, top_k);
+        (sampling.top_p, sampling.min_p) = (top_p, min_p);
+        group.bench_function(name, |b| b.iter(|| runner.step(&[(1, &[FED], 0)])));
+    }
+    group.finish();
+}
+
+/// A decode step of a small model for a whole batch: what a step costs besides its weights.
+fn decode(criterion: &mut Criterion) {
+    let shape = shape(4_096, 256, 704, 6);
+    let mut group = criterion.benchmark_group("decode");
+    for batch in [1_u32, 4, 8, 16, 32] {
+        let mut runner = runner(&shape, batch, 128);
+        let tokens = prompt(8);
+        let rows: Vec<(u32, &[u32], u32)> = (0..batch).map(|s| (0, &tokens[..], s)).collect();
+        runner.step(&rows);
+        let fed: Vec<(u32, &[u32], u32)> = (0..batch).map(|s| (8, &[FED][..], s)).collect();
+        group.throughput(Throughput::Elements(u64::from(batch)));
+        group.bench_function(BenchmarkId::from_parameter(batch), |b| b.iter(|| runner.step(&fed)));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, memory_allocation, op_matmul, op_attention, op_sample, prefill, decode);
+criterion_main!(benches);
