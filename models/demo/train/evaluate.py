@@ -28,23 +28,47 @@ COMPLETIONS = [
     "Question: What is rain?\nAnswer:",
 ]
 CHATS = [
-    "Hello!", "Who are you?", "What is the capital of France?", "What colour is the sky?",
-    "What is 3 plus 4?", "what is 27 + 45", "Tell me a story about a fox.", "Name three animals.",
-    "Why do birds sing?", "Write a short poem about rain.", "Explain quantum mechanics.",
-    "What is a volcano?", "How do I make tea?", "Tell me about penguins.", "I am sad.", "Tell me a joke.",
-    "What can you do?", "Who won the world cup in 1998?", "How many legs does a spider have?",
-    "What do you think about dinosaurs?", "Can you help me?", "What is the meaning of life?",
-]  # fmt: skip
+    "Hello!",
+    "Who are you?",
+    "What is the capital of France?",
+    "What colour is the sky?",
+    "What is 3 plus 4?",
+    "what is 27 + 45",
+    "Tell me a story about a fox.",
+    "Name three animals.",
+    "Why do birds sing?",
+    "Write a short poem about rain.",
+    "Explain quantum mechanics.",
+    "What is a volcano?",
+    "How do I make tea?",
+    "Tell me about penguins.",
+    "I am sad.",
+    "Tell me a joke.",
+    "What can you do?",
+    "Who won the world cup in 1998?",
+    "How many legs does a spider have?",
+    "What do you think about dinosaurs?",
+    "Can you help me?",
+    "What is the meaning of life?",
+]
 DIALOGUES = [
     [("system", "Answer in one word."), ("user", "What is the opposite of hot?")],
     [("system", 'Start every answer with "Arr!"'), ("user", "What is the capital of Japan?")],
     [("system", "You are Rosa, a baker."), ("user", "What is your name?")],
-    [("user", "My name is Tom."), ("assistant", "Hello, Tom!"), ("user", "What is 2 plus 2?"),
-     ("assistant", "2 plus 2 is 4."), ("user", "What is my name?")],
-    [("user", "What is the capital of Spain?"), ("assistant", "The capital of Spain is Madrid."),
-     ("user", "And of Italy?")],
+    [
+        ("user", "My name is Tom."),
+        ("assistant", "Hello, Tom!"),
+        ("user", "What is 2 plus 2?"),
+        ("assistant", "2 plus 2 is 4."),
+        ("user", "What is my name?"),
+    ],
+    [
+        ("user", "What is the capital of Spain?"),
+        ("assistant", "The capital of Spain is Madrid."),
+        ("user", "And of Italy?"),
+    ],
     [("user", "Anna has a red ball. Ben has a blue kite. What colour is Ben's kite?")],
-]  # fmt: skip
+]
 
 
 def prompt_ids(tokenizer, turns):

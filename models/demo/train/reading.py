@@ -3,6 +3,7 @@
 import questions
 import stories
 import talk
+import verses
 from grammar import capital, render
 from words import POOLS
 
@@ -131,7 +132,7 @@ def question_list(rng):
 
 
 def poem(rng):
-    topic = rng.choice(list(talk.TOPIC_LINES))
+    topic = rng.choice(list(verses.TOPIC_LINES))
     bare = topic.split(" ", 1)[-1]
     return rng.choice(("", capital(topic) + "\n\n", f"A poem about {bare}\n\n")) + talk.poem_text(
         rng, topic

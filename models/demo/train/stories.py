@@ -51,9 +51,15 @@ ENDINGS = [
 ]
 
 TITLES = [
-    "{Hero} and the {thing}", "The {look} {kind}", "{Hero} and {friend}", "{Hero} in the {place}",
-    "A day with {hero}", "The {kind} and the {fkind}", "The {colour} {thing}", "The story of {hero}",
-]  # fmt: skip
+    "{Hero} and the {thing}",
+    "The {look} {kind}",
+    "{Hero} and {friend}",
+    "{Hero} in the {place}",
+    "A day with {hero}",
+    "The {kind} and the {fkind}",
+    "The {colour} {thing}",
+    "The story of {hero}",
+]
 
 
 def person(rng, kind=None, name=None):
@@ -86,14 +92,25 @@ def cast(rng, kind=None, name=None, friend_kind=None):
     he, his, him = ("she", "her", "her") if female else ("he", "his", "him")
     fhe, fhis, fhim = ("she", "her", "her") if friend_female else ("he", "his", "him")
     slots = {
-        "kind": hero_kind, "hero": hero, "he": he, "his": his, "him": him,
-        "Hero": capital(hero), "He": capital(he), "His": capital(his),
-        "fkind": friend_kind, "friend": friend, "fhe": fhe, "fhis": fhis, "fhim": fhim,
-        "Friend": capital(friend), "fHe": capital(fhe),
+        "kind": hero_kind,
+        "hero": hero,
+        "he": he,
+        "his": his,
+        "him": him,
+        "Hero": capital(hero),
+        "He": capital(he),
+        "His": capital(his),
+        "fkind": friend_kind,
+        "friend": friend,
+        "fhe": fhe,
+        "fhis": fhis,
+        "fhim": fhim,
+        "Friend": capital(friend),
+        "fHe": capital(fhe),
         "called": rng.choice(("called", "named")),
         "look": rng.choice(POOLS["look"]),
         "home": rng.choice(POOLS["home"]),
-    }  # fmt: skip
+    }
     return slots
 
 
