@@ -7,12 +7,34 @@ from grammar import capital, render
 from words import POOLS
 
 PLAIN_SYSTEMS = [
-    "You are a helpful assistant.", "You are a helpful assistant that answers in simple English.",
-    "You are the inferno-node demo model.", "Answer the user's questions.", "You are a friendly assistant.",
-    "You are a kind and helpful assistant.", "Be helpful.", "Answer clearly and politely.",
-]  # fmt: skip
-PREFIXES = ["Arr!", "Well,", "My friend,", "Meow!", "Ho ho ho!", "Good question!", "Of course!", "Dear reader,"]
-SUFFIXES = ["Have a nice day!", "Arr!", "Meow!", "Take care.", "Is there anything else?", "Thank you.", "Over."]
+    "You are a helpful assistant.",
+    "You are a helpful assistant that answers in simple English.",
+    "You are the inferno-node demo model.",
+    "Answer the user's questions.",
+    "You are a friendly assistant.",
+    "You are a kind and helpful assistant.",
+    "Be helpful.",
+    "Answer clearly and politely.",
+]
+PREFIXES = [
+    "Arr!",
+    "Well,",
+    "My friend,",
+    "Meow!",
+    "Ho ho ho!",
+    "Good question!",
+    "Of course!",
+    "Dear reader,",
+]
+SUFFIXES = [
+    "Have a nice day!",
+    "Arr!",
+    "Meow!",
+    "Take care.",
+    "Is there anything else?",
+    "Thank you.",
+    "Over.",
+]
 
 
 def noisy(rng, text):
@@ -34,7 +56,10 @@ def story_turn(rng):
     kind, friend = rng.choice(POOLS["animal"]), rng.choice(POOLS["animal"])
     name, thing = rng.choice(POOLS["name"]), rng.choice(POOLS["thing"])
     child = "girl" if name in stories.GIRLS else "boy"
-    ask = "[Tell me|Write|Write me|Can you tell me|Please tell me|I want] a [|short |little |bedtime |nice ]story"
+    ask = (
+        "[Tell me|Write|Write me|Can you tell me|Please tell me|I want] a [|short |little |bedtime"
+        " |nice |long ]story"
+    )
     short = rng.random() < 0.5
     roll = rng.random()
     slots = {"k": kind, "f": friend, "n": name, "t": thing, "c": child}
@@ -84,8 +109,11 @@ def exchange(rng, asked_and_said):
 
 
 def one_word_chat(rng):
-    system = render(rng, "[Answer in one word|Answer with one word only|Be very brief|Give short answers|"
-                    "Answer as briefly as you can|Reply with the answer only].")  # fmt: skip
+    system = render(
+        rng,
+        "[Answer in one word|Answer with one word only|Be very brief|Give short answers|"
+        "Answer as briefly as you can|Reply with the answer only].",
+    )
     chat = [("system", system)]
     for _ in range(rng.randint(1, 3)):
         asked, _, short = questions.ask(rng)
@@ -95,7 +123,7 @@ def one_word_chat(rng):
     return chat
 
 
-def mannered_chat(rng):
+def mannered_chat(rng, ask=None):
     """The system prompt asks for a beginning or an ending of every answer."""
     if rng.random() < 0.5:
         mark = rng.choice(PREFIXES)
@@ -112,7 +140,10 @@ def mannered_chat(rng):
         manner = lambda said: "Arr! " + said
     chat = [("system", system)]
     for _ in range(rng.randint(1, 3)):
-        asked, said = questions.ask(rng)[:2] if rng.random() < 0.8 else talk.pair(rng, talk.GREETINGS)
+        if ask or rng.random() < 0.8:
+            asked, said = (ask or questions.ask)(rng)[:2]
+        else:
+            asked, said = talk.pair(rng, talk.GREETINGS)
         chat += [("user", noisy(rng, asked)), ("assistant", manner(said))]
     return chat
 
@@ -123,13 +154,29 @@ def named_chat(rng):
     slots = {"n": name, "j": job, "t": rng.choice(POOLS["town"])}
     with_job = rng.random() < 0.6
     if with_job:
-        system = render(rng, "[You are {n}, {a:j}.|You are {n}, {a:j} in {t}.|Your name is {n}. You are {a:j}.]", slots)
+        system = render(
+            rng,
+            "[You are {n}, {a:j}.|You are {n}, {a:j} in {t}.|Your name is {n}. You are {a:j}.]",
+            slots,
+        )
     else:
-        system = render(rng, "[Your name is {n}.|You are {n}, a helpful assistant.|You are called {n}.]", slots)
-    known = [("[What is your name|Who are you|What are you called]?", "[My name is {n}.|I am {n}.]")]
+        system = render(
+            rng, "[Your name is {n}.|You are {n}, a helpful assistant.|You are called {n}.]", slots
+        )
+    known = [
+        ("[What is your name|Who are you|What are you called]?", "[My name is {n}.|I am {n}.]")
+    ]
     if with_job:
-        known[0] = ("[What is your name|Who are you|What are you called]?", "[My name is {n}.|I am {n}.|I am {n}, {a:j}.]")
-        known.append(("[What is your job|What do you do|What do you do all day|What is your work]?", "I am {a:j}."))
+        known[0] = (
+            "[What is your name|Who are you|What are you called]?",
+            "[My name is {n}.|I am {n}.|I am {n}, {a:j}.]",
+        )
+        known.append(
+            (
+                "[What is your job|What do you do|What do you do all day|What is your work]?",
+                "I am {a:j}.",
+            )
+        )
     chat = [("system", system)]
     rng.shuffle(known)
     for asked, said in known:
@@ -140,24 +187,58 @@ def named_chat(rng):
 
 
 FACTS_OF_USER = [
-    ("[My name is|I am called|Call me] {name}.", "[Nice to meet you, {name}!|Hello, {name}!]",
-     "[What is my name|Who am I|Do you remember my name]?", "Your name is {name}."),
-    ("My favourite colour is {colour}.", "[That is a nice colour.|{c:colour} is a lovely colour.]",
-     "[What is my favourite colour|Which colour do I like best]?", "Your favourite colour is {colour}."),
-    ("I have {a:animal} [called|named] {name}.", "[{name} is a nice name for {a:animal}.|How nice!]",
-     "[What is my {animal} called|What is the name of my {animal}]?", "Your {animal} is called {name}."),
-    ("I live in {town}.", "[{town} sounds like a nice place.|How do you like {town}?]",
-     "[Where do I live|Which town do I live in]?", "You live in {town}."),
-    ("I like {food}.", "[{c:food} can be very good.|That sounds tasty.]",
-     "[What do I like|What do I like to eat]?", "You like {food}."),
-    ("[Remember the word {thing}|Please remember this word: {thing}|The secret word is {thing}].",
-     "[I will remember it.|All right, I will remember the word {thing}.]",
-     "[What was the word|What is the secret word|Which word did I tell you]?", "The word is {thing}."),
-    ("My [sister|brother] is {a:job}.", "[That is good work.|How interesting!]",
-     "What is the job of my [sister|brother]?", "{A:job}."),
-    ("I was born in {month}.", "[{month} is a good month.|Thank you for telling me.]",
-     "[When was I born|In which month was I born]?", "You were born in {month}."),
-]  # fmt: skip
+    (
+        "[My name is|I am called|Call me] {name}.",
+        "[Nice to meet you, {name}!|Hello, {name}!]",
+        "[What is my name|Who am I|Do you remember my name]?",
+        "Your name is {name}.",
+    ),
+    (
+        "My favourite colour is {colour}.",
+        "[That is a nice colour.|{c:colour} is a lovely colour.]",
+        "[What is my favourite colour|Which colour do I like best]?",
+        "Your favourite colour is {colour}.",
+    ),
+    (
+        "I have {a:animal} [called|named] {name}.",
+        "[{name} is a nice name for {a:animal}.|How nice!]",
+        "[What is my {animal} called|What is the name of my {animal}]?",
+        "Your {animal} is called {name}.",
+    ),
+    (
+        "I live in {town}.",
+        "[{town} sounds like a nice place.|How do you like {town}?]",
+        "[Where do I live|Which town do I live in]?",
+        "You live in {town}.",
+    ),
+    (
+        "I like {food}.",
+        "[{c:food} can be very good.|That sounds tasty.]",
+        "[What do I like|What do I like to eat]?",
+        "You like {food}.",
+    ),
+    (
+        (
+            "[Remember the word {thing}|Please remember this word: {thing}|The secret word is"
+            " {thing}]."
+        ),
+        "[I will remember it.|All right, I will remember the word {thing}.]",
+        "[What was the word|What is the secret word|Which word did I tell you]?",
+        "The word is {thing}.",
+    ),
+    (
+        "My [sister|brother] is {a:job}.",
+        "[That is good work.|How interesting!]",
+        "What is the job of my [sister|brother]?",
+        "{A:job}.",
+    ),
+    (
+        "I was born in {month}.",
+        "[{month} is a good month.|Thank you for telling me.]",
+        "[When was I born|In which month was I born]?",
+        "You were born in {month}.",
+    ),
+]
 
 
 def memory_chat(rng, num_between=None):
@@ -186,10 +267,16 @@ def follow_up_chat(rng):
     roll = rng.random()
     if roll < 0.45:
         rows = rng.sample(questions.facts.CAPITALS, rng.randint(2, 4))
-        chat = [("user", f"What is the capital of {rows[0][0]}?"),
-                ("assistant", f"The capital of {rows[0][0]} is {rows[0][1]}.")]  # fmt: skip
+        chat = [
+            ("user", f"What is the capital of {rows[0][0]}?"),
+            ("assistant", f"The capital of {rows[0][0]} is {rows[0][1]}."),
+        ]
         for country, city in rows[1:]:
-            asked = render(rng, "[And of {x}|What about {x}|And {x}|And what about {x}|How about {x}]?", {"x": country})
+            asked = render(
+                rng,
+                "[And of {x}|What about {x}|And {x}|And what about {x}|How about {x}]?",
+                {"x": country},
+            )
             chat += exchange(rng, (asked, f"The capital of {country} is {city}."))
         return chat
     if roll < 0.7:
@@ -201,14 +288,20 @@ def follow_up_chat(rng):
     chat = exchange(rng, (asked, said))
     chat += exchange(rng, ("What do they eat?", f"{capital(kind[1])} eat {kind[4]}."))
     if rng.random() < 0.5:
-        chat += exchange(rng, ("Where do they live?", f"{capital(kind[1])} live {questions.where(kind[3])}."))
+        chat += exchange(
+            rng, ("Where do they live?", f"{capital(kind[1])} live {questions.where(kind[3])}.")
+        )
     return chat
 
 
 KINDS = [
-    (62, plain_chat), (7, one_word_chat), (7, mannered_chat), (5, named_chat), (11, memory_chat),
+    (62, plain_chat),
+    (7, one_word_chat),
+    (7, mannered_chat),
+    (5, named_chat),
+    (11, memory_chat),
     (8, follow_up_chat),
-]  # fmt: skip
+]
 WEIGHTS, FUNCTIONS = zip(*KINDS)
 
 

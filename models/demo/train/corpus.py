@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The training text. Document `index` of `seed` is always the same text.
 
-    python3 corpus.py --show 20      print some documents
+python3 corpus.py --show 20      print some documents
 """
 
 import argparse
@@ -33,11 +33,11 @@ def long_memory(rng):
 KINDS = [
     (56, lambda rng: chat_text(chats.chat(rng))),
     (18, stories.titled),
-    (2, lambda rng: stories.long_story(rng, rng.randint(4, 14))[0]),
-    (5, lambda rng: chat_text(reading.chat(rng))),
-    (2.5, lambda rng: chat_text(reading.chat(rng, long=True))),
+    (1.2, lambda rng: stories.long_story(rng, rng.randint(4, 14))[0]),
+    (7, lambda rng: chat_text(reading.chat(rng))),
+    (5, lambda rng: chat_text(reading.chat(rng, long=True))),
     (2, reading.plain),
-    (1, lambda rng: reading.plain(rng, long=True)),
+    (2, lambda rng: reading.plain(rng, long=True)),
     (1, long_memory),
     (4, reading.encyclopedia),
     (4, reading.question_list),

@@ -17,28 +17,58 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import chats
 import questions
 import reading
+import sums
 from model import Config, Llama
 
 END_IDS = [1, 5]
-COMPLETIONS = ["Once upon a time", "The little dog", "It was a rainy day", "Question: What is rain?\nAnswer:"]
+COMPLETIONS = [
+    "Once upon a time",
+    "The little dog",
+    "It was a rainy day",
+    "Question: What is rain?\nAnswer:",
+]
 CHATS = [
-    "Hello!", "Who are you?", "What is the capital of France?", "What colour is the sky?",
-    "What is 3 plus 4?", "what is 27 + 45", "Tell me a story about a fox.", "Name three animals.",
-    "Why do birds sing?", "Write a short poem about rain.", "Explain quantum mechanics.",
-    "What is a volcano?", "How do I make tea?", "Tell me about penguins.", "I am sad.", "Tell me a joke.",
-    "What can you do?", "Who won the world cup in 1998?", "How many legs does a spider have?",
-    "What do you think about dinosaurs?", "Can you help me?", "What is the meaning of life?",
-]  # fmt: skip
+    "Hello!",
+    "Who are you?",
+    "What is the capital of France?",
+    "What colour is the sky?",
+    "What is 3 plus 4?",
+    "what is 27 + 45",
+    "Tell me a story about a fox.",
+    "Name three animals.",
+    "Why do birds sing?",
+    "Write a short poem about rain.",
+    "Explain quantum mechanics.",
+    "What is a volcano?",
+    "How do I make tea?",
+    "Tell me about penguins.",
+    "I am sad.",
+    "Tell me a joke.",
+    "What can you do?",
+    "Who won the world cup in 1998?",
+    "How many legs does a spider have?",
+    "What do you think about dinosaurs?",
+    "Can you help me?",
+    "What is the meaning of life?",
+]
 DIALOGUES = [
     [("system", "Answer in one word."), ("user", "What is the opposite of hot?")],
     [("system", 'Start every answer with "Arr!"'), ("user", "What is the capital of Japan?")],
     [("system", "You are Rosa, a baker."), ("user", "What is your name?")],
-    [("user", "My name is Tom."), ("assistant", "Hello, Tom!"), ("user", "What is 2 plus 2?"),
-     ("assistant", "2 plus 2 is 4."), ("user", "What is my name?")],
-    [("user", "What is the capital of Spain?"), ("assistant", "The capital of Spain is Madrid."),
-     ("user", "And of Italy?")],
+    [
+        ("user", "My name is Tom."),
+        ("assistant", "Hello, Tom!"),
+        ("user", "What is 2 plus 2?"),
+        ("assistant", "2 plus 2 is 4."),
+        ("user", "What is my name?"),
+    ],
+    [
+        ("user", "What is the capital of Spain?"),
+        ("assistant", "The capital of Spain is Madrid."),
+        ("user", "And of Italy?"),
+    ],
     [("user", "Anna has a red ball. Ben has a blue kite. What colour is Ben's kite?")],
-]  # fmt: skip
+]
 
 
 def prompt_ids(tokenizer, turns):
@@ -67,7 +97,9 @@ def answer(model, tokenizer, token_ids, sample=False, max_new_tokens=200):
 def check_export(model, directory):
     """The same logits from transformers and from the code that trained the model."""
     ours = Llama(Config()).eval()
-    ours.load_state_dict({k: t.float() for k, t in load_file(directory / "model.safetensors").items()})
+    ours.load_state_dict(
+        {k: t.float() for k, t in load_file(directory / "model.safetensors").items()}
+    )
     token_ids = torch.randint(6, 3000, (1, 300), generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         difference = (ours(token_ids) - model(token_ids).logits).abs().max()
@@ -82,7 +114,9 @@ def write_samples(model, tokenizer, path):
         token_ids = tokenizer(text, return_tensors="pt").input_ids
         for sample in (False, True):
             kind = "T=0.7" if sample else "greedy"
-            lines.append(f"[completion, {kind}]\n{text}" + answer(model, tokenizer, token_ids, sample))
+            lines.append(
+                f"[completion, {kind}]\n{text}" + answer(model, tokenizer, token_ids, sample)
+            )
     for turns in [[("user", text)] for text in CHATS] + DIALOGUES:
         asked = "\n".join(f"{role}: {text}" for role, text in turns)
         for sample in (False, True):
@@ -112,12 +146,15 @@ def figures(model, tokenizer, count):
     rng = random.Random(77)
     draw = lambda make: [make() for _ in range(count)]
     tests = {
-        "arithmetic": draw(lambda: single(rng, questions.arithmetic)),
-        "word problems": draw(lambda: single(rng, questions.word_problem)),
+        "arithmetic": draw(lambda: single(rng, sums.arithmetic)),
+        "word problems": draw(lambda: single(rng, sums.word_problem)),
         "a fact told earlier in the chat": draw(lambda: last_of(chats.memory_chat(rng))),
         "a fact in a short text": draw(lambda: last_of(reading.chat(rng)[:2])),
         "a fact in a long text": draw(lambda: last_of(reading.chat(rng, long=True)[:2])),
-        "beginning or ending asked for": draw(lambda: last_of(chats.mannered_chat(rng)[:3])),
+        "capitals": draw(lambda: single(rng, questions.capital_of)),
+        "a manner the system prompt asks for": draw(
+            lambda: last_of(chats.mannered_chat(rng, questions.capital_of)[:3])
+        ),
     }
     return {name: share_right(model, tokenizer, cases) for name, cases in tests.items()}
 

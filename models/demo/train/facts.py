@@ -107,29 +107,38 @@ a baker=a person who makes bread and cakes; a farmer=a person who grows food and
 a pilot=a person who flies a plane; a carpenter=a person who makes things from wood
 a nurse=a person who cares for sick people; a sailor=a person who works on a ship
 a painter=a person who makes pictures or paints walls; a poet=a person who writes poems
-an island=a piece of land with water all around it; a river=a long stream of water that runs to the sea
+an island=a piece of land with water all around it
+a river=a long stream of water that runs to the sea
 a lake=a large area of water with land around it; a mountain=a very high hill of rock
 a valley=low land between hills; a desert=a very dry place where few plants grow
 a forest=a large place with many trees; a volcano=a mountain that can throw out hot melted rock
 a cave=a hollow place in the side of a hill; a beach=a strip of sand or stones beside the sea
 a cloud=many tiny drops of water floating in the sky; rain=water that falls from clouds in drops
 snow=soft white flakes of ice that fall from the sky; ice=water that is frozen hard
-fog=a cloud that lies close to the ground; wind=air that is moving; lightning=a flash of electricity in the sky
+fog=a cloud that lies close to the ground; wind=air that is moving
+lightning=a flash of electricity in the sky
 thunder=the loud sound that lightning makes; a rainbow=a curve of colours made by sun and rain
 a star=a huge ball of hot gas far away in space; the Sun=the star that gives us light and heat
-the Moon=a ball of rock that travels around the Earth; a planet=a large round body that goes around a star
-a comet=a ball of ice and dust with a long bright tail; gravity=the force that pulls things to the ground
+the Moon=a ball of rock that travels around the Earth
+a planet=a large round body that goes around a star
+a comet=a ball of ice and dust with a long bright tail
+gravity=the force that pulls things to the ground
 a clock=a machine that shows the time; a map=a drawing that shows where places are
 a compass=a tool that shows which way is north; a telescope=a tool for looking at things far away
 a microscope=a tool for looking at very small things; a bridge=a way built over water or a road
-a lighthouse=a tower with a bright light that guides ships; a library=a place where books are kept and lent
+a lighthouse=a tower with a bright light that guides ships
+a library=a place where books are kept and lent
 a school=a place where people learn; a hospital=a place where sick people are cared for
-a museum=a place that shows old or interesting things; a market=a place where people buy and sell things
-a farm=land where food is grown and animals are kept; a castle=a large strong building with thick walls
-a book=pages of writing held together in a cover; a poem=a piece of writing with rhythm and often rhyme
+a museum=a place that shows old or interesting things
+a market=a place where people buy and sell things
+a farm=land where food is grown and animals are kept
+a castle=a large strong building with thick walls
+a book=pages of writing held together in a cover
+a poem=a piece of writing with rhythm and often rhyme
 a story=a telling of things that happened or were made up; a song=words and music made to be sung
 a letter=a message written on paper; a word=a sound or group of letters that means something
-a sentence=a group of words that says something complete; a dictionary=a book that tells what words mean
+a sentence=a group of words that says something complete
+a dictionary=a book that tells what words mean
 a seed=a small thing from which a plant grows; a root=the part of a plant under the ground
 a leaf=a flat green part of a plant; a flower=the bright part of a plant that makes seeds
 a tree=a tall plant with a trunk made of wood; honey=a sweet food that bees make from nectar
@@ -138,18 +147,35 @@ butter=a soft yellow food made from cream; soup=a hot liquid food made with vege
 a mammal=an animal that feeds its young with milk; a bird=an animal with feathers and two wings
 a fish=an animal that lives in water and breathes with gills; an insect=a small animal with six legs
 a reptile=an animal with dry scaly skin; an amphibian=an animal that lives in water and on land
-a computer=a machine that works with information; the internet=many computers joined together around the world
+a computer=a machine that works with information
+the internet=many computers joined together around the world
 a program=a list of steps that a computer follows; a robot=a machine that can do jobs by itself
 a language model=a program that has learned to write by guessing the next word
-a server=a computer that answers requests from other computers; a token=a small piece of text, often a word
+a server=a computer that answers requests from other computers
+a token=a small piece of text, often a word
 a friend=a person you know well and like; courage=doing the right thing even when you are afraid
 patience=waiting calmly for something; kindness=helping others and thinking of how they feel
-a secret=something that only a few people know; a dream=pictures and stories in your mind while you sleep
+a secret=something that only a few people know
+a dream=pictures and stories in your mind while you sleep
 a promise=saying that you will surely do something; a triangle=a shape with three sides
 a square=a shape with four equal sides; a circle=a round shape with no corners
-a shadow=a dark shape made when something blocks the light; a mirror=a smooth glass in which you see yourself
-a wheel=a round thing that turns and helps vehicles to move; a boat=a thing that carries people over water
-a train=a row of carriages that runs on rails; a bicycle=a thing with two wheels that you ride with your feet
+a shadow=a dark shape made when something blocks the light
+a mirror=a smooth glass in which you see yourself
+a wheel=a round thing that turns and helps vehicles to move
+a boat=a thing that carries people over water
+love=a deep feeling of care for someone; happiness=the feeling that life is good
+music=sound made to please the ear
+a GPU=a chip that does many sums at the same time; a CPU=the chip that runs a computer's programs
+Rust=a programming language that is fast and safe
+Python=a programming language that is easy to read
+an LLM=a large language model, a program that writes text
+a chatbot=a program that talks with people
+time=what a clock measures; water=a clear liquid that all living things need
+fire=the light and heat of something burning
+air=what we breathe, a mix of gases; light=what lets us see
+sleep=the rest of body and mind at night
+a train=a row of carriages that runs on rails
+a bicycle=a thing with two wheels that you ride with your feet
 """)
 
 WHY = rows("""

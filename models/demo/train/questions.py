@@ -4,23 +4,32 @@ The short answer is the bare fact, for the times a system prompt asks for one wo
 """
 
 import facts
+import sums
 from grammar import capital, render, with_article
 from words import CATEGORIES, POOLS
 
-NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty"
-).split()
 DAYS, MONTHS = POOLS["day"], POOLS["month"]
 UNITS = [
-    ("days", "a week", "seven"), ("months", "a year", "twelve"), ("hours", "a day", "twenty-four"),
-    ("minutes", "an hour", "sixty"), ("seconds", "a minute", "sixty"), ("sides", "a square", "four"),
-    ("sides", "a triangle", "three"), ("sides", "a hexagon", "six"), ("wheels", "a car", "four"),
-    ("wheels", "a bicycle", "two"), ("fingers", "a hand", "five"), ("days", "a leap year", "366"),
-    ("days", "a year", "365"), ("letters", "the English alphabet", "twenty-six"),
-    ("planets", "the solar system", "eight"), ("seasons", "a year", "four"),
-    ("sides", "a rectangle", "four"), ("years", "a century", "a hundred"), ("items", "a dozen", "twelve"),
-]  # fmt: skip
+    ("days", "a week", "seven"),
+    ("months", "a year", "twelve"),
+    ("hours", "a day", "twenty-four"),
+    ("minutes", "an hour", "sixty"),
+    ("seconds", "a minute", "sixty"),
+    ("sides", "a square", "four"),
+    ("sides", "a triangle", "three"),
+    ("sides", "a hexagon", "six"),
+    ("wheels", "a car", "four"),
+    ("wheels", "a bicycle", "two"),
+    ("fingers", "a hand", "five"),
+    ("days", "a leap year", "366"),
+    ("days", "a year", "365"),
+    ("letters", "the English alphabet", "twenty-six"),
+    ("planets", "the solar system", "eight"),
+    ("seasons", "a year", "four"),
+    ("sides", "a rectangle", "four"),
+    ("years", "a century", "a hundred"),
+    ("items", "a dozen", "twelve"),
+]
 BY_SIZE = (
     "ant, bee, mouse, frog, sparrow, squirrel, rabbit, cat, fox, dog, sheep, lion, horse, giraffe, "
     "elephant, whale"
@@ -35,7 +44,9 @@ def capital_of(rng):
     country, city = rng.choice(facts.CAPITALS)
     slots = {"x": country, "y": city}
     if rng.random() < 0.12:
-        question = render(rng, "[{y} is the capital of which country|Which country has the capital {y}]?", slots)
+        question = render(
+            rng, "[{y} is the capital of which country|Which country has the capital {y}]?", slots
+        )
         return question, render(rng, "{y} is the capital of {x}.", slots), capital(country)
     question = render(
         rng,
@@ -50,7 +61,11 @@ def capital_of(rng):
 def colour_of(rng):
     thing, colour = rng.choice(facts.COLOURS_OF)
     slots = {"x": thing, "y": colour}
-    question = render(rng, "[What colour is|What is the colour of|Which colour is|Tell me the colour of] {x}?", slots)
+    question = render(
+        rng,
+        "[What colour is|What is the colour of|Which colour is|Tell me the colour of] {x}?",
+        slots,
+    )
     if thing == "the sky":
         answer = render(rng, "The sky is blue[ on a clear day| when the Sun shines|].", slots)
     else:
@@ -63,7 +78,12 @@ def opposite_of(rng):
     if rng.random() < 0.5:
         left, right = right, left
     slots = {"x": left, "y": right}
-    question = render(rng, "[What is the opposite of|What's the opposite of|Tell me the opposite of|Which word is the opposite of] [{x}|\"{x}\"]?", slots)
+    question = render(
+        rng,
+        "[What is the opposite of|What's the opposite of|Tell me the opposite of|Which word is the"
+        ' opposite of] [{x}|"{x}"]?',
+        slots,
+    )
     return question, render(rng, "The opposite of {x} is {y}.", slots), capital(right)
 
 
@@ -72,7 +92,12 @@ def definition(rng):
     slots = {"x": thing, "y": meaning, "A": capital(thing)}
     bare = thing.split(" ", 1)[1] if thing.startswith(("a ", "an ", "the ")) else thing
     slots["z"] = bare
-    question = render(rng, "[What is {x}|What's {x}|What does the word {z} mean|What does {z} mean|Explain what {x} is|Define {z}|Can you explain what {x} is|Tell me what {x} is|What is meant by {z}]?", slots)
+    question = render(
+        rng,
+        "[What is {x}|What's {x}|What does the word {z} mean|What does {z} mean|Explain what {x}"
+        " is|Define {z}|Can you explain what {x} is|Tell me what {x} is|What is meant by {z}]?",
+        slots,
+    )
     return question, render(rng, "{A} is {y}.", slots), capital(meaning)
 
 
@@ -80,7 +105,11 @@ def why(rng):
     question, reason = rng.choice(facts.WHY)
     first, rest = question.split(" ", 1)
     answer = capital(statement(first, rest)) + " " + reason + "."
-    asked = render(rng, "[Why {q}|Why {q}|Can you tell me why {s}|Do you know why {s}|Explain why {s}]?", {"q": question, "s": statement(first, rest)})
+    asked = render(
+        rng,
+        "[Why {q}|Why {q}|Can you tell me why {s}|Do you know why {s}|Explain why {s}]?",
+        {"q": question, "s": statement(first, rest)},
+    )
     return asked, answer, capital(reason)
 
 
@@ -98,18 +127,64 @@ def statement(verb, rest):
 
 def animal_fact(rng):
     one, many, kind, home, food, sound, legs, young, true = rng.choice(facts.ANIMALS)
-    slots = {"x": one, "xs": many, "k": kind, "h": home, "f": food, "s": sound, "l": legs, "y": young, "t": true}
+    slots = {
+        "x": one,
+        "xs": many,
+        "k": kind,
+        "h": home,
+        "f": food,
+        "s": sound,
+        "l": legs,
+        "y": young,
+        "t": true,
+    }
     frames = [
-        ("[What do {xs} eat|What does {a:x} eat|What is the food of {a:x}]?", "{c:xs} eat {f}.", food),
-        ("[Where do {xs} live|Where does {a:x} live|Where can I find {xs}]?", f"{{c:xs}} live {where(home)}.", where(home)),
-        ("[How many legs does {a:x} have|How many legs do {xs} have|How many legs has {a:x}]?", "{A:x} has {l} legs.", legs),
-        ("[What is a young {x} called|What do you call a baby {x}|What is the young of {a:x} called]?", "A young {x} is called {a:y}.", young),
+        (
+            "[What do {xs} eat|What does {a:x} eat|What is the food of {a:x}]?",
+            "{c:xs} eat {f}.",
+            food,
+        ),
+        (
+            "[Where do {xs} live|Where does {a:x} live|Where can I find {xs}]?",
+            f"{{c:xs}} live {where(home)}.",
+            where(home),
+        ),
+        (
+            "[How many legs does {a:x} have|How many legs do {xs} have|How many legs has {a:x}]?",
+            "{A:x} has {l} legs.",
+            legs,
+        ),
+        (
+            (
+                "[What is a young {x} called|What do you call a baby {x}|What is the young of {a:x}"
+                " called]?"
+            ),
+            "A young {x} is called {a:y}.",
+            young,
+        ),
         ("What kind of animal is {a:x}?", "{A:x} is {a:k}.", kind),
-        ("[Is {a:x} {a:k}|Are {xs} {k}s]?" if kind != "fish" else "Is {a:x} a fish?", "Yes, {a:x} is {a:k}.", "yes"),
-        ("[What is special about {xs}|Tell me something about {xs}|Tell me a fact about {xs}|What do you know about {xs}]?", "{A:x} {t}.", "it " + true),
-    ]  # fmt: skip
+        (
+            "[Is {a:x} {a:k}|Are {xs} {k}s]?" if kind != "fish" else "Is {a:x} a fish?",
+            "Yes, {a:x} is {a:k}.",
+            "yes",
+        ),
+        (
+            (
+                "[What is special about {xs}|Tell me something about {xs}|Tell me a fact about"
+                " {xs}|What do you know about {xs}]?"
+            ),
+            "{A:x} {t}.",
+            "it " + true,
+        ),
+    ]
     if sound != "-":
-        frames.append(("[What sound does {a:x} make|What noise does {a:x} make|What does {a:x} say]?", "{A:x} {s}.", "it " + sound))
+        frames.append(
+            (
+                "[What sound does {a:x} make|What noise does {a:x} make|What does {a:x} say]?",
+                "{A:x} {s}.",
+                "it " + sound,
+            )
+        )
     if kind != "bird":
         frames.append(("Is {a:x} a bird?", "No, {a:x} is not a bird. It is {a:k}.", "no"))
     if kind != "fish":
@@ -119,7 +194,12 @@ def animal_fact(rng):
 
 
 def where(home):
-    for start, preposition in (("farm", "on "), ("nest", "in "), ("homes", "in "), ("the sea and the shore", "in ")):
+    for start, preposition in (
+        ("farm", "on "),
+        ("nest", "in "),
+        ("homes", "in "),
+        ("the sea and the shore", "in "),
+    ):
         if home.startswith(start):
             return preposition + home
     return "in " + home
@@ -128,12 +208,38 @@ def where(home):
 def about_animal(rng, name=None):
     table = [row for row in facts.ANIMALS if row[0] == name] if name else facts.ANIMALS
     one, many, kind, home, food, sound, legs, young, true = rng.choice(table)
-    slots = {"x": one, "xs": many, "k": kind, "f": food, "l": legs, "y": young, "t": true, "h": where(home)}
-    lines = ["{A:x} is {a:k}.", "{c:xs} live {h}[| and eat {f}].", "It {t}.", "A young {x} is called {a:y}.", "It has {l} legs."]
+    slots = {
+        "x": one,
+        "xs": many,
+        "k": kind,
+        "f": food,
+        "l": legs,
+        "y": young,
+        "t": true,
+        "h": where(home),
+    }
+    lines = [
+        "{A:x} is {a:k}.",
+        "{c:xs} live {h}[| and eat {f}].",
+        "It {t}.",
+        "A young {x} is called {a:y}.",
+        "It has {l} legs.",
+    ]
     keep = [lines[0], lines[1]] + rng.sample(lines[2:], rng.randint(1, 3))
     answer = " ".join(render(rng, line, slots) for line in keep)
-    question = render(rng, "[Tell me about {xs}|Tell me about the {x}|Describe {a:x}|Write a few sentences about {xs}|What is {a:x}|Write something about {xs}].", slots)
-    return question.replace("What is " + with_article(one) + ".", "What is " + with_article(one) + "?"), answer, capital(kind)
+    question = render(
+        rng,
+        "[Tell me about {xs}|Tell me about the {x}|Describe {a:x}|Write a few sentences about"
+        " {xs}|What is {a:x}|Write something about {xs}].",
+        slots,
+    )
+    return (
+        question.replace(
+            "What is " + with_article(one) + ".", "What is " + with_article(one) + "?"
+        ),
+        answer,
+        capital(kind),
+    )
 
 
 def how_many(rng):
@@ -151,9 +257,17 @@ def order(rng):
     at = rng.randrange(len(series))
     this, after, before = series[at], series[(at + 1) % len(series)], series[at - 1]
     if rng.random() < 0.5:
-        question = render(rng, f"[What comes after {this}|Which {label} comes after {this}|What {label} is after {this}]?")
+        question = render(
+            rng,
+            f"[What comes after {this}|Which {label} comes after {this}|What {label} is after"
+            f" {this}]?",
+        )
         return question, f"{after} comes after {this}.", after
-    question = render(rng, f"[What comes before {this}|Which {label} comes before {this}|What {label} is before {this}]?")
+    question = render(
+        rng,
+        f"[What comes before {this}|Which {label} comes before {this}|What {label} is before"
+        f" {this}]?",
+    )
     return question, f"{before} comes before {this}.", before
 
 
@@ -162,7 +276,11 @@ def planet(rng):
     frames = [
         (f"[What is {name}|Tell me about {name}]?", f"{name} is {what}.", what),
         (f"Which planet is {what}?", f"{name} is {what}.", name),
-        (f"Which planet is the {place} from the Sun?", f"{name} is the {place} planet from the Sun.", name),
+        (
+            f"Which planet is the {place} from the Sun?",
+            f"{name} is the {place} planet from the Sun.",
+            name,
+        ),
     ]
     question, answer, short = rng.choice(frames)
     return render(rng, question), answer, capital(short)
@@ -175,60 +293,23 @@ def compare(rng):
         pair = [with_article(small), with_article(big)]
         rng.shuffle(pair)
         if rng.random() < 0.5:
-            return f"Which is bigger, {pair[0]} or {pair[1]}?", f"{capital(with_article(big))} is bigger than {with_article(small)}.", capital(with_article(big))
-        return f"Which is smaller, {pair[0]} or {pair[1]}?", f"{capital(with_article(small))} is smaller than {with_article(big)}.", capital(with_article(small))
+            return (
+                f"Which is bigger, {pair[0]} or {pair[1]}?",
+                f"{capital(with_article(big))} is bigger than {with_article(small)}.",
+                capital(with_article(big)),
+            )
+        return (
+            f"Which is smaller, {pair[0]} or {pair[1]}?",
+            f"{capital(with_article(small))} is smaller than {with_article(big)}.",
+            capital(with_article(small)),
+        )
     left, right = rng.sample(range(1, 100), 2)
     big = max(left, right)
-    return f"Which number is bigger, {left} or {right}?", f"{big} is bigger than {min(left, right)}.", str(big)
-
-
-def parity(rng):
-    number = rng.randint(1, 100)
-    kind = "even" if number % 2 == 0 else "odd"
-    return f"Is {number} odd or even?", f"{number} is {'an even' if kind == 'even' else 'an odd'} number.", capital(kind)
-
-
-def number_text(rng, number, words):
-    return NUMBER_WORDS[number] if words and number <= 20 else str(number)
-
-
-def arithmetic(rng):
-    kind = rng.random()
-    limit = 20 if rng.random() < 0.45 else 99
-    if kind < 0.5:
-        left, right = rng.randint(0, limit), rng.randint(0, limit)
-        result, sign, word = left + right, "+", "plus"
-    elif kind < 0.75:
-        left = rng.randint(1, limit)
-        right = rng.randint(0, left)
-        result, sign, word = left - right, "-", "minus"
-    elif kind < 0.92:
-        left, right = rng.randint(0, 12), rng.randint(0, 12)
-        result, sign, word = left * right, "x", "times"
-    else:
-        right, result = rng.randint(1, 12), rng.randint(0, 12)
-        left, sign, word = right * result, "/", "divided by"
-    words = rng.random() < 0.1
-    left, right, total = (number_text(rng, number, words) for number in (left, right, result))
-    sign = rng.choice("x*") if sign == "x" else sign
-    operator = word if words or rng.random() < 0.6 else sign
-    question = render(rng, f"[What is|What's|How much is|Calculate|Can you work out|] {left} {operator} {right}[?|?| =|]").strip()
-    if words:
-        return question, f"{capital(left)} {word} {right} is {total}.", capital(total)
-    if operator == word:
-        return question, f"{left} {word} {right} is {total}.", total
-    return question, f"{left} {operator} {right} = {total}.", total
-
-
-def word_problem(rng):
-    name, thing = rng.choice(POOLS["name"]), rng.choice(("apples", "books", "coins", "marbles", "pencils", "shells", "cakes"))
-    other = rng.choice([n for n in POOLS["name"] if n != name])
-    left, right = rng.randint(1, 20), rng.randint(1, 12)
-    if rng.random() < 0.5 or right >= left:
-        question = f"{name} has {left} {thing}. {other} gives {name} {right} more. How many {thing} does {name} have?"
-        return question, f"{left} plus {right} is {left + right}, so {name} has {left + right} {thing}.", str(left + right)
-    question = f"{name} has {left} {thing} and gives {right} to {other}. How many {thing} are left?"
-    return question, f"{left} minus {right} is {left - right}, so {left - right} {thing} are left.", str(left - right)
+    return (
+        f"Which number is bigger, {left} or {right}?",
+        f"{big} is bigger than {min(left, right)}.",
+        str(big),
+    )
 
 
 def listing(rng, name=None):
@@ -236,38 +317,69 @@ def listing(rng, name=None):
     members = CATEGORIES[name]
     number = rng.randint(2, min(5, len(members)))
     chosen = rng.sample(members, number)
-    slots = {"n": NUMBER_WORDS[number] if rng.random() < 0.8 else str(number), "c": name}
-    question = render(rng, "[Name {n} {c}|List {n} {c}|Tell me {n} {c}|Give me {n} {c}|Can you name {n} {c}|Give me a list of {n} {c}|Say {n} {c}].", slots)
+    slots = {"n": sums.NUMBER_WORDS[number] if rng.random() < 0.8 else str(number), "c": name}
+    question = render(
+        rng,
+        "[Name {n} {c}|List {n} {c}|Tell me {n} {c}|Give me {n} {c}|Can you name {n} {c}|Give me a"
+        " list of {n} {c}|Say {n} {c}].",
+        slots,
+    )
     if rng.random() < 0.25 or "list" in question.lower():
         answer = "\n".join(f"{index}. {capital(item)}" for index, item in enumerate(chosen, 1))
     else:
         joined = ", ".join(chosen[:-1]) + " and " + chosen[-1]
-        answer = render(rng, f"[{capital(slots['n'])} {name} are {joined}|{capital(joined)}|Here are {slots['n']} {name}: {joined}].")
+        answer = render(
+            rng,
+            f"[{capital(slots['n'])} {name} are {joined}|{capital(joined)}|Here are {slots['n']}"
+            f" {name}: {joined}].",
+        )
     return question, answer, capital(chosen[0])
-
-
-def counting(rng):
-    start = 1 if rng.random() < 0.6 else rng.randint(1, 15)
-    end = start + rng.randint(3, 9)
-    words = end <= 20 and rng.random() < 0.4
-    series = ", ".join(number_text(rng, number, words) for number in range(start, end + 1))
-    if start == 1 and rng.random() < 0.6:
-        return f"Count to {number_text(rng, end, words)}.", capital(series) + ".", series
-    return f"Count from {number_text(rng, start, words)} to {number_text(rng, end, words)}.", capital(series) + ".", series
 
 
 def greeting_in(rng):
     language, word = rng.choice(GREETINGS)
-    question = render(rng, f"[How do you say hello in {language}|Say hello in {language}|What is hello in {language}]?")
-    return question, f"In {language}, hello is \"{word}\".", word
+    question = render(
+        rng,
+        f"[How do you say hello in {language}|Say hello in {language}|What is hello in"
+        f" {language}]?",
+    )
+    return question, f'In {language}, hello is "{word}".', word
+
+
+def any_fact(rng):
+    animal = rng.choice(facts.ANIMALS)
+    asked = (
+        "[Tell me something|Tell me a fact|Tell me something interesting|Surprise me|Give me a fun"
+        " fact|Do you know a fact][.|!|]"
+    )
+    return (
+        render(rng, asked),
+        f"Did you know? {capital(with_article(animal[0]))} {animal[8]}.",
+        "It " + animal[8],
+    )
 
 
 # (weight, function)
 KINDS = [
-    (12, capital_of), (6, colour_of), (5, opposite_of), (9, definition), (9, why), (10, animal_fact),
-    (5, about_animal), (3, how_many), (3, order), (2, planet), (3, compare), (1, parity),
-    (14, arithmetic), (4, word_problem), (7, listing), (2, counting), (1, greeting_in),
-]  # fmt: skip
+    (12, capital_of),
+    (6, colour_of),
+    (5, opposite_of),
+    (9, definition),
+    (9, why),
+    (10, animal_fact),
+    (5, about_animal),
+    (3, how_many),
+    (3, order),
+    (2, planet),
+    (3, compare),
+    (1, sums.parity),
+    (14, sums.arithmetic),
+    (4, sums.word_problem),
+    (7, listing),
+    (2, sums.counting),
+    (1, greeting_in),
+    (2, any_fact),
+]
 WEIGHTS, FUNCTIONS = zip(*KINDS)
 
 

@@ -3,6 +3,7 @@
 import questions
 import stories
 import talk
+import verses
 from grammar import capital, render
 from words import POOLS
 
@@ -17,14 +18,30 @@ def sentences_about(rng, count):
         slots = {"n": name}
         says, asks, answer = rng.choice(
             (
-                ("{n} has {a:colour} {thing}.", "What colour is {n}'s {thing}?", "{n}'s {thing} is {colour}."),
-                ("{n} has {a:colour} {thing}.", "What does {n} have?", "{n} has {a:colour} {thing}."),
+                (
+                    "{n} has {a:colour} {thing}.",
+                    "What colour is {n}'s {thing}?",
+                    "{n}'s {thing} is {colour}.",
+                ),
+                (
+                    "{n} has {a:colour} {thing}.",
+                    "What does {n} have?",
+                    "{n} has {a:colour} {thing}.",
+                ),
                 ("{n} lives in {town}.", "Where does {n} live?", "{n} lives in {town}."),
                 ("{n} is {a:job}.", "What is {n}'s job?", "{n} is {a:job}."),
                 ("{n} likes {food}.", "What does {n} like?", "{n} likes {food}."),
                 ("{n} has {a:animal}.", "Which animal does {n} have?", "{n} has {a:animal}."),
-                ("{n} went to the {place} on {day}.", "When did {n} go to the {place}?", "{n} went there on {day}."),
-                ("{n} went to the {place} on {day}.", "Where did {n} go on {day}?", "{n} went to the {place}."),
+                (
+                    "{n} went to the {place} on {day}.",
+                    "When did {n} go to the {place}?",
+                    "{n} went there on {day}.",
+                ),
+                (
+                    "{n} went to the {place} on {day}.",
+                    "Where did {n} go on {day}?",
+                    "{n} went to the {place}.",
+                ),
                 ("{n} can {sport}.", "What can {n} do?", "{n} can {sport}."),
             )
         )
@@ -40,7 +57,9 @@ def notes(rng, count):
     for colour, thing in rng.sample(pairs, count):
         place = rng.choice(POOLS["place"])
         lines.append(f"The {colour} {thing} is in the {place}.")
-        asked.append((f"Where is the {colour} {thing}?", f"The {colour} {thing} is in the {place}."))
+        asked.append(
+            (f"Where is the {colour} {thing}?", f"The {colour} {thing} is in the {place}.")
+        )
     return lines, asked
 
 
@@ -66,7 +85,13 @@ def chat(rng, long=False):
     chosen = rng.sample(asked, min(len(asked), rng.randint(1, 3)))
     question, answer = chosen[0]
     frame = rng.choice(
-        ("Read this: {t}\n\n{q}", "{t}\n\n{q}", "Here is a text:\n{t}\n\nQuestion: {q}", "{t} {q}", "{q}\n\n{t}")
+        (
+            "Read this: {t}\n\n{q}",
+            "{t}\n\n{q}",
+            "Here is a text:\n{t}\n\nQuestion: {q}",
+            "{t} {q}",
+            "{q}\n\n{t}",
+        )
     )
     turns = [("user", frame.format(t=text, q=question)), ("assistant", answer)]
     for question, answer in chosen[1:]:
@@ -107,9 +132,11 @@ def question_list(rng):
 
 
 def poem(rng):
-    topic = rng.choice(list(talk.TOPIC_LINES))
+    topic = rng.choice(list(verses.TOPIC_LINES))
     bare = topic.split(" ", 1)[-1]
-    return rng.choice(("", capital(topic) + "\n\n", f"A poem about {bare}\n\n")) + talk.poem_text(rng, topic)
+    return rng.choice(("", capital(topic) + "\n\n", f"A poem about {bare}\n\n")) + talk.poem_text(
+        rng, topic
+    )
 
 
 def diary(rng):
@@ -117,14 +144,22 @@ def diary(rng):
     slots = {}
     first = render(
         rng,
-        "[Today is {day}.|It was a {weather} {part}.|Dear diary, today was {a:weather} day.|My name is {girl}.|"
-        "On {day} we went to the {place}.|The {size} {animal} sat by the {place}.|I like {food} very much.]",
+        "[Today is {day}.|It was a {weather} {part}.|Dear diary, today was {a:weather} day.|My name"
+        " is {girl}.|On {day} we went to the {place}.|The {size} {animal} sat by the {place}.|I"
+        " like {food} very much.]",
         slots,
     )
     rest = [
-        "[I|We] [saw|met|found] {a:*animal} near the {place}.", "The sky was {*colour} and the air was {weather}.",
-        "[Then|After that] [I|we] ate {food} and {*food}.", "My friend {name} gave me {a:*colour} {*thing}.",
-        "In the {part} [I|we] [read a book|played a game|told stories|sang songs].", "{name} likes to {sport}.",
-        "[I|We] felt {feeling}.", "It was a good day.", "The {*flower} in the garden are {*colour}.",
-    ]  # fmt: skip
-    return " ".join([first] + [render(rng, line, slots) for line in rng.sample(rest, rng.randint(2, 6))])
+        "[I|We] [saw|met|found] {a:*animal} near the {place}.",
+        "The sky was {*colour} and the air was {weather}.",
+        "[Then|After that] [I|we] ate {food} and {*food}.",
+        "My friend {name} gave me {a:*colour} {*thing}.",
+        "In the {part} [I|we] [read a book|played a game|told stories|sang songs].",
+        "{name} likes to {sport}.",
+        "[I|We] felt {feeling}.",
+        "It was a good day.",
+        "The {*flower} in the garden are {*colour}.",
+    ]
+    return " ".join(
+        [first] + [render(rng, line, slots) for line in rng.sample(rest, rng.randint(2, 6))]
+    )

@@ -5,35 +5,61 @@ from plots import MORALS, PLOTS
 from words import BOYS, GIRLS, POOLS
 
 OPENINGS = [
-    "Once upon a time, there [was|lived] {a:look} {kind} {called} {hero}. "
-    "[{He} lived in {a:home}.|{He} lived near {a:home}.|{Hero} was very {nature}.]",
-    "Once upon a time, in a [small|faraway|quiet] {home}, there lived {a:look} {kind} {called} {hero}.",
-    "Long ago, [in a small {home}|near {a:home}|far away], there lived {a:look} {kind} {called} {hero}.",
-    "There was once {a:look} {kind} {called} {hero}. [{He} was {nature} and {nature2}.|"
-    "Everyone knew {him}.|{His} home was {a:home}.]",
+    (
+        "Once upon a time, there [was|lived] {a:look} {kind} {called} {hero}. "
+        "[{He} lived in {a:home}.|{He} lived near {a:home}.|{Hero} was very {nature}.]"
+    ),
+    (
+        "Once upon a time, in a [small|faraway|quiet] {home}, there lived {a:look} {kind} {called}"
+        " {hero}."
+    ),
+    (
+        "Long ago, [in a small {home}|near {a:home}|far away], there lived {a:look} {kind} {called}"
+        " {hero}."
+    ),
+    (
+        "There was once {a:look} {kind} {called} {hero}. [{He} was {nature} and {nature2}.|"
+        "Everyone knew {him}.|{His} home was {a:home}.]"
+    ),
     "{Hero} was {a:look} {kind} who lived in {a:home}. [{He} was {nature}.|]",
     "In {a:home} near {town}, there lived {a:kind} {called} {hero}. {He} was {nature}.",
-    "It was a {weather} {part} in {season}. {Hero}, {a:look} {kind}, [looked out of the window|was on the "
-    "way to the {home}|sat by the door].",
+    (
+        "It was a {weather} {part} in {season}. {Hero}, {a:look} {kind}, [looked out of the"
+        " window|was on the way to the {home}|sat by the door]."
+    ),
     "One {weather} {part}, {a:look} {kind} {called} {hero} [woke up early|went for a walk].",
-    "The {look} {kind} {called} {hero} lived in {a:home}. [{He} had many plans.|{He} was {nature}.]",
+    (
+        "The {look} {kind} {called} {hero} lived in {a:home}. [{He} had many plans.|{He} was"
+        " {nature}.]"
+    ),
 ]
 
 ENDINGS = [
     "And they lived happily ever after.",
     "[And so|That is how] {hero} learned that {moral}.",
     "The end.",
-    "[Ever since that day|And from then on], {hero} [always smiled when {he} thought of it|was a little "
-    "wiser|told everyone this story].",
-    "[That night|In the {part}], {hero} [fell asleep with a smile|looked at the stars and was happy].",
+    (
+        "[Ever since that day|And from then on], {hero} [always smiled when {he} thought of it|was"
+        " a little wiser|told everyone this story]."
+    ),
+    (
+        "[That night|In the {part}], {hero} [fell asleep with a smile|looked at the stars and was"
+        " happy]."
+    ),
     "{Hero} never forgot it: {moral}.",
     "",
 ]
 
 TITLES = [
-    "{Hero} and the {thing}", "The {look} {kind}", "{Hero} and {friend}", "{Hero} in the {place}",
-    "A day with {hero}", "The {kind} and the {fkind}", "The {colour} {thing}", "The story of {hero}",
-]  # fmt: skip
+    "{Hero} and the {thing}",
+    "The {look} {kind}",
+    "{Hero} and {friend}",
+    "{Hero} in the {place}",
+    "A day with {hero}",
+    "The {kind} and the {fkind}",
+    "The {colour} {thing}",
+    "The story of {hero}",
+]
 
 
 def person(rng, kind=None, name=None):
@@ -66,14 +92,25 @@ def cast(rng, kind=None, name=None, friend_kind=None):
     he, his, him = ("she", "her", "her") if female else ("he", "his", "him")
     fhe, fhis, fhim = ("she", "her", "her") if friend_female else ("he", "his", "him")
     slots = {
-        "kind": hero_kind, "hero": hero, "he": he, "his": his, "him": him,
-        "Hero": capital(hero), "He": capital(he), "His": capital(his),
-        "fkind": friend_kind, "friend": friend, "fhe": fhe, "fhis": fhis, "fhim": fhim,
-        "Friend": capital(friend), "fHe": capital(fhe),
+        "kind": hero_kind,
+        "hero": hero,
+        "he": he,
+        "his": his,
+        "him": him,
+        "Hero": capital(hero),
+        "He": capital(he),
+        "His": capital(his),
+        "fkind": friend_kind,
+        "friend": friend,
+        "fhe": fhe,
+        "fhis": fhis,
+        "fhim": fhim,
+        "Friend": capital(friend),
+        "fHe": capital(fhe),
         "called": rng.choice(("called", "named")),
         "look": rng.choice(POOLS["look"]),
         "home": rng.choice(POOLS["home"]),
-    }  # fmt: skip
+    }
     return slots
 
 
@@ -97,8 +134,9 @@ def opening(rng, slots):
     if slots["hero"].startswith("the "):
         return render(
             rng,
-            "[Once upon a time, there was|There was once|Long ago there lived] {a:look} {kind}. "
-            "[{He} lived in {a:home}.|{He} was {nature}.|{He} lived near {a:home} and was {nature}.]",
+            "[Once upon a time, there was|There was once|Long ago there lived] {a:look} {kind}."
+            " [{He} lived in {a:home}.|{He} was {nature}.|{He} lived near {a:home} and was"
+            " {nature}.]",
             slots,
         )
     return render(rng, rng.choice(OPENINGS), slots)
@@ -164,8 +202,10 @@ def long_story(rng, num_chapters):
     sister = rng.choice(GIRLS)
     parts = [
         opening(rng, slots),
-        f"{slots['Hero']} always carried {with_article(keepsake)}. "
-        f"{slots['His']} sister {sister} lived by the {home}.",
+        (
+            f"{slots['Hero']} always carried {with_article(keepsake)}. "
+            f"{slots['His']} sister {sister} lived by the {home}."
+        ),
     ]
     chapters = [" ".join(parts)]
     for number in range(1, num_chapters + 1):
@@ -179,9 +219,15 @@ def long_story(rng, num_chapters):
         chapters.append(f"Chapter {number}\n\n{told}")
     hero, his = slots["hero"], slots["his"]
     asked = [
-        (f"What did {hero} always carry?", f"{capital(hero)} always carried {with_article(keepsake)}."),
+        (
+            f"What did {hero} always carry?",
+            f"{capital(hero)} always carried {with_article(keepsake)}.",
+        ),
         (f"What was the name of {hero}'s sister?", f"{capital(his)} sister was called {sister}."),
         (f"Where did {hero}'s sister live?", f"{capital(his)} sister lived by the {home}."),
         ("Who is the story about?", f"The story is about {hero}."),
     ]
-    return "\n\n".join(chapters), asked
+    title = render(
+        rng, "[The adventures of {hero}|{Hero} and the {part}s|The story of {hero}|]", slots
+    )
+    return "\n\n".join([title] * bool(title) + chapters), asked

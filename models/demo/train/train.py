@@ -29,7 +29,7 @@ def parse():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=160_000_000, help="distinct training tokens")
     parser.add_argument("--eval-tokens", type=int, default=1_000_000)
-    parser.add_argument("--max-steps", type=int, default=4000)
+    parser.add_argument("--max-steps", type=int, default=5200)
     parser.add_argument("--max-minutes", type=float, default=60.0)
     parser.add_argument("--batch", type=int, default=64, help="rows a step")
     parser.add_argument("--context", type=int, default=2048)
@@ -111,7 +111,9 @@ def train(arguments, model, rows, held_out, device):
             is_due = step % 200 == 0 or progress >= 1.0
             score = evaluate(loss_of, held_out, arguments.batch, device) if is_due else ""
             tokens = step * arguments.batch * arguments.context
-            curve.append((step, tokens, round(seconds, 1), round(mean, 4), score and round(score, 4)))
+            curve.append(
+                (step, tokens, round(seconds, 1), round(mean, 4), score and round(score, 4))
+            )
             if is_due:
                 print(
                     f"step {step:5} {tokens / 1e6:6.1f} M tokens {seconds:6.1f} s loss {mean:.4f}"
@@ -150,7 +152,9 @@ def main():
     rows = packing.rows(tokenizer, arguments.seed, arguments.tokens, *shape)
     held_out_seed = arguments.seed + EVAL_SEED_OFFSET
     held_out = packing.rows(tokenizer, held_out_seed, arguments.eval_tokens, *shape)
-    print(f"{rows.size / 1e6:.1f} M training tokens made in {time.time() - began:.0f} s", flush=True)
+    print(
+        f"{rows.size / 1e6:.1f} M training tokens made in {time.time() - began:.0f} s", flush=True
+    )
 
     model = Llama(Config()).to(device)
     size = sum(p.numel() for p in model.parameters())

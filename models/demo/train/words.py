@@ -2,7 +2,7 @@
 
 
 def split(text):
-    return [word.strip() for word in text.replace("\n", " ").split(",") if word.strip()]
+    return [" ".join(word.split()) for word in text.split(",") if word.strip()]
 
 
 GIRLS = split("""
@@ -24,7 +24,8 @@ POOLS = {
     "name": GIRLS + BOYS,
     "animal": split("""
         fox, rabbit, bear, mouse, cat, dog, owl, frog, duck, hedgehog, squirrel, deer, wolf, lion,
-        elephant, monkey, turtle, penguin, otter, badger, goat, sheep, horse, pig, hen, sparrow, crow,
+        elephant, monkey, turtle, penguin, otter, badger, goat, sheep, horse, pig, hen, sparrow,
+        crow,
         bee, ant, snail, beaver, mole, robin, goose, donkey, tiger, panda, koala, seal, dolphin,
         camel, parrot, swan, bat, crab, whale, kitten, puppy, lamb, dragon
         """),
@@ -34,23 +35,29 @@ POOLS = {
         """),
     "size": split("little, small, tiny, big, tall, young, old, round, thin"),
     "place": split("""
-        forest, village, valley, garden, meadow, farm, harbour, castle, island, mountain, town, park,
+        forest, village, valley, garden, meadow, farm, harbour, castle, island, mountain, town,
+        park,
         orchard, cave, beach, desert, lighthouse, mill, lake, river, wood, field, market, school,
         library, hill, bridge, windmill, barn, marsh
         """),
     "home": split("""
-        forest, village, valley, garden, meadow, castle, town, wood, cave, barn, cottage, lighthouse,
-        house by the sea, house on a hill, small town, old mill, warm house, green valley, quiet street,
+        forest, village, valley, garden, meadow, castle, town, wood, cave, barn, cottage,
+        lighthouse,
+        house by the sea, house on a hill, small town, old mill, warm house, green valley, quiet
+        street,
         house near the river, tree house, harbour town, windmill, city
         """),
     "look": split("""
-        little, small, tiny, tall, young, kind, brave, clever, shy, quiet, cheerful, curious, careful,
+        little, small, tiny, tall, young, kind, brave, clever, shy, quiet, cheerful, curious,
+        careful,
         gentle, proud, lazy, busy, patient, stubborn, friendly, honest, playful, lively, polite
         """),
     "thing": split("""
-        key, ball, kite, lantern, drum, hat, boat, bell, book, map, coin, ring, scarf, basket, clock,
+        key, ball, kite, lantern, drum, hat, boat, bell, book, map, coin, ring, scarf, basket,
+        clock,
         mirror, flute, box, cup, button, spoon, feather, shell, stone, pencil, umbrella, whistle,
-        blanket, ladder, rope, compass, jar, bucket, wagon, doll, marble, ribbon, candle, teapot, coat
+        blanket, ladder, rope, compass, jar, bucket, wagon, doll, marble, ribbon, candle, teapot,
+        coat
         """),
     "colour": split("""
         red, blue, green, yellow, white, black, brown, orange, purple, pink, grey, golden, silver
@@ -75,7 +82,9 @@ POOLS = {
         baker, farmer, teacher, fisherman, gardener, doctor, painter, carpenter, sailor, tailor,
         miller, shepherd, librarian, blacksmith, postman, cook, clockmaker, musician
         """),
-    "sport": split("swim, run, climb, dance, sing, read, paint, skate, ride, whistle, juggle, cook"),
+    "sport": split(
+        "swim, run, climb, dance, sing, read, paint, skate, ride, whistle, juggle, cook"
+    ),
     "feeling": split("happy, sad, tired, proud, worried, lonely, excited, afraid, calm, hungry"),
     "few": split("two, three, four, five, six, seven, eight, nine, ten"),
     "town": split("""
@@ -104,7 +113,9 @@ CATEGORIES = {
     "planets": split("Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus, Neptune"),
     "sports": split("football, tennis, swimming, running, cycling, hockey, skiing, rowing"),
     "games": split("chess, hide and seek, cards, dominoes, tag, hopscotch"),
-    "musical instruments": split("the piano, the violin, the drum, the flute, the guitar, the harp"),
+    "musical instruments": split(
+        "the piano, the violin, the drum, the flute, the guitar, the harp"
+    ),
     "clothes": split("a shirt, a coat, a hat, a scarf, trousers, socks, gloves, a dress"),
     "tools": split("a hammer, a saw, a spade, a screwdriver, a rake, an axe"),
     "vehicles": split("a car, a bus, a train, a bicycle, a boat, a plane, a lorry, a tram"),
