@@ -266,7 +266,15 @@ mod tests {
 
     fn row(seed: u64, position: u32) -> SamplingRow {
         let suppress_end = false;
-        SamplingRow { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed, position, suppress_end }
+        SamplingRow {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed,
+            position,
+            suppress_end,
+        }
     }
 
     /// Sequences that each compute one token.

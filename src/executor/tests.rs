@@ -214,8 +214,7 @@ async fn after_a_panic_every_step_is_skipped() {
 #[actix::test]
 async fn a_rebuilt_device_does_not_meet_the_same_fault_again() {
     let (_dir, checkpoint) = testing::dummy();
-    let fault =
-        Fault { device: None, step: Some(1), token_id: None, kind: FaultKind::Exception };
+    let fault = Fault { device: None, step: Some(1), token_id: None, kind: FaultKind::Exception };
     let config = Config { faults: vec![fault], ..Config::default() };
     let maker = Maker::new(&config, &DeviceId::new("sim:0"), 1 << 30).expect("a sim device");
     for fails in [true, false, false] {

@@ -151,10 +151,7 @@ impl Bench {
         Self::with(devices, |_| {}).await
     }
 
-    async fn with(
-        devices: Vec<(&'static str, Maker)>,
-        change: impl FnOnce(&mut Start),
-    ) -> Self {
+    async fn with(devices: Vec<(&'static str, Maker)>, change: impl FnOnce(&mut Start)) -> Self {
         let log = Log::default();
         let (mut handles, mut executors) = (Vec::new(), Vec::new());
         for (device, maker) in devices {
@@ -243,8 +240,8 @@ fn most_bytes() -> u64 {
 
 #[actix::test]
 async fn a_model_goes_to_devices_then_batchers_then_admission() {
-    let bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30)), ("sim:1", sim("sim:1", 1 << 30))])
-        .await;
+    let bench =
+        Bench::new(vec![("sim:0", sim("sim:0", 1 << 30)), ("sim:1", sim("sim:1", 1 << 30))]).await;
     let info = bench.load("demo").await.expect("loads");
     assert_eq!(bench.take_log(), ["sim:0 add 1", "sim:1 add 1", "up demo"]);
     assert_eq!((info.name.as_str(), info.max_seq_len), ("demo", 64));
@@ -357,10 +354,9 @@ async fn what_could_never_fit_evicts_nothing() {
     let bench = Bench::new(vec![("sim:0", sim("sim:0", most_bytes()))]).await;
     bench.load("a").await.expect("loads");
     let path = bench.dir.path().join("config.json");
-    let large = std::fs::read_to_string(&path).expect("reads").replace(
-        "\"intermediate_size\":32",
-        "\"intermediate_size\":1048576",
-    );
+    let large = std::fs::read_to_string(&path)
+        .expect("reads")
+        .replace("\"intermediate_size\":32", "\"intermediate_size\":1048576");
     std::fs::write(&path, large).expect("writes");
     let error = bench.load("b").await.expect_err("too large");
     assert_eq!(error.kind, Kind::Unsupported);
@@ -524,7 +520,9 @@ fn specs_are_checked_key_by_key() {
     };
     assert_eq!(spec("llama-3-8b", "x", None).check(), Ok(()));
     let faults = spec("A", "", Some(0)).check().expect_err("three faults");
-    for (fault, key) in faults.iter().zip(["models.name", "models.model_path", "models.max_seq_len"]) {
+    for (fault, key) in
+        faults.iter().zip(["models.name", "models.model_path", "models.max_seq_len"])
+    {
         assert!(fault.starts_with(key), "{fault}");
     }
     assert_eq!(faults.len(), 3);

@@ -256,9 +256,9 @@ impl Inner {
         let (Some(old), Some(parts)) = (old, kept.parts.get(&id)) else { return };
         kept.links.metrics.device(id.as_str()).rebuilds.increment(1);
         let down = DeviceDown { device: id.clone(), generation: failed.generation };
-        // Scheduler and admission end only with the node.
+        // The scheduler ends only with the node.
         let _ = kept.links.scheduler.send(down).await;
-        let _ = self.admission.send(DevicesUp(kept.actors.borrow().len())).await;
+        self.tell_devices_up(kept).await;
         // Its memory is given back before the next build takes any; joining threads blocks.
         let _ = tokio::task::spawn_blocking(move || drop(old)).await;
 
@@ -280,7 +280,13 @@ impl Inner {
             sleep(pause).await;
             pause = longest.min(pause * 2);
         }
-        let _ = self.admission.send(DevicesUp(kept.actors.borrow().len())).await;
+        self.tell_devices_up(kept).await;
+    }
+
+    async fn tell_devices_up(&self, kept: &Kept) {
+        let up = kept.actors.borrow().len();
+        // Admission ends only with the node.
+        let _ = self.admission.send(DevicesUp(up)).await;
     }
 
     async fn build_again(

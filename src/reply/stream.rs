@@ -254,6 +254,7 @@ impl Stream {
             None => {
                 let waited = now.since(self.times.accepted_at);
                 self.metrics.time_to_first_token.record(waited.as_secs_f64());
+                self.metrics.recent_first_tokens.record(waited, now);
                 self.times.first_token_at = Some(now);
                 done = done.saturating_add(self.num_prompt_tokens);
             }
