@@ -53,10 +53,10 @@ async fn a_step_that_panics_costs_nobody_the_answer() {
 async fn a_poison_prompt_fails_alone() {
     // No prompt of the others has this id, and none of their completions: the fault looks only at what the host sends.
     let node = NodeProcess::start(&format!(
-        "{MANAGED}faults = [{{ token_id = 4000, kind = \"exception\" }}]\n"
+        "{MANAGED}faults = [{{ token_id = 3000, kind = \"exception\" }}]\n"
     ));
     let bus = client(&node.nats()).await;
-    let poison = json!({"prompt_token_ids": [10, 4000, 11], "params": {"max_tokens": 8}});
+    let poison = json!({"prompt_token_ids": [10, 3000, 11], "params": {"max_tokens": 8}});
     let (others, poisoned) = tokio::join!(eight(&node), async {
         let mut generation = bus.generate("demo", poison).await.expect("accepted");
         collect(&mut generation).await.expect("no gap")
