@@ -1,4 +1,310 @@
-//! The node as a library.
+//! The node as a library: the same actors, in this process, without bus or HTTP unless configured.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! use inferno_node::engine::{Engine, InferRequest};
+//! use inferno_node::config::Config;
+//!
+//! let engine = Engine::new(Config::library("demo", "models/demo")).await?;
+//! let answer = engine.infer(InferRequest::text("demo", "Once upon a time").max_tokens(8)).await?;
+//! assert_eq!(answer.token_ids.len(), answer.usage.completion_tokens as usize);
+//! println!("{} ({:?})", answer.generated_text, answer.latency);
+//! engine.shutdown().await;
+//! # Ok(()) })
+//! # }
+//! ```
 
-/// See the module.
-pub struct Engine;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admission::Admit;
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::models::{Load, ModelInfo, ModelSpec, Unload};
+use crate::node::Node;
+use crate::request::{
+    DEFAULT_PRIORITY, DefaultLength, Event, FinishReason, Handle, Params, Prompt, Receipt, Request,
+    RequestId, Sink, SinkClosed, Usage,
+};
+
+/// One generation request of a program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InferRequest {
+    /// An id of the caller's; absent: the node gives one.
+    pub request_id: Option<RequestId>,
+    /// The model's alias.
+    pub model: String,
+    /// What is to be continued.
+    pub prompt: Prompt,
+    /// Absent ones take the checkpoint's or the node's defaults.
+    pub params: Params,
+    /// 0 to 255, 255 first.
+    pub priority: u8,
+}
+
+impl InferRequest {
+    /// Continues `prompt`.
+    pub fn new(model: impl Into<String>, prompt: Prompt) -> Self {
+        Self {
+            request_id: None,
+            model: model.into(),
+            prompt,
+            params: Params::default(),
+            priority: DEFAULT_PRIORITY,
+        }
+    }
+
+    /// Continues a text.
+    pub fn text(model: impl Into<String>, prompt: impl Into<String>) -> Self {
+        Self::new(model, Prompt::Text(prompt.into()))
+    }
+
+    /// At most so many tokens.
+    #[must_use]
+    pub fn max_tokens(mut self, max_tokens: u32) -> Self {
+        self.params.max_tokens = Some(max_tokens);
+        self
+    }
+
+    /// With these parameters.
+    #[must_use]
+    pub fn params(mut self, params: Params) -> Self {
+        self.params = params;
+        self
+    }
+}
+
+/// A whole completion.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The caller's id or the node's.
+    pub request_id: RequestId,
+    /// The text, without end token and stop string.
+    pub generated_text: String,
+    /// Everything sampled.
+    pub token_ids: Vec<u32>,
+    /// Stop or length.
+    pub finish_reason: FinishReason,
+    /// Tokens counted.
+    pub usage: Usage,
+    /// From the call to the last event.
+    pub latency: Duration,
+    /// What it cost.
+    pub receipt: Receipt,
+}
+
+/// A node in this process. Dropping it ends the node at once; [`Engine::shutdown`] drains it first.
+pub struct Engine {
+    node: Node,
+}
+
+impl Engine {
+    /// Starts the node and waits until every configured model takes requests.
+    ///
+    /// # Errors
+    /// `invalid` for a configuration at fault (every key named), else why a device or model could not start.
+    pub async fn new(config: Config) -> Result<Self> {
+        let (sender, receiver) = oneshot::channel();
+        // Starting binds sockets and spawns threads, which must not hold up the caller's runtime.
+        std::thread::spawn(move || {
+            // A caller that left drops the node, which ends it.
+            let _ = sender.send(Node::start(config));
+        });
+        let node = receiver.await.map_err(|_| Error::internal("the node's start panicked"))??;
+        node.wait_ready().await?;
+        Ok(Self { node })
+    }
+
+    /// Whether requests are taken: a model and a device are up, and nothing drains.
+    pub fn is_ready(&self) -> bool {
+        self.node.vitals().is_ready()
+    }
+
+    /// One whole completion.
+    ///
+    /// # Errors
+    /// A refusal, or the failure that the last event reports.
+    pub async fn infer(&self, request: InferRequest) -> Result<Answer> {
+        let started = Timestamp::now();
+        let (mut events, request_id) = self.submit(request, false)?;
+        let mut answer = Collector::default();
+        while let Some(item) = events.recv().await {
+            if answer.take(item?)? {
+                return answer.finish(request_id, Timestamp::now().since(started));
+            }
+        }
+        Err(Error::internal("the stream ended without a last event"))
+    }
+
+    /// The events of one completion as they come; the last has a `finish_reason`. Dropping the stream cancels the request.
+    ///
+    /// # Errors
+    /// `queue_full` if the door is full; a refusal by admission is the stream's first item.
+    pub fn stream(&self, request: InferRequest) -> Result<TokenStream> {
+        let (events, _) = self.submit(request, true)?;
+        Ok(TokenStream { events })
+    }
+
+    /// Several completions at once, in the order of the requests.
+    pub async fn batch_infer(&self, requests: Vec<InferRequest>) -> Vec<Result<Answer>> {
+        join_all(requests.into_iter().map(|request| self.infer(request))).await
+    }
+
+    /// Loads a model on every device of the node.
+    ///
+    /// # Errors
+    /// `conflict` if the alias is taken, else what is wrong with the checkpoint or the memory.
+    pub async fn load_model(&self, spec: ModelSpec) -> Result<ModelInfo> {
+        self.node.models().send(Load(spec)).await.map_err(gone)?
+    }
+
+    /// Takes no more requests for the model, lets those in finish, and gives its memory back.
+    ///
+    /// # Errors
+    /// `not_found` for an unknown alias.
+    pub async fn unload_model(&self, name: &str) -> Result<()> {
+        self.node.models().send(Unload { name: name.to_owned() }).await.map_err(gone)?
+    }
+
+    /// Takes no more requests, lets those in finish within `node.drain_timeout_s`, and ends the node. Returns how many were cut.
+    pub async fn shutdown(self) -> usize {
+        self.node.shutdown().await
+    }
+
+    fn submit(&self, request: InferRequest, stream: bool) -> Result<(Events, RequestId)> {
+        let id = request.request_id.unwrap_or_else(RequestId::generate);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let handle = Arc::new(Mutex::new(None));
+        let request = Request {
+            id: id.clone(),
+            model: request.model,
+            prompt: request.prompt,
+            params: request.params,
+            stream,
+            priority: request.priority,
+            default_length: DefaultLength::Context,
+            received_at: Timestamp::now(),
+            sink: Box::new(ChannelSink { events: sender, handle: handle.clone() }),
+        };
+        self.node.admission().try_send(Admit(request)).map_err(|_| {
+            Error::new(Kind::QueueFull, "the door is full").with_retry_after_ms(1_000)
+        })?;
+        Ok((Events { receiver, handle }, id))
+    }
+}
+
+fn gone(error: actix::MailboxError) -> Error {
+    Error::new(Kind::Unavailable, format!("the models actor did not answer: {error}"))
+        .with_retry_after_ms(1_000)
+}
+
+/// The events of one completion. See [`Engine::stream`].
+pub struct TokenStream {
+    events: Events,
+}
+
+impl Stream for TokenStream {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.receiver.poll_recv(cx)
+    }
+}
+
+type SharedHandle = Arc<Mutex<Option<Arc<Handle>>>>;
+
+/// The receiving end; dropping it cancels what still runs.
+struct Events {
+    receiver: mpsc::UnboundedReceiver<Result<Event>>,
+    handle: SharedHandle,
+}
+
+impl Events {
+    async fn recv(&mut self) -> Option<Result<Event>> {
+        self.receiver.recv().await
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // Closed first: a request accepted from here on finds the sink closed at its first event.
+        self.receiver.close();
+        if let Some(handle) = &*self.handle.lock().unwrap_or_else(PoisonError::into_inner) {
+            handle.cancel();
+        }
+    }
+}
+
+/// The library's sink: a channel that the request's own `max_tokens` bounds.
+struct ChannelSink {
+    events: mpsc::UnboundedSender<Result<Event>>,
+    handle: SharedHandle,
+}
+
+impl Sink for ChannelSink {
+    fn accepted(&mut self, handle: &Arc<Handle>) {
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
+        if self.events.is_closed() {
+            handle.cancel();
+        }
+    }
+
+    fn refused(&mut self, error: &Error) {
+        // A caller that left needs no refusal.
+        let _ = self.events.send(Err(error.clone()));
+    }
+
+    fn event(&mut self, event: Event) -> std::result::Result<(), SinkClosed> {
+        self.events.send(Ok(event)).map_err(|_| SinkClosed)
+    }
+}
+
+/// Gathers events into an [`Answer`].
+#[derive(Default)]
+struct Collector {
+    text: String,
+    token_ids: Vec<u32>,
+    last: Option<(FinishReason, Usage, Receipt)>,
+}
+
+impl Collector {
+    /// Takes the next event; true after the last one.
+    fn take(&mut self, event: Event) -> Result<bool> {
+        self.text.push_str(&event.text);
+        self.token_ids.extend(event.token_ids);
+        match event.finish_reason {
+            None => Ok(false),
+            Some(FinishReason::Failed) => {
+                Err(event.error.unwrap_or_else(|| Error::internal("failed without an error")))
+            }
+            Some(FinishReason::Cancelled) => Err(Error::new(Kind::Cancelled, "cancelled")),
+            Some(reason) => {
+                let usage = event.usage.unwrap_or_default();
+                self.last = Some((reason, usage, event.receipt.unwrap_or_default()));
+                Ok(true)
+            }
+        }
+    }
+
+    fn finish(self, request_id: RequestId, latency: Duration) -> Result<Answer> {
+        let (finish_reason, usage, receipt) =
+            self.last.ok_or_else(|| Error::internal("no last event"))?;
+        Ok(Answer {
+            request_id,
+            generated_text: self.text,
+            token_ids: self.token_ids,
+            finish_reason,
+            usage,
+            latency,
+            receipt,
+        })
+    }
+}

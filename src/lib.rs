@@ -24,8 +24,10 @@ pub mod health;
 pub mod models;
 
 // The whole.
+pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod generate;
 pub mod node;
 
 // What every stage uses.

@@ -1,3 +1,23 @@
-//! Command line of the node.
+//! The command line: `serve`, `generate`, `config check`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use inferno_node::cli::{Cli, Command, ConfigCommand};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(options) => inferno_node::cli::serve(&options),
+        Command::Generate(options) => inferno_node::cli::generate(options),
+        Command::Config { command: ConfigCommand::Check(options) } => {
+            inferno_node::cli::check(&options)
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("inferno-node: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

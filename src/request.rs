@@ -258,6 +258,7 @@ pub struct Ended {
 
 const CANCEL: u8 = 1;
 const STOPPED: u8 = 2;
+const CUT: u8 = 4;
 
 #[derive(Debug)]
 enum Progress {
@@ -303,6 +304,16 @@ impl Handle {
     /// Whether somebody asked for the end.
     pub fn is_cancelled(&self) -> bool {
         self.flags.load(Ordering::Acquire) & CANCEL != 0
+    }
+
+    /// Ends it from inside the node, at the end of a drain: as a cancel, but the client is told `draining`.
+    pub fn cut(&self) {
+        self.flags.fetch_or(CANCEL | CUT, Ordering::Release);
+    }
+
+    /// Whether the node cut it.
+    pub fn is_cut(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & CUT != 0
     }
 
     /// The reply stage has sent the last event (a stop string, say): nothing more is to be computed.

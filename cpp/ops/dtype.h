@@ -39,13 +39,38 @@ inline std::uint16_t f32_to_bf16(float value) noexcept {
   return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
-float f16_to_f32(std::uint16_t bits) noexcept;
+inline float f16_to_f32(std::uint16_t bits) noexcept {
+  const std::uint32_t sign = (bits & 0x8000U) << 16;
+  const std::uint32_t magnitude = bits & 0x7fffU;
+  // The exponent's bias goes from 15 to 127; a multiplication does it for subnormal numbers too,
+  // exactly.
+  const float value = std::bit_cast<float>(magnitude << 13) * 0x1p112F;
+  const std::uint32_t special = magnitude >= 0x7c00U ? 0x7f800000U : 0U;  // infinity or NaN
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | special | sign);
+}
 
 // Rounds to nearest even; beyond the range of binary16 is infinity, a NaN stays a NaN.
 std::uint16_t f32_to_f16(float value) noexcept;
 
-// Element `index` of an array of `dtype`.
-float load_element(const std::byte* data, Dtype dtype, std::size_t index) noexcept;
-void store_element(std::byte* data, Dtype dtype, std::size_t index, float value) noexcept;
+// Element `index` of an array of `dtype`; any alignment.
+inline float load_element(const std::byte* data, Dtype dtype, std::size_t index) noexcept {
+  if (dtype == Dtype::F32) {
+    float value;
+    std::memcpy(&value, data + index * 4, 4);
+    return value;
+  }
+  std::uint16_t bits;
+  std::memcpy(&bits, data + index * 2, 2);
+  return dtype == Dtype::BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+inline void store_element(std::byte* data, Dtype dtype, std::size_t index, float value) noexcept {
+  if (dtype == Dtype::F32) {
+    std::memcpy(data + index * 4, &value, 4);
+    return;
+  }
+  const std::uint16_t bits = dtype == Dtype::BF16 ? f32_to_bf16(value) : f32_to_f16(value);
+  std::memcpy(data + index * 2, &bits, 2);
+}
 
 }  // namespace inferno::ops

@@ -11,17 +11,32 @@ namespace {
 // Below this many elements for each thread, waking a thread takes longer than the work.
 constexpr std::size_t kElementsPerChunk = 8192;
 
+template <Dtype D>
 void write_token(const KvLayer& layer, const KvWriteArgs& args, std::size_t token) {
   const std::size_t slot = args.slot_mapping[token];
   for (std::uint32_t head = 0; head < layer.num_kv_heads; ++head) {
     const std::size_t source = token * args.row_stride + std::size_t{head} * layer.head_dim;
-    for (std::uint32_t dim = 0; dim < layer.head_dim; ++dim) {
-      store_element(layer.k, layer.dtype, key_index(layer, slot, head, dim), args.k[source + dim]);
+    const std::size_t key = key_index(layer, slot, head, 0);
+    for (std::size_t dim = 0; dim < layer.head_dim; ++dim) {
+      store_element(layer.k, D, key + dim * layer.block_size, args.k[source + dim]);
     }
-    for (std::uint32_t dim = 0; dim < layer.head_dim; ++dim) {
-      store_element(layer.v, layer.dtype, value_index(layer, slot, head, dim),
-                    args.v[source + dim]);
+    const std::size_t value = value_index(layer, slot, head, 0);
+    for (std::size_t dim = 0; dim < layer.head_dim; ++dim) {
+      store_element(layer.v, D, value + dim, args.v[source + dim]);
     }
+  }
+}
+
+using WriteToken = void (*)(const KvLayer& layer, const KvWriteArgs& args, std::size_t token);
+
+WriteToken write_token_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::F32:
+      return write_token<Dtype::F32>;
+    case Dtype::F16:
+      return write_token<Dtype::F16>;
+    default:
+      return write_token<Dtype::BF16>;
   }
 }
 
@@ -55,6 +70,7 @@ void kv_write(const OpContext& context, const KvLayer& layer, const KvWriteArgs&
                                   ", expected below " + std::to_string(num_slots));
     }
   }
+  const WriteToken write = write_token_of(layer.dtype);
   const std::size_t row_size = std::size_t{layer.num_kv_heads} * layer.head_dim * 2;
   const std::size_t step =
       std::max<std::size_t>(1, kElementsPerChunk / std::max<std::size_t>(1, row_size));
@@ -62,7 +78,7 @@ void kv_write(const OpContext& context, const KvLayer& layer, const KvWriteArgs&
   const auto num_chunks = static_cast<std::uint32_t>((num_tokens + step - 1) / step);
   context.threads.parallel_for(num_chunks, [&](std::uint32_t chunk, std::uint32_t) {
     const std::size_t end = std::min(num_tokens, (chunk + 1) * step);
-    for (std::size_t token = chunk * step; token < end; ++token) write_token(layer, args, token);
+    for (std::size_t token = chunk * step; token < end; ++token) write(layer, args, token);
   });
 }
 

@@ -30,37 +30,50 @@ void set_starting_values(const MatmulArgs& args, std::uint32_t m, std::uint32_t 
   }
 }
 
-// ---- The portable product: one row, one panel, its sums side by side. ----
+// ---- The portable product: a block of a panel as floats, then row after row. ----
 
-constexpr std::uint32_t kPortableBlockColumns = 512;
+constexpr std::uint32_t kPortableBlockColumns = 256;
 
-void multiply_panel(const MatmulArgs& args, std::uint32_t m, std::uint32_t panel) {
-  const WeightShape& shape = args.weights.shape;
-  const std::uint32_t first = panel * kPanelRows;
-  const std::uint32_t width = panel_width(shape, panel);
-  const float* x = args.x + std::size_t{m} * shape.num_columns;
-  float* out = args.out + std::size_t{m} * shape.num_rows + first;
-  for (std::uint32_t block = 0; block < shape.num_columns; block += kPortableBlockColumns) {
-    const std::uint32_t end = std::min(block + kPortableBlockColumns, shape.num_columns);
-    float sums[kPanelRows] = {};
-    for (std::uint32_t k = block; k < end; ++k) {
-      for (std::uint32_t j = 0; j < width; ++j) {
-        const std::size_t index = packed_index(shape, first + j, k);
-        sums[j] += x[k] * load_element(args.weights.data, shape.dtype, index);
-      }
+using PortableBlock = float[kPortableBlockColumns][kPanelRows];
+
+// Columns begin to end - 1 of a panel.
+void load_block(const PackedWeights& weights, std::uint32_t panel, std::uint32_t begin,
+                std::uint32_t end, PortableBlock& block) {
+  const WeightShape& shape = weights.shape;
+  for (std::uint32_t k = begin; k < end; ++k) {
+    const std::size_t first = packed_index(shape, panel * kPanelRows, k);
+    const std::size_t step = packed_index(shape, panel * kPanelRows + 1, k) - first;
+    for (std::uint32_t j = 0; j < kPanelRows; ++j) {
+      block[k - begin][j] = load_element(weights.data, shape.dtype, first + j * step);
     }
-    for (std::uint32_t j = 0; j < width; ++j) out[j] += sums[j];
   }
 }
 
+// One row, one block: the sums of a panel's outputs side by side.
+void multiply_block(const float* x, std::uint32_t num_columns, const PortableBlock& block,
+                    float* out, std::uint32_t width) {
+  float sums[kPanelRows] = {};
+  for (std::uint32_t k = 0; k < num_columns; ++k) {
+    for (std::uint32_t j = 0; j < kPanelRows; ++j) sums[j] += x[k] * block[k][j];
+  }
+  for (std::uint32_t j = 0; j < width; ++j) out[j] += sums[j];
+}
+
 void matmul_portable(const OpContext& context, const MatmulArgs& args) {
-  context.threads.parallel_for(num_panels(args.weights.shape),
-                               [&](std::uint32_t panel, std::uint32_t) {
-                                 for (std::uint32_t m = 0; m < args.num_rows; ++m) {
-                                   set_starting_values(args, m, panel);
-                                   multiply_panel(args, m, panel);
-                                 }
-                               });
+  const WeightShape& shape = args.weights.shape;
+  context.threads.parallel_for(num_panels(shape), [&](std::uint32_t panel, std::uint32_t) {
+    for (std::uint32_t m = 0; m < args.num_rows; ++m) set_starting_values(args, m, panel);
+    PortableBlock block;
+    for (std::uint32_t begin = 0; begin < shape.num_columns; begin += kPortableBlockColumns) {
+      const std::uint32_t end = std::min(begin + kPortableBlockColumns, shape.num_columns);
+      load_block(args.weights, panel, begin, end, block);
+      for (std::uint32_t m = 0; m < args.num_rows; ++m) {
+        const float* x = args.x + std::size_t{m} * shape.num_columns + begin;
+        float* out = args.out + std::size_t{m} * shape.num_rows + panel * kPanelRows;
+        multiply_block(x, end - begin, block, out, panel_width(shape, panel));
+      }
+    }
+  });
 }
 
 // ---- The tiled product: the same sums, by an instruction set's kernels. ----

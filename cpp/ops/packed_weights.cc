@@ -16,27 +16,39 @@ std::size_t num_panels(const WeightShape& shape) noexcept {
   return (static_cast<std::size_t>(shape.num_rows) + kPanelRows - 1) / kPanelRows;
 }
 
-// Copies one row without conversion: same type on both sides.
+// Copies one row without conversion, `columns_together` neighbouring columns as one Element.
 template <typename Element>
 void copy_row(const WeightShape& shape, std::byte* packed, std::uint32_t row,
-              const std::byte* source) {
-  for (std::uint32_t k = 0; k < shape.num_columns; ++k) {
-    std::memcpy(packed + packed_index(shape, row, k) * sizeof(Element),
-                source + k * sizeof(Element), sizeof(Element));
+              const std::byte* source, std::uint32_t columns_together) {
+  const std::size_t element_bytes = dtype_bytes(shape.dtype);
+  std::byte* to = packed + packed_index(shape, row, 0) * element_bytes;
+  const std::size_t step = kPanelRows * columns_together * element_bytes;
+  for (std::uint32_t k = 0; k < shape.num_columns / columns_together; ++k) {
+    std::memcpy(to, source, sizeof(Element));
+    to += step;
+    source += sizeof(Element);
+  }
+}
+
+void convert_row(const WeightShape& shape, std::byte* packed, std::uint32_t row,
+                 const std::byte* source, Dtype source_dtype, std::uint32_t first_column) {
+  for (std::uint32_t k = first_column; k < shape.num_columns; ++k) {
+    store_element(packed, shape.dtype, packed_index(shape, row, k),
+                  load_element(source, source_dtype, k));
   }
 }
 
 void pack_row(const WeightShape& shape, std::byte* packed, std::uint32_t row,
               const std::byte* source, Dtype source_dtype) {
   if (source_dtype != shape.dtype) {
-    for (std::uint32_t k = 0; k < shape.num_columns; ++k) {
-      store_element(packed, shape.dtype, packed_index(shape, row, k),
-                    load_element(source, source_dtype, k));
-    }
+    convert_row(shape, packed, row, source, source_dtype, 0);
   } else if (source_dtype == Dtype::F32) {
-    copy_row<std::uint32_t>(shape, packed, row, source);
+    copy_row<std::uint32_t>(shape, packed, row, source, 1);
+  } else if (source_dtype == Dtype::F16) {
+    copy_row<std::uint16_t>(shape, packed, row, source, 1);
   } else {
-    copy_row<std::uint16_t>(shape, packed, row, source);
+    copy_row<std::uint32_t>(shape, packed, row, source, 2);
+    convert_row(shape, packed, row, source, source_dtype, shape.num_columns / 2 * 2);
   }
   if (padded_columns(shape) > shape.num_columns) {
     store_element(packed, shape.dtype, packed_index(shape, row, shape.num_columns), 0.0F);
@@ -53,15 +65,6 @@ void clear_row(const WeightShape& shape, std::byte* packed, std::uint32_t row) {
 
 std::size_t packed_bytes(const WeightShape& shape) noexcept {
   return num_panels(shape) * kPanelRows * padded_columns(shape) * dtype_bytes(shape.dtype);
-}
-
-std::size_t packed_index(const WeightShape& shape, std::uint32_t row,
-                         std::uint32_t column) noexcept {
-  const std::size_t panel = row / kPanelRows;
-  const std::size_t lane = row % kPanelRows;
-  const std::size_t start = panel * kPanelRows * padded_columns(shape);
-  if (shape.dtype != Dtype::BF16) return start + std::size_t{column} * kPanelRows + lane;
-  return start + std::size_t{column / 2} * 2 * kPanelRows + lane * 2 + column % 2;
 }
 
 void pack_rows(const OpContext& context, const WeightShape& shape, std::byte* packed,

@@ -43,8 +43,14 @@ struct RowSource {
 std::size_t packed_bytes(const WeightShape& shape) noexcept;
 
 // Index, in elements, of row n's column k in the packed matrix.
-std::size_t packed_index(const WeightShape& shape, std::uint32_t row,
-                         std::uint32_t column) noexcept;
+inline std::size_t packed_index(const WeightShape& shape, std::uint32_t row,
+                                std::uint32_t column) noexcept {
+  const std::size_t panel = row / kPanelRows;
+  const std::size_t lane = row % kPanelRows;
+  const std::size_t start = panel * kPanelRows * ((std::size_t{shape.num_columns} + 1) / 2 * 2);
+  if (shape.dtype != Dtype::BF16) return start + std::size_t{column} * kPanelRows + lane;
+  return start + std::size_t{column / 2} * 2 * kPanelRows + lane * 2 + column % 2;
+}
 
 // Converts source rows to shape.dtype (rounding to nearest even) and writes them as rows first_row
 // and up, the columns' padding included; with the last row also the rows' padding. Several tensors

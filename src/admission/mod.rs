@@ -1,24 +1,38 @@
 //! Admission: one, on its own arbiter; the only door, and the only place that says no.
 //!
-//! Accepts [`Admit`] and [`Cancel`] from the doors, [`ModelUp`] and [`ModelDown`] from models, [`Drain`] from the node. A request is
-//! validated, templated and tokenized on a bounded pool, held against the limits, given a permit that returns itself on `Drop`,
-//! and sent to the scheduler. A refusal goes to the request's sink.
+//! Accepts [`Admit`] and [`Cancel`] from the doors, [`ModelUp`] and [`ModelDown`] from models, [`DevicesUp`] and [`Drain`] from the
+//! node. A request is validated, templated and tokenized on a bounded pool, held against the limits, given a permit that returns
+//! itself on `Drop`, and sent to the scheduler. A refusal goes to the request's sink.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use actix::Message;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::error::Result;
 use crate::models::ServedModel;
 use crate::request::{Ended, Request, RequestId};
 
+mod actor;
+mod door;
+mod ledger;
+mod pool;
+mod rate;
+mod reserved;
+mod validate;
+
+pub use actor::{Admission, MAILBOX_CAPACITY, Start};
+pub use ledger::{Ledger, RequestPermit};
+pub use validate::{MAX_STOP_BYTES, MAX_STOP_STRINGS};
+
 /// A request from a door. If the mailbox is full, the door refuses with `queue_full` itself.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Admit(pub Request);
 
-/// Cancels by the request's id.
+/// Cancels by the request's id; works from the moment that admission has taken the request up.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Cancel {
@@ -41,6 +55,12 @@ pub struct ModelDown {
     pub name: String,
 }
 
+/// How many devices can be given work, sent when it changes; with none, requests are refused as `unavailable`. Until the first
+/// such message there is one for every model that is up.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct DevicesUp(pub usize);
+
 /// From here on every request is refused as `draining`.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -52,4 +72,134 @@ pub trait RunningObserver: Send + Sync {
     fn started(&self, id: &RequestId);
     /// After its last event.
     fn ended(&self, id: &RequestId);
+}
+
+/// The section `[admission]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Requests in the node at once, waiting and running together; one more is refused as `queue_full`. Each costs a few kB
+    /// beside its prompt.
+    pub max_requests: usize,
+    /// Tokens (prompt and `max_tokens`) of the requests that wait for a device; what would go beyond is refused as
+    /// `queue_full`. It bounds how long the last one waits: at 10,000 tokens/s the default is under a minute.
+    pub max_waiting_tokens: u64,
+    /// `max_tokens` of a request that names none, where the context leaves so many.
+    pub default_max_tokens: u32,
+    /// Bytes of a prompt's text (of all messages together); beyond it is `too_large`.
+    pub max_prompt_bytes: usize,
+    /// Threads that render chat templates and tokenize. Absent: half of the cores, 1 to 4.
+    pub tokenizer_threads: Option<NonZeroUsize>,
+    /// Milliseconds after which a refused client may come back where nothing better is known: while the node drains or has
+    /// no device, and on `queue_full` before any token is done.
+    pub retry_after_ms: u64,
+    /// Temperature where neither request nor checkpoint names one: 0 (greedy) to 2.
+    pub temperature: f32,
+    /// `top_p` where neither request nor checkpoint names one: above 0 to 1.
+    pub top_p: f32,
+    /// `top_k` where neither request nor checkpoint names one; 0 is off.
+    pub top_k: u32,
+    /// `min_p` where neither request nor checkpoint names one: 0 (off) to 1.
+    pub min_p: f32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_requests: 1_024,
+            max_waiting_tokens: 524_288,
+            default_max_tokens: 512,
+            max_prompt_bytes: 1 << 20,
+            tokenizer_threads: None,
+            retry_after_ms: 1_000,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+        }
+    }
+}
+
+impl Config {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// One line for each key at fault: what was expected and what came.
+    pub fn check(&self) -> std::result::Result<(), Vec<String>> {
+        let mut faults = Vec::new();
+        let mut expect = |holds: bool, key: &str, expected: &str, got: &dyn std::fmt::Display| {
+            if !holds {
+                faults.push(format!("admission.{key}: expected {expected}, got {got}"));
+            }
+        };
+        expect(self.max_requests > 0, "max_requests", "at least 1", &self.max_requests);
+        let waiting = self.max_waiting_tokens;
+        expect(waiting > 0, "max_waiting_tokens", "at least 1", &waiting);
+        let length = self.default_max_tokens;
+        expect(length > 0, "default_max_tokens", "at least 1", &length);
+        expect(self.max_prompt_bytes > 0, "max_prompt_bytes", "at least 1", &self.max_prompt_bytes);
+        let threads = self.tokenizer_threads.map_or(1, NonZeroUsize::get);
+        expect(threads <= 256, "tokenizer_threads", "1 to 256", &threads);
+        let retry = self.retry_after_ms;
+        expect((1..=3_600_000).contains(&retry), "retry_after_ms", "1 to 3600000", &retry);
+        let temperature = self.temperature;
+        expect(validate::is_temperature(temperature), "temperature", "0 to 2", &temperature);
+        expect(validate::is_top_p(self.top_p), "top_p", "above 0 to 1", &self.top_p);
+        expect(validate::is_min_p(self.min_p), "min_p", "0 to 1", &self.min_p);
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// How many threads tokenize.
+    pub fn num_tokenizer_threads(&self) -> usize {
+        let half = || std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
+        self.tokenizer_threads.map_or_else(|| half().clamp(1, 4), NonZeroUsize::get)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_every_fault_is_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        assert!((1..=4).contains(&Config::default().num_tokenizer_threads()));
+        let broken = Config {
+            max_requests: 0,
+            max_waiting_tokens: 0,
+            default_max_tokens: 0,
+            max_prompt_bytes: 0,
+            tokenizer_threads: NonZeroUsize::new(1_000),
+            retry_after_ms: 0,
+            temperature: f32::NAN,
+            top_p: 0.0,
+            top_k: 0,
+            min_p: 1.5,
+        };
+        let faults = broken.check().expect_err("everything is wrong");
+        let keys = [
+            "max_requests",
+            "max_waiting_tokens",
+            "default_max_tokens",
+            "max_prompt_bytes",
+            "tokenizer_threads",
+            "retry_after_ms",
+            "temperature",
+            "top_p",
+            "min_p",
+        ];
+        assert_eq!(faults.len(), keys.len());
+        for (fault, key) in faults.iter().zip(keys) {
+            assert!(fault.starts_with(&format!("admission.{key}: expected ")), "{fault}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_and_an_absent_one_is_the_default() {
+        assert!(toml::from_str::<Config>("max_request = 3").is_err());
+        let config: Config =
+            toml::from_str("max_requests = 3\ntokenizer_threads = 2").expect("valid");
+        assert_eq!((config.max_requests, config.num_tokenizer_threads()), (3, 2));
+        assert_eq!(config.top_p, 1.0);
+    }
 }

@@ -204,7 +204,6 @@ impl Batcher {
             return;
         }
         self.failed = true;
-        tracing::error!(device = %self.device, reason, "device failed, its sequences go back");
         self.outbox.forget_step();
         for mut credit in self.credits.drain(..) {
             credit.open = false;
@@ -213,6 +212,7 @@ impl Batcher {
         let gone = self.policy.depart(step);
         let sequences: Vec<_> =
             gone.into_iter().filter_map(|gone| part_with(gone, reason, now)).collect();
+        tracing::debug!(device = %self.device, reason, returned = sequences.len(), "the batcher ends");
         if !sequences.is_empty() {
             self.outbox.returned(Returned { device: self.device.clone(), sequences });
         }
@@ -339,12 +339,15 @@ impl Handler<StepDone> for Batcher {
         self.progress.stamp(done.ended);
         match done.result {
             Ok(output) => {
+                let rows = output.token_ids.len() as u32;
                 let out = &mut self.output;
                 match self.policy.settle(done.step, &output, done.batch, out) {
                     Ok(computed) => {
                         let took = done.ended.since(done.started);
                         self.device_metrics.step_time.record(took.as_secs_f64());
                         self.device_metrics.step_tokens.increment(u64::from(computed));
+                        let seats = self.policy.num_seats() as u32;
+                        self.metrics.recent_batches.record(rows, seats, done.ended);
                         self.announce(done.ended);
                     }
                     Err(defect) => {

@@ -304,3 +304,241 @@ impl<S: Clone> Batching<S> {
         self.lanes.iter_mut().find(|lane| lane.model() == model)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::running::tests::sequence;
+    use super::*;
+    use crate::request::FinishReason;
+
+    fn spec() -> LaneSpec {
+        LaneSpec {
+            model: ModelId(0),
+            num_blocks: 8,
+            block_size: 4,
+            max_batch_size: 4,
+            max_step_tokens: 8,
+            max_seq_len: 32,
+            end_token_ids: vec![7],
+            enable_prefix_cache: true,
+            reserve_tokens: 0,
+        }
+    }
+
+    /// A policy with the sequences given: (id, prompt, max_tokens).
+    fn policy(spec: LaneSpec, of: &[(u64, u32, u32)]) -> (Batching<u64>, Output<u64>) {
+        let mut policy = Batching::default();
+        policy.add_model(spec);
+        for (id, prompt, max_tokens) in of {
+            policy.assign(sequence(*id, *prompt, *max_tokens), *id).expect("the model is here");
+        }
+        (policy, Output::default())
+    }
+
+    /// The query lengths of a step.
+    fn lens(step: &PlannedStep) -> Vec<u32> {
+        step.batch.cu_query_lens.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    fn settle(policy: &mut Batching<u64>, out: &mut Output<u64>, step: PlannedStep, token: u32) {
+        let token_ids = vec![token; step.batch.seats.len()];
+        let output = StepOutput { token_ids, logits: Vec::new() };
+        policy.settle(step.step, &output, step.batch, out).expect("in order");
+        assert_eq!(policy.audit(), Ok(()));
+    }
+
+    #[test]
+    fn decodes_come_first_and_prefill_chunks_share_the_rest_of_the_budget() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 3, 9), (2, 10, 9)]);
+        let first = policy.next_step(&mut out).expect("work");
+        assert_eq!(lens(&first), [3, 5]);
+        assert_eq!(first.batch.sample, [true, false]);
+        let second = policy.next_step(&mut out).expect("formed while the first runs");
+        assert_eq!(lens(&second), [1, 5]);
+        assert_eq!(second.batch.feed_sampled, [true, false]);
+        assert_eq!(second.batch.context_lens, [4, 10]);
+        assert!(policy.next_step(&mut out).is_none(), "two are in flight");
+        settle(&mut policy, &mut out, first, 50);
+        assert_eq!(out.produced.len(), 1);
+        assert_eq!(out.started.len(), 2);
+        let third = policy.next_step(&mut out).expect("one is in flight");
+        assert_eq!(
+            (lens(&third), third.batch.feed_sampled.clone()),
+            (vec![1, 1], vec![true, true])
+        );
+        settle(&mut policy, &mut out, second, 51);
+        settle(&mut policy, &mut out, third, 52);
+        let tokens = out.produced.iter().filter(|one| one.stream == 1);
+        assert_eq!(tokens.flat_map(|one| one.token_ids.clone()).collect::<Vec<_>>(), [50, 51, 52]);
+    }
+
+    #[test]
+    fn a_known_last_token_is_not_computed_any_further() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 3, 1)]);
+        let only = policy.next_step(&mut out).expect("work");
+        assert!(policy.next_step(&mut out).is_none());
+        settle(&mut policy, &mut out, only, 50);
+        assert_eq!(out.produced[0].finish, Some(FinishReason::Length));
+        assert!(policy.next_step(&mut out).is_none());
+        assert_eq!(policy.load(), Load { total_blocks: 8, ..Load::default() });
+    }
+
+    #[test]
+    fn what_is_sampled_after_an_end_token_is_nobodys() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
+        let first = policy.next_step(&mut out).expect("work");
+        let second = policy.next_step(&mut out).expect("it may go on");
+        settle(&mut policy, &mut out, first, 7);
+        assert_eq!(policy.load().running, 1, "its blocks are still written");
+        assert!(policy.load().used_blocks > 0);
+        settle(&mut policy, &mut out, second, 50);
+        assert_eq!(out.produced.len(), 1);
+        assert_eq!(out.produced[0].finish, Some(FinishReason::Stop));
+        assert_eq!((policy.load().running, policy.load().used_blocks), (0, 0));
+    }
+
+    #[test]
+    fn a_cancel_is_looked_at_before_a_step_is_formed() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 3, 9), (2, 3, 9)]);
+        let cancelled = sequence(3, 3, 9);
+        let handle = cancelled.handle.clone();
+        policy.assign(cancelled, 3).expect("the model is here");
+        let first = policy.next_step(&mut out).expect("work");
+        assert_eq!(first.batch.seats.len(), 3);
+        handle.cancel();
+        let second = policy.next_step(&mut out).expect("two go on");
+        assert_eq!(second.batch.seats.len(), 2);
+        assert_eq!(out.produced[0].finish, Some(FinishReason::Cancelled));
+        settle(&mut policy, &mut out, first, 50);
+        let ended: Vec<_> = out.produced.iter().filter(|one| one.stream == 3).collect();
+        assert_eq!(ended.len(), 1, "its token of the first step comes too late");
+    }
+
+    #[test]
+    fn the_youngest_gives_its_blocks_to_the_oldest_and_loses_no_token() {
+        // Eight blocks of four; each grows to four and a half of them.
+        let (mut policy, mut out) = policy(spec(), &[(1, 4, 15), (2, 4, 15)]);
+        let mut ended = Vec::new();
+        for round in 0..200 {
+            let Some(step) = policy.next_step(&mut out) else { break };
+            settle(&mut policy, &mut out, step, 100 + round);
+            ended.extend(out.produced.iter().filter(|one| one.finish.is_some()).map(|o| o.stream));
+        }
+        assert_eq!(out.preemptions, 1);
+        assert_eq!(ended.first(), Some(&1), "the older one was not held up");
+        for stream in [1, 2] {
+            let taken = out.produced.iter().filter(|one| one.stream == stream);
+            assert_eq!(taken.flat_map(|one| &one.token_ids).count(), 15);
+        }
+        assert_eq!(out.started.len(), 2, "a pre-emption is no new start");
+    }
+
+    #[test]
+    fn lanes_with_work_take_turns() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
+        policy.add_model(LaneSpec { model: ModelId(1), ..spec() });
+        let mut other = sequence(2, 3, 9);
+        other.model = ModelId(1);
+        policy.assign(other, 2).expect("the model is here");
+        let models: Vec<_> = (0..6)
+            .filter_map(|_| {
+                let step = policy.next_step(&mut out)?;
+                let model = step.model.0;
+                settle(&mut policy, &mut out, step, 50);
+                Some(model)
+            })
+            .collect();
+        assert_eq!(models, [0, 1, 0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn credit_counts_off_what_was_promised_and_what_waits() {
+        let spec = LaneSpec { reserve_tokens: 8, ..spec() };
+        let (mut policy, mut out) = policy(spec, &[(1, 4, 20)]);
+        let device = DeviceId::new("sim:0");
+        let credit = |policy: &Batching<u64>| policy.credits(&device, 3).next().expect("a lane");
+        let waits = credit(&policy);
+        assert_eq!((waits.assigned, waits.seats, waits.free_blocks), (1, 3, 5));
+        policy.next_step(&mut out).expect("work");
+        assert_eq!(credit(&policy), waits, "from waiting to running, nothing changes");
+        policy.close_model(ModelId(0));
+        assert!(!credit(&policy).open && !policy.remove_model(ModelId(0)));
+        policy.depart(None);
+        assert!(policy.remove_model(ModelId(0)));
+        assert_eq!((policy.credits(&device, 3).count(), policy.num_seats()), (0, 0));
+    }
+
+    #[test]
+    fn what_cannot_run_here_is_given_back() {
+        let (mut policy, _) = policy(spec(), &[]);
+        let mut foreign = sequence(1, 3, 9);
+        foreign.model = ModelId(9);
+        assert!(matches!(policy.assign(foreign, 1), Err(Refused::UnknownModel(_, 1))));
+        assert!(matches!(
+            policy.assign(sequence(2, 30, 9), 2),
+            Err(Refused::TooLong { needed: 10, total: 8, .. })
+        ));
+    }
+
+    #[test]
+    fn members_of_a_failed_step_come_back_marked_and_run_alone_then() {
+        let roomy = LaneSpec { num_blocks: 16, ..spec() };
+        let (mut policy, mut out) = policy(roomy.clone(), &[(1, 3, 9), (2, 3, 9), (3, 8, 9)]);
+        let first = policy.next_step(&mut out).expect("work");
+        assert_eq!(lens(&first), [3, 3, 2]);
+        policy.assign(sequence(4, 3, 9), 4).expect("the model is here");
+        let mut gone = policy.depart(Some(first.step));
+        gone.sort_by_key(|one| one.stream);
+        let marks: Vec<_> = gone
+            .iter()
+            .map(|one| (one.sequence.failed_steps, one.sequence.failed_at, one.sequence.attempt))
+            .collect();
+        assert_eq!(marks, [(1, 3, 2), (1, 3, 2), (1, 2, 2), (0, 0, 1)]);
+        assert_eq!(policy.load(), Load::default());
+
+        policy.add_model(roomy);
+        for one in gone {
+            policy.assign(one.sequence, one.stream).expect("the model is here");
+        }
+        let mut sizes = Vec::new();
+        for _ in 0..8 {
+            let step = policy.next_step(&mut out).expect("work");
+            sizes.push(step.batch.seats.len());
+            settle(&mut policy, &mut out, step, 50);
+        }
+        assert_eq!(sizes, [1, 1, 2, 1, 3, 1, 4, 4], "suspects alone, by turns with the others");
+    }
+
+    #[test]
+    fn an_answer_that_fits_no_step_is_a_defect() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
+        let first = policy.next_step(&mut out).expect("work");
+        let answer = StepOutput { token_ids: vec![1], logits: Vec::new() };
+        assert!(policy.settle(99, &answer, StepBatch::default(), &mut out).is_err());
+        let short = StepOutput { token_ids: vec![], logits: Vec::new() };
+        assert!(policy.settle(first.step, &short, StepBatch::default(), &mut out).is_err());
+        assert_eq!(policy.settle(first.step, &answer, first.batch, &mut out), Ok(3));
+    }
+
+    #[test]
+    fn end_tokens_are_held_back_until_min_tokens() {
+        let (mut policy, mut out) = policy(spec(), &[]);
+        let mut long = sequence(1, 3, 9);
+        long.min_tokens = 1;
+        policy.assign(long, 1).expect("the model is here");
+        let first = policy.next_step(&mut out).expect("work");
+        let second = policy.next_step(&mut out).expect("work");
+        let row = |step: &PlannedStep| {
+            (step.batch.sampling[0].suppress_end, step.batch.sampling[0].position)
+        };
+        assert_eq!((row(&first), row(&second)), ((true, 3), (false, 4)));
+    }
+
+    #[test]
+    fn nothing_is_computed_for_a_sequence_that_may_get_nothing() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 3, 0)]);
+        assert!(policy.next_step(&mut out).is_none());
+        assert_eq!(out.produced[0].finish, Some(FinishReason::Length));
+        assert_eq!(policy.load().running, 0);
+    }
+}

@@ -1,8 +1,11 @@
 //! Executor: one per device, on its own OS thread; owns the device, runs steps, decides nothing.
 //!
-//! Accepts [`RunStep`], [`LoadModel`], [`UnloadModel`]; answers each step with a [`StepDone`] to the batcher. Two steps at
+//! Accepts [`RunStep`], [`LoadModel`], [`UnloadModel`]; answers each step with a [`StepDone`] to the batcher, in order. Two steps at
 //! most are in its mailbox. After a failed step (an exception or a panic, caught here) the device's memory is not trusted any more:
-//! every further step is answered with [`StepFailure::Skipped`] until the node rebuilds the device.
+//! every further step is answered with [`StepFailure::Skipped`] until the node rebuilds the device. A model is loaded tensor by tensor
+//! between steps, so those of other models go on.
+//!
+//! The node makes a device with [`Maker::new`] and starts its executor with [`start`].
 
 use std::sync::Arc;
 
@@ -13,6 +16,24 @@ use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode};
 use crate::clock::Timestamp;
 use crate::models::Checkpoint;
+
+mod actor;
+mod byte_size;
+mod config;
+mod cost_model;
+mod engine_device;
+mod faults;
+mod maker;
+mod sim_device;
+#[cfg(test)]
+mod tests;
+
+pub use actor::{Executor, Running, Start, start};
+pub use byte_size::ByteSize;
+pub use config::{Config, DeviceKind, Fault, FaultKind, GpuDevices, IsaChoice};
+pub use cost_model::CostModel;
+pub use faults::FaultPlan;
+pub use maker::{Maker, MemoryReading};
 
 /// Names a device: `cpu:0`, `sim:0`, later `cuda:0`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -83,6 +104,9 @@ pub enum StepFailure {
     Skipped,
 }
 
+/// Told how far a load is: bytes done, bytes in all. Called on the executor's thread; must not block.
+pub type LoadProgress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
 /// Loads a checkpoint onto the device.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -94,7 +118,7 @@ pub struct LoadModel {
     /// What it may take.
     pub limits: ModelBudget,
     /// Told after every tensor: bytes done, bytes in all.
-    pub progress: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
+    pub progress: Option<LoadProgress>,
     /// The answer.
     pub done: oneshot::Sender<Result<LoadedModel, DeviceError>>,
 }
@@ -133,17 +157,31 @@ pub struct LoadedModel {
 pub struct UnloadModel {
     /// Which.
     pub model: ModelId,
-    /// The answer.
-    pub done: oneshot::Sender<Result<(), DeviceError>>,
+    /// The answer: the pool after that.
+    pub done: oneshot::Sender<Result<MemoryStats, DeviceError>>,
 }
 
-/// What the executor needs of a device; `cpu` is the engine, `sim` a cost model.
+/// What the executor needs of a device; `cpu` is the engine, `sim` a cost model. Lives on one thread.
 pub trait Device {
-    /// Takes memory and loads the weights.
-    fn load(&mut self, load: &DeviceLoad<'_>) -> Result<LoadedModel, DeviceError>;
-    /// Gives a model's memory back.
+    /// Takes memory for a model. One load at a time; after an error of it or of `load_next`, [`Device::unload`] clears up.
+    ///
+    /// # Errors
+    /// `out_of_memory` if the pool has not enough; `other` for a shape that the engine does not run.
+    fn begin_load(&mut self, load: DeviceLoad) -> Result<(), DeviceError>;
+    /// Does the next part of a load that was begun: a tensor.
+    ///
+    /// # Errors
+    /// Names the tensor.
+    fn load_next(&mut self, model: ModelId) -> Result<LoadState, DeviceError>;
+    /// Gives a model's memory back, loaded or half loaded.
+    ///
+    /// # Errors
+    /// `other` if the model is not there.
     fn unload(&mut self, model: ModelId) -> Result<(), DeviceError>;
-    /// Runs one step.
+    /// Runs one step; `output` is overwritten.
+    ///
+    /// # Errors
+    /// Whatever the engine threw; the device's memory is not to be trusted then.
     fn run(
         &mut self,
         model: ModelId,
@@ -151,19 +189,34 @@ pub trait Device {
         output: &mut StepOutput,
     ) -> Result<(), DeviceError>;
     /// The memory pool's state.
+    ///
+    /// # Errors
+    /// Whatever the engine threw.
     fn memory(&self) -> Result<MemoryStats, DeviceError>;
 }
 
-/// The arguments of [`Device::load`].
-pub struct DeviceLoad<'a> {
+/// The arguments of [`Device::begin_load`].
+pub struct DeviceLoad {
     /// The name for later calls.
     pub model: ModelId,
     /// The mapped files.
-    pub checkpoint: &'a Checkpoint,
+    pub checkpoint: Arc<Checkpoint>,
     /// What it may take.
-    pub budget: &'a ModelBudget,
-    /// Told after every tensor: bytes done, bytes in all.
-    pub progress: &'a dyn Fn(u64, u64),
+    pub budget: ModelBudget,
+}
+
+/// How far a load is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadState {
+    /// Call again.
+    More {
+        /// Copied so far.
+        done_bytes: u64,
+        /// To be copied.
+        total_bytes: u64,
+    },
+    /// Steps may follow.
+    Done(LoadedModel),
 }
 
 impl DeviceError {

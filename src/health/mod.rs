@@ -31,8 +31,8 @@ pub struct Config {
     /// P95 of the time to first token over the last minute, in milliseconds, above which the node is degraded; absent: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_limit_ms: Option<f64>,
-    /// Share of `max_batch_size` that steps filled over the last minute while requests waited, below which the node is
-    /// degraded; absent: no limit.
+    /// Share of `max_batch_size` that steps filled over the last minute, below which the node is degraded; absent: no
+    /// limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batching_limit: Option<f64>,
 }

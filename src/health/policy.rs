@@ -24,7 +24,7 @@ pub enum CheckName {
     Model,
     /// P95 of the time to first token over the last minute, in ms.
     Latency,
-    /// Share of the largest batch that steps filled while requests waited, 0 to 1.
+    /// Share of the largest batch that steps filled over the last minute, 0 to 1.
     Batching,
     /// Longest time an actor with work to do has finished nothing, in ms.
     Progress,

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix::prelude::SendError;
+use actix_web::http::Version;
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
 };
@@ -12,13 +13,15 @@ use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
-use super::outbox::{End, Entry, Reader, Taken, outbox};
+use super::bill::Bill;
+use super::choices::{End, Taken};
+use super::outbox::{Entry, Reader, outbox};
 use super::parents::Parent;
 use super::parse::{self, Generation};
 use super::refusal::Refused;
 use super::routes::{Door, REQUEST_ID};
 use super::sse::Events;
-use super::wire::{self, Api, Bill, Title};
+use super::wire::{self, Api, Title};
 use crate::admission::Admit;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
@@ -65,12 +68,15 @@ async fn generate(
     if !stream {
         return whole(running, &title, first).await;
     }
-    Ok(HttpResponse::Ok()
+    let mut answer = HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"))
         .insert_header((CACHE_CONTROL, "no-cache"))
         // Asks a proxy before us not to collect events.
         .insert_header(("x-accel-buffering", "no"))
-        .body(Events::new(running, &title, include_usage, first)))
+        .body(Events::new(running, &title, include_usage, first));
+    // Some proxies still speak HTTP/1.0, which has no chunks: there the end of the connection is the end of the stream.
+    answer.head_mut().no_chunking(http.version() < Version::HTTP_11);
+    Ok(answer)
 }
 
 /// A request whose prompts are with admission.

@@ -21,14 +21,18 @@ use crate::models::List;
 use crate::telemetry::Metrics;
 
 mod auth;
+mod bill;
+mod choices;
 mod config;
 mod fields;
 mod generate;
 mod json;
+mod messages;
 mod openai_params;
 mod outbox;
 mod parents;
 mod parse;
+mod prompts;
 mod refusal;
 mod routes;
 mod server;

@@ -8,75 +8,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::choices::{Choices, End, Taken};
 use crate::clock::Timestamp;
-use crate::error::{Error, Kind};
-use crate::request::{Event, FinishReason, Handle, Receipt, Sink, SinkClosed, Usage};
-
-/// What the reader takes at once: everything of one choice since it took the last time.
-#[derive(Debug, PartialEq)]
-pub(super) struct Taken {
-    /// Which choice.
-    pub(super) index: usize,
-    /// May be empty with an end.
-    pub(super) text: String,
-    /// In the last one of the choice.
-    pub(super) end: Option<End>,
-}
-
-/// How a choice ended.
-#[derive(Debug, PartialEq)]
-pub(super) enum End {
-    /// With `stop` or `length`.
-    Finished(Finished),
-    /// Refused, failed, or cancelled.
-    Failed(Error),
-}
-
-/// What a finished choice comes with.
-#[derive(Debug, PartialEq)]
-pub(super) struct Finished {
-    pub(super) reason: FinishReason,
-    pub(super) usage: Usage,
-    pub(super) receipt: Option<Receipt>,
-}
+use crate::error::Error;
+use crate::request::{Event, Handle, Sink, SinkClosed};
 
 /// See the module.
-pub(super) struct Outbox {
+struct Outbox {
     state: Mutex<State>,
     /// How long text may lie before its reader counts as gone; none: for as long as it takes.
     slow_after: Option<Duration>,
 }
 
 struct State {
-    choices: Vec<Choice>,
-    /// Choices neither accepted nor ended.
-    undecided: usize,
-    /// The choice that is looked at first, so that none is starved by another.
-    next: usize,
+    choices: Choices,
     waker: Option<Waker>,
-    /// The reader is gone.
-    closed: bool,
-}
-
-#[derive(Default)]
-struct Choice {
-    handle: Option<Arc<Handle>>,
-    text: String,
-    /// When the oldest part of `text` came.
-    since: Option<Timestamp>,
-    end: Option<End>,
-    ended: bool,
 }
 
 /// Makes the two ends of an outbox with `choices` choices.
 pub(super) fn outbox(choices: usize, slow_after: Option<Duration>) -> (Reader, Vec<Entry>) {
-    let state = State {
-        choices: (0..choices).map(|_| Choice::default()).collect(),
-        undecided: choices,
-        next: 0,
-        waker: None,
-        closed: false,
-    };
+    let state = State { choices: Choices::new(choices), waker: None };
     let outbox = Arc::new(Outbox { state: Mutex::new(state), slow_after });
     let entries = (0..choices).map(|index| Entry { outbox: Arc::clone(&outbox), index }).collect();
     (Reader(outbox), entries)
@@ -89,9 +40,9 @@ impl Outbox {
     }
 
     /// Changes the state and wakes the reader if `change` says so.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> (T, bool)) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut Choices) -> (T, bool)) -> T {
         let mut state = self.lock();
-        let (result, wake) = change(&mut state);
+        let (result, wake) = change(&mut state.choices);
         let waker = if wake { state.waker.take() } else { None };
         drop(state);
         if let Some(waker) = waker {
@@ -102,107 +53,6 @@ impl Outbox {
 }
 
 impl State {
-    fn accept(&mut self, index: usize, handle: &Arc<Handle>) -> bool {
-        if self.closed {
-            handle.cancel();
-        }
-        let choice = &mut self.choices[index];
-        if choice.handle.is_none() && !choice.ended {
-            self.undecided -= 1;
-        }
-        choice.handle = Some(Arc::clone(handle));
-        self.undecided == 0
-    }
-
-    fn end(&mut self, index: usize, end: End) -> bool {
-        let choice = &mut self.choices[index];
-        if choice.ended {
-            return false;
-        }
-        if choice.handle.is_none() {
-            self.undecided -= 1;
-        }
-        choice.ended = true;
-        choice.end = Some(end);
-        true
-    }
-
-    fn event(
-        &mut self,
-        index: usize,
-        event: Event,
-        slow: Option<(Duration, Timestamp)>,
-    ) -> Result<bool, SinkClosed> {
-        if self.closed {
-            return Err(SinkClosed);
-        }
-        let choice = &mut self.choices[index];
-        if let (Some((limit, now)), Some(since)) = (slow, choice.since)
-            && now.since(since) > limit
-        {
-            self.give_up(limit);
-            return Err(SinkClosed);
-        }
-        let mut wake = !event.text.is_empty();
-        if choice.text.is_empty() {
-            choice.text = event.text;
-            choice.since = slow.map(|(_, now)| now).filter(|_| wake);
-        } else {
-            choice.text.push_str(&event.text);
-        }
-        if let Some(reason) = event.finish_reason {
-            let end = match reason {
-                FinishReason::Stop | FinishReason::Length => End::Finished(Finished {
-                    reason,
-                    usage: event.usage.unwrap_or_default(),
-                    receipt: event.receipt,
-                }),
-                FinishReason::Cancelled => {
-                    End::Failed(Error::new(Kind::Cancelled, "the request was cancelled"))
-                }
-                FinishReason::Failed => End::Failed(
-                    event.error.unwrap_or_else(|| Error::internal("the request failed")),
-                ),
-            };
-            wake |= self.end(index, end);
-        }
-        Ok(wake)
-    }
-
-    /// The reader took nothing for too long: whatever is left of the request is cancelled, and what lies here is thrown away.
-    fn give_up(&mut self, limit: Duration) {
-        let message = format!("the reader took nothing for {} s", limit.as_secs());
-        self.close();
-        for index in 0..self.choices.len() {
-            self.choices[index].text = String::new();
-            self.end(index, End::Failed(Error::new(Kind::Cancelled, message.clone())));
-        }
-    }
-
-    fn close(&mut self) {
-        self.closed = true;
-        let running = self.choices.iter().filter(|choice| !choice.ended);
-        for handle in running.filter_map(|choice| choice.handle.as_ref()) {
-            handle.cancel();
-        }
-    }
-
-    fn take(&mut self) -> Option<Taken> {
-        let count = self.choices.len();
-        for step in 0..count {
-            let index = (self.next + step) % count;
-            let choice = &mut self.choices[index];
-            if choice.text.is_empty() && choice.end.is_none() {
-                continue;
-            }
-            choice.since = None;
-            let (text, end) = (std::mem::take(&mut choice.text), choice.end.take());
-            self.next = (index + 1) % count;
-            return Some(Taken { index, text, end });
-        }
-        None
-    }
-
     fn wait(&mut self, cx: &Context<'_>) {
         match &self.waker {
             Some(waker) if waker.will_wake(cx.waker()) => {}
@@ -218,7 +68,7 @@ impl Reader {
     /// Ready when every choice is accepted or one has ended.
     pub(super) fn poll_decided(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.0.lock();
-        if state.undecided == 0 || state.choices.iter().any(|choice| choice.ended) {
+        if state.choices.decided() {
             return Poll::Ready(());
         }
         state.wait(cx);
@@ -228,7 +78,7 @@ impl Reader {
     /// The next text or end; after the end of every choice, pending for ever.
     pub(super) fn poll_take(&self, cx: &Context<'_>) -> Poll<Taken> {
         let mut state = self.0.lock();
-        match state.take() {
+        match state.choices.take() {
             Some(taken) => Poll::Ready(taken),
             None => {
                 state.wait(cx);
@@ -240,7 +90,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.0.lock().close();
+        self.0.lock().choices.close();
     }
 }
 
@@ -252,16 +102,16 @@ pub(super) struct Entry {
 
 impl Sink for Entry {
     fn accepted(&mut self, handle: &Arc<Handle>) {
-        self.outbox.change(|state| ((), state.accept(self.index, handle)));
+        self.outbox.change(|choices| ((), choices.accept(self.index, handle)));
     }
 
     fn refused(&mut self, error: &Error) {
-        self.outbox.change(|state| ((), state.end(self.index, End::Failed(error.clone()))));
+        self.outbox.change(|choices| ((), choices.end(self.index, End::Failed(error.clone()))));
     }
 
     fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
         let slow = self.outbox.slow_after.map(|limit| (limit, Timestamp::now()));
-        self.outbox.change(|state| match state.event(self.index, event, slow) {
+        self.outbox.change(|choices| match choices.event(self.index, event, slow) {
             Ok(wake) => (Ok(()), wake),
             Err(closed) => (Err(closed), true),
         })
@@ -272,13 +122,15 @@ impl Drop for Entry {
     fn drop(&mut self) {
         // After an end this changes nothing.
         let lost = || End::Failed(Error::internal("the node lost the request"));
-        self.outbox.change(|state| ((), state.end(self.index, lost())));
+        self.outbox.change(|choices| ((), choices.end(self.index, lost())));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
+    use crate::request::FinishReason;
     use crate::request::{RequestId, SequenceId};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
@@ -353,28 +205,6 @@ mod tests {
         entries[1].accepted(&late);
         assert!(late.is_cancelled());
         assert_eq!(entries[0].event(text("x")), Err(SinkClosed));
-    }
-
-    #[test]
-    fn a_reader_that_takes_nothing_is_given_up() {
-        let (reader, mut entries) = outbox(2, Some(Duration::from_secs(60)));
-        let handles = [handle(), handle()];
-        entries[0].accepted(&handles[0]);
-        entries[1].accepted(&handles[1]);
-        let at = |seconds: u64| {
-            Some((Duration::from_secs(60), Timestamp::from_micros(seconds * 1_000_000)))
-        };
-        let send = |index, seconds| reader.0.lock().event(index, text("x"), at(seconds));
-        assert_eq!(send(0, 10), Ok(true));
-        assert_eq!(send(0, 70), Ok(true));
-        assert_eq!(take(&reader).map(|taken| taken.text), Some("xx".to_owned()));
-        assert_eq!(send(0, 200), Ok(true), "what was taken does not count");
-        assert_eq!(send(0, 261), Err(SinkClosed));
-        assert!(handles.iter().all(|handle| handle.is_cancelled()));
-        assert_eq!(send(1, 262), Err(SinkClosed));
-        let taken = take(&reader).expect("an end");
-        assert_eq!(taken.text, "");
-        assert!(matches!(taken.end, Some(End::Failed(e)) if e.kind == Kind::Cancelled));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Bodies of `/v1/completions` and `/v1/chat/completions` → what they ask for. Types and names are judged here, ranges by admission.
 
-use super::fields::{Fields, integer, wrong};
+use super::fields::{Fields, wrong};
 use super::json::{self, Json};
 use super::openai_params::{Place, take_neutral};
+use super::{messages, prompts};
 use crate::error::{Error, Result};
-use crate::request::{ChatMessage, DEFAULT_PRIORITY, Params, Prompt, RequestId};
+use crate::request::{DEFAULT_PRIORITY, Params, Prompt, RequestId};
 
 /// What a body asks for.
 #[derive(Debug, PartialEq)]
@@ -42,15 +43,8 @@ pub(super) fn chat(body: &[u8]) -> Result<Generation> {
         }
         params.max_tokens = max_completion_tokens;
     }
-    let messages = match fields.required("messages", "an array of messages")? {
-        Json::Array(items) => items,
-        other => return Err(wrong("messages", "an array of messages", &other)),
-    };
-    if messages.is_empty() {
-        return Err(Error::invalid("messages", "expected at least one message, got none"));
-    }
-    let messages = messages.into_iter().enumerate().map(|(i, json)| message(i, json));
-    let prompts = vec![Prompt::Messages(messages.collect::<Result<_>>()?)];
+    let messages = messages::read(fields.required("messages", "an array of messages")?)?;
+    let prompts = vec![Prompt::Messages(messages)];
     take_neutral(&mut fields, Place::Chat)?;
     finish(fields, params, prompts)
 }
@@ -62,7 +56,7 @@ pub(super) fn chat(body: &[u8]) -> Result<Generation> {
 pub(super) fn completion(body: &[u8], max_prompts: usize) -> Result<Generation> {
     let mut fields = Fields::of(json::parse(body)?, "")?;
     let params = take_params(&mut fields)?;
-    let prompts = prompts(fields.required("prompt", "a prompt")?)?;
+    let prompts = prompts::read(fields.required("prompt", "a prompt")?)?;
     if prompts.len() > max_prompts {
         return Err(Error::invalid(
             "prompt",
@@ -129,106 +123,6 @@ fn stream_options(fields: &mut Fields<'_>, stream: bool) -> Result<bool> {
     Ok(include_usage)
 }
 
-fn message(index: usize, json: Json<'_>) -> Result<ChatMessage> {
-    let mut fields = Fields::of(json, format!("messages[{index}]"))?;
-    let role = match fields.required("role", "a role")? {
-        Json::Text(role) => role,
-        other => return Err(wrong(fields.name("role"), "a string", &other)),
-    };
-    let role = match role.as_ref() {
-        // OpenAI's newer name of the same thing; checkpoints' templates know `system`.
-        "developer" | "system" => "system",
-        "user" => "user",
-        "assistant" => "assistant",
-        "tool" | "function" => {
-            let message = format!("the role {role} is not supported by this node");
-            return Err(Error::unsupported(fields.name("role"), message));
-        }
-        other => {
-            let message = format!("expected system, developer, user or assistant, got {other:?}");
-            return Err(Error::invalid(fields.name("role"), message));
-        }
-    };
-    take_neutral(&mut fields, Place::Message)?;
-    let content = content(&mut fields)?;
-    fields.finish()?;
-    Ok(ChatMessage { role: role.to_owned(), content })
-}
-
-/// A string, or text parts put together as they stand.
-fn content(fields: &mut Fields<'_>) -> Result<String> {
-    const EXPECTED: &str = "a string or an array of text parts";
-    let parts = match fields.required("content", EXPECTED)? {
-        Json::Text(text) => return Ok(text.into_owned()),
-        Json::Array(parts) => parts,
-        other => return Err(wrong(fields.name("content"), EXPECTED, &other)),
-    };
-    let mut content = String::new();
-    for (i, part) in parts.into_iter().enumerate() {
-        let mut part = Fields::of(part, format!("{}[{i}]", fields.name("content")))?;
-        match part.text("type")?.as_deref() {
-            Some("text") => {}
-            Some(kind) => {
-                let message = format!(
-                    "content parts of type {kind:?} are not supported by this node; expected text"
-                );
-                return Err(Error::unsupported(part.name("type"), message));
-            }
-            None => {
-                return Err(Error::invalid(part.name("type"), "expected \"text\", got nothing"));
-            }
-        }
-        match part.required("text", "a string")? {
-            Json::Text(text) => content.push_str(&text),
-            other => return Err(wrong(part.name("text"), "a string", &other)),
-        }
-        take_neutral(&mut part, Place::Part)?;
-        part.finish()?;
-    }
-    Ok(content)
-}
-
-fn prompts(json: Json<'_>) -> Result<Vec<Prompt>> {
-    const EXPECTED: &str =
-        "a string, an array of strings, an array of token ids, or an array of those";
-    let items = match json {
-        Json::Text(text) => return Ok(vec![Prompt::Text(text.into_owned())]),
-        Json::Array(items) => items,
-        other => return Err(wrong("prompt", EXPECTED, &other)),
-    };
-    match items.first() {
-        None => Err(Error::invalid("prompt", "expected at least one prompt, got an empty array")),
-        Some(Json::Integer(_)) => {
-            Ok(vec![Prompt::TokenIds(token_ids(&items, |i| format!("prompt[{i}]"))?)])
-        }
-        Some(Json::Text(_)) => {
-            let prompts = items.into_iter().enumerate().map(|(i, item)| match item {
-                Json::Text(text) => Ok(Prompt::Text(text.into_owned())),
-                other => Err(wrong(format!("prompt[{i}]"), "a string", &other)),
-            });
-            prompts.collect()
-        }
-        Some(Json::Array(_)) => {
-            let prompts = items.iter().enumerate().map(|(i, item)| match item {
-                Json::Array(ids) => {
-                    token_ids(ids, |j| format!("prompt[{i}][{j}]")).map(Prompt::TokenIds)
-                }
-                other => Err(wrong(format!("prompt[{i}]"), "an array of token ids", other)),
-            });
-            prompts.collect()
-        }
-        Some(other) => Err(wrong("prompt[0]", EXPECTED, other)),
-    }
-}
-
-fn token_ids(items: &[Json<'_>], name: impl Fn(usize) -> String) -> Result<Vec<u32>> {
-    let ids = items.iter().enumerate().map(|(i, item)| {
-        let id = integer(item, 0, u32::MAX.into(), || name(i))?;
-        Ok(id as u32)
-    });
-    ids.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,19 +131,6 @@ mod tests {
     fn at_chat(members: &str) -> Result<Generation> {
         let messages = r#""messages":[{"role":"user","content":"hi"}]"#;
         chat(format!(r#"{{"model":"demo",{messages}{members}}}"#).as_bytes())
-    }
-
-    fn with_messages(messages: &str) -> Result<Vec<ChatMessage>> {
-        let body = format!(r#"{{"model":"demo","messages":{messages}}}"#);
-        match chat(body.as_bytes())?.prompts.remove(0) {
-            Prompt::Messages(messages) => Ok(messages),
-            other => panic!("not messages: {other:?}"),
-        }
-    }
-
-    fn with_prompt(prompt: &str) -> Result<Vec<Prompt>> {
-        let body = format!(r#"{{"model":"demo","prompt":{prompt}}}"#);
-        completion(body.as_bytes(), 3).map(|generation| generation.prompts)
     }
 
     fn fault<T: std::fmt::Debug>(result: Result<T>) -> (Kind, String) {
@@ -342,99 +223,5 @@ mod tests {
         let alias = at_chat(r#","max_completion_tokens":3"#).expect("valid");
         assert_eq!(both.params.max_tokens, Some(3));
         assert_eq!(both, alias);
-    }
-
-    #[test]
-    fn roles_and_contents_are_taken_as_openai_has_them() {
-        let messages = with_messages(
-            r#"[{"role":"developer","content":"be brief"},{"role":"user","content":[
-                {"type":"text","text":"a "},{"type":"text","text":"b"}]},
-                {"role":"assistant","content":"c","refusal":null,"tool_calls":null,"annotations":[]},
-                {"role":"system","content":""}]"#,
-        )
-        .expect("valid");
-        let seen: Vec<_> = messages.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();
-        assert_eq!(
-            seen,
-            [("system", "be brief"), ("user", "a b"), ("assistant", "c"), ("system", "")]
-        );
-    }
-
-    #[test]
-    fn faulty_messages_are_named() {
-        let cases = [
-            ("[]", Kind::Invalid, "messages"),
-            ("\"hi\"", Kind::Invalid, "messages"),
-            ("[1]", Kind::Invalid, "messages[0]"),
-            (r#"[{"content":"x"}]"#, Kind::Invalid, "messages[0].role"),
-            (r#"[{"role":1,"content":"x"}]"#, Kind::Invalid, "messages[0].role"),
-            (r#"[{"role":"king","content":"x"}]"#, Kind::Invalid, "messages[0].role"),
-            (r#"[{"role":"tool","content":"x"}]"#, Kind::Unsupported, "messages[0].role"),
-            (r#"[{"role":"user"}]"#, Kind::Invalid, "messages[0].content"),
-            (r#"[{"role":"user","content":null}]"#, Kind::Invalid, "messages[0].content"),
-            (r#"[{"role":"user","content":1}]"#, Kind::Invalid, "messages[0].content"),
-            (
-                r#"[{"role":"user","content":"x","name":"n"}]"#,
-                Kind::Unsupported,
-                "messages[0].name",
-            ),
-            (r#"[{"role":"user","content":"x","x":1}]"#, Kind::Invalid, "messages[0].x"),
-            (
-                r#"[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]"#,
-                Kind::Unsupported,
-                "messages[0].content[0].type",
-            ),
-            (
-                r#"[{"role":"user","content":[{"text":"x"}]}]"#,
-                Kind::Invalid,
-                "messages[0].content[0].type",
-            ),
-            (
-                r#"[{"role":"user","content":[{"type":"text","text":1}]}]"#,
-                Kind::Invalid,
-                "messages[0].content[0].text",
-            ),
-            (
-                r#"[{"role":"user","content":[{"type":"text","text":"x","y":1}]}]"#,
-                Kind::Invalid,
-                "messages[0].content[0].y",
-            ),
-            (r#"[{"role":"user","content":["x"]}]"#, Kind::Invalid, "messages[0].content[0]"),
-        ];
-        for (messages, kind, name) in cases {
-            assert_eq!(fault(with_messages(messages)), (kind, name.to_owned()), "{messages}");
-        }
-    }
-
-    #[test]
-    fn prompts_come_in_four_shapes() {
-        let text = |text: &str| Prompt::Text(text.to_owned());
-        assert_eq!(with_prompt(r#""x""#), Ok(vec![text("x")]));
-        assert_eq!(with_prompt(r#"["x","y"]"#), Ok(vec![text("x"), text("y")]));
-        assert_eq!(with_prompt("[1,2]"), Ok(vec![Prompt::TokenIds(vec![1, 2])]));
-        assert_eq!(
-            with_prompt("[[1],[]]"),
-            Ok(vec![Prompt::TokenIds(vec![1]), Prompt::TokenIds(vec![])])
-        );
-    }
-
-    #[test]
-    fn faulty_prompts_are_named() {
-        let cases = [
-            ("[]", "prompt"),
-            ("{}", "prompt"),
-            ("null", "prompt"),
-            ("[{}]", "prompt[0]"),
-            ("[1,\"x\"]", "prompt[1]"),
-            ("[\"x\",1]", "prompt[1]"),
-            ("[[1],2]", "prompt[1]"),
-            ("[[1,-1]]", "prompt[0][1]"),
-            ("[4294967296]", "prompt[0]"),
-            ("[1.5]", "prompt[0]"),
-            ("[\"a\",\"b\",\"c\",\"d\"]", "prompt"),
-        ];
-        for (prompt, name) in cases {
-            assert_eq!(fault(with_prompt(prompt)), (Kind::Invalid, name.to_owned()), "{prompt}");
-        }
     }
 }

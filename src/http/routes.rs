@@ -93,13 +93,13 @@ fn only(method: &'static str, path: &str, route: Route) -> Resource {
 
 /// Asks for the key where one is needed, and gives every answer the request's id.
 pub(super) async fn guard(
+    door: Data<Door>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> std::result::Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let refusal = request.app_data::<Data<Door>>().and_then(|door| authorize(door, &request).err());
-    let mut response = match refusal {
-        Some(error) => request.into_response(Refused(error).error_response()).map_into_right_body(),
-        None => next.call(request).await?.map_into_left_body(),
+    let mut response = match authorize(&door, &request) {
+        Err(error) => request.into_response(Refused(error).error_response()).map_into_right_body(),
+        Ok(()) => next.call(request).await?.map_into_left_body(),
     };
     let id = answer_id(response.request());
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {

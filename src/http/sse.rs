@@ -7,10 +7,11 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 
+use super::bill::Bill;
+use super::choices::{End, Taken};
 use super::generate::Running;
-use super::outbox::{End, Taken};
 use super::refusal;
-use super::wire::{Bill, Chunks, Title, error_event};
+use super::wire::{Chunks, Title, error_event};
 
 /// Bytes after which a piece of the body is handed to the connection, though more may lie in the outbox.
 const MAX_PIECE_BYTES: usize = 16 << 10;

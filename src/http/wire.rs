@@ -4,8 +4,8 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
-use super::outbox::Finished;
-use crate::request::{FinishReason, Receipt, RequestId, Usage};
+use super::bill::{Bill, WireUsage};
+use crate::request::{FinishReason, Receipt, RequestId};
 
 /// What answers as `system_fingerprint`: same engine, same numbers.
 const FINGERPRINT: &str = concat!("inferno-", env!("CARGO_PKG_VERSION"));
@@ -45,61 +45,6 @@ pub(super) struct Title {
     pub(super) model: String,
     /// Unix seconds.
     pub(super) created: u64,
-}
-
-/// Usage and receipt of an answer: the sum over its choices.
-#[derive(Debug, Default)]
-pub(super) struct Bill {
-    usage: Usage,
-    receipt: Option<Receipt>,
-}
-
-impl Bill {
-    /// Adds a choice: tokens and times of the device add up; choices wait at the same time, so the longest wait counts.
-    pub(super) fn add(&mut self, finished: &mut Finished) {
-        let (sum, usage) = (&mut self.usage, &finished.usage);
-        sum.prompt_tokens += usage.prompt_tokens;
-        sum.completion_tokens += usage.completion_tokens;
-        sum.total_tokens += usage.total_tokens;
-        sum.cached_tokens += usage.cached_tokens;
-        let Some(other) = finished.receipt.take() else { return };
-        let Some(receipt) = &mut self.receipt else {
-            self.receipt = Some(other);
-            return;
-        };
-        if !receipt.device.split(',').any(|device| device == other.device) {
-            receipt.device = format!("{},{}", receipt.device, other.device);
-        }
-        receipt.attempt = receipt.attempt.max(other.attempt);
-        receipt.queue_ms = receipt.queue_ms.max(other.queue_ms);
-        receipt.prefill_ms += other.prefill_ms;
-        receipt.decode_ms += other.decode_ms;
-        receipt.cached_tokens += other.cached_tokens;
-    }
-}
-
-#[derive(Serialize)]
-struct WireUsage {
-    prompt_tokens: u32,
-    completion_tokens: u32,
-    total_tokens: u32,
-    prompt_tokens_details: PromptDetails,
-}
-
-#[derive(Serialize)]
-struct PromptDetails {
-    cached_tokens: u32,
-}
-
-impl From<&Usage> for WireUsage {
-    fn from(usage: &Usage) -> Self {
-        Self {
-            prompt_tokens: usage.prompt_tokens,
-            completion_tokens: usage.completion_tokens,
-            total_tokens: usage.total_tokens,
-            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens },
-        }
-    }
 }
 
 /// One whole body; `choices` in the order of the prompts.
@@ -149,8 +94,8 @@ pub(super) fn body(title: &Title, choices: &[(String, FinishReason)], bill: &Bil
                 finish_reason: *finish_reason,
             })
             .collect(),
-        usage: (&bill.usage).into(),
-        receipt: bill.receipt.as_ref(),
+        usage: bill.usage(),
+        receipt: bill.receipt(),
     };
     serde_json::to_vec(&body).expect("plain fields serialise")
 }
@@ -225,7 +170,7 @@ impl Chunks {
         out.extend_from_slice(b",\"logprobs\":null,\"finish_reason\":\"");
         out.extend_from_slice(reason.as_str().as_bytes());
         out.extend_from_slice(b"\"}");
-        match bill.and_then(|bill| bill.receipt.as_ref()) {
+        match bill.and_then(Bill::receipt) {
             Some(receipt) if !self.include_usage => {
                 out.extend_from_slice(b"],\"receipt\":");
                 json(out, receipt);
@@ -240,8 +185,8 @@ impl Chunks {
         if self.include_usage {
             out.extend_from_slice(&self.head);
             out.extend_from_slice(b"],\"usage\":");
-            json(out, &WireUsage::from(&bill.usage));
-            if let Some(receipt) = &bill.receipt {
+            json(out, &bill.usage());
+            if let Some(receipt) = bill.receipt() {
                 out.extend_from_slice(b",\"receipt\":");
                 json(out, receipt);
             }
@@ -285,7 +230,9 @@ fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::choices::Finished;
     use super::*;
+    use crate::request::Usage;
     use serde_json::{Value, json};
 
     fn title(api: Api) -> Title {
@@ -412,18 +359,5 @@ mod tests {
         assert_eq!(events[2]["choices"], json!([]));
         assert_eq!(events[2]["usage"]["total_tokens"], 5);
         assert_eq!(events[2]["receipt"]["decode_ms"], 2.0);
-    }
-
-    #[test]
-    fn a_bill_adds_up_and_names_every_device_once() {
-        let mut bill = Bill::default();
-        for (device, queue_ms) in [("cpu:0", 1.0), ("cpu:1", 4.0), ("cpu:0", 2.0)] {
-            bill.add(&mut finished(device, queue_ms));
-        }
-        bill.add(&mut Finished { receipt: None, ..finished("", 0.0) });
-        assert_eq!((bill.usage.total_tokens, bill.usage.cached_tokens), (20, 4));
-        let receipt = bill.receipt.expect("three receipts");
-        assert_eq!(receipt.device, "cpu:0,cpu:1");
-        assert_eq!((receipt.queue_ms, receipt.prefill_ms, receipt.decode_ms), (4.0, 3.0, 6.0));
     }
 }

@@ -1,8 +1,10 @@
 //! Models: one actor, on its own arbiter; what is loaded, where, and when it was last used.
 //!
-//! Accepts [`Load`], [`Unload`], [`List`] (from node, library and HTTP). Reads checkpoints ([`Checkpoint`]: `config.json`, safetensors,
-//! tokenizer), places them on devices through the executors, then tells batchers and admission. Evicts the least recently used idle
-//! model when memory is short.
+//! Accepts [`Load`], [`Unload`], [`List`] (from node, library and HTTP) and [`DeviceRebuilt`] (from the node). Reads checkpoints
+//! ([`Checkpoint`]: `config.json`, safetensors, tokenizer), places them on devices through the executors, then tells batchers and
+//! admission. Evicts the least recently used idle model when memory is short.
+//!
+//! The node resolves paths with a [`HubCache`], sizes the devices' pools with [`plan_memory`], and starts the actor with [`start`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,14 +12,44 @@ use std::sync::atomic::AtomicU64;
 
 use actix::Message;
 
+use tokio::sync::oneshot;
+
 use crate::error::Result;
 use crate::executor::{DeviceId, ModelId};
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 
+mod actor;
 mod checkpoint;
+mod devices;
+mod eviction;
+mod fault;
+mod flows;
+mod generation;
+mod hub;
+mod json_file;
+pub mod memory;
 mod mmap;
+mod open;
+mod placing;
+mod progress;
+mod registry;
+mod shape;
+mod tensors;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
-pub use checkpoint::{Checkpoint, CheckpointError, LoadFormat};
+pub use actor::{Models, Start, start};
+pub use checkpoint::{Checkpoint, LoadFormat, TensorView};
+pub use devices::DeviceHandle;
+pub use eviction::{Candidate, victims};
+pub use fault::{CheckpointError, CheckpointFault};
+pub use generation::GenerationConfig;
+pub use hub::HubCache;
+pub use memory::{MemoryPlan, MemorySizes, StepLimits};
+pub use open::{max_seq_len, plan_memory};
+pub use shape::{ExpectedTensor, ModelConfig, expected_tensors};
 
 /// One `[[models]]` entry: what to load under which alias.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -33,6 +65,28 @@ pub struct ModelSpec {
     /// Longest prompt and completion together; absent: the checkpoint's `max_position_embeddings`.
     #[serde(default, alias = "max_model_len")]
     pub max_seq_len: Option<u32>,
+}
+
+impl ModelSpec {
+    /// Checks every key; the checkpoint is looked at when it is loaded.
+    ///
+    /// # Errors
+    /// One line for each key at fault: name, expected, got.
+    pub fn check(&self) -> std::result::Result<(), Vec<String>> {
+        let mut faults = Vec::new();
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(allowed) {
+            let name = &self.name;
+            faults.push(format!("models.name: expected 1 to 64 of a-z 0-9 -, got \"{name}\""));
+        }
+        if self.model_path.as_os_str().is_empty() {
+            faults.push("models.model_path: expected a directory or a hub id".to_owned());
+        }
+        if self.max_seq_len == Some(0) {
+            faults.push("models.max_seq_len: expected at least 1, got 0".to_owned());
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
 }
 
 /// What admission needs of a loaded model.
@@ -91,6 +145,17 @@ pub struct Unload {
 #[derive(Message)]
 #[rtype(result = "Vec<ModelInfo>")]
 pub struct List;
+
+/// A device's executor and batcher were built again and are empty: every model is to be loaded onto it. Loads that were under way
+/// go on there too.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct DeviceRebuilt {
+    /// The new actors, under the same id and a new generation.
+    pub device: DeviceHandle,
+    /// Answered when every model is on the device, or with the first that could not be loaded.
+    pub done: oneshot::Sender<Result<()>>,
+}
 
 /// A loaded model, for lists and health.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]

@@ -17,6 +17,9 @@ use crate::request::{
 use crate::telemetry::Metrics;
 use crate::tokenizer::IncrementalDecoder;
 
+/// When a request that a drain cut may come back: another node takes it at once, this one when it has started again.
+const DRAINED_RETRY_MS: u64 = 1_000;
+
 /// The right to be in the node; dropping it gives the right back.
 pub trait Permit: Send {
     /// The request waits no more; comes once.
@@ -251,6 +254,7 @@ impl Stream {
             None => {
                 let waited = now.since(self.times.accepted_at);
                 self.metrics.time_to_first_token.record(waited.as_secs_f64());
+                self.metrics.recent_first_tokens.record(waited, now);
                 self.times.first_token_at = Some(now);
                 done = done.saturating_add(self.num_prompt_tokens);
             }
@@ -297,9 +301,7 @@ impl Stream {
         let Some(open) = self.open.take() else { return };
         self.token_ids.extend_from_slice(token_ids);
         let token_ids = std::mem::take(&mut self.token_ids);
-        let error = error.or_else(|| {
-            (reason == FinishReason::Failed).then(|| Error::internal("the step failed"))
-        });
+        let (reason, error) = self.true_reason(reason, error);
         let ended = self.ended(reason);
         self.metrics.finished(reason);
         self.metrics.request_time.record(now.since(self.times.accepted_at).as_secs_f64());
@@ -321,6 +323,25 @@ impl Stream {
         let mut open = open;
         // A sink that closes now misses what it did not want.
         let _ = open.sink.event(event);
+    }
+
+    /// A cancel of the node's own is a failure to the client, and a failure has an error.
+    fn true_reason(
+        &self,
+        reason: FinishReason,
+        error: Option<Error>,
+    ) -> (FinishReason, Option<Error>) {
+        match reason {
+            FinishReason::Cancelled if self.handle.is_cut() => {
+                let text = "the node ended before the completion did";
+                let error = Error::new(Kind::Draining, text).with_retry_after_ms(DRAINED_RETRY_MS);
+                (FinishReason::Failed, Some(error))
+            }
+            FinishReason::Failed => {
+                (reason, Some(error.unwrap_or_else(|| Error::internal("the step failed"))))
+            }
+            _ => (reason, error),
+        }
     }
 
     fn ended(&self, reason: FinishReason) -> Ended {

@@ -241,3 +241,169 @@ fn claim<S>(entry: &mut Entry<S>, devices: &Devices, claimed: &mut Vec<DeviceId>
 fn unwanted<S>(entry: Entry<S>) -> Option<Leaving<S>> {
     entry.sequence.handle.is_cancelled().then_some(Leaving::Cancelled(entry.stream))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::tests::{second, sequence};
+    use super::*;
+
+    const URGENT: u8 = 255;
+    const PLAIN: u8 = 128;
+    const NOBODY: [u64; 0] = [];
+
+    fn id(name: &str) -> DeviceId {
+        DeviceId::new(name)
+    }
+
+    fn credit(device: &str, assigned: u64, seats: u32, free_blocks: u32) -> Credit {
+        Credit {
+            device: id(device),
+            generation: 1,
+            model: ModelId(0),
+            assigned,
+            seats,
+            free_blocks,
+            total_blocks: 20,
+            block_size: 16,
+            reserve_tokens: 0,
+            open: true,
+        }
+    }
+
+    /// A scheduler with one device, and these sequences waiting: (id, priority, prompt).
+    fn waiting(credit: Credit, of: &[(u64, u8, u32)]) -> Scheduling<u64> {
+        let mut policy = Scheduling::new(Config::default());
+        policy.device_up(&credit.device, credit.generation);
+        policy.credit(credit);
+        for (id, priority, prompt) in of {
+            policy.enqueue(sequence(*id, *priority, *prompt), *id);
+        }
+        policy
+    }
+
+    fn sent(policy: &mut Scheduling<u64>, at: u64) -> Vec<u64> {
+        std::iter::from_fn(|| policy.next(second(at)).map(|one| one.stream)).collect()
+    }
+
+    #[test]
+    fn nobody_leaves_without_credit() {
+        let mut policy =
+            waiting(credit("a", 0, 2, 20), &[(1, PLAIN, 16), (2, PLAIN, 16), (3, URGENT, 16)]);
+        assert_eq!(sent(&mut policy, 3), [3, 1]);
+        assert_eq!((policy.len(), policy.is_empty()), (1, false));
+        policy.credit(credit("a", 2, 1, 20));
+        assert_eq!(sent(&mut policy, 4), [2]);
+    }
+
+    #[test]
+    fn small_ones_pass_a_large_one_for_a_while_and_then_a_device_is_kept_for_it() {
+        let mut policy = waiting(credit("a", 0, 9, 4), &[(1, PLAIN, 80), (2, PLAIN, 16)]);
+        assert_eq!(sent(&mut policy, 2), [2], "three blocks are left, five are needed");
+        policy.enqueue(sequence(3, PLAIN, 16), 3);
+        assert_eq!(sent(&mut policy, 4), NOBODY, "its patience is at an end");
+        policy.credit(credit("a", 1, 9, 5));
+        assert_eq!(sent(&mut policy, 4), [1]);
+        policy.credit(credit("a", 2, 8, 1));
+        assert_eq!(sent(&mut policy, 5), [3]);
+    }
+
+    #[test]
+    fn a_claim_leaves_the_other_devices_to_the_small_ones() {
+        let mut policy = waiting(credit("a", 0, 9, 4), &[(1, PLAIN, 80)]);
+        policy.device_up(&id("b"), 1);
+        policy.credit(credit("b", 0, 9, 2));
+        assert_eq!(sent(&mut policy, 2), NOBODY);
+        policy.enqueue(sequence(3, PLAIN, 16), 3);
+        let small = policy.next(second(4)).expect("b has room");
+        assert_eq!((small.stream, small.device), (3, id("b")));
+        // The claimed device goes: another is claimed.
+        policy.device_down(&id("a"), 1);
+        policy.enqueue(sequence(4, PLAIN, 16), 4);
+        assert_eq!(sent(&mut policy, 5), NOBODY);
+        policy.credit(credit("b", 1, 9, 6));
+        assert_eq!(sent(&mut policy, 5), [1, 4]);
+    }
+
+    #[test]
+    fn a_low_one_gets_its_turn_under_an_endless_stream_of_urgent_ones() {
+        let mut policy = waiting(credit("a", 0, 0, 20), &[(1, 0, 16)]);
+        for round in 1..=100 {
+            policy.enqueue(sequence(round + 1, URGENT, 16), round + 1);
+            policy.credit(credit("a", round - 1, 1, 20));
+            if sent(&mut policy, round + 1) == [1] {
+                // Seven levels of ten seconds each.
+                assert_eq!(round, 70);
+                return;
+            }
+        }
+        panic!("it starved");
+    }
+
+    #[test]
+    fn what_came_back_goes_first() {
+        let mut policy = waiting(credit("a", 0, 1, 20), &[(1, PLAIN, 16), (2, PLAIN, 16)]);
+        let first = policy.next(second(3)).expect("a seat is free");
+        policy.enqueue(first.sequence, first.stream);
+        policy.credit(credit("a", 1, 2, 20));
+        assert_eq!(sent(&mut policy, 4), [1, 2]);
+    }
+
+    #[test]
+    fn a_refused_assignment_loses_nothing() {
+        let mut policy = waiting(credit("a", 0, 2, 20), &[(1, PLAIN, 16), (2, PLAIN, 16)]);
+        let first = policy.next(second(3)).expect("two seats are free");
+        policy.put_back(first, Refusal::Full);
+        assert_eq!(sent(&mut policy, 3), NOBODY, "its mailbox is full");
+        policy.sweep(second(4));
+        assert_eq!(sent(&mut policy, 4), [1, 2]);
+        policy.enqueue(sequence(3, PLAIN, 16), 3);
+        policy.credit(credit("a", 2, 2, 20));
+        let third = policy.next(second(5)).expect("two seats are free");
+        policy.put_back(third, Refusal::Gone);
+        assert_eq!(sent(&mut policy, 5), NOBODY);
+        assert_eq!(policy.len(), 1);
+    }
+
+    #[test]
+    fn the_cancelled_leave_before_work_is_spent_on_them() {
+        let mut policy = waiting(credit("a", 0, 1, 20), &[]);
+        let sequences = [1, 2, 3].map(|id| sequence(id, PLAIN, 16));
+        let handles = sequences.clone().map(|one| one.handle);
+        for one in sequences {
+            let id = one.id.0;
+            policy.enqueue(one, id);
+        }
+        handles[0].cancel();
+        assert_eq!(sent(&mut policy, 4), [2]);
+        assert!(matches!(policy.take_leaving()[..], [Leaving::Cancelled(1)]));
+        handles[2].set_stopped();
+        policy.sweep(second(5));
+        assert!(policy.is_empty() && policy.take_leaving().is_empty(), "it has ended already");
+    }
+
+    #[test]
+    fn waits_for_a_device_for_so_long_and_then_fails() {
+        let mut policy = waiting(credit("a", 0, 1, 20), &[]);
+        policy.device_down(&id("a"), 1);
+        policy.enqueue(sequence(1, PLAIN, 16), 1);
+        policy.sweep(second(10));
+        policy.sweep(second(39));
+        assert!(policy.take_leaving().is_empty());
+        policy.sweep(second(40));
+        match &policy.take_leaving()[..] {
+            [Leaving::Failed(1, error)] => {
+                assert_eq!((error.kind, error.retry_after_ms), (Kind::Unavailable, Some(30_000)));
+            }
+            other => panic!("expected it to fail, got {other:?}"),
+        }
+        assert!(policy.is_empty());
+    }
+
+    #[test]
+    fn what_no_device_could_hold_fails_at_once() {
+        let mut policy = waiting(credit("a", 0, 1, 20), &[(1, PLAIN, 16 * 21), (2, PLAIN, 16)]);
+        assert_eq!(sent(&mut policy, 3), [2]);
+        assert!(matches!(&policy.take_leaving()[..],
+            [Leaving::Failed(1, error)] if error.kind == Kind::ContextLength));
+    }
+}

@@ -103,7 +103,7 @@ pub struct Metrics {
     pub health_status: Gauge,
     /// Times to first token of the last minute, for health.
     pub recent_first_tokens: LatencyWindow,
-    /// How full steps were over the last minute while requests waited, for health.
+    /// How full steps were over the last minute, for health.
     pub recent_batches: BatchWindow,
 }
 

@@ -30,7 +30,7 @@ impl LatencyWindow {
     }
 }
 
-/// How full steps were over the last minute, counted only while requests waited for a seat.
+/// How full steps were over the last minute: sequences of a step over seats.
 #[derive(Debug, Default)]
 pub struct BatchWindow(Mutex<VecDeque<(Timestamp, f64)>>);
 
@@ -40,7 +40,7 @@ impl BatchWindow {
         push(&self.0, (now, f64::from(sequences) / f64::from(max_batch_size.max(1))));
     }
 
-    /// The mean share; `None` if no request had to wait.
+    /// The mean share; `None` without steps.
     pub fn mean(&self, now: Timestamp) -> Option<f64> {
         let shares = recent(&self.0, now);
         (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)

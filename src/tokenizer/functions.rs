@@ -108,7 +108,8 @@ struct Moment {
 
 impl Moment {
     fn of(unix_seconds: u64) -> Self {
-        let is_leap = |y: u64| (y % 4 == 0 && y % 100 != 0) || y % 400 == 0;
+        let is_leap =
+            |y: u64| (y.is_multiple_of(4) && !y.is_multiple_of(100)) || y.is_multiple_of(400);
         let days = unix_seconds / 86_400;
         let (mut year, mut left) = (1970, days);
         while left >= 365 + u64::from(is_leap(year)) {

@@ -1,0 +1,345 @@
+//! The admission actor: takes requests up, and hands those that may come in to the scheduler.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use actix::prelude::SendError;
+use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Recipient, StreamHandler};
+use tokio::sync::mpsc::unbounded_channel;
+
+use super::door::Door;
+use super::ledger::{Denied, Ledger};
+use super::pool::{Job, Pool, Tokenized};
+use super::rate::Rate;
+use super::reserved::{Hold, Reserved};
+use super::validate;
+use super::{Admit, Cancel, Config, DevicesUp, Drain, ModelDown, ModelUp};
+use crate::batcher::Sequence;
+use crate::clock::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::health::Progress;
+use crate::reply::{Stream, StreamStart};
+use crate::request::{Handle, Prompt, Request, SequenceId};
+use crate::scheduler::{Enqueue, Sweep};
+use crate::telemetry::Metrics;
+use crate::tokenizer::IncrementalDecoder;
+
+/// Requests that wait to be looked at. A look takes tens of microseconds, so this is a few milliseconds of burst; beyond it
+/// the doors refuse. What is in the node is bounded by the permits, not here.
+pub const MAILBOX_CAPACITY: usize = 512;
+
+/// Sequence ids are unique in the process, so that logs of two nodes in one process can be told apart.
+static NEXT_SEQUENCE: AtomicU64 = AtomicU64::new(1);
+
+/// What admission is started with.
+pub struct Start {
+    /// The limits.
+    pub config: Config,
+    /// For receipts.
+    pub node_id: String,
+    /// Aliases of models that are to come up: until then their requests are refused as `unavailable`, others as `not_found`.
+    pub expected_models: Vec<String>,
+    /// Shared with the node and health, who look at its counts. Its observers were given to it.
+    pub ledger: Arc<Ledger>,
+    /// The scheduler.
+    pub enqueue: Recipient<Enqueue>,
+    /// The scheduler.
+    pub sweep: Recipient<Sweep>,
+    /// Where refusals and acceptances are counted.
+    pub metrics: Arc<Metrics>,
+    /// Prompts that are being tokenized.
+    pub progress: Progress,
+}
+
+/// The actor; see the module above.
+pub struct Admission {
+    door: Door,
+    node_id: Arc<str>,
+    ledger: Arc<Ledger>,
+    enqueue: Recipient<Enqueue>,
+    sweep: Recipient<Sweep>,
+    metrics: Arc<Metrics>,
+    progress: Progress,
+    rate: Rate,
+    pool: Pool,
+    tokenizing: u64,
+}
+
+impl Admission {
+    /// Starts it on an arbiter of its own, and its tokenizer threads.
+    ///
+    /// # Errors
+    /// The system's reason, if it gives no thread.
+    pub fn start(arbiter: &ArbiterHandle, start: Start) -> std::io::Result<Addr<Self>> {
+        let (results, mut tokenized) = unbounded_channel();
+        let pool = Pool::start(start.config.num_tokenizer_threads(), &results)?;
+        let admission = Self {
+            door: Door::new(start.config, start.expected_models),
+            node_id: start.node_id.into(),
+            ledger: start.ledger,
+            enqueue: start.enqueue,
+            sweep: start.sweep,
+            metrics: start.metrics,
+            progress: start.progress,
+            rate: Rate::default(),
+            pool,
+            tokenizing: 0,
+        };
+        Ok(Self::start_in_arbiter(arbiter, move |context| {
+            context.set_mailbox_capacity(MAILBOX_CAPACITY);
+            // A stream of its own, because the mailbox may be full and no result may be lost.
+            context.add_stream(futures_util::stream::poll_fn(move |cx| tokenized.poll_recv(cx)));
+            admission
+        }))
+    }
+
+    /// Takes a request up: what can be said without its tokens is said here.
+    fn admit(&mut self, request: Request, now: Timestamp) {
+        self.rate.observe(now, self.ledger.computed_tokens());
+        let (prompt, reserved, bytes) = match self.reserve(request, now) {
+            Ok(reserved) => reserved,
+            Err((mut request, error)) => {
+                tracing::debug!(request_id = %request.id, %error, "refused");
+                self.metrics.refused(error.kind);
+                request.sink.refused(&error);
+                return;
+            }
+        };
+        if let Prompt::TokenIds(token_ids) = prompt {
+            return self.complete(reserved, Ok(token_ids), now);
+        }
+        match self.pool.submit(Job { reserved, prompt, bytes }) {
+            Ok(()) => {
+                self.tokenizing += 1;
+                self.progress.set_pending(self.tokenizing, now);
+            }
+            Err(job) => {
+                let text = "prompts that wait to be tokenized are too long together";
+                job.reserved.refuse(&self.door.later(Kind::QueueFull, text));
+            }
+        }
+    }
+
+    /// Checks a request and takes its id and a place for it. Gives the prompt, the rest and the prompt's size in bytes.
+    #[allow(clippy::result_large_err, reason = "the request goes back to who asked, once")]
+    fn reserve(
+        &mut self,
+        mut request: Request,
+        now: Timestamp,
+    ) -> std::result::Result<(Prompt, Reserved, usize), (Request, Error)> {
+        let (model, checked, bytes) = match self.door.check(&mut request) {
+            Ok(checked) => checked,
+            Err(error) => return Err((request, error)),
+        };
+        let sequence_id = SequenceId(NEXT_SEQUENCE.fetch_add(1, Ordering::Relaxed));
+        let handle = Handle::new(request.id.clone(), sequence_id);
+        let max_requests = self.door.config.max_requests;
+        let permit = match self.ledger.reserve(&handle, &model, max_requests, now) {
+            Ok(permit) => permit,
+            Err(denied) => return Err((request, self.denied(denied, now))),
+        };
+        let reserved = Reserved {
+            handle,
+            model,
+            checked,
+            prompt_field: validate::prompt_field(&request.prompt),
+            stream: request.stream,
+            priority: request.priority,
+            default_length: request.default_length,
+            received_at: request.received_at,
+            metrics: Arc::clone(&self.metrics),
+            hold: Some(Hold { sink: request.sink, permit }),
+        };
+        Ok((request.prompt, reserved, bytes))
+    }
+
+    fn denied(&self, denied: Denied, now: Timestamp) -> Error {
+        match denied {
+            Denied::Conflict => Error::new(Kind::Conflict, "a request with this id is running")
+                .with_param("request_id"),
+            Denied::Full(count) => {
+                // A place is free when one request is done.
+                let text = format!("the node holds {count} requests, as many as it may");
+                self.queue_full(text, self.ledger.mean_tokens(), now)
+            }
+        }
+    }
+
+    /// A refusal for load: `tokens` are to be done before another try makes sense.
+    fn queue_full(&self, text: String, tokens: u64, now: Timestamp) -> Error {
+        let (done, unknown_ms) = (self.ledger.computed_tokens(), self.door.config.retry_after_ms);
+        let retry_after_ms = self.rate.retry_after_ms(now, done, tokens, unknown_ms);
+        Error::new(Kind::QueueFull, text).with_retry_after_ms(retry_after_ms)
+    }
+
+    /// Goes on with a request whose tokens are known.
+    fn complete(&mut self, reserved: Reserved, token_ids: Result<Vec<u32>>, now: Timestamp) {
+        match self.door.decide(&reserved, token_ids) {
+            Ok((token_ids, max_tokens)) => self.hand_on(reserved, token_ids, max_tokens, now),
+            Err(error) => {
+                tracing::debug!(request_id = %reserved.handle.request_id(), %error, "refused");
+                reserved.refuse(&error);
+            }
+        }
+    }
+
+    /// Hands a request to the scheduler. Accepted means accepted: the scheduler has it when the client hears of it, and the
+    /// stream's lock keeps any event behind that word.
+    fn hand_on(
+        &mut self,
+        mut reserved: Reserved,
+        token_ids: Vec<u32>,
+        max_tokens: u32,
+        now: Timestamp,
+    ) {
+        let num_prompt_tokens = token_ids.len() as u32;
+        let tokens = u64::from(num_prompt_tokens) + u64::from(max_tokens);
+        let limit = self.door.config.max_waiting_tokens;
+        let waits = reserved.hold.as_mut().map(|hold| hold.permit.wait_with(tokens, limit));
+        if let Some(Err(excess)) = waits {
+            let text = format!("{tokens} tokens more would wait than the {limit} that may");
+            return reserved.refuse(&self.queue_full(text, excess, now));
+        }
+        let Some(mut hold) = reserved.hold.take() else { return };
+        hold.permit.announce();
+        let sequence = Sequence {
+            id: reserved.handle.sequence_id(),
+            model: reserved.model.id,
+            num_prompt_tokens,
+            max_tokens,
+            min_tokens: reserved.checked.min_tokens,
+            ignore_eos: reserved.checked.ignore_eos,
+            sampling: reserved.checked.sampling,
+            priority: reserved.priority,
+            accepted_at: reserved.received_at,
+            attempt: 1,
+            failed_steps: 0,
+            failed_at: 0,
+            handle: Arc::clone(&reserved.handle),
+            token_ids,
+        };
+        let tokenizer = Arc::clone(&reserved.model.tokenizer);
+        let stream = Stream::new(StreamStart {
+            handle: Arc::clone(&reserved.handle),
+            sink: hold.sink,
+            decoder: IncrementalDecoder::new(tokenizer, &sequence.token_ids),
+            stop: std::mem::take(&mut reserved.checked.stop),
+            min_tokens: sequence.min_tokens,
+            stream: reserved.stream,
+            num_prompt_tokens,
+            accepted_at: reserved.received_at,
+            node_id: Arc::clone(&self.node_id),
+            metrics: Arc::clone(&self.metrics),
+            permit: Box::new(hold.permit),
+        });
+        let mut told = stream.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.enqueue.try_send(Enqueue { sequence, stream: Arc::clone(&stream) }) {
+            Ok(()) => {
+                told.accept();
+                self.metrics.requests_accepted.increment(1);
+                self.metrics.prompt_tokens.increment(u64::from(num_prompt_tokens));
+            }
+            Err(refused) => {
+                let error = match &refused {
+                    SendError::Full(_) => {
+                        self.queue_full("the scheduler's mailbox is full".into(), tokens, now)
+                    }
+                    SendError::Closed(_) => {
+                        self.door.later(Kind::Unavailable, "the scheduler is not running")
+                    }
+                };
+                told.refuse(&error);
+            }
+        }
+    }
+}
+
+impl Actor for Admission {
+    type Context = Context<Self>;
+}
+
+impl Handler<Admit> for Admission {
+    type Result = ();
+
+    fn handle(&mut self, Admit(request): Admit, _: &mut Self::Context) {
+        // A defect in one request's sink must not close the door for all.
+        let admitted = catch_unwind(AssertUnwindSafe(|| self.admit(request, Timestamp::now())));
+        if admitted.is_err() {
+            tracing::error!("a request's admission panicked");
+        }
+    }
+}
+
+impl StreamHandler<Tokenized> for Admission {
+    fn handle(&mut self, tokenized: Tokenized, _: &mut Self::Context) {
+        let now = Timestamp::now();
+        self.tokenizing = self.tokenizing.saturating_sub(1);
+        self.progress.stamp(now);
+        self.progress.set_pending(self.tokenizing, now);
+        let Tokenized { reserved, token_ids } = tokenized;
+        let completed = catch_unwind(AssertUnwindSafe(|| self.complete(reserved, token_ids, now)));
+        if completed.is_err() {
+            tracing::error!("a request's admission panicked");
+        }
+    }
+}
+
+impl Handler<Cancel> for Admission {
+    type Result = ();
+
+    fn handle(&mut self, Cancel { id, done }: Cancel, _: &mut Self::Context) {
+        let Some(handle) = self.ledger.get(&id) else {
+            let error = Error::new(Kind::NotFound, "no request with this id runs here");
+            // Who asked may have left; so in the other answers.
+            let _ = done.send(Err(error.with_param("request_id")));
+            return;
+        };
+        handle.cancel();
+        let ended = handle.wait();
+        // A hint; the scheduler looks from time to time anyway.
+        let _ = self.sweep.try_send(Sweep);
+        actix::spawn(async move {
+            let lost = |_| Error::internal("the request went away without an end");
+            let _ = done.send(ended.await.map_err(lost));
+        });
+    }
+}
+
+impl Handler<ModelUp> for Admission {
+    type Result = ();
+
+    fn handle(&mut self, ModelUp(model): ModelUp, _: &mut Self::Context) {
+        self.door.model_up(model);
+    }
+}
+
+impl Handler<ModelDown> for Admission {
+    type Result = ();
+
+    fn handle(&mut self, ModelDown { name }: ModelDown, _: &mut Self::Context) {
+        self.door.model_down(&name);
+    }
+}
+
+impl Handler<DevicesUp> for Admission {
+    type Result = ();
+
+    fn handle(&mut self, DevicesUp(count): DevicesUp, _: &mut Self::Context) {
+        self.door.devices_up(count);
+    }
+}
+
+impl Handler<Drain> for Admission {
+    type Result = ();
+
+    fn handle(&mut self, Drain: Drain, _: &mut Self::Context) {
+        self.door.drain();
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing;
+
+#[cfg(test)]
+mod tests;

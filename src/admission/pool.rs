@@ -1,0 +1,211 @@
+//! The threads that render chat templates and tokenize, so that no arbiter waits for a long prompt.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::reserved::{Reserved, cancelled};
+use crate::error::{Error, Result};
+use crate::models::ServedModel;
+use crate::request::Prompt;
+
+/// Bytes of prompts that may wait for a thread. Tokenizing goes at several MB/s a thread, so this is seconds of work: a
+/// prompt behind it is better off on another node. (The number of waiting prompts is bounded by the permits.)
+const MAX_QUEUED_BYTES: usize = 16 << 20;
+
+/// A prompt to be tokenized, and whose it is.
+pub(super) struct Job {
+    pub(super) reserved: Reserved,
+    pub(super) prompt: Prompt,
+    /// The prompt's size.
+    pub(super) bytes: usize,
+}
+
+/// What came of a job.
+pub(super) struct Tokenized {
+    pub(super) reserved: Reserved,
+    pub(super) token_ids: Result<Vec<u32>>,
+}
+
+/// The threads and their queue. Dropping it ends the threads after the prompt they are at; what waits is refused.
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Pool {
+    /// Starts the threads; results go to `results`, whose receiver is bounded by the permits in the results.
+    ///
+    /// # Errors
+    /// The system's reason, if it gives no thread.
+    pub(super) fn start(
+        num_threads: usize,
+        results: &UnboundedSender<Tokenized>,
+    ) -> std::io::Result<Self> {
+        let mut pool = Self { shared: Arc::default(), threads: Vec::new() };
+        for index in 0..num_threads {
+            let (shared, results) = (Arc::clone(&pool.shared), results.clone());
+            let thread = std::thread::Builder::new().name(format!("tokenizer-{index}"));
+            pool.threads.push(thread.spawn(move || work(&shared, &results))?);
+        }
+        Ok(pool)
+    }
+
+    /// Queues a prompt, or gives it back if those that wait are too long together. Where none waits, any prompt fits.
+    pub(super) fn submit(&self, job: Job) -> std::result::Result<(), Box<Job>> {
+        let mut queue = self.shared.lock();
+        if !queue.jobs.is_empty() && queue.bytes + job.bytes > MAX_QUEUED_BYTES {
+            return Err(Box::new(job));
+        }
+        queue.bytes += job.bytes;
+        queue.jobs.push_back(job);
+        drop(queue);
+        self.shared.changed.notify_one();
+        Ok(())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut queue = self.shared.lock();
+        queue.closed = true;
+        let left = std::mem::take(&mut queue.jobs);
+        drop(queue);
+        self.shared.changed.notify_all();
+        drop(left);
+        for thread in self.threads.drain(..) {
+            // A thread catches its panics; there is nothing to learn from its end.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing panics while it is held, so a poisoned lock still holds a whole queue.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; none when the pool is dropped.
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.lock();
+        loop {
+            if queue.closed {
+                return None;
+            }
+            if let Some(job) = queue.jobs.pop_front() {
+                queue.bytes -= job.bytes;
+                return Some(job);
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn work(shared: &Shared, results: &UnboundedSender<Tokenized>) {
+    while let Some(Job { reserved, prompt, .. }) = shared.next() {
+        let token_ids = if reserved.is_unwanted() {
+            Err(cancelled())
+        } else {
+            let model = &reserved.model;
+            catch_unwind(AssertUnwindSafe(|| tokenize(prompt, model)))
+                .unwrap_or_else(|_| Err(Error::internal("the tokenizer panicked on this prompt")))
+        };
+        // Without a receiver the node goes down; the request is refused by being dropped.
+        let _ = results.send(Tokenized { reserved, token_ids });
+    }
+}
+
+/// A prompt's ids.
+fn tokenize(prompt: Prompt, model: &ServedModel) -> Result<Vec<u32>> {
+    let encode = |text: &str, add_special_tokens| {
+        model
+            .tokenizer
+            .encode(text, add_special_tokens)
+            .map_err(|reason| Error::internal(format!("the tokenizer failed: {reason}")))
+    };
+    match prompt {
+        Prompt::TokenIds(ids) => Ok(ids),
+        Prompt::Text(text) => encode(&text, true),
+        Prompt::Messages(messages) => match &model.chat_template {
+            // A template writes the special tokens itself.
+            Some(template) => encode(&template.render(&messages, true)?, false),
+            None => Err(Error::unsupported("messages", "the model has no chat template")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::super::actor::testing::{model, reserved};
+    use super::*;
+    use crate::error::Kind;
+    use crate::reply::testing::Collected;
+    use crate::request::ChatMessage;
+
+    fn job(prompt: Prompt, sink: &Collected, bytes: usize) -> Job {
+        Job { reserved: reserved(sink), prompt, bytes }
+    }
+
+    #[test]
+    fn prompts_become_ids_as_their_kind_wants_it() {
+        let model = model("m");
+        let ids = |text: &str| model.tokenizer.encode(text, false).expect("encodes");
+        assert_eq!(tokenize(Prompt::TokenIds(vec![3, 1]), &model), Ok(vec![3, 1]));
+        let text = tokenize(Prompt::Text("hi".into()), &model);
+        assert_eq!(text, Ok([vec![256], ids("hi")].concat()));
+        let message = |role: &str| ChatMessage { role: role.into(), content: "hi".into() };
+        let chat = tokenize(Prompt::Messages(vec![message("user")]), &model);
+        assert_eq!(chat, Ok([vec![256], ids("user:hi\nassistant:")].concat()));
+        let refused = tokenize(Prompt::Messages(vec![message("wizard")]), &model);
+        assert_eq!(refused.map_err(|e| e.kind), Err(Kind::Invalid));
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_prompt_back_and_the_end_refuses_what_waits() {
+        let (results, _receiver) = unbounded_channel();
+        // No thread: nothing is taken out.
+        let pool = Pool::start(0, &results).expect("nothing to start");
+        let (first, second) = (Collected::default(), Collected::default());
+        let text = || Prompt::Text("x".into());
+        assert!(pool.submit(job(text(), &first, MAX_QUEUED_BYTES + 1)).is_ok());
+        let refused = pool.submit(job(text(), &second, 1));
+        assert!(refused.is_err_and(|job| job.bytes == 1));
+        assert_eq!(second.refusal().map(|e| e.kind), Some(Kind::Unavailable));
+        assert_eq!(first.refusal(), None);
+        drop(pool);
+        assert_eq!(first.refusal().map(|e| e.kind), Some(Kind::Unavailable));
+    }
+
+    #[test]
+    fn nobody_tokenizes_for_who_has_left() {
+        let (results, mut receiver) = unbounded_channel();
+        let pool = Pool::start(2, &results).expect("threads");
+        let (gone, here) = (Collected::default(), Collected::default());
+        gone.close();
+        assert!(pool.submit(job(Prompt::Text("x".into()), &gone, 1)).is_ok());
+        let left = receiver.blocking_recv().expect("an answer");
+        assert_eq!(left.token_ids.map_err(|e| e.kind), Err(Kind::Cancelled));
+        assert!(pool.submit(job(Prompt::Text("x".into()), &here, 1)).is_ok());
+        assert!(receiver.blocking_recv().expect("an answer").token_ids.is_ok());
+        drop(pool);
+    }
+}

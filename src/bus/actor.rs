@@ -1,0 +1,414 @@
+//! The bus's thread: a runtime for the connection and its tasks, and the handle through which the node reaches it.
+//!
+//! A thread of its own, not the shared runtime: the connection and the writer then never run at the same time, so everything that
+//! a step gave is written at once, and leaving a subject can wait until nothing more is on its way (see `take_requests`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use async_nats::message::OutboundMessage;
+use async_nats::{Client, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::select_all;
+use tokio::sync::oneshot;
+
+use super::config::{Config, Mode, is_token};
+use super::connect::node_options;
+use super::door::Door;
+use super::managed::{ManagedError, ManagedServer};
+use super::outbox::{Control, Outbox};
+use super::service::{Endpoint, Service, Verb};
+use super::writer::{Writer, WriterStart};
+use super::{Deps, QUEUE_GROUP};
+use crate::admission::RunningObserver;
+
+/// How long a stop waits for NATS to take what is left.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a subject is left: at least this after the server was told.
+const MIN_LEAVE: Duration = Duration::from_millis(20);
+/// And at most this, however slow the connection is.
+const MAX_LEAVE: Duration = Duration::from_millis(500);
+
+/// Why the bus could not start. A NATS server that is not there is none of these: it is waited for.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A name that cannot be a word of a subject.
+    #[error("node id: expected A-Z a-z 0-9 _ -, got {0:?}")]
+    NodeId(String),
+    /// A file of the configuration, or the thread.
+    #[error("bus: {0}")]
+    Io(#[from] std::io::Error),
+    /// The options of the connection.
+    #[error("bus: {0}")]
+    Connect(#[from] async_nats::ConnectError),
+    /// Our own nats-server.
+    #[error(transparent)]
+    Managed(#[from] ManagedError),
+    /// The thread ended before it could say why.
+    #[error("bus: the thread ended")]
+    Ended,
+}
+
+/// The handle of a started bus; of mode `off`, one that does nothing. All calls but [`Bus::drain`] and [`Bus::stop`] return at once.
+pub struct Bus {
+    outbox: Arc<Outbox>,
+    running: Option<Running>,
+}
+
+struct Running {
+    url: String,
+    done: oneshot::Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+/// Starts the bus. Resolves when it works, which for `external` is at once (the server is waited for in the background) and for
+/// `managed` when the child answers.
+///
+/// # Errors
+/// A configuration that cannot work: a missing file, a wrong node id, a nats-server that does not start.
+pub async fn start(config: &Config, deps: Deps) -> Result<Bus, StartError> {
+    let outbox = Arc::new(Outbox::default());
+    if config.mode == Mode::Off {
+        return Ok(Bus { outbox, running: None });
+    }
+    if !is_token(&deps.node_id) {
+        return Err(StartError::NodeId(deps.node_id));
+    }
+    let (started, ready) = oneshot::channel();
+    let (end, done) = oneshot::channel();
+    let thread = {
+        let (config, outbox) = (config.clone(), outbox.clone());
+        std::thread::Builder::new().name("bus".to_owned()).spawn(move || {
+            run_thread(&config, deps, &outbox, started);
+            // Nobody may be waiting any more.
+            let _ = end.send(());
+        })?
+    };
+    let url = ready.await.map_err(|_| StartError::Ended)??;
+    Ok(Bus { outbox, running: Some(Running { url, done, thread }) })
+}
+
+impl Bus {
+    /// Told of running requests, it opens and closes their cancel subjects.
+    pub fn observer(&self) -> Arc<dyn RunningObserver> {
+        match self.running {
+            Some(_) => self.outbox.clone(),
+            None => Arc::new(Nobody),
+        }
+    }
+
+    /// Where NATS is: what a client is to be given.
+    pub fn url(&self) -> Option<&str> {
+        self.running.as_ref().map(|running| running.url.as_str())
+    }
+
+    /// Takes requests for a model from here on.
+    pub fn serve_model(&self, model: &str) {
+        if self.running.is_some() {
+            self.outbox.control(Control::Serve(model.to_owned()));
+        }
+    }
+
+    /// Takes no more requests for a model. Resolves when none can come any more.
+    pub async fn unserve_model(&self, model: &str) {
+        self.ask(|done| Control::Unserve(model.to_owned(), done)).await;
+    }
+
+    /// Publishes a health message (JSON), or replaces the one that waits.
+    pub fn publish_health(&self, body: impl Into<Bytes>) {
+        if self.running.is_some() {
+            self.outbox.health(body.into());
+        }
+    }
+
+    /// A publisher of health messages that can be given away.
+    pub fn health_publisher(&self) -> impl Fn(Bytes) + Send + Sync + 'static {
+        let outbox = self.running.is_some().then(|| self.outbox.clone());
+        move |body| {
+            if let Some(outbox) = &outbox {
+                outbox.health(body);
+            }
+        }
+    }
+
+    /// Takes no more requests at all; those that run go on. Resolves when none can come any more.
+    pub async fn drain(&self) {
+        self.ask(Control::Drain).await;
+    }
+
+    /// Writes what waits (for two seconds at most) and ends the bus, its tasks and its own nats-server.
+    pub async fn stop(mut self) {
+        let Some(running) = self.running.take() else { return };
+        self.outbox.control(Control::Stop);
+        // An error says the same: the thread is gone.
+        let _ = running.done.await;
+        if running.thread.join().is_err() {
+            tracing::error!("the bus's thread panicked");
+        }
+    }
+
+    async fn ask(&self, control: impl FnOnce(oneshot::Sender<()>) -> Control) {
+        if self.running.is_none() {
+            return;
+        }
+        let (done, answer) = oneshot::channel();
+        self.outbox.control(control(done));
+        // An error says that the thread is gone, and with it every subscription.
+        let _ = answer.await;
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        if self.running.is_some() {
+            self.outbox.control(Control::Stop);
+        }
+    }
+}
+
+/// The observer of a node without a bus.
+struct Nobody;
+
+impl RunningObserver for Nobody {
+    fn started(&self, _: &crate::request::RequestId) {}
+    fn ended(&self, _: &crate::request::RequestId) {}
+}
+
+type Started = oneshot::Sender<Result<String, StartError>>;
+
+fn run_thread(config: &Config, deps: Deps, outbox: &Arc<Outbox>, started: Started) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(started.send(Err(error.into()))),
+    };
+    runtime.block_on(async {
+        let (mut session, managed) = match Session::open(config, deps, outbox).await {
+            Ok(opened) => opened,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let url = managed.as_ref().map_or(config.url.clone(), |server| server.url().to_owned());
+        if started.send(Ok(url)).is_ok() {
+            session.run().await;
+        }
+        drop(session);
+        if let Some(managed) = managed {
+            managed.stop().await;
+        }
+    });
+}
+
+/// One bus at work.
+struct Session {
+    client: Client,
+    door: Arc<Door>,
+    service: Arc<Service>,
+    writer: Writer,
+    /// Asks the task of each served model to leave its subject.
+    served: HashMap<String, oneshot::Sender<Vec<oneshot::Sender<()>>>>,
+}
+
+impl Session {
+    async fn open(
+        config: &Config,
+        deps: Deps,
+        outbox: &Arc<Outbox>,
+    ) -> Result<(Self, Option<ManagedServer>), StartError> {
+        let options = node_options(config, &deps.node_id, outbox.clone()).await?;
+        let managed = match config.mode {
+            Mode::Managed => Some(ManagedServer::start(config).await?),
+            Mode::External | Mode::Off => None,
+        };
+        let urls = match &managed {
+            Some(server) => vec![server.url()],
+            None => config.servers().collect(),
+        };
+        let addresses: Vec<async_nats::ServerAddr> =
+            urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+        let client = options.connect(addresses).await?;
+        let door = Arc::new(Door::new(config, &deps, outbox.clone()));
+        let service = Arc::new(Service::new(&deps.node_id, door.names.clone()));
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(format!("{inbox}.*")).await.map_err(other)?;
+        tokio::spawn(take_answers(answers, outbox.clone()));
+        let mut asked = Vec::new();
+        for (verb, subject) in service.subjects() {
+            asked.push((verb, client.subscribe(subject).await.map_err(other)?));
+        }
+        tokio::spawn(answer_service(asked, service.clone(), outbox.clone()));
+        let writer = Writer::new(WriterStart {
+            client: client.clone(),
+            door: door.clone(),
+            progress: deps.progress,
+            inbox,
+            hold: Duration::from_millis(config.reconnect_hold_ms),
+        });
+        Ok((Self { client, door, service, writer, served: HashMap::new() }, managed))
+    }
+
+    async fn run(&mut self) {
+        let mut deadline = None;
+        loop {
+            for control in self.door.outbox.take_control() {
+                match control {
+                    Control::Serve(model) => self.serve(model).await,
+                    Control::Unserve(model, done) => self.leave(Some(&model), done),
+                    Control::Drain(done) => self.leave(None, done),
+                    Control::Stop => {
+                        self.served.clear();
+                        self.writer.end_hold();
+                        deadline = Some(Instant::now() + STOP_DEADLINE);
+                    }
+                }
+            }
+            self.writer.cycle().await;
+            if let Some(deadline) = deadline {
+                let late = Instant::now() >= deadline;
+                if late && !self.writer.is_done() {
+                    tracing::warn!("stopped before NATS had taken everything");
+                }
+                if late || self.writer.is_done() {
+                    return;
+                }
+            }
+            self.writer.wait(deadline).await;
+        }
+    }
+
+    async fn serve(&mut self, model: String) {
+        if self.served.contains_key(&model) {
+            return;
+        }
+        let subject = self.door.names.generate(&model);
+        match self.client.queue_subscribe(subject, QUEUE_GROUP.to_owned()).await {
+            Ok(subscriber) => {
+                let (leave, leaving) = oneshot::channel();
+                let intake = Intake {
+                    subscriber,
+                    client: self.client.clone(),
+                    door: self.door.clone(),
+                    endpoint: self.service.serve(&model),
+                };
+                tokio::spawn(intake.take_requests(leaving));
+                self.served.insert(model, leave);
+            }
+            Err(error) => tracing::error!(model, %error, "cannot take requests"),
+        }
+    }
+
+    /// Leaves one model's subject, or all.
+    fn leave(&mut self, model: Option<&str>, done: oneshot::Sender<()>) {
+        let models: Vec<String> = match model {
+            Some(model) => vec![model.to_owned()],
+            None => self.served.keys().cloned().collect(),
+        };
+        let mut left = Vec::new();
+        for model in models {
+            self.service.unserve(&model);
+            if let Some(leave) = self.served.remove(&model) {
+                let (done, gone) = oneshot::channel();
+                // A task that is gone has left.
+                let _ = leave.send(vec![done]);
+                left.push(gone);
+            }
+        }
+        tokio::spawn(async move {
+            for gone in left {
+                // Answered or dropped: either way it has left.
+                let _ = gone.await;
+            }
+            let _ = done.send(());
+        });
+    }
+}
+
+fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
+    StartError::Io(std::io::Error::other(error))
+}
+
+/// The task that takes one model's requests.
+struct Intake {
+    subscriber: Subscriber,
+    client: Client,
+    door: Arc<Door>,
+    endpoint: Arc<Endpoint>,
+}
+
+impl Intake {
+    async fn take_requests(mut self, mut leaving: oneshot::Receiver<Vec<oneshot::Sender<()>>>) {
+        let statistics = self.client.statistics();
+        let mut left = None;
+        loop {
+            tokio::select! {
+                message = self.subscriber.next() => match message {
+                    Some(message) => {
+                        let connection = statistics.connects.load(Ordering::Relaxed);
+                        self.door.request(message, &self.endpoint, connection);
+                    }
+                    None => break,
+                },
+                done = &mut leaving, if left.is_none() => {
+                    left = Some(done);
+                    self.leave().await;
+                }
+            }
+        }
+        if let Some(Ok(done)) = left {
+            for done in done {
+                // Nobody may be waiting any more.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Tells the server, then stands still until what it had sent before has arrived. The library drops a drained subscription
+    /// at the next thing it reads, so requests still under way would be lost without an answer; standing still (the connection
+    /// lives on this thread) lets all of them arrive first.
+    async fn leave(&mut self) {
+        let told = async {
+            self.subscriber.drain().await?;
+            // Resolves when the UNSUB is on the wire.
+            Ok::<_, async_nats::Error>(self.client.flush().await?)
+        };
+        if let Ok(Ok(())) = tokio::time::timeout(MAX_LEAVE, told).await {
+            let trip = Duration::from_micros(self.door.outbox.round_trip_us());
+            std::thread::sleep((trip * 4).clamp(MIN_LEAVE, MAX_LEAVE));
+        }
+    }
+}
+
+/// What comes back to the node's inbox: markers, and 503 for probes that nobody heard.
+async fn take_answers(mut answers: Subscriber, outbox: Arc<Outbox>) {
+    while let Some(message) = answers.next().await {
+        let word = message.subject.rsplit('.').next().unwrap_or_default();
+        let number = |text: &str| text.parse::<u64>().ok();
+        if word == "m" {
+            let marker = std::str::from_utf8(&message.payload).ok().and_then(number);
+            marker.into_iter().for_each(|marker| outbox.confirm(marker));
+        } else if message.status == Some(StatusCode::NO_RESPONDERS) {
+            number(word).into_iter().for_each(|stream| outbox.absent(stream));
+        }
+    }
+}
+
+async fn answer_service(
+    asked: Vec<(Verb, Subscriber)>,
+    service: Arc<Service>,
+    outbox: Arc<Outbox>,
+) {
+    let streams = asked.into_iter().map(|(verb, subscriber)| subscriber.map(move |m| (verb, m)));
+    let mut questions = select_all(streams);
+    while let Some((verb, question)) = questions.next().await {
+        let Some(reply) = question.reply else { continue };
+        outbox.send(OutboundMessage {
+            subject: reply,
+            reply: None,
+            payload: Bytes::from(service.answer(verb).to_string()),
+            headers: None,
+        });
+    }
+}

@@ -1,0 +1,314 @@
+//! The other side of the bus: sends a request, reads its events, tells a loss from a repetition.
+//!
+//! For `inferno-node generate` and the benchmarks; a program of one's own needs no more than a NATS client and the subjects.
+
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::{Client as Nats, Message, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::connect::Auth;
+use super::encode::Names;
+use crate::error::Error;
+use crate::request::{FinishReason, Receipt, RequestId, Usage};
+
+/// How long a node may take to accept, and to send the next event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Request to acceptance or refusal.
+    pub accept: Duration,
+    /// Between two events, and from the acceptance to the first.
+    pub event: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { accept: Duration::from_secs(10), event: Duration::from_secs(120) }
+    }
+}
+
+/// What can go wrong for a client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// A file of the authentication.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// No connection.
+    #[error("cannot connect to NATS: {0}")]
+    Connect(#[from] async_nats::ConnectError),
+    /// Nobody subscribes to the subject: no node serves this model, or the request does not run.
+    #[error("nobody listens on {0}")]
+    NoResponders(String),
+    /// No answer, or no next event, in time.
+    #[error("no {what} within {after:?}")]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// The node said no.
+    #[error("refused: {0}")]
+    Refused(Error),
+    /// Tokens between these two were lost.
+    #[error("expected the token with index {expected}, got {got}: events were lost")]
+    Lost {
+        /// The index that had to come.
+        expected: u32,
+        /// The index that came.
+        got: u32,
+    },
+    /// What came is not what the contract says.
+    #[error("cannot read an answer: {0}")]
+    Body(String),
+    /// The connection is closed.
+    #[error("the connection to NATS is closed")]
+    Closed,
+}
+
+/// An event as a client reads it; members that it does not know are passed over.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct TokenEvent {
+    /// Whose.
+    pub request_id: String,
+    /// Starts counted from 1.
+    pub attempt: u32,
+    /// Index of the first token of `token_ids` in the completion.
+    pub seq: u32,
+    /// Everything sampled.
+    pub token_ids: Vec<u32>,
+    /// What can be shown.
+    pub text: String,
+    /// In the last event only.
+    #[serde(default)]
+    pub finish_reason: Option<FinishReason>,
+    /// In the last event only.
+    #[serde(default)]
+    pub usage: Option<Usage>,
+    /// In the last event only.
+    #[serde(default)]
+    pub receipt: Option<Receipt>,
+    /// In the last event of a failed request.
+    #[serde(default)]
+    pub error: Option<Error>,
+}
+
+/// What an event is, seen from those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The next one.
+    Fresh,
+    /// Seen before: to be dropped.
+    Repeated,
+    /// Tokens before it are missing.
+    Gap {
+        /// The index that had to come.
+        expected: u32,
+    },
+}
+
+/// Follows a stream by `seq`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Follower {
+    expected: u32,
+}
+
+impl Follower {
+    /// Judges an event with `tokens` tokens from index `seq`. One that repeats only in part counts as a gap: its text cannot be
+    /// divided, and a node that sends again keeps the borders.
+    pub fn judge(&mut self, seq: u32, tokens: usize) -> Verdict {
+        let end = seq.saturating_add(tokens as u32);
+        if seq == self.expected {
+            self.expected = end;
+            Verdict::Fresh
+        } else if end <= self.expected {
+            Verdict::Repeated
+        } else {
+            Verdict::Gap { expected: self.expected }
+        }
+    }
+}
+
+/// The answer to a cancel.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct CancelAnswer {
+    /// Which.
+    pub request_id: String,
+    /// False if it ended in another way first.
+    pub cancelled: bool,
+    /// The completion's tokens.
+    pub tokens: u32,
+}
+
+/// A client of the nodes behind one NATS connection.
+#[derive(Clone)]
+pub struct Client {
+    nats: Nats,
+    names: Names,
+    timeouts: Timeouts,
+}
+
+impl Client {
+    /// Connects; `urls` are joined by commas.
+    ///
+    /// # Errors
+    /// See [`ClientError`]: no connection, no such file.
+    pub async fn connect(urls: &str, auth: &Auth, prefix: &str) -> Result<Self, ClientError> {
+        let addresses: Vec<async_nats::ServerAddr> =
+            urls.split(',').map(|url| url.trim().parse()).collect::<Result<_, _>>()?;
+        Ok(Self::over(auth.options().await?.connect(addresses).await?, prefix))
+    }
+
+    /// A client on a connection that there is.
+    pub fn over(nats: Nats, prefix: &str) -> Self {
+        Self { nats, names: Names::new(prefix), timeouts: Timeouts::default() }
+    }
+
+    /// Waits for other times.
+    #[must_use]
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Sends a request (the contract's object) and waits until a node accepts it. A `request_id` is added if there is none.
+    ///
+    /// # Errors
+    /// See [`ClientError`]: refused, no node for this model, no answer in time.
+    pub async fn generate(&self, model: &str, body: Value) -> Result<Generation, ClientError> {
+        let mut body = body;
+        let id = match body.get("request_id").and_then(Value::as_str) {
+            Some(id) => RequestId::parse(id).map_err(ClientError::Refused)?,
+            None => RequestId::generate(),
+        };
+        body["request_id"] = id.as_str().into();
+        // Before the request, so that no event is missed.
+        let events =
+            self.nats.subscribe(self.names.tokens(&id)).await.map_err(|_| ClientError::Closed)?;
+        let answer = self.ask(self.names.generate(model), body.to_string(), "acceptance").await?;
+        #[derive(Deserialize)]
+        struct Accepted {
+            node_id: String,
+        }
+        let Accepted { node_id } = read(&answer)?;
+        Ok(Generation {
+            id,
+            node_id,
+            events,
+            follower: Follower::default(),
+            wait: self.timeouts.event,
+            ended: false,
+        })
+    }
+
+    /// Cancels a request wherever it runs and waits for its end.
+    ///
+    /// # Errors
+    /// See [`ClientError`]: `NoResponders` if no node runs it.
+    pub async fn cancel(&self, id: &RequestId) -> Result<CancelAnswer, ClientError> {
+        read(&self.ask(self.names.cancel(id), String::new(), "answer to a cancel").await?)
+    }
+
+    async fn ask(
+        &self,
+        subject: String,
+        body: String,
+        what: &'static str,
+    ) -> Result<Message, ClientError> {
+        let after = self.timeouts.accept;
+        let request = async_nats::Request::new().payload(Bytes::from(body)).timeout(Some(after));
+        self.nats.send_request(subject.clone(), request).await.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => ClientError::NoResponders(subject),
+            RequestErrorKind::TimedOut => ClientError::Timeout { what, after },
+            RequestErrorKind::Other
+            | RequestErrorKind::InvalidSubject
+            | RequestErrorKind::MaxPayloadExceeded => ClientError::Body(error.to_string()),
+        })
+    }
+}
+
+/// Reads an answer, or the refusal that came instead.
+fn read<T: for<'de> Deserialize<'de>>(message: &Message) -> Result<T, ClientError> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: Error,
+    }
+    if let Ok(Refusal { error }) = serde_json::from_slice(&message.payload) {
+        return Err(ClientError::Refused(error));
+    }
+    serde_json::from_slice(&message.payload).map_err(|error| ClientError::Body(error.to_string()))
+}
+
+/// The events of an accepted request.
+pub struct Generation {
+    id: RequestId,
+    node_id: String,
+    events: Subscriber,
+    follower: Follower,
+    wait: Duration,
+    ended: bool,
+}
+
+impl Generation {
+    /// Its id.
+    pub fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// The node that runs it.
+    pub fn node_id(&self) -> &str {
+        &self.node_id
+    }
+
+    /// The next event; `None` after the last one. Repetitions are passed over.
+    ///
+    /// # Errors
+    /// `Lost` where tokens are missing (final, as the contract has it), `Timeout` where nothing comes.
+    pub async fn next(&mut self) -> Result<Option<TokenEvent>, ClientError> {
+        if self.ended {
+            return Ok(None);
+        }
+        loop {
+            let message = match tokio::time::timeout(self.wait, self.events.next()).await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(ClientError::Closed),
+                Err(_) => return Err(ClientError::Timeout { what: "event", after: self.wait }),
+            };
+            let event: TokenEvent = serde_json::from_slice(&message.payload)
+                .map_err(|error| ClientError::Body(error.to_string()))?;
+            match self.follower.judge(event.seq, event.token_ids.len()) {
+                Verdict::Fresh => {
+                    self.ended = event.finish_reason.is_some();
+                    return Ok(Some(event));
+                }
+                Verdict::Repeated => {}
+                Verdict::Gap { expected } => {
+                    self.ended = true;
+                    return Err(ClientError::Lost { expected, got: event.seq });
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_tells_fresh_from_repeated_and_lost() {
+        let mut follower = Follower::default();
+        assert_eq!(follower.judge(0, 2), Verdict::Fresh);
+        assert_eq!(follower.judge(2, 3), Verdict::Fresh);
+        assert_eq!(follower.judge(0, 2), Verdict::Repeated);
+        assert_eq!(follower.judge(2, 3), Verdict::Repeated);
+        assert_eq!(follower.judge(5, 0), Verdict::Fresh, "a last event without tokens");
+        assert_eq!(follower.judge(4, 3), Verdict::Gap { expected: 5 });
+        assert_eq!(follower.judge(6, 1), Verdict::Gap { expected: 5 });
+        assert_eq!(follower.judge(5, 1), Verdict::Fresh);
+    }
+}

@@ -1,0 +1,276 @@
+//! Settings of the bus, checked before anything is opened.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// `[bus]`: how the node is reached over NATS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `external`: a NATS server that runs elsewhere. `managed`: the node runs its own nats-server as a child. `off`: no bus.
+    pub mode: Mode,
+    /// Server to connect to in mode `external`: `nats://host:port` or `tls://host:port`; several are joined by commas. One that is
+    /// not there is waited for.
+    pub url: String,
+    /// First part of every subject.
+    pub prefix: String,
+    /// User name, with `password`.
+    pub user: Option<String>,
+    /// Password of `user`.
+    pub password: Option<Secret>,
+    /// Token, instead of user and password.
+    pub token: Option<Secret>,
+    /// NATS credentials file (JWT and seed), instead of user and password.
+    pub credentials_file: Option<PathBuf>,
+    /// Certificates.
+    pub tls: Tls,
+    /// Where answers to the node itself come in; change it where accounts restrict `_INBOX`.
+    pub inbox_prefix: String,
+    /// Largest request body in bytes; beyond it `too_large`. NATS has a limit of its own (`max_payload`, 1 MiB by default).
+    pub max_request_bytes: usize,
+    /// After a reconnect, how long streams from before are held back and absent subscribers are forgiven, in milliseconds:
+    /// clients take seconds to come back (nats-py 2). Shorter loses events to clients that are slower than this.
+    pub reconnect_hold_ms: u64,
+    /// The child of mode `managed`.
+    pub managed: Managed,
+}
+
+/// Where the NATS server comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It runs elsewhere.
+    #[default]
+    External,
+    /// A child of the node, on loopback, ended with it.
+    Managed,
+    /// No bus; HTTP works alone.
+    Off,
+}
+
+/// `[bus.tls]`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Refuse a server without TLS. Set by `tls://` URLs too.
+    pub required: bool,
+    /// PEM file of the authorities to trust; absent: the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM file of the client certificate, with `key`.
+    pub cert: Option<PathBuf>,
+    /// PEM file of the client certificate's key.
+    pub key: Option<PathBuf>,
+}
+
+/// `[bus.managed]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Managed {
+    /// The program, looked up in `PATH` unless it is a path.
+    pub binary: PathBuf,
+    /// Loopback port; 0 takes a free one, which the log names. Kept over restarts of the child.
+    pub port: u16,
+    /// Where JetStream keeps its files; absent: a new temporary directory, removed at the end.
+    pub store_dir: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::External,
+            url: "nats://127.0.0.1:4222".to_owned(),
+            prefix: "inferno.v1".to_owned(),
+            user: None,
+            password: None,
+            token: None,
+            credentials_file: None,
+            tls: Tls::default(),
+            inbox_prefix: "_INBOX".to_owned(),
+            max_request_bytes: 1 << 20,
+            reconnect_hold_ms: 5_000,
+            managed: Managed::default(),
+        }
+    }
+}
+
+impl Default for Managed {
+    fn default() -> Self {
+        Self { binary: PathBuf::from("nats-server"), port: 0, store_dir: None }
+    }
+}
+
+impl Config {
+    /// Checks every key.
+    ///
+    /// # Errors
+    /// One line for each wrong key, with what was expected and what came.
+    pub fn check(&self) -> Result<(), Vec<String>> {
+        let mut wrong = Vec::new();
+        if !is_subject(&self.prefix) {
+            let prefix = &self.prefix;
+            wrong.push(format!(
+                "bus.prefix: expected words of A-Z a-z 0-9 _ - joined by dots, got {prefix:?}"
+            ));
+        }
+        if !is_subject(&self.inbox_prefix) {
+            let prefix = &self.inbox_prefix;
+            wrong.push(format!(
+                "bus.inbox_prefix: expected words of A-Z a-z 0-9 _ - joined by dots, got {prefix:?}"
+            ));
+        }
+        if self.max_request_bytes == 0 {
+            wrong.push("bus.max_request_bytes: expected at least 1, got 0".to_owned());
+        }
+        if self.reconnect_hold_ms > 600_000 {
+            let ms = self.reconnect_hold_ms;
+            wrong.push(format!("bus.reconnect_hold_ms: expected at most 600000, got {ms}"));
+        }
+        self.check_urls(&mut wrong);
+        self.check_auth(&mut wrong);
+        if self.managed.binary.as_os_str().is_empty() {
+            wrong.push("bus.managed.binary: expected a program, got nothing".to_owned());
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// The servers of `url`.
+    pub fn servers(&self) -> impl Iterator<Item = &str> {
+        self.url.split(',').map(str::trim)
+    }
+
+    fn check_urls(&self, wrong: &mut Vec<String>) {
+        for url in self.servers() {
+            let scheme = url.split_once("://").map_or("nats", |(scheme, _)| scheme);
+            let known = matches!(scheme, "nats" | "tls");
+            let parsed = url.parse::<async_nats::ServerAddr>();
+            if !(known && parsed.is_ok_and(|server| !server.host().is_empty())) {
+                // A URL may hold a password, so only its last part is shown.
+                let shown = url.rsplit('@').next().unwrap_or_default();
+                wrong.push(format!(
+                    "bus.url: expected nats://host:port or tls://host:port, got {shown:?}"
+                ));
+            }
+        }
+    }
+
+    fn check_auth(&self, wrong: &mut Vec<String>) {
+        if self.user.is_some() != self.password.is_some() {
+            wrong.push("bus.user, bus.password: expected both or neither, got one".to_owned());
+        }
+        let ways = [self.user.is_some(), self.token.is_some(), self.credentials_file.is_some()];
+        if ways.into_iter().filter(|given| *given).count() > 1 {
+            wrong.push(
+                "bus.user, bus.token, bus.credentials_file: expected at most one, got more"
+                    .to_owned(),
+            );
+        }
+        if self.mode == Mode::Managed && self.credentials_file.is_some() {
+            wrong.push("bus.credentials_file: expected none in mode managed, got one".to_owned());
+        }
+        if self.tls.cert.is_some() != self.tls.key.is_some() {
+            wrong.push("bus.tls.cert, bus.tls.key: expected both or neither, got one".to_owned());
+        }
+    }
+}
+
+/// Whether this is a subject without wildcards, of the letters that our subjects use.
+fn is_subject(subject: &str) -> bool {
+    subject.split('.').all(is_token)
+}
+
+/// Whether this can be one word of a subject.
+pub(super) fn is_token(word: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    !word.is_empty() && word.bytes().all(allowed)
+}
+
+/// A text that is never shown: printing and serializing give `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        config.check().err().unwrap_or_default().join("; ")
+    }
+
+    #[test]
+    fn the_default_is_right() {
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_wrong_key_is_named_with_what_came() {
+        assert!(wrong(|c| c.prefix = "a..b".into()).contains("bus.prefix"));
+        assert!(wrong(|c| c.inbox_prefix = "a.*".into()).contains("bus.inbox_prefix"));
+        assert!(wrong(|c| c.url = String::new()).contains("bus.url"));
+        assert!(wrong(|c| c.url = "nats://a:1, http://x".into()).contains("\"http://x\""));
+        assert!(wrong(|c| c.max_request_bytes = 0).contains("bus.max_request_bytes"));
+        assert!(wrong(|c| c.reconnect_hold_ms = 700_000).contains("bus.reconnect_hold_ms"));
+        assert!(wrong(|c| c.user = Some("a".into())).contains("bus.password"));
+        assert!(wrong(|c| c.tls.cert = Some("a".into())).contains("bus.tls.key"));
+        assert!(wrong(|c| c.managed.binary = "".into()).contains("bus.managed.binary"));
+        let two = wrong(|c| {
+            c.token = Some(Secret::new("t"));
+            c.credentials_file = Some("f".into());
+        });
+        assert!(two.contains("at most one"), "{two}");
+        let managed = wrong(|c| {
+            c.mode = Mode::Managed;
+            c.credentials_file = Some("f".into());
+        });
+        assert!(managed.contains("managed"), "{managed}");
+    }
+
+    #[test]
+    fn a_password_in_a_wrong_url_is_not_shown() {
+        let text = wrong(|c| c.url = "http://me:hush@host:1".into());
+        assert!(text.contains("host:1") && !text.contains("hush"), "{text}");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_and_secrets_hidden() {
+        assert!(toml::from_str::<Config>("modes = 'off'").is_err());
+        let config: Config =
+            toml::from_str("user = 'me'\npassword = 'hush'\nmode = 'managed'").expect("parses");
+        assert_eq!(config.password.as_ref().map(Secret::expose), Some("hush"));
+        let shown = toml::to_string(&config).expect("serializes") + &format!("{config:?}");
+        assert!(!shown.contains("hush") && shown.contains("***"), "{shown}");
+    }
+}

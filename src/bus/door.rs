@@ -1,0 +1,234 @@
+//! A message from NATS becomes a request or a cancel at admission's door.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use actix::Recipient;
+use actix::prelude::SendError;
+use async_nats::Message;
+use async_nats::message::OutboundMessage;
+use tokio::sync::oneshot;
+
+use super::Deps;
+use super::config::Config;
+use super::decode::{Decoded, Undecodable, decode};
+use super::encode::{Encoding, Names, cancelled};
+use super::outbox::{Outbox, Refused};
+use super::service::Endpoint;
+use super::stream::{BusSink, SinkStart, Stream, StreamTarget};
+use crate::admission::{Admit, Cancel};
+use crate::clock::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::request::{DefaultLength, Ended, Request, RequestId};
+use crate::telemetry::Metrics;
+
+/// When to come back if admission's mailbox is full, in milliseconds: it is emptied in less.
+const MAILBOX_RETRY_MS: u64 = 250;
+
+/// How long a cancel waits for room in admission's mailbox: 100 tries of 10 ms.
+const CANCEL_TRIES: u32 = 100;
+const CANCEL_RETRY: Duration = Duration::from_millis(10);
+
+/// What turns messages into requests; shared by all tasks and sinks of the bus.
+pub(super) struct Door {
+    /// The node's name.
+    pub node_id: String,
+    /// Subjects.
+    pub names: Names,
+    /// Where answers are queued.
+    pub outbox: Arc<Outbox>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    admit: Recipient<Admit>,
+    cancel: Recipient<Cancel>,
+    max_request_bytes: usize,
+    last_number: AtomicU64,
+    /// Streams by number, for probes that come back.
+    streams: Mutex<HashMap<u64, Weak<Stream>>>,
+}
+
+impl Door {
+    /// A door to admission.
+    pub fn new(config: &Config, deps: &Deps, outbox: Arc<Outbox>) -> Self {
+        Self {
+            node_id: deps.node_id.clone(),
+            names: Names::new(&config.prefix),
+            outbox,
+            metrics: deps.metrics.clone(),
+            admit: deps.admit.clone(),
+            cancel: deps.cancel.clone(),
+            max_request_bytes: config.max_request_bytes,
+            last_number: AtomicU64::new(0),
+            streams: Mutex::default(),
+        }
+    }
+
+    /// Takes a request that came for `endpoint`'s model on connection number `connection`.
+    pub fn request(self: &Arc<Self>, message: Message, endpoint: &Arc<Endpoint>, connection: u64) {
+        let received_at = Timestamp::now();
+        endpoint.received();
+        let (encoding, decoded) = match Encoding::of(message.headers.as_ref()) {
+            Ok(encoding) => (encoding, self.decode(encoding, &message.payload)),
+            Err(error) => (Encoding::default(), Err(Undecodable { id: None, error })),
+        };
+        let decoded = match decoded {
+            Ok(decoded) if decoded.id.is_none() && message.reply.is_none() => {
+                return self.drop_request(endpoint);
+            }
+            Ok(decoded) => decoded,
+            Err(wrong) => return self.refuse(&message, encoding, wrong, endpoint),
+        };
+        let sink = self.sink(&decoded, message, (encoding, connection), endpoint);
+        let request = Request {
+            id: sink.0,
+            model: endpoint.model.clone(),
+            prompt: decoded.prompt,
+            params: decoded.params,
+            stream: decoded.stream,
+            priority: decoded.priority,
+            default_length: DefaultLength::Context,
+            received_at,
+            sink: Box::new(sink.1),
+        };
+        let (mut request, error) = match self.admit.try_send(Admit(request)) {
+            Ok(()) => return,
+            Err(SendError::Full(Admit(request))) => {
+                (request, Error::new(Kind::QueueFull, "admission is busy"))
+            }
+            Err(SendError::Closed(Admit(request))) => {
+                (request, Error::new(Kind::Unavailable, "admission is not there"))
+            }
+        };
+        let error = error.with_retry_after_ms(MAILBOX_RETRY_MS);
+        self.metrics.refused(error.kind);
+        request.sink.refused(&error);
+    }
+
+    fn decode(&self, encoding: Encoding, body: &[u8]) -> std::result::Result<Decoded, Undecodable> {
+        if body.len() > self.max_request_bytes {
+            let (max, len) = (self.max_request_bytes, body.len());
+            let message = format!("expected at most {max} bytes, got {len}");
+            return Err(Undecodable { id: None, error: Error::new(Kind::TooLarge, message) });
+        }
+        decode(encoding, body)
+    }
+
+    fn sink(
+        self: &Arc<Self>,
+        decoded: &Decoded,
+        message: Message,
+        (encoding, connection): (Encoding, u64),
+        endpoint: &Arc<Endpoint>,
+    ) -> (RequestId, BusSink) {
+        let own_id = decoded.id.is_some();
+        let id = decoded.id.clone().unwrap_or_else(RequestId::generate);
+        let subject = match (own_id, &message.reply) {
+            (false, Some(reply)) => reply.clone(),
+            _ => self.names.tokens(&id).into(),
+        };
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let target = StreamTarget {
+            subject,
+            encoding,
+            ends_empty: !own_id,
+            detached: decoded.detached,
+            connection,
+        };
+        let stream = Arc::new(Stream::new(number, target));
+        self.streams().insert(number, Arc::downgrade(&stream));
+        let start = SinkStart {
+            door: self.clone(),
+            stream,
+            endpoint: endpoint.clone(),
+            id: id.clone(),
+            reply: message.reply,
+            own_id,
+        };
+        (id, BusSink::new(start))
+    }
+
+    /// Nowhere to answer: counted, not run.
+    fn drop_request(&self, endpoint: &Endpoint) {
+        self.metrics.requests_dropped.increment(1);
+        let error = Error::new(Kind::Invalid, "neither request_id nor reply subject");
+        endpoint.failed(&error);
+        tracing::debug!(model = endpoint.model, "dropped: neither request_id nor reply subject");
+    }
+
+    fn refuse(
+        &self,
+        message: &Message,
+        encoding: Encoding,
+        wrong: Undecodable,
+        endpoint: &Endpoint,
+    ) {
+        let Undecodable { id, error } = wrong;
+        let Some(reply) = &message.reply else {
+            if id.is_none() {
+                return self.drop_request(endpoint);
+            }
+            self.metrics.refused(error.kind);
+            endpoint.failed(&error);
+            return tracing::info!(request_id = ?id, %error, "refused, with no reply subject");
+        };
+        self.metrics.refused(error.kind);
+        endpoint.failed(&error);
+        let refused = Refused { encoding, id: id.as_ref(), error: &error, ends: id.is_none() };
+        self.outbox.send_refusal(reply.clone(), refused);
+    }
+
+    /// Cancels a request and answers when it has ended.
+    pub async fn cancel(self: Arc<Self>, id: RequestId, message: Message) {
+        let encoding = Encoding::of(message.headers.as_ref());
+        let answer = match &encoding {
+            Ok(_) => self.ask_cancel(&id).await,
+            Err(error) => Err(error.clone()),
+        };
+        let encoding = encoding.unwrap_or_default();
+        let Some(reply) = message.reply else { return };
+        match answer {
+            Ok(ended) => self.outbox.send(OutboundMessage {
+                subject: reply,
+                reply: None,
+                payload: cancelled(encoding, &id, ended),
+                headers: encoding.headers(),
+            }),
+            Err(error) => {
+                let refused = Refused { encoding, id: Some(&id), error: &error, ends: false };
+                self.outbox.send_refusal(reply, refused);
+            }
+        }
+    }
+
+    async fn ask_cancel(&self, id: &RequestId) -> Result<Ended> {
+        let gone = || Error::new(Kind::Unavailable, "admission is not there");
+        let (done, ended) = oneshot::channel();
+        let mut cancel = Cancel { id: id.clone(), done };
+        for _ in 0..CANCEL_TRIES {
+            cancel = match self.cancel.try_send(cancel) {
+                Ok(()) => return ended.await.unwrap_or_else(|_| Err(gone())),
+                Err(SendError::Closed(_)) => return Err(gone()),
+                Err(SendError::Full(cancel)) => cancel,
+            };
+            tokio::time::sleep(CANCEL_RETRY).await;
+        }
+        Err(Error::new(Kind::QueueFull, "admission is busy").with_retry_after_ms(MAILBOX_RETRY_MS))
+    }
+
+    /// The stream of a number, while its request runs.
+    pub fn stream(&self, number: u64) -> Option<Arc<Stream>> {
+        self.streams().get(&number).and_then(Weak::upgrade)
+    }
+
+    /// The request of a stream has ended.
+    pub fn forget(&self, number: u64) {
+        self.streams().remove(&number);
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<u64, Weak<Stream>>> {
+        // Only whole values are written under the lock.
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

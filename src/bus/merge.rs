@@ -1,0 +1,135 @@
+//! Joining events that wait, and splitting what is too large for one message. Borders of events may fall anywhere, so a subscriber
+//! sees the same tokens, text and end either way.
+
+use crate::request::Event;
+
+/// Joins `next` to `last`, which it follows without a gap.
+///
+/// # Errors
+/// Gives `next` back if it cannot be joined: another attempt, a gap, or `last` is the request's last event.
+pub fn merge(last: &mut Event, next: Event) -> Result<(), Box<Event>> {
+    let follows = last.seq as usize + last.token_ids.len() == next.seq as usize;
+    if last.finish_reason.is_some() || last.attempt != next.attempt || !follows {
+        return Err(Box::new(next));
+    }
+    last.token_ids.extend_from_slice(&next.token_ids);
+    last.text.push_str(&next.text);
+    last.finish_reason = next.finish_reason;
+    last.usage = next.usage;
+    last.receipt = next.receipt;
+    last.error = next.error;
+    Ok(())
+}
+
+/// Splits an event until `fits` says yes to every part; the last part has the end. A part that cannot be split further is given
+/// as it is.
+pub fn split(event: Event, fits: &mut impl FnMut(&Event) -> bool) -> Vec<Event> {
+    let mut done = Vec::new();
+    let mut todo = vec![event];
+    while let Some(event) = todo.pop() {
+        let whole = event.token_ids.len() < 2 && event.text.chars().nth(1).is_none();
+        if whole || fits(&event) {
+            done.push(event);
+            continue;
+        }
+        let (first, second) = halve(event);
+        todo.push(second);
+        todo.push(first);
+    }
+    done
+}
+
+fn halve(mut event: Event) -> (Event, Event) {
+    let (tokens, bytes) = (event.token_ids.len(), event.text.len());
+    // One token goes to the first half, so that only text, which may lag, comes later.
+    let token_ids = event.token_ids.split_off(tokens.div_ceil(2));
+    let mut at = event.text.floor_char_boundary(bytes / 2);
+    if at == 0 && tokens < 2 {
+        at = event.text.ceil_char_boundary(1);
+    }
+    let text = event.text.split_off(at);
+    let second = Event {
+        request_id: event.request_id.clone(),
+        attempt: event.attempt,
+        seq: event.seq + event.token_ids.len() as u32,
+        token_ids,
+        text,
+        finish_reason: event.finish_reason.take(),
+        usage: event.usage.take(),
+        receipt: event.receipt.take(),
+        error: event.error.take(),
+    };
+    (event, second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::request::{FinishReason, RequestId, Usage};
+
+    fn event(seq: u32, token_ids: Vec<u32>, text: &str) -> Event {
+        Event {
+            request_id: RequestId::parse("r").expect("an id"),
+            attempt: 1,
+            seq,
+            token_ids,
+            text: text.to_owned(),
+            finish_reason: None,
+            usage: None,
+            receipt: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn events_in_sequence_become_one() {
+        let mut first = event(3, vec![1, 2], "a");
+        assert_eq!(merge(&mut first, event(5, vec![], "b")), Ok(()));
+        let mut end = event(5, vec![9], "c");
+        end.finish_reason = Some(FinishReason::Stop);
+        end.usage = Some(Usage::default());
+        assert_eq!(merge(&mut first, end), Ok(()));
+        assert_eq!((first.seq, first.token_ids, first.text.as_str()), (3, vec![1, 2, 9], "abc"));
+        assert_eq!(first.finish_reason, Some(FinishReason::Stop));
+        assert!(first.usage.is_some());
+    }
+
+    #[test]
+    fn another_attempt_a_gap_or_an_end_is_not_joined() {
+        let mut first = event(0, vec![1], "a");
+        assert!(merge(&mut first, event(2, vec![3], "")).is_err());
+        let mut other = event(1, vec![2], "");
+        other.attempt = 2;
+        assert!(merge(&mut first, other).is_err());
+        first.finish_reason = Some(FinishReason::Length);
+        assert!(merge(&mut first, event(1, vec![2], "")).is_err());
+        assert_eq!(first.token_ids, [1]);
+    }
+
+    #[test]
+    fn parts_give_the_same_tokens_text_and_one_end() {
+        let text = "Schöne Grüße 🦀🦀, und noch etwas Text";
+        for tokens in [0_u32, 1, 2, 7, 100] {
+            for limit in [1, 5, 20, 1000] {
+                let mut whole = event(10, (0..tokens).collect(), text);
+                whole.finish_reason = Some(FinishReason::Failed);
+                whole.error = Some(Error::internal("x"));
+                let mut fits = |e: &Event| e.token_ids.len() * 4 + e.text.len() <= limit;
+                let parts = split(whole, &mut fits);
+                let mut seq = 10;
+                for (i, part) in parts.iter().enumerate() {
+                    assert_eq!(part.seq, seq);
+                    seq += part.token_ids.len() as u32;
+                    let last = i + 1 == parts.len();
+                    assert_eq!((part.finish_reason.is_some(), part.error.is_some()), (last, last));
+                    let small = part.token_ids.len() <= 1 && part.text.chars().count() <= 1;
+                    assert!(small || part.token_ids.len() * 4 + part.text.len() <= limit);
+                }
+                assert_eq!(seq, 10 + tokens);
+                let joined: String = parts.iter().map(|part| part.text.as_str()).collect();
+                assert_eq!(joined, text);
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! A device that computes: the engine behind the bridge.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::bridge::DeviceError;
+use crate::bridge::ffi::{
+    self, Context, DeviceOptions, MemoryStats, ModelLimits, ModelPlan, StepBatch, StepOutput,
+};
+use crate::models::{Checkpoint, LoadFormat};
+
+use super::{Device, DeviceLoad, LoadState, LoadedModel, ModelId};
+
+/// Random weights are the same on every device and in every run.
+const DUMMY_SEED: u64 = 0;
+
+/// The engine's context; made, used and dropped on the executor's thread.
+pub(super) struct EngineDevice {
+    context: cxx::UniquePtr<Context>,
+    /// The engine's handles of loaded models, and of the one being loaded.
+    handles: HashMap<ModelId, u32>,
+    loading: Option<Loading>,
+}
+
+struct Loading {
+    model: ModelId,
+    plan: ModelPlan,
+    checkpoint: Arc<Checkpoint>,
+    /// The next tensor's index.
+    next: usize,
+    done_bytes: u64,
+}
+
+impl EngineDevice {
+    /// A CPU device.
+    ///
+    /// # Errors
+    /// `out_of_memory` if the pool cannot be reserved; `other` if the machine has not the instruction set.
+    pub(super) fn cpu(options: &DeviceOptions) -> Result<Self, DeviceError> {
+        let context = ffi::new_cpu_context(options)?;
+        tracing::info!(
+            isa = ?context.isa(),
+            threads = options.num_threads,
+            pool_bytes = options.pool_bytes,
+            "CPU device is up"
+        );
+        Ok(Self { context, handles: HashMap::new(), loading: None })
+    }
+
+    fn handle(&self, model: ModelId) -> Result<u32, DeviceError> {
+        self.handles
+            .get(&model)
+            .copied()
+            .ok_or_else(|| DeviceError::other(format!("model {} is not on this device", model.0)))
+    }
+
+    fn finish(&mut self, loading: &Loading) -> Result<LoadState, DeviceError> {
+        self.context.pin_mut().finish_model(loading.plan.model)?;
+        Ok(LoadState::Done(LoadedModel {
+            num_blocks: loading.plan.num_blocks,
+            weight_bytes: loading.plan.weight_bytes,
+            kv_bytes: loading.plan.kv_bytes,
+            memory: self.context.memory_stats()?,
+        }))
+    }
+}
+
+impl Device for EngineDevice {
+    fn begin_load(&mut self, load: DeviceLoad) -> Result<(), DeviceError> {
+        let budget = &load.budget;
+        let limits = ModelLimits {
+            block_size: budget.block_size,
+            kv_bytes: budget.kv_bytes,
+            max_batch_size: budget.max_batch_size,
+            max_step_tokens: budget.max_step_tokens,
+            max_seq_len: budget.max_seq_len,
+            end_token_ids: load.checkpoint.end_token_ids().to_vec(),
+        };
+        let plan = self.context.pin_mut().add_model(load.checkpoint.shape(), &limits)?;
+        self.handles.insert(load.model, plan.model);
+        self.loading = Some(Loading {
+            model: load.model,
+            plan,
+            checkpoint: load.checkpoint,
+            next: 0,
+            done_bytes: 0,
+        });
+        Ok(())
+    }
+
+    fn load_next(&mut self, model: ModelId) -> Result<LoadState, DeviceError> {
+        let Some(mut loading) = self.loading.take().filter(|loading| loading.model == model) else {
+            return Err(DeviceError::other(format!("model {} is not being loaded", model.0)));
+        };
+        let total_bytes = loading.checkpoint.total_bytes();
+        if loading.checkpoint.load_format() == LoadFormat::Dummy {
+            self.context.pin_mut().fill_random(loading.plan.model, DUMMY_SEED)?;
+            return self.finish(&loading);
+        }
+        let Some(tensor) = loading.checkpoint.tensor(loading.next) else {
+            return self.finish(&loading);
+        };
+        self.context
+            .pin_mut()
+            .set_tensor(loading.plan.model, tensor.name, tensor.dtype, tensor.shape, tensor.data)
+            .map_err(|error| {
+                let error = DeviceError::from(error);
+                let message = format!("tensor {}: {}", tensor.name, error.message);
+                DeviceError { message, ..error }
+            })?;
+        loading.done_bytes += tensor.data.len() as u64;
+        loading.next += 1;
+        let state = LoadState::More { done_bytes: loading.done_bytes, total_bytes };
+        self.loading = Some(loading);
+        Ok(state)
+    }
+
+    fn unload(&mut self, model: ModelId) -> Result<(), DeviceError> {
+        let handle = self.handle(model)?;
+        self.handles.remove(&model);
+        self.loading = self.loading.take().filter(|loading| loading.model != model);
+        Ok(self.context.pin_mut().remove_model(handle)?)
+    }
+
+    fn run(
+        &mut self,
+        model: ModelId,
+        batch: &mut StepBatch,
+        output: &mut StepOutput,
+    ) -> Result<(), DeviceError> {
+        batch.model = self.handle(model)?;
+        Ok(self.context.pin_mut().run_step(batch, output)?)
+    }
+
+    fn memory(&self) -> Result<MemoryStats, DeviceError> {
+        Ok(self.context.memory_stats()?)
+    }
+}

@@ -1,0 +1,138 @@
+//! Injected faults, for tests and drills: the same for every kind of device, off unless `executor.faults` has entries.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::bridge::DeviceError;
+use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
+
+use super::config::{Fault, FaultKind};
+use super::{Device, DeviceId, DeviceLoad, LoadState, ModelId};
+
+/// The faults of one device. The node keeps it over rebuilds, so a fault that strikes once does not strike every new build.
+#[derive(Debug, Default)]
+pub struct FaultPlan {
+    faults: Vec<(Fault, AtomicBool)>,
+    steps: AtomicU64,
+}
+
+impl FaultPlan {
+    /// Those of the configured faults that are for `device`.
+    pub fn of(device: &DeviceId, faults: &[Fault]) -> Arc<Self> {
+        let ours = |fault: &&Fault| fault.device.as_deref().is_none_or(|d| d == device.as_str());
+        Arc::new(Self {
+            faults: faults.iter().filter(ours).map(|f| (f.clone(), false.into())).collect(),
+            steps: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether there is any.
+    pub fn is_empty(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// Counts a step and says whether, and how, it is to fail.
+    fn strike(&self, batch: &StepBatch) -> Option<FaultKind> {
+        let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        self.faults
+            .iter()
+            .find(|(fault, struck)| match (fault.step, fault.token_id) {
+                (Some(at), _) => at == step && !struck.swap(true, Ordering::Relaxed),
+                (None, Some(poison)) => computes(batch, poison),
+                (None, None) => false,
+            })
+            .map(|(fault, _)| fault.kind)
+    }
+}
+
+/// Whether the step computes this token. Where the last sampled token is fed back, the host's array holds nothing.
+fn computes(batch: &StepBatch, token_id: u32) -> bool {
+    batch.cu_query_lens.windows(2).enumerate().any(|(sequence, bounds)| {
+        let fed = batch.feed_sampled.get(sequence).copied().unwrap_or(false);
+        let tokens = batch.token_ids.get(bounds[0] as usize..bounds[1] as usize);
+        !fed && tokens.is_some_and(|tokens| tokens.contains(&token_id))
+    })
+}
+
+/// A device with faults on top.
+pub(super) struct FaultyDevice {
+    pub device: Box<dyn Device>,
+    pub plan: Arc<FaultPlan>,
+}
+
+impl Device for FaultyDevice {
+    fn begin_load(&mut self, load: DeviceLoad) -> Result<(), DeviceError> {
+        self.device.begin_load(load)
+    }
+
+    fn load_next(&mut self, model: ModelId) -> Result<LoadState, DeviceError> {
+        self.device.load_next(model)
+    }
+
+    fn unload(&mut self, model: ModelId) -> Result<(), DeviceError> {
+        self.device.unload(model)
+    }
+
+    fn run(
+        &mut self,
+        model: ModelId,
+        batch: &mut StepBatch,
+        output: &mut StepOutput,
+    ) -> Result<(), DeviceError> {
+        match self.plan.strike(batch) {
+            None => self.device.run(model, batch, output),
+            Some(FaultKind::Exception) => Err(DeviceError::other("injected fault")),
+            #[allow(clippy::panic)] // What a drill asks for: the executor must catch it.
+            Some(FaultKind::Panic) => panic!("injected fault"),
+        }
+    }
+
+    fn memory(&self) -> Result<MemoryStats, DeviceError> {
+        self.device.memory()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(token_ids: &[u32], feed: bool) -> StepBatch {
+        StepBatch {
+            token_ids: token_ids.to_vec(),
+            cu_query_lens: vec![0, token_ids.len() as u32],
+            feed_sampled: vec![feed],
+            ..StepBatch::default()
+        }
+    }
+
+    fn at_step(device: Option<&str>, step: u64) -> Fault {
+        let device = device.map(str::to_owned);
+        Fault { device, step: Some(step), token_id: None, kind: FaultKind::Panic }
+    }
+
+    #[test]
+    fn a_fault_at_a_step_strikes_once() {
+        let plan = FaultPlan::of(&DeviceId::new("cpu:0"), &[at_step(None, 2)]);
+        let batch = batch(&[1], false);
+        let strikes: Vec<_> = (0..4).map(|_| plan.strike(&batch)).collect();
+        assert_eq!(strikes, [None, Some(FaultKind::Panic), None, None]);
+    }
+
+    #[test]
+    fn faults_of_other_devices_are_not_ours() {
+        let faults = [at_step(Some("cpu:1"), 1)];
+        assert!(FaultPlan::of(&DeviceId::new("cpu:0"), &faults).is_empty());
+        assert!(!FaultPlan::of(&DeviceId::new("cpu:1"), &faults).is_empty());
+    }
+
+    #[test]
+    fn poison_strikes_every_step_that_computes_it() {
+        let poison =
+            Fault { device: None, step: None, token_id: Some(42), kind: FaultKind::Exception };
+        let plan = FaultPlan::of(&DeviceId::new("sim:0"), &[poison]);
+        assert_eq!(plan.strike(&batch(&[1, 42], false)), Some(FaultKind::Exception));
+        assert_eq!(plan.strike(&batch(&[1, 42], false)), Some(FaultKind::Exception));
+        assert_eq!(plan.strike(&batch(&[1, 2], false)), None);
+        assert_eq!(plan.strike(&batch(&[42], true)), None);
+    }
+}

@@ -1,0 +1,334 @@
+//! `inferno-node generate`: a NATS client that streams one completion to the terminal.
+//!
+//! The text goes to standard output as it arrives; figures and errors go to standard error. Ctrl-C cancels the request.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use crate::bus::client::{Client, ClientError, Generation, Timeouts, TokenEvent};
+use crate::bus::{Auth, Secret, Tls};
+use crate::error::Error;
+use crate::request::{FinishReason, RequestId};
+
+/// What the command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GenerateArgs {
+    /// What is to be continued
+    pub prompt: String,
+    /// Model to ask, by its alias
+    #[arg(long, short)]
+    pub model: String,
+    /// Send the prompt as a user's message, through the model's chat template
+    #[arg(long)]
+    pub chat: bool,
+    /// System message before it, with --chat
+    #[arg(long, requires = "chat")]
+    pub system: Option<String>,
+    /// Most tokens of the completion
+    #[arg(long)]
+    pub max_tokens: Option<u32>,
+    /// 0 (greedy) to 2
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Above 0 to 1
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// The same seed gives the same text
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Ends the completion before this text; can be given several times
+    #[arg(long)]
+    pub stop: Vec<String>,
+    /// 0 to 255, 255 first
+    #[arg(long)]
+    pub priority: Option<u8>,
+    /// The request's id; one is made if absent
+    #[arg(long)]
+    pub request_id: Option<String>,
+    /// NATS servers, joined by commas
+    #[arg(long, env = "INFERNO_BUS_URL", default_value = "nats://127.0.0.1:4222")]
+    pub url: String,
+    /// First part of every subject
+    #[arg(long, env = "INFERNO_BUS_PREFIX", default_value = "inferno.v1")]
+    pub prefix: String,
+    /// NATS user
+    #[arg(long, env = "INFERNO_BUS_USER", requires = "password")]
+    pub user: Option<String>,
+    /// NATS password
+    #[arg(long, env = "INFERNO_BUS_PASSWORD", hide_env_values = true, requires = "user")]
+    pub password: Option<String>,
+    /// NATS token
+    #[arg(long, env = "INFERNO_BUS_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// NATS credentials file
+    #[arg(long, env = "INFERNO_BUS_CREDENTIALS_FILE")]
+    pub credentials_file: Option<PathBuf>,
+    /// PEM file of the authorities to trust
+    #[arg(long, env = "INFERNO_BUS_TLS_CA")]
+    pub tls_ca: Option<PathBuf>,
+    /// Longest wait for acceptance, and for the next event, in seconds
+    #[arg(long, default_value_t = 60)]
+    pub timeout: u64,
+    /// No figures at the end
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Why there is no whole completion.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// The way to the node and back.
+    #[error("{0}")]
+    Client(#[from] ClientError),
+    /// The request failed after it was accepted.
+    #[error("failed: {0}")]
+    Failed(Error),
+    /// It was cancelled, by Ctrl-C or by somebody else.
+    #[error("cancelled after {0} tokens")]
+    Cancelled(u32),
+    /// Standard output is gone.
+    #[error("cannot write: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// Runs the command. Needs a tokio runtime with I/O and time.
+///
+/// # Errors
+/// See [`GenerateError`]; what had arrived until then is on standard output.
+pub async fn run(args: GenerateArgs) -> Result<(), GenerateError> {
+    let wait = Duration::from_secs(args.timeout);
+    let client = Client::connect(&args.url, &auth(&args), &args.prefix)
+        .await?
+        .with_timeouts(Timeouts { accept: wait, event: wait });
+    let asked_at = Instant::now();
+    let mut generation = client.generate(&args.model, body(&args)).await?;
+    let mut figures = Figures::new(asked_at, generation.node_id());
+    let last = stream(&client, &mut generation, &mut figures, &mut std::io::stdout()).await?;
+    if !args.quiet {
+        eprintln!("{}", figures.line(&last));
+    }
+    match (last.error, last.finish_reason) {
+        (Some(error), _) => Err(GenerateError::Failed(error)),
+        (None, Some(FinishReason::Cancelled)) => Err(GenerateError::Cancelled(figures.tokens)),
+        (None, _) => Ok(()),
+    }
+}
+
+/// Writes the text as it comes; gives the last event.
+async fn stream(
+    client: &Client,
+    generation: &mut Generation,
+    figures: &mut Figures,
+    out: &mut impl Write,
+) -> Result<TokenEvent, GenerateError> {
+    let mut interrupted = false;
+    let id: RequestId = generation.id().clone();
+    loop {
+        let event = tokio::select! {
+            event = generation.next() => event?,
+            signal = tokio::signal::ctrl_c(), if !interrupted => {
+                signal?;
+                interrupted = true;
+                let (client, id) = (client.clone(), id.clone());
+                // The last event tells the outcome; the answer adds nothing here.
+                drop(tokio::spawn(async move { client.cancel(&id).await }));
+                continue;
+            }
+        };
+        let Some(event) = event else { return Err(ClientError::Closed.into()) };
+        figures.count(&event);
+        out.write_all(event.text.as_bytes())?;
+        if event.finish_reason.is_some() {
+            out.write_all(b"\n")?;
+            out.flush()?;
+            return Ok(event);
+        }
+        out.flush()?;
+    }
+}
+
+fn auth(args: &GenerateArgs) -> Auth {
+    Auth {
+        user: args.user.clone().zip(args.password.as_deref().map(Secret::new)),
+        token: args.token.as_deref().map(Secret::new),
+        credentials_file: args.credentials_file.clone(),
+        tls: Tls { ca: args.tls_ca.clone(), ..Tls::default() },
+    }
+}
+
+/// The request's object; what was not given stays absent, so that the node's defaults hold.
+fn body(args: &GenerateArgs) -> Value {
+    let mut params = Map::new();
+    let mut set = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            params.insert(name.to_owned(), value);
+        }
+    };
+    set("max_tokens", args.max_tokens.map(Value::from));
+    set("temperature", args.temperature.map(Value::from));
+    set("top_p", args.top_p.map(Value::from));
+    set("seed", args.seed.map(Value::from));
+    set("stop", (!args.stop.is_empty()).then(|| args.stop.clone().into()));
+    let mut body = json!({"params": params});
+    if args.chat {
+        let system =
+            args.system.iter().map(|content| json!({"role": "system", "content": content}));
+        let user = json!({"role": "user", "content": args.prompt});
+        body["messages"] = system.chain([user]).collect();
+    } else {
+        body["prompt"] = args.prompt.clone().into();
+    }
+    if let Some(id) = &args.request_id {
+        body["request_id"] = id.clone().into();
+    }
+    if let Some(priority) = args.priority {
+        body["priority"] = priority.into();
+    }
+    body
+}
+
+/// What the run was like, seen from here.
+struct Figures {
+    node_id: String,
+    asked_at: Instant,
+    first_at: Option<Instant>,
+    first_tokens: u32,
+    last_at: Instant,
+    tokens: u32,
+}
+
+impl Figures {
+    fn new(asked_at: Instant, node_id: &str) -> Self {
+        Self {
+            node_id: node_id.to_owned(),
+            asked_at,
+            first_at: None,
+            first_tokens: 0,
+            last_at: asked_at,
+            tokens: 0,
+        }
+    }
+
+    fn count(&mut self, event: &TokenEvent) {
+        let count = event.token_ids.len() as u32;
+        if count == 0 {
+            return;
+        }
+        self.last_at = Instant::now();
+        if self.first_at.is_none() {
+            self.first_at = Some(self.last_at);
+            self.first_tokens = count;
+        }
+        self.tokens += count;
+    }
+
+    /// Tokens, time to the first, and the rate after it (the first event's tokens took the time to the first).
+    fn line(&self, last: &TokenEvent) -> String {
+        let reason = last.finish_reason.map_or("no end", FinishReason::as_str);
+        let Some(first_at) = self.first_at else {
+            return format!("[{}: no tokens, {reason}]", self.node_id);
+        };
+        let first_ms = first_at.duration_since(self.asked_at).as_secs_f64() * 1e3;
+        let rest = self.last_at.duration_since(first_at).as_secs_f64();
+        let after = self.tokens - self.first_tokens;
+        let rate = match after {
+            0 => "one event".to_owned(),
+            _ => format!("{:.1} tokens/s", f64::from(after) / rest.max(1e-9)),
+        };
+        format!(
+            "[{}: {} tokens, TTFT {first_ms:.1} ms, {rate}, {reason}]",
+            self.node_id, self.tokens
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: GenerateArgs,
+    }
+
+    fn parse(line: &[&str]) -> GenerateArgs {
+        Command::try_parse_from([&["generate"], line].concat()).expect("parses").args
+    }
+
+    #[test]
+    fn what_was_not_given_stays_absent() {
+        let args = parse(&["--model", "demo", "Hi"]);
+        assert_eq!(body(&args), json!({"prompt": "Hi", "params": {}}));
+        assert!(auth(&args).user.is_none());
+    }
+
+    #[test]
+    fn what_was_given_is_sent() {
+        let args = parse(&[
+            "--model",
+            "demo",
+            "--chat",
+            "--system",
+            "Be brief",
+            "--max-tokens",
+            "5",
+            "--seed",
+            "7",
+            "--top-p",
+            "0.5",
+            "--temperature",
+            "0",
+            "--stop",
+            "x",
+            "--stop",
+            "y",
+            "--priority",
+            "9",
+            "--request-id",
+            "r1",
+            "--user",
+            "me",
+            "--password",
+            "hush",
+            "Hi",
+        ]);
+        let expected = json!({
+            "messages": [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}],
+            "params": {"max_tokens": 5, "seed": 7, "top_p": 0.5, "temperature": 0.0, "stop": ["x", "y"]},
+            "request_id": "r1", "priority": 9,
+        });
+        assert_eq!(body(&args), expected);
+        assert_eq!(auth(&args).user.map(|(user, _)| user).as_deref(), Some("me"));
+        assert!(crate::bus::decode(Default::default(), expected.to_string().as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn figures_name_the_time_to_the_first_token_and_the_rate() {
+        let now = Instant::now();
+        let mut figures = Figures::new(now, "n1");
+        let event = |tokens: u32, finish_reason| TokenEvent {
+            request_id: "r".into(),
+            attempt: 1,
+            seq: 0,
+            token_ids: (0..tokens).collect(),
+            text: String::new(),
+            finish_reason,
+            usage: None,
+            receipt: None,
+            error: None,
+        };
+        assert_eq!(figures.line(&event(0, None)), "[n1: no tokens, no end]");
+        figures.count(&event(1, None));
+        figures.count(&event(3, None));
+        figures.count(&event(0, Some(FinishReason::Stop)));
+        figures.first_at = Some(now + Duration::from_millis(20));
+        figures.last_at = now + Duration::from_millis(1_020);
+        let line = figures.line(&event(0, Some(FinishReason::Stop)));
+        assert_eq!(line, "[n1: 4 tokens, TTFT 20.0 ms, 3.0 tokens/s, stop]");
+    }
+}

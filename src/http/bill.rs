@@ -1,0 +1,112 @@
+//! What an answer cost: usage and receipt, over all its choices.
+
+use serde::Serialize;
+
+use super::choices::Finished;
+use crate::request::{Receipt, Usage};
+
+/// Usage and receipt of an answer: the sum over its choices.
+#[derive(Debug, Default)]
+pub(super) struct Bill {
+    usage: Usage,
+    receipt: Option<Receipt>,
+}
+
+impl Bill {
+    /// Adds a choice: tokens and times of the device add up; choices wait at the same time, so the longest wait counts.
+    pub(super) fn add(&mut self, finished: &mut Finished) {
+        let (sum, usage) = (&mut self.usage, &finished.usage);
+        sum.prompt_tokens += usage.prompt_tokens;
+        sum.completion_tokens += usage.completion_tokens;
+        sum.total_tokens += usage.total_tokens;
+        sum.cached_tokens += usage.cached_tokens;
+        let Some(other) = finished.receipt.take() else { return };
+        let Some(receipt) = &mut self.receipt else {
+            self.receipt = Some(other);
+            return;
+        };
+        if !receipt.device.split(',').any(|device| device == other.device) {
+            receipt.device = format!("{},{}", receipt.device, other.device);
+        }
+        receipt.attempt = receipt.attempt.max(other.attempt);
+        receipt.queue_ms = receipt.queue_ms.max(other.queue_ms);
+        receipt.prefill_ms += other.prefill_ms;
+        receipt.decode_ms += other.decode_ms;
+        receipt.cached_tokens += other.cached_tokens;
+    }
+
+    /// The tokens, as OpenAI's clients read them.
+    pub(super) fn usage(&self) -> WireUsage {
+        (&self.usage).into()
+    }
+
+    /// What the stages said it cost.
+    pub(super) fn receipt(&self) -> Option<&Receipt> {
+        self.receipt.as_ref()
+    }
+}
+
+/// OpenAI's `usage` object.
+#[derive(Serialize)]
+pub(super) struct WireUsage {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u32,
+    prompt_tokens_details: PromptDetails,
+}
+
+#[derive(Serialize)]
+struct PromptDetails {
+    cached_tokens: u32,
+}
+
+impl From<&Usage> for WireUsage {
+    fn from(usage: &Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.total_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::FinishReason;
+
+    fn finished(device: &str, queue_ms: f64) -> Finished {
+        Finished {
+            reason: FinishReason::Length,
+            usage: Usage {
+                prompt_tokens: 3,
+                completion_tokens: 2,
+                total_tokens: 5,
+                cached_tokens: 1,
+            },
+            receipt: Some(Receipt {
+                node_id: "n".to_owned(),
+                device: device.to_owned(),
+                attempt: 1,
+                queue_ms,
+                prefill_ms: 1.0,
+                decode_ms: 2.0,
+                cached_tokens: 1,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_bill_adds_up_and_names_every_device_once() {
+        let mut bill = Bill::default();
+        for (device, queue_ms) in [("cpu:0", 1.0), ("cpu:1", 4.0), ("cpu:0", 2.0)] {
+            bill.add(&mut finished(device, queue_ms));
+        }
+        bill.add(&mut Finished { receipt: None, ..finished("", 0.0) });
+        assert_eq!((bill.usage.total_tokens, bill.usage.cached_tokens), (20, 4));
+        let receipt = bill.receipt.expect("three receipts");
+        assert_eq!(receipt.device, "cpu:0,cpu:1");
+        assert_eq!((receipt.queue_ms, receipt.prefill_ms, receipt.decode_ms), (4.0, 3.0, 6.0));
+    }
+}

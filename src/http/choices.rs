@@ -1,0 +1,232 @@
+//! What an answer's choices hold until it is taken: the pure part of an outbox.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, Kind};
+use crate::request::{Event, FinishReason, Handle, Receipt, SinkClosed, Usage};
+
+/// What the reader takes at once: everything of one choice since it took the last time.
+#[derive(Debug, PartialEq)]
+pub(super) struct Taken {
+    /// Which choice.
+    pub(super) index: usize,
+    /// May be empty with an end.
+    pub(super) text: String,
+    /// In the last one of the choice.
+    pub(super) end: Option<End>,
+}
+
+/// How a choice ended.
+#[derive(Debug, PartialEq)]
+pub(super) enum End {
+    /// With `stop` or `length`.
+    Finished(Finished),
+    /// Refused, failed, or cancelled.
+    Failed(Error),
+}
+
+/// What a finished choice comes with.
+#[derive(Debug, PartialEq)]
+pub(super) struct Finished {
+    pub(super) reason: FinishReason,
+    pub(super) usage: Usage,
+    pub(super) receipt: Option<Receipt>,
+}
+
+/// The choices of one answer.
+pub(super) struct Choices {
+    choices: Vec<Choice>,
+    /// Choices neither accepted nor ended.
+    undecided: usize,
+    /// The choice that is looked at first, so that none is starved by another.
+    next: usize,
+    /// The reader is gone.
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Choice {
+    handle: Option<Arc<Handle>>,
+    text: String,
+    /// When the oldest part of `text` came.
+    since: Option<Timestamp>,
+    end: Option<End>,
+    ended: bool,
+}
+
+impl Choices {
+    /// `count` choices of which nothing is known.
+    pub(super) fn new(count: usize) -> Self {
+        let choices = (0..count).map(|_| Choice::default()).collect();
+        Self { choices, undecided: count, next: 0, closed: false }
+    }
+
+    /// Every choice is accepted, or one has ended.
+    pub(super) fn decided(&self) -> bool {
+        self.undecided == 0 || self.choices.iter().any(|choice| choice.ended)
+    }
+
+    /// The choice is in; says whether the reader has to know.
+    pub(super) fn accept(&mut self, index: usize, handle: &Arc<Handle>) -> bool {
+        if self.closed {
+            handle.cancel();
+        }
+        let choice = &mut self.choices[index];
+        if choice.handle.is_none() && !choice.ended {
+            self.undecided -= 1;
+        }
+        choice.handle = Some(Arc::clone(handle));
+        self.undecided == 0
+    }
+
+    /// The choice has ended; says whether the reader has to know. Only the first end counts.
+    pub(super) fn end(&mut self, index: usize, end: End) -> bool {
+        let choice = &mut self.choices[index];
+        if choice.ended {
+            return false;
+        }
+        if choice.handle.is_none() {
+            self.undecided -= 1;
+        }
+        choice.ended = true;
+        choice.end = Some(end);
+        true
+    }
+
+    /// Adds an event; says whether the reader has to know. `slow` is how long text may lie, and now.
+    ///
+    /// # Errors
+    /// When the reader is gone, or is now given up.
+    pub(super) fn event(
+        &mut self,
+        index: usize,
+        event: Event,
+        slow: Option<(Duration, Timestamp)>,
+    ) -> Result<bool, SinkClosed> {
+        if self.closed {
+            return Err(SinkClosed);
+        }
+        let choice = &mut self.choices[index];
+        if let (Some((limit, now)), Some(since)) = (slow, choice.since)
+            && now.since(since) > limit
+        {
+            self.give_up(limit);
+            return Err(SinkClosed);
+        }
+        let mut wake = !event.text.is_empty();
+        if choice.text.is_empty() {
+            choice.text = event.text;
+            choice.since = slow.map(|(_, now)| now).filter(|_| wake);
+        } else {
+            choice.text.push_str(&event.text);
+        }
+        if let Some(reason) = event.finish_reason {
+            let end = match reason {
+                FinishReason::Stop | FinishReason::Length => End::Finished(Finished {
+                    reason,
+                    usage: event.usage.unwrap_or_default(),
+                    receipt: event.receipt,
+                }),
+                FinishReason::Cancelled => {
+                    End::Failed(Error::new(Kind::Cancelled, "the request was cancelled"))
+                }
+                FinishReason::Failed => End::Failed(
+                    event.error.unwrap_or_else(|| Error::internal("the request failed")),
+                ),
+            };
+            wake |= self.end(index, end);
+        }
+        Ok(wake)
+    }
+
+    /// The reader took nothing for too long: whatever is left of the request is cancelled, and what lies here is thrown away.
+    fn give_up(&mut self, limit: Duration) {
+        let message = format!("the reader took nothing for {} s", limit.as_secs());
+        self.close();
+        for index in 0..self.choices.len() {
+            self.choices[index].text = String::new();
+            self.end(index, End::Failed(Error::new(Kind::Cancelled, message.clone())));
+        }
+    }
+
+    /// The reader is gone: what still runs is cancelled.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        let running = self.choices.iter().filter(|choice| !choice.ended);
+        for handle in running.filter_map(|choice| choice.handle.as_ref()) {
+            handle.cancel();
+        }
+    }
+
+    /// What lies there of one choice.
+    pub(super) fn take(&mut self) -> Option<Taken> {
+        let count = self.choices.len();
+        for step in 0..count {
+            let index = (self.next + step) % count;
+            let choice = &mut self.choices[index];
+            if choice.text.is_empty() && choice.end.is_none() {
+                continue;
+            }
+            choice.since = None;
+            let (text, end) = (std::mem::take(&mut choice.text), choice.end.take());
+            self.next = (index + 1) % count;
+            return Some(Taken { index, text, end });
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{RequestId, SequenceId};
+
+    fn text(text: &str) -> Event {
+        Event {
+            request_id: RequestId::generate(),
+            attempt: 1,
+            seq: 0,
+            token_ids: Vec::new(),
+            text: text.to_owned(),
+            finish_reason: None,
+            usage: None,
+            receipt: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_is_given_up() {
+        let mut choices = Choices::new(2);
+        let handles = [1, 2].map(|id| Handle::new(RequestId::generate(), SequenceId(id)));
+        for (index, handle) in handles.iter().enumerate() {
+            choices.accept(index, handle);
+        }
+        let send = |choices: &mut Choices, index, seconds: u64| {
+            let now = Timestamp::from_micros(seconds * 1_000_000);
+            choices.event(index, text("x"), Some((Duration::from_secs(60), now)))
+        };
+        assert_eq!(send(&mut choices, 0, 10), Ok(true));
+        assert_eq!(send(&mut choices, 0, 70), Ok(true));
+        assert_eq!(choices.take().map(|taken| taken.text), Some("xx".to_owned()));
+        assert_eq!(send(&mut choices, 0, 200), Ok(true), "what was taken does not count");
+        assert_eq!(send(&mut choices, 0, 261), Err(SinkClosed));
+        assert!(handles.iter().all(|handle| handle.is_cancelled()));
+        assert_eq!(send(&mut choices, 1, 262), Err(SinkClosed));
+        let taken = choices.take().expect("an end");
+        assert_eq!(taken.text, "");
+        assert!(matches!(taken.end, Some(End::Failed(e)) if e.kind == Kind::Cancelled));
+    }
+
+    #[test]
+    fn only_the_first_end_counts() {
+        let mut choices = Choices::new(1);
+        assert!(choices.end(0, End::Failed(Error::internal("first"))));
+        assert!(!choices.end(0, End::Failed(Error::internal("second"))));
+        let end = choices.take().and_then(|taken| taken.end);
+        assert!(matches!(end, Some(End::Failed(e)) if e.message == "first"));
+        assert_eq!(choices.take(), None);
+    }
+}

@@ -1,0 +1,100 @@
+//! The models actor: a thin shell around its flows.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture};
+use actix_rt::ArbiterHandle;
+
+use crate::admission::{ModelDown, ModelUp};
+use crate::error::Result;
+use crate::health::{Progress, Vitals};
+
+use super::devices::DeviceHandle;
+use super::flows::Flows;
+use super::hub::HubCache;
+use super::memory::StepLimits;
+use super::{DeviceRebuilt, List, Load, ModelInfo, Unload};
+
+/// Rare, small messages from people and the node; a handler only starts a flow, so the mailbox never holds more than a burst.
+const MAILBOX_CAPACITY: usize = 16;
+
+/// What the actor is started with.
+pub struct Start {
+    /// Where hub ids are looked up.
+    pub hub: HubCache,
+    /// What a step may hold.
+    pub limits: StepLimits,
+    /// `executor.kv_cache_size`: KV cache of each model on each device.
+    pub kv_bytes: Option<u64>,
+    /// KV cache of the configured models, by alias, from [`plan_memory`](super::plan_memory).
+    pub planned_kv_bytes: BTreeMap<String, u64>,
+    /// Every device of the node, in its first build.
+    pub devices: Vec<DeviceHandle>,
+    /// Admission.
+    pub model_up: Recipient<ModelUp>,
+    /// Admission.
+    pub model_down: Recipient<ModelDown>,
+    /// Told what is loaded.
+    pub vitals: Arc<Vitals>,
+    /// Busy while something loads.
+    pub progress: Progress,
+}
+
+/// Starts the actor on `arbiter`.
+pub fn start(arbiter: &ArbiterHandle, start: Start) -> Addr<Models> {
+    Models::start_in_arbiter(arbiter, move |ctx| {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        Models { flows: Rc::new(Flows::new(start)) }
+    })
+}
+
+/// The actor; see the module.
+pub struct Models {
+    flows: Rc<Flows>,
+}
+
+impl Actor for Models {
+    type Context = Context<Self>;
+}
+
+impl Handler<Load> for Models {
+    type Result = ResponseFuture<Result<ModelInfo>>;
+
+    fn handle(&mut self, Load(spec): Load, _: &mut Self::Context) -> Self::Result {
+        Box::pin(Rc::clone(&self.flows).load(spec))
+    }
+}
+
+impl Handler<Unload> for Models {
+    type Result = ResponseFuture<Result<()>>;
+
+    fn handle(&mut self, message: Unload, _: &mut Self::Context) -> Self::Result {
+        Box::pin(Rc::clone(&self.flows).unload(message.name))
+    }
+}
+
+impl Handler<List> for Models {
+    type Result = actix::MessageResult<List>;
+
+    fn handle(&mut self, _: List, _: &mut Self::Context) -> Self::Result {
+        actix::MessageResult(self.flows.registry.list())
+    }
+}
+
+impl Handler<DeviceRebuilt> for Models {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, message: DeviceRebuilt, _: &mut Self::Context) -> Self::Result {
+        let DeviceRebuilt { device, done } = message;
+        let id = device.id.clone();
+        // At once, not in turn: a load that waits for this device goes on with it.
+        self.flows.devices.replace(device);
+        let flow = Rc::clone(&self.flows).load_again(id);
+        Box::pin(async move {
+            // The node may be ending.
+            let _ = done.send(flow.await);
+        })
+    }
+}

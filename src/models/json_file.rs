@@ -1,0 +1,186 @@
+//! A JSON object of a checkpoint, read key by key, so that every complaint names file and key.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::fault::{CheckpointError, CheckpointFault};
+
+/// The largest JSON file that is read (an index of a million tensors is about 100 MB).
+const MAX_JSON_BYTES: u64 = 256 << 20;
+
+/// An object with the file it came from and, for a nested one, the key.
+pub(super) struct JsonFile {
+    path: PathBuf,
+    prefix: String,
+    object: Map<String, Value>,
+}
+
+impl JsonFile {
+    /// Reads the file; `None` if it does not exist.
+    pub(super) fn read_if_there(path: &Path) -> Result<Option<Self>, CheckpointError> {
+        let io = |error: std::io::Error| {
+            CheckpointError::new(CheckpointFault::Io, path, error.to_string())
+        };
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.len() > MAX_JSON_BYTES => {
+                return Err(CheckpointError::new(
+                    CheckpointFault::Malformed,
+                    path,
+                    format!("{} bytes, expected at most {MAX_JSON_BYTES}", metadata.len()),
+                ));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        }
+        let bytes = std::fs::read(path).map_err(io)?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
+            CheckpointError::new(CheckpointFault::Malformed, path, format!("no JSON: {error}"))
+        })?;
+        match value {
+            Value::Object(object) => {
+                Ok(Some(Self { path: path.to_owned(), prefix: String::new(), object }))
+            }
+            other => Err(CheckpointError::new(
+                CheckpointFault::Malformed,
+                path,
+                format!("expected an object, got {}", kind_of(&other)),
+            )),
+        }
+    }
+
+    /// Reads a file that must be there.
+    pub(super) fn read(path: &Path) -> Result<Self, CheckpointError> {
+        Self::read_if_there(path)?.ok_or_else(|| {
+            CheckpointError::new(CheckpointFault::NotFound, path, "the file does not exist")
+        })
+    }
+
+    /// A value; null is absent.
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Every key with its value.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.object.iter()
+    }
+
+    /// An error about a key.
+    pub(super) fn fault(
+        &self,
+        fault: CheckpointFault,
+        key: &str,
+        reason: impl Into<String>,
+    ) -> CheckpointError {
+        CheckpointError::new(fault, &self.path, reason).at(format!("{}{key}", self.prefix))
+    }
+
+    /// `malformed` with what was expected and what stands there.
+    pub(super) fn expected(&self, key: &str, what: &str) -> CheckpointError {
+        let got = self.get(key).map_or_else(|| "nothing".to_owned(), abbreviate);
+        self.fault(CheckpointFault::Malformed, key, format!("expected {what}, got {got}"))
+    }
+
+    /// A nested object.
+    pub(super) fn object(&self, key: &str) -> Result<Option<JsonFile>, CheckpointError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(JsonFile {
+                path: self.path.clone(),
+                prefix: format!("{}{key}.", self.prefix),
+                object: object.clone(),
+            })),
+            Some(_) => Err(self.expected(key, "an object")),
+        }
+    }
+
+    /// A whole number of `1..=max`.
+    pub(super) fn size(&self, key: &str, max: u32) -> Result<Option<u32>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value
+            .as_u64()
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|number| (1..=max).contains(number))
+            .map(Some)
+            .ok_or_else(|| self.expected(key, &format!("a whole number of 1 to {max}")))
+    }
+
+    /// The same, and it must be there.
+    pub(super) fn required_size(&self, key: &str, max: u32) -> Result<u32, CheckpointError> {
+        self.size(key, max)?
+            .ok_or_else(|| self.expected(key, &format!("a whole number of 1 to {max}")))
+    }
+
+    /// A finite number.
+    pub(super) fn number(&self, key: &str) -> Result<Option<f64>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| self.expected(key, "a number"))
+    }
+
+    /// A number above 0.
+    pub(super) fn positive(&self, key: &str) -> Result<Option<f32>, CheckpointError> {
+        let Some(number) = self.number(key)? else { return Ok(None) };
+        // As f32, because that is what the engine computes with: 1e-50 would be 0 there.
+        let number = number as f32;
+        if number > 0.0 && number.is_finite() {
+            Ok(Some(number))
+        } else {
+            Err(self.expected(key, "a number above 0"))
+        }
+    }
+
+    /// True or false.
+    pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.expected(key, "true or false"))
+    }
+
+    /// A string.
+    pub(super) fn text(&self, key: &str) -> Result<Option<&str>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| self.expected(key, "a string"))
+    }
+
+    /// One token id or a list of them, each below `vocab_size`; `None` if the key is absent.
+    pub(super) fn token_ids(
+        &self,
+        key: &str,
+        vocab_size: u32,
+    ) -> Result<Option<Vec<u32>>, CheckpointError> {
+        let wrong = || self.expected(key, &format!("token ids of 0 to {}", vocab_size - 1));
+        let id = |value: &Value| {
+            value
+                .as_u64()
+                .and_then(|id| u32::try_from(id).ok())
+                .filter(|id| *id < vocab_size)
+                .ok_or_else(wrong)
+        };
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(values)) => values.iter().map(id).collect::<Result<_, _>>().map(Some),
+            Some(value) => Ok(Some(vec![id(value)?])),
+        }
+    }
+}
+
+/// A value for an error's text, cut so that a whole table does not land in the log.
+fn abbreviate(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,102 @@
+//! From a [`ModelSpec`] to everything that serving needs of its files; blocks on the disk.
+
+use std::path::PathBuf;
+
+use crate::tokenizer::{ChatTemplate, Tokenizer};
+
+use super::checkpoint::{Checkpoint, LoadFormat};
+use super::fault::CheckpointError;
+use super::hub::HubCache;
+use super::memory::{self, MemoryPlan, MemorySizes, ModelNeed, StepLimits};
+use super::{ModelSpec, shape};
+
+/// A model's files, opened and checked.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub checkpoint: Checkpoint,
+    pub tokenizer: Tokenizer,
+    pub chat_template: Option<ChatTemplate>,
+    pub max_seq_len: u32,
+}
+
+/// Opens all of it.
+///
+/// # Errors
+/// The text names file, key or tensor, and reason.
+pub(super) fn open(spec: &ModelSpec, hub: &HubCache) -> Result<Opened, String> {
+    let directory = hub.resolve(&spec.model_path).map_err(|error| error.to_string())?;
+    let checkpoint =
+        Checkpoint::open(&directory, spec.load_format).map_err(|error| error.to_string())?;
+    let max_seq_len = max_seq_len(spec, checkpoint.max_position_embeddings())?;
+    let tokenizer = Tokenizer::from_dir(&directory).map_err(|error| error.to_string())?;
+    let chat_template = ChatTemplate::from_dir(&directory).map_err(|error| error.to_string())?;
+    for note in &checkpoint.generation().notes {
+        tracing::warn!(model = %spec.name, "{note}");
+    }
+    let vocab_size = checkpoint.shape().vocab_size;
+    if tokenizer.vocab_size() > vocab_size {
+        // Common (tokens were added and never trained); such ids are refused with the prompt that has them.
+        tracing::warn!(
+            model = %spec.name,
+            "the tokenizer has {} ids, the model only {vocab_size}",
+            tokenizer.vocab_size()
+        );
+    }
+    Ok(Opened { checkpoint, tokenizer, chat_template, max_seq_len })
+}
+
+/// The longest sequence that the model serves.
+///
+/// # Errors
+/// When the configuration asks for more than the model was made for.
+pub fn max_seq_len(spec: &ModelSpec, max_position_embeddings: u32) -> Result<u32, String> {
+    match spec.max_seq_len {
+        None => Ok(max_position_embeddings),
+        Some(0) => Err("models.max_seq_len: expected at least 1, got 0".to_owned()),
+        Some(asked) if asked > max_position_embeddings => Err(format!(
+            "models.max_seq_len: expected at most the checkpoint's max_position_embeddings \
+             {max_position_embeddings}, got {asked}"
+        )),
+        Some(asked) => Ok(asked),
+    }
+}
+
+/// Sizes the devices' pools for the configured models, from their `config.json` alone; blocks on the disk. The plan's `kv_bytes` are in
+/// the order of `specs`.
+///
+/// # Errors
+/// The model whose files cannot be read, with file, key and reason.
+pub fn plan_memory(
+    specs: &[ModelSpec],
+    hub: &HubCache,
+    limits: &StepLimits,
+    sizes: MemorySizes,
+    num_devices: usize,
+) -> Result<MemoryPlan, String> {
+    let mut needs = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let named = |error: String| format!("model {}: {error}", spec.name);
+        let directory: PathBuf =
+            hub.resolve(&spec.model_path).map_err(|error| named(error.to_string()))?;
+        let (shape, positions) = shape_of(spec, &directory).map_err(|e| named(e.to_string()))?;
+        let max_seq_len = max_seq_len(spec, positions).map_err(named)?;
+        let need = ModelNeed::of(&shape, limits, max_seq_len);
+        needs.push(need.map_err(|error| named(format!("{}: {error}", directory.display())))?);
+    }
+    // Where the machine does not say, nothing is capped: the reservation itself fails then.
+    let available = memory::available_bytes().unwrap_or(u64::MAX);
+    Ok(memory::plan(&needs, sizes, available, num_devices as u64))
+}
+
+/// The shape as loading will find it. A `config.json` with no dtype leaves that to the tensors, so they are opened then.
+fn shape_of(
+    spec: &ModelSpec,
+    directory: &std::path::Path,
+) -> Result<(crate::bridge::ffi::ModelShape, u32), CheckpointError> {
+    let config = shape::ModelConfig::read(&directory.join("config.json"))?;
+    if config.dtype.is_some() || spec.load_format == LoadFormat::Dummy {
+        return Ok((config.shape, config.max_position_embeddings));
+    }
+    let checkpoint = Checkpoint::open(directory, spec.load_format)?;
+    Ok((checkpoint.shape().clone(), config.max_position_embeddings))
+}

@@ -1,0 +1,200 @@
+//! A model onto devices and off them again, whatever happens to the devices meanwhile.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
+
+use crate::batcher::{AddModel, RemoveModel};
+use crate::bridge::{DeviceError, DeviceErrorCode};
+use crate::error::{Error, Kind};
+use crate::executor::{DeviceId, LoadModel, LoadProgress, UnloadModel};
+
+use super::ModelSpec;
+use super::devices::{Gone, ask};
+use super::flows::Flows;
+use super::progress::Display;
+use super::registry::{Entry, Placement};
+
+/// When a load that found no memory may try again: by then a busy model may be idle.
+const RETRY_AFTER_MS: u64 = 5_000;
+
+/// Why a model is not on a device.
+pub(super) enum PlaceError {
+    Device(DeviceId, DeviceError),
+    Gone(DeviceId),
+}
+
+impl PlaceError {
+    /// For whoever asked for the load.
+    pub(super) fn of_model(self, name: &str) -> Error {
+        match self {
+            PlaceError::Device(id, error) if error.code == DeviceErrorCode::OutOfMemory => {
+                short_of_memory(format!("model {name} on {id}: {error}"))
+            }
+            PlaceError::Device(id, error) => {
+                Error::internal(format!("model {name} on {id}: {error}"))
+            }
+            PlaceError::Gone(id) => {
+                let text = format!("{id} is down, model {name} cannot be put there");
+                Error::new(Kind::Unavailable, text).with_retry_after_ms(RETRY_AFTER_MS)
+            }
+        }
+    }
+}
+
+pub(super) fn short_of_memory(text: String) -> Error {
+    Error::new(Kind::Unavailable, text).with_retry_after_ms(RETRY_AFTER_MS)
+}
+
+impl Flows {
+    /// Loads the weights on all devices at once, then tells the batchers.
+    pub(super) async fn place_everywhere(
+        &self,
+        spec: &ModelSpec,
+        entry: &Rc<Entry>,
+    ) -> std::result::Result<(), PlaceError> {
+        let ids = self.devices.ids();
+        let bytes = entry.checkpoint.total_bytes();
+        let display = Display::new(&entry.name, bytes, ids.len(), self.start.progress.clone());
+        let loads = ids
+            .iter()
+            .enumerate()
+            .map(|(index, id)| self.ensure_loaded(entry, id, Some(display.of_device(index))));
+        let results = join_all(loads).await;
+        display.finish();
+        results.into_iter().collect::<std::result::Result<(), _>>()?;
+        self.settle_length(spec, entry)?;
+        for id in &ids {
+            self.ensure_added(entry, id).await?;
+        }
+        Ok(())
+    }
+
+    /// If the blocks hold less than one sequence of full length, the model serves shorter ones, unless the configuration insists.
+    fn settle_length(
+        &self,
+        spec: &ModelSpec,
+        entry: &Entry,
+    ) -> std::result::Result<(), PlaceError> {
+        let block_size = self.start.limits.block_size;
+        for (id, placement) in entry.placements.borrow().iter() {
+            let held = placement.loaded.num_blocks.saturating_mul(block_size);
+            if held >= entry.max_seq_len.get() {
+                continue;
+            }
+            let text = format!(
+                "the KV cache holds {held} positions, max_seq_len is {}",
+                entry.max_seq_len.get()
+            );
+            if spec.max_seq_len.is_some() {
+                let error = DeviceError { code: DeviceErrorCode::OutOfMemory, message: text };
+                return Err(PlaceError::Device(id.clone(), error));
+            }
+            tracing::warn!(model = %entry.name, device = %id, "{text}: lowered to {held}");
+            entry.max_seq_len.set(held);
+        }
+        Ok(())
+    }
+
+    /// The weights are on the newest build of the device, whatever happens to it meanwhile.
+    async fn ensure_loaded(
+        &self,
+        entry: &Entry,
+        id: &DeviceId,
+        progress: Option<LoadProgress>,
+    ) -> std::result::Result<(), PlaceError> {
+        let gone = || PlaceError::Gone(id.clone());
+        loop {
+            let handle = self.devices.get(id).ok_or_else(gone)?;
+            let limits = entry.budgets.get(id).ok_or_else(gone)?.clone();
+            let generation = handle.generation;
+            let there = |p: &Placement| p.generation == generation;
+            if entry.placements.borrow().get(id).is_some_and(there) {
+                return Ok(());
+            }
+            let (done, answer) = oneshot::channel();
+            let message = LoadModel {
+                model: entry.id,
+                checkpoint: Arc::clone(&entry.checkpoint),
+                limits,
+                progress: progress.clone(),
+                done,
+            };
+            match ask(&handle.load, message, answer).await {
+                Ok(Ok(loaded)) => {
+                    let placement = Placement { generation, loaded, added: false };
+                    entry.placements.borrow_mut().insert(id.clone(), placement);
+                }
+                Ok(Err(error)) => return Err(PlaceError::Device(id.clone(), error)),
+                Err(Gone) => {
+                    self.devices.newer_than(id, generation).await.map_err(|Gone| gone())?;
+                }
+            }
+        }
+    }
+
+    /// The weights are on the device and its batcher knows.
+    pub(super) async fn ensure_added(
+        &self,
+        entry: &Entry,
+        id: &DeviceId,
+    ) -> std::result::Result<(), PlaceError> {
+        let gone = || PlaceError::Gone(id.clone());
+        loop {
+            self.ensure_loaded(entry, id, None).await?;
+            let handle = self.devices.get(id).ok_or_else(gone)?;
+            let placement = entry.placements.borrow().get(id).cloned().ok_or_else(gone)?;
+            if placement.generation != handle.generation {
+                continue;
+            }
+            if placement.added {
+                return Ok(());
+            }
+            let mut budget = entry.budgets.get(id).ok_or_else(gone)?.clone();
+            budget.max_seq_len = entry.max_seq_len.get();
+            let message = AddModel {
+                model: entry.id,
+                budget,
+                loaded: placement.loaded,
+                end_token_ids: entry.checkpoint.end_token_ids().to_vec(),
+            };
+            match handle.add.send(message).await {
+                Ok(()) => {
+                    if let Some(placement) = entry.placements.borrow_mut().get_mut(id) {
+                        placement.added = true;
+                    }
+                }
+                Err(_) => {
+                    self.devices.newer_than(id, handle.generation).await.map_err(|Gone| gone())?;
+                }
+            }
+        }
+    }
+
+    /// Takes the model out of batchers, then off the devices. A device that is gone has given the memory back itself.
+    pub(super) async fn remove_everywhere(&self, entry: &Entry) {
+        let placements = std::mem::take(&mut *entry.placements.borrow_mut());
+        let removals = placements.into_iter().map(|(id, placement)| async move {
+            let Some(handle) =
+                self.devices.get(&id).filter(|handle| handle.generation == placement.generation)
+            else {
+                return;
+            };
+            if placement.added {
+                let (done, answer) = oneshot::channel();
+                let message = RemoveModel { model: entry.id, done };
+                if ask(&handle.remove, message, answer).await.is_err() {
+                    return;
+                }
+            }
+            let (done, answer) = oneshot::channel();
+            let unload = UnloadModel { model: entry.id, done };
+            if let Ok(Err(error)) = ask(&handle.unload, unload, answer).await {
+                tracing::error!(model = %entry.name, device = %id, "not unloaded: {error}");
+            }
+        });
+        join_all(removals).await;
+    }
+}

@@ -1,0 +1,186 @@
+//! Which models there are, in which state; plain bookkeeping.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::{Error, Kind, Result};
+use crate::executor::{DeviceId, LoadedModel, ModelBudget, ModelId};
+
+use super::checkpoint::Checkpoint;
+use super::eviction::Candidate;
+use super::{ModelInfo, ServedModel};
+
+/// What is on one device.
+#[derive(Debug, Clone)]
+pub(super) struct Placement {
+    /// Of the device's build that has it.
+    pub generation: u64,
+    pub loaded: LoadedModel,
+    /// The batcher knows it too.
+    pub added: bool,
+}
+
+/// A model whose checkpoint is open; the mapped files stay, so that a rebuilt device has it again at once.
+pub(super) struct Entry {
+    pub id: ModelId,
+    pub name: String,
+    pub checkpoint: Arc<Checkpoint>,
+    /// For each device.
+    pub budgets: BTreeMap<DeviceId, ModelBudget>,
+    /// Filled while it is loaded.
+    pub placements: RefCell<BTreeMap<DeviceId, Placement>>,
+    /// What the blocks on every device hold at least; set before a batcher is told.
+    pub max_seq_len: Cell<u32>,
+}
+
+/// A model that takes requests.
+#[derive(Clone)]
+pub(super) struct Up {
+    pub entry: Rc<Entry>,
+    pub served: Arc<ServedModel>,
+}
+
+enum Slot {
+    Loading,
+    Up(Up),
+    /// Takes no requests; those in finish.
+    Leaving(Up),
+}
+
+/// The aliases.
+#[derive(Default)]
+pub(super) struct Registry {
+    slots: RefCell<BTreeMap<String, Slot>>,
+    last_id: Cell<u32>,
+}
+
+/// An alias taken for a load; given back on drop unless the model came up.
+pub(super) struct Reservation {
+    registry: Rc<Registry>,
+    name: String,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut slots = self.registry.slots.borrow_mut();
+        if matches!(slots.get(&self.name), Some(Slot::Loading)) {
+            slots.remove(&self.name);
+        }
+    }
+}
+
+impl Registry {
+    /// An id that was never given before.
+    pub(super) fn next_id(&self) -> ModelId {
+        let id = self.last_id.get() + 1;
+        self.last_id.set(id);
+        ModelId(id)
+    }
+
+    /// Takes the alias.
+    ///
+    /// # Errors
+    /// `conflict` if something has it.
+    pub(super) fn reserve(self: &Rc<Self>, name: &str) -> Result<Reservation> {
+        let state = match self.slots.borrow().get(name) {
+            None => None,
+            Some(Slot::Loading) => Some("being loaded"),
+            Some(Slot::Up(_)) => Some("loaded"),
+            Some(Slot::Leaving(_)) => Some("being unloaded"),
+        };
+        if let Some(state) = state {
+            return Err(Error::new(Kind::Conflict, format!("a model \"{name}\" is {state}"))
+                .with_param("name"));
+        }
+        self.slots.borrow_mut().insert(name.to_owned(), Slot::Loading);
+        Ok(Reservation { registry: Rc::clone(self), name: name.to_owned() })
+    }
+
+    /// The model takes requests from here on.
+    pub(super) fn up(&self, up: Up) {
+        self.slots.borrow_mut().insert(up.entry.name.clone(), Slot::Up(up));
+    }
+
+    /// Marks it as leaving.
+    ///
+    /// # Errors
+    /// `not_found`, or `conflict` while it is being loaded or unloaded.
+    pub(super) fn leave(&self, name: &str) -> Result<Up> {
+        let mut slots = self.slots.borrow_mut();
+        let error = |kind, text: &str| {
+            Err(Error::new(kind, format!("model \"{name}\" {text}")).with_param("name"))
+        };
+        match slots.get(name) {
+            None => error(Kind::NotFound, "is not loaded"),
+            Some(Slot::Loading) => error(Kind::Conflict, "is being loaded"),
+            Some(Slot::Leaving(_)) => error(Kind::Conflict, "is being unloaded"),
+            Some(Slot::Up(up)) => {
+                let up = up.clone();
+                slots.insert(name.to_owned(), Slot::Leaving(up.clone()));
+                Ok(up)
+            }
+        }
+    }
+
+    /// Its memory is free.
+    pub(super) fn gone(&self, name: &str) {
+        self.slots.borrow_mut().remove(name);
+    }
+
+    /// Every model that must be on every device: those that take requests and those whose requests finish.
+    pub(super) fn placed(&self) -> Vec<Rc<Entry>> {
+        let slots = self.slots.borrow();
+        let entry = |slot: &Slot| match slot {
+            Slot::Up(up) | Slot::Leaving(up) => Some(Rc::clone(&up.entry)),
+            Slot::Loading => None,
+        };
+        slots.values().filter_map(entry).collect()
+    }
+
+    /// What takes requests.
+    pub(super) fn list(&self) -> Vec<ModelInfo> {
+        self.each_up(info)
+    }
+
+    /// The models as the eviction policy sees them.
+    pub(super) fn candidates(&self) -> Vec<Candidate> {
+        self.each_up(|up| {
+            let placements = up.entry.placements.borrow();
+            let bytes = |p: &Placement| p.loaded.weight_bytes + p.loaded.kv_bytes;
+            Candidate {
+                name: up.entry.name.clone(),
+                in_use: up.served.in_use.load(Ordering::Acquire),
+                last_used: up.served.last_used.load(Ordering::Relaxed),
+                bytes: placements.values().map(bytes).min().unwrap_or(0),
+            }
+        })
+    }
+
+    fn each_up<T>(&self, of: impl Fn(&Up) -> T) -> Vec<T> {
+        let slots = self.slots.borrow();
+        let up = |slot: &Slot| match slot {
+            Slot::Up(up) => Some(of(up)),
+            _ => None,
+        };
+        slots.values().filter_map(up).collect()
+    }
+}
+
+/// For lists and health.
+pub(super) fn info(up: &Up) -> ModelInfo {
+    let placements = up.entry.placements.borrow();
+    let most = |of: fn(&LoadedModel) -> u64| {
+        placements.values().map(|placement| of(&placement.loaded)).max().unwrap_or(0)
+    };
+    ModelInfo {
+        name: up.entry.name.clone(),
+        created: up.served.created,
+        max_seq_len: up.served.max_seq_len,
+        devices: placements.keys().cloned().collect(),
+        weight_bytes: most(|loaded| loaded.weight_bytes),
+        kv_bytes: most(|loaded| loaded.kv_bytes),
+    }
+}

@@ -1,0 +1,561 @@
+//! The models actor between real executors (of `sim` devices) and stand-ins for batchers and admission, which write down what
+//! they are told.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use actix::{Actor, Addr, Context, Handler, Recipient};
+use actix_rt::Arbiter;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::admission::{ModelDown, ModelUp};
+use crate::batcher::{AddModel, RemoveModel};
+use crate::bridge::DeviceError;
+use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
+use crate::error::Kind;
+use crate::executor::{
+    self, Config, Device, DeviceLoad, LoadModel, LoadState, Maker, Running, StepDone,
+};
+use crate::health::{Progress, Vitals};
+use crate::telemetry::Metrics;
+
+type Log = Arc<Mutex<Vec<String>>>;
+
+fn note(log: &Log, text: String) {
+    log.lock().expect("no test panics in it").push(text);
+}
+
+/// Stands for a batcher.
+struct Batcher {
+    device: &'static str,
+    log: Log,
+}
+
+impl Actor for Batcher {
+    type Context = Context<Self>;
+}
+
+impl Handler<StepDone> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, _: StepDone, _: &mut Self::Context) {}
+}
+
+impl Handler<AddModel> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, message: AddModel, _: &mut Self::Context) {
+        let AddModel { model, budget, loaded, end_token_ids } = message;
+        assert_eq!(end_token_ids, [testing::END]);
+        assert!(loaded.num_blocks * budget.block_size >= budget.max_seq_len);
+        note(&self.log, format!("{} add {}", self.device, model.0));
+    }
+}
+
+impl Handler<RemoveModel> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, message: RemoveModel, _: &mut Self::Context) {
+        note(&self.log, format!("{} remove {}", self.device, message.model.0));
+        message.done.send(()).expect("models waits");
+    }
+}
+
+/// Stands for admission.
+#[derive(Default)]
+struct Admission {
+    log: Log,
+    served: Arc<Mutex<BTreeMap<String, Arc<ServedModel>>>>,
+    /// A request comes in just before the next `ModelDown`.
+    late_request: Arc<AtomicBool>,
+}
+
+impl Actor for Admission {
+    type Context = Context<Self>;
+}
+
+impl Handler<ModelUp> for Admission {
+    type Result = ();
+
+    fn handle(&mut self, ModelUp(model): ModelUp, _: &mut Self::Context) {
+        note(&self.log, format!("up {}", model.name));
+        self.served.lock().expect("no panic").insert(model.name.clone(), model);
+    }
+}
+
+impl Handler<ModelDown> for Admission {
+    type Result = ();
+
+    fn handle(&mut self, message: ModelDown, _: &mut Self::Context) {
+        note(&self.log, format!("down {}", message.name));
+        let served = self.served.lock().expect("no panic");
+        if self.late_request.swap(false, Ordering::Relaxed) {
+            served[&message.name].in_use.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+/// A node's worth of models: devices, stand-ins and the actor.
+struct Bench {
+    models: Addr<Models>,
+    executors: Vec<Running>,
+    log: Log,
+    served: Arc<Mutex<BTreeMap<String, Arc<ServedModel>>>>,
+    late_request: Arc<AtomicBool>,
+    vitals: Arc<Vitals>,
+    dir: tempfile::TempDir,
+}
+
+const LIMITS: StepLimits =
+    StepLimits { block_size: 16, max_batch_size: 4, max_step_tokens: 64, num_threads: 1 };
+
+fn sim(device: &str, pool_bytes: u64) -> Maker {
+    Maker::new(&Config::default(), &DeviceId::new(device), pool_bytes).expect("a sim device")
+}
+
+/// An executor and a stand-in for its batcher.
+async fn build(
+    device: &'static str,
+    generation: u64,
+    maker: Maker,
+    log: &Log,
+) -> (DeviceHandle, Running) {
+    let batcher = Batcher { device, log: Arc::clone(log) }.start();
+    let id = DeviceId::new(device);
+    let mut running = executor::start(executor::Start {
+        device: id.clone(),
+        maker,
+        step_done: batcher.clone().recipient(),
+        progress: Progress::new(),
+        metrics: Metrics::new("node-a").device(device),
+    })
+    .expect("a thread");
+    (&mut running.ready).await.expect("it answers").expect("a device");
+    let handle = DeviceHandle {
+        id,
+        generation,
+        load: running.addr.clone().recipient(),
+        unload: running.addr.clone().recipient(),
+        add: batcher.clone().recipient(),
+        remove: batcher.recipient(),
+        memory: running.memory.clone(),
+    };
+    (handle, running)
+}
+
+impl Bench {
+    async fn new(devices: Vec<(&'static str, Maker)>) -> Self {
+        Self::with(devices, |_| {}).await
+    }
+
+    async fn with(devices: Vec<(&'static str, Maker)>, change: impl FnOnce(&mut Start)) -> Self {
+        let log = Log::default();
+        let (mut handles, mut executors) = (Vec::new(), Vec::new());
+        for (device, maker) in devices {
+            let (handle, running) = build(device, 1, maker, &log).await;
+            handles.push(handle);
+            executors.push(running);
+        }
+        let admission = Admission { log: Arc::clone(&log), ..Admission::default() };
+        let served = Arc::clone(&admission.served);
+        let late_request = Arc::clone(&admission.late_request);
+        let admission = admission.start();
+        let metrics = Arc::new(Metrics::new("node-a"));
+        let limits = crate::health::Config::default().limits();
+        let vitals = Arc::new(Vitals::new("node-a", limits, metrics));
+        let mut settings = Start {
+            hub: HubCache::default(),
+            limits: LIMITS,
+            kv_bytes: None,
+            planned_kv_bytes: BTreeMap::new(),
+            devices: handles,
+            model_up: admission.clone().recipient(),
+            model_down: admission.recipient(),
+            vitals: Arc::clone(&vitals),
+            progress: Progress::new(),
+        };
+        change(&mut settings);
+        let models = start(&Arbiter::current(), settings);
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        testing::write(dir.path());
+        Self { models, executors, log, served, late_request, vitals, dir }
+    }
+
+    fn spec(&self, name: &str) -> ModelSpec {
+        ModelSpec {
+            name: name.to_owned(),
+            model_path: self.dir.path().to_owned(),
+            load_format: LoadFormat::Dummy,
+            max_seq_len: None,
+        }
+    }
+
+    async fn load(&self, name: &str) -> Result<ModelInfo> {
+        self.load_spec(self.spec(name)).await
+    }
+
+    async fn load_spec(&self, spec: ModelSpec) -> Result<ModelInfo> {
+        self.models.send(Load(spec)).await.expect("it lives")
+    }
+
+    async fn unload(&self, name: &str) -> Result<()> {
+        self.models.send(Unload { name: name.to_owned() }).await.expect("it lives")
+    }
+
+    async fn names(&self) -> Vec<String> {
+        let list = self.models.send(List).await.expect("it lives");
+        list.into_iter().map(|info| info.name).collect()
+    }
+
+    fn served(&self, name: &str) -> Arc<ServedModel> {
+        Arc::clone(&self.served.lock().expect("no panic")[name])
+    }
+
+    fn used(&self) -> Vec<u64> {
+        self.executors.iter().map(|running| running.memory.used_bytes()).collect()
+    }
+
+    fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut *self.log.lock().expect("no panic"))
+    }
+
+    fn stop(self) {
+        self.executors.into_iter().for_each(Running::stop);
+    }
+}
+
+fn kind(result: Result<ModelInfo>) -> Kind {
+    result.expect_err("it is refused").kind
+}
+
+/// Bytes that one model of the tests takes at most.
+fn most_bytes() -> u64 {
+    let (_dir, checkpoint) = testing::dummy();
+    let need = memory::ModelNeed::of(checkpoint.shape(), &LIMITS, 64).expect("a good shape");
+    need.fixed_bytes + need.wish_kv_bytes
+}
+
+#[actix::test]
+async fn a_model_goes_to_devices_then_batchers_then_admission() {
+    let bench =
+        Bench::new(vec![("sim:0", sim("sim:0", 1 << 30)), ("sim:1", sim("sim:1", 1 << 30))]).await;
+    let info = bench.load("demo").await.expect("loads");
+    assert_eq!(bench.take_log(), ["sim:0 add 1", "sim:1 add 1", "up demo"]);
+    assert_eq!((info.name.as_str(), info.max_seq_len), ("demo", 64));
+    assert_eq!(info.devices, [DeviceId::new("sim:0"), DeviceId::new("sim:1")]);
+    assert!(info.weight_bytes > 0 && info.kv_bytes > 0 && info.created > 1_600_000_000);
+    assert!(bench.used().iter().all(|used| *used > 0));
+    let served = bench.served("demo");
+    assert_eq!((served.vocab_size, served.max_seq_len, served.id), (16, 64, ModelId(1)));
+    assert_eq!(served.tokenizer.encode("word3 word4", false), Ok(vec![3, 4]));
+    assert!(served.chat_template.is_none());
+    assert_eq!(bench.models.send(List).await.expect("it lives"), [info.clone()]);
+    assert_eq!(bench.vitals.message(crate::clock::Timestamp::now()).models, [info]);
+    bench.stop();
+}
+
+#[actix::test]
+async fn an_alias_that_is_taken_is_a_conflict() {
+    let bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30))]).await;
+    let (first, second) = tokio::join!(bench.load("demo"), bench.load("demo"));
+    assert!(first.is_ok());
+    assert_eq!(kind(second), Kind::Conflict);
+    assert_eq!(kind(bench.load("demo").await), Kind::Conflict);
+    assert_eq!(bench.load("other").await.expect("another alias").name, "other");
+    assert_eq!(bench.names().await, ["demo", "other"]);
+    bench.stop();
+}
+
+#[actix::test]
+async fn what_cannot_be_loaded_is_refused_and_leaves_nothing() {
+    let bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30))]).await;
+    assert_eq!(kind(bench.load("Bad Name").await), Kind::Invalid);
+    let too_long = ModelSpec { max_seq_len: Some(65), ..bench.spec("demo") };
+    let error = bench.load_spec(too_long).await.expect_err("the model was made for 64");
+    assert!(error.message.contains("max_position_embeddings 64"), "{error}");
+    let no_weights = ModelSpec { load_format: LoadFormat::Safetensors, ..bench.spec("demo") };
+    let error = bench.load_spec(no_weights).await.expect_err("no safetensors");
+    assert_eq!((error.kind, error.param.as_deref()), (Kind::Invalid, Some("model_path")));
+    assert!(error.message.contains("model.safetensors"), "{error}");
+    std::fs::remove_file(bench.dir.path().join("tokenizer.json")).expect("removes");
+    let error = bench.load("demo").await.expect_err("no tokenizer");
+    assert!(error.message.contains("tokenizer.json"), "{error}");
+    assert_eq!((bench.used(), bench.take_log()), (vec![0], vec![]));
+    testing::write(bench.dir.path());
+    bench.load("demo").await.expect("the alias is free");
+    bench.stop();
+}
+
+#[actix::test]
+async fn an_unload_waits_for_the_requests_that_are_in() {
+    let bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30))]).await;
+    bench.load("demo").await.expect("loads");
+    let served = bench.served("demo");
+    served.in_use.store(1, Ordering::Release);
+    bench.take_log();
+    let unload = bench.unload("demo");
+    tokio::pin!(unload);
+    let waits = tokio::time::timeout(std::time::Duration::from_millis(60), &mut unload).await;
+    assert!(waits.is_err(), "a request is in");
+    assert_eq!(bench.take_log(), ["down demo"]);
+    assert!(bench.names().await.is_empty());
+    assert_eq!(kind(bench.load("demo").await), Kind::Conflict);
+    assert_eq!(bench.unload("demo").await.map_err(|e| e.kind), Err(Kind::Conflict));
+    served.in_use.store(0, Ordering::Release);
+    unload.await.expect("unloads");
+    assert_eq!(bench.take_log(), ["sim:0 remove 1"]);
+    assert_eq!(bench.used(), [0]);
+    assert_eq!(bench.unload("demo").await.map_err(|e| e.kind), Err(Kind::NotFound));
+    assert_eq!(bench.load("demo").await.expect("loads again").devices.len(), 1);
+    assert_eq!(bench.served("demo").id, ModelId(2), "an id is never given twice");
+    bench.stop();
+}
+
+#[actix::test]
+async fn the_least_recently_used_idle_model_makes_room() {
+    let pool = 2 * most_bytes();
+    let bench = Bench::new(vec![("sim:0", sim("sim:0", pool))]).await;
+    // Together the KV wishes of three fit not.
+    for (name, last_used) in [("a", 30), ("b", 20)] {
+        bench.load(name).await.expect("loads");
+        bench.served(name).last_used.store(last_used, Ordering::Relaxed);
+    }
+    bench.take_log();
+    bench.load("c").await.expect("b goes");
+    assert_eq!(bench.names().await, ["a", "c"]);
+    assert_eq!(bench.take_log(), ["down b", "sim:0 remove 2", "sim:0 add 3", "up c"]);
+    // Those in use stay, and then there is no room.
+    bench.served("a").in_use.store(1, Ordering::Release);
+    bench.served("c").in_use.store(1, Ordering::Release);
+    let error = bench.load("d").await.expect_err("both are busy");
+    assert_eq!(error.kind, Kind::Unavailable);
+    assert!(error.retry_after_ms.is_some());
+    assert_eq!(bench.names().await, ["a", "c"]);
+    bench.stop();
+}
+
+#[actix::test]
+async fn a_model_that_gets_a_request_at_the_last_moment_stays() {
+    let bench = Bench::new(vec![("sim:0", sim("sim:0", most_bytes()))]).await;
+    bench.load("a").await.expect("loads");
+    bench.take_log();
+    bench.late_request.store(true, Ordering::Relaxed);
+    assert_eq!(kind(bench.load("b").await), Kind::Unavailable);
+    assert_eq!(bench.take_log(), ["down a", "up a"]);
+    assert_eq!(bench.names().await, ["a"]);
+    bench.stop();
+}
+
+#[actix::test]
+async fn what_could_never_fit_evicts_nothing() {
+    let bench = Bench::new(vec![("sim:0", sim("sim:0", most_bytes()))]).await;
+    bench.load("a").await.expect("loads");
+    let path = bench.dir.path().join("config.json");
+    let large = std::fs::read_to_string(&path)
+        .expect("reads")
+        .replace("\"intermediate_size\":32", "\"intermediate_size\":1048576");
+    std::fs::write(&path, large).expect("writes");
+    let error = bench.load("b").await.expect_err("too large");
+    assert_eq!(error.kind, Kind::Unsupported);
+    assert!(error.message.contains("memory_pool_size"), "{error}");
+    assert_eq!(bench.names().await, ["a"]);
+    bench.stop();
+}
+
+#[actix::test]
+async fn a_kv_cache_for_less_than_one_sequence_shortens_it_or_is_refused() {
+    let bench = Bench::with(vec![("sim:0", sim("sim:0", 1 << 30))], |start| {
+        // Two blocks of 16 positions: keys and values of 32 dimensions of 2 bytes.
+        start.kv_bytes = Some(2 * 2 * 32 * 2 * 16);
+    })
+    .await;
+    let info = bench.load("demo").await.expect("loads, shortened");
+    assert_eq!((info.max_seq_len, bench.served("demo").max_seq_len), (32, 32));
+    let insists = ModelSpec { max_seq_len: Some(64), ..bench.spec("other") };
+    let error = bench.load_spec(insists).await.expect_err("64 do not fit");
+    assert!(error.message.contains("32 positions"), "{error}");
+    // To make room for it even the idle one went: it was short of memory after all.
+    assert_eq!(bench.used().len(), 1);
+    bench.stop();
+}
+
+#[actix::test]
+async fn a_planned_kv_cache_is_kept_to() {
+    let planned = 4 * 2 * 32 * 2 * 16;
+    let bench = Bench::with(vec![("sim:0", sim("sim:0", 1 << 30))], |start| {
+        start.planned_kv_bytes.insert("demo".to_owned(), planned);
+    })
+    .await;
+    assert_eq!(bench.load("demo").await.expect("loads").kv_bytes, planned);
+    assert_eq!(bench.load("late").await.expect("loads").kv_bytes, 4 * planned);
+    bench.stop();
+}
+
+#[actix::test]
+async fn a_rebuilt_device_gets_every_model_again() {
+    let mut bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30))]).await;
+    bench.load("a").await.expect("loads");
+    bench.load("b").await.expect("loads");
+    let before = bench.used();
+    bench.take_log();
+    bench.executors.remove(0).stop();
+    let (device, running) = build("sim:0", 2, sim("sim:0", 1 << 30), &bench.log).await;
+    bench.executors.push(running);
+    let (done, answer) = oneshot::channel();
+    bench.models.send(DeviceRebuilt { device, done }).await.expect("it lives");
+    assert_eq!(answer.await.expect("it answers"), Ok(()));
+    assert_eq!(bench.take_log(), ["sim:0 add 1", "sim:0 add 2"], "admission sees nothing of it");
+    assert_eq!(bench.used(), before);
+    bench.unload("a").await.expect("unloads from the new one");
+    assert!(bench.used() < before);
+    bench.stop();
+}
+
+#[actix::test]
+async fn a_rebuilt_device_without_room_is_reported() {
+    let mut bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30))]).await;
+    bench.load("a").await.expect("loads");
+    bench.executors.remove(0).stop();
+    let (device, running) = build("sim:0", 2, sim("sim:0", 4096), &bench.log).await;
+    bench.executors.push(running);
+    let (done, answer) = oneshot::channel();
+    bench.models.send(DeviceRebuilt { device, done }).await.expect("it lives");
+    let error = answer.await.expect("it answers").expect_err("no room");
+    assert!(error.message.contains("model a on sim:0"), "{error}");
+    bench.stop();
+}
+
+/// Takes a load and then loses it, as an executor does that is being stopped.
+struct Loses(Option<oneshot::Sender<()>>);
+
+impl Actor for Loses {
+    type Context = Context<Self>;
+}
+
+impl Handler<LoadModel> for Loses {
+    type Result = ();
+
+    fn handle(&mut self, _: LoadModel, _: &mut Self::Context) {
+        if let Some(took) = self.0.take() {
+            took.send(()).expect("the test waits");
+        }
+    }
+}
+
+#[actix::test]
+async fn a_load_under_way_goes_on_when_its_device_is_rebuilt() {
+    let (took, taken) = oneshot::channel();
+    let mut bench = Bench::with(vec![("sim:0", sim("sim:0", 1 << 30))], |start| {
+        let loses: Recipient<LoadModel> = Loses(Some(took)).start().recipient();
+        start.devices[0].load = loses;
+    })
+    .await;
+    let models = bench.models.clone();
+    let load = actix_rt::spawn(models.send(Load(bench.spec("demo"))));
+    taken.await.expect("the old build took it");
+    let (device, running) = build("sim:0", 2, sim("sim:0", 1 << 30), &bench.log).await;
+    bench.executors.push(running);
+    let (done, answer) = oneshot::channel();
+    bench.models.send(DeviceRebuilt { device, done }).await.expect("it lives");
+    assert_eq!(answer.await.expect("it answers"), Ok(()));
+    assert!(load.await.expect("no panic").expect("it lives").is_ok());
+    assert_eq!(bench.take_log(), ["sim:0 add 1", "up demo"], "once, on the new build");
+    bench.stop();
+}
+
+/// A device that takes models and loads none.
+struct Broken;
+
+impl Device for Broken {
+    fn begin_load(&mut self, _: DeviceLoad) -> std::result::Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn load_next(&mut self, _: ModelId) -> std::result::Result<LoadState, DeviceError> {
+        Err(DeviceError::other("tensor model.norm.weight: broken"))
+    }
+
+    fn unload(&mut self, _: ModelId) -> std::result::Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        _: ModelId,
+        _: &mut StepBatch,
+        _: &mut StepOutput,
+    ) -> std::result::Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn memory(&self) -> std::result::Result<MemoryStats, DeviceError> {
+        Ok(MemoryStats { reserved_bytes: 1 << 30, ..MemoryStats::default() })
+    }
+}
+
+#[actix::test]
+async fn a_model_that_one_device_cannot_load_is_on_none() {
+    let broken = Maker::from_fn(|| Ok(Box::new(Broken)));
+    let bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30)), ("sim:1", broken)]).await;
+    let error = bench.load("demo").await.expect_err("sim:1 is broken");
+    assert_eq!(error.kind, Kind::Internal);
+    for part in ["model demo on sim:1", "model.norm.weight"] {
+        assert!(error.message.contains(part), "{error}");
+    }
+    assert_eq!(bench.used(), [0, 0]);
+    assert_eq!((bench.take_log(), bench.names().await), (vec![], vec![]));
+    bench.stop();
+}
+
+#[test]
+fn specs_are_checked_key_by_key() {
+    let spec = |name: &str, path: &str, max_seq_len| ModelSpec {
+        name: name.to_owned(),
+        model_path: path.into(),
+        load_format: LoadFormat::Dummy,
+        max_seq_len,
+    };
+    assert_eq!(spec("llama-3-8b", "x", None).check(), Ok(()));
+    let faults = spec("A", "", Some(0)).check().expect_err("three faults");
+    for (fault, key) in
+        faults.iter().zip(["models.name", "models.model_path", "models.max_seq_len"])
+    {
+        assert!(fault.starts_with(key), "{fault}");
+    }
+    assert_eq!(faults.len(), 3);
+    let toml = "name = \"a\"\nmodel_path = \"m\"\nload_format = \"dummy\"\nmax_model_len = 5";
+    assert_eq!(toml::from_str::<ModelSpec>(toml).expect("reads"), spec("a", "m", Some(5)));
+}
+
+#[test]
+fn the_pool_is_planned_from_the_config_files() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    testing::write(dir.path());
+    let spec = |path: &Path, max_seq_len| ModelSpec {
+        name: "demo".to_owned(),
+        model_path: path.to_owned(),
+        load_format: LoadFormat::Dummy,
+        max_seq_len,
+    };
+    let plan = |spec: ModelSpec| {
+        plan_memory(&[spec], &HubCache::default(), &LIMITS, MemorySizes::default(), 1)
+    };
+    let whole = plan(spec(dir.path(), None)).expect("plans");
+    assert_eq!(whole.pool_bytes, most_bytes().next_multiple_of(256));
+    let shorter = plan(spec(dir.path(), Some(32))).expect("plans");
+    assert_eq!(shorter.kv_bytes[0] * 2, whole.kv_bytes[0]);
+    let error = plan(spec(dir.path(), Some(99))).expect_err("too long");
+    assert!(error.starts_with("model demo: models.max_seq_len"), "{error}");
+    let error = plan(spec(&dir.path().join("absent"), None)).expect_err("not there");
+    assert!(error.starts_with("model demo:"), "{error}");
+    // With no dtype in config.json the tensors would be asked, and there are none.
+    let config = std::fs::read_to_string(dir.path().join("config.json")).expect("reads");
+    std::fs::write(dir.path().join("config.json"), config.replace("torch_dtype", "x"))
+        .expect("writes");
+    let stored = ModelSpec { load_format: LoadFormat::Safetensors, ..spec(dir.path(), None) };
+    assert!(plan(stored).is_err());
+    assert!(plan(spec(dir.path(), None)).is_ok());
+}

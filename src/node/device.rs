@@ -1,0 +1,148 @@
+//! The actors of one device: reply, batcher, executor, started in that order and rebuilt together.
+
+use std::sync::Arc;
+
+use actix::{Addr, Arbiter, Recipient};
+
+use crate::batcher::{self, Attach, Batcher, DeviceFailed};
+use crate::bridge::DeviceError;
+use crate::config::Config;
+use crate::executor::{self, DeviceId, Maker};
+use crate::health::{Progress, Vitals};
+use crate::models::DeviceHandle;
+use crate::reply::Reply;
+use crate::scheduler::{DeviceUp, Scheduler};
+use crate::telemetry::Metrics;
+
+/// What stays the same over the rebuilds of a device.
+pub(super) struct DeviceParts {
+    pub id: DeviceId,
+    pub maker: Maker,
+    pub progress: DeviceProgress,
+}
+
+/// Cells that health watches, one of each per device and not per build.
+pub(super) struct DeviceProgress {
+    pub batcher: Progress,
+    pub executor: Progress,
+    pub reply: Progress,
+}
+
+impl DeviceProgress {
+    pub fn watch(vitals: &Vitals) -> Self {
+        Self {
+            batcher: vitals.watch_running("batcher"),
+            executor: vitals.watch("executor"),
+            reply: vitals.watch("reply"),
+        }
+    }
+}
+
+/// To whom a device's actors talk.
+#[derive(Clone)]
+pub(super) struct DeviceLinks {
+    pub config: Config,
+    pub scheduler: Addr<Scheduler>,
+    pub failed: Recipient<DeviceFailed>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// One build of a device's actors.
+pub(super) struct DeviceActors {
+    pub generation: u64,
+    batcher: Addr<Batcher>,
+    executor: Option<executor::Running>,
+    // Dropped after `executor` has ended, so that no step is under way when the batcher goes.
+    _threads: Threads,
+}
+
+/// Arbiters that end with their owner. Dropping blocks until their threads have.
+pub(super) struct Threads(pub Vec<Arbiter>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for arbiter in self.0.drain(..) {
+            arbiter.stop();
+            if arbiter.join().is_err() {
+                tracing::error!("an arbiter ended in a panic");
+            }
+        }
+    }
+}
+
+impl Drop for DeviceActors {
+    fn drop(&mut self) {
+        if let Some(executor) = self.executor.take() {
+            executor.stop();
+        }
+    }
+}
+
+impl DeviceActors {
+    /// Starts reply, batcher and executor, last stage first; waits until the device is made.
+    ///
+    /// # Errors
+    /// Why the device could not be made.
+    pub async fn start(
+        parts: &DeviceParts,
+        links: &DeviceLinks,
+        generation: u64,
+    ) -> Result<Self, DeviceError> {
+        let threads = Threads(vec![Arbiter::new(), Arbiter::new()]);
+        let reply = Reply::start(&threads.0[0].handle(), parts.progress.reply.clone());
+        let scheduler = &links.scheduler;
+        let batcher = Batcher::start_on(
+            &threads.0[1].handle(),
+            batcher::Start {
+                device: parts.id.clone(),
+                generation,
+                config: links.config.batcher.clone(),
+                links: batcher::Links {
+                    credit: scheduler.clone().recipient(),
+                    returned: scheduler.clone().recipient(),
+                    reply: reply.recipient(),
+                    node: links.failed.clone(),
+                },
+                metrics: links.metrics.clone(),
+                progress: parts.progress.batcher.clone(),
+            },
+        );
+        let mut executor = executor::start(executor::Start {
+            device: parts.id.clone(),
+            maker: parts.maker.clone(),
+            step_done: batcher.clone().recipient(),
+            progress: parts.progress.executor.clone(),
+            metrics: links.metrics.device(parts.id.as_str()),
+        })
+        .map_err(|error| DeviceError::other(format!("no thread for the executor: {error}")))?;
+        let made = (&mut executor.ready).await;
+        let attach = Attach { executor: executor.addr.clone().recipient() };
+        let actors = Self { generation, batcher, executor: Some(executor), _threads: threads };
+        made.unwrap_or_else(|_| Err(DeviceError::other("the executor ended while it started")))?;
+        actors.batcher.send(attach).await.map_err(|_| DeviceError::other("the batcher ended"))?;
+        Ok(actors)
+    }
+
+    /// What models needs of this build.
+    pub fn handle(&self, id: &DeviceId) -> Option<DeviceHandle> {
+        let executor = self.executor.as_ref()?;
+        Some(DeviceHandle {
+            id: id.clone(),
+            generation: self.generation,
+            load: executor.addr.clone().recipient(),
+            unload: executor.addr.clone().recipient(),
+            add: self.batcher.clone().recipient(),
+            remove: self.batcher.clone().recipient(),
+            memory: executor.memory.clone(),
+        })
+    }
+
+    /// What the scheduler needs of this build.
+    pub fn device_up(&self, id: &DeviceId) -> DeviceUp {
+        DeviceUp {
+            device: id.clone(),
+            generation: self.generation,
+            batcher: self.batcher.clone().recipient(),
+        }
+    }
+}

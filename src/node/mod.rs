@@ -1,0 +1,156 @@
+//! The node: starts every actor (last stage first), rebuilds a device that failed, and drains at the end.
+//!
+//! `start.rs` is the only file that starts actors, `device.rs` the actors of one device; [`Supervisor`] keeps them. A node has a thread
+//! of its own with an actix system; the actors have arbiters of theirs, so several nodes can live in one process.
+
+mod device;
+mod start;
+mod supervisor;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use actix::{Addr, Recipient};
+use tokio::sync::{oneshot, watch};
+
+use crate::admission::Admit;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::health::Vitals;
+use crate::models::Models;
+
+use supervisor::Shutdown;
+pub use supervisor::Supervisor;
+
+/// How far the node is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// The configured models are being loaded; the doors are open and say `unavailable`.
+    Loading,
+    /// Every configured model takes requests.
+    Ready,
+    /// It cannot go on: a configured model cannot be loaded, or a device needs a new process.
+    Failed(Error),
+}
+
+/// What the node's thread gives back once the doors are open.
+pub(crate) struct Handles {
+    node_id: String,
+    admission: Recipient<Admit>,
+    models: Addr<Models>,
+    supervisor: Addr<Supervisor>,
+    vitals: Arc<Vitals>,
+    phase: watch::Receiver<Phase>,
+    http: Option<SocketAddr>,
+    nats: Option<String>,
+    drain_timeout: Duration,
+}
+
+/// A running node. Dropping it ends it at once; [`Node::shutdown`] drains first.
+pub struct Node {
+    handles: Handles,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Opens the doors and begins to load; returns when the doors are open. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// `invalid` for a configuration at fault (every key named), `internal` if a device, socket or thread cannot be had.
+    pub fn start(config: Config) -> Result<Self> {
+        config.check().map_err(|error| Error::new(Kind::Invalid, error.to_string()))?;
+        let (sender, receiver) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("node".to_owned())
+            .spawn(move || start::run_system(config, sender))
+            .map_err(|error| Error::internal(format!("the node's thread: {error}")))?;
+        let started = receiver.blocking_recv();
+        let handles = match started {
+            Ok(Ok(handles)) => handles,
+            Ok(Err(text)) => return Err(Error::internal(text)),
+            Err(_) => return Err(Error::internal("the node's thread ended while it started")),
+        };
+        Ok(Self { handles, thread: Some(thread) })
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> &str {
+        &self.handles.node_id
+    }
+
+    /// Where HTTP listens, if it does.
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.handles.http
+    }
+
+    /// Where NATS is, if there is a bus.
+    pub fn nats(&self) -> Option<&str> {
+        self.handles.nats.as_deref()
+    }
+
+    /// The door for requests of this process.
+    pub fn admission(&self) -> &Recipient<Admit> {
+        &self.handles.admission
+    }
+
+    /// Load, unload, list.
+    pub fn models(&self) -> &Addr<Models> {
+        &self.handles.models
+    }
+
+    /// What the node knows of itself.
+    pub fn vitals(&self) -> &Arc<Vitals> {
+        &self.handles.vitals
+    }
+
+    /// How far the node is, as it changes.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.handles.phase.clone()
+    }
+
+    /// Waits until every configured model takes requests.
+    ///
+    /// # Errors
+    /// Why that will not come.
+    pub async fn wait_ready(&self) -> Result<()> {
+        let mut phase = self.phase();
+        let settled = phase.wait_for(|phase| *phase != Phase::Loading).await;
+        match settled.as_deref() {
+            Ok(Phase::Failed(error)) => Err(error.clone()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::internal("the node ended while it loaded")),
+        }
+    }
+
+    /// Takes no more requests, lets those in finish within `node.drain_timeout_s`, and ends the node. Returns how many were cut.
+    pub async fn shutdown(mut self) -> usize {
+        let (done, drained) = oneshot::channel();
+        let shutdown = Shutdown { timeout: self.handles.drain_timeout, done };
+        // A supervisor that is gone has nothing left to drain.
+        let asked = self.handles.supervisor.send(shutdown).await;
+        let cut = if asked.is_ok() { drained.await.unwrap_or(0) } else { 0 };
+        if let Some(thread) = self.thread.take() {
+            // The system has stopped or is about to; joining must not hold up the caller's runtime.
+            let (joined, ended) = oneshot::channel();
+            std::thread::spawn(move || joined.send(thread.join().is_ok()));
+            if !ended.await.unwrap_or(false) {
+                tracing::error!("the node's thread ended in a panic");
+            }
+        }
+        cut
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let (done, _) = oneshot::channel();
+            // A refusal means a supervisor that is ending already.
+            let _ = self.handles.supervisor.try_send(Shutdown { timeout: Duration::ZERO, done });
+            // A panic on that thread is in the log; there is nobody to tell here.
+            let _ = thread.join();
+        }
+    }
+}

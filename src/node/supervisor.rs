@@ -1,0 +1,367 @@
+//! The supervisor: keeps what was started, rebuilds a device that failed, tells the doors which models are up, and drains.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{
+    Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture, System, WrapFuture,
+};
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+use super::Phase;
+use super::device::{DeviceActors, DeviceLinks, DeviceParts, Threads};
+use super::start::Doors;
+use crate::admission::{Admission, DevicesUp, Drain, Ledger, ModelDown, ModelUp};
+use crate::batcher::DeviceFailed;
+use crate::bus::Bus;
+use crate::error::{Error, Result};
+use crate::executor::DeviceId;
+use crate::health::Vitals;
+use crate::http;
+use crate::models::{DeviceRebuilt, Load, ModelSpec, Models};
+use crate::scheduler::DeviceDown;
+
+/// Failures of devices, changes of models, one shutdown: all rare.
+const MAILBOX_CAPACITY: usize = 64;
+
+/// How often a drain looks whether the last request has ended.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// What cut requests get to send their last event, and the doors to write it.
+const CUT_GRACE: Duration = Duration::from_secs(2);
+/// The first pause between two tries to rebuild a device, and the longest; it doubles in between.
+const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// Everything that was started, for the supervisor to keep. Sent once, before any work can come.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Keep {
+    pub links: DeviceLinks,
+    pub devices: Vec<(DeviceParts, DeviceActors)>,
+    pub doors: Doors,
+    pub models: Addr<Models>,
+    /// To be loaded now.
+    pub specs: Vec<ModelSpec>,
+    pub threads: Threads,
+}
+
+/// Drains for at most `timeout`, then ends the node; answers with how many requests were cut.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Shutdown {
+    pub timeout: Duration,
+    pub done: oneshot::Sender<usize>,
+}
+
+/// The actor; see the module.
+pub struct Supervisor {
+    inner: Rc<Inner>,
+}
+
+/// Shared with the flows on the supervisor's own thread; no borrow is held over an await.
+struct Inner {
+    admission: Addr<Admission>,
+    ledger: Arc<Ledger>,
+    vitals: Arc<Vitals>,
+    phase: watch::Sender<Phase>,
+    kept: OnceCell<Kept>,
+    /// What fails from here on is not rebuilt.
+    is_ending: Cell<bool>,
+}
+
+struct Kept {
+    links: DeviceLinks,
+    parts: HashMap<DeviceId, DeviceParts>,
+    actors: RefCell<HashMap<DeviceId, DeviceActors>>,
+    models: Addr<Models>,
+    bus: RefCell<Option<Rc<Bus>>>,
+    http: RefCell<Option<http::Running>>,
+    threads: RefCell<Option<Threads>>,
+    /// Held while a device is rebuilt: one at a time, and none while the node ends.
+    turn: Mutex<()>,
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        admission: Addr<Admission>,
+        ledger: Arc<Ledger>,
+        vitals: Arc<Vitals>,
+        phase: watch::Sender<Phase>,
+    ) -> Self {
+        let kept = OnceCell::new();
+        Self {
+            inner: Rc::new(Inner {
+                admission,
+                ledger,
+                vitals,
+                phase,
+                kept,
+                is_ending: Cell::new(false),
+            }),
+        }
+    }
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+    }
+}
+
+impl Handler<Keep> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, keep: Keep, ctx: &mut Self::Context) {
+        let Keep { links, devices, doors, models, specs, threads } = keep;
+        let mut parts = HashMap::new();
+        let mut actors = HashMap::new();
+        let mut ups = Vec::new();
+        for (part, actor) in devices {
+            ups.push(actor.device_up(&part.id));
+            self.inner.vitals.device_up(&part.id);
+            actors.insert(part.id.clone(), actor);
+            parts.insert(part.id.clone(), part);
+        }
+        let scheduler = links.scheduler.clone();
+        let kept = Kept {
+            links,
+            parts,
+            actors: RefCell::new(actors),
+            models,
+            bus: RefCell::new(Some(Rc::new(doors.bus))),
+            http: RefCell::new(doors.http),
+            threads: RefCell::new(Some(threads)),
+            turn: Mutex::new(()),
+        };
+        // Sent once, by `start.rs`.
+        let _ = self.inner.kept.set(kept);
+        let inner = Rc::clone(&self.inner);
+        let flow = async move {
+            for up in ups {
+                // It ends only with the node.
+                let _ = scheduler.send(up).await;
+            }
+            inner.load(specs).await;
+        };
+        ctx.spawn(flow.into_actor(self));
+    }
+}
+
+impl Handler<DeviceFailed> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, failed: DeviceFailed, ctx: &mut Self::Context) {
+        if self.inner.is_ending.get() {
+            return;
+        }
+        tracing::error!(device = %failed.device, reason = failed.reason, "device failed");
+        self.inner.vitals.device_down(&failed.device, &failed.reason);
+        if failed.sticky {
+            let text = format!("{} needs a new process: {}", failed.device, failed.reason);
+            self.inner.phase.send_replace(Phase::Failed(Error::internal(text)));
+            return;
+        }
+        let inner = Rc::clone(&self.inner);
+        ctx.spawn(async move { inner.rebuild(failed).await }.into_actor(self));
+    }
+}
+
+impl Handler<ModelUp> for Supervisor {
+    type Result = ResponseFuture<()>;
+
+    /// Admission first: what the bus then takes is not refused.
+    fn handle(&mut self, up: ModelUp, _: &mut Self::Context) -> Self::Result {
+        let inner = Rc::clone(&self.inner);
+        Box::pin(async move {
+            let name = up.0.name.clone();
+            // They end only with the node.
+            let _ = inner.admission.send(up).await;
+            if let Some(bus) = inner.bus() {
+                bus.serve_model(&name);
+            }
+        })
+    }
+}
+
+impl Handler<ModelDown> for Supervisor {
+    type Result = ResponseFuture<()>;
+
+    /// The bus first: what admission would refuse goes to another node.
+    fn handle(&mut self, down: ModelDown, _: &mut Self::Context) -> Self::Result {
+        let inner = Rc::clone(&self.inner);
+        Box::pin(async move {
+            if let Some(bus) = inner.bus() {
+                bus.unserve_model(&down.name).await;
+            }
+            // It ends only with the node.
+            let _ = inner.admission.send(down).await;
+        })
+    }
+}
+
+impl Handler<Shutdown> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, shutdown: Shutdown, ctx: &mut Self::Context) {
+        let inner = Rc::clone(&self.inner);
+        let flow = async move {
+            let cut = inner.drain(shutdown.timeout).await;
+            inner.end().await;
+            // A node that was dropped waits for nothing.
+            let _ = shutdown.done.send(cut);
+            System::current().stop();
+        };
+        ctx.spawn(flow.into_actor(self));
+    }
+}
+
+impl Inner {
+    fn bus(&self) -> Option<Rc<Bus>> {
+        self.kept.get()?.bus.borrow().clone()
+    }
+
+    async fn load(&self, specs: Vec<ModelSpec>) {
+        let Some(kept) = self.kept.get() else { return };
+        for spec in specs {
+            let name = spec.name.clone();
+            let loaded = kept.models.send(Load(spec)).await;
+            let loaded: Result<_> =
+                loaded.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
+            if let Err(mut error) = loaded {
+                error.message = format!("model {name}: {}", error.message);
+                self.phase.send_replace(Phase::Failed(error));
+                return;
+            }
+        }
+        self.phase.send_replace(Phase::Ready);
+    }
+
+    /// Builds the device's actors again, until that works, and loads every model onto them.
+    async fn rebuild(&self, failed: DeviceFailed) {
+        let Some(kept) = self.kept.get() else { return };
+        let _turn = kept.turn.lock().await;
+        let id = failed.device;
+        let is_this_build = |actors: &HashMap<_, DeviceActors>| {
+            actors.get(&id).is_some_and(|actors| actors.generation == failed.generation)
+        };
+        let old = {
+            let mut actors = kept.actors.borrow_mut();
+            if is_this_build(&actors) { actors.remove(&id) } else { None }
+        };
+        let (Some(old), Some(parts)) = (old, kept.parts.get(&id)) else { return };
+        kept.links.metrics.device(id.as_str()).rebuilds.increment(1);
+        let down = DeviceDown { device: id.clone(), generation: failed.generation };
+        // The scheduler ends only with the node.
+        let _ = kept.links.scheduler.send(down).await;
+        self.tell_devices_up(kept).await;
+        // Its memory is given back before the next build takes any; joining threads blocks.
+        let _ = tokio::task::spawn_blocking(move || drop(old)).await;
+
+        let (mut pause, longest) = REBUILD_PAUSE;
+        let mut generation = failed.generation;
+        while !self.is_ending.get() {
+            generation += 1;
+            match self.build_again(kept, parts, generation).await {
+                Ok(()) => {
+                    self.vitals.device_up(&id);
+                    tracing::info!(device = %id, generation, "device rebuilt");
+                    break;
+                }
+                Err(fault) => {
+                    tracing::error!(device = %id, fault, "not rebuilt, trying again");
+                    self.vitals.device_down(&id, &fault);
+                }
+            }
+            sleep(pause).await;
+            pause = longest.min(pause * 2);
+        }
+        self.tell_devices_up(kept).await;
+    }
+
+    async fn tell_devices_up(&self, kept: &Kept) {
+        let up = kept.actors.borrow().len();
+        // Admission ends only with the node.
+        let _ = self.admission.send(DevicesUp(up)).await;
+    }
+
+    async fn build_again(
+        &self,
+        kept: &Kept,
+        parts: &DeviceParts,
+        generation: u64,
+    ) -> std::result::Result<(), String> {
+        let built = DeviceActors::start(parts, &kept.links, generation).await;
+        let actors = built.map_err(|error| error.to_string())?;
+        let device = actors.handle(&parts.id).ok_or("it ended at once")?;
+        // The scheduler ends only with the node.
+        let _ = kept.links.scheduler.send(actors.device_up(&parts.id)).await;
+        let (done, loaded) = oneshot::channel();
+        let asked = kept.models.send(DeviceRebuilt { device, done }).await;
+        asked.map_err(|error| error.to_string())?;
+        let loaded = loaded.await.map_err(|error| error.to_string())?;
+        loaded.map_err(|error| error.to_string())?;
+        kept.actors.borrow_mut().insert(parts.id.clone(), actors);
+        Ok(())
+    }
+
+    /// No more requests; waits for those that run, and cuts the rest.
+    async fn drain(&self, timeout: Duration) -> usize {
+        self.vitals.set_draining();
+        // Admission ends only with the node.
+        let _ = self.admission.send(Drain).await;
+        if let Some(bus) = self.bus() {
+            bus.drain().await;
+        }
+        self.wait_until_idle(timeout).await;
+        let cut = self.ledger.cut_all();
+        if !cut.is_empty() {
+            let ids = cut.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(" ");
+            tracing::warn!(
+                count = cut.len(),
+                ids,
+                "cut: not finished when the drain's time was over"
+            );
+            self.wait_until_idle(CUT_GRACE).await;
+        }
+        cut.len()
+    }
+
+    async fn wait_until_idle(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        while self.ledger.num_requests() > 0 && Instant::now() < deadline {
+            sleep(DRAIN_POLL).await;
+        }
+    }
+
+    /// Closes the doors, then ends the threads, first stage first.
+    async fn end(&self) {
+        let Some(kept) = self.kept.get() else { return };
+        self.is_ending.set(true);
+        let http = kept.http.borrow_mut().take();
+        if let Some(http) = http
+            && !http.stop(CUT_GRACE).await
+        {
+            tracing::warn!("connections were cut");
+        }
+        let bus = kept.bus.borrow_mut().take();
+        match bus.map(Rc::try_unwrap) {
+            Some(Ok(bus)) => bus.stop().await,
+            Some(Err(_)) => tracing::warn!("the bus is still in use and was not closed in order"),
+            None => {}
+        }
+        let _turn = kept.turn.lock().await;
+        let actors: Vec<_> = kept.actors.borrow_mut().drain().collect();
+        let threads = kept.threads.borrow_mut().take();
+        // Joining threads blocks; there is nothing to do about one that panicked.
+        let _ = tokio::task::spawn_blocking(move || {
+            drop(actors);
+            drop(threads);
+        })
+        .await;
+    }
+}

@@ -1,0 +1,93 @@
+//! A real nats-server for one test, on a free port, ended by its id when dropped.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running server.
+pub struct NatsServer {
+    dir: tempfile::TempDir,
+    extra: String,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl NatsServer {
+    /// A server with defaults.
+    pub fn start() -> Self {
+        Self::with("")
+    }
+
+    /// A server with more lines of configuration.
+    pub fn with(extra: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut server = Self { dir, extra: extra.to_owned(), port: 0, child: None };
+        server.start_again();
+        server
+    }
+
+    /// A port on which nothing listens yet: a server that is started there later.
+    pub fn later() -> Self {
+        let mut server = Self::start();
+        server.kill();
+        server
+    }
+
+    /// Starts it, on the port of before.
+    pub fn start_again(&mut self) {
+        let ports = self.dir.path().join("ports");
+        let _ = std::fs::remove_dir_all(&ports);
+        std::fs::create_dir_all(&ports).expect("a directory");
+        let port = if self.port == 0 { -1 } else { i32::from(self.port) };
+        let config =
+            format!("host: 127.0.0.1\nport: {port}\nports_file_dir: {:?}\n{}", ports, self.extra);
+        let file = self.dir.path().join("nats.conf");
+        std::fs::write(&file, config).expect("writes");
+        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+        let child = Command::new("nats-server")
+            .env("PATH", path)
+            .arg("-c")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nats-server is installed");
+        self.child = Some(child);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        self.port = loop {
+            if let Some(port) = read_port(&ports)
+                && std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+            {
+                break port;
+            }
+            assert!(Instant::now() < deadline, "nats-server answers");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn read_port(dir: &Path) -> Option<u16> {
+    let file = std::fs::read_dir(dir).ok()?.flatten().next()?;
+    let ports: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
+    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+}

@@ -1,0 +1,188 @@
+//! Goal: chat templates render as Hugging Face renders them.
+//! Method: templates of the shapes that models ship, and the fault of every broken file named.
+
+use std::path::Path;
+
+use inferno_node::error::Kind;
+use inferno_node::request::ChatMessage;
+use inferno_node::tokenizer::ChatTemplate;
+use serde_json::{Value, json};
+
+fn message(role: &str, content: &str) -> ChatMessage {
+    ChatMessage { role: role.into(), content: content.into() }
+}
+
+fn conversation() -> Vec<ChatMessage> {
+    vec![
+        message("system", "Be brief."),
+        message("user", "  Hi <there> & \"you\" "),
+        message("assistant", "Hello."),
+        message("user", "你好?"),
+    ]
+}
+
+const LLAMA_3: &str = r"{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- set date_string = '26 Jul 2024' %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = '' %}
+{%- endif %}
+{{- '<|start_header_id|>system<|end_header_id|>\n\n' }}
+{%- if tools is not none %}
+    {{- 'Environment: ipython\n' }}
+{%- endif %}
+{{- 'Today Date: ' + date_string + '\n\n' }}
+{{- system_message }}
+{{- '<|eot_id|>' }}
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
+        {{- message['content'] | trim + '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
+{%- endif %}
+";
+
+#[test]
+fn llama_3_style() {
+    let config = json!({"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"});
+    let template = ChatTemplate::new(LLAMA_3, &config).expect("compiles");
+    let turn = |role: &str| format!("<|start_header_id|>{role}<|end_header_id|>\n\n");
+    let expected = format!(
+        "<|begin_of_text|>{}Today Date: 26 Jul 2024\n\nBe brief.<|eot_id|>{}Hi <there> & \"you\"\
+         <|eot_id|>{}Hello.<|eot_id|>{}你好?<|eot_id|>{}",
+        turn("system"),
+        turn("user"),
+        turn("assistant"),
+        turn("user"),
+        turn("assistant")
+    );
+    assert_eq!(template.render(&conversation(), true).as_deref(), Ok(expected.as_str()));
+    let closed = template.render(&conversation(), false).expect("renders");
+    assert_eq!(Some(closed.as_str()), expected.strip_suffix(&turn("assistant")));
+}
+
+const CHATML: &str = "{% for message in messages %}\
+{% if loop.first and messages[0]['role'] != 'system' %}\
+{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}\
+{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+#[test]
+fn chatml_style() {
+    let template = ChatTemplate::new(CHATML, &Value::Null).expect("compiles");
+    assert_eq!(
+        template.render(&[message("user", " x ")], true).as_deref(),
+        Ok("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n\
+            <|im_start|>user\n x <|im_end|>\n<|im_start|>assistant\n")
+    );
+}
+
+const MISTRAL: &str = "{{ bos_token }}{% for message in messages %}\
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+{{ raise_exception('Roles must alternate user/assistant/user/assistant/...') }}{% endif %}\
+{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}\
+{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}\
+{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}\
+{% endfor %}";
+
+#[test]
+fn mistral_style_refuses_in_its_own_words() {
+    let config = json!({"bos_token": {"content": "<s>", "special": true}, "eos_token": "</s>"});
+    let template = ChatTemplate::new(MISTRAL, &config).expect("compiles");
+    let turns = [message("user", "a"), message("assistant", "b"), message("user", "c")];
+    let expected = "<s>[INST] a [/INST]b</s>[INST] c [/INST]";
+    assert_eq!(template.render(&turns, true).as_deref(), Ok(expected));
+    let error = template.render(&turns[1..], true).expect_err("an assistant first");
+    assert_eq!((error.kind, error.param.as_deref()), (Kind::Invalid, Some("messages")));
+    assert!(error.message.ends_with("must alternate user/assistant/user/assistant/..."), "{error}");
+}
+
+/// What templates in the wild lean on: Python's methods, namespaces, loop controls, block trimming, generation marks.
+#[test]
+fn templates_may_use_what_hugging_face_gives_them() {
+    let render = |source: &str| {
+        let template = ChatTemplate::new(source, &json!({"eos_token": "</s>"})).expect(source);
+        template.render(&conversation(), true).expect(source)
+    };
+    assert_eq!(render("{{ messages[1].content.strip().upper() }}"), "HI <THERE> & \"YOU\"");
+    assert_eq!(render("{{ messages[2]['content'].split('l')[0] }}|{{ messages|length }}"), "He|4");
+    let namespace = "{% set ns = namespace(n=0) %}{% for m in messages if m.role == 'user' %}\
+        {% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}";
+    assert_eq!(render(namespace), "2");
+    let controls = "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}\
+        {{ m.role }}{% break %}{% endfor %}";
+    assert_eq!(render(controls), "user");
+    // Jinja's trim_blocks and lstrip_blocks: a tag's line leaves nothing.
+    assert_eq!(render("a\n    {% if true %}\nb\n    {% endif %}\nc\n"), "a\nb\nc");
+    assert_eq!(render("{% generation %}\nx{%- endgeneration -%}  y"), "xy");
+    assert_eq!(render("{{ messages[0]|tojson }}"), r#"{"role": "system", "content": "Be brief."}"#);
+    assert_eq!(render("{{ bos_token is defined }} {{ bos_token }}{{ eos_token }}"), "False </s>");
+    assert_eq!(render("{{ strftime_now('%Y-%m-%d')|length }}"), "10");
+    assert_eq!(render("{{ tools is none }}{{ documents is none }}"), "TrueTrue");
+    assert_eq!(
+        render("{% macro t(m) %}[{{ m.role }}]{% endmacro %}{{ t(messages[0]) }}"),
+        "[system]"
+    );
+    assert_eq!(render("{{ messages[-1]['content'] }}{{ messages[::-1][0].role }}"), "你好?user");
+}
+
+#[test]
+fn a_template_that_breaks_is_the_conversations_fault_by_name() {
+    let template = ChatTemplate::new("{{ messages[9].content.strip() }}", &Value::Null);
+    let error = template.expect("compiles").render(&conversation(), true).expect_err("no ninth");
+    assert_eq!((error.kind, error.param.as_deref()), (Kind::Invalid, Some("messages")));
+}
+
+#[test]
+fn templates_are_found_where_checkpoints_keep_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write =
+        |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("writes");
+    let render = |dir: &Path| {
+        let template = ChatTemplate::from_dir(dir).expect("readable").expect("there");
+        template.render(&[message("user", "x")], false).expect("renders")
+    };
+    assert!(ChatTemplate::from_dir(dir.path()).expect("nothing to fail").is_none());
+    let mut config = json!({"bos_token": "<s>"});
+    write("tokenizer_config.json", &config.to_string());
+    assert!(ChatTemplate::from_dir(dir.path()).expect("no template").is_none());
+
+    config["chat_template"] = json!("{{ bos_token }}one");
+    write("tokenizer_config.json", &config.to_string());
+    assert_eq!(render(dir.path()), "<s>one");
+    config["chat_template"] = json!([{"name": "tool_use", "template": "tools"},
+        {"name": "default", "template": "{{ bos_token }}two"}]);
+    write("tokenizer_config.json", &config.to_string());
+    assert_eq!(render(dir.path()), "<s>two");
+    config["chat_template"] = json!([{"name": "only", "template": "three"}]);
+    write("tokenizer_config.json", &config.to_string());
+    assert_eq!(render(dir.path()), "three");
+    write("chat_template.jinja", "{{ bos_token }}four");
+    assert_eq!(render(dir.path()), "<s>four");
+}
+
+#[test]
+fn a_broken_template_file_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write =
+        |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("writes");
+    let two = json!([{"name": "a", "template": "x"}, {"name": "b", "template": "y"}]);
+    for broken in [two, json!([]), json!(7), json!("{{"), json!([{"name": "default"}])] {
+        write("tokenizer_config.json", &json!({"chat_template": broken}).to_string());
+        let error = ChatTemplate::from_dir(dir.path()).expect_err("broken");
+        assert!(error.file.ends_with("tokenizer_config.json"), "{error}");
+    }
+    write("chat_template.jinja", "{% if %}");
+    let error = ChatTemplate::from_dir(dir.path()).expect_err("no template");
+    assert!(error.file.ends_with("chat_template.jinja"), "{error}");
+    write("tokenizer_config.json", "{");
+    let error = ChatTemplate::from_dir(dir.path()).expect_err("no JSON");
+    assert!(error.file.ends_with("tokenizer_config.json"), "{error}");
+}

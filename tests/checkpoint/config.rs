@@ -1,0 +1,167 @@
+//! `config.json` and `generation_config.json`.
+
+use inferno_node::bridge::ffi::RopeScaling;
+use inferno_node::models::{CheckpointFault, GenerationDefaults, LoadFormat};
+use serde_json::{Value, json};
+
+use crate::builder::{Builder, tiny_config};
+
+#[test]
+fn config_json_is_checked_key_by_key() {
+    use CheckpointFault::{Malformed, Unsupported};
+    for (key, value, item, fault) in [
+        ("architectures", json!(["MistralForCausalLM"]), "architectures", Unsupported),
+        ("architectures", json!("LlamaForCausalLM"), "architectures", Unsupported),
+        ("model_type", json!("gpt2"), "model_type", Unsupported),
+        ("hidden_act", json!("gelu"), "hidden_act", Unsupported),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq"}),
+            "quantization_config",
+            Unsupported,
+        ),
+        ("torch_dtype", json!("float8_e4m3fn"), "torch_dtype", Unsupported),
+        ("rope_scaling", json!({"type": "yarn", "factor": 2}), "rope_scaling.type", Unsupported),
+        (
+            "rope_scaling",
+            json!({"rope_type": "llama3", "factor": 8}),
+            "rope_scaling.low_freq_factor",
+            Malformed,
+        ),
+        ("rope_scaling", json!({"type": "linear"}), "rope_scaling.factor", Malformed),
+        ("rope_scaling", json!([]), "rope_scaling", Malformed),
+        ("rope_parameters", json!({"rope_theta": -1}), "rope_parameters.rope_theta", Malformed),
+        (
+            "rope_parameters",
+            json!({"rope_type": "dynamic"}),
+            "rope_parameters.rope_type",
+            Unsupported,
+        ),
+        ("partial_rotary_factor", json!(0.5), "partial_rotary_factor", Unsupported),
+        ("rope_theta", json!("10000"), "rope_theta", Malformed),
+        ("rms_norm_eps", json!(0), "rms_norm_eps", Malformed),
+        ("hidden_size", json!(-8), "hidden_size", Malformed),
+        ("hidden_size", json!(9), "num_attention_heads", Malformed),
+        ("head_dim", json!(3), "head_dim", Malformed),
+        ("num_key_value_heads", json!(3), "num_key_value_heads", Malformed),
+        ("num_hidden_layers", json!(4_000_000_000_u32), "num_hidden_layers", Malformed),
+        ("vocab_size", json!(1.5), "vocab_size", Malformed),
+        ("vocab_size", Value::Null, "vocab_size", Malformed),
+        ("max_position_embeddings", Value::Null, "max_position_embeddings", Malformed),
+        ("eos_token_id", json!(10), "eos_token_id", Malformed),
+        ("eos_token_id", json!([1, "2"]), "eos_token_id", Malformed),
+        ("tie_word_embeddings", json!("yes"), "tie_word_embeddings", Malformed),
+    ] {
+        let builder = Builder::new(&[]);
+        let mut config = tiny_config();
+        config[key] = value.clone();
+        builder.write("config.json", config.to_string());
+        let error = builder.open_as(LoadFormat::Dummy).expect_err(key);
+        assert_eq!(
+            (error.fault, error.item.as_deref()),
+            (fault, Some(item)),
+            "{key} = {value}: {error}"
+        );
+        assert!(error.file.ends_with("config.json"), "{error}");
+    }
+}
+
+#[test]
+fn a_config_without_a_family_is_refused() {
+    let builder = Builder::new(&[]);
+    let mut config = tiny_config();
+    config.as_object_mut().expect("an object").remove("architectures");
+    builder.write("config.json", config.to_string());
+    assert!(builder.open_as(LoadFormat::Dummy).is_ok(), "model_type is enough");
+    config.as_object_mut().expect("an object").remove("model_type");
+    builder.write("config.json", config.to_string());
+    assert!(builder.open_as(LoadFormat::Dummy).is_err());
+}
+
+#[test]
+fn bad_json_and_missing_files_are_named() {
+    let builder = Builder::new(&[]);
+    for text in ["", "{", "null", "[]", "{\"a\":NaN}"] {
+        builder.write("config.json", text);
+        let error = builder.open().expect_err(text);
+        assert_eq!(error.fault, CheckpointFault::Malformed, "{error}");
+    }
+    std::fs::remove_file(builder.path().join("config.json")).expect("removes");
+    let error = builder.open().expect_err("no config");
+    assert_eq!(error.fault, CheckpointFault::NotFound);
+    assert!(error.to_string().contains("config.json"), "{error}");
+}
+
+#[test]
+fn both_generations_of_rope_keys_mean_the_same() {
+    let scaling = json!({
+        "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192
+    });
+    let mut parameters = scaling.clone();
+    parameters["rope_theta"] = json!(500_000.0);
+    let classic = Builder::new(&[("rope_theta", json!(500_000.0)), ("rope_scaling", scaling)]);
+    let new = Builder::new(&[
+        ("rope_theta", Value::Null),
+        ("rope_parameters", parameters),
+        ("torch_dtype", Value::Null),
+        ("dtype", json!("float32")),
+    ]);
+    let classic = classic.open_as(LoadFormat::Dummy).expect("good").shape().clone();
+    assert_eq!(&classic, new.open_as(LoadFormat::Dummy).expect("good").shape());
+    assert_eq!(classic.rope_scaling, RopeScaling::Llama3);
+    assert_eq!((classic.rope_theta, classic.rope_factor), (500_000.0, 32.0));
+    assert_eq!(classic.rope_original_max_positions, 8192);
+    let linear = Builder::new(&[("rope_scaling", json!({"type": "linear", "factor": 4}))]);
+    let linear = linear.open_as(LoadFormat::Dummy).expect("good").shape().clone();
+    assert_eq!((linear.rope_scaling, linear.rope_factor), (RopeScaling::Linear, 4.0));
+    let plain = Builder::new(&[("rope_scaling", json!({"rope_type": "default"}))]);
+    let plain = plain.open_as(LoadFormat::Dummy).expect("good").shape().clone();
+    assert_eq!(plain.rope_scaling, RopeScaling::None);
+}
+
+#[test]
+fn generation_config_gives_ends_and_defaults() {
+    let builder = Builder::new(&[]);
+    let open = |text: &str| {
+        builder.write("generation_config.json", text);
+        builder.open_as(LoadFormat::Dummy)
+    };
+    let checkpoint = open(
+        "{\"eos_token_id\": [1, 2], \"do_sample\": true, \"temperature\": 0.6, \"top_p\": 0.9, \"top_k\": 50, \
+         \"min_p\": 0.05, \"repetition_penalty\": 1.1, \"num_beams\": 1}",
+    )
+    .expect("good");
+    assert_eq!(checkpoint.end_token_ids(), [1, 2]);
+    let expected = GenerationDefaults {
+        temperature: Some(0.6),
+        top_p: Some(0.9),
+        top_k: Some(50),
+        min_p: Some(0.05),
+    };
+    assert_eq!(checkpoint.generation().defaults, expected);
+    let notes = &checkpoint.generation().notes;
+    assert!(notes.len() == 1 && notes[0].contains("repetition_penalty"), "{notes:?}");
+
+    let greedy = open("{\"do_sample\": false, \"temperature\": 0.6, \"top_k\": -1}").expect("good");
+    assert_eq!(greedy.generation().defaults.temperature, Some(0.0));
+    assert_eq!(greedy.generation().defaults.top_k, Some(0));
+    assert_eq!(greedy.end_token_ids(), [3], "config.json's");
+    let silent = open("{\"eos_token_id\": null}").expect("good");
+    assert_eq!(silent.generation().defaults, GenerationDefaults::default());
+
+    for (text, item) in [
+        ("{\"temperature\": 3}", "temperature"),
+        ("{\"temperature\": \"hot\"}", "temperature"),
+        ("{\"top_p\": 0}", "top_p"),
+        ("{\"min_p\": 2}", "min_p"),
+        ("{\"top_k\": -2}", "top_k"),
+        ("{\"top_k\": 1.5}", "top_k"),
+        ("{\"eos_token_id\": 99}", "eos_token_id"),
+        ("{\"do_sample\": 1}", "do_sample"),
+    ] {
+        let error = open(text).expect_err(text);
+        assert_eq!(error.item.as_deref(), Some(item), "{error}");
+        assert!(error.file.ends_with("generation_config.json"), "{error}");
+    }
+}

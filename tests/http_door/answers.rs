@@ -1,0 +1,263 @@
+//! What a client gets for a well-formed request.
+
+use inferno_node::error::{Error, Kind};
+use inferno_node::request::{DefaultLength, FinishReason, Prompt};
+use serde_json::{Value, json};
+
+use crate::rig::{Rig, chat, completion, config, events, fault, text_of};
+use inferno_node::http::Config;
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+
+#[actix_web::test]
+async fn a_chat_comes_as_one_body() {
+    let mut rig = Rig::new();
+    let answer = rig.post(CHAT, chat(json!({"request_id": "r1", "temperature": 0, "priority": 9})));
+    let played = rig.next().await;
+    assert_eq!(played.request.id.as_str(), "r1");
+    assert_eq!((played.request.priority, played.request.stream), (9, false));
+    assert_eq!(played.request.default_length, DefaultLength::Context);
+    assert!(matches!(&played.request.prompt, Prompt::Messages(m) if m[0].content == "hi"));
+    played.play(&["Hel", "lo \"you\"\n"]);
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["x-request-id"], "r1");
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body["id"], "chatcmpl-r1");
+    assert_eq!(body["choices"][0]["message"]["content"], "Hello \"you\"\n");
+    assert_eq!(body["choices"][0]["finish_reason"], "stop");
+    assert_eq!(body["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
+    assert_eq!(body["receipt"]["device"], "cpu:0");
+    assert!(body["created"].as_u64() > Some(1_600_000_000));
+}
+
+#[actix_web::test]
+async fn a_chat_streams_one_event_per_chunk_as_it_comes() {
+    let mut rig = Rig::new();
+    let answer = rig.post(CHAT, chat(json!({"stream": true, "request_id": "r2"})));
+    let mut played = rig.next().await;
+    assert!(played.request.stream);
+    played.accept();
+    played.text("").unwrap();
+    played.text("Once").unwrap();
+    let mut answer = answer.await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/event-stream; charset=utf-8");
+    assert_eq!(answer.headers()["cache-control"], "no-cache");
+    let first = String::from_utf8(answer.chunk().await.unwrap().unwrap().to_vec()).unwrap();
+    let seen = events(&first);
+    assert_eq!(seen[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    assert_eq!(seen[1]["choices"][0]["delta"], json!({"content": "Once"}));
+    // Nothing is held back: the second piece arrives before the node sends a third.
+    played.text(" upon").unwrap();
+    let second = String::from_utf8(answer.chunk().await.unwrap().unwrap().to_vec()).unwrap();
+    assert_eq!(text_of(&events(&second)), " upon");
+    played.finish(FinishReason::Length).unwrap();
+    let rest = events(&answer.text().await.unwrap());
+    assert_eq!(rest[0]["choices"][0]["finish_reason"], "length");
+    assert_eq!(rest[0]["receipt"]["node_id"], "n1");
+    assert_eq!(rest[1], "[DONE]");
+    assert_eq!(rest.len(), 2);
+    assert!(!played.handle.is_cancelled());
+}
+
+#[actix_web::test]
+async fn usage_is_streamed_when_asked_for() {
+    let mut rig = Rig::new();
+    let options = json!({"stream": true, "stream_options": {"include_usage": true}});
+    for (path, body) in [(CHAT, chat(options.clone())), (COMPLETIONS, completion(options))] {
+        let answer = rig.post(path, body);
+        rig.next().await.play(&["a", "b"]);
+        let seen = events(&answer.await.unwrap().text().await.unwrap());
+        assert_eq!(seen.last().unwrap(), "[DONE]");
+        let usage = &seen[seen.len() - 2];
+        assert_eq!(usage["choices"], json!([]));
+        assert_eq!(usage["usage"]["completion_tokens"], 2);
+        assert_eq!(usage["receipt"]["device"], "cpu:0");
+        for chunk in &seen[..seen.len() - 2] {
+            assert!(chunk["usage"].is_null() && chunk.get("usage").is_some());
+        }
+        assert_eq!(text_of(&seen), "ab");
+    }
+}
+
+#[actix_web::test]
+async fn a_completion_comes_whole_and_streamed() {
+    let mut rig = Rig::new();
+    let answer = rig.post(COMPLETIONS, completion(json!({"max_tokens": 4, "seed": 7})));
+    let played = rig.next().await;
+    assert_eq!(played.request.prompt, Prompt::Text("once".to_owned()));
+    assert_eq!(played.request.default_length, DefaultLength::Completions);
+    assert_eq!((played.request.params.max_tokens, played.request.params.seed), (Some(4), Some(7)));
+    played.play(&["x"]);
+    let body: Value = answer.await.unwrap().json().await.unwrap();
+    assert_eq!(body["object"], "text_completion");
+    assert_eq!(body["choices"][0]["text"], "x");
+    let id = body["id"].as_str().unwrap();
+    assert!(id.starts_with("cmpl-") && id.len() == 5 + 32, "{id}");
+
+    let answer = rig.post(COMPLETIONS, completion(json!({"stream": true, "prompt": [1, 2]})));
+    let played = rig.next().await;
+    assert_eq!(played.request.prompt, Prompt::TokenIds(vec![1, 2]));
+    played.play(&["x", "y"]);
+    let seen = events(&answer.await.unwrap().text().await.unwrap());
+    assert_eq!(text_of(&seen), "xy");
+    assert_eq!(seen[seen.len() - 2]["choices"][0]["finish_reason"], "stop");
+}
+
+#[actix_web::test]
+async fn several_prompts_are_one_choice_each() {
+    let mut rig = Rig::new();
+    for stream in [false, true] {
+        let body = json!({"prompt": ["a", "b", "c"], "request_id": "p", "stream": stream});
+        let answer = rig.post(COMPLETIONS, completion(body));
+        let mut plays = vec![rig.next().await, rig.next().await, rig.next().await];
+        for (i, (played, prompt)) in plays.iter().zip(["a", "b", "c"]).enumerate() {
+            assert_eq!(played.request.id.as_str(), format!("p-{i}"));
+            assert_eq!(played.request.prompt, Prompt::Text(prompt.to_owned()));
+        }
+        // They end in another order than they came.
+        for (played, text) in plays.drain(..).rev().zip(["C", "B", "A"]) {
+            played.play(&[text, text]);
+        }
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.headers()["x-request-id"], "p");
+        let text = answer.text().await.unwrap();
+        if stream {
+            let seen = events(&text);
+            let mut texts = vec![String::new(); 3];
+            for choice in seen.iter().filter_map(|event| event["choices"].get(0)) {
+                let index = choice["index"].as_u64().unwrap() as usize;
+                texts[index].push_str(choice["text"].as_str().unwrap());
+            }
+            assert_eq!(texts, ["AA", "BB", "CC"]);
+            let receipts = seen.iter().filter(|event| event.get("receipt").is_some());
+            assert_eq!(receipts.count(), 1);
+            assert_eq!(seen.last().unwrap(), "[DONE]");
+        } else {
+            let body: Value = serde_json::from_str(&text).unwrap();
+            let texts: Vec<_> = (0..3).map(|i| body["choices"][i]["text"].clone()).collect();
+            assert_eq!(texts, ["AA", "BB", "CC"]);
+            assert_eq!(body["usage"]["prompt_tokens"], 9);
+            assert_eq!(body["usage"]["completion_tokens"], 6);
+        }
+    }
+}
+
+#[actix_web::test]
+async fn one_refused_prompt_refuses_all_and_cancels_the_others() {
+    let mut rig = Rig::new();
+    let answer = rig.post(COMPLETIONS, completion(json!({"prompt": ["a", "b"], "stream": true})));
+    let (mut first, second) = (rig.next().await, rig.next().await);
+    first.accept();
+    let full = Error::new(Kind::QueueFull, "full").with_retry_after_ms(1_500);
+    second.refuse(&full);
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.headers()["retry-after"], "2");
+    assert_eq!(fault(answer).await.0, 429);
+    first.cancelled().await;
+}
+
+#[actix_web::test]
+async fn prompts_of_one_id_do_not_run_twice() {
+    let mut rig = Rig::with(&Config { max_prompts: 2, ..config() });
+    let body = || completion(json!({"prompt": ["a", "b"], "request_id": "p"}));
+    let answer = rig.post(COMPLETIONS, body());
+    let plays = [rig.next().await, rig.next().await];
+    let (status, _, code, param) = fault(rig.post(COMPLETIONS, body()).await.unwrap()).await;
+    assert_eq!((status, code.as_str(), param.as_deref()), (409, "conflict", Some("request_id")));
+    for played in plays {
+        played.play(&["x"]);
+    }
+    assert_eq!(answer.await.unwrap().status(), 200);
+    let many = completion(json!({"prompt": ["a", "b", "c"]}));
+    assert_eq!(fault(rig.post(COMPLETIONS, many).await.unwrap()).await.0, 400);
+}
+
+#[actix_web::test]
+async fn refusals_are_openais_errors() {
+    let mut rig = Rig::new();
+    let cases = [
+        (Error::invalid("params.top_p", "bad"), 400, "invalid", Some("top_p")),
+        (Error::unsupported("tenant", "no"), 400, "unsupported", Some("tenant")),
+        (Error::new(Kind::ContextLength, "long"), 400, "context_length_exceeded", None),
+        (
+            Error::new(Kind::NotFound, "no").with_param("model"),
+            404,
+            "model_not_found",
+            Some("model"),
+        ),
+        (Error::new(Kind::Conflict, "runs"), 409, "conflict", None),
+        (Error::new(Kind::Internal, "oh"), 500, "internal", None),
+        (Error::new(Kind::Draining, "x").with_retry_after_ms(1), 503, "draining", None),
+    ];
+    for (error, status, code, param) in cases {
+        let answer = rig.post(CHAT, chat(json!({"stream": true})));
+        rig.next().await.refuse(&error);
+        let answer = answer.await.unwrap();
+        let retry = answer.headers().get("retry-after").map(|v| v.to_str().unwrap().to_owned());
+        assert_eq!(retry.as_deref(), error.retry_after_ms.map(|_| "1"));
+        let seen = fault(answer).await;
+        assert_eq!((seen.0, seen.2.as_str(), seen.3.as_deref()), (status, code, param));
+    }
+}
+
+#[actix_web::test]
+async fn before_the_first_byte_a_failure_is_a_status() {
+    let mut rig = Rig::new();
+    for stream in [false, true] {
+        let answer = rig.post(CHAT, chat(json!({"stream": stream})));
+        let mut played = rig.next().await;
+        played.accept();
+        played.text("").unwrap();
+        played.fail(Some(Error::internal("the step failed twice")));
+        assert_eq!(fault(answer.await.unwrap()).await.0, 500);
+
+        let answer = rig.post(CHAT, chat(json!({"stream": stream})));
+        let mut played = rig.next().await;
+        played.accept();
+        played.finish(FinishReason::Cancelled).unwrap();
+        assert_eq!(fault(answer.await.unwrap()).await.0, 499);
+
+        let answer = rig.post(CHAT, chat(json!({"stream": stream})));
+        drop(rig.next().await);
+        assert_eq!(fault(answer.await.unwrap()).await.0, 500);
+    }
+}
+
+#[actix_web::test]
+async fn in_mid_stream_a_failure_is_an_event_and_there_is_no_done() {
+    let mut rig = Rig::new();
+    for cancel in [false, true] {
+        let answer = rig.post(CHAT, chat(json!({"stream": true})));
+        let mut played = rig.next().await;
+        played.accept();
+        played.text("Hel").unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let code = if cancel {
+            played.finish(FinishReason::Cancelled).unwrap();
+            "cancelled"
+        } else {
+            played.fail(None);
+            "internal"
+        };
+        let seen = events(&answer.text().await.unwrap());
+        assert_eq!(seen.last().unwrap()["error"]["code"], code);
+        assert!(!seen.contains(&json!("[DONE]")));
+        assert_eq!(text_of(&seen), "Hel");
+    }
+}
+
+#[actix_web::test]
+async fn a_failure_after_some_text_of_a_whole_answer_is_a_status() {
+    let mut rig = Rig::new();
+    let answer = rig.post(COMPLETIONS, completion(json!({"prompt": ["a", "b"]})));
+    let (mut first, mut second) = (rig.next().await, rig.next().await);
+    first.accept();
+    second.accept();
+    first.text("x").unwrap();
+    second.fail(None);
+    assert_eq!(fault(answer.await.unwrap()).await.0, 500);
+    first.cancelled().await;
+}

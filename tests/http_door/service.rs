@@ -1,0 +1,169 @@
+//! Everything beside generation: models, health, metrics, and a node that is full or gone.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+
+use actix::{Actor, Arbiter, AsyncContext as _, Context, Handler};
+use inferno_node::admission::{Admit, Cancel};
+use inferno_node::http::{Config, start};
+use serde_json::{Value, json};
+
+use crate::rig::{Health, Rig, chat, completion, config, deps, fault};
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[actix_web::test]
+async fn models_are_listed_as_openai_lists_them() {
+    let rig = Rig::new();
+    let model = json!({"id": "demo", "object": "model", "created": 1_700_000_000,
+                       "owned_by": "inferno", "max_seq_len": 2048});
+    let list: Value = rig.get("/v1/models").await.json().await.unwrap();
+    assert_eq!(list, json!({"object": "list", "data": [model]}));
+    let one: Value = rig.get("/v1/models/demo").await.json().await.unwrap();
+    assert_eq!(one, model);
+    let (status, _, code, param) = fault(rig.get("/v1/models/other").await).await;
+    assert_eq!((status, code.as_str(), param.as_deref()), (404, "model_not_found", Some("model")));
+}
+
+#[actix_web::test]
+async fn health_is_the_message_and_its_status() {
+    let rig = Rig::new();
+    let answer = rig.get("/v1/health").await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    assert_eq!(answer.json::<Value>().await.unwrap()["status"], "degraded");
+    rig.health.critical.store(true, Ordering::Relaxed);
+    let answer = rig.get("/v1/health").await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.json::<Value>().await.unwrap()["status"], "critical");
+    assert_eq!(rig.get("/health/live").await.status(), 200);
+    assert_eq!(rig.get("/health/ready").await.status(), 503);
+    rig.health.ready.store(true, Ordering::Relaxed);
+    let answer = rig.get("/health/ready").await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.json::<Value>().await.unwrap(), json!({"ready": true}));
+    assert!(answer_has_id(&rig).await);
+}
+
+async fn answer_has_id(rig: &Rig) -> bool {
+    rig.get("/health/live").await.headers().contains_key("x-request-id")
+}
+
+#[actix_web::test]
+async fn metrics_are_prometheus_text() {
+    let rig = Rig::new();
+    let answer = rig.get("/metrics").await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
+    assert!(answer.text().await.unwrap().contains("inferno_requests_running"));
+}
+
+#[actix_web::test]
+async fn one_connection_serves_many_requests_also_after_refusals() {
+    let mut rig = Rig::with(&Config { max_connections: 1, ..config() });
+    for round in 0..3 {
+        assert_eq!(rig.post(CHAT, chat(json!({"n": 2}))).await.unwrap().status(), 400, "{round}");
+        let answer = rig.post(CHAT, chat(json!({"stream": true})));
+        rig.next().await.play(&["x"]);
+        assert!(answer.await.unwrap().text().await.unwrap().ends_with("[DONE]\n\n"), "{round}");
+    }
+}
+
+#[actix_web::test]
+async fn without_keep_alive_connections_close() {
+    let rig = Rig::with(&Config { keep_alive_s: 0, ..config() });
+    let answer = rig.get("/health/live").await;
+    assert_eq!(answer.headers()["connection"], "close");
+}
+
+/// Admission that stands still until it is let go.
+struct Stuck(mpsc::Receiver<()>);
+
+impl Actor for Stuck {
+    type Context = Context<Self>;
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(1);
+        // The capacity counts from the next message on.
+        ctx.notify(Wait);
+    }
+}
+
+struct Wait;
+
+impl actix::Message for Wait {
+    type Result = ();
+}
+
+impl Handler<Wait> for Stuck {
+    type Result = ();
+    fn handle(&mut self, _: Wait, _: &mut Self::Context) {
+        let _ = self.0.recv();
+    }
+}
+
+impl Handler<Admit> for Stuck {
+    type Result = ();
+    fn handle(&mut self, _: Admit, _: &mut Self::Context) {}
+}
+
+impl Handler<Cancel> for Stuck {
+    type Result = ();
+    fn handle(&mut self, _: Cancel, _: &mut Self::Context) {}
+}
+
+#[actix_web::test]
+async fn a_full_mailbox_is_429_and_a_closed_one_503() {
+    let (release, released) = mpsc::channel();
+    let arbiter = Arbiter::new();
+    let stuck = Stuck::start_in_arbiter(&arbiter.handle(), move |_| Stuck(released));
+    let deps = deps(stuck.clone().recipient(), stuck.recipient(), Arc::new(Health::default()));
+    let running = start(&config(), deps).unwrap();
+    let url = |path: &str| format!("http://{}{path}", running.address());
+    let client = reqwest::Client::new();
+    let mut answers = Vec::new();
+    let full = loop {
+        let body = completion(json!({"prompt": ["a", "b"]}));
+        let send = client.post(url("/v1/completions")).json(&body).send();
+        let mut answer = tokio::spawn(send);
+        // Those that fit into the mailbox wait; the first that does not is answered.
+        let patience = std::time::Duration::from_millis(200);
+        match tokio::time::timeout(patience, &mut answer).await {
+            Ok(answer) => break answer.unwrap().unwrap(),
+            Err(_) => answers.push(answer),
+        }
+        assert!(answers.len() < 50, "a mailbox without bound");
+    };
+    assert_eq!(full.headers()["retry-after"], "1");
+    assert_eq!(fault(full).await.2, "rate_limit_exceeded");
+    // Each way into a mailbox has room for one message more, so one of two is refused at once.
+    let refused = tokio::select! {
+        answer = client.delete(url("/v1/requests/r1")).send() => answer.unwrap(),
+        answer = client.delete(url("/v1/requests/r2")).send() => answer.unwrap(),
+    };
+    assert_eq!(fault(refused).await.0, 429);
+    arbiter.stop();
+    drop(release);
+    arbiter.join().unwrap();
+    for answer in answers {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 500, "lost with the mailbox");
+    }
+    let gone = client.post(url(CHAT)).json(&chat(json!({}))).send().await.unwrap();
+    assert_eq!(fault(gone).await.0, 503);
+}
+
+#[actix_web::test]
+async fn a_bad_configuration_or_a_taken_port_opens_no_door() {
+    let rig = Rig::new();
+    let taken = Config { bind: rig.running.address().to_string(), ..config() };
+    let open = Config { bind: "0.0.0.0:0".to_owned(), ..config() };
+    for (config, kind) in
+        [(taken, std::io::ErrorKind::AddrInUse), (open, std::io::ErrorKind::InvalidInput)]
+    {
+        // Nobody holds the other end, so this one does not stand still.
+        let admission = Stuck(mpsc::channel().1).start();
+        let deps = deps(admission.clone().recipient(), admission.recipient(), Arc::default());
+        let refused = start(&config, deps).map(|running| running.address());
+        assert_eq!(refused.map_err(|error| error.kind()), Err(kind));
+    }
+}

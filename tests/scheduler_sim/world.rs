@@ -1,0 +1,529 @@
+//! A node in small: the two policies, fake devices, and queues with delays between them, driven by chance from one seed.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+
+use inferno_node::batcher::{
+    Batching, Credit, Departure, LaneSpec, Output, PlannedStep, Produced, Refused, Sequence,
+};
+use inferno_node::bridge::ffi::StepOutput;
+use inferno_node::clock::Timestamp;
+use inferno_node::executor::{DeviceId, ModelId};
+use inferno_node::scheduler::{Assignment, Config, Leaving, Refusal, Scheduling};
+
+use super::chance::Chance;
+use super::device::{END_TOKEN, FakeDevice};
+use super::request::{End, Request};
+
+/// Index of a request: what travels with a sequence here.
+pub type Who = usize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Event {
+    Arrive,
+    Cancel(Who),
+    Sweep,
+    /// The front of a queue arrives.
+    ToBatcher(usize),
+    ToScheduler(usize),
+    ToReply(usize),
+    /// The front step of a device ends.
+    StepEnd(usize, u64),
+    Rebuilt(usize),
+    BatcherPanics(usize),
+    CloseModel(usize, ModelId),
+}
+
+enum ToScheduler {
+    Credit(Credit),
+    Returned(Vec<(Sequence, Who)>),
+    Down(u64),
+    Up(u64),
+}
+
+/// What is drawn for a run, and fixed in it.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub devices: usize,
+    pub models: u32,
+    pub requests: usize,
+    pub specs: Vec<Vec<LaneSpec>>,
+    pub step_fails_percent: u64,
+    pub mailbox_full_percent: u64,
+    pub cancels_percent: u64,
+    pub poison: Option<usize>,
+    pub panics: bool,
+    pub closes: bool,
+}
+
+struct Device {
+    id: DeviceId,
+    generation: u64,
+    /// None while it is rebuilt.
+    batching: Option<Batching<Who>>,
+    fake: FakeDevice,
+    steps: VecDeque<PlannedStep>,
+    credits: HashMap<ModelId, Credit>,
+    closed: Vec<ModelId>,
+    /// Its batcher panicked: what was in the mailbox is gone.
+    mailbox_lost: bool,
+    to_batcher: VecDeque<(u64, Sequence, Who)>,
+    to_scheduler: VecDeque<ToScheduler>,
+    to_reply: VecDeque<Vec<Produced<Who>>>,
+    /// When the last message of each queue arrives: they keep their order.
+    arrives: [u64; 3],
+}
+
+pub struct World {
+    pub plan: Plan,
+    chance: Chance,
+    pub now: u64,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    num_events: u64,
+    scheduling: Scheduling<Who>,
+    devices: Vec<Device>,
+    pub requests: Vec<Request>,
+    leads: Vec<Vec<u32>>,
+    output: Output<Who>,
+    pub preemptions: u32,
+    pub cached_tokens: u64,
+    pub failures: u32,
+}
+
+/// One level in 20 ms: a run lasts about a second of its own time.
+pub const AGEING_US: u64 = 20_000;
+pub const PATIENCE_US: u64 = 2_000;
+pub const MAX_STEP_US: u64 = 1_500;
+const MAX_DELAY_US: u64 = 300;
+
+impl World {
+    pub fn new(plan: Plan, seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let config = Config {
+            ageing_s: AGEING_US as f64 / 1e6,
+            patience_ms: PATIENCE_US / 1000,
+            unavailable_after_s: 30,
+            prefix_index_blocks: 64,
+        };
+        let devices = (0..plan.devices).map(|at| Device {
+            id: DeviceId::new(&format!("sim:{at}")),
+            generation: 0,
+            batching: None,
+            fake: FakeDevice::default(),
+            steps: VecDeque::new(),
+            credits: HashMap::new(),
+            closed: Vec::new(),
+            mailbox_lost: false,
+            to_batcher: VecDeque::new(),
+            to_scheduler: VecDeque::new(),
+            to_reply: VecDeque::new(),
+            arrives: [0; 3],
+        });
+        let lead = |chance: &mut Chance| (0..40).map(|_| chance.between(0, 3) as u32).collect();
+        let leads = (0..3).map(|_| lead(&mut chance)).collect();
+        let mut world = Self {
+            devices: devices.collect(),
+            scheduling: Scheduling::new(config),
+            events: BinaryHeap::new(),
+            num_events: 0,
+            now: 0,
+            requests: Vec::new(),
+            leads,
+            output: Output::default(),
+            preemptions: 0,
+            cached_tokens: 0,
+            failures: 0,
+            chance,
+            plan,
+        };
+        for device in 0..world.devices.len() {
+            world.rebuilt(device);
+        }
+        world.after(0, 0, Event::Arrive);
+        world.after(0, 0, Event::Sweep);
+        if world.plan.panics {
+            world.after(1_000, 60_000, Event::BatcherPanics(0));
+        }
+        if world.plan.closes {
+            world.after(1_000, 60_000, Event::CloseModel(0, ModelId(0)));
+        }
+        world
+    }
+
+    /// Runs until nothing is left to happen.
+    pub fn run(&mut self) -> Result<(), String> {
+        while let Some(Reverse((at, _, event))) = self.events.pop() {
+            self.now = at;
+            self.handle(event).map_err(|text| format!("at {at} us, {event:?}: {text}"))?;
+            self.audit().map_err(|text| format!("after {event:?} at {at} us: {text}"))?;
+            if self.num_events > 400_000 {
+                return Err("no end in sight".into());
+            }
+        }
+        self.at_rest()
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Arrive => self.arrive(),
+            Event::Cancel(who) => self.requests[who].handle.cancel(),
+            Event::Sweep => {
+                self.scheduling.sweep(self.stamp());
+                if !self.all_ended() {
+                    self.after(1_000, 3_000, Event::Sweep);
+                }
+            }
+            Event::ToBatcher(device) => self.reach_batcher(device)?,
+            Event::ToScheduler(device) => self.reach_scheduler(device),
+            Event::ToReply(device) => self.reach_reply(device),
+            Event::StepEnd(device, generation) => {
+                if self.devices[device].generation == generation {
+                    self.step_end(device)?;
+                }
+            }
+            Event::Rebuilt(device) => self.rebuilt(device),
+            Event::BatcherPanics(device) => {
+                self.fail(device, None);
+                self.devices[device].mailbox_lost = true;
+            }
+            Event::CloseModel(device, model) => self.close_model(device, model),
+        }
+        self.dispatch();
+        Ok(())
+    }
+
+    fn arrive(&mut self) {
+        let id = self.requests.len();
+        let model = ModelId(self.chance.between(0, u64::from(self.plan.models) - 1) as u32);
+        let lead = self.chance.between(0, self.leads.len() as u64 - 1) as usize;
+        let lead = &self.leads[lead];
+        let mut request = Request::draw(id as u64, model, lead, self.now, &mut self.chance);
+        if self.plan.poison == Some(id) {
+            let longest = request.sequence.num_prompt_tokens + request.expected.len() as u32 - 1;
+            request.poison_at = Some(self.chance.between(1, u64::from(longest)) as u32);
+        }
+        self.scheduling.enqueue(request.sequence.clone(), id);
+        self.requests.push(request);
+        if self.chance.percent(self.plan.cancels_percent) {
+            self.after(0, 30_000, Event::Cancel(id));
+        }
+        if self.requests.len() < self.plan.requests {
+            let burst = self.chance.percent(60);
+            self.after(0, if burst { 100 } else { 8_000 }, Event::Arrive);
+        }
+    }
+
+    /// What the scheduler's actor does after every message.
+    fn dispatch(&mut self) {
+        while let Some(assignment) = self.scheduling.next(self.stamp()) {
+            let at = self.devices.iter().position(|device| device.id == assignment.device);
+            let at = at.expect("the scheduler knows only these");
+            if self.devices[at].generation != assignment.generation
+                || self.devices[at].batching.is_none()
+            {
+                self.scheduling.put_back(assignment, Refusal::Gone);
+            } else if self.chance.percent(self.plan.mailbox_full_percent) {
+                self.scheduling.put_back(assignment, Refusal::Full);
+            } else {
+                let Assignment { generation, sequence, stream, .. } = assignment;
+                self.devices[at].to_batcher.push_back((generation, sequence, stream));
+                self.in_order(at, 0, Event::ToBatcher(at));
+            }
+        }
+        for leaving in self.scheduling.take_leaving() {
+            let (who, end) = match leaving {
+                Leaving::Cancelled(who) => (who, End::Cancelled),
+                Leaving::Failed(who, _) => (who, End::Failed),
+            };
+            self.requests[who].finishes += 1;
+            self.requests[who].end(end, self.now);
+        }
+    }
+
+    fn reach_batcher(&mut self, at: usize) -> Result<(), String> {
+        let device = &mut self.devices[at];
+        let Some((generation, sequence, who)) = device.to_batcher.pop_front() else {
+            return Ok(());
+        };
+        let batching = device.batching.as_mut().filter(|_| device.generation == generation);
+        let Some(batching) = batching else {
+            if device.mailbox_lost {
+                // The stream was dropped with the mailbox.
+                self.requests[who].end(End::Dropped, self.now);
+            } else {
+                self.say(at, ToScheduler::Returned(vec![(sequence, who)]));
+            }
+            return Ok(());
+        };
+        match batching.assign(sequence, who) {
+            Ok(()) => {}
+            Err(Refused::UnknownModel(sequence, who)) => {
+                self.say(at, ToScheduler::Returned(vec![(sequence, who)]));
+            }
+            Err(Refused::TooLong { .. }) => return Err("assigned beyond all memory".into()),
+        }
+        self.pump(at);
+        Ok(())
+    }
+
+    fn reach_scheduler(&mut self, at: usize) {
+        let device = self.devices[at].id.clone();
+        match self.devices[at].to_scheduler.pop_front() {
+            Some(ToScheduler::Credit(credit)) => self.scheduling.credit(credit),
+            Some(ToScheduler::Returned(sequences)) => {
+                for (sequence, who) in sequences {
+                    self.scheduling.enqueue(sequence, who);
+                }
+            }
+            Some(ToScheduler::Down(generation)) => {
+                self.scheduling.device_down(&device, generation);
+            }
+            Some(ToScheduler::Up(generation)) => self.scheduling.device_up(&device, generation),
+            None => {}
+        }
+    }
+
+    fn reach_reply(&mut self, at: usize) {
+        for produced in self.devices[at].to_reply.pop_front().into_iter().flatten() {
+            let now = self.now;
+            let request = &mut self.requests[produced.stream];
+            if request.end.is_some() || produced.attempt < request.attempt {
+                continue;
+            }
+            request.taken.extend(&produced.token_ids);
+            if request.stop_after.is_some_and(|after| request.taken.len() >= after) {
+                request.end(End::Stopped, now);
+            } else if let Some(finish) = produced.finish {
+                request.end(End::Finished(finish), now);
+            }
+        }
+    }
+
+    /// What the batcher's actor does after every message.
+    fn pump(&mut self, at: usize) {
+        while let Some(batching) = &mut self.devices[at].batching {
+            let planned = batching.next_step(&mut self.output);
+            self.announce(at);
+            let Some(step) = planned else { break };
+            let device = &mut self.devices[at];
+            device.steps.push_back(step);
+            if device.steps.len() == 1 {
+                let generation = device.generation;
+                self.after(50, MAX_STEP_US, Event::StepEnd(at, generation));
+            }
+        }
+        self.finish_closing(at);
+        let device = &mut self.devices[at];
+        let Some(batching) = &device.batching else { return };
+        let credits: Vec<_> = batching.credits(&device.id, device.generation).collect();
+        for credit in credits {
+            let sent = self.devices[at].credits.insert(credit.model, credit.clone());
+            if sent.as_ref() != Some(&credit) {
+                self.say(at, ToScheduler::Credit(credit));
+            }
+        }
+    }
+
+    fn announce(&mut self, at: usize) {
+        for started in self.output.started.drain(..) {
+            self.cached_tokens += u64::from(started.cached_tokens);
+        }
+        self.preemptions += std::mem::take(&mut self.output.preemptions);
+        let produced = std::mem::take(&mut self.output.produced);
+        for one in &produced {
+            self.requests[one.stream].finishes += u32::from(one.finish.is_some());
+        }
+        if !produced.is_empty() {
+            self.devices[at].to_reply.push_back(produced);
+            self.in_order(at, 2, Event::ToReply(at));
+        }
+    }
+
+    fn step_end(&mut self, at: usize) -> Result<(), String> {
+        let device = &mut self.devices[at];
+        let Some(step) = device.steps.pop_front() else { return Ok(()) };
+        let members: Vec<_> = step.batch.sampling.iter().map(|row| row.seed as usize).collect();
+        let poisoned = members.iter().zip(&step.batch.context_lens).any(|(who, context_len)| {
+            self.requests[*who].poison_at.is_some_and(|at| *context_len >= at)
+        });
+        if poisoned || self.chance.percent(self.plan.step_fails_percent) {
+            for who in members {
+                self.requests[who].failed_steps += 1;
+            }
+            self.fail(at, Some(step.step));
+            return Ok(());
+        }
+        let token_ids = device.fake.run(&step)?;
+        let output = StepOutput { token_ids, logits: Vec::new() };
+        if let Some(batching) = &mut device.batching {
+            let settled = batching.settle(step.step, &output, step.batch, &mut self.output);
+            settled.map_err(|defect| defect.to_string())?;
+        }
+        if !device.steps.is_empty() {
+            let generation = device.generation;
+            self.after(50, MAX_STEP_US, Event::StepEnd(at, generation));
+        }
+        self.announce(at);
+        self.pump(at);
+        Ok(())
+    }
+
+    /// What the batcher's actor does when a step fails, and in its `Drop`.
+    fn fail(&mut self, at: usize, step: Option<u64>) {
+        let Some(mut batching) = self.devices[at].batching.take() else { return };
+        self.failures += 1;
+        self.devices[at].mailbox_lost = false;
+        let mut returned = Vec::new();
+        for Departure { mut sequence, stream: who, restarted } in batching.depart(step) {
+            let request = &mut self.requests[who];
+            if request.handle.wants_no_more() {
+                if request.handle.is_cancelled() {
+                    request.end(End::Cancelled, self.now);
+                }
+                continue;
+            }
+            if sequence.failed_steps >= 2 {
+                request.finishes += 1;
+                request.end(End::Failed, self.now);
+                continue;
+            }
+            if restarted {
+                request.attempt = sequence.attempt;
+                sequence.token_ids.truncate(request.sequence.token_ids.len() + request.taken.len());
+            }
+            returned.push((sequence, who));
+        }
+        let device = &mut self.devices[at];
+        device.steps.clear();
+        let credits = std::mem::take(&mut device.credits);
+        let generation = device.generation;
+        for (_, credit) in credits {
+            self.say(at, ToScheduler::Credit(Credit { open: false, ..credit }));
+        }
+        self.say(at, ToScheduler::Returned(returned));
+        self.say(at, ToScheduler::Down(generation));
+        self.after(500, 10_000, Event::Rebuilt(at));
+    }
+
+    fn rebuilt(&mut self, at: usize) {
+        let device = &mut self.devices[at];
+        device.generation += 1;
+        device.fake = FakeDevice::default();
+        let mut batching = Batching::new();
+        for spec in &self.plan.specs[at] {
+            if !device.closed.contains(&spec.model) {
+                batching.add_model(spec.clone());
+                device.fake.add_model(spec.clone());
+            }
+        }
+        device.batching = Some(batching);
+        let generation = device.generation;
+        // The first credit may come before the node's word and after it.
+        if self.chance.percent(50) {
+            self.pump(at);
+            self.say(at, ToScheduler::Up(generation));
+        } else {
+            self.say(at, ToScheduler::Up(generation));
+            self.pump(at);
+        }
+    }
+
+    fn close_model(&mut self, at: usize, model: ModelId) {
+        self.devices[at].closed.push(model);
+        if let Some(batching) = &mut self.devices[at].batching {
+            batching.close_model(model);
+        }
+        self.pump(at);
+    }
+
+    fn finish_closing(&mut self, at: usize) {
+        let device = &mut self.devices[at];
+        for model in &device.closed {
+            let told = device.credits.get(model).is_some_and(|credit| !credit.open);
+            if let Some(batching) = device.batching.as_mut().filter(|_| told)
+                && batching.remove_model(*model)
+            {
+                device.credits.remove(model);
+            }
+        }
+    }
+
+    fn audit(&self) -> Result<(), String> {
+        self.devices.iter().try_for_each(|device| {
+            device.batching.as_ref().map_or(Ok(()), Batching::audit)?;
+            let in_flight = device.batching.as_ref().map_or(0, Batching::num_in_flight);
+            if in_flight != device.steps.len() {
+                return Err(format!("{in_flight} steps counted, {} sent", device.steps.len()));
+            }
+            Ok(())
+        })
+    }
+
+    fn at_rest(&self) -> Result<(), String> {
+        for (who, request) in self.requests.iter().enumerate() {
+            request.verdict().map_err(|text| {
+                format!("request {who} ({:?}): {text}", request.sequence.sampling.seed)
+            })?;
+        }
+        for batching in self.devices.iter().filter_map(|device| device.batching.as_ref()) {
+            let load = batching.load();
+            if (load.running, load.waiting, load.used_blocks) != (0, 0, 0) {
+                return Err(format!("left over: {load:?}"));
+            }
+        }
+        if self.scheduling.is_empty() { Ok(()) } else { Err("left over in the queue".into()) }
+    }
+
+    pub fn all_ended(&self) -> bool {
+        self.requests.len() == self.plan.requests
+            && self.requests.iter().all(|request| request.end.is_some())
+    }
+
+    fn stamp(&self) -> Timestamp {
+        Timestamp::from_micros(self.now)
+    }
+
+    fn say(&mut self, at: usize, word: ToScheduler) {
+        self.devices[at].to_scheduler.push_back(word);
+        self.in_order(at, 1, Event::ToScheduler(at));
+    }
+
+    /// Plans the arrival of a message behind those sent before it.
+    fn in_order(&mut self, at: usize, queue: usize, event: Event) {
+        let delay = self.chance.between(0, MAX_DELAY_US);
+        let arrives = &mut self.devices[at].arrives[queue];
+        *arrives = (*arrives).max(self.now + delay);
+        let arrives = *arrives;
+        self.at(arrives, event);
+    }
+
+    fn after(&mut self, least: u64, most: u64, event: Event) {
+        let delay = self.chance.between(least, most.max(least));
+        self.at(self.now + delay, event);
+    }
+
+    fn at(&mut self, time: u64, event: Event) {
+        self.num_events += 1;
+        self.events.push(Reverse((time, self.num_events, event)));
+    }
+}
+
+/// A lane for a model, large or small as chance has it, never too small for the longest request.
+pub fn draw_spec(model: ModelId, chance: &mut Chance) -> LaneSpec {
+    let block_size = chance.pick(&[1, 2, 4, 8, 16]);
+    let longest: u32 = 84;
+    let tight = chance.percent(60);
+    let tokens = longest + chance.between(0, if tight { 40 } else { 1000 }) as u32;
+    let max_batch_size = chance.between(1, 10) as u32;
+    LaneSpec {
+        model,
+        num_blocks: tokens.div_ceil(block_size),
+        block_size,
+        max_batch_size,
+        max_step_tokens: max_batch_size + chance.between(0, 40) as u32,
+        max_seq_len: 84,
+        end_token_ids: vec![END_TOKEN],
+        enable_prefix_cache: chance.percent(80),
+        reserve_tokens: chance.pick(&[0, 4, 64]),
+    }
+}

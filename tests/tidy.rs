@@ -1,0 +1,284 @@
+//! Goal: the habits of CONTRIBUTING.md hold everywhere. Method: the sources are read as text, so a breach names its file and line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const MAX_FILE_LINES: usize = 400;
+const MAX_FUNCTION_LINES: usize = 70;
+/// Characters, comments included.
+const MAX_LINE_LEN: usize = 140;
+
+/// What each stage may use of the others; all may use the shared modules. Data goes one way, so must imports.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("bus", &["admission", "health", "models"]),
+    ("http", &["admission", "health", "models"]),
+    ("admission", &["scheduler", "batcher", "reply", "models"]),
+    ("scheduler", &["batcher", "executor", "reply", "health"]),
+    ("batcher", &["scheduler", "executor", "reply", "health"]),
+    ("executor", &["models", "health"]),
+    ("reply", &["executor", "health"]),
+    ("models", &["admission", "batcher", "executor", "health"]),
+    ("health", &["executor", "models"]),
+];
+
+/// Modules that stand beside the table: the whole, and what everyone uses.
+const WHOLE: &[&str] = &["node", "engine", "cli", "config", "generate"];
+const SHARED: &[&str] = &["bridge", "clock", "error", "request", "telemetry", "tokenizer"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(dir: &str, endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(dir)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| endings.iter().any(|ending| e == *ending)) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn name(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+fn sources() -> Vec<PathBuf> {
+    ["src", "tests", "benches", "cpp"]
+        .iter()
+        .flat_map(|dir| files(dir, &["rs", "cc", "h", "cu"]))
+        .collect()
+}
+
+/// The part of a file that runs in the node: what stands before its unit tests.
+fn without_unit_tests(text: &str) -> &str {
+    text.find("#[cfg(test)]\nmod tests").map_or(text, |at| &text[..at])
+}
+
+fn report(breaches: &[String]) {
+    assert!(breaches.is_empty(), "{} breaches:\n{}", breaches.len(), breaches.join("\n"));
+}
+
+#[test]
+fn files_are_short() {
+    let breaches: Vec<String> = sources()
+        .iter()
+        .filter_map(|path| {
+            let lines = without_unit_tests(&read(path)).lines().count();
+            (lines > MAX_FILE_LINES).then(|| format!("{}: {lines} lines", name(path)))
+        })
+        .collect();
+    report(&breaches);
+}
+
+#[test]
+fn lines_fit_the_screen() {
+    let mut breaches = Vec::new();
+    for path in sources() {
+        for (index, line) in read(&path).lines().enumerate() {
+            if line.chars().count() > MAX_LINE_LEN {
+                breaches.push(format!("{}:{}", name(&path), index + 1));
+            }
+        }
+    }
+    report(&breaches);
+}
+
+/// Formatted code closes a function with a brace at the indentation of its first line.
+fn long_functions(text: &str, is_start: impl Fn(&str) -> bool) -> Vec<(usize, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut found = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        if !is_start(line) {
+            continue;
+        }
+        let close = lines[start..].iter().position(|l| {
+            indent(l) == indent(line) && (l.trim_start() == "}" || l.trim_end().ends_with(';'))
+        });
+        if let Some(length) = close
+            && length + 1 > MAX_FUNCTION_LINES
+        {
+            found.push((start + 1, length + 1));
+        }
+    }
+    found
+}
+
+#[test]
+fn functions_are_short() {
+    let mut breaches = Vec::new();
+    for path in sources() {
+        let text = read(&path);
+        let is_rust = path.extension().is_some_and(|e| e == "rs");
+        let long = if is_rust {
+            long_functions(&text, |line| {
+                let line = line.trim_start();
+                let line = line.strip_prefix("pub ").unwrap_or(line);
+                let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
+                let line = line.strip_prefix("async ").unwrap_or(line);
+                line.starts_with("fn ") || line.starts_with("const fn ")
+            })
+        } else {
+            long_functions(&text, |line| {
+                let ends = line.ends_with(") {") || line.ends_with(") const {");
+                let starts = line.starts_with(|c: char| c.is_alphabetic());
+                starts && ends && !line.starts_with("namespace")
+            })
+        };
+        for (line, length) in long {
+            breaches.push(format!("{}:{line}: {length} lines", name(&path)));
+        }
+    }
+    report(&breaches);
+}
+
+#[test]
+fn unsafe_stands_in_two_files_only() {
+    let allowed = ["src/bridge.rs", "src/models/mmap.rs"];
+    let mut breaches = Vec::new();
+    for path in files("src", &["rs"]) {
+        let file = name(&path);
+        for (index, line) in read(&path).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            let is_unsafe = code.contains("unsafe ") || code.contains("allow(unsafe_code)");
+            if is_unsafe && !allowed.contains(&file.as_str()) {
+                breaches.push(format!("{file}:{}", index + 1));
+            }
+        }
+    }
+    report(&breaches);
+}
+
+#[test]
+fn imports_go_downstream_only() {
+    let mut breaches = Vec::new();
+    for (module, may_use) in IMPORTS {
+        for path in files(&format!("src/{module}"), &["rs"]) {
+            let text = read(&path);
+            for (index, line) in without_unit_tests(&text).lines().enumerate() {
+                let code = line.split("//").next().unwrap_or("");
+                for part in code.split("crate::").skip(1) {
+                    let used: String =
+                        part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                    let fine = used.is_empty()
+                        || used == *module
+                        || SHARED.contains(&used.as_str())
+                        || may_use.contains(&used.as_str());
+                    if !fine {
+                        breaches.push(format!("{}:{}: {used}", name(&path), index + 1));
+                    }
+                }
+            }
+        }
+    }
+    report(&breaches);
+}
+
+#[test]
+fn the_index_lists_every_module() {
+    let index = read(&root().join("src/lib.rs"));
+    for module in IMPORTS.iter().map(|(module, _)| module).chain(WHOLE).chain(SHARED) {
+        assert!(index.contains(&format!("pub mod {module};")), "src/lib.rs lacks {module}");
+    }
+}
+
+#[test]
+fn every_op_has_its_contract_its_oracle_and_its_test() {
+    let mut breaches = Vec::new();
+    let mut ops = 0;
+    for path in files("cpp/ops", &["h"]) {
+        let stem = path.with_extension("");
+        // A header without a .cc of its own is a detail of several ops, not an op.
+        if !stem.with_extension("cc").exists() {
+            continue;
+        }
+        ops += 1;
+        let test = PathBuf::from(format!("{}_test.cc", stem.display()));
+        if !test.exists() {
+            breaches.push(format!("{} has no {}", name(&path), name(&test)));
+        }
+    }
+    assert!(ops >= 6, "found only {ops} ops under cpp/ops");
+    report(&breaches);
+}
+
+#[test]
+fn actors_md_and_the_code_list_the_same_actors() {
+    let page = read(&root().join("actors.md"));
+    let mut in_code = Vec::new();
+    for path in files("src", &["rs"]) {
+        for line in without_unit_tests(&read(&path)).lines() {
+            let line = line.trim();
+            if let Some(rest) = line.strip_prefix("impl Actor for ") {
+                in_code.push(rest.trim_end_matches('{').trim().to_owned());
+            }
+        }
+    }
+    let on_page: Vec<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .filter_map(|heading| heading.split('`').nth(1).map(str::to_owned))
+        .collect();
+    let mut code_sorted = in_code.clone();
+    let mut page_sorted = on_page.clone();
+    code_sorted.sort();
+    page_sorted.sort();
+    assert_eq!(page_sorted, code_sorted, "actors.md (left) and the code (right)");
+    for row in
+        ["thread", "owns", "accepts", "sends", "capacity", "when full", "on panic", "counters"]
+    {
+        let count = page.lines().filter(|l| l.starts_with(&format!("| {row} |"))).count();
+        assert_eq!(count, on_page.len(), "actors.md: every actor has the row {row:?}");
+    }
+}
+
+#[test]
+fn every_configuration_key_is_documented() {
+    let page = read(&root().join("config/node.toml"));
+    let config = inferno_node::config::Config::documented();
+    let value = toml::Value::try_from(&config).expect("the configuration is TOML");
+    let mut breaches = Vec::new();
+    for (section, keys) in value.as_table().expect("a table") {
+        let keys = match keys {
+            toml::Value::Array(items) => items.first().and_then(toml::Value::as_table),
+            other => other.as_table(),
+        };
+        for key in keys.into_iter().flat_map(|table| table.keys()) {
+            let in_section = page
+                .split(&format!("[{section}]"))
+                .nth(1)
+                .map(|rest| rest.split("\n[").next().unwrap_or(""))
+                .unwrap_or("");
+            let is_there = in_section.lines().any(|line| {
+                line.trim_start_matches('#').trim_start().starts_with(&format!("{key} ="))
+            });
+            if !is_there {
+                breaches.push(format!("config/node.toml: [{section}] lacks {key}"));
+            }
+        }
+    }
+    report(&breaches);
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let page = read(&root().join("README.md"));
+    let breaches: Vec<String> = inferno_node::telemetry::METRICS
+        .iter()
+        .filter(|(metric, ..)| !page.contains(&format!("`{metric}`")))
+        .map(|(metric, ..)| format!("README.md lacks {metric}"))
+        .collect();
+    report(&breaches);
+}
