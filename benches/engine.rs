@@ -1,6 +1,8 @@
 //! The engine's critical paths, each by a step of a model whose shape makes one op the cost: products, attention over
 //! long contexts, prefill, sampling; and the memory pool. Random weights, all threads, the best instruction set.
 
+#![allow(missing_docs)] // criterion_group! makes a public function
+
 #[path = "support/step.rs"]
 mod step;
 
@@ -149,6 +151,7 @@ fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     for batch in [1_u32, 4, 8, 16, 32] {
         let mut runner = runner(&shape, batch, 128);
+        println!("decode/{batch} on {:?}, {} threads", runner.isa(), num_threads());
         let tokens = prompt(8);
         let rows: Vec<(u32, &[u32], u32)> = (0..batch).map(|s| (0, &tokens[..], s)).collect();
         runner.step(&rows);

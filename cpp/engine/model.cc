@@ -165,10 +165,11 @@ void Model::sample(const StepBatch& batch, std::uint32_t num_rows) {
   std::fill_n(sampled_.begin(), batch.num_seqs(), 0);
   device_.threads.parallel_for(num_rows, [&](std::uint32_t row, std::uint32_t thread) {
     const std::uint32_t seq = row_of_logits_[row];
-    std::uint64_t* scratch = workspace_.sampler + std::size_t{thread} * 2 * vocab_size;
-    const ops::Sampled sampled = ops::sample_row(
-        {workspace_.logits + row * vocab_size, vocab_size}, batch.sampling[seq],
-        limits_.end_token_ids, {{scratch, vocab_size}, {scratch + vocab_size, vocab_size}});
+    const ops::SampleScratch scratch{{workspace_.weights + thread * vocab_size, vocab_size},
+                                     {workspace_.ranked + thread * vocab_size, vocab_size}};
+    const ops::Sampled sampled =
+        ops::sample_row({workspace_.logits + row * vocab_size, vocab_size}, batch.sampling[seq],
+                        limits_.end_token_ids, scratch);
     sampled_[seq] = sampled.token_id;
     sample_status_[row] = sampled.status;
   });

@@ -47,7 +47,8 @@ std::uint64_t Workspace::place_all(std::byte* base, const ModelShape& shape,
   place(token_ids, tokens);
   place(last, rows * shape.hidden_size);
   place(logits, rows * shape.vocab_size);
-  place(sampler, std::uint64_t{num_threads} * 2 * shape.vocab_size);
+  place(weights, std::uint64_t{num_threads} * shape.vocab_size);
+  place(ranked, std::uint64_t{num_threads} * shape.vocab_size);
 
   const std::uint64_t layer = layout.here();
   place(qkv, tokens * shape.qkv_size());

@@ -9,10 +9,9 @@ namespace inferno::ops {
 namespace {
 
 constexpr float kLog2E = 1.44269504088896341F;
-constexpr int kOctaves = 40;  // a token 2^-40 as likely as the best one is never drawn
-constexpr std::uint64_t kOne = std::uint64_t{1} << kOctaves;
+constexpr int kOctaves = 40;  // a token less than 2^-40 as likely as the best one is never drawn
 constexpr int kBucketsPerOctave = 64;
-constexpr int kNumBuckets = kOctaves * kBucketsPerOctave;
+constexpr int kNumBuckets = (kOctaves + 1) * kBucketsPerOctave;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::uint64_t kKeepAll = std::numeric_limits<std::uint64_t>::max();
 
@@ -31,8 +30,12 @@ struct Row {
   const SampleParams& params;
   const SampleScratch& scratch;
   float max;
+  float scale;  // of logits, to powers of two
 
-  float log2_weight(float logit) const { return (logit - max) / params.temperature * kLog2E; }
+  float log2_weight(float logit) const { return (logit - max) * scale; }
+  std::uint64_t weight(std::size_t id) const {
+    return static_cast<std::uint64_t>(scratch.weights[id]);
+  }
 };
 
 struct Scan {
@@ -61,20 +64,34 @@ Scan scan(std::span<const float> logits) {
           std::all_of(bad.begin(), bad.end(), [](std::uint32_t b) { return b == 0; })};
 }
 
-// floor(2^40 * 2^y) for y in (-40, 0], else 0. The polynomial is 2^f = exp(f ln 2) by its series,
-// |error| < 2e-7.
-std::uint64_t weight_of(float y) {
-  if (!(y > -static_cast<float>(kOctaves))) return 0;
-  constexpr std::array<float, 9> kSeries = {1.0F,          6.9314718e-1F, 2.4022651e-1F,
-                                            5.5504109e-2F, 9.6181291e-3F, 1.3333558e-3F,
-                                            1.5403530e-4F, 1.5252734e-5F, 1.3215487e-6F};
-  const int whole = static_cast<int>(y);  // towards zero: f in (-1, 0]
-  const float f = y - static_cast<float>(whole);
-  float p = kSeries.back();
-  for (std::size_t n = kSeries.size() - 1; n-- > 0;) p = p * f + kSeries[n];
-  const auto mantissa = static_cast<std::uint64_t>(p * 16777216.0F);  // 24 bits
-  const int shift = kOctaves - 24 + whole;
-  return shift >= 0 ? mantissa << shift : mantissa >> -shift;
+// 2^40 * 2^y for y in (-41, 0], at least 0.5; whole numbers are taken of it where it is summed. The
+// polynomial is 2^f = exp(f ln 2) by its series, |error| < 2e-7. No branches: the loop over a row
+// becomes vectors.
+float weight_of(float y) {
+  constexpr float kLowest = -static_cast<float>(kOctaves + 1);  // 2^40 * 2^-41 counts as 0
+  const float clamped = y > kLowest ? y : kLowest;
+  const int whole = static_cast<int>(clamped);  // towards zero: f in (-1, 0]
+  const float f = clamped - static_cast<float>(whole);
+  float p = 1.3215487e-6F;  // (ln 2)^n / n!, from n = 8 down
+  p = p * f + 1.5252734e-5F;
+  p = p * f + 1.5403530e-4F;
+  p = p * f + 1.3333558e-3F;
+  p = p * f + 9.6181291e-3F;
+  p = p * f + 5.5504109e-2F;
+  p = p * f + 2.4022651e-1F;
+  p = p * f + 6.9314718e-1F;
+  p = p * f + 1.0F;
+  const float power = std::bit_cast<float>((whole + kOctaves + 127) << 23);
+  return p * power;
+}
+
+void weigh(const Row& row) {
+  const float* logits = row.logits.data();
+  float* weights = row.scratch.weights.data();
+  const std::size_t size = row.logits.size();
+  for (std::size_t id = 0; id < size; ++id) {
+    weights[id] = weight_of((logits[id] - row.max) * row.scale);
+  }
 }
 
 int bucket_of(float y) { return static_cast<int>(-y * static_cast<float>(kBucketsPerOctave)); }
@@ -90,11 +107,10 @@ std::size_t id_of(std::uint64_t key) { return key & 0xFFFFFFFFU; }
 
 Histogram histogram_of(const Row& row) {
   Histogram histogram;
-  for (const float logit : row.logits) {
-    const float y = row.log2_weight(logit);
-    const std::uint64_t weight = weight_of(y);
+  for (std::size_t id = 0; id < row.logits.size(); ++id) {
+    const std::uint64_t weight = row.weight(id);
     if (weight == 0) continue;
-    const auto bucket = static_cast<std::size_t>(bucket_of(y));
+    const auto bucket = static_cast<std::size_t>(bucket_of(row.log2_weight(row.logits[id])));
     histogram.counts[bucket] += 1;
     histogram.masses[bucket] += weight;
     histogram.total_count += 1;
@@ -107,8 +123,9 @@ Histogram histogram_of(const Row& row) {
 std::span<const std::uint64_t> rank_bucket(const Row& row, std::size_t bucket) {
   std::size_t count = 0;
   for (std::size_t id = 0; id < row.logits.size(); ++id) {
-    const float y = row.log2_weight(row.logits[id]);
-    if (row.scratch.weights[id] == 0 || static_cast<std::size_t>(bucket_of(y)) != bucket) continue;
+    if (row.weight(id) == 0) continue;
+    const int found = bucket_of(row.log2_weight(row.logits[id]));
+    if (static_cast<std::size_t>(found) != bucket) continue;
     row.scratch.ranked[count++] = rank_key(row.logits[id], id);
   }
   const auto ranked = row.scratch.ranked.first(count);
@@ -133,7 +150,7 @@ Cut cut_by_count(const Row& row, const Histogram& histogram) {
     ++bucket;
   }
   const auto ranked = rank_bucket(row, bucket).first(k - count);
-  for (const std::uint64_t key : ranked) mass += row.scratch.weights[id_of(key)];
+  for (const std::uint64_t key : ranked) mass += row.weight(id_of(key));
   return {ranked.back(), mass};
 }
 
@@ -147,7 +164,7 @@ std::uint64_t cut_by_mass(const Row& row, const Histogram& histogram, const Cut&
   std::size_t bucket = 0;
   while (mass + histogram.masses[bucket] < target) mass += histogram.masses[bucket++];
   for (const std::uint64_t key : rank_bucket(row, bucket)) {
-    mass += row.scratch.weights[id_of(key)];
+    mass += row.weight(id_of(key));
     if (mass >= target) return key;
   }
   return kept.key;  // not reached: the bucket's mass is the sum of these weights
@@ -161,10 +178,9 @@ void filter(const Row& row) {
     const Histogram histogram = histogram_of(row);
     last_key = cut_by_mass(row, histogram, cut_by_count(row, histogram));
   }
-  const auto least =
-      static_cast<std::uint64_t>(static_cast<double>(row.params.min_p) * static_cast<double>(kOne));
+  const float least = row.params.min_p * std::ldexp(1.0F, kOctaves);
   for (std::size_t id = 0; id < row.logits.size(); ++id) {
-    std::uint64_t& weight = row.scratch.weights[id];
+    float& weight = row.scratch.weights[id];
     if (weight < least || (by_rank && rank_key(row.logits[id], id) > last_key)) weight = 0;
   }
 }
@@ -177,19 +193,18 @@ std::uint64_t random_of(const SampleParams& params) {
 }
 
 // The high 64 bits of a product.
-std::uint64_t scale(std::uint64_t random, std::uint64_t total) {
+std::uint64_t high_product(std::uint64_t random, std::uint64_t total) {
   __extension__ using Wide = unsigned __int128;
   return static_cast<std::uint64_t>((static_cast<Wide>(random) * total) >> 64);
 }
 
 std::uint32_t draw(const Row& row) {
-  const auto weights = row.scratch.weights.first(row.logits.size());
   std::uint64_t total = 0;
-  for (const std::uint64_t weight : weights) total += weight;
-  const std::uint64_t target = scale(random_of(row.params), total);
+  for (std::size_t id = 0; id < row.logits.size(); ++id) total += row.weight(id);
+  const std::uint64_t target = high_product(random_of(row.params), total);
   std::uint64_t sum = 0;
   std::size_t id = 0;
-  while ((sum += weights[id]) <= target) ++id;
+  while ((sum += row.weight(id)) <= target) ++id;
   return static_cast<std::uint32_t>(id);
 }
 
@@ -223,10 +238,10 @@ Sampled sample_row(std::span<float> logits, const SampleParams& params,
     const auto best = std::find(logits.begin(), logits.end(), max);
     return {SampleStatus::kOk, static_cast<std::uint32_t>(best - logits.begin())};
   }
-  const Row row{logits, params, scratch, max};
-  for (std::size_t id = 0; id < logits.size(); ++id) {
-    scratch.weights[id] = weight_of(row.log2_weight(logits[id]));
-  }
+  // Finite even for the smallest temperatures: 0 times it must stay 0.
+  const float scale = std::min(kLog2E / params.temperature, std::numeric_limits<float>::max());
+  const Row row{logits, params, scratch, max, scale};
+  weigh(row);
   if (params.top_k != 0 || params.top_p < 1 || params.min_p > 0) filter(row);
   return {SampleStatus::kOk, draw(row)};
 }

@@ -5,8 +5,8 @@
 // token) and their sums therefore exact in any order. The formula is plain enough for a GPU to
 // repeat it bit by bit.
 //
-//   y_i = (logit_i - max) / temperature * log2(e)
-//   w_i = floor(2^40 * 2^y_i), by a fixed polynomial; 0 where y_i <= -40
+//   y_i = (logit_i - max) * (log2(e) / temperature)
+//   w_i = floor(2^40 * 2^y_i), by a fixed polynomial in float
 //
 // Filters in the order of transformers: temperature, top-k, top-p (over what top-k left), min-p.
 // Among equal logits the lower id ranks higher everywhere, so top_k = 1 is greedy. Then one 64-bit
@@ -36,8 +36,8 @@ struct SampleParams {
 
 // Scratch of one row.
 struct SampleScratch {
-  std::span<std::uint64_t> weights;  // [vocab_size]
-  std::span<std::uint64_t> ranked;   // [vocab_size]
+  std::span<float> weights;         // [vocab_size]
+  std::span<std::uint64_t> ranked;  // [vocab_size]
 };
 
 // Why nothing could be drawn; a closed list, so that the caller names the row.

@@ -19,7 +19,7 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
 struct Sampler {
-  std::vector<std::uint64_t> weights;
+  std::vector<float> weights;
   std::vector<std::uint64_t> ranked;
   std::vector<std::uint32_t> ends;
 
@@ -170,7 +170,7 @@ TEST_CASE("a flat vocabulary is cut at the right place") {
 
 TEST_CASE("the extremes of temperature stay in range") {
   Sampler sampler;
-  for (const float temperature : {1e-38F, 1e-3F, 2.0F, 1e30F}) {
+  for (const float temperature : {1e-45F, 1e-38F, 1e-3F, 2.0F, 1e30F}) {
     for (std::uint32_t position = 0; position < 20; ++position) {
       const Sampled sampled = sampler(
           {-1e30F, 0, 1, -kInf}, {.temperature = temperature, .seed = 5, .position = position});
