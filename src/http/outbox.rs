@@ -118,7 +118,7 @@ impl Sink for Entry {
     }
 
     fn is_closed(&self) -> bool {
-        self.outbox.lock().closed
+        self.outbox.lock().choices.is_closed()
     }
 }
 
