@@ -2,7 +2,8 @@
 //! bound.
 //!
 //! * file: TOML; `config/node.toml` lists every key with its default, unit and price.
-//! * environment: `INFERNO_<SECTION>_<KEY>`, such as `INFERNO_HTTP_BIND`; the value is TOML, or else a string.
+//! * environment: `INFERNO_<SECTION>_<KEY>`, such as `INFERNO_HTTP_BIND` (`INFERNO_BUS_TLS__CA` for `bus.tls.ca`); the value is
+//!   TOML, or else a string.
 //!   `INFERNO_MODEL_PATH` and `INFERNO_MODEL_NAME` stand for one `[[models]]` entry.
 //! * flags: see `inferno-node serve --help`; `--set section.key=value` reaches every key.
 
@@ -198,38 +199,9 @@ impl Config {
         config
     }
 
-    /// The effective configuration as TOML, secrets hidden.
+    /// The effective configuration as TOML. Secrets have types of their own, which show nothing.
     pub fn to_toml(&self) -> String {
-        match Value::try_from(self) {
-            Ok(mut value) => {
-                hide_secrets(&mut value);
-                toml::to_string(&value).unwrap_or_else(|error| format!("# {error}\n"))
-            }
-            Err(error) => format!("# {error}\n"),
-        }
-    }
-}
-
-/// Keys whose values are never printed.
-const SECRETS: [&str; 3] = ["api_keys", "password", "token"];
-
-fn hide_secrets(value: &mut Value) {
-    match value {
-        Value::Table(table) => {
-            for (key, value) in table.iter_mut() {
-                match value {
-                    Value::Array(items) if SECRETS.contains(&key.as_str()) => {
-                        items.iter_mut().for_each(|item| *item = Value::String("***".into()));
-                    }
-                    Value::String(text) if SECRETS.contains(&key.as_str()) => {
-                        *text = "***".into();
-                    }
-                    other => hide_secrets(other),
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(hide_secrets),
-        _ => {}
+        toml::to_string(self).unwrap_or_else(|error| format!("# {error}\n"))
     }
 }
 
@@ -245,25 +217,29 @@ fn apply_variable(table: &mut Table, name: &str, value: &str) -> Result<(), Conf
     let rest = name.strip_prefix("INFERNO_").unwrap_or(name).to_lowercase();
     let (section, key) =
         rest.split_once('_').ok_or_else(|| fault("expected INFERNO_<SECTION>_<KEY>".to_owned()))?;
-    apply(table, &format!("{section}.{key}"), value).map_err(fault)
+    apply(table, &format!("{section}.{}", key.replace("__", ".")), value).map_err(fault)
 }
 
-/// Sets `section.key`; `model.key` is the first `[[models]]` entry, made if there is none.
+/// Sets `section.key` or `section.table.key`; `model.key` is the first `[[models]]` entry, made if there is none.
 fn apply(table: &mut Table, path: &str, value: &str) -> Result<(), String> {
     let (section, key) = path.split_once('.').ok_or("expected section.key")?;
-    let value = parse_value(value);
-    let target = if section == "model" {
-        first_model(table)?
-    } else {
-        table
-            .entry(section)
-            .or_insert_with(|| Value::Table(Table::new()))
-            .as_table_mut()
-            .ok_or_else(|| format!("{section} is no section"))?
-    };
-    let key = if section == "model" && key == "path" { "model_path" } else { key };
-    target.insert(key.to_owned(), value);
+    let is_model = section == "model";
+    let mut target = if is_model { first_model(table)? } else { sub_table(table, section)? };
+    let (tables, key) = key.rsplit_once('.').map_or((None, key), |(t, key)| (Some(t), key));
+    for name in tables.into_iter().flat_map(|tables| tables.split('.')) {
+        target = sub_table(target, name)?;
+    }
+    let key = if is_model && key == "path" { "model_path" } else { key };
+    target.insert(key.to_owned(), parse_value(value));
     Ok(())
+}
+
+fn sub_table<'a>(table: &'a mut Table, name: &str) -> Result<&'a mut Table, String> {
+    table
+        .entry(name)
+        .or_insert_with(|| Value::Table(Table::new()))
+        .as_table_mut()
+        .ok_or_else(|| format!("{name} is no section"))
 }
 
 fn first_model(table: &mut Table) -> Result<&mut Table, String> {
@@ -285,4 +261,98 @@ fn parse_value(text: &str) -> Value {
         .ok()
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(
+        file: &str,
+        environment: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<Config, ConfigError> {
+        let path = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(path.path(), file).expect("writes");
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Config::load(&Sources {
+            file: Some(path.path().to_owned()),
+            environment: environment.iter().map(pair).collect(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        })
+    }
+
+    const MODEL: &str = "[[models]]\nname = \"demo\"\nmodel_path = \"models/demo\"\n";
+
+    #[test]
+    fn flags_go_over_environment_over_file() {
+        let file =
+            format!("{MODEL}[http]\nbind = \"127.0.0.1:1\"\nworkers = 2\n[node]\nid = \"a\"\n");
+        let environment = [("INFERNO_HTTP_BIND", "127.0.0.1:2"), ("INFERNO_NODE_ID", "b")];
+        let config = load(&file, &environment, &["http.bind=127.0.0.1:3"]).expect("valid");
+        assert_eq!(config.http.bind, "127.0.0.1:3");
+        assert_eq!((config.node_id().as_str(), config.http.workers), ("b", 2));
+        assert_eq!(config.drain_timeout(), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn the_environment_reaches_models_and_inner_tables() {
+        let environment = [
+            ("INFERNO_MODEL_PATH", "models/demo"),
+            ("INFERNO_MODEL_NAME", "tiny"),
+            ("INFERNO_BUS_MANAGED__PORT", "4300"),
+            ("INFERNO_HTTP_API_KEYS", "[\"secret\"]"),
+            ("INFERNO_CONFIG", "read by the command line"),
+        ];
+        let config = load("", &environment, &["bus.tls.required=true"]).expect("valid");
+        assert_eq!(config.models[0].name, "tiny");
+        assert_eq!((config.bus.managed.port, config.bus.tls.required), (4300, true));
+        assert!(!config.to_toml().contains("secret"), "{}", config.to_toml());
+        assert!(config.to_toml().contains("name = \"tiny\""));
+    }
+
+    #[test]
+    fn faults_name_their_keys_all_at_once() {
+        let file = format!(
+            "{MODEL}{MODEL}[http]\nworkers = 0\n[node]\nid = \"a b\"\ndrain_timeout_s = 0\n[scheduler]\nageing_s = -1\n"
+        );
+        let error = load(&file, &[], &[]).expect_err("five faults");
+        for key in
+            ["models.name", "http.workers", "node.id", "node.drain_timeout_s", "scheduler.ageing_s"]
+        {
+            assert!(error.0.iter().any(|line| line.starts_with(key)), "{key} in {error}");
+        }
+        let none = load("", &[], &[]).expect_err("no model");
+        assert!(none.to_string().contains("[[models]]"), "{none}");
+    }
+
+    #[test]
+    fn unknown_keys_and_broken_layers_are_refused() {
+        for (file, environment, flags, part) in [
+            ("[http]\nport = 1\n", None, None, "port"),
+            ("[what]\nis = 1\n", None, None, "what"),
+            ("[http\n", None, None, "http"),
+            ("models = 3\n", None, Some("model.name=x"), "models"),
+            ("http = 3\n", None, Some("http.bind=x"), "http"),
+            ("", Some(("INFERNO_HTTP", "1")), None, "INFERNO_HTTP"),
+            ("", Some(("INFERNO_HTTP_PORT", "1")), None, "port"),
+            ("", None, Some("http.bind"), "http.bind"),
+            ("", None, Some("bind=1"), "bind=1"),
+        ] {
+            let environment: Vec<_> = environment.into_iter().collect();
+            let flags: Vec<_> = flags.into_iter().collect();
+            let error = load(file, &environment, &flags).expect_err(part);
+            assert!(error.to_string().contains(part), "{part} in {error}");
+        }
+        let sources = Sources { file: Some("/does/not/exist.toml".into()), ..Sources::default() };
+        assert!(Config::load(&sources).is_err());
+    }
+
+    #[test]
+    fn a_library_configuration_opens_no_door() {
+        let config = Config::library("demo", "models/demo");
+        assert_eq!(config.check(), Ok(()));
+        assert!(!config.http.enabled && config.bus.mode == bus::Mode::Off);
+        assert!(!config.node_id().is_empty());
+    }
 }

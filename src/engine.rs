@@ -265,6 +265,10 @@ impl Sink for ChannelSink {
     fn event(&mut self, event: Event) -> std::result::Result<(), SinkClosed> {
         self.events.send(Ok(event)).map_err(|_| SinkClosed)
     }
+
+    fn is_closed(&self) -> bool {
+        self.events.is_closed()
+    }
 }
 
 /// Gathers events into an [`Answer`].

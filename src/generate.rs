@@ -67,7 +67,7 @@ pub struct GenerateArgs {
     #[arg(long, env = "INFERNO_BUS_CREDENTIALS_FILE")]
     pub credentials_file: Option<PathBuf>,
     /// PEM file of the authorities to trust
-    #[arg(long, env = "INFERNO_BUS_TLS_CA")]
+    #[arg(long, env = "INFERNO_BUS_TLS__CA")]
     pub tls_ca: Option<PathBuf>,
     /// Longest wait for acceptance, and for the next event, in seconds
     #[arg(long, default_value_t = 60)]

@@ -105,6 +105,21 @@ pub struct Params {
     pub ignore_eos: Option<bool>,
 }
 
+impl Params {
+    /// The names of the fields. Admission's errors name them bare; a door whose clients write them inside an object says so.
+    pub const FIELDS: [&str; 9] = [
+        "max_tokens",
+        "min_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "seed",
+        "stop",
+        "ignore_eos",
+    ];
+}
+
 /// How many tokens a request gets that names no `max_tokens`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DefaultLength {

@@ -1,5 +1,6 @@
 //! Goal: the HTTP door keeps its contract towards clients and towards admission, whatever either does.
-//! Method: the real server on a free port, a real client, and behind it an admission that hands each request to the test, which plays the node.
+//! Method: the real server on a free port, a real client, and behind it an admission that hands each request to the
+//! test, which plays the node.
 
 #![allow(clippy::unwrap_used)]
 

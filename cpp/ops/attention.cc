@@ -142,10 +142,10 @@ void attend(const KvLayer& layer, const AttentionTask& task, const float* q,
     float scores[kPositionTile];
     float new_maximum = maximum;
     for (std::uint32_t p = tile; p < end; ++p) {
+      const std::size_t key = key_index(layer, slot_of(p), task.kv_head, 0);
       float score = 0.0F;
-      for (std::uint32_t d = 0; d < layer.head_dim; ++d) {
-        score += q[d] * task.scale *
-                 load_element(layer.k, layer.dtype, key_index(layer, slot_of(p), task.kv_head, d));
+      for (std::size_t d = 0; d < layer.head_dim; ++d) {
+        score += q[d] * task.scale * load_element(layer.k, layer.dtype, key + d * layer.block_size);
       }
       scores[p - tile] = score;
       new_maximum = std::max(new_maximum, score);
@@ -156,10 +156,10 @@ void attend(const KvLayer& layer, const AttentionTask& task, const float* q,
     for (std::uint32_t d = 0; d < layer.head_dim; ++d) sums[d] *= rescale;
     for (std::uint32_t p = tile; p < end; ++p) {
       const float weight = std::exp(scores[p - tile] - maximum);
+      const std::size_t value = value_index(layer, slot_of(p), task.kv_head, 0);
       total += weight;
-      for (std::uint32_t d = 0; d < layer.head_dim; ++d) {
-        sums[d] += weight * load_element(layer.v, layer.dtype,
-                                         value_index(layer, slot_of(p), task.kv_head, d));
+      for (std::size_t d = 0; d < layer.head_dim; ++d) {
+        sums[d] += weight * load_element(layer.v, layer.dtype, value + d);
       }
     }
   }

@@ -16,23 +16,37 @@ namespace {
 constexpr std::size_t kTile = kPositionTile;
 constexpr int kTileVectors = 4;  // of a register tile
 
+// The vector that begins at element `index`, as floats.
+template <typename L, Dtype D>
+inline typename L::Vec widen(const std::byte* from, std::size_t index) {
+  if constexpr (D == Dtype::F32) return L::load(reinterpret_cast<const float*>(from) + index);
+  const auto* source = reinterpret_cast<const std::uint16_t*>(from) + index;
+  return D == Dtype::BF16 ? L::from_bf16(source) : L::from_f16(source);
+}
+
 // Converts `count` elements to float; memory beyond them is not touched.
 template <typename L, Dtype D>
-void convert(const std::byte* from, std::size_t index, std::size_t count, float* to) {
-  if constexpr (D == Dtype::F32) {
-    const float* source = reinterpret_cast<const float*>(from) + index;
-    std::size_t i = 0;
-    for (; i + L::kWidth <= count; i += L::kWidth) L::store(to + i, L::load(source + i));
-    if (i < count) L::store_first(to + i, L::load_first(source + i, count - i), count - i);
-  } else {
-    const auto* source = reinterpret_cast<const std::uint16_t*>(from) + index;
-    const auto widen = D == Dtype::BF16 ? L::from_bf16 : L::from_f16;
-    std::size_t i = 0;
-    for (; i + L::kWidth <= count; i += L::kWidth) L::store(to + i, widen(source + i));
-    if (i == count) return;
-    std::uint16_t rest[L::kWidth] = {};
-    for (std::size_t j = i; j < count; ++j) rest[j - i] = source[j];
-    L::store_first(to + i, widen(rest), count - i);
+inline void convert(const std::byte* from, std::size_t index, std::size_t count, float* to) {
+  std::size_t i = 0;
+  for (; i + L::kWidth <= count; i += L::kWidth) L::store(to + i, widen<L, D>(from, index + i));
+  if (i == count) return;
+  alignas(64) std::byte rest[L::kWidth * dtype_bytes(D)] = {};
+  const std::byte* source = from + (index + i) * dtype_bytes(D);
+  for (std::size_t j = 0; j < (count - i) * dtype_bytes(D); ++j) rest[j] = source[j];
+  L::store_first(to + i, widen<L, D>(rest, 0), count - i);
+}
+
+// `count` rows of kLength elements, the usual length, which then needs no loop.
+template <typename L, Dtype D, std::size_t kLength>
+inline void convert_rows(const std::byte* from, std::size_t index, std::size_t index_stride,
+                         std::size_t count, float* to, std::size_t to_stride) {
+  for (std::size_t row = 0; row < count; ++row) {
+#pragma GCC unroll 8
+    for (std::size_t i = 0; i < kLength; i += L::kWidth) {
+      L::store(to + i, widen<L, D>(from, index + i));
+    }
+    index += index_stride;
+    to += to_stride;
   }
 }
 
@@ -183,19 +197,34 @@ class AttentionRows {
       const std::size_t block = task_.block_table[(tile + at) / block_size];
       const std::size_t head = block * layer_.num_kv_heads + task_.kv_head;
       const std::size_t start = head * dims_ * block_size;  // of keys and of values
-      for (std::size_t d = 0; d < dims_; ++d) {
-        convert<L, D>(layer_.k, start + d * block_size + offset, run, keys_ + d * kTile + at);
-      }
-      for (std::size_t i = 0; i < run; ++i) {
-        float* value = values_ + (at + i) * stride_;
-        convert<L, D>(layer_.v, start + (offset + i) * dims_, dims_, value);
-        for (std::size_t d = dims_; d < stride_; ++d) value[d] = 0.0F;
-      }
+      bring_keys<D>(start + offset, run, keys_ + at);
+      bring_values<D>(start + offset * dims_, run, values_ + at * stride_);
       at += run;
     }
     if (count == kTile) return;
     for (std::size_t d = 0; d < dims_; ++d) {
       for (std::size_t at = count; at < kTile; ++at) keys_[d * kTile + at] = 0.0F;
+    }
+  }
+
+  // From element `index`, the first dimension's, `run` positions.
+  template <Dtype D>
+  void bring_keys(std::size_t index, std::size_t run, float* to) {
+    const std::size_t block_size = layer_.block_size;
+    if (run == 32) return convert_rows<L, D, 32>(layer_.k, index, block_size, dims_, to, kTile);
+    if (run == 16) return convert_rows<L, D, 16>(layer_.k, index, block_size, dims_, to, kTile);
+    for (std::size_t d = 0; d < dims_; ++d) {
+      convert<L, D>(layer_.k, index + d * block_size, run, to + d * kTile);
+    }
+  }
+
+  template <Dtype D>
+  void bring_values(std::size_t index, std::size_t run, float* to) {
+    if (dims_ == 64) return convert_rows<L, D, 64>(layer_.v, index, dims_, run, to, stride_);
+    if (dims_ == 128) return convert_rows<L, D, 128>(layer_.v, index, dims_, run, to, stride_);
+    for (std::size_t i = 0; i < run; ++i) {
+      convert<L, D>(layer_.v, index + i * dims_, dims_, to + i * stride_);
+      for (std::size_t d = dims_; d < stride_; ++d) to[i * stride_ + d] = 0.0F;
     }
   }
 

@@ -25,7 +25,7 @@ use crate::telemetry::{DeviceMetrics, Metrics};
 const CONTROL_MESSAGES: usize = 8;
 
 /// How long after a refusal a message is sent again: a step of the smallest model takes about as long.
-const RETRY_AFTER: Duration = Duration::from_millis(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(1);
 
 /// To whom a batcher talks beside its executor.
 #[derive(Clone)]

@@ -19,6 +19,8 @@ use crate::reply::SharedStream;
 use crate::request::{Handle, SequenceId};
 
 mod actor;
+#[cfg(test)]
+mod actor_tests;
 mod block_pool;
 mod estimate;
 mod kv_blocks;
@@ -26,6 +28,8 @@ mod lane;
 mod outbox;
 mod policy;
 mod prefix_cache;
+#[cfg(test)]
+pub(crate) mod probe;
 mod running;
 mod settle;
 mod step_batch;

@@ -1,38 +1,30 @@
 //! The bus's thread: a runtime for the connection and its tasks, and the handle through which the node reaches it.
 //!
 //! A thread of its own, not the shared runtime: the connection and the writer then never run at the same time, so everything that
-//! a step gave is written at once, and leaving a subject can wait until nothing more is on its way (see `take_requests`).
+//! a step gave is written at once, and leaving a subject can wait until nothing more is on its way (see `Intake`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use async_nats::message::OutboundMessage;
-use async_nats::{Client, StatusCode, Subscriber};
+use async_nats::Client;
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::select_all;
 use tokio::sync::oneshot;
 
 use super::config::{Config, Mode, is_token};
 use super::connect::node_options;
 use super::door::Door;
+use super::intake::{Intake, answer_service, take_answers};
 use super::managed::{ManagedError, ManagedServer};
 use super::outbox::{Control, Outbox};
-use super::service::{Endpoint, Service, Verb};
+use super::service::Service;
 use super::writer::{Writer, WriterStart};
 use super::{Deps, QUEUE_GROUP};
 use crate::admission::RunningObserver;
 
 /// How long a stop waits for NATS to take what is left.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
-
-/// How long a subject is left: at least this after the server was told.
-const MIN_LEAVE: Duration = Duration::from_millis(20);
-/// And at most this, however slow the connection is.
-const MAX_LEAVE: Duration = Duration::from_millis(500);
 
 /// Why the bus could not start. A NATS server that is not there is none of these: it is waited for.
 #[derive(Debug, thiserror::Error)]
@@ -209,7 +201,7 @@ struct Session {
     service: Arc<Service>,
     writer: Writer,
     /// Asks the task of each served model to leave its subject.
-    served: HashMap<String, oneshot::Sender<Vec<oneshot::Sender<()>>>>,
+    served: HashMap<String, oneshot::Sender<oneshot::Sender<()>>>,
 }
 
 impl Session {
@@ -312,7 +304,7 @@ impl Session {
             if let Some(leave) = self.served.remove(&model) {
                 let (done, gone) = oneshot::channel();
                 // A task that is gone has left.
-                let _ = leave.send(vec![done]);
+                let _ = leave.send(done);
                 left.push(gone);
             }
         }
@@ -328,87 +320,4 @@ impl Session {
 
 fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
     StartError::Io(std::io::Error::other(error))
-}
-
-/// The task that takes one model's requests.
-struct Intake {
-    subscriber: Subscriber,
-    client: Client,
-    door: Arc<Door>,
-    endpoint: Arc<Endpoint>,
-}
-
-impl Intake {
-    async fn take_requests(mut self, mut leaving: oneshot::Receiver<Vec<oneshot::Sender<()>>>) {
-        let statistics = self.client.statistics();
-        let mut left = None;
-        loop {
-            tokio::select! {
-                message = self.subscriber.next() => match message {
-                    Some(message) => {
-                        let connection = statistics.connects.load(Ordering::Relaxed);
-                        self.door.request(message, &self.endpoint, connection);
-                    }
-                    None => break,
-                },
-                done = &mut leaving, if left.is_none() => {
-                    left = Some(done);
-                    self.leave().await;
-                }
-            }
-        }
-        if let Some(Ok(done)) = left {
-            for done in done {
-                // Nobody may be waiting any more.
-                let _ = done.send(());
-            }
-        }
-    }
-
-    /// Tells the server, then stands still until what it had sent before has arrived. The library drops a drained subscription
-    /// at the next thing it reads, so requests still under way would be lost without an answer; standing still (the connection
-    /// lives on this thread) lets all of them arrive first.
-    async fn leave(&mut self) {
-        let told = async {
-            self.subscriber.drain().await?;
-            // Resolves when the UNSUB is on the wire.
-            Ok::<_, async_nats::Error>(self.client.flush().await?)
-        };
-        if let Ok(Ok(())) = tokio::time::timeout(MAX_LEAVE, told).await {
-            let trip = Duration::from_micros(self.door.outbox.round_trip_us());
-            std::thread::sleep((trip * 4).clamp(MIN_LEAVE, MAX_LEAVE));
-        }
-    }
-}
-
-/// What comes back to the node's inbox: markers, and 503 for probes that nobody heard.
-async fn take_answers(mut answers: Subscriber, outbox: Arc<Outbox>) {
-    while let Some(message) = answers.next().await {
-        let word = message.subject.rsplit('.').next().unwrap_or_default();
-        let number = |text: &str| text.parse::<u64>().ok();
-        if word == "m" {
-            let marker = std::str::from_utf8(&message.payload).ok().and_then(number);
-            marker.into_iter().for_each(|marker| outbox.confirm(marker));
-        } else if message.status == Some(StatusCode::NO_RESPONDERS) {
-            number(word).into_iter().for_each(|stream| outbox.absent(stream));
-        }
-    }
-}
-
-async fn answer_service(
-    asked: Vec<(Verb, Subscriber)>,
-    service: Arc<Service>,
-    outbox: Arc<Outbox>,
-) {
-    let streams = asked.into_iter().map(|(verb, subscriber)| subscriber.map(move |m| (verb, m)));
-    let mut questions = select_all(streams);
-    while let Some((verb, question)) = questions.next().await {
-        let Some(reply) = question.reply else { continue };
-        outbox.send(OutboundMessage {
-            subject: reply,
-            reply: None,
-            payload: Bytes::from(service.answer(verb).to_string()),
-            headers: None,
-        });
-    }
 }

@@ -14,7 +14,7 @@ use super::merge::merge;
 use super::outbox::Refused;
 use super::service::Endpoint;
 use crate::error::{Error, Kind};
-use crate::request::{Event, FinishReason, Handle, RequestId, Sink, SinkClosed};
+use crate::request::{Event, FinishReason, Handle, Params, RequestId, Sink, SinkClosed};
 
 /// How often an event asks NATS whether anybody listens.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -192,6 +192,7 @@ impl Sink for BusSink {
 
     fn refused(&mut self, error: &Error) {
         self.told = Told::Ended;
+        let error = &in_params(error);
         self.endpoint.failed(error);
         let id = self.own_id.then_some(&self.id);
         let encoding = self.stream.encoding;
@@ -224,6 +225,20 @@ impl Sink for BusSink {
         }
         Ok(())
     }
+
+    fn is_closed(&self) -> bool {
+        self.stream.gone.load(Ordering::Acquire)
+    }
+}
+
+/// A refusal of admission names a parameter bare; on the bus it stands in `params`.
+fn in_params(error: &Error) -> Error {
+    match error.param.as_deref() {
+        Some(name) if Params::FIELDS.contains(&name) => {
+            error.clone().with_param(format!("params.{name}"))
+        }
+        _ => error.clone(),
+    }
 }
 
 impl Drop for BusSink {
@@ -252,5 +267,19 @@ impl Drop for BusSink {
                 let _ = self.event(event);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_field_as_the_client_wrote_it() {
+        let named = |param: &str| in_params(&Error::invalid(param, "no")).param;
+        assert_eq!(named("top_p").as_deref(), Some("params.top_p"));
+        assert_eq!(named("prompt").as_deref(), Some("prompt"));
+        assert_eq!(named("params.stop").as_deref(), Some("params.stop"));
+        assert_eq!(in_params(&Error::internal("no")).param, None);
     }
 }

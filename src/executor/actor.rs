@@ -134,18 +134,21 @@ impl Actor for Executor {
 }
 
 impl Executor {
-    /// Calls the device; a panic and a missing device are errors too, and after a panic the device is gone.
+    /// Calls the device for a load or unload; `None` if there is no device. A panic is an error too, and after it the device is
+    /// gone.
     fn with_device<T>(
         &mut self,
         call: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError>,
-    ) -> Result<T, DeviceError> {
-        let Some(device) = self.device.as_deref_mut() else {
-            return Err(DeviceError::other("the device has failed and waits to be rebuilt"));
-        };
-        guarded(|| call(device)).unwrap_or_else(|panic| {
-            self.fail(&format!("panic: {panic}"));
-            Err(DeviceError::other(format!("panic: {panic}")))
-        })
+    ) -> Option<Result<T, DeviceError>> {
+        let device = self.device.as_deref_mut()?;
+        Some(guarded(|| call(device)).unwrap_or_else(|panic| {
+            let error = DeviceError::other(format!("panic: {panic}"));
+            if let Some(load) = self.loading.take() {
+                let _ = load.done.send(Err(error.clone()));
+            }
+            self.fail(&error.message);
+            Err(error)
+        }))
     }
 
     fn run_step(
@@ -173,10 +176,8 @@ impl Executor {
                 tracing::error!(device = %self.id, panic, "dropping the failed device panicked");
             }
         }
-        if let Some(load) = self.loading.take() {
-            let text = format!("the device failed during the load: {reason}");
-            let _ = load.done.send(Err(DeviceError::other(text)));
-        }
+        // Its sender dropped unanswered says: not the load's fault, try the next build.
+        self.loading = None;
         self.progress.set_pending(0, Timestamp::now());
     }
 
@@ -226,8 +227,9 @@ impl Executor {
             DeviceLoad { model, checkpoint: load.checkpoint.clone(), budget: load.limits.clone() };
         self.loading = Some(load);
         match self.with_device(|device| device.begin_load(device_load)) {
-            Ok(()) => Self::keep_loading(ctx),
-            Err(error) => self.end_load(Err(error)),
+            Some(Ok(())) => Self::keep_loading(ctx),
+            Some(Err(error)) => self.end_load(Err(error)),
+            None => self.loading = None,
         }
     }
 
@@ -247,7 +249,7 @@ impl Executor {
         let state = self.with_device(|device| device.load_next(model));
         self.progress.stamp(Timestamp::now());
         match state {
-            Ok(LoadState::More { done_bytes, total_bytes }) => {
+            Some(Ok(LoadState::More { done_bytes, total_bytes })) => {
                 if let Some(progress) =
                     self.loading.as_ref().and_then(|load| load.progress.as_ref())
                 {
@@ -255,8 +257,9 @@ impl Executor {
                 }
                 return true;
             }
-            Ok(LoadState::Done(loaded)) => self.end_load(Ok(loaded)),
-            Err(error) => self.end_load(Err(error)),
+            Some(Ok(LoadState::Done(loaded))) => self.end_load(Ok(loaded)),
+            Some(Err(error)) => self.end_load(Err(error)),
+            None => self.loading = None,
         }
         false
     }
@@ -314,6 +317,9 @@ impl Handler<UnloadModel> for Executor {
             device.memory()
         });
         self.read_memory();
-        let _ = done.send(result);
+        // With no device the sender is dropped: its memory went with it.
+        if let Some(result) = result {
+            let _ = done.send(result);
+        }
     }
 }

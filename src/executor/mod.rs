@@ -27,6 +27,7 @@ mod maker;
 mod sim_device;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 
 pub use actor::{Executor, Running, Start, start};
 pub use byte_size::ByteSize;
@@ -119,7 +120,7 @@ pub struct LoadModel {
     pub limits: ModelBudget,
     /// Told after every tensor: bytes done, bytes in all.
     pub progress: Option<LoadProgress>,
-    /// The answer.
+    /// The answer; dropped unanswered if the device has failed meanwhile and is to be rebuilt.
     pub done: oneshot::Sender<Result<LoadedModel, DeviceError>>,
 }
 
@@ -157,7 +158,7 @@ pub struct LoadedModel {
 pub struct UnloadModel {
     /// Which.
     pub model: ModelId,
-    /// The answer: the pool after that.
+    /// The answer: the pool after that; dropped unanswered as with [`LoadModel`].
     pub done: oneshot::Sender<Result<MemoryStats, DeviceError>>,
 }
 

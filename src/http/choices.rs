@@ -151,6 +151,11 @@ impl Choices {
         }
     }
 
+    /// Whether the reader is gone.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// The reader is gone: what still runs is cancelled.
     pub(super) fn close(&mut self) {
         self.closed = true;

@@ -116,6 +116,10 @@ impl Sink for Entry {
             Err(closed) => (Err(closed), true),
         })
     }
+
+    fn is_closed(&self) -> bool {
+        self.outbox.lock().choices.is_closed()
+    }
 }
 
 impl Drop for Entry {

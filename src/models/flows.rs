@@ -119,6 +119,7 @@ impl Flows {
                 id: self.registry.next_id(),
                 name: spec.name.clone(),
                 checkpoint: Arc::clone(checkpoint),
+                need: need.clone(),
                 budgets: kv_bytes.into_iter().map(|(id, kv)| (id, budget(kv))).collect(),
                 placements: RefCell::default(),
                 max_seq_len: Cell::new(max_seq_len),

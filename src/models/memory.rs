@@ -13,7 +13,7 @@ use crate::executor::ModelBudget;
 /// The pool takes whole units of this.
 const ALIGNMENT: u64 = 256;
 /// What the alignment of a model's ranges may cost, generously.
-const ALIGNMENT_SLACK: u64 = 64 << 10;
+pub(super) const ALIGNMENT_SLACK: u64 = 64 << 10;
 /// Share of the available memory that all KV caches may take together: one part in this many.
 const KV_SHARE: u64 = 2;
 
@@ -95,6 +95,11 @@ impl ModelNeed {
     pub fn with_wish(self, kv_bytes: u64) -> Self {
         let wish_kv_bytes = kv_bytes.max(self.min_kv_bytes);
         Self { wish_kv_bytes, ..self }
+    }
+
+    /// What a model with such a KV cache gives back when it goes.
+    pub fn taken_bytes(&self, kv_bytes: u64) -> u64 {
+        self.fixed_bytes.saturating_sub(ALIGNMENT_SLACK).saturating_add(kv_bytes)
     }
 
     /// Less than this, and it does not run.

@@ -11,6 +11,7 @@ use crate::executor::{DeviceId, LoadedModel, ModelBudget, ModelId};
 
 use super::checkpoint::Checkpoint;
 use super::eviction::Candidate;
+use super::memory::ModelNeed;
 use super::{ModelInfo, ServedModel};
 
 /// What is on one device.
@@ -28,6 +29,8 @@ pub(super) struct Entry {
     pub id: ModelId,
     pub name: String,
     pub checkpoint: Arc<Checkpoint>,
+    /// By the engine's reckoning.
+    pub need: ModelNeed,
     /// For each device.
     pub budgets: BTreeMap<DeviceId, ModelBudget>,
     /// Filled while it is loaded.
@@ -149,12 +152,12 @@ impl Registry {
     pub(super) fn candidates(&self) -> Vec<Candidate> {
         self.each_up(|up| {
             let placements = up.entry.placements.borrow();
-            let bytes = |p: &Placement| p.loaded.weight_bytes + p.loaded.kv_bytes;
+            let kv_bytes = placements.values().map(|placement| placement.loaded.kv_bytes).min();
             Candidate {
                 name: up.entry.name.clone(),
                 in_use: up.served.in_use.load(Ordering::Acquire),
                 last_used: up.served.last_used.load(Ordering::Relaxed),
-                bytes: placements.values().map(bytes).min().unwrap_or(0),
+                bytes: kv_bytes.map_or(0, |kv| up.entry.need.taken_bytes(kv)),
             }
         })
     }

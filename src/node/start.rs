@@ -47,22 +47,17 @@ async fn build(config: Config) -> Result<Handles, String> {
     let memory = Memory::plan(&config)?;
     let (phase_sender, phase) = watch::channel(Phase::Loading);
 
-    let started = Stages::start(&config, &node_id, &metrics, &vitals, ledger.clone())?;
-    let Stages { threads, scheduler, admission } = started;
-    let supervisor = Supervisor::new(admission.clone(), ledger, vitals.clone(), phase_sender);
-    let supervisor = supervisor.start();
+    let Stages { threads, scheduler, admission } =
+        Stages::start(&config, &node_id, &metrics, &vitals, ledger.clone())?;
+    let supervisor =
+        Supervisor::new(admission.clone(), ledger, vitals.clone(), phase_sender).start();
     let links = DeviceLinks {
         config: config.clone(),
         scheduler,
         failed: supervisor.clone().recipient(),
         metrics: metrics.clone(),
     };
-    let mut devices = Vec::new();
-    for parts in device_parts(&config, memory.pool_bytes, &vitals)? {
-        let named = |error| format!("device {}: {error}", parts.id);
-        let actors = DeviceActors::start(&parts, &links, 1).await.map_err(named)?;
-        devices.push((parts, actors));
-    }
+    let devices = start_devices(&config, memory.pool_bytes, &vitals, &links).await?;
     let models = models::start(
         &threads.0[2].handle(),
         models::Start {
@@ -83,8 +78,8 @@ async fn build(config: Config) -> Result<Handles, String> {
     let doors = Doors::open(&config, &node_id, &metrics, &vitals, (&admission, &models)).await?;
     observer.set(doors.bus.observer());
     start_health(&threads.0[3], &vitals, &metrics, &doors.bus);
-    let (http, nats) =
-        (doors.http.as_ref().map(http::Running::address), doors.bus.url().map(str::to_owned));
+    let http = doors.http.as_ref().map(http::Running::address);
+    let nats = doors.bus.url().map(str::to_owned);
     let keep = Keep {
         links,
         devices,
@@ -223,17 +218,22 @@ impl Memory {
     }
 }
 
-fn device_parts(
+async fn start_devices(
     config: &Config,
     pool_bytes: u64,
     vitals: &Vitals,
-) -> Result<Vec<DeviceParts>, String> {
-    let parts = |id| {
+    links: &DeviceLinks,
+) -> Result<Vec<(DeviceParts, DeviceActors)>, String> {
+    let mut devices = Vec::new();
+    for id in config.executor.device_ids() {
         vitals.add_device(&id);
         let maker = Maker::new(&config.executor, &id, pool_bytes)?;
-        Ok(DeviceParts { id, maker, progress: DeviceProgress::watch(vitals) })
-    };
-    config.executor.device_ids().into_iter().map(parts).collect()
+        let parts = DeviceParts { id, maker, progress: DeviceProgress::watch(vitals) };
+        let started = DeviceActors::start(&parts, links, 1).await;
+        let actors = started.map_err(|error| format!("device {}: {error}", parts.id))?;
+        devices.push((parts, actors));
+    }
+    Ok(devices)
 }
 
 fn start_health(thread: &Arbiter, vitals: &Arc<Vitals>, metrics: &Arc<Metrics>, bus: &Bus) {

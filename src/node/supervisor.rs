@@ -256,9 +256,8 @@ impl Inner {
         let (Some(old), Some(parts)) = (old, kept.parts.get(&id)) else { return };
         kept.links.metrics.device(id.as_str()).rebuilds.increment(1);
         let down = DeviceDown { device: id.clone(), generation: failed.generation };
-        // The scheduler ends only with the node.
+        // The scheduler ends only with the node. Admission is told when a first try has failed: what comes meanwhile can wait.
         let _ = kept.links.scheduler.send(down).await;
-        self.tell_devices_up(kept).await;
         // Its memory is given back before the next build takes any; joining threads blocks.
         let _ = tokio::task::spawn_blocking(move || drop(old)).await;
 
@@ -275,6 +274,7 @@ impl Inner {
                 Err(fault) => {
                     tracing::error!(device = %id, fault, "not rebuilt, trying again");
                     self.vitals.device_down(&id, &fault);
+                    self.tell_devices_up(kept).await;
                 }
             }
             sleep(pause).await;

@@ -170,6 +170,16 @@ async fn a_model_that_is_served_no_more_has_no_responder() {
 }
 
 #[tokio::test]
+async fn a_node_can_drain_and_stop_while_nats_is_away() {
+    let (mut server, node, _client) = setup().await;
+    server.kill();
+    let started = Instant::now();
+    node.bus.drain().await;
+    node.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(10), "nothing to wait for");
+}
+
+#[tokio::test]
 async fn requests_run_on_while_the_node_drains_and_stop_writes_the_end() {
     let (_server, node, client) = setup().await;
     let mut events = client.subscribe("inferno.v1.tokens.run").await.expect("subscribes");

@@ -60,6 +60,16 @@ def wait_until_ready(process: subprocess.Popen, ready: Path, log: Path) -> str:
     pytest.fail(f"the node was not ready after {START_TIMEOUT_S} s:\n{log.read_text()[-4000:]}")
 
 
+def stop(process: subprocess.Popen) -> int:
+    """Drains the node; one that does not end is killed, and its code is then not 0."""
+    process.terminate()
+    try:
+        return process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
 @pytest.fixture(scope="session")
 def model() -> str:
     return os.environ.get("INFERNO_MODEL", "demo")
@@ -84,19 +94,15 @@ def node(tmp_path_factory, model):
     command = [binary, "serve", "--config", str(config)]
     command += shlex.split(os.environ.get("INFERNO_SERVE_ARGS", ""))
     with ready.open("w") as out, log.open("w") as err:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err)
+        # The node reads INFERNO_<SECTION>_<KEY>; ours are none of these, and the caller's are not for this node.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("INFERNO_")}
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=err)
     try:
         text = wait_until_ready(process, ready, log)
         yield Node(announced(text, "http").rstrip("/"), announced(text, "nats"))
     finally:
-        process.terminate()
-        try:
-            code = process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
-        assert code == 0, f"the node ended with {code}:\n{log.read_text()[-4000:]}"
+        code = stop(process)
+    assert code == 0, f"the node ended with {code}:\n{log.read_text()[-4000:]}"
 
 
 @pytest.fixture(scope="session")

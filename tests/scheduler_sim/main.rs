@@ -4,15 +4,17 @@
 //!
 //! `INFERNO_SIM_SEED=7` runs one seed, `INFERNO_SIM_RUNS=100000` more of them.
 
+mod batcher_side;
 mod chance;
 mod device;
 mod request;
 mod world;
 
+use batcher_side::draw_spec;
 use chance::{Chance, mix};
 use inferno_node::executor::ModelId;
 use request::End;
-use world::{Plan, World, draw_spec};
+use world::{Plan, World};
 
 /// Takes a few seconds without optimisation.
 const DEFAULT_RUNS: u64 = 2000;

@@ -1,6 +1,9 @@
 //! The models actor between real executors (of `sim` devices) and stand-ins for batchers and admission, which write down what
 //! they are told.
 
+mod memory_short;
+mod rebuilds;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -252,8 +255,9 @@ async fn a_model_goes_to_devices_then_batchers_then_admission() {
     assert_eq!((served.vocab_size, served.max_seq_len, served.id), (16, 64, ModelId(1)));
     assert_eq!(served.tokenizer.encode("word3 word4", false), Ok(vec![3, 4]));
     assert!(served.chat_template.is_none());
-    assert_eq!(bench.models.send(List).await.expect("it lives"), [info.clone()]);
-    assert_eq!(bench.vitals.message(crate::clock::Timestamp::now()).models, [info]);
+    let listed = bench.models.send(List).await.expect("it lives");
+    assert_eq!(bench.vitals.message(crate::clock::Timestamp::now()).models, listed);
+    assert_eq!(listed, [info]);
     bench.stop();
 }
 
@@ -296,8 +300,7 @@ async fn an_unload_waits_for_the_requests_that_are_in() {
     let served = bench.served("demo");
     served.in_use.store(1, Ordering::Release);
     bench.take_log();
-    let unload = bench.unload("demo");
-    tokio::pin!(unload);
+    let mut unload = actix_rt::spawn(bench.models.send(Unload { name: "demo".to_owned() }));
     let waits = tokio::time::timeout(std::time::Duration::from_millis(60), &mut unload).await;
     assert!(waits.is_err(), "a request is in");
     assert_eq!(bench.take_log(), ["down demo"]);
@@ -305,208 +308,12 @@ async fn an_unload_waits_for_the_requests_that_are_in() {
     assert_eq!(kind(bench.load("demo").await), Kind::Conflict);
     assert_eq!(bench.unload("demo").await.map_err(|e| e.kind), Err(Kind::Conflict));
     served.in_use.store(0, Ordering::Release);
-    unload.await.expect("unloads");
+    unload.await.expect("no panic").expect("it lives").expect("unloads");
     assert_eq!(bench.take_log(), ["sim:0 remove 1"]);
     assert_eq!(bench.used(), [0]);
     assert_eq!(bench.unload("demo").await.map_err(|e| e.kind), Err(Kind::NotFound));
     assert_eq!(bench.load("demo").await.expect("loads again").devices.len(), 1);
     assert_eq!(bench.served("demo").id, ModelId(2), "an id is never given twice");
-    bench.stop();
-}
-
-#[actix::test]
-async fn the_least_recently_used_idle_model_makes_room() {
-    let pool = 2 * most_bytes();
-    let bench = Bench::new(vec![("sim:0", sim("sim:0", pool))]).await;
-    // Together the KV wishes of three fit not.
-    for (name, last_used) in [("a", 30), ("b", 20)] {
-        bench.load(name).await.expect("loads");
-        bench.served(name).last_used.store(last_used, Ordering::Relaxed);
-    }
-    bench.take_log();
-    bench.load("c").await.expect("b goes");
-    assert_eq!(bench.names().await, ["a", "c"]);
-    assert_eq!(bench.take_log(), ["down b", "sim:0 remove 2", "sim:0 add 3", "up c"]);
-    // Those in use stay, and then there is no room.
-    bench.served("a").in_use.store(1, Ordering::Release);
-    bench.served("c").in_use.store(1, Ordering::Release);
-    let error = bench.load("d").await.expect_err("both are busy");
-    assert_eq!(error.kind, Kind::Unavailable);
-    assert!(error.retry_after_ms.is_some());
-    assert_eq!(bench.names().await, ["a", "c"]);
-    bench.stop();
-}
-
-#[actix::test]
-async fn a_model_that_gets_a_request_at_the_last_moment_stays() {
-    let bench = Bench::new(vec![("sim:0", sim("sim:0", most_bytes()))]).await;
-    bench.load("a").await.expect("loads");
-    bench.take_log();
-    bench.late_request.store(true, Ordering::Relaxed);
-    assert_eq!(kind(bench.load("b").await), Kind::Unavailable);
-    assert_eq!(bench.take_log(), ["down a", "up a"]);
-    assert_eq!(bench.names().await, ["a"]);
-    bench.stop();
-}
-
-#[actix::test]
-async fn what_could_never_fit_evicts_nothing() {
-    let bench = Bench::new(vec![("sim:0", sim("sim:0", most_bytes()))]).await;
-    bench.load("a").await.expect("loads");
-    let path = bench.dir.path().join("config.json");
-    let large = std::fs::read_to_string(&path)
-        .expect("reads")
-        .replace("\"intermediate_size\":32", "\"intermediate_size\":1048576");
-    std::fs::write(&path, large).expect("writes");
-    let error = bench.load("b").await.expect_err("too large");
-    assert_eq!(error.kind, Kind::Unsupported);
-    assert!(error.message.contains("memory_pool_size"), "{error}");
-    assert_eq!(bench.names().await, ["a"]);
-    bench.stop();
-}
-
-#[actix::test]
-async fn a_kv_cache_for_less_than_one_sequence_shortens_it_or_is_refused() {
-    let bench = Bench::with(vec![("sim:0", sim("sim:0", 1 << 30))], |start| {
-        // Two blocks of 16 positions: keys and values of 32 dimensions of 2 bytes.
-        start.kv_bytes = Some(2 * 2 * 32 * 2 * 16);
-    })
-    .await;
-    let info = bench.load("demo").await.expect("loads, shortened");
-    assert_eq!((info.max_seq_len, bench.served("demo").max_seq_len), (32, 32));
-    let insists = ModelSpec { max_seq_len: Some(64), ..bench.spec("other") };
-    let error = bench.load_spec(insists).await.expect_err("64 do not fit");
-    assert!(error.message.contains("32 positions"), "{error}");
-    // To make room for it even the idle one went: it was short of memory after all.
-    assert_eq!(bench.used().len(), 1);
-    bench.stop();
-}
-
-#[actix::test]
-async fn a_planned_kv_cache_is_kept_to() {
-    let planned = 4 * 2 * 32 * 2 * 16;
-    let bench = Bench::with(vec![("sim:0", sim("sim:0", 1 << 30))], |start| {
-        start.planned_kv_bytes.insert("demo".to_owned(), planned);
-    })
-    .await;
-    assert_eq!(bench.load("demo").await.expect("loads").kv_bytes, planned);
-    assert_eq!(bench.load("late").await.expect("loads").kv_bytes, 4 * planned);
-    bench.stop();
-}
-
-#[actix::test]
-async fn a_rebuilt_device_gets_every_model_again() {
-    let mut bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30))]).await;
-    bench.load("a").await.expect("loads");
-    bench.load("b").await.expect("loads");
-    let before = bench.used();
-    bench.take_log();
-    bench.executors.remove(0).stop();
-    let (device, running) = build("sim:0", 2, sim("sim:0", 1 << 30), &bench.log).await;
-    bench.executors.push(running);
-    let (done, answer) = oneshot::channel();
-    bench.models.send(DeviceRebuilt { device, done }).await.expect("it lives");
-    assert_eq!(answer.await.expect("it answers"), Ok(()));
-    assert_eq!(bench.take_log(), ["sim:0 add 1", "sim:0 add 2"], "admission sees nothing of it");
-    assert_eq!(bench.used(), before);
-    bench.unload("a").await.expect("unloads from the new one");
-    assert!(bench.used() < before);
-    bench.stop();
-}
-
-#[actix::test]
-async fn a_rebuilt_device_without_room_is_reported() {
-    let mut bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30))]).await;
-    bench.load("a").await.expect("loads");
-    bench.executors.remove(0).stop();
-    let (device, running) = build("sim:0", 2, sim("sim:0", 4096), &bench.log).await;
-    bench.executors.push(running);
-    let (done, answer) = oneshot::channel();
-    bench.models.send(DeviceRebuilt { device, done }).await.expect("it lives");
-    let error = answer.await.expect("it answers").expect_err("no room");
-    assert!(error.message.contains("model a on sim:0"), "{error}");
-    bench.stop();
-}
-
-/// Takes a load and then loses it, as an executor does that is being stopped.
-struct Loses(Option<oneshot::Sender<()>>);
-
-impl Actor for Loses {
-    type Context = Context<Self>;
-}
-
-impl Handler<LoadModel> for Loses {
-    type Result = ();
-
-    fn handle(&mut self, _: LoadModel, _: &mut Self::Context) {
-        if let Some(took) = self.0.take() {
-            took.send(()).expect("the test waits");
-        }
-    }
-}
-
-#[actix::test]
-async fn a_load_under_way_goes_on_when_its_device_is_rebuilt() {
-    let (took, taken) = oneshot::channel();
-    let mut bench = Bench::with(vec![("sim:0", sim("sim:0", 1 << 30))], |start| {
-        let loses: Recipient<LoadModel> = Loses(Some(took)).start().recipient();
-        start.devices[0].load = loses;
-    })
-    .await;
-    let models = bench.models.clone();
-    let load = actix_rt::spawn(models.send(Load(bench.spec("demo"))));
-    taken.await.expect("the old build took it");
-    let (device, running) = build("sim:0", 2, sim("sim:0", 1 << 30), &bench.log).await;
-    bench.executors.push(running);
-    let (done, answer) = oneshot::channel();
-    bench.models.send(DeviceRebuilt { device, done }).await.expect("it lives");
-    assert_eq!(answer.await.expect("it answers"), Ok(()));
-    assert!(load.await.expect("no panic").expect("it lives").is_ok());
-    assert_eq!(bench.take_log(), ["sim:0 add 1", "up demo"], "once, on the new build");
-    bench.stop();
-}
-
-/// A device that takes models and loads none.
-struct Broken;
-
-impl Device for Broken {
-    fn begin_load(&mut self, _: DeviceLoad) -> std::result::Result<(), DeviceError> {
-        Ok(())
-    }
-
-    fn load_next(&mut self, _: ModelId) -> std::result::Result<LoadState, DeviceError> {
-        Err(DeviceError::other("tensor model.norm.weight: broken"))
-    }
-
-    fn unload(&mut self, _: ModelId) -> std::result::Result<(), DeviceError> {
-        Ok(())
-    }
-
-    fn run(
-        &mut self,
-        _: ModelId,
-        _: &mut StepBatch,
-        _: &mut StepOutput,
-    ) -> std::result::Result<(), DeviceError> {
-        Ok(())
-    }
-
-    fn memory(&self) -> std::result::Result<MemoryStats, DeviceError> {
-        Ok(MemoryStats { reserved_bytes: 1 << 30, ..MemoryStats::default() })
-    }
-}
-
-#[actix::test]
-async fn a_model_that_one_device_cannot_load_is_on_none() {
-    let broken = Maker::from_fn(|| Ok(Box::new(Broken)));
-    let bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30)), ("sim:1", broken)]).await;
-    let error = bench.load("demo").await.expect_err("sim:1 is broken");
-    assert_eq!(error.kind, Kind::Internal);
-    for part in ["model demo on sim:1", "model.norm.weight"] {
-        assert!(error.message.contains(part), "{error}");
-    }
-    assert_eq!(bench.used(), [0, 0]);
-    assert_eq!((bench.take_log(), bench.names().await), (vec![], vec![]));
     bench.stop();
 }
 

@@ -1,5 +1,8 @@
 //! The executor over devices of every kind: order, failures, loads between steps.
 
+mod engine;
+mod loads;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -85,14 +88,14 @@ impl Bench {
             done,
         };
         self.running.addr.send(message).await.expect("it lives");
-        answer.await.expect("it answers")
+        answer.await.unwrap_or_else(|_| Err(unanswered()))
     }
 
     async fn unload(&self) -> Result<MemoryStats, DeviceError> {
         let (done, answer) = oneshot::channel();
         let message = UnloadModel { model: MODEL, done };
         self.running.addr.send(message).await.expect("it lives");
-        answer.await.expect("it answers")
+        answer.await.unwrap_or_else(|_| Err(unanswered()))
     }
 
     async fn step(&mut self, step: u64, batch: StepBatch) -> StepDone {
@@ -105,6 +108,11 @@ impl Bench {
         self.collector.stop();
         self.collector.join().expect("no panic");
     }
+}
+
+/// What a dropped sender is here.
+fn unanswered() -> DeviceError {
+    DeviceError::other("unanswered")
 }
 
 fn budget() -> ModelBudget {
@@ -173,7 +181,7 @@ async fn memory_is_read_after_load_and_unload() {
     let memory = bench.running.memory.clone();
     assert_eq!((memory.reserved_bytes(), memory.used_bytes()), (1 << 30, 0));
     let loaded = bench.load(&checkpoint).await.expect("loads");
-    assert_eq!(memory.used_bytes(), loaded.weight_bytes + loaded.kv_bytes);
+    assert!(memory.used_bytes() > loaded.weight_bytes + loaded.kv_bytes, "and the workspace");
     assert_eq!(loaded.memory.used_bytes, memory.used_bytes());
     assert_eq!(memory.free_bytes(), (1 << 30) - memory.used_bytes());
     assert_eq!(bench.unload().await.expect("unloads").used_bytes, 0);
@@ -193,8 +201,9 @@ async fn fails_then_skips(kind: FaultKind) -> StepFailure {
         let done = bench.step(step, batch(&[2])).await;
         assert_eq!(done.result.map(|_| ()), Err(StepFailure::Skipped));
     }
-    assert!(bench.load(&checkpoint).await.is_err(), "nothing works until it is rebuilt");
-    assert!(bench.unload().await.is_err());
+    // Until it is rebuilt.
+    assert_eq!(bench.load(&checkpoint).await, Err(unanswered()));
+    assert_eq!(bench.unload().await, Err(unanswered()));
     bench.stop();
     failure
 }
@@ -240,165 +249,6 @@ async fn a_device_that_cannot_be_made_says_so_and_skips() {
     bench.stop();
 }
 
-/// A device whose load has many parts; what it does is told to the test.
-struct Slow {
-    parts: u32,
-    done: u32,
-    fails_at: Option<(u32, FaultKind)>,
-    unloads: Arc<AtomicU32>,
-    log: Arc<Mutex<Vec<&'static str>>>,
-    hold: Arc<AtomicBool>,
-}
-
-impl Device for Slow {
-    fn begin_load(&mut self, _: DeviceLoad) -> Result<(), DeviceError> {
-        self.done = 0;
-        Ok(())
-    }
-
-    fn load_next(&mut self, _: ModelId) -> Result<LoadState, DeviceError> {
-        // The test lets the load go on when it has sent its steps.
-        while self.hold.load(Ordering::Acquire) {
-            std::thread::yield_now();
-        }
-        self.done += 1;
-        self.log.lock().expect("no panic").push("load");
-        match self.fails_at {
-            Some((at, FaultKind::Exception)) if at == self.done => {
-                return Err(DeviceError::other("tensor x: bad"));
-            }
-            Some((at, FaultKind::Panic)) if at == self.done => panic!("bad tensor"),
-            _ => {}
-        }
-        if self.done < self.parts {
-            let (done_bytes, total_bytes) = (self.done.into(), self.parts.into());
-            return Ok(LoadState::More { done_bytes, total_bytes });
-        }
-        Ok(LoadState::Done(LoadedModel {
-            num_blocks: 1,
-            weight_bytes: 1,
-            kv_bytes: 1,
-            memory: MemoryStats::default(),
-        }))
-    }
-
-    fn unload(&mut self, _: ModelId) -> Result<(), DeviceError> {
-        self.unloads.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn run(
-        &mut self,
-        _: ModelId,
-        _: &mut StepBatch,
-        _: &mut StepOutput,
-    ) -> Result<(), DeviceError> {
-        self.log.lock().expect("no panic").push("step");
-        Ok(())
-    }
-
-    fn memory(&self) -> Result<MemoryStats, DeviceError> {
-        Ok(MemoryStats::default())
-    }
-}
-
-struct SlowBench {
-    bench: Bench,
-    unloads: Arc<AtomicU32>,
-    log: Arc<Mutex<Vec<&'static str>>>,
-    hold: Arc<AtomicBool>,
-}
-
-fn slow(fails_at: Option<(u32, FaultKind)>) -> SlowBench {
-    let (unloads, log, hold) = <(Arc<AtomicU32>, Arc<Mutex<Vec<_>>>, Arc<AtomicBool>)>::default();
-    let (u, l, h) = (Arc::clone(&unloads), Arc::clone(&log), Arc::clone(&hold));
-    let maker = Maker::from_fn(move || {
-        let (unloads, log, hold) = (Arc::clone(&u), Arc::clone(&l), Arc::clone(&h));
-        Ok(Box::new(Slow { parts: 20, done: 0, fails_at, unloads, log, hold }))
-    });
-    SlowBench { bench: Bench::of(maker, false), unloads, log, hold }
-}
-
-#[actix::test]
-async fn steps_go_on_while_a_model_loads() {
-    let (_dir, checkpoint) = testing::dummy();
-    let SlowBench { mut bench, log, hold, .. } = slow(None);
-    bench.ready().await.expect("a device");
-    hold.store(true, Ordering::Release);
-    let (done, answer) = oneshot::channel();
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let tell = Arc::clone(&told);
-    let message = LoadModel {
-        model: MODEL,
-        checkpoint,
-        limits: budget(),
-        progress: Some(Arc::new(move |done, total| {
-            tell.lock().expect("no panic").push((done, total));
-        })),
-        done,
-    };
-    bench.running.addr.send(message).await.expect("it lives");
-    for step in 0..3 {
-        let message = RunStep { step, model: ModelId(1), batch: StepBatch::default() };
-        bench.running.addr.try_send(message).expect("there is room");
-    }
-    hold.store(false, Ordering::Release);
-    answer.await.expect("it answers").expect("loads");
-    for step in 0..3 {
-        assert_eq!(bench.done.recv().await.expect("answered").step, step);
-    }
-    let log = log.lock().expect("no panic").clone();
-    let last_step = log.iter().rposition(|what| *what == "step").expect("steps ran");
-    assert!(last_step < log.len() - 10, "steps waited for the load: {log:?}");
-    let told = told.lock().expect("no panic").clone();
-    assert_eq!(told, (1..20).map(|done| (done, 20)).collect::<Vec<_>>());
-    bench.stop();
-}
-
-#[actix::test]
-async fn a_load_that_fails_gives_its_memory_back_and_steps_go_on() {
-    let (_dir, checkpoint) = testing::dummy();
-    let SlowBench { mut bench, unloads, .. } = slow(Some((3, FaultKind::Exception)));
-    let error = bench.load(&checkpoint).await.expect_err("a bad tensor");
-    assert_eq!(error, DeviceError::other("tensor x: bad"));
-    assert_eq!(unloads.load(Ordering::Relaxed), 1);
-    assert!(bench.step(1, StepBatch::default()).await.result.is_ok());
-    bench.stop();
-}
-
-#[actix::test]
-async fn a_panic_in_a_load_is_an_error_and_ends_the_device() {
-    let (_dir, checkpoint) = testing::dummy();
-    let SlowBench { mut bench, .. } = slow(Some((3, FaultKind::Panic)));
-    let error = bench.load(&checkpoint).await.expect_err("a panic");
-    assert!(error.message.contains("bad tensor"), "{error}");
-    let done = bench.step(1, StepBatch::default()).await;
-    assert_eq!(done.result.map(|_| ()), Err(StepFailure::Skipped));
-    bench.stop();
-}
-
-#[actix::test]
-async fn one_load_at_a_time() {
-    let (_dir, checkpoint) = testing::dummy();
-    let SlowBench { bench, hold, .. } = slow(None);
-    hold.store(true, Ordering::Release);
-    let load = |done| LoadModel {
-        model: MODEL,
-        checkpoint: Arc::clone(&checkpoint),
-        limits: budget(),
-        progress: None,
-        done,
-    };
-    let (first, first_answer) = oneshot::channel();
-    let (second, second_answer) = oneshot::channel();
-    bench.running.addr.try_send(load(first)).expect("there is room");
-    bench.running.addr.try_send(load(second)).expect("there is room");
-    hold.store(false, Ordering::Release);
-    assert!(second_answer.await.expect("it answers").is_err());
-    assert!(first_answer.await.expect("it answers").is_ok());
-    bench.stop();
-}
-
 #[test]
 fn devices_of_other_kinds_are_refused_by_name() {
     let refused = |name: &str| Maker::new(&Config::default(), &DeviceId::new(name), 1).err();
@@ -407,55 +257,6 @@ fn devices_of_other_kinds_are_refused_by_name() {
     let config = Config { sim_cost_model: Some("/nonexistent.toml".into()), ..Config::default() };
     let error = Maker::new(&config, &DeviceId::new("sim:0"), 1).err();
     assert!(error.is_some_and(|error| error.contains("executor.sim_cost_model")));
-}
-
-#[actix::test]
-async fn the_engine_gives_the_reference_tokens_of_a_checkpoint() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama32-tiny-f32");
-    let golden = std::fs::read(path.join("golden.json")).expect("the fixture");
-    let golden: serde_json::Value = serde_json::from_slice(&golden).expect("JSON");
-    let ids = |value: &serde_json::Value| -> Vec<u32> {
-        serde_json::from_value(value.clone()).expect("token ids")
-    };
-    let checkpoint = Checkpoint::open(&path, LoadFormat::Safetensors).expect("a good checkpoint");
-    let config = Config { threads: 2, ..Config::default() };
-    let maker = Maker::new(&config, &DeviceId::new("cpu:0"), 64 << 20).expect("a CPU device");
-    let mut bench = Bench::of(maker, false);
-    bench.ready().await.expect("a device");
-    let loaded = bench.load(&Arc::new(checkpoint)).await.expect("loads");
-    assert!(loaded.num_blocks >= 4 && loaded.memory.used_bytes > loaded.weight_bytes);
-    for case in golden["prompts"].as_array().expect("prompts") {
-        let prompt = ids(&case["prompt_token_ids"]);
-        if prompt.len() > 40 {
-            continue;
-        }
-        let expected = ids(&case["greedy_token_ids"]);
-        let mut tokens = prompt.clone();
-        for step in 0..8 {
-            let done = bench.step(step, batch(&tokens)).await;
-            tokens.extend(done.result.expect("a step").token_ids);
-        }
-        assert_eq!(tokens[prompt.len()..], expected[..8], "{}", case["name"]);
-    }
-    bench.unload().await.expect("unloads");
-    assert_eq!(bench.running.memory.used_bytes(), 0);
-    bench.stop();
-}
-
-#[actix::test]
-async fn the_engine_makes_random_weights_for_a_dummy() {
-    let (_dir, checkpoint) = testing::dummy();
-    let maker = Maker::new(&Config::default(), &DeviceId::new("cpu:0"), 16 << 20);
-    let mut bench = Bench::of(maker.expect("a CPU device"), false);
-    let loaded = bench.load(&checkpoint).await.expect("loads");
-    assert!(loaded.weight_bytes > 0 && loaded.num_blocks > 0);
-    let output = bench.step(1, batch(&[3, 4, 5])).await.result.expect("a step");
-    assert!(output.token_ids[0] < 16);
-    let mut bad = batch(&[3, 4, 5]);
-    bad.token_ids[1] = 99;
-    let failure = bench.step(2, bad).await.result.expect_err("no such token");
-    assert!(matches!(failure, StepFailure::Device(e) if e.code == DeviceErrorCode::InvalidBatch));
-    bench.stop();
 }
 
 #[actix::test]

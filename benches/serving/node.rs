@@ -1,0 +1,150 @@
+//! The node under load: the real binary, on free loopback ports, with a nats-server of its own.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Until it is ready, and until it has ended.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Node {
+    child: Option<Child>,
+    dir: tempfile::TempDir,
+    http: String,
+    nats: String,
+    nats_pid: u32,
+}
+
+impl Node {
+    /// Starts it and waits until it takes requests.
+    pub fn start() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = format!(
+            "[node]\nlog = \"warn\"\n\
+             [[models]]\nname = \"demo\"\nmodel_path = {:?}\n\
+             [bus]\nmode = \"managed\"\n\
+             [http]\nbind = \"127.0.0.1:0\"\n\
+             [executor]\ndevices = [\"sim:0\"]\nsim_cost_model = {:?}\n\
+             [batcher]\nmax_batch_size = 256\nmax_step_tokens = 4096\n",
+            root.join("models/demo"),
+            root.join("config/sim/zero.toml"),
+        );
+        let file = dir.path().join("node.toml");
+        std::fs::write(&file, config).expect("writes");
+        let open = |name: &str| std::fs::File::create(dir.path().join(name)).expect("a file");
+        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+        // Another build of the same program can be held against this one.
+        let program = std::env::var_os("BENCH_NODE")
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_inferno-node").into());
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("INFERNO_")) {
+            command.env_remove(name);
+        }
+        let child = command
+            .args(["serve", "--config"])
+            .arg(&file)
+            .env("PATH", path)
+            .stdin(Stdio::null())
+            .stdout(open("ready"))
+            .stderr(open("log"))
+            .spawn()
+            .expect("the node's binary starts");
+        let (http, nats) = (String::new(), String::new());
+        let mut node = Self { child: Some(child), dir, http, nats, nats_pid: 0 };
+        node.wait_ready();
+        node.nats_pid = child_of(node.pid()).expect("the managed nats-server");
+        node
+    }
+
+    fn wait_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ready = self.read("ready");
+            if ready.ends_with('\n') {
+                let named = |name: &str| {
+                    let value = ready.split_whitespace().find_map(|word| word.strip_prefix(name));
+                    value.expect("the ready line names both doors").to_owned()
+                };
+                (self.http, self.nats) = (named("http="), named("nats="));
+                return;
+            }
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            let alive = ended.is_none() && Instant::now() < deadline;
+            assert!(alive, "the node does not start:\n{}", self.read("log"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    pub fn http(&self) -> &str {
+        &self.http
+    }
+
+    pub fn nats(&self) -> &str {
+        &self.nats
+    }
+
+    /// Processor seconds so far of node, nats-server and this process.
+    pub fn cpu_seconds(&self) -> [f64; 3] {
+        [self.pid(), self.nats_pid, std::process::id()].map(cpu_seconds)
+    }
+
+    /// SIGTERM; it has to end well.
+    pub fn stop(mut self) {
+        let status = self.terminate();
+        assert!(status, "the node ended badly:\n{}", self.read("log"));
+    }
+
+    fn terminate(&mut self) -> bool {
+        let Some(mut child) = self.child.take() else { return true };
+        // Gently, so that its nats-server ends with it.
+        let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        let deadline = Instant::now() + PATIENCE;
+        while asked.is_ok() && Instant::now() < deadline {
+            if let Ok(Some(status)) = child.try_wait() {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        false
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.terminate();
+        if std::thread::panicking() {
+            eprintln!("the node's log:\n{}", self.read("log"));
+        }
+    }
+}
+
+/// What stands behind the program's name, which may hold anything, in `/proc/<pid>/stat`: fields 3 and on.
+fn stat(path: &Path) -> Option<Vec<String>> {
+    let stat = std::fs::read_to_string(path.join("stat")).ok()?;
+    Some(stat.rsplit(") ").next()?.split_whitespace().map(str::to_owned).collect())
+}
+
+fn cpu_seconds(pid: u32) -> f64 {
+    // Linux counts in hundredths of a second for user space, whatever the kernel's own tick is.
+    const TICKS: f64 = 100.0;
+    let stat = stat(&Path::new("/proc").join(pid.to_string())).expect("Linux, and it lives");
+    stat[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / TICKS
+}
+
+fn child_of(pid: u32) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").expect("Linux").flatten().map(|entry| entry.path());
+    let mut children = processes
+        .filter(|path| stat(path).is_some_and(|stat| stat.get(1) == Some(&pid.to_string())));
+    children.next()?.file_name()?.to_str()?.parse().ok()
+}

@@ -1,0 +1,115 @@
+//! The tasks that take what NATS sends: requests, answers to the node's own messages, and questions of service tools.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::message::OutboundMessage;
+use async_nats::{Client, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::select_all;
+use tokio::sync::oneshot;
+
+use super::door::Door;
+use super::outbox::Outbox;
+use super::service::{Endpoint, Service, Verb};
+
+/// How long a subject is left: at least this after the server was told.
+const MIN_LEAVE: Duration = Duration::from_millis(20);
+/// And at most this, however slow the connection is.
+const MAX_LEAVE: Duration = Duration::from_millis(500);
+
+/// The task that takes one model's requests.
+pub(super) struct Intake {
+    /// Of the model's subject.
+    pub subscriber: Subscriber,
+    /// The connection.
+    pub client: Client,
+    /// Where they go.
+    pub door: Arc<Door>,
+    /// The model and its counters.
+    pub endpoint: Arc<Endpoint>,
+}
+
+impl Intake {
+    /// Takes requests until `leaving` is sent; answers that when no request can come any more.
+    pub async fn take_requests(mut self, mut leaving: oneshot::Receiver<oneshot::Sender<()>>) {
+        let statistics = self.client.statistics();
+        let done = loop {
+            tokio::select! {
+                message = self.subscriber.next() => match message {
+                    Some(message) => {
+                        let connection = statistics.connects.load(Ordering::Relaxed);
+                        self.door.request(message, &self.endpoint, connection);
+                    }
+                    None => return,
+                },
+                done = &mut leaving => break done,
+            }
+        };
+        self.leave().await;
+        let rest = async {
+            while let Some(message) = self.subscriber.next().await {
+                let connection = statistics.connects.load(Ordering::Relaxed);
+                self.door.request(message, &self.endpoint, connection);
+            }
+        };
+        // Without NATS the library leaves only when it is back, but nothing comes until then either.
+        if tokio::time::timeout(MAX_LEAVE, rest).await.is_err() {
+            tracing::warn!(model = self.endpoint.model, "NATS did not confirm that it was left");
+        }
+        if let Ok(done) = done {
+            // Nobody may be waiting any more.
+            let _ = done.send(());
+        }
+    }
+
+    /// Tells the server, then stands still until what it had sent before has arrived. The library drops a drained subscription
+    /// at the next thing it reads, so requests still under way would be lost without an answer; standing still (the connection
+    /// lives on this thread) lets all of them arrive first.
+    async fn leave(&mut self) {
+        let told = async {
+            self.subscriber.drain().await?;
+            // Resolves when the UNSUB is on the wire.
+            Ok::<_, async_nats::Error>(self.client.flush().await?)
+        };
+        if let Ok(Ok(())) = tokio::time::timeout(MAX_LEAVE, told).await {
+            let trip = Duration::from_micros(self.door.outbox.round_trip_us());
+            std::thread::sleep((trip * 4).clamp(MIN_LEAVE, MAX_LEAVE));
+        }
+    }
+}
+
+/// What comes back to the node's inbox: markers, and 503 for probes that nobody heard.
+pub(super) async fn take_answers(mut answers: Subscriber, outbox: Arc<Outbox>) {
+    while let Some(message) = answers.next().await {
+        let word = message.subject.rsplit('.').next().unwrap_or_default();
+        let number = |text: &str| text.parse::<u64>().ok();
+        if word == "m" {
+            let marker = std::str::from_utf8(&message.payload).ok().and_then(number);
+            marker.into_iter().for_each(|marker| outbox.confirm(marker));
+        } else if message.status == Some(StatusCode::NO_RESPONDERS) {
+            number(word).into_iter().for_each(|stream| outbox.absent(stream));
+        }
+    }
+}
+
+/// Answers `$SRV`.
+pub(super) async fn answer_service(
+    asked: Vec<(Verb, Subscriber)>,
+    service: Arc<Service>,
+    outbox: Arc<Outbox>,
+) {
+    let streams = asked.into_iter().map(|(verb, subscriber)| subscriber.map(move |m| (verb, m)));
+    let mut questions = select_all(streams);
+    while let Some((verb, question)) = questions.next().await {
+        let Some(reply) = question.reply else { continue };
+        outbox.send(OutboundMessage {
+            subject: reply,
+            reply: None,
+            payload: Bytes::from(service.answer(verb).to_string()),
+            headers: None,
+        });
+    }
+}

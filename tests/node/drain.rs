@@ -1,0 +1,77 @@
+//! The end of a node: gentle, late, and sudden.
+
+use std::time::{Duration, Instant};
+
+use inferno_node::bus::client::ClientError;
+use inferno_node::error::Kind;
+use inferno_node::request::FinishReason;
+
+use super::harness::{NodeProcess, children_of, client, collect, external, request};
+use super::nats::NatsServer;
+
+#[tokio::test]
+async fn sigterm_finishes_what_runs_and_takes_no_more() {
+    let nats = NatsServer::start();
+    let mut node = NodeProcess::start_sim(5_000, &external(&nats.url(), "leaving"));
+    let bus = client(&nats.url()).await;
+    let mut generation = bus.generate("demo", request(200, 1)).await.expect("accepted");
+    generation.next().await.expect("streams");
+    node.signal("-TERM");
+    node.wait_health("draining", |health| health["draining"] == true).await;
+    let ready = reqwest::get(format!("{}/health/ready", node.http())).await.expect("answers");
+    assert_eq!(ready.status().as_u16(), 503);
+    match bus.generate("demo", request(8, 2)).await.map(|generation| generation.id().clone()) {
+        // Usually the subject is left already; a request that slips in before is refused.
+        Err(ClientError::NoResponders(_)) => {}
+        Err(ClientError::Refused(error)) => assert_eq!(error.kind, Kind::Draining),
+        other => panic!("{other:?}"),
+    }
+    let (_, _, last) = collect(&mut generation).await.expect("streams to its end");
+    assert_eq!(last.finish_reason, Some(FinishReason::Length));
+    assert!(node.wait().success(), "{}", node.log());
+}
+
+#[tokio::test]
+async fn what_outlasts_the_drain_is_cut_and_named() {
+    let nats = NatsServer::start();
+    let sections = external(&nats.url(), "hurried") + "drain_timeout_s = 1\n";
+    let mut node = NodeProcess::start_sim(20_000, &sections);
+    let bus = client(&nats.url()).await;
+    let mut body = request(1500, 1);
+    body["request_id"] = "too-long".into();
+    let mut generation = bus.generate("demo", body).await.expect("accepted");
+    generation.next().await.expect("streams");
+    node.signal("-TERM");
+    let (_, _, last) = collect(&mut generation).await.expect("a last event comes");
+    assert_eq!(last.finish_reason, Some(FinishReason::Failed));
+    assert_eq!(last.error.map(|error| error.kind), Some(Kind::Draining));
+    assert!(!node.wait().success(), "something was cut");
+    assert!(node.log().contains("too-long"), "the log names it: {}", node.log());
+}
+
+#[tokio::test]
+async fn a_killed_node_leaves_no_nats_server_behind() {
+    let mut node = NodeProcess::start_sim(0, "[bus]\nmode = \"managed\"\n");
+    let children = children_of(node.pid());
+    assert_eq!(children.len(), 1, "its nats-server");
+    node.signal("-KILL");
+    node.wait();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while children[0].exists() {
+        assert!(Instant::now() < deadline, "{} is still there", children[0].display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_model_cannot_be_loaded_says_why_and_ends() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let sections = format!(
+        "[bus]\nmode = \"off\"\n[[models]]\nname = \"broken\"\nmodel_path = {:?}\n",
+        folder.path()
+    );
+    let mut node = NodeProcess::spawn_sim(0, &sections);
+    assert!(!node.wait().success());
+    let log = node.log();
+    assert!(log.contains("broken") && log.contains("config.json"), "{log}");
+}

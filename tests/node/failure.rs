@@ -1,0 +1,70 @@
+//! A device that breaks in the middle of the work: nobody loses an answer, and what was computed stays.
+
+use futures_util::future::join_all;
+use inferno_node::error::Kind;
+use inferno_node::request::FinishReason;
+use serde_json::json;
+
+use super::harness::{NodeProcess, client, collect, request};
+
+const MANAGED: &str = "[bus]\nmode = \"managed\"\n[executor]\nthreads = 1\n";
+
+/// Eight completions at once: their tokens, and the largest attempt of each.
+async fn eight(node: &NodeProcess) -> Vec<(Vec<u32>, u32)> {
+    let bus = client(&node.nats()).await;
+    let one = |seed| {
+        let bus = bus.clone();
+        async move {
+            let mut generation = bus.generate("demo", request(60, seed)).await.expect("accepted");
+            let (token_ids, _, last) = collect(&mut generation).await.expect("no gap");
+            assert_eq!(last.finish_reason, Some(FinishReason::Length), "{:?}", last.error);
+            (token_ids, last.attempt)
+        }
+    };
+    join_all((0..8).map(one)).await
+}
+
+async fn breaks_and_loses_nothing(kind: &str) {
+    let whole = NodeProcess::start(MANAGED);
+    let expected = eight(&whole).await;
+    assert!(expected.iter().all(|(_, attempt)| *attempt == 1));
+    let fault = format!("{MANAGED}faults = [{{ step = 20, kind = \"{kind}\" }}]\n");
+    let node = NodeProcess::start(&fault);
+    let got = eight(&node).await;
+    for ((tokens, _), (expected, _)) in got.iter().zip(&expected) {
+        assert_eq!(tokens, expected, "the tokens of a run without a fault");
+    }
+    assert!(got.iter().any(|(_, attempt)| *attempt == 2), "somebody was there when it broke");
+    let health = node.wait_health("healthy", |health| health["status"] == "healthy").await;
+    assert_eq!(health["devices"][0]["rebuilds"], 1);
+}
+
+#[tokio::test]
+async fn a_step_that_throws_costs_nobody_the_answer() {
+    breaks_and_loses_nothing("exception").await;
+}
+
+#[tokio::test]
+async fn a_step_that_panics_costs_nobody_the_answer() {
+    breaks_and_loses_nothing("panic").await;
+}
+
+#[tokio::test]
+async fn a_poison_prompt_fails_alone() {
+    // No prompt of the others has this id, and none of their completions: the fault looks only at what the host sends.
+    let node = NodeProcess::start(&format!(
+        "{MANAGED}faults = [{{ token_id = 3000, kind = \"exception\" }}]\n"
+    ));
+    let bus = client(&node.nats()).await;
+    let poison = json!({"prompt_token_ids": [10, 3000, 11], "params": {"max_tokens": 8}});
+    let (others, poisoned) = tokio::join!(eight(&node), async {
+        let mut generation = bus.generate("demo", poison).await.expect("accepted");
+        collect(&mut generation).await.expect("no gap")
+    });
+    assert_eq!(others.len(), 8);
+    let last = poisoned.2;
+    assert_eq!(last.finish_reason, Some(FinishReason::Failed));
+    assert_eq!(last.error.map(|error| error.kind), Some(Kind::Internal));
+    assert_eq!(last.attempt, 2, "it was tried once more");
+    node.wait_health("healthy", |health| health["status"] == "healthy").await;
+}

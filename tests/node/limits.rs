@@ -1,0 +1,90 @@
+//! More than the node takes, clients that leave, and bodies of every bad kind.
+
+use std::time::Duration;
+
+use inferno_node::bus::client::ClientError;
+use inferno_node::error::Kind;
+use serde_json::{Value, json};
+
+use super::harness::{NodeProcess, client, request};
+
+const MANAGED: &str = "[bus]\nmode = \"managed\"\n";
+
+#[tokio::test]
+async fn beyond_its_places_the_node_refuses_with_a_time_to_come_back() {
+    let sections = format!("{MANAGED}[admission]\nmax_requests = 2\n");
+    let node = NodeProcess::start_sim(5_000, &sections);
+    let bus = client(&node.nats()).await;
+    let _first = bus.generate("demo", request(1500, 1)).await.expect("accepted");
+    let _second = bus.generate("demo", request(1500, 2)).await.expect("accepted");
+    match bus.generate("demo", request(8, 3)).await.map(|generation| generation.id().clone()) {
+        Err(ClientError::Refused(error)) => {
+            assert_eq!(error.kind, Kind::QueueFull);
+            assert!(error.retry_after_ms.is_some_and(|ms| ms > 0), "{error:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let body = json!({"model": "demo", "prompt": "Hello", "max_tokens": 8});
+    let reply = node.post("/v1/completions", &body).await;
+    assert_eq!(reply.status().as_u16(), 429);
+    let after = reply.headers().get("retry-after").expect("says when").to_str().expect("text");
+    assert!(after.parse::<u64>().is_ok_and(|seconds| seconds > 0), "{after}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_place() {
+    let sections = format!("{MANAGED}[admission]\nmax_requests = 1\n");
+    let node = NodeProcess::start_sim(5_000, &sections);
+    // Over HTTP: the connection is closed in mid-stream.
+    let body = json!({"model": "demo", "prompt": "Hello", "max_tokens": 1500, "stream": true});
+    let mut reply = node.post("/v1/completions", &body).await;
+    reply.chunk().await.expect("streams").expect("a first chunk");
+    drop(reply);
+    node.wait_health("idle", |health| health["running"] == 0).await;
+    // Over the bus: nobody subscribes to the tokens any more, which the node learns from its next question.
+    let bus = client(&node.nats()).await;
+    let generation = bus.generate("demo", request(1500, 1)).await.expect("the place is free");
+    drop(generation);
+    node.wait_health("idle", |health| health["running"] == 0).await;
+    let _next = bus.generate("demo", request(8, 1)).await.expect("the place is free again");
+}
+
+#[tokio::test]
+async fn bodies_of_every_bad_kind_leave_the_node_healthy() {
+    let node = NodeProcess::start_sim(0, MANAGED);
+    let http = reqwest::Client::new();
+    let bodies: [&[u8]; 12] = [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\xff\xfe\x00",
+        br#"{"model": "demo"}"#,
+        br#"{"model": "demo", "prompt": 3}"#,
+        br#"{"model": "demo", "prompt": "x", "temperature": 1e999}"#,
+        br#"{"model": "demo", "prompt": "x", "top_p": -1}"#,
+        br#"{"model": "demo", "prompt": "x", "prompt": "y"}"#,
+        br#"{"model": "demo", "prompt": "x", "no_such_parameter": 1}"#,
+    ];
+    let raw = async_nats::connect(node.nats()).await.expect("NATS is there");
+    for body in bodies {
+        let sent = http
+            .post(format!("{}/v1/completions", node.http()))
+            .header("content-type", "application/json")
+            .body(body.to_vec());
+        let reply = sent.send().await.expect("answers");
+        assert_eq!(reply.status().as_u16(), 400, "{:?}", String::from_utf8_lossy(body));
+        let error: Value = reply.json().await.expect("OpenAI's error body");
+        assert!(error["error"]["message"].is_string(), "{error}");
+
+        let answer = raw.request("inferno.v1.generate.demo", body.to_vec().into());
+        let answer = tokio::time::timeout(Duration::from_secs(10), answer).await;
+        let answer = answer.expect("in time").expect("a refusal is an answer");
+        let refusal: Value = serde_json::from_slice(&answer.payload).expect("JSON");
+        assert!(refusal["error"]["kind"].is_string(), "{refusal}");
+    }
+    assert_eq!(node.get("/v1/health").await.1["status"], "healthy");
+    let good = json!({"model": "demo", "prompt": "Hello", "max_tokens": 8});
+    assert_eq!(node.post("/v1/completions", &good).await.status().as_u16(), 200);
+}

@@ -1,0 +1,11 @@
+//! Goal: the node as its users meet it: the built binary, real NATS, real HTTP. Method: processes on free loopback ports, the demo
+//! model where text matters and a `sim` device where time does; every process ends with its test.
+
+mod cluster;
+mod drain;
+mod failure;
+mod harness;
+mod limits;
+#[path = "../bus/nats.rs"]
+mod nats;
+mod request_path;
