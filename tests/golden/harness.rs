@@ -1,0 +1,274 @@
+//! Checkpoints, golden values and steps for the tests beside this file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use cxx::UniquePtr;
+use inferno_node::bridge::ffi::{
+    self, Context, DeviceOptions, Dtype, Isa, ModelLimits, ModelShape, RopeScaling, SamplingRow,
+    StepBatch, StepOutput,
+};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+pub const BLOCK_SIZE: u32 = 16;
+pub const MAX_STEP_TOKENS: u32 = 256;
+pub const CHECKPOINTS: [&str; 6] = [
+    "llama2-tiny",
+    "llama2-tiny-sharded",
+    "llama3-tiny",
+    "llama32-tiny",
+    "llama32-tiny-bf16",
+    "llama32-tiny-f32",
+];
+
+/// Largest difference of a logit (their spread is about 4): measured, with room for other orders of sums. The golden
+/// values are in float32 throughout; ours round K and V to the checkpoint's type, and with AVX-512 BF16 the inputs of
+/// products too. `transformers` itself loses up to 0.2 (bf16) and 0.03 (f16) when run in these types.
+pub fn max_logit_error(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F16 => 0.03,
+        Dtype::BF16 => 0.2,
+        _ => 1e-4,
+    }
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+pub fn json(path: &Path) -> Value {
+    let text = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+pub fn integer(value: &Value) -> u32 {
+    value.as_u64().and_then(|v| u32::try_from(v).ok()).expect("fixtures have integers here")
+}
+
+pub fn float(value: &Value) -> f32 {
+    value.as_f64().expect("fixtures have numbers here") as f32
+}
+
+pub fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().expect("fixtures have lists here").iter().map(integer).collect()
+}
+
+/// A shape from config.json, classic keys or new ones.
+pub fn shape(name: &str) -> ModelShape {
+    let config = json(&fixture(name).join("config.json"));
+    let new_style = &config["rope_parameters"];
+    let rope = if new_style.is_object() { new_style } else { &config["rope_scaling"] };
+    let theta =
+        if new_style.is_object() { &new_style["rope_theta"] } else { &config["rope_theta"] };
+    let dtype = config["torch_dtype"].as_str().or(config["dtype"].as_str());
+    let scaled = rope["rope_type"].as_str() == Some("llama3");
+    let hidden_size = integer(&config["hidden_size"]);
+    let num_heads = integer(&config["num_attention_heads"]);
+    ModelShape {
+        vocab_size: integer(&config["vocab_size"]),
+        hidden_size,
+        intermediate_size: integer(&config["intermediate_size"]),
+        num_layers: integer(&config["num_hidden_layers"]),
+        num_heads,
+        num_kv_heads: integer(&config["num_key_value_heads"]),
+        head_dim: config["head_dim"].as_u64().map_or(hidden_size / num_heads, |d| d as u32),
+        rms_norm_eps: float(&config["rms_norm_eps"]),
+        rope_theta: float(theta),
+        rope_scaling: if scaled { RopeScaling::Llama3 } else { RopeScaling::None },
+        rope_factor: if scaled { float(&rope["factor"]) } else { 1.0 },
+        rope_low_freq_factor: if scaled { float(&rope["low_freq_factor"]) } else { 1.0 },
+        rope_high_freq_factor: if scaled { float(&rope["high_freq_factor"]) } else { 4.0 },
+        rope_original_max_positions: if scaled {
+            integer(&rope["original_max_position_embeddings"])
+        } else {
+            0
+        },
+        tie_word_embeddings: config["tie_word_embeddings"] == Value::Bool(true),
+        attention_bias: config["attention_bias"] == Value::Bool(true),
+        mlp_bias: config["mlp_bias"] == Value::Bool(true),
+        dtype: match dtype {
+            Some("float16") => Dtype::F16,
+            Some("bfloat16") => Dtype::BF16,
+            _ => Dtype::F32,
+        },
+    }
+}
+
+pub fn limits() -> ModelLimits {
+    ModelLimits {
+        block_size: BLOCK_SIZE,
+        kv_bytes: 8 << 20,
+        max_batch_size: 8,
+        max_step_tokens: MAX_STEP_TOKENS,
+        max_seq_len: 512,
+        end_token_ids: vec![1],
+    }
+}
+
+/// Every weight of a checkpoint, in one file or several.
+pub fn for_each_tensor(name: &str, mut f: impl FnMut(&str, Dtype, &[u64], &[u8])) {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(fixture(name))
+        .expect("the fixture is there")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            file.starts_with("model") && file.ends_with(".safetensors")
+        })
+        .collect();
+    files.sort();
+    for file in files {
+        let bytes = std::fs::read(&file).expect("readable");
+        let tensors = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+        for (name, tensor) in tensors.iter() {
+            let dtype = match tensor.dtype() {
+                safetensors::Dtype::F16 => Dtype::F16,
+                safetensors::Dtype::BF16 => Dtype::BF16,
+                _ => Dtype::F32,
+            };
+            let shape: Vec<u64> = tensor.shape().iter().map(|&d| d as u64).collect();
+            f(name, dtype, &shape, tensor.data());
+        }
+    }
+}
+
+/// One sequence's part of a step.
+#[derive(Clone)]
+pub struct Query {
+    pub token_ids: Vec<u32>,
+    pub first_position: u32,
+    pub blocks: Vec<u32>,
+    pub seat: u32,
+    pub sample: bool,
+    pub feed_sampled: bool,
+    pub sampling: SamplingRow,
+}
+
+pub fn query(token_ids: &[u32], first_position: u32, blocks: &[u32]) -> Query {
+    Query {
+        token_ids: token_ids.to_vec(),
+        first_position,
+        blocks: blocks.to_vec(),
+        seat: 0,
+        sample: true,
+        feed_sampled: false,
+        sampling: greedy(),
+    }
+}
+
+pub fn greedy() -> SamplingRow {
+    SamplingRow {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        seed: 0,
+        position: 0,
+        suppress_end: false,
+    }
+}
+
+pub fn batch(model: u32, queries: &[Query]) -> StepBatch {
+    let stride = queries.iter().map(|q| q.blocks.len()).max().unwrap_or(0);
+    let mut batch = StepBatch {
+        model,
+        cu_query_lens: vec![0],
+        block_table_stride: stride as u32,
+        want_logits: true,
+        ..StepBatch::default()
+    };
+    for query in queries {
+        for (position, &id) in (query.first_position..).zip(&query.token_ids) {
+            let block = query.blocks[(position / BLOCK_SIZE) as usize];
+            batch.token_ids.push(id);
+            batch.positions.push(position);
+            batch.slot_mapping.push(block * BLOCK_SIZE + position % BLOCK_SIZE);
+        }
+        batch.cu_query_lens.push(batch.token_ids.len() as u32);
+        batch.context_lens.push(query.first_position + query.token_ids.len() as u32);
+        batch.block_tables.extend(&query.blocks);
+        batch.block_tables.resize(batch.block_tables.len() + stride - query.blocks.len(), 0);
+        batch.seats.push(query.seat);
+        batch.feed_sampled.push(query.feed_sampled);
+        batch.sample.push(query.sample);
+        batch.sampling.push(query.sampling);
+    }
+    batch
+}
+
+pub struct Engine {
+    pub context: UniquePtr<Context>,
+    pub model: u32,
+    pub shape: ModelShape,
+    pub output: StepOutput,
+}
+
+impl Engine {
+    pub fn new(name: &str, isa: Isa, num_threads: u32) -> Self {
+        let shape = shape(name);
+        let limits = limits();
+        let need = ffi::required_bytes(num_threads, &shape, &limits).expect("a good shape");
+        let pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes;
+        let options = DeviceOptions { num_threads, isa, pool_bytes };
+        let mut context = ffi::new_cpu_context(&options).expect("a device");
+        let plan = context.pin_mut().add_model(&shape, &limits).expect("memory for the model");
+        assert_eq!(plan.weight_bytes, need.weight_bytes);
+        assert_eq!(plan.workspace_bytes, need.workspace_bytes);
+        for_each_tensor(name, |tensor, dtype, dimensions, data| {
+            let set = context.pin_mut().set_tensor(plan.model, tensor, dtype, dimensions, data);
+            set.unwrap_or_else(|e| panic!("{tensor}: {e}"));
+        });
+        context.pin_mut().finish_model(plan.model).expect("all tensors");
+        Self { context, model: plan.model, shape, output: StepOutput::default() }
+    }
+
+    /// Logits of the rows that sample; the sampled ids are left in `output`.
+    pub fn run(&mut self, queries: &[Query]) -> Vec<f32> {
+        let batch = batch(self.model, queries);
+        self.context.pin_mut().run_step(&batch, &mut self.output).expect("a good batch");
+        self.output.logits.clone()
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.shape.vocab_size as usize
+    }
+}
+
+pub fn isas() -> Vec<Isa> {
+    let all = [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16];
+    let (have, lack): (Vec<Isa>, Vec<Isa>) = all.into_iter().partition(|&i| ffi::isa_available(i));
+    for isa in lack {
+        println!("left out: this machine has no {isa:?}");
+    }
+    have
+}
+
+pub struct Golden {
+    pub prompts: Vec<Value>,
+    pub logits: BTreeMap<String, Vec<f32>>,
+}
+
+pub fn golden(name: &str) -> Golden {
+    let mut golden = json(&fixture(name).join("golden.json"));
+    let bytes = std::fs::read(fixture(name).join("golden.safetensors")).expect("readable");
+    let logits = SafeTensors::deserialize(&bytes)
+        .expect("a safetensors file")
+        .iter()
+        .map(|(name, tensor)| {
+            let values = tensor.data().chunks_exact(4);
+            let values = values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            (name.to_owned(), values)
+        })
+        .collect();
+    let Value::Array(prompts) = golden["prompts"].take() else { panic!("prompts is a list") };
+    Golden { prompts, logits }
+}
+
+pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+}
+
+pub fn blocks(first: u32, num_tokens: usize) -> Vec<u32> {
+    (first..first + num_tokens.div_ceil(BLOCK_SIZE as usize) as u32).collect()
+}
