@@ -2,14 +2,13 @@
 //!
 //! Takes requests from `<prefix>.generate.<model>` (queue group `inferno`) as [`Admit`], cancels from `<prefix>.cancel.<id>` as
 //! [`Cancel`], and publishes what comes back: acceptance or refusal, token events, health, `$SRV` answers. Stages call only the
-//! sinks and the [`RunningObserver`](crate::admission::RunningObserver), which queue and never block; a writer takes from there while NATS is connected.
+//! sinks and the [`RunningObserver`], which queue and never block; a writer takes from there while NATS is connected.
 //!
 //! * `config` settings · `actor` the thread and its handle [`Bus`] · `connect` options of the connection · `managed` our own child
-//! * `decode` (over `tree`), `encode` bytes ↔ types · `merge` joining and splitting events · `confirm` what NATS has surely
-//!   taken (all pure)
-//! * `intake` what NATS sends · `door` a message becomes a request · `stream` a request's way back, its sink · `outbox` what
-//!   waits · `writer` what sends it
-//! * `cancels` one subscription per running request · `service` `$SRV` · `client` the other side, for `generate` and benchmarks
+//! * pure: `decode` (over `tree`), `encode` bytes ↔ types · `merge` joining and splitting events · `confirm` what NATS has taken
+//! * `intake` what NATS sends · `door` a message becomes a request · `stream` a request's way back, its sink
+//! * `outbox` what waits · `writer` what sends it · `cancels` one subscription per running request · `service` `$SRV`
+//! * `client` the other side, for `generate` and benchmarks
 //!
 //! While NATS is away, generation goes on and events wait, joined to one per request, so what waits is bounded by the `max_tokens`
 //! of what runs. After a reconnect the streams from before are held back until clients had time to return.
