@@ -1,0 +1,65 @@
+//! The library end to end: the demo model on the CPU, completions of 50 tokens, alone and several at once.
+
+#![allow(missing_docs)] // of what the macros of criterion make
+
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use inferno_node::Engine;
+use inferno_node::config::Config;
+use inferno_node::engine::InferRequest;
+use inferno_node::request::Params;
+
+const MAX_TOKENS: u32 = 50;
+
+/// Several prompts, so that a batch is no repetition of one sequence.
+fn request(index: usize) -> InferRequest {
+    let opening = ["Once upon a time", "There was a cat", "What is a tree?", "One day, a girl"];
+    let prompt = format!("{} ({index})", opening[index % opening.len()]);
+    let params = Params {
+        max_tokens: Some(MAX_TOKENS),
+        temperature: Some(0.0),
+        ignore_eos: Some(true),
+        ..Params::default()
+    };
+    InferRequest::text("demo", prompt).params(params)
+}
+
+fn inference(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+    let mut config = Config::library("demo", model);
+    config.executor.devices = vec!["cpu:0".to_owned()];
+    let engine = runtime.block_on(Engine::new(config)).expect("the demo model loads");
+    let run = |batch: usize| {
+        let requests = (0..batch).map(request).collect();
+        for answer in runtime.block_on(engine.batch_infer(requests)) {
+            let answer = answer.expect("an idle node takes it");
+            assert_eq!(answer.token_ids.len(), MAX_TOKENS as usize);
+        }
+    };
+    for batch in [1_usize, 4, 8, 16, 32] {
+        let mut group = criterion.benchmark_group(format!("batch_inference_{batch}"));
+        group.throughput(Throughput::Elements(batch as u64 * u64::from(MAX_TOKENS)));
+        group.bench_function("50_tokens", |b| b.iter(|| run(batch)));
+        group.finish();
+    }
+    let mut group = criterion.benchmark_group("single_inference");
+    group.throughput(Throughput::Elements(MAX_TOKENS.into()));
+    group.bench_function("50_tokens", |b| {
+        b.iter(|| runtime.block_on(engine.infer(request(0))).expect("an idle node takes it"));
+    });
+    group.finish();
+    runtime.block_on(engine.shutdown());
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(4));
+    targets = inference
+}
+criterion_main!(benches);
