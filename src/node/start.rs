@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use actix::{Actor, Addr, Arbiter, System};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{oneshot, watch};
 
 use super::device::{DeviceActors, DeviceLinks, DeviceParts, DeviceProgress, Threads};
@@ -37,7 +38,7 @@ pub(super) fn run_system(config: Config, started: oneshot::Sender<Result<Handles
 
 async fn build(config: Config) -> Result<Handles, String> {
     // Before the first handle is made, or it counts into nothing.
-    telemetry::recorder()?;
+    let prometheus = telemetry::recorder()?;
     let node_id = config.node_id();
     let metrics = Arc::new(Metrics::new(&node_id));
     let vitals = Arc::new(Vitals::new(&node_id, config.health.limits(), metrics.clone()));
@@ -77,7 +78,7 @@ async fn build(config: Config) -> Result<Handles, String> {
     );
     let doors = Doors::open(&config, &node_id, &metrics, &vitals, (&admission, &models)).await?;
     observer.set(doors.bus.observer());
-    start_health(&threads.0[3], &vitals, &metrics, &doors.bus);
+    start_health(&threads.0[3], &vitals, &metrics, &doors.bus, prometheus);
     let http = doors.http.as_ref().map(http::Running::address);
     let nats = doors.bus.url().map(str::to_owned);
     let keep = Keep {
@@ -236,13 +237,21 @@ async fn start_devices(
     Ok(devices)
 }
 
-fn start_health(thread: &Arbiter, vitals: &Arc<Vitals>, metrics: &Arc<Metrics>, bus: &Bus) {
+fn start_health(
+    thread: &Arbiter,
+    vitals: &Arc<Vitals>,
+    metrics: &Arc<Metrics>,
+    bus: &Bus,
+    prometheus: PrometheusHandle,
+) {
     let publisher = bus.health_publisher();
     let (vitals, metrics) = (vitals.clone(), metrics.clone());
     Health::start_in_arbiter(&thread.handle(), move |_| {
         let publish = Box::new(move |message: &HealthMessage| {
             let body = serde_json::to_vec(message).expect("plain fields serialise");
             publisher(body.into());
+            // Or samples pile up where nobody reads /metrics.
+            prometheus.run_upkeep();
         });
         Health::new(vitals, metrics, publish)
     });
