@@ -1,5 +1,7 @@
 //! What the scheduler costs per sequence: taken in, chosen among many, sent. No actor, no clock; the policy alone.
 
+#![allow(missing_docs)] // criterion's macro makes a public function
+
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
