@@ -77,13 +77,17 @@ impl Rig {
     }
 
     /// Assigns a sequence; gives what its client sees.
-    fn assign(&self, mut sequence: Sequence) -> Collected {
+    fn assign(&self, sequence: Sequence) -> Collected {
+        self.assign_with_handle(sequence).0
+    }
+
+    fn assign_with_handle(&self, mut sequence: Sequence) -> (Collected, Arc<Handle>) {
         let client = Collected::default();
         let fixture = Fixture { prompt: sequence.token_ids.clone(), ..Fixture::default() };
         let started = fixture.start(&client);
         sequence.handle = Arc::clone(&started.handle);
         self.tell(Assign { sequence, stream: started.stream });
-        client
+        (client, started.handle)
     }
 
     fn done(&self, step: RunStep, result: Result<u32, StepFailure>) {
@@ -177,16 +181,13 @@ async fn the_second_failed_step_is_the_last_and_a_cancelled_one_ends_as_cancelle
     let mut unlucky = sequence(1, 5, 9);
     unlucky.failed_steps = 1;
     let failing = rig.assign(unlucky);
-    let leaving = rig.assign(sequence(2, 5, 9));
+    let (leaving, handle) = rig.assign_with_handle(sequence(2, 5, 9));
     let first = rig.steps.next().await;
     rig.steps.next().await;
     rig.done(first, Ok(65));
-    let third = rig.steps.next().await;
-    assert_eq!(third.batch.seats.len(), 2);
-    let deliver = rig.reply.next().await;
-    hand_on(deliver);
-    // The second client leaves; the batcher learns both at once.
-    leaving.close();
+    rig.steps.next().await;
+    hand_on(rig.reply.next().await);
+    handle.cancel();
     rig.tell(StepDone {
         step: 2,
         result: Err(device_error(DeviceErrorCode::Sticky)),
@@ -195,10 +196,11 @@ async fn the_second_failed_step_is_the_last_and_a_cancelled_one_ends_as_cancelle
         ended: Timestamp::default(),
     });
     assert!(rig.node.next().await.sticky);
-    let error = failing.last().and_then(|event| event.error).expect("failed");
-    assert_eq!(error.kind, Kind::Internal);
-    let returned = rig.returned.next().await.sequences;
-    assert_eq!(returned.len(), 1);
+    let last = failing.last().expect("an event");
+    assert_eq!(last.error.map(|error| error.kind), Some(Kind::Internal));
+    let last = leaving.last().expect("an event");
+    assert_eq!((last.finish_reason, last.error), (Some(FinishReason::Cancelled), None));
+    assert!(rig.returned.now().is_none());
 }
 
 #[actix::test]

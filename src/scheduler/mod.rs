@@ -15,6 +15,8 @@ use crate::executor::DeviceId;
 use crate::reply::SharedStream;
 
 mod actor;
+#[cfg(test)]
+mod actor_tests;
 mod devices;
 mod policy;
 mod prefix_index;
