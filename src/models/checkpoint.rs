@@ -23,6 +23,7 @@ const INDEX: &str = "model.safetensors.index.json";
 pub enum LoadFormat {
     /// The checkpoint's safetensors.
     #[default]
+    #[serde(alias = "auto")]
     Safetensors,
     /// Random weights of the right scale from `config.json` alone, for benchmarks.
     Dummy,

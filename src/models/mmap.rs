@@ -28,7 +28,7 @@ impl MappedFile {
         }
         // SAFETY: the mapping is read-only and never handed out mutably. What `Mmap` asks beyond that, that nobody writes to or
         // shortens the file meanwhile, cannot be had from the system: checkpoints are written once and replaced by renaming, which
-        // leaves the mapped file alone, and README says that a loaded checkpoint's files must not be changed in place. Every length
+        // leaves the mapped file alone, and `model_path` says that a loaded model's files must not be changed in place. Every length
         // comes from the mapping, never from a header, so a file that is short from the start cannot be read beyond its end.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         // Tensors are copied front to back; a hint only, so a refusal does not matter.

@@ -57,7 +57,8 @@ pub use shape::{ExpectedTensor, ModelConfig, expected_tensors};
 pub struct ModelSpec {
     /// The alias clients use: `[a-z0-9-]+`.
     pub name: String,
-    /// A directory, or a hub id that is in the local Hugging Face cache.
+    /// A directory, or a hub id that is in the local Hugging Face cache. The files stay mapped while the model is loaded: replace
+    /// them by renaming, never change them in place.
     pub model_path: PathBuf,
     /// Weights from the checkpoint, or random ones of its shape.
     #[serde(default)]
