@@ -10,7 +10,7 @@ WORKDIR /src
 # The dependencies are a layer of their own: it is made again only when the lock file changes.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches && echo 'fn main() {}' > src/main.rs && echo 'fn main() {}' > build.rs && touch src/lib.rs \
-    && sed -i '/^\[\[bench\]\]/,$d' Cargo.toml \
+    && sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
     && cargo build --release --locked --bin inferno-node
 COPY . .
 RUN touch build.rs src/main.rs src/lib.rs \
