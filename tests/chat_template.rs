@@ -5,7 +5,7 @@ use std::path::Path;
 
 use inferno_node::error::Kind;
 use inferno_node::request::ChatMessage;
-use inferno_node::tokenizer::ChatTemplate;
+use inferno_node::tokenizer::{ChatTemplate, Tokenizer};
 use serde_json::{Value, json};
 
 fn message(role: &str, content: &str) -> ChatMessage {
@@ -185,4 +185,17 @@ fn a_broken_template_file_is_named() {
     write("tokenizer_config.json", "{");
     let error = ChatTemplate::from_dir(dir.path()).expect_err("no JSON");
     assert!(error.file.ends_with("tokenizer_config.json"), "{error}");
+}
+
+#[test]
+fn the_demo_models_template_gives_its_own_marks() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let template = ChatTemplate::from_dir(&dir).expect("readable").expect("there");
+    let tokenizer = Tokenizer::from_dir(&dir).expect("a tokenizer");
+    let prompt = template.render(&[message("user", "Hi!")], true).expect("renders");
+    let ids = tokenizer.encode(&prompt, false).expect("encodes");
+    let marks: Vec<u32> = ids.iter().copied().filter(|&id| tokenizer.is_special(id)).collect();
+    // Begin, the user's turn and its end, the assistant's turn.
+    assert_eq!(marks.len(), 4, "{prompt}");
+    assert_eq!(tokenizer.decode(&ids, true).as_deref(), Ok("Hi!"));
 }

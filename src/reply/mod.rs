@@ -14,6 +14,7 @@ use crate::request::FinishReason;
 mod actor;
 mod stop;
 mod stream;
+mod times;
 
 pub use actor::{MAILBOX_CAPACITY, Reply};
 pub use stop::{StopMatch, StopMatcher};

@@ -5,8 +5,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use super::times::Times;
 use super::{SharedStream, StopMatcher};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
@@ -84,13 +84,6 @@ struct Open {
     accepted: bool,
 }
 
-struct Times {
-    accepted_at: Timestamp,
-    scheduled_at: Option<Timestamp>,
-    first_token_at: Option<Timestamp>,
-    last_token_at: Option<Timestamp>,
-}
-
 impl Stream {
     /// A stream that nobody was told of yet: [`accept`](Self::accept) or [`refuse`](Self::refuse) comes next.
     pub fn new(start: StreamStart) -> SharedStream {
@@ -108,12 +101,7 @@ impl Stream {
             attempt: 1,
             cached_tokens: 0,
             device: None,
-            times: Times {
-                accepted_at: start.accepted_at,
-                scheduled_at: None,
-                first_token_at: None,
-                last_token_at: None,
-            },
+            times: Times::new(start.accepted_at),
             node_id: start.node_id,
             metrics: start.metrics,
         }))
@@ -358,16 +346,13 @@ impl Stream {
     }
 
     fn receipt(&self, now: Timestamp) -> Receipt {
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        let Times { accepted_at, scheduled_at, first_token_at, last_token_at } = self.times;
-        let first_token = first_token_at.unwrap_or(now);
         Receipt {
             node_id: self.node_id.as_ref().to_owned(),
             device: self.device.as_ref().map_or_else(String::new, |d| d.as_str().to_owned()),
             attempt: self.attempt,
-            queue_ms: ms(scheduled_at.unwrap_or(now).since(accepted_at)),
-            prefill_ms: scheduled_at.map_or(0.0, |scheduled| ms(first_token.since(scheduled))),
-            decode_ms: last_token_at.map_or(0.0, |last| ms(last.since(first_token))),
+            queue_ms: self.times.queue_ms(now),
+            prefill_ms: self.times.prefill_ms(now),
+            decode_ms: self.times.decode_ms(),
             cached_tokens: self.cached_tokens,
         }
     }
