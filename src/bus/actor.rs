@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
+use async_nats::connection::State;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -25,6 +26,9 @@ use crate::admission::RunningObserver;
 
 /// How long a stop waits for NATS to take what is left.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long the connection may take to close after that.
+const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Why the bus could not start. A NATS server that is not there is none of these: it is waited for.
 #[derive(Debug, thiserror::Error)]
@@ -187,7 +191,7 @@ fn run_thread(config: &Config, deps: Deps, outbox: &Arc<Outbox>, started: Starte
         if started.send(Ok(url)).is_ok() {
             session.run().await;
         }
-        drop(session);
+        session.close().await;
         if let Some(managed) = managed {
             managed.stop().await;
         }
@@ -269,6 +273,21 @@ impl Session {
             }
             self.writer.wait(deadline).await;
         }
+    }
+
+    /// Leaves NATS, so that an own server does not end under a connection that would miss it.
+    async fn close(self) {
+        if self.client.connection_state() != State::Connected || self.client.drain().await.is_err()
+        {
+            return;
+        }
+        let closed = async {
+            while !self.door.outbox.is_closed() {
+                self.door.outbox.changed().await;
+            }
+        };
+        // The end of the thread closes it in any case.
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, closed).await;
     }
 
     async fn serve(&mut self, model: String) {

@@ -88,7 +88,10 @@ pub(super) async fn node_options(
         .client_capacity(COMMANDS)
         .event_callback(move |event| {
             log(&event, &last);
-            outbox.wake();
+            match event {
+                Event::Closed => outbox.set_closed(),
+                _ => outbox.wake(),
+            }
             std::future::ready(())
         }))
 }
@@ -115,7 +118,8 @@ fn log(event: &Event, last: &Mutex<Option<Event>>) {
             tracing::error!(%event, "NATS messages were lost: they came faster than they were taken");
         }
         Event::ServerError(_) | Event::ClientError(_) => tracing::warn!(%event, "NATS"),
-        _ => tracing::info!(%event, "NATS"),
+        Event::LameDuckMode => tracing::info!("this NATS server is going to end"),
+        Event::Draining | Event::Closed => tracing::debug!(%event, "NATS"),
     }
 }
 

@@ -83,7 +83,7 @@ impl ManagedServer {
     /// See [`ManagedError`].
     pub async fn start(config: &Config) -> Result<Self, ManagedError> {
         let mut plan = Plan::new(config)?;
-        let (child, port) = plan.launch().await?;
+        let (child, port) = plan.launch().await.inspect_err(|_| plan.remove())?;
         // Clients know this port: a child that replaces this one takes it again.
         plan.listen_port = port;
         let url = format!("nats://127.0.0.1:{port}");

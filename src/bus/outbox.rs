@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::mem::take;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_nats::Subject;
@@ -63,6 +63,8 @@ pub(super) struct Outbox {
     confirmed: AtomicU64,
     /// The last marker's round trip, in microseconds.
     round_trip_us: AtomicU64,
+    /// The connection was closed, by us.
+    closed: AtomicBool,
 }
 
 impl Outbox {
@@ -159,6 +161,17 @@ impl Outbox {
     /// Wakes the writer: the connection changed.
     pub fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// The connection is closed for good.
+    pub fn set_closed(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Whether the connection is closed for good.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     fn change(&self, change: impl FnOnce(&mut Queue)) {
