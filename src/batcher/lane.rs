@@ -304,7 +304,8 @@ impl<S: Clone> Lane<S> {
         }
         let run = Running {
             promised: self.estimate(&sequence),
-            suspect: sequence.failed_at > computed,
+            // Even if the prefix cache reaches past that point: only a step of its own clears it.
+            suspect: sequence.failed_at > 0,
             sequence,
             stream,
             state: State::Running,

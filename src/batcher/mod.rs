@@ -69,7 +69,7 @@ pub struct Sequence {
     pub attempt: u32,
     /// Failed steps that it was part of.
     pub failed_steps: u32,
-    /// Its context_len in the step that failed: it runs alone until it is past this. 0: it was in none.
+    /// Its context_len in the step that failed: it runs alone until a step of its own has got there. 0: it was in none, or has.
     pub failed_at: u32,
     /// Its flags: cancelled, stopped.
     pub handle: Arc<Handle>,

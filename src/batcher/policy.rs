@@ -510,6 +510,32 @@ mod tests {
     }
 
     #[test]
+    fn a_cached_beginning_does_not_clear_a_suspect() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 9, 9)]);
+        for _ in 0..2 {
+            let step = policy.next_step(&mut out).expect("work");
+            settle(&mut policy, &mut out, step, 50);
+        }
+        let mut suspect = sequence(2, 9, 9);
+        suspect.token_ids = sequence(1, 9, 9).token_ids;
+        (suspect.failed_steps, suspect.failed_at) = (1, 4);
+        policy.assign(suspect, 2).expect("the model is here");
+        let mut sizes = Vec::new();
+        for _ in 0..3 {
+            let step = policy.next_step(&mut out).expect("work");
+            sizes.push(step.batch.seats.len());
+            settle(&mut policy, &mut out, step, 50);
+        }
+        assert_eq!(
+            out.started.last().map(|one| one.cached_tokens),
+            Some(8),
+            "past where it failed"
+        );
+        sizes.sort_unstable();
+        assert_eq!(sizes, [1, 1, 2], "alone once, then with the other");
+    }
+
+    #[test]
     fn an_answer_that_fits_no_step_is_a_defect() {
         let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
         let first = policy.next_step(&mut out).expect("work");

@@ -43,7 +43,11 @@ impl<S: Clone> Lane<S> {
             });
         }
         self.kv.register(&mut run.chain, &run.sequence.token_ids, &run.table, run.settled);
-        run.suspect = run.suspect && run.settled < run.sequence.failed_at;
+        if run.suspect && run.settled >= run.sequence.failed_at {
+            // Cleared for good: a pre-emption does not make it a suspect again. Its count of failed steps stays.
+            run.suspect = false;
+            run.sequence.failed_at = 0;
+        }
         if finish.is_some() {
             self.leaving -= u32::from(preempting);
             self.end(row.seat);
