@@ -536,6 +536,25 @@ mod tests {
     }
 
     #[test]
+    fn only_what_a_done_step_has_computed_is_shared() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 16, 2)]);
+        let first = policy.next_step(&mut out).expect("half of the prompt");
+        let second = policy.next_step(&mut out).expect("the other half");
+        settle(&mut policy, &mut out, first, 50);
+        let mut twin = sequence(2, 16, 2);
+        twin.token_ids = sequence(1, 16, 2).token_ids;
+        policy.assign(twin, 2).expect("the model is here");
+        let third = policy.next_step(&mut out).expect("the twin starts");
+        assert_eq!(
+            out.started.last().map(|one| one.cached_tokens),
+            Some(8),
+            "not what is in flight"
+        );
+        settle(&mut policy, &mut out, second, 50);
+        settle(&mut policy, &mut out, third, 50);
+    }
+
+    #[test]
     fn an_answer_that_fits_no_step_is_a_defect() {
         let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
         let first = policy.next_step(&mut out).expect("work");
