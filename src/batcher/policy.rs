@@ -537,7 +537,8 @@ mod tests {
 
     #[test]
     fn only_what_a_done_step_has_computed_is_shared() {
-        let (mut policy, mut out) = policy(spec(), &[(1, 16, 2)]);
+        let roomy = LaneSpec { num_blocks: 16, ..spec() };
+        let (mut policy, mut out) = policy(roomy, &[(1, 16, 2)]);
         let first = policy.next_step(&mut out).expect("half of the prompt");
         let second = policy.next_step(&mut out).expect("the other half");
         settle(&mut policy, &mut out, first, 50);
