@@ -6,11 +6,12 @@ use actix::{Addr, Arbiter, Recipient};
 
 use crate::batcher::{self, Attach, Batcher, DeviceFailed};
 use crate::bridge::DeviceError;
+use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::executor::{self, DeviceId, Maker};
 use crate::health::{Progress, Vitals};
 use crate::models::DeviceHandle;
-use crate::reply::Reply;
+use crate::reply::{Deliver, Reply};
 use crate::scheduler::{DeviceUp, Scheduler};
 use crate::telemetry::Metrics;
 
@@ -51,6 +52,7 @@ pub(super) struct DeviceLinks {
 pub(super) struct DeviceActors {
     pub generation: u64,
     batcher: Addr<Batcher>,
+    reply: Addr<Reply>,
     executor: Option<executor::Running>,
     // Dropped after `executor` has ended, so that no step is under way when the batcher goes.
     _threads: Threads,
@@ -100,7 +102,7 @@ impl DeviceActors {
                 links: batcher::Links {
                     credit: scheduler.clone().recipient(),
                     returned: scheduler.clone().recipient(),
-                    reply: reply.recipient(),
+                    reply: reply.clone().recipient(),
                     node: links.failed.clone(),
                 },
                 metrics: links.metrics.clone(),
@@ -117,7 +119,8 @@ impl DeviceActors {
         .map_err(|error| DeviceError::other(format!("no thread for the executor: {error}")))?;
         let made = (&mut executor.ready).await;
         let attach = Attach { executor: executor.addr.clone().recipient() };
-        let actors = Self { generation, batcher, executor: Some(executor), _threads: threads };
+        let actors =
+            Self { generation, batcher, reply, executor: Some(executor), _threads: threads };
         made.unwrap_or_else(|_| Err(DeviceError::other("the executor ended while it started")))?;
         actors.batcher.send(attach).await.map_err(|_| DeviceError::other("the batcher ended"))?;
         Ok(actors)
@@ -135,6 +138,13 @@ impl DeviceActors {
             remove: self.batcher.clone().recipient(),
             memory: executor.memory.clone(),
         })
+    }
+
+    /// Waits until what the batcher gave the reply stage has reached the clients: an end that is on its way is not to be lost.
+    pub async fn finish_replies(&self) {
+        let last = Deliver { deliveries: Vec::new(), at: Timestamp::now() };
+        // A reply actor that has ended has nothing left to send.
+        let _ = self.reply.send(last).await;
     }
 
     /// What the scheduler needs of this build.

@@ -258,6 +258,7 @@ impl Inner {
         let down = DeviceDown { device: id.clone(), generation: failed.generation };
         // The scheduler ends only with the node. Admission is told when a first try has failed: what comes meanwhile can wait.
         let _ = kept.links.scheduler.send(down).await;
+        old.finish_replies().await;
         // Its memory is given back before the next build takes any; joining threads blocks.
         let _ = tokio::task::spawn_blocking(move || drop(old)).await;
 
