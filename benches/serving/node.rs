@@ -53,7 +53,7 @@ impl Node {
         let (http, nats) = (String::new(), String::new());
         let mut node = Self { child: Some(child), dir, http, nats, nats_pid: 0 };
         node.wait_ready();
-        node.nats_pid = child_of(node.pid()).expect("the managed nats-server");
+        node.nats_pid = nats_server_of(node.pid()).expect("the managed nats-server");
         node
     }
 
@@ -142,9 +142,15 @@ fn cpu_seconds(pid: u32) -> f64 {
     stat[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / TICKS
 }
 
-fn child_of(pid: u32) -> Option<u32> {
+/// The nats-server under the node, with whatever stands between them.
+fn nats_server_of(node: u32) -> Option<u32> {
     let processes = std::fs::read_dir("/proc").expect("Linux").flatten().map(|entry| entry.path());
-    let mut children = processes
-        .filter(|path| stat(path).is_some_and(|stat| stat.get(1) == Some(&pid.to_string())));
-    children.next()?.file_name()?.to_str()?.parse().ok()
+    let servers = processes.filter(|path| {
+        std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "nats-server")
+    });
+    let pids = servers.filter_map(|path| path.file_name()?.to_str()?.parse().ok());
+    let parent = |pid: u32| stat(&Path::new("/proc").join(pid.to_string()))?.get(1)?.parse().ok();
+    pids.into_iter().find(|pid| {
+        std::iter::successors(Some(*pid), |pid| parent(*pid)).any(|ancestor| ancestor == node)
+    })
 }
