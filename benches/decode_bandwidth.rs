@@ -85,6 +85,16 @@ fn measure(isa: Isa, num_threads: u32) {
         ceiling / 1e9,
         100.0 * bytes / median / ceiling,
     );
+    // For the table of `scripts/bench`.
+    println!("result\tread_bandwidth\t{:.1}\tGB/s\tthe ceiling itself", ceiling / 1e9);
+    println!(
+        "result\tdecode_bandwidth/{:?}\t{:.2}\ttokens/s\t{:.2} at {:.1} GB/s ({:.0} %; goal: 50 %)",
+        runner.isa(),
+        1.0 / median,
+        ceiling / bytes,
+        ceiling / 1e9,
+        100.0 * bytes / median / ceiling,
+    );
 }
 
 fn main() {

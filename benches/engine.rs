@@ -6,6 +6,8 @@
 #[path = "support/step.rs"]
 mod step;
 
+use std::time::Duration;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use inferno_node::bridge::ffi::{
     self, DeviceOptions, Dtype, Isa, ModelLimits, ModelShape, RopeScaling,
@@ -162,5 +164,12 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, memory_allocation, op_matmul, op_attention, op_sample, prefill, decode);
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = memory_allocation, op_matmul, op_attention, op_sample, prefill, decode
+}
 criterion_main!(benches);

@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use inferno_node::cli::{Cli, Command, ConfigCommand};
 
+/// Small blocks come from one thread and go on another all the time, which glibc's allocator is slow at (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(options) => inferno_node::cli::serve(&options),

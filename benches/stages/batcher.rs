@@ -1,70 +1,102 @@
-//! Forming a step and taking its answer, with two in flight; sequences of 64 + 64 tokens end and others take their places.
+//! What the host does between two steps: settle one, form the next. No actor, no device; the policy alone.
 
 use std::collections::VecDeque;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use inferno_node::batcher::{Batching, LaneSpec, Output, PlannedStep};
+use inferno_node::batcher::{Batching, LaneSpec, Output, PlannedStep, Sampling, Sequence};
 use inferno_node::bridge::ffi::StepOutput;
+use inferno_node::clock::Timestamp;
+use inferno_node::executor::ModelId;
+use inferno_node::request::{Handle, RequestId, SequenceId};
 
-use super::{LEN, MODEL, sequence};
-
-struct Device {
-    policy: Batching<u64>,
-    out: Output<u64>,
-    in_flight: VecDeque<PlannedStep>,
-    answer: StepOutput,
-    last_id: u64,
+fn spec(max_batch_size: u32) -> LaneSpec {
+    LaneSpec {
+        model: ModelId(0),
+        num_blocks: 65_536,
+        block_size: 16,
+        max_batch_size,
+        max_step_tokens: 2048,
+        max_seq_len: 4096,
+        end_token_ids: vec![2],
+        enable_prefix_cache: true,
+        reserve_tokens: 64,
+    }
 }
 
-impl Device {
-    fn with(batch: u32) -> Self {
+fn sequence(id: u64, prompt: u32, max_tokens: u32, shared: bool) -> Sequence {
+    let lead = if shared { 0 } else { id as u32 * 7 };
+    Sequence {
+        id: SequenceId(id),
+        model: ModelId(0),
+        token_ids: (0..prompt).map(|at| lead + at).collect(),
+        num_prompt_tokens: prompt,
+        max_tokens,
+        min_tokens: 0,
+        ignore_eos: true,
+        sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: id },
+        priority: 128,
+        accepted_at: Timestamp::from_micros(id),
+        attempt: 1,
+        failed_steps: 0,
+        failed_at: 0,
+        handle: Handle::new(RequestId::generate(), SequenceId(id)),
+    }
+}
+
+fn settle(policy: &mut Batching<()>, step: PlannedStep, out: &mut Output<()>) {
+    let token_ids = vec![5; step.batch.seats.len()];
+    let answer = StepOutput { token_ids, logits: Vec::new() };
+    policy.settle(step.step, &answer, step.batch, out).expect("in order");
+    out.produced.clear();
+    out.started.clear();
+}
+
+/// Every sequence decodes one token: with one step in flight, the next is formed, then the first settled. One that has come to
+/// its thousandth token is followed by another, so the figure holds a thousandth of a prefill.
+pub fn decode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("batcher/decode step");
+    for batch in [1, 8, 32, 256] {
+        let mut out = Output::default();
         let mut policy = Batching::new();
-        policy.add_model(LaneSpec {
-            model: MODEL,
-            num_blocks: 16_384,
-            block_size: 16,
-            max_batch_size: batch,
-            max_step_tokens: batch.max(64) * 8,
-            max_seq_len: 2_048,
-            end_token_ids: vec![1],
-            enable_prefix_cache: true,
-            reserve_tokens: LEN,
+        policy.add_model(spec(batch));
+        let mut id = 0;
+        let mut in_flight = VecDeque::new();
+        group.throughput(Throughput::Elements(u64::from(batch)));
+        group.bench_function(BenchmarkId::from_parameter(batch), |bencher| {
+            bencher.iter(|| {
+                while policy.load().running + policy.load().waiting < batch {
+                    id += 1;
+                    policy.assign(sequence(id, 64, 1000, false), ()).expect("it fits");
+                }
+                let next = policy.next_step(&mut out);
+                // None: the step in flight brings the last tokens.
+                let is_due = next.is_none() || !in_flight.is_empty();
+                in_flight.extend(next);
+                if let Some(done) = is_due.then(|| in_flight.pop_front()).flatten() {
+                    settle(&mut policy, done, &mut out);
+                }
+            });
         });
-        let (out, answer) = (Output::default(), StepOutput::default());
-        let mut device = Self { policy, out, in_flight: VecDeque::new(), answer, last_id: 0 };
-        for index in 0..batch {
-            // Of different lengths, so that in every step some end.
-            device.assign(1 + index * LEN / batch);
-        }
-        (0..2 * LEN).for_each(|_| device.step());
-        device
     }
-
-    fn assign(&mut self, max_tokens: u32) {
-        self.last_id += 1;
-        let taken = self.policy.assign(sequence(self.last_id, max_tokens), self.last_id);
-        taken.expect("the model is here");
-    }
-
-    fn step(&mut self) {
-        self.in_flight.extend(self.policy.next_step(&mut self.out));
-        let Some(done) = self.in_flight.pop_front() else { return };
-        self.answer.token_ids.clear();
-        self.answer.token_ids.resize(done.batch.seats.len(), 100);
-        let settled = self.policy.settle(done.step, &self.answer, done.batch, &mut self.out);
-        settled.expect("in order");
-        self.out.started.clear();
-        let ended = self.out.produced.drain(..).filter(|one| one.finish.is_some()).count();
-        (0..ended).for_each(|_| self.assign(LEN));
-    }
+    group.finish();
 }
 
-pub fn bench(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("batcher_step");
-    for batch in [8_u32, 256] {
-        let mut device = Device::with(batch);
-        group.throughput(Throughput::Elements(batch.into()));
-        group.bench_function(BenchmarkId::from_parameter(batch), |b| b.iter(|| device.step()));
+/// A prompt of 512 tokens comes, is computed in one step, gives one token and leaves.
+pub fn prompt(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("batcher/prompt of 512");
+    for (name, shared) in [("cached", true), ("not cached", false)] {
+        let mut out = Output::default();
+        let mut policy = Batching::new();
+        policy.add_model(spec(8));
+        let mut id = 0;
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                id += 1;
+                policy.assign(sequence(id, 512, 1, shared), ()).expect("it fits");
+                let step = policy.next_step(&mut out).expect("work");
+                settle(&mut policy, step, &mut out);
+            });
+        });
     }
     group.finish();
 }

@@ -1,10 +1,11 @@
-//! The critical path of each stage between the doors and the device, without the others: what a request costs in admission and
-//! scheduler, a step in the batcher, a token in reply.
+//! The critical path of each stage beside the device, without the others: what a request costs in admission and scheduler, a
+//! step in the batcher, a token in reply and on the bus.
 
 #![allow(missing_docs)] // of what the macros of criterion make
 
 mod admission;
 mod batcher;
+mod bus;
 mod reply;
 mod scheduler;
 
@@ -71,6 +72,7 @@ criterion_group! {
         .sample_size(30)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = admission::bench, scheduler::bench, batcher::bench, reply::bench
+    targets = admission::bench, scheduler::assign, scheduler::sweep, batcher::decode, batcher::prompt,
+        reply::bench, bus::encoding, bus::decoding, bus::merging
 }
 criterion_main!(benches);

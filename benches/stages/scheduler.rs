@@ -1,68 +1,87 @@
-//! A sequence joins a long queue and, for one seat that has come free, the best one leaves it.
+//! What the scheduler costs per sequence: taken in, chosen among many, sent. No actor, no clock; the policy alone.
+
+use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use inferno_node::batcher::{Credit, Sampling, Sequence};
 use inferno_node::clock::Timestamp;
-use inferno_node::executor::DeviceId;
-use inferno_node::scheduler::{Config, Credit, Scheduling};
+use inferno_node::executor::{DeviceId, ModelId};
+use inferno_node::request::{Handle, RequestId, SequenceId};
+use inferno_node::scheduler::{Config, Scheduling};
 
-use super::{LEN, MODEL, sequence};
+const PROMPT: u32 = 64;
 
-struct Queue {
-    policy: Scheduling<u64>,
-    device: DeviceId,
-    last_id: u64,
-    assigned: u64,
+fn sequence(id: u64) -> Sequence {
+    Sequence {
+        id: SequenceId(id),
+        model: ModelId(0),
+        token_ids: (0..PROMPT).map(|at| (id % 7) as u32 * 1000 + at).collect(),
+        num_prompt_tokens: PROMPT,
+        max_tokens: 64,
+        min_tokens: 0,
+        ignore_eos: false,
+        sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: id },
+        priority: (id % 256) as u8,
+        accepted_at: Timestamp::from_micros(id),
+        attempt: 1,
+        failed_steps: 0,
+        failed_at: 0,
+        handle: Handle::new(RequestId::generate(), SequenceId(id)),
+    }
 }
 
-impl Queue {
-    fn of(waiting: u64) -> Self {
-        let device = DeviceId::new("sim:0");
+fn credit(device: &DeviceId, assigned: u64) -> Credit {
+    Credit {
+        device: device.clone(),
+        generation: 1,
+        model: ModelId(0),
+        assigned,
+        seats: 256,
+        free_blocks: 10_000,
+        total_blocks: 10_000,
+        block_size: 16,
+        reserve_tokens: 64,
+        open: true,
+    }
+}
+
+/// One sequence leaves, the device says so, and the sequence comes back to wait: the queue keeps its length.
+pub fn assign(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("scheduler/assign");
+    group.throughput(Throughput::Elements(1));
+    for (devices, waiting) in [(1, 256), (1, 10_000), (4, 256), (4, 10_000)] {
+        let ids: Vec<_> = (0..devices).map(|at| DeviceId::new(&format!("sim:{at}"))).collect();
         let mut policy = Scheduling::new(Config::default());
-        policy.device_up(&device, 1);
-        let mut queue = Self { policy, device, last_id: 0, assigned: 0 };
-        queue.credit(0);
-        (0..waiting).for_each(|_| queue.enqueue());
-        queue
-    }
-
-    fn enqueue(&mut self) {
-        self.last_id += 1;
-        self.policy.enqueue(sequence(self.last_id, LEN), self.last_id);
-    }
-
-    fn credit(&mut self, seats: u32) {
-        self.policy.credit(Credit {
-            device: self.device.clone(),
-            generation: 1,
-            model: MODEL,
-            assigned: self.assigned,
-            seats,
-            free_blocks: 4_096,
-            total_blocks: 8_192,
-            block_size: 16,
-            reserve_tokens: LEN,
-            open: true,
+        let mut assigned = vec![0; ids.len()];
+        for id in &ids {
+            policy.device_up(id, 1);
+            policy.credit(credit(id, 0));
+        }
+        for id in 0..waiting {
+            policy.enqueue(sequence(id), ());
+        }
+        let name = BenchmarkId::new(format!("{devices} devices"), format!("{waiting} waiting"));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let now = Timestamp::from_micros(1_000_000);
+                let sent = policy.next(black_box(now)).expect("there is credit");
+                let at = ids.iter().position(|id| *id == sent.device).expect("one of them");
+                assigned[at] += 1;
+                policy.credit(credit(&sent.device, assigned[at]));
+                policy.enqueue(sent.sequence, ());
+            });
         });
     }
-
-    fn one_in_one_out(&mut self) {
-        self.enqueue();
-        self.credit(1);
-        let now = Timestamp::from_micros(self.last_id);
-        let assigned = self.policy.next(now).expect("there is a seat");
-        self.assigned += 1;
-        assert!(self.policy.next(now).is_none(), "there was one seat");
-        std::hint::black_box(assigned);
-    }
+    group.finish();
 }
 
-pub fn bench(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("scheduler_assign");
-    group.throughput(Throughput::Elements(1));
-    for waiting in [1_u64, 1_024] {
-        let mut queue = Queue::of(waiting);
-        let name = BenchmarkId::from_parameter(waiting);
-        group.bench_function(name, |b| b.iter(|| queue.one_in_one_out()));
+/// A full look at a long queue, as on the timer.
+pub fn sweep(criterion: &mut Criterion) {
+    let mut policy = Scheduling::new(Config::default());
+    for id in 0..10_000 {
+        policy.enqueue(sequence(id), ());
     }
-    group.finish();
+    criterion.bench_function("scheduler/sweep/10000 waiting", |bencher| {
+        bencher.iter(|| policy.sweep(black_box(Timestamp::from_micros(1))));
+    });
 }

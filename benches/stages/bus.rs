@@ -1,11 +1,9 @@
 //! The bus's work for each message, without a connection: reading a request, joining and writing events.
 
-#![allow(missing_docs)] // of what the macros of criterion make
-
 use std::hint::black_box;
 
 use bytes::BytesMut;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use inferno_node::bus::{Encoding, decode, encode_event, merge};
 use inferno_node::request::{Event, RequestId};
 
@@ -23,7 +21,7 @@ fn event(seq: u32) -> Event {
     }
 }
 
-fn encoding(c: &mut Criterion) {
+pub fn encoding(c: &mut Criterion) {
     let mut group = c.benchmark_group("bus_encode_event");
     group.throughput(Throughput::Elements(1));
     let event = event(40);
@@ -39,7 +37,7 @@ fn encoding(c: &mut Criterion) {
     group.finish();
 }
 
-fn decoding(c: &mut Criterion) {
+pub fn decoding(c: &mut Criterion) {
     let mut group = c.benchmark_group("bus_decode_request");
     group.throughput(Throughput::Elements(1));
     let prompt = "sixty-four tokens of prompt, more or less ".repeat(6);
@@ -57,7 +55,7 @@ fn decoding(c: &mut Criterion) {
     group.finish();
 }
 
-fn merging(c: &mut Criterion) {
+pub fn merging(c: &mut Criterion) {
     c.bench_function("bus_merge_64_events", |b| {
         b.iter(|| {
             let mut first = event(0);
@@ -68,6 +66,3 @@ fn merging(c: &mut Criterion) {
         });
     });
 }
-
-criterion_group!(benches, encoding, decoding, merging);
-criterion_main!(benches);
