@@ -18,10 +18,10 @@ RUN touch build.rs src/main.rs src/lib.rs \
     && strip -o /inferno-node target/release/inferno-node
 
 FROM ${RUN_IMAGE}
-RUN apt-get update \
+RUN export DEBIAN_FRONTEND=noninteractive && apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates curl libstdc++6 \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --home-dir /nonexistent inferno
+    && useradd --uid 10001 --no-create-home --home-dir /nonexistent inferno
 COPY --from=build /inferno-node /usr/local/bin/inferno-node
 COPY models/demo/*.json models/demo/model.safetensors models/demo/LICENSE* /opt/inferno/models/demo/
 USER inferno

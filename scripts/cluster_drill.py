@@ -16,26 +16,32 @@ import nats
 NODES = ("node-1", "node-2", "node-3")
 DRAINED, KILLED = "node-2", "node-3"
 REQUESTS = 100
-AT_ONCE = 12
+AT_ONCE = 24
+# Long enough that a node has some in the middle when it is stopped.
+MAX_TOKENS = 1200
 # A stream that is silent for so long has lost its node. (Surviving that is the durable requests' job.)
 SILENCE_S = 10
 
 
 class Cluster:
-    """The containers, by name."""
+    """The nodes' containers."""
 
     def __init__(self, compose):
-        self.compose = compose.split()
+        self.ids = {node: run([*compose.split(), "ps", "-q", node]) for node in NODES}
 
-    def run(self, *words):
-        return subprocess.run(
-            [*self.compose, *words], capture_output=True, text=True, check=True
-        ).stdout
+    def stop(self, node):
+        """SIGTERM, and SIGKILL a little after the node's own deadline."""
+        run(["docker", "stop", "--time", "40", self.ids[node]])
+
+    def kill(self, node):
+        run(["docker", "kill", self.ids[node]])
 
     def exit_code(self, node):
-        container = self.run("ps", "-q", node).strip()
-        words = ["docker", "inspect", "--format", "{{.State.ExitCode}}", container]
-        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+        return int(run(["docker", "inspect", "--format", "{{.State.ExitCode}}", self.ids[node]]))
+
+
+def run(words):
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 async def wait_until_healthy(client, prometheus):
@@ -75,7 +81,7 @@ async def one_request(client, number, running):
     body = {
         "request_id": request_id,
         "prompt": "Once upon a time",
-        "params": {"max_tokens": 200, "ignore_eos": True, "seed": number},
+        "params": {"max_tokens": MAX_TOKENS, "ignore_eos": True, "seed": number},
     }
     node = "-"
     try:
@@ -111,11 +117,11 @@ async def stop_nodes(cluster, running, done):
     while done["count"] < REQUESTS // 4 or not running[DRAINED]:
         await asyncio.sleep(0.01)
     print(f"-- stopping {DRAINED} gently ({running[DRAINED]} requests running)")
-    draining = loop.run_in_executor(None, cluster.run, "stop", DRAINED)
+    draining = loop.run_in_executor(None, cluster.stop, DRAINED)
     while done["count"] < REQUESTS // 2 or not running[KILLED]:
         await asyncio.sleep(0.01)
     print(f"-- killing {KILLED} ({running[KILLED]} requests running)")
-    await loop.run_in_executor(None, cluster.run, "kill", KILLED)
+    await loop.run_in_executor(None, cluster.kill, KILLED)
     await draining
     code = cluster.exit_code(DRAINED)
     print(f"-- {DRAINED} ended with exit code {code}")
