@@ -2,7 +2,8 @@
 //!
 //! Takes requests from `<prefix>.generate.<model>` (queue group `inferno`) as [`Admit`], cancels from `<prefix>.cancel.<id>` as
 //! [`Cancel`], and publishes what comes back: acceptance or refusal, token events, health, `$SRV` answers. Stages call only the
-//! sinks and the [`RunningObserver`](crate::admission::RunningObserver), which queue and never block; a writer takes from there while NATS is connected.
+//! sinks and the [`RunningObserver`](crate::admission::RunningObserver), which queue and never block; a writer takes from there
+//! while NATS is connected.
 //!
 //! * `config` settings · `actor` the thread and its handle [`Bus`] · `connect` options of the connection · `managed` our own child
 //! * pure: `decode` (over `tree`), `encode` bytes ↔ types · `merge` joining and splitting events · `confirm` what NATS has taken
