@@ -7,20 +7,23 @@ criterion's, from the estimates.json of every benchmark that was measured since 
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
-# What a figure is held against, by the beginning of its name; the longest one counts. A token has 2 µs of a core for all
-# stages together (500,000 tokens/s a core), a request 250 µs (4,000 a second).
+# What a figure is held against, by the beginning of its name; the longest one counts. Rates are those of the whole control plane on
+# one core: a stage alone has to be far above them.
+REQUESTS = "> 4,000 requests/s, all stages together"
+TOKENS = "> 500,000 tokens/s, all stages together"
 TARGETS = {
-    "batcher/decode step/8": "< 20 µs (host work between two steps)",
-    "batcher/decode step/256": "< 100 µs (host work between two steps)",
-    "scheduler/assign": "250 µs a request in all stages",
-    "admission": "250 µs a request in all stages",
-    "bus_decode_request": "250 µs a request in all stages",
-    "bus_encode_event": "2 µs a token in all stages",
-    "bus_merge_64_events": "2 µs a token in all stages",
-    "reply_push": "2 µs a token in all stages",
+    "batcher/decode step/8": "< 20 µs, host work between two steps",
+    "batcher/decode step/256": "< 100 µs, host work between two steps",
+    "scheduler/assign": REQUESTS,
+    "admission": REQUESTS,
+    "bus_decode_request": REQUESTS,
+    "bus_encode_event": TOKENS,
+    "bus_merge_64_events": TOKENS,
+    "reply_push": TOKENS,
 }
 
 
@@ -53,6 +56,11 @@ def rate(throughput, median_ns):
     return ""
 
 
+def by_number(path):
+    """Sorts 8 before 16."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+
+
 def criterion_rows(since, bandwidth):
     metadata = subprocess.run(
         ["cargo", "metadata", "--format-version=1", "--no-deps"],
@@ -60,7 +68,7 @@ def criterion_rows(since, bandwidth):
         capture_output=True,
     )
     root = pathlib.Path(json.loads(metadata.stdout)["target_directory"]) / "criterion"
-    for path in sorted(root.glob("**/new/estimates.json")):
+    for path in sorted(root.glob("**/new/estimates.json"), key=by_number):
         if path.stat().st_mtime < since:
             continue
         about = json.loads(path.with_name("benchmark.json").read_text())

@@ -38,6 +38,7 @@ fn main() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("serving: client, nats-server and node (sim device of zero cost) on {cores} cores");
     println!("closed loop: {AT_ONCE} at once, medians of {ROUNDS} rounds of {REQUESTS_OF_A_ROUND}");
+    println!("times in milliseconds; CPU: processor seconds for 1,000,000 tokens");
     let node = Node::start();
     let mut rates = Vec::new();
     println!("{}", Measured::HEAD);
@@ -85,7 +86,8 @@ struct Measured {
 
 impl Measured {
     const HEAD: &str = "\
-| door and prompt | requests/s | tokens/s | TTFT P50 / P99, ms | E2E P50 / P99, ms | alone: TTFT, E2E P50 / P99, ms | tokens/event | prompt tokens | CPU s per 10^6 tokens: node + nats-server + client |
+| door, prompt | requests/s | tokens/s | TTFT P50 / P99 | E2E P50 / P99 | alone: TTFT, E2E P50 / P99 \
+| tokens/event | prompt tokens | CPU: node + nats-server + client |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
     fn tokens_s(&self) -> f64 {
@@ -98,7 +100,8 @@ impl std::fmt::Display for Measured {
         let [node, nats, client] = self.cpu;
         write!(
             f,
-            "| {} | {:.0} | {:.0} | {:.1} / {:.1} | {:.1} / {:.1} | {:.2}, {:.2} / {:.2} | {:.2} | {:.1} | {node:.2} + {nats:.2} + {client:.2} |",
+            "| {} | {:.0} | {:.0} | {:.1} / {:.1} | {:.1} / {:.1} | {:.2}, {:.2} / {:.2} \
+             | {:.2} | {:.1} | {node:.2} + {nats:.2} + {client:.2} |",
             self.name,
             self.requests_s,
             self.tokens_s(),

@@ -56,7 +56,9 @@ pub fn decoding(c: &mut Criterion) {
 }
 
 pub fn merging(c: &mut Criterion) {
-    c.bench_function("bus_merge_64_events", |b| {
+    let mut group = c.benchmark_group("bus_merge_64_events");
+    group.throughput(Throughput::Elements(64));
+    group.bench_function("whole", |b| {
         b.iter(|| {
             let mut first = event(0);
             for seq in 1..64 {
@@ -65,4 +67,5 @@ pub fn merging(c: &mut Criterion) {
             first
         });
     });
+    group.finish();
 }
