@@ -22,8 +22,6 @@ mod nats;
 mod outage;
 #[path = "bus/streams.rs"]
 mod streams;
-#[path = "bus/throughput.rs"]
-mod throughput;
 
 use fake::{Node, token_text};
 use nats::NatsServer;
