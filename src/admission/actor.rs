@@ -237,6 +237,7 @@ impl Admission {
         match self.enqueue.try_send(Enqueue { sequence, stream: Arc::clone(&stream) }) {
             Ok(()) => {
                 told.accept();
+                tracing::debug!(request_id = %told.request_id(), num_prompt_tokens, "accepted");
                 self.metrics.requests_accepted.increment(1);
                 self.metrics.prompt_tokens.increment(u64::from(num_prompt_tokens));
             }

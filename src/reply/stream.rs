@@ -157,6 +157,8 @@ impl Stream {
         if self.device.as_ref() != Some(device) {
             self.device = Some(device.clone());
         }
+        let request_id = self.handle.request_id();
+        tracing::debug!(%request_id, %device, attempt = self.attempt, cached_tokens, "scheduled");
         if self.num_tokens == 0 {
             self.cached_tokens = cached_tokens.min(self.num_prompt_tokens);
         }
@@ -291,6 +293,8 @@ impl Stream {
         let token_ids = std::mem::take(&mut self.token_ids);
         let (reason, error) = self.true_reason(reason, error);
         let ended = self.ended(reason);
+        let request_id = self.handle.request_id();
+        tracing::debug!(%request_id, ?reason, tokens = self.num_tokens, ?error, "ended");
         self.metrics.finished(reason);
         self.metrics.request_time.record(now.since(self.times.accepted_at).as_secs_f64());
         let event = Event {

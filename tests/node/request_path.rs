@@ -96,3 +96,21 @@ async fn metrics_and_models_are_served() {
     assert_eq!(node.get("/health/live").await.0, 200);
     assert_eq!(node.get("/health/ready").await.0, 200);
 }
+
+#[tokio::test]
+async fn a_request_can_be_followed_through_the_log_by_its_id() {
+    let sections = format!("{CPU}[bus]\nmode = \"off\"\n[node]\nlog = \"inferno_node=debug\"\n");
+    let node = NodeProcess::start(&sections);
+    let body = json!({"model": "demo", "prompt": "Hello", "max_tokens": 4, "request_id": "traced"});
+    assert_eq!(node.post("/v1/completions", &body).await.status().as_u16(), 200);
+    let log = node.log();
+    let lines: Vec<Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &Value| line["fields"]["request_id"] == "traced")
+        .collect();
+    let said = |what: &str| lines.iter().any(|line| line["fields"]["message"] == what);
+    for what in ["accepted", "scheduled", "ended"] {
+        assert!(said(what), "{what} in {log}");
+    }
+}
