@@ -3,11 +3,9 @@
 use std::collections::VecDeque;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use inferno_node::batcher::{Batching, LaneSpec, Output, PlannedStep, Sampling, Sequence};
+use inferno_node::batcher::{Batching, LaneSpec, Output, PlannedStep, Sequence};
 use inferno_node::bridge::ffi::StepOutput;
-use inferno_node::clock::Timestamp;
 use inferno_node::executor::ModelId;
-use inferno_node::request::{Handle, RequestId, SequenceId};
 
 fn spec(max_batch_size: u32) -> LaneSpec {
     LaneSpec {
@@ -26,20 +24,10 @@ fn spec(max_batch_size: u32) -> LaneSpec {
 fn sequence(id: u64, prompt: u32, max_tokens: u32, shared: bool) -> Sequence {
     let lead = if shared { 0 } else { id as u32 * 7 };
     Sequence {
-        id: SequenceId(id),
         model: ModelId(0),
         token_ids: (0..prompt).map(|at| lead + at).collect(),
         num_prompt_tokens: prompt,
-        max_tokens,
-        min_tokens: 0,
-        ignore_eos: true,
-        sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: id },
-        priority: 128,
-        accepted_at: Timestamp::from_micros(id),
-        attempt: 1,
-        failed_steps: 0,
-        failed_at: 0,
-        handle: Handle::new(RequestId::generate(), SequenceId(id)),
+        ..super::sequence(id, max_tokens)
     }
 }
 

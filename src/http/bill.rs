@@ -71,12 +71,13 @@ impl From<&Usage> for WireUsage {
     }
 }
 
+/// An end of a choice, for the tests of bill and wire.
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
     use crate::request::FinishReason;
 
-    fn finished(device: &str, queue_ms: f64) -> Finished {
+    pub(in crate::http) fn finished(device: &str, queue_ms: f64) -> Finished {
         Finished {
             reason: FinishReason::Length,
             usage: Usage {
@@ -96,6 +97,12 @@ mod tests {
             }),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::finished;
+    use super::*;
 
     #[test]
     fn a_bill_adds_up_and_names_every_device_once() {

@@ -230,9 +230,8 @@ fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::choices::Finished;
+    use super::super::bill::testing::finished;
     use super::*;
-    use crate::request::Usage;
     use serde_json::{Value, json};
 
     fn title(api: Api) -> Title {
@@ -241,27 +240,6 @@ mod tests {
             request_id: RequestId::parse("r-1").expect("valid"),
             model: "de\"mo".to_owned(),
             created: 7,
-        }
-    }
-
-    fn finished(device: &str, queue_ms: f64) -> Finished {
-        Finished {
-            reason: FinishReason::Length,
-            usage: Usage {
-                prompt_tokens: 3,
-                completion_tokens: 2,
-                total_tokens: 5,
-                cached_tokens: 1,
-            },
-            receipt: Some(Receipt {
-                node_id: "n".to_owned(),
-                device: device.to_owned(),
-                attempt: 1,
-                queue_ms,
-                prefill_ms: 1.0,
-                decode_ms: 2.0,
-                cached_tokens: 1,
-            }),
         }
     }
 
