@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::config::{Config, Mode, is_token};
 use super::connect::node_options;
 use super::door::Door;
-use super::intake::{Intake, answer_service, take_answers};
+use super::intake::{Intake, answer_service, confirm_taken, take_answers};
 use super::managed::{ManagedError, ManagedServer};
 use super::outbox::{Control, Outbox};
 use super::service::Service;
@@ -50,7 +50,7 @@ pub enum StartError {
     Ended,
 }
 
-/// The handle of a started bus; of mode `off`, one that does nothing. All calls but [`Bus::drain`] and [`Bus::stop`] return at once.
+/// The handle of a started bus; of mode `off`, one that does nothing. Calls that are not `async` return at once.
 pub struct Bus {
     outbox: Arc<Outbox>,
     running: Option<Running>,
@@ -103,11 +103,10 @@ impl Bus {
         self.running.as_ref().map(|running| running.url.as_str())
     }
 
-    /// Takes requests for a model from here on.
-    pub fn serve_model(&self, model: &str) {
-        if self.running.is_some() {
-            self.outbox.control(Control::Serve(model.to_owned()));
-        }
+    /// Takes requests for a model from here on. Resolves when NATS brings them; after a second at most, because a node whose NATS is
+    /// away is ready for HTTP.
+    pub async fn serve_model(&self, model: &str) {
+        self.ask(|done| Control::Serve(model.to_owned(), done)).await;
     }
 
     /// Takes no more requests for a model. Resolves when none can come any more.
@@ -251,7 +250,7 @@ impl Session {
         loop {
             for control in self.door.outbox.take_control() {
                 match control {
-                    Control::Serve(model) => self.serve(model).await,
+                    Control::Serve(model, done) => self.serve(model, done).await,
                     Control::Unserve(model, done) => self.leave(Some(&model), done),
                     Control::Drain(done) => self.leave(None, done),
                     Control::Stop => {
@@ -290,7 +289,7 @@ impl Session {
         let _ = tokio::time::timeout(CLOSE_DEADLINE, closed).await;
     }
 
-    async fn serve(&mut self, model: String) {
+    async fn serve(&mut self, model: String, done: oneshot::Sender<()>) {
         if self.served.contains_key(&model) {
             return;
         }
@@ -304,6 +303,7 @@ impl Session {
                     door: self.door.clone(),
                     endpoint: self.service.serve(&model),
                 };
+                tokio::spawn(confirm_taken(self.client.clone(), done));
                 tokio::spawn(intake.take_requests(leaving));
                 self.served.insert(model, leave);
             }

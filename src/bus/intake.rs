@@ -20,6 +20,19 @@ const MIN_LEAVE: Duration = Duration::from_millis(20);
 /// And at most this, however slow the connection is.
 const MAX_LEAVE: Duration = Duration::from_millis(500);
 
+/// How long NATS may take to confirm a new subscription before the node goes on without.
+const MAX_TAKE: Duration = Duration::from_secs(1);
+
+/// Answers when NATS has taken what the connection gave it so far: it handles a connection's messages in order, so its 503 for a
+/// subject that nobody has comes after a subscription before it.
+pub(super) async fn confirm_taken(client: Client, done: oneshot::Sender<()>) {
+    let nobody = client.new_inbox();
+    // Answered or not, the node goes on.
+    let _ = tokio::time::timeout(MAX_TAKE, client.request(nobody, Bytes::new())).await;
+    // Nobody may be waiting any more.
+    let _ = done.send(());
+}
+
 /// The task that takes one model's requests.
 pub(super) struct Intake {
     /// Of the model's subject.

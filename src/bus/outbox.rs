@@ -21,8 +21,8 @@ use crate::request::RequestId;
 
 /// What the node asks of the writer.
 pub(super) enum Control {
-    /// Take requests for a model.
-    Serve(String),
+    /// Take requests for a model; answered when NATS brings them.
+    Serve(String, oneshot::Sender<()>),
     /// Take none any more; answered when none can come any more.
     Unserve(String, oneshot::Sender<()>),
     /// The same for all models.

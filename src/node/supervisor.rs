@@ -182,7 +182,7 @@ impl Handler<ModelUp> for Supervisor {
             // They end only with the node.
             let _ = inner.admission.send(up).await;
             if let Some(bus) = inner.bus() {
-                bus.serve_model(&name);
+                bus.serve_model(&name).await;
             }
         })
     }

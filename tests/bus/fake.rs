@@ -203,7 +203,7 @@ impl Node {
         };
         let bus = bus::start(&config, deps).await.expect("the bus starts");
         let _ = seen.observer.set(bus.observer());
-        bus.serve_model("demo");
+        bus.serve_model("demo").await;
         Self { bus, seen, system }
     }
 

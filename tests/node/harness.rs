@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use async_nats::client::RequestErrorKind;
 use inferno_node::bus::client::{Client, ClientError, Generation, TokenEvent};
 use serde_json::{Value, json};
 
@@ -197,21 +196,9 @@ pub fn external(url: &str, id: &str) -> String {
     format!("[bus]\nmode = \"external\"\nurl = \"{url}\"\n[node]\nid = \"{id}\"\n")
 }
 
-/// A NATS client of the project's own, once a node listens: its subjects may reach NATS a moment after it says that it is ready.
+/// A NATS client of the project's own.
 pub async fn client(url: &str) -> Client {
-    let nats = async_nats::connect(url).await.expect("NATS is there");
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        // Refused by whoever listens.
-        let asked = nats.request("inferno.v1.generate.demo", "{}".into()).await;
-        match asked.map_err(|error| error.kind()) {
-            Err(RequestErrorKind::NoResponders) => {
-                assert!(Instant::now() < deadline, "no node listens");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            _ => return Client::over(nats, "inferno.v1"),
-        }
-    }
+    Client::over(async_nats::connect(url).await.expect("NATS is there"), "inferno.v1")
 }
 
 /// A request of `max_tokens` that ends by length.
