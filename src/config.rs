@@ -140,6 +140,9 @@ impl Config {
         {
             faults.push(format!("node.id: {}", error.message));
         }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.node.log) {
+            faults.push(format!("node.log: {error}, got {:?}", self.node.log));
+        }
         if !(1..=3_600).contains(&self.node.drain_timeout_s) {
             faults.push(format!(
                 "node.drain_timeout_s: expected 1 to 3600, got {}",

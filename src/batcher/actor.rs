@@ -11,7 +11,7 @@ use super::policy::{Batching, LaneSpec, MAX_STEPS_IN_FLIGHT, Refused};
 use super::running::{Departure, Output};
 use super::settle::MAX_FAILED_STEPS;
 use super::{
-    AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Retire, Returned, Sequence,
+    AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned, Sequence,
 };
 use crate::bridge::DeviceErrorCode;
 use crate::clock::Timestamp;
@@ -363,15 +363,6 @@ impl Handler<StepDone> for Batcher {
                 self.fail(&failure.to_string(), sticky, step, done.ended);
             }
         }
-        self.pump(ctx);
-    }
-}
-
-impl Handler<Retire> for Batcher {
-    type Result = ();
-
-    fn handle(&mut self, message: Retire, ctx: &mut Self::Context) {
-        self.fail(&message.reason, false, None, Timestamp::now());
         self.pump(ctx);
     }
 }

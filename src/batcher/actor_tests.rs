@@ -168,7 +168,6 @@ async fn a_failed_step_gives_everything_back_and_then_tells_the_node_once() {
     rig.assign(sequence(3, 5, 9));
     let bounced = rig.returned.next().await.sequences;
     assert_eq!((bounced[0].0.id.0, bounced[0].0.attempt), (3, 1), "it never had a seat");
-    rig.tell(Retire { reason: "again".into() });
     let (done, removed) = oneshot::channel();
     rig.tell(RemoveModel { model: ModelId(0), done });
     removed.await.expect("nothing is left here");

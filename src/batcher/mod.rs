@@ -1,7 +1,7 @@
 //! Batcher: one per device, on its own arbiter; owns the running sequences, the KV blocks and the prefix cache of its device.
 //!
 //! Accepts [`Assign`] from the scheduler, [`StepDone`](crate::executor::StepDone) from its executor, [`AddModel`] and
-//! [`RemoveModel`] from models, [`Attach`] and [`Retire`] from the node. Tells the scheduler its [`Credit`]. Forms steps under one
+//! [`RemoveModel`] from models, [`Attach`] from the node. Tells the scheduler its [`Credit`]. Forms steps under one
 //! token budget shared by decodes and prefill chunks; two at most in flight.
 //!
 //! `actor.rs` is the shell; [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its
@@ -188,14 +188,6 @@ pub struct RemoveModel {
 pub struct Attach {
     /// Where steps go.
     pub executor: Recipient<RunStep>,
-}
-
-/// Give all sequences back and take nothing more: the node rebuilds the device for a reason that the batcher cannot see.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Retire {
-    /// For the log.
-    pub reason: String,
 }
 
 /// The device's actors are to be built again. Sent to the node, once, after the sequences went back to the scheduler.

@@ -145,11 +145,14 @@ impl Config {
             let scheme = url.split_once("://").map_or("nats", |(scheme, _)| scheme);
             let known = matches!(scheme, "nats" | "tls");
             let parsed = url.parse::<async_nats::ServerAddr>();
-            if !(known && parsed.is_ok_and(|server| !server.host().is_empty())) {
-                // A URL may hold a password, so only its last part is shown.
-                let shown = url.rsplit('@').next().unwrap_or_default();
+            if url.contains('@') {
+                wrong.push(
+                    "bus.url: expected no user or password in it, got one; bus.user, bus.password and bus.token are for them"
+                        .to_owned(),
+                );
+            } else if !(known && parsed.is_ok_and(|server| !server.host().is_empty())) {
                 wrong.push(format!(
-                    "bus.url: expected nats://host:port or tls://host:port, got {shown:?}"
+                    "bus.url: expected nats://host:port or tls://host:port, got {url:?}"
                 ));
             }
         }
@@ -168,6 +171,9 @@ impl Config {
         }
         if self.mode == Mode::Managed && self.credentials_file.is_some() {
             wrong.push("bus.credentials_file: expected none in mode managed, got one".to_owned());
+        }
+        if self.mode == Mode::Managed && self.tls.required {
+            wrong.push("bus.tls.required: expected false in mode managed, got true".to_owned());
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             wrong.push("bus.tls.cert, bus.tls.key: expected both or neither, got one".to_owned());
@@ -259,9 +265,20 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_wrong_url_is_not_shown() {
-        let text = wrong(|c| c.url = "http://me:hush@host:1".into());
-        assert!(text.contains("host:1") && !text.contains("hush"), "{text}");
+    fn a_password_in_a_url_is_refused_and_not_shown() {
+        for url in ["nats://me:hush@host:1", "http://me:hush@host:1", "nats://a:1,tls://hush@b:2"] {
+            let text = wrong(|c| c.url = url.into());
+            assert!(text.contains("bus.password") && !text.contains("hush"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_of_our_own_asks_for_no_tls() {
+        let managed = wrong(|c| {
+            c.mode = Mode::Managed;
+            c.tls.required = true;
+        });
+        assert!(managed.contains("bus.tls.required"), "{managed}");
     }
 
     #[test]

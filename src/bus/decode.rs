@@ -155,6 +155,22 @@ fn chat_message(path: &str, value: Tree) -> Result<ChatMessage> {
     };
     let message = ChatMessage { role: required("role")?, content: required("content")? };
     fields.refuse_rest(|name, _| matches!(name, "name" | "tool_calls" | "tool_call_id"))?;
+    let role = format!("{path}.role");
+    match message.role.as_str() {
+        "system" | "user" | "assistant" => {}
+        "tool" | "function" => {
+            return Err(Error::unsupported(
+                role,
+                format!("the role {} is not supported by this node", message.role),
+            ));
+        }
+        other => {
+            return Err(Error::invalid(
+                role,
+                format!("expected system, user or assistant, got {other:?}"),
+            ));
+        }
+    }
     Ok(message)
 }
 

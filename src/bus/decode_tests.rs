@@ -135,6 +135,7 @@ fn a_wrong_type_or_range_is_invalid_by_name() {
         (json!({"messages": "hi"}), "messages"),
         (json!({"messages": ["hi"]}), "messages[0]"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
+        (json!({"messages": [{"role": "usr", "content": "x"}]}), "messages[0].role"),
         (json!({"prompt_token_ids": [-1]}), "prompt_token_ids"),
         (json!({"prompt_token_ids": [4_294_967_296_u64]}), "prompt_token_ids"),
         (json!([]), ""),

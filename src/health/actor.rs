@@ -32,7 +32,8 @@ impl Health {
         let message = self.vitals.message(Timestamp::now());
         self.metrics.health_status.set(level(message.status));
         for check in &message.checks {
-            self.metrics.health_check(check.name.as_str(), level(check.status));
+            let level = level(check.status);
+            self.metrics.health_check(check.name.as_str(), level, check.value, check.limit);
         }
         (self.publish)(&message);
     }

@@ -63,6 +63,18 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
         ("inferno_bus_reconnects_total", Counter, &[], "connections after the first"),
         ("inferno_health_status", Gauge, &[], "0 healthy, 1 degraded, 2 critical"),
         ("inferno_health_check_status", Gauge, &["check"], "the same for each check"),
+        (
+            "inferno_health_check_value",
+            Gauge,
+            &["check"],
+            "the check's reading; absent where there is none yet",
+        ),
+        (
+            "inferno_health_check_limit",
+            Gauge,
+            &["check"],
+            "what the reading is held against; absent where there is none",
+        ),
     ]
 };
 
@@ -151,10 +163,20 @@ impl Metrics {
         .increment(1);
     }
 
-    /// Sets one check of the health message: 0 healthy, 1 degraded, 2 critical.
-    pub fn health_check(&self, check: &'static str, status: f64) {
-        metrics::gauge!("inferno_health_check_status", "node" => self.node.clone(), "check" => check)
-            .set(status);
+    /// Sets one check of the health message: 0 healthy, 1 degraded, 2 critical; its reading and its limit, where it has them.
+    pub fn health_check(
+        &self,
+        check: &'static str,
+        status: f64,
+        value: Option<f64>,
+        limit: Option<f64>,
+    ) {
+        let set = |name: &'static str, value: f64| {
+            metrics::gauge!(name, "node" => self.node.clone(), "check" => check).set(value);
+        };
+        set("inferno_health_check_status", status);
+        value.into_iter().for_each(|value| set("inferno_health_check_value", value));
+        limit.into_iter().for_each(|limit| set("inferno_health_check_limit", limit));
     }
 
     /// The handles of one device.
@@ -246,7 +268,7 @@ mod tests {
         let metrics = Metrics::new("names-test");
         metrics.finished(FinishReason::Stop);
         metrics.refused(Kind::Invalid);
-        metrics.health_check("memory", 0.0);
+        metrics.health_check("memory", 0.0, Some(0.5), Some(0.9));
         let device = metrics.device("cpu:0");
         device.step_time.record(0.1);
         for histogram in [
