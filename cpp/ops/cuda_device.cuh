@@ -1,0 +1,82 @@
+// What the kernels share: dependent launch, element types, sums over a warp or block.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "ops/cuda_op.h"
+
+namespace inferno::ops::cuda {
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define INFERNO_SM90 1
+#endif
+
+// Waits until the kernels before this one have ended and their writes are seen.
+__device__ __forceinline__ void wait_for_previous() {
+#ifdef INFERNO_SM90
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next kernel's blocks start where there is room.
+__device__ __forceinline__ void let_next_start() {
+#ifdef INFERNO_SM90
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+template <typename Element>
+__device__ __forceinline__ float to_float(Element value);
+template <>
+__device__ __forceinline__ float to_float(__nv_bfloat16 value) {
+  return __bfloat162float(value);
+}
+template <>
+__device__ __forceinline__ float to_float(__half value) {
+  return __half2float(value);
+}
+
+template <typename Element>
+__device__ __forceinline__ Element from_float(float value);
+template <>
+__device__ __forceinline__ __nv_bfloat16 from_float(float value) {
+  return __float2bfloat16_rn(value);
+}
+template <>
+__device__ __forceinline__ __half from_float(float value) {
+  return __float2half_rn(value);
+}
+
+__device__ __forceinline__ float warp_sum(float value) {
+  for (int lane = 16; lane > 0; lane /= 2) value += __shfl_xor_sync(0xffffffffU, value, lane);
+  return value;
+}
+
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  std::uint32_t shared_bytes = 0;
+};
+
+// Launches with programmatic stream serialisation where the device has it (sm_90 and later). The
+// arguments must have the kernel's own parameter types.
+template <typename... Params, typename... Args>
+void launch(const CudaOp& op, void (*kernel)(Params...), const LaunchShape& shape, Args&&... args) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = op.stream;
+  config.attrs = &attribute;
+  config.numAttrs = op.dependent_launch ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), "cudaLaunchKernelEx");
+}
+
+}  // namespace inferno::ops::cuda
