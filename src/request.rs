@@ -271,6 +271,18 @@ pub struct Ended {
     pub completion_tokens: u32,
 }
 
+impl Ended {
+    /// How a request with several prompts ended: cancelled if any of them was, and the tokens of all.
+    pub fn together(ends: Vec<Ended>) -> Ended {
+        let cancelled = ends.iter().any(|end| end.reason == FinishReason::Cancelled);
+        let first = ends.first().map_or(FinishReason::Failed, |end| end.reason);
+        Ended {
+            reason: if cancelled { FinishReason::Cancelled } else { first },
+            completion_tokens: ends.iter().map(|end| end.completion_tokens).sum(),
+        }
+    }
+}
+
 const CANCEL: u8 = 1;
 const STOPPED: u8 = 2;
 const CUT: u8 = 4;

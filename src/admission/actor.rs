@@ -6,21 +6,22 @@ use std::sync::{Arc, PoisonError};
 
 use actix::prelude::SendError;
 use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Recipient, StreamHandler};
+use futures_util::future::try_join_all;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::door::Door;
-use super::ledger::{Denied, Ledger};
+use super::ledger::{Denied, Group, Ledger};
 use super::pool::{Job, Pool, Tokenized};
 use super::rate::Rate;
 use super::reserved::{Hold, Reserved};
 use super::validate;
-use super::{Admit, Cancel, Config, DevicesUp, Drain, ModelDown, ModelUp};
+use super::{Admit, AdmitAll, Cancel, Config, DevicesUp, Drain, ModelDown, ModelUp};
 use crate::batcher::Sequence;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::health::Progress;
 use crate::reply::{Stream, StreamStart};
-use crate::request::{Handle, Prompt, Request, SequenceId};
+use crate::request::{Ended, Handle, Prompt, Request, RequestId, SequenceId};
 use crate::scheduler::{Enqueue, Sweep};
 use crate::telemetry::Metrics;
 use crate::tokenizer::IncrementalDecoder;
@@ -94,10 +95,32 @@ impl Admission {
         }))
     }
 
-    /// Takes a request up: what can be said without its tokens is said here.
-    fn admit(&mut self, request: Request, now: Timestamp) {
+    /// Takes a request up, alone or as one prompt of a larger one. A defect in its sink must not close the door for all.
+    fn take(&mut self, request: Request, group: Option<&Arc<Group>>) {
+        let admit = AssertUnwindSafe(|| self.admit(request, group, Timestamp::now()));
+        if catch_unwind(admit).is_err() {
+            tracing::error!("a request's admission panicked");
+        }
+    }
+
+    fn take_all(&mut self, id: &RequestId, requests: Vec<Request>) {
+        let denied = match self.ledger.reserve_group(id) {
+            Ok(group) => {
+                return requests.into_iter().for_each(|request| self.take(request, Some(&group)));
+            }
+            Err(denied) => self.denied(denied, Timestamp::now()),
+        };
+        tracing::debug!(request_id = %id, error = %denied, "refused");
+        self.metrics.refused(denied.kind);
+        for mut request in requests {
+            request.sink.refused(&denied);
+        }
+    }
+
+    /// What can be said without the request's tokens is said here.
+    fn admit(&mut self, request: Request, group: Option<&Arc<Group>>, now: Timestamp) {
         self.rate.observe(now, self.ledger.computed_tokens());
-        let (prompt, reserved, bytes) = match self.reserve(request, now) {
+        let (prompt, reserved, bytes) = match self.reserve(request, group, now) {
             Ok(reserved) => reserved,
             Err((mut request, error)) => {
                 tracing::debug!(request_id = %request.id, %error, "refused");
@@ -126,6 +149,7 @@ impl Admission {
     fn reserve(
         &mut self,
         mut request: Request,
+        group: Option<&Arc<Group>>,
         now: Timestamp,
     ) -> std::result::Result<(Prompt, Reserved, usize), (Request, Error)> {
         let (model, checked, bytes) = match self.door.check(&mut request) {
@@ -135,10 +159,13 @@ impl Admission {
         let sequence_id = SequenceId(NEXT_SEQUENCE.fetch_add(1, Ordering::Relaxed));
         let handle = Handle::new(request.id.clone(), sequence_id);
         let max_requests = self.door.config.max_requests;
-        let permit = match self.ledger.reserve(&handle, &model, max_requests, now) {
+        let mut permit = match self.ledger.reserve(&handle, &model, max_requests, now) {
             Ok(permit) => permit,
             Err(denied) => return Err((request, self.denied(denied, now))),
         };
+        if let Some(group) = group {
+            permit.join(group);
+        }
         let reserved = Reserved {
             handle,
             model,
@@ -264,11 +291,15 @@ impl Handler<Admit> for Admission {
     type Result = ();
 
     fn handle(&mut self, Admit(request): Admit, _: &mut Self::Context) {
-        // A defect in one request's sink must not close the door for all.
-        let admitted = catch_unwind(AssertUnwindSafe(|| self.admit(request, Timestamp::now())));
-        if admitted.is_err() {
-            tracing::error!("a request's admission panicked");
-        }
+        self.take(request, None);
+    }
+}
+
+impl Handler<AdmitAll> for Admission {
+    type Result = ();
+
+    fn handle(&mut self, AdmitAll { id, requests }: AdmitAll, _: &mut Self::Context) {
+        self.take_all(&id, requests);
     }
 }
 
@@ -290,19 +321,20 @@ impl Handler<Cancel> for Admission {
     type Result = ();
 
     fn handle(&mut self, Cancel { id, done }: Cancel, _: &mut Self::Context) {
-        let Some(handle) = self.ledger.get(&id) else {
+        let handles = self.ledger.get(&id);
+        if handles.is_empty() {
             let error = Error::new(Kind::NotFound, "no request with this id runs here");
             // Who asked may have left; so in the other answers.
             let _ = done.send(Err(error.with_param("request_id")));
             return;
-        };
-        handle.cancel();
-        let ended = handle.wait();
+        }
+        handles.iter().for_each(|handle| handle.cancel());
+        let ends = try_join_all(handles.iter().map(|handle| handle.wait()));
         // A hint; the scheduler looks from time to time anyway.
         let _ = self.sweep.try_send(Sweep);
         actix::spawn(async move {
             let lost = |_| Error::internal("the request went away without an end");
-            let _ = done.send(ended.await.map_err(lost));
+            let _ = done.send(ends.await.map(Ended::together).map_err(lost));
         });
     }
 }

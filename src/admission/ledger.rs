@@ -2,7 +2,7 @@
 //! permits, which give back from whatever thread they are dropped on.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::RunningObserver;
@@ -13,7 +13,7 @@ use crate::request::{Handle, RequestId};
 
 /// Requests in the node, from the moment their id is taken to the moment after their last event.
 pub struct Ledger {
-    handles: Mutex<HashMap<RequestId, Arc<Handle>>>,
+    running: Mutex<Running>,
     /// Prompt and `max_tokens` of requests that wait for a device.
     waiting_tokens: AtomicU64,
     /// The same of all that are in.
@@ -21,6 +21,19 @@ pub struct Ledger {
     /// Tokens done since the node began; only grows.
     computed_tokens: AtomicU64,
     observers: Vec<Arc<dyn RunningObserver>>,
+}
+
+#[derive(Default)]
+struct Running {
+    handles: HashMap<RequestId, Arc<Handle>>,
+    /// Requests with several prompts: the handles of those that were let in.
+    groups: HashMap<RequestId, Vec<Arc<Handle>>>,
+}
+
+impl Running {
+    fn has(&self, id: &RequestId) -> bool {
+        self.handles.contains_key(id) || self.groups.contains_key(id)
+    }
 }
 
 /// Why no permit is given.
@@ -36,7 +49,7 @@ impl Ledger {
     /// An empty one. The observers are told of every request.
     pub fn new(observers: Vec<Arc<dyn RunningObserver>>) -> Arc<Self> {
         Arc::new(Self {
-            handles: Mutex::new(HashMap::new()),
+            running: Mutex::default(),
             waiting_tokens: AtomicU64::new(0),
             promised_tokens: AtomicU64::new(0),
             computed_tokens: AtomicU64::new(0),
@@ -44,9 +57,9 @@ impl Ledger {
         })
     }
 
-    /// Requests in the node: being tokenized, waiting and running.
+    /// Requests in the node: being tokenized, waiting and running; each prompt is one.
     pub fn num_requests(&self) -> usize {
-        self.lock().len()
+        self.lock().handles.len()
     }
 
     /// Tokens (prompt and `max_tokens`) of the requests that wait for a device.
@@ -65,16 +78,20 @@ impl Ledger {
         self.promised_tokens.load(Ordering::Relaxed) / count.max(1)
     }
 
-    /// A running request's handle.
-    pub fn get(&self, id: &RequestId) -> Option<Arc<Handle>> {
-        self.lock().get(id).cloned()
+    /// A running request's handle, or one for each of its prompts; none if no request of that id runs.
+    pub fn get(&self, id: &RequestId) -> Vec<Arc<Handle>> {
+        let running = self.lock();
+        match running.handles.get(id) {
+            Some(handle) => vec![Arc::clone(handle)],
+            None => running.groups.get(id).cloned().unwrap_or_default(),
+        }
     }
 
     /// Cuts every request that is in, and gives their ids: the end of a drain that took too long.
     pub fn cut_all(&self) -> Vec<RequestId> {
-        let handles = self.lock();
-        handles.values().for_each(|handle| handle.cut());
-        handles.keys().cloned().collect()
+        let running = self.lock();
+        running.handles.values().for_each(|handle| handle.cut());
+        running.handles.keys().cloned().collect()
     }
 
     /// Takes a request's id, if it is free and fewer than `max_requests` are in.
@@ -86,15 +103,16 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<RequestPermit, Denied> {
         let id = handle.request_id();
-        let mut handles = self.lock();
-        if handles.contains_key(id) {
+        let mut running = self.lock();
+        if running.has(id) {
             return Err(Denied::Conflict);
         }
-        if handles.len() >= max_requests {
-            return Err(Denied::Full(handles.len()));
+        let count = running.handles.len();
+        if count >= max_requests {
+            return Err(Denied::Full(count));
         }
-        handles.insert(id.clone(), Arc::clone(handle));
-        drop(handles);
+        running.handles.insert(id.clone(), Arc::clone(handle));
+        drop(running);
         model.in_use.fetch_add(1, Ordering::Relaxed);
         model.last_used.store(now.as_micros(), Ordering::Relaxed);
         Ok(RequestPermit {
@@ -104,12 +122,44 @@ impl Ledger {
             tokens: 0,
             waits: false,
             announced: false,
+            group: None,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Arc<Handle>>> {
-        // Nothing panics while it is held, so a poisoned lock still holds a whole map.
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes the id of a request with several prompts, if it is free. Their permits [`join`](RequestPermit::join).
+    pub(super) fn reserve_group(self: &Arc<Self>, id: &RequestId) -> Result<Arc<Group>, Denied> {
+        let mut running = self.lock();
+        if running.has(id) {
+            return Err(Denied::Conflict);
+        }
+        running.groups.insert(id.clone(), Vec::new());
+        let announced = AtomicBool::new(false);
+        Ok(Arc::new(Group { ledger: Arc::clone(self), id: id.clone(), announced }))
+    }
+
+    fn tell(&self, what: impl Fn(&dyn RunningObserver)) {
+        self.observers.iter().for_each(|observer| what(&**observer));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        // Nothing panics while it is held, so a poisoned lock still holds whole maps.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The id of a request with several prompts. Each prompt's permit holds it; when the last of them has gone, the id is free.
+pub(super) struct Group {
+    ledger: Arc<Ledger>,
+    id: RequestId,
+    announced: AtomicBool,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if *self.announced.get_mut() {
+            self.ledger.tell(|observer| observer.ended(&self.id));
+        }
+        self.ledger.lock().groups.remove(&self.id);
     }
 }
 
@@ -121,9 +171,18 @@ pub struct RequestPermit {
     tokens: u64,
     waits: bool,
     announced: bool,
+    group: Option<Arc<Group>>,
 }
 
 impl RequestPermit {
+    /// The request is one prompt of a larger one.
+    pub(super) fn join(&mut self, group: &Arc<Group>) {
+        if let Some(handles) = self.ledger.lock().groups.get_mut(&group.id) {
+            handles.push(Arc::clone(&self.handle));
+        }
+        self.group = Some(Arc::clone(group));
+    }
+
     /// Joins those that wait for a device, unless they have so many tokens together that these do not fit; then gives how
     /// many are too many. Where nobody waits, any request fits, or a large one would never get in.
     pub(super) fn wait_with(&mut self, tokens: u64, max_waiting_tokens: u64) -> Result<(), u64> {
@@ -141,10 +200,13 @@ impl RequestPermit {
 
     /// Tells the observers that the request starts; they are told of its end when the permit is dropped.
     pub(super) fn announce(&mut self) {
-        self.announced = true;
-        for observer in &self.ledger.observers {
-            observer.started(self.handle.request_id());
+        if let Some(group) = &self.group
+            && !group.announced.swap(true, Ordering::Relaxed)
+        {
+            self.ledger.tell(|observer| observer.started(&group.id));
         }
+        self.announced = true;
+        self.ledger.tell(|observer| observer.started(self.handle.request_id()));
     }
 }
 
@@ -167,12 +229,10 @@ impl Drop for RequestPermit {
         self.model.in_use.fetch_sub(1, Ordering::Relaxed);
         let id = self.handle.request_id();
         if self.announced {
-            for observer in &self.ledger.observers {
-                observer.ended(id);
-            }
+            self.ledger.tell(|observer| observer.ended(id));
         }
         // Last: who takes the id again is announced after this end.
-        self.ledger.lock().remove(id);
+        self.ledger.lock().handles.remove(id);
     }
 }
 
@@ -198,7 +258,7 @@ mod tests {
         assert_eq!(reserve("c").err(), Some(Denied::Full(2)));
         assert_eq!(model.in_use.load(Ordering::Relaxed), 2);
         assert_eq!(model.last_used.load(Ordering::Relaxed), 9);
-        assert!(ledger.get(&RequestId::parse("a").expect("an id")).is_some());
+        assert_eq!(ledger.get(a.handle.request_id()).len(), 1);
         drop(a);
         assert!(reserve("c").is_ok());
         drop(b);
@@ -248,5 +308,33 @@ mod tests {
         assert!(a.handle.is_cancelled());
         drop(a);
         assert_eq!(observed.words(), ["started a", "ended a"]);
+    }
+    #[test]
+    fn an_id_of_several_prompts_is_taken_until_the_last_has_gone() {
+        let observed = Arc::new(Observed::default());
+        let ledger = Ledger::new(vec![Arc::clone(&observed) as Arc<dyn RunningObserver>]);
+        let model = model("m");
+        let id = |id: &str| RequestId::parse(id).expect("an id");
+        let reserve = |id: &str| ledger.reserve(&handle(id), &model, 9, Timestamp::default());
+        let taken = |id: &str| reserve(id).err() == Some(Denied::Conflict);
+        let group = ledger.reserve_group(&id("p")).map_err(|_| ()).expect("free");
+        let mut permits = ["p-0", "p-1"].map(|id| reserve(id).map_err(|_| ()).expect("free"));
+        for permit in &mut permits {
+            permit.join(&group);
+            permit.announce();
+        }
+        drop(group);
+        assert!(taken("p") && taken("p-0"));
+        assert_eq!(ledger.reserve_group(&id("p")).err(), Some(Denied::Conflict));
+        assert_eq!(ledger.reserve_group(&id("p-1")).err(), Some(Denied::Conflict));
+        assert_eq!((ledger.get(&id("p")).len(), ledger.num_requests()), (2, 2));
+        let [first, second] = permits;
+        drop(first);
+        assert!(taken("p") && !taken("p-0"));
+        drop(second);
+        assert!(!taken("p") && ledger.get(&id("p")).is_empty());
+        let words =
+            ["started p", "started p-0", "started p-1", "ended p-0", "ended p-1", "ended p"];
+        assert_eq!(observed.words(), words);
     }
 }

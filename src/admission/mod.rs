@@ -1,7 +1,7 @@
 //! Admission: one, on its own arbiter; the only door, and the only place that says no.
 //!
-//! Accepts [`Admit`] and [`Cancel`] from the doors, [`ModelUp`] and [`ModelDown`] from models, [`DevicesUp`] and [`Drain`] from the
-//! node. A request is validated, templated and tokenized on a bounded pool, held against the limits, given a permit that returns
+//! Accepts [`Admit`], [`AdmitAll`] and [`Cancel`] from the doors, [`ModelUp`], [`ModelDown`], [`DevicesUp`] and [`Drain`] from the
+//! node's supervisor. A request is validated, templated and tokenized on a bounded pool, held against the limits, given a permit that returns
 //! itself on `Drop`, and sent to the scheduler. A refusal goes to the request's sink.
 
 use std::num::NonZeroUsize;
@@ -32,13 +32,24 @@ pub use validate::{MAX_STOP_BYTES, MAX_STOP_STRINGS};
 #[rtype(result = "()")]
 pub struct Admit(pub Request);
 
+/// A request with several prompts: each is one of `requests`, with an id of its own, and `id` is what the client knows. As long as
+/// any of them is in the node, `id` runs: it is taken, and a cancel of it cancels them all.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AdmitAll {
+    /// The client's id, or one the door gave.
+    pub id: RequestId,
+    /// One for each prompt.
+    pub requests: Vec<Request>,
+}
+
 /// Cancels by the request's id; works from the moment that admission has taken the request up.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Cancel {
     /// Which.
     pub id: RequestId,
-    /// Answered when the request has ended; `not_found` if none of that id runs here.
+    /// Answered when the request has ended, with the tokens of all its prompts; `not_found` if none of that id runs here.
     pub done: oneshot::Sender<Result<Ended>>,
 }
 

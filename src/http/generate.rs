@@ -14,15 +14,15 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
 use super::bill::Bill;
+use super::children;
 use super::choices::{End, Taken};
 use super::outbox::{Entry, Reader, outbox};
-use super::parents::Parent;
 use super::parse::{self, Generation};
 use super::refusal::Refused;
 use super::routes::{Door, REQUEST_ID};
 use super::sse::Events;
 use super::wire::{self, Api, Title};
-use crate::admission::Admit;
+use crate::admission::{Admit, AdmitAll};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::request::{DefaultLength, Prompt, Request, RequestId};
@@ -91,8 +91,6 @@ struct Begun {
 pub(super) struct Running {
     pub(super) reader: Reader,
     choices: usize,
-    /// Of a request with several prompts.
-    _parent: Option<Parent>,
 }
 
 impl Running {
@@ -117,7 +115,7 @@ async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> R
     Ok(Begun { running, title, stream, include_usage })
 }
 
-/// Sends one request for each prompt.
+/// Sends a request, or one for each of its prompts.
 fn admit(
     door: &Door,
     title: &Title,
@@ -126,22 +124,27 @@ fn admit(
 ) -> Result<Running> {
     let prompts = std::mem::take(&mut generation.prompts);
     let choices = prompts.len();
-    let parent = match choices {
-        1 => None,
-        _ => Some(door.parents.note(&title.request_id, choices)?),
-    };
-    let ids = match &parent {
-        None => vec![title.request_id.clone()],
-        Some(parent) => parent.children.clone(),
-    };
     let slow_after = Some(door.slow_reader).filter(|_| generation.stream);
     let (reader, entries) = outbox(choices, slow_after);
-    for ((id, prompt), entry) in ids.into_iter().zip(prompts).zip(entries) {
-        let request = request(title.api, &generation, (id, prompt), entry, received_at);
-        // On a refusal the reader is dropped here, which cancels the prompts before this one.
-        door.admit.try_send(Admit(request)).map_err(|refusal| not_taken(&refusal))?;
+    let id = title.request_id.clone();
+    let ids = children::ids(&id, choices)?;
+    let requests = ids.into_iter().zip(prompts).zip(entries);
+    let mut requests: Vec<Request> = requests
+        .map(|(id_and_prompt, entry)| {
+            request(title.api, &generation, id_and_prompt, entry, received_at)
+        })
+        .collect();
+    match requests.pop() {
+        Some(only) if requests.is_empty() => {
+            door.admit.try_send(Admit(only)).map_err(|refusal| not_taken(&refusal))?;
+        }
+        last => {
+            requests.extend(last);
+            let all = AdmitAll { id, requests };
+            door.admit_all.try_send(all).map_err(|refusal| not_taken(&refusal))?;
+        }
     }
-    Ok(Running { reader, choices, _parent: parent })
+    Ok(Running { reader, choices })
 }
 
 fn request(

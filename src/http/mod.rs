@@ -1,8 +1,8 @@
 //! HTTP: OpenAI-style endpoints (actix-web); wire ↔ [`Request`](crate::request::Request), nothing else.
 //!
-//! No actor: a server with workers of its own that [`start`] binds and [`Running::stop`] ends. Sends [`Admit`] and [`Cancel`] to
-//! admission and [`List`] to models, always with `try_send`; a full mailbox is answered as `queue_full`. Every request's
-//! answer comes back through its sink (`outbox.rs`), which merges what a slow reader leaves lying.
+//! No actor: a server with workers of its own that [`start`] binds and [`Running::stop`] ends. Sends [`Admit`], [`AdmitAll`] and
+//! [`Cancel`] to admission with `try_send`; a full mailbox is answered as `queue_full`. Asks models for their [`List`]. Every
+//! request's answer comes back through its sink (`outbox.rs`), which merges what a slow reader leaves lying.
 //!
 //! ```text
 //! body → json → fields → parse → Admit … outbox → wire → body or SSE
@@ -14,7 +14,7 @@ use actix::Recipient;
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::admission::{Admit, Cancel};
+use crate::admission::{Admit, AdmitAll, Cancel};
 use crate::clock::Timestamp;
 use crate::health::{Status, Vitals};
 use crate::models::List;
@@ -22,6 +22,7 @@ use crate::telemetry::Metrics;
 
 mod auth;
 mod bill;
+mod children;
 mod choices;
 mod config;
 mod fields;
@@ -30,7 +31,6 @@ mod json;
 mod messages;
 mod openai_params;
 mod outbox;
-mod parents;
 mod parse;
 mod prompts;
 mod refusal;
@@ -46,6 +46,8 @@ pub use server::{Running, start};
 pub struct Deps {
     /// Admission: requests.
     pub admit: Recipient<Admit>,
+    /// Admission: requests with several prompts.
+    pub admit_all: Recipient<AdmitAll>,
     /// Admission: cancels by id.
     pub cancel: Recipient<Cancel>,
     /// Models: what is loaded.

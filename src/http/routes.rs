@@ -17,11 +17,10 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::generate::{chat, completions, not_taken};
-use super::parents::Parents;
 use super::refusal::{Refused, method_not_allowed};
 use super::wire::Api;
 use super::{ApiKey, Config, Deps, HealthSource, auth};
-use crate::admission::{Admit, Cancel};
+use crate::admission::{Admit, AdmitAll, Cancel};
 use crate::error::{Error, Kind, Result};
 use crate::health::Status;
 use crate::models::{List, ModelInfo};
@@ -37,12 +36,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What every handler may use; one per server.
 pub(super) struct Door {
     pub(super) admit: Recipient<Admit>,
+    pub(super) admit_all: Recipient<AdmitAll>,
     cancel: Recipient<Cancel>,
     models: Recipient<List>,
     health: Arc<dyn HealthSource>,
     prometheus: PrometheusHandle,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) parents: Parents,
     api_keys: Vec<ApiKey>,
     pub(super) max_body_bytes: usize,
     pub(super) max_prompts: usize,
@@ -52,15 +51,15 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(config: &Config, deps: Deps) -> Self {
-        let Deps { admit, cancel, models, health, prometheus, metrics } = deps;
+        let Deps { admit, admit_all, cancel, models, health, prometheus, metrics } = deps;
         Self {
             admit,
+            admit_all,
             cancel,
             models,
             health,
             prometheus,
             metrics,
-            parents: Parents::default(),
             api_keys: config.api_keys.clone(),
             max_body_bytes: config.max_body_bytes,
             max_prompts: config.max_prompts,
@@ -241,8 +240,9 @@ async fn cancel(door: Data<Door>, id: Path<String>) -> std::result::Result<HttpR
     let candidates = std::iter::once(id.as_str()).chain(stripped.into_iter().flatten());
     for candidate in candidates {
         let Ok(request_id) = RequestId::parse(candidate) else { continue };
-        match cancel_all(&door, &request_id).await {
-            Ok((cancelled, tokens)) => {
+        match cancel_one(&door, &request_id).await {
+            Ok(Ended { reason, completion_tokens: tokens }) => {
+                let cancelled = reason == FinishReason::Cancelled;
                 return Ok(json(StatusCode::OK, &Cancelled { request_id, cancelled, tokens }));
             }
             Err(error) if error.kind == Kind::NotFound => {}
@@ -251,29 +251,6 @@ async fn cancel(door: Data<Door>, id: Path<String>) -> std::result::Result<HttpR
     }
     let message = format!("no request {:?} is running here", id.as_str());
     Err(Error::new(Kind::NotFound, message).with_param("request_id").into())
-}
-
-/// Cancels a request, with all its prompts if it has several: whether any was cut short, and the tokens of all.
-async fn cancel_all(door: &Door, id: &RequestId) -> Result<(bool, u32)> {
-    let Some(children) = door.parents.children(id) else {
-        let ended = cancel_one(door, id).await?;
-        return Ok((ended.reason == FinishReason::Cancelled, ended.completion_tokens));
-    };
-    let ends = children.iter().map(|child| cancel_one(door, child));
-    let (mut found, mut cancelled, mut tokens) = (false, false, 0);
-    for end in futures_util::future::join_all(ends).await {
-        match end {
-            Ok(ended) => {
-                found = true;
-                cancelled |= ended.reason == FinishReason::Cancelled;
-                tokens += ended.completion_tokens;
-            }
-            // This prompt has ended by itself.
-            Err(error) if error.kind == Kind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    if found { Ok((cancelled, tokens)) } else { Err(Error::new(Kind::NotFound, "ended")) }
 }
 
 async fn cancel_one(door: &Door, id: &RequestId) -> Result<Ended> {

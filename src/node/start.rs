@@ -167,6 +167,7 @@ impl Doors {
                 &config.http,
                 http::Deps {
                     admit: admission.clone().recipient(),
+                    admit_all: admission.clone().recipient(),
                     cancel: admission.clone().recipient(),
                     models: models.clone().recipient(),
                     health: vitals.clone(),

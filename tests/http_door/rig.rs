@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix::{Actor, Context, Handler};
+use actix::{Actor, Addr, Context, Handler};
 use bytes::Bytes;
-use inferno_node::admission::{Admit, Cancel};
+use inferno_node::admission::{Admit, AdmitAll, Cancel};
 use inferno_node::error::Error;
 use inferno_node::health::Status;
 use inferno_node::http::{Config, Deps, HealthSource, Running, start};
@@ -35,6 +35,15 @@ impl Handler<Admit> for Admission {
     type Result = ();
     fn handle(&mut self, Admit(request): Admit, _: &mut Self::Context) {
         let _ = self.admits.send(request);
+    }
+}
+
+impl Handler<AdmitAll> for Admission {
+    type Result = ();
+    fn handle(&mut self, all: AdmitAll, _: &mut Self::Context) {
+        for request in all.requests {
+            let _ = self.admits.send(request);
+        }
     }
 }
 
@@ -108,7 +117,7 @@ impl Rig {
         let (cancels_in, cancels) = unbounded_channel();
         let admission = Admission { admits: admits_in, cancels: cancels_in }.start();
         let health = Arc::new(Health::default());
-        let deps = deps(admission.clone().recipient(), admission.recipient(), health.clone());
+        let deps = deps(admission, health.clone());
         let running = start(config, deps).expect("a free port");
         Self { running, health, admits, cancels, client: reqwest::Client::new() }
     }
@@ -139,15 +148,22 @@ impl Rig {
     }
 }
 
-pub fn deps(
-    admit: actix::Recipient<Admit>,
-    cancel: actix::Recipient<Cancel>,
-    health: Arc<Health>,
-) -> Deps {
+pub fn deps<A>(admission: Addr<A>, health: Arc<Health>) -> Deps
+where
+    A: Actor<Context = Context<A>> + Handler<Admit> + Handler<AdmitAll> + Handler<Cancel>,
+{
     let recorder = PrometheusBuilder::new().build_recorder();
     let prometheus = recorder.handle();
     let metrics = metrics::with_local_recorder(&recorder, || Arc::new(Metrics::new("n1")));
-    Deps { admit, cancel, models: Models.start().recipient(), health, prometheus, metrics }
+    Deps {
+        admit: admission.clone().recipient(),
+        admit_all: admission.clone().recipient(),
+        cancel: admission.recipient(),
+        models: Models.start().recipient(),
+        health,
+        prometheus,
+        metrics,
+    }
 }
 
 /// One request, played.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use actix::{Actor, Arbiter, AsyncContext as _, Context, Handler};
-use inferno_node::admission::{Admit, Cancel};
+use inferno_node::admission::{Admit, AdmitAll, Cancel};
 use inferno_node::http::{Config, start};
 use serde_json::{Value, json};
 
@@ -107,6 +107,13 @@ impl Handler<Admit> for Stuck {
     fn handle(&mut self, _: Admit, _: &mut Self::Context) {}
 }
 
+impl Handler<AdmitAll> for Stuck {
+    type Result = ();
+    fn handle(&mut self, _: AdmitAll, _: &mut Self::Context) {
+        let _ = self.0.recv();
+    }
+}
+
 impl Handler<Cancel> for Stuck {
     type Result = ();
     fn handle(&mut self, _: Cancel, _: &mut Self::Context) {}
@@ -117,7 +124,7 @@ async fn a_full_mailbox_is_429_and_a_closed_one_503() {
     let (release, released) = mpsc::channel();
     let arbiter = Arbiter::new();
     let stuck = Stuck::start_in_arbiter(&arbiter.handle(), move |_| Stuck(released));
-    let deps = deps(stuck.clone().recipient(), stuck.recipient(), Arc::new(Health::default()));
+    let deps = deps(stuck, Arc::new(Health::default()));
     let running = start(&config(), deps).unwrap();
     let url = |path: &str| format!("http://{}{path}", running.address());
     let client = reqwest::Client::new();
@@ -162,7 +169,7 @@ async fn a_bad_configuration_or_a_taken_port_opens_no_door() {
     {
         // Nobody holds the other end, so this one does not stand still.
         let admission = Stuck(mpsc::channel().1).start();
-        let deps = deps(admission.clone().recipient(), admission.recipient(), Arc::default());
+        let deps = deps(admission, Arc::default());
         let refused = start(&config, deps).map(|running| running.address());
         assert_eq!(refused.map_err(|error| error.kind()), Err(kind));
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use inferno_node::bus::client::Client;
+use inferno_node::bus::client::{Client, ClientError};
+use inferno_node::error::Kind;
 use inferno_node::request::{FinishReason, RequestId};
 use serde_json::{Value, json};
 
@@ -64,6 +65,35 @@ async fn a_cancel_from_the_bus_ends_an_http_request() {
 }
 
 #[tokio::test]
+async fn a_request_with_several_prompts_runs_under_its_one_id() {
+    let node = NodeProcess::start_sim(5_000, "[bus]\nmode = \"managed\"\n");
+    let bus = client(&node.nats()).await;
+    let body = json!({
+        "model": "demo", "prompt": ["Hello", "Bye"], "max_tokens": 1500, "request_id": "both",
+    });
+    let (reply, cancelled) = tokio::join!(node.post("/v1/completions", &body), async {
+        node.wait_health("running", |health| health["running"] == 2).await;
+        for id in ["both", "both-1"] {
+            let mut twin = request(8, 1);
+            twin["request_id"] = id.into();
+            match bus.generate("demo", twin).await.map(|generation| generation.id().clone()) {
+                Err(ClientError::Refused(error)) => assert_eq!(error.kind, Kind::Conflict),
+                other => panic!("{other:?}"),
+            }
+        }
+        let twin = node.post("/v1/completions", &body).await;
+        assert_eq!(twin.status().as_u16(), 409);
+        bus.cancel(&RequestId::parse("both").expect("an id")).await.expect("acknowledged")
+    });
+    assert!(cancelled.cancelled && cancelled.tokens < 3000, "{cancelled:?}");
+    assert_eq!(reply.status().as_u16(), 499);
+    match bus.cancel(&RequestId::parse("both").expect("an id")).await {
+        Err(ClientError::NoResponders(_)) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn a_delete_over_http_ends_a_bus_request() {
     let node = NodeProcess::start_sim(5_000, "[bus]\nmode = \"managed\"\n");
     let bus = client(&node.nats()).await;
@@ -114,7 +144,7 @@ async fn a_node_that_starts_before_nats_serves_http_and_then_the_bus() {
     let mut generation = loop {
         match bus.generate("demo", request(8, 1)).await {
             Ok(generation) => break generation,
-            Err(inferno_node::bus::client::ClientError::NoResponders(_)) => {
+            Err(ClientError::NoResponders(_)) => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(error) => panic!("{error}"),

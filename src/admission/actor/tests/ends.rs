@@ -23,6 +23,54 @@ fn cancel_answers_when_the_request_has_ended() {
     });
 }
 
+fn several(id: &str, sinks: &[Collected]) -> AdmitAll {
+    let one = |(i, sink): (usize, &Collected)| request(&format!("{id}-{i}"), ids(1), sink.clone());
+    let requests = sinks.iter().enumerate().map(one).collect();
+    AdmitAll { id: RequestId::parse(id).expect("an id"), requests }
+}
+
+#[test]
+fn several_prompts_run_under_one_id_as_well() {
+    with_bench(|bench| async move {
+        let sinks = [Collected::default(), Collected::default()];
+        bench.tell(several("p", &sinks)).await;
+        until(|| bench.scheduler.enqueued.lock().expect("whole").len() == 2).await;
+        let prompts = bench.enqueued();
+        assert!(bench.observed.words().contains(&"started p".to_owned()));
+
+        let (twin, again) = (Collected::default(), [Collected::default(), Collected::default()]);
+        bench.admit(request("p", ids(1), twin.clone())).await;
+        bench.tell(several("p", &again)).await;
+        for refused in [&twin, &again[0], &again[1]] {
+            assert_eq!(refused.refusal().map(|e| e.kind), Some(Kind::Conflict));
+        }
+
+        // The first prompt ends by itself, then the whole is cancelled.
+        let answer = bench.cancel("p").await;
+        finish(&prompts[0], FinishReason::Stop);
+        prompts[1].stream.lock().expect("whole").cancel(Timestamp::now());
+        let ended = Ended { reason: FinishReason::Cancelled, completion_tokens: 2 };
+        assert_eq!(answer.await, Ok(Ok(ended)));
+        bench.assert_empty();
+        assert!(bench.ledger.get(&RequestId::parse("p").expect("an id")).is_empty());
+        assert_eq!(bench.observed.words().last().map(String::as_str), Some("ended p"));
+    });
+}
+
+#[test]
+fn an_id_whose_prompts_are_all_refused_is_free_again() {
+    with_bench(|bench| async move {
+        let sinks = [Collected::default(), Collected::default()];
+        sinks.iter().for_each(Collected::close);
+        bench.tell(several("p", &sinks)).await;
+        let sink = Collected::default();
+        bench.admit(request("p", ids(1), sink.clone())).await;
+        assert_eq!(sink.refusal(), None);
+        assert!(!bench.observed.words().contains(&"ended p".to_owned()));
+        drop(bench.next_enqueued().await);
+    });
+}
+
 /// Holds the one tokenizer thread at its first look at the request, until the test lets go.
 struct Gate {
     inner: Collected,

@@ -1,0 +1,42 @@
+//! The ids under which the prompts of one request run.
+
+use crate::error::{Error, Result};
+use crate::request::{MAX_REQUEST_ID_LEN, RequestId};
+
+/// The id itself for one prompt; for several, one with a number for each.
+///
+/// # Errors
+/// `invalid` where the id leaves no room for a number.
+pub(super) fn ids(id: &RequestId, count: usize) -> Result<Vec<RequestId>> {
+    if count == 1 {
+        return Ok(vec![id.clone()]);
+    }
+    let ids = (0..count).map(|i| RequestId::parse(&format!("{id}-{i}")));
+    ids.collect::<Result<_>>().map_err(|_| {
+        let room = MAX_REQUEST_ID_LEN - format!("-{}", count - 1).len();
+        let expected = format!("expected at most {room} characters with {count} prompts");
+        Error::invalid("request_id", expected)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn several_prompts_are_numbered() {
+        let id = RequestId::parse("r").expect("valid");
+        assert_eq!(ids(&id, 1).as_deref(), Ok(&[id.clone()][..]));
+        let numbered = ids(&id, 2).expect("room for numbers");
+        assert_eq!(numbered.iter().map(RequestId::as_str).collect::<Vec<_>>(), ["r-0", "r-1"]);
+    }
+
+    #[test]
+    fn an_id_without_room_for_numbers_is_refused() {
+        let id = RequestId::parse(&"x".repeat(63)).expect("valid");
+        let error = ids(&id, 2).expect_err("65 characters");
+        assert_eq!((error.kind, error.param.as_deref()), (Kind::Invalid, Some("request_id")));
+        assert!(error.message.contains("at most 62"));
+    }
+}
