@@ -6,8 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
-#include <vector>
 
 #include "ops/cuda_op.h"
 
@@ -24,16 +22,19 @@ struct KvLayerCuda {
   std::uint32_t head_dim = 0;  // 32, 64, 96, 128 or 256
 };
 
-// One block of the prefill kernel: query tokens first_query … of a sequence.
+// One piece of prefill work: query tokens first_query … of a sequence, up to attention_tile_rows of
+// them.
 struct AttentionTile {
   std::uint32_t seq;
   std::uint32_t first_query;  // in the sequence's query tokens
 };
 
-// Query tokens of one tile.
+// Query tokens of one tile; any multiple of it may be a tile's first_query.
 std::uint32_t attention_tile_rows(std::uint32_t head_dim, std::uint32_t num_heads,
                                   std::uint32_t num_kv_heads);
 
+// The arrays of std::uint32_t and the tiles are read before the previous kernel has ended: what
+// writes them is not the kernel just before, but a copy or a kernel which that one has waited for.
 struct AttentionCudaArgs {
   const void* qkv = nullptr;  // [T, num_heads + 2 num_kv_heads, head_dim]; q is turned already
   std::uint32_t num_heads = 0;
@@ -50,14 +51,18 @@ struct AttentionCudaArgs {
   const AttentionTile* tiles = nullptr;  // [num_tiles]
   std::uint32_t num_tiles = 0;
   void* out = nullptr;  // [T, num_heads, head_dim]
-  // [attention_cuda_workspace_bytes] of device memory, zeroed once before the first call.
+  // [attention_cuda_workspace_bytes], zeroed once before the first call. Calls that share it follow
+  // each other in one stream.
   void* workspace = nullptr;
 };
 
-// What the sum over splits does depends on num_decodes and the context lengths; with
-// `batch_invariant` a row's bits depend on its own q and cached positions only, whether it comes
-// alone, in a batch, or as one of several query tokens (every sequence is then given as tiles, and
-// num_decodes is 0).
+// A tile's rows: the bits of a row depend on its own q and the cached positions up to its own only,
+// whether it comes alone, in a batch, or as one of several query tokens. A decode's rows: also on
+// num_decodes, which decides how many blocks share the positions. So who needs the same bits
+// always gives every sequence as tiles, also those of one query token, and num_decodes is 0.
+//
+// The launches depend on num_decodes, num_tiles and the shapes only: a captured graph follows what
+// the arrays hold at each replay.
 void attention_cuda(const CudaOp& op, const KvLayerCuda& layer, const AttentionCudaArgs& args);
 
 std::size_t attention_cuda_workspace_bytes(std::uint32_t max_seqs, std::uint32_t num_heads,
