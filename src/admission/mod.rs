@@ -1,8 +1,8 @@
 //! Admission: one, on its own arbiter; the only door, and the only place that says no.
 //!
 //! Accepts [`Admit`], [`AdmitAll`] and [`Cancel`] from the doors, [`ModelUp`], [`ModelDown`], [`DevicesUp`] and [`Drain`] from the
-//! node's supervisor. A request is validated, templated and tokenized on a bounded pool, held against the limits, given a permit that returns
-//! itself on `Drop`, and sent to the scheduler. A refusal goes to the request's sink.
+//! node's supervisor. A request is validated, templated and tokenized on a bounded pool, held against the limits, given a permit
+//! that returns itself on `Drop`, and sent to the scheduler. A refusal goes to the request's sink.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

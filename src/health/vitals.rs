@@ -129,9 +129,10 @@ impl Vitals {
         progress
     }
 
-    /// The cell whose pending units are the waiting sequences. A full queue is no stall, so its time is not held against it.
+    /// The cell whose pending units are the waiting sequences. A full queue is no stall: the scheduler stamps it as long as
+    /// everything that could leave has left.
     pub fn watch_waiting(&self) -> Progress {
-        let progress = Progress::new();
+        let progress = self.watch("scheduler");
         self.lock().waiting.push(progress.clone());
         progress
     }
@@ -272,10 +273,32 @@ mod tests {
         let start = Timestamp::now();
         running.set_pending(3, start);
         waiting.set_pending(2, start);
+        waiting.stamp(start.after(Duration::from_secs(31)));
         let message = vitals.message(start.after(Duration::from_secs(31)));
         assert_eq!((message.running, message.waiting), (3, 2));
         assert_eq!(message.status, Status::Critical);
         assert!(message.checks[4].message.as_deref().is_some_and(|m| m.starts_with("batcher")));
+    }
+
+    #[test]
+    fn a_scheduler_that_keeps_what_could_leave_is_degraded_and_then_critical() {
+        let vitals = vitals();
+        vitals.add_device(&DeviceId::new("cpu:0"));
+        vitals.device_up(&DeviceId::new("cpu:0"));
+        vitals.set_models(vec![model()]);
+        let waiting = vitals.watch_waiting();
+        let start = Timestamp::now();
+        waiting.set_pending(1, start);
+        for (seconds, status) in
+            [(4, Status::Healthy), (6, Status::Degraded), (31, Status::Critical)]
+        {
+            let message = vitals.message(start.after(Duration::from_secs(seconds)));
+            assert_eq!((message.checks[4].status, message.waiting), (status, 1));
+        }
+        // A queue behind a busy device: looked at a moment ago, nothing could leave.
+        waiting.stamp(start.after(Duration::from_secs(31)));
+        let message = vitals.message(start.after(Duration::from_secs(32)));
+        assert_eq!(message.status, Status::Healthy);
     }
 
     #[test]

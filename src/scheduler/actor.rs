@@ -32,7 +32,8 @@ pub struct Start {
     pub config: Config,
     /// The node's metrics.
     pub metrics: Arc<Metrics>,
-    /// Pending: sequences that wait. Stamped whenever all that could leave has left: waiting for credit is no stall.
+    /// Pending: sequences that wait. Stamped whenever all that could leave has left: waiting for credit is no stall, but room that
+    /// is not used is one, as is an actor that does not look.
     pub progress: Progress,
 }
 
@@ -72,7 +73,9 @@ impl Scheduler {
         let waiting = self.policy.len();
         self.metrics.requests_waiting.set(waiting as f64);
         self.progress.set_pending(waiting as u64, now);
-        self.progress.stamp(now);
+        if !self.policy.withholds(now) {
+            self.progress.stamp(now);
+        }
     }
 
     fn send(&mut self, assignment: Assignment<SharedStream>) {

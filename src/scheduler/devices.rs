@@ -163,6 +163,11 @@ impl Devices {
         self.prefix_index_blocks > 0 && self.list.iter().filter(|device| device.up).count() > 1
     }
 
+    /// Whether a device that is up has room for the sequence, whether or not it takes messages.
+    pub fn have_room_for(&self, sequence: &Sequence) -> bool {
+        self.serving(sequence.model).any(|(_, lane)| lane.fits(sequence))
+    }
+
     /// The device to send a sequence to: the one with the least to compute before its first token. Of equal ones that with
     /// the most free blocks, then the first by name.
     pub fn choose(

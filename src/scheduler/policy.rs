@@ -183,6 +183,21 @@ impl<S> Scheduling<S> {
         self.models.retain(|model| model.queue.len() > 0);
     }
 
+    /// Whether a sequence that is first in its queue still waits although a device has room for it. Right after
+    /// [`next`](Self::next) has nothing more to send, this means that something is wrong: a batcher that gives credit and takes
+    /// nothing, or a defect here.
+    pub fn withholds(&self, now: Timestamp) -> bool {
+        let ageing = Duration::from_secs_f64(self.config.ageing_s);
+        self.models.iter().any(|model| {
+            let first = model.queue.next(&mut Passed::default(), now, ageing);
+            let entry = first.and_then(|key| model.queue.get(key));
+            entry.is_some_and(|entry| {
+                let sequence = &entry.sequence;
+                !sequence.handle.wants_no_more() && self.devices.have_room_for(sequence)
+            })
+        })
+    }
+
     /// Those who left without being sent, since the last call.
     pub fn take_leaving(&mut self) -> Vec<Leaving<S>> {
         std::mem::take(&mut self.leaving)
@@ -362,6 +377,23 @@ mod tests {
         policy.put_back(third, Refusal::Gone);
         assert_eq!(sent(&mut policy, 5), NOBODY);
         assert_eq!(policy.len(), 1);
+    }
+
+    #[test]
+    fn waiting_beside_room_is_told_from_waiting_for_room() {
+        let mut policy = waiting(credit("a", 0, 1, 20), &[(1, PLAIN, 16), (2, PLAIN, 16)]);
+        assert!(policy.withholds(second(3)), "nobody has asked it yet");
+        assert_eq!(sent(&mut policy, 3), [1]);
+        assert!(!policy.withholds(second(3)), "the seat is taken");
+        policy.credit(credit("a", 1, 1, 0));
+        assert!(!policy.withholds(second(9_000)), "no block is free, for however long");
+        policy.credit(credit("a", 1, 1, 20));
+        let next = policy.next(second(4)).expect("there is room");
+        policy.put_back(next, Refusal::Full);
+        assert_eq!(sent(&mut policy, 4), NOBODY);
+        assert!(policy.withholds(second(4)), "it has room and takes nothing");
+        policy.device_down(&id("a"), 1);
+        assert!(!policy.withholds(second(5)), "without a device nobody has room");
     }
 
     #[test]

@@ -72,6 +72,11 @@ impl<S> Queue<S> {
     }
 
     /// The entry at a place.
+    pub fn get(&self, key: Key) -> Option<&Entry<S>> {
+        self.levels[usize::from(key.0)].get(&key.1)
+    }
+
+    /// The entry at a place, to be changed.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut Entry<S>> {
         self.levels[usize::from(key.0)].get_mut(&key.1)
     }
