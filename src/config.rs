@@ -82,8 +82,18 @@ pub struct Sources {
     pub flags: Vec<String>,
 }
 
-/// Variables that begin like configuration and are not; the client tests and the logs use them.
-const NOT_CONFIGURATION: [&str; 1] = ["INFERNO_CONFIG"];
+/// Variables that begin like configuration and are none: the command line's own, and what clients and tests are told by. Where one
+/// is exported for them, a node must still start. Any other that names no key is refused, as a mistyped one would be.
+const NOT_CONFIGURATION: [&str; 8] = [
+    "INFERNO_CONFIG",
+    "INFERNO_API_KEY",
+    "INFERNO_HTTP_URL",
+    "INFERNO_NATS_URL",
+    "INFERNO_BIN",
+    "INFERNO_SERVE_ARGS",
+    "INFERNO_SIM_RUNS",
+    "INFERNO_SIM_SEED",
+];
 
 impl Config {
     /// Reads the layers, and checks the result whole.
@@ -106,8 +116,7 @@ impl Config {
                 .ok_or_else(|| format!("--set {flag}: expected section.key=value"))?;
             apply(&mut table, path, value).map_err(|fault| format!("--set {flag}: {fault}"))?;
         }
-        let config = Config::deserialize(table)
-            .map_err(|error| ConfigError::from(error.to_string().trim().to_owned()))?;
+        let config = read_table(table)?;
         config.check()?;
         Ok(config)
     }
@@ -215,6 +224,48 @@ fn read_file(path: &Path) -> Result<Table, ConfigError> {
         .map_err(|error| format!("{}: {}", path.display(), error.to_string().trim()).into())
 }
 
+/// Reads the joined layers. What is at fault is taken out and the rest read again, so that every fault is named.
+fn read_table(table: Table) -> Result<Config, ConfigError> {
+    let mut rest = Value::Table(table);
+    let mut faults = Vec::new();
+    loop {
+        let error = match Config::deserialize(rest.clone()) {
+            Ok(config) if faults.is_empty() => return Ok(config),
+            Ok(_) => return Err(ConfigError(faults)),
+            Err(error) => error,
+        };
+        let key = key_at_fault(&error);
+        let message = error.message();
+        faults.push(if key.is_empty() { message.to_owned() } else { format!("{key}: {message}") });
+        let path: Vec<&str> = key.split('.').collect();
+        if !take_out(&mut rest, &path) {
+            return Err(ConfigError(faults));
+        }
+    }
+}
+
+/// Where an error lies, as `section.key`: the text says the table, and first of all the name of a key that is not known.
+fn key_at_fault(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let table =
+        text.rsplit_once("\nin `").map_or("", |(_, rest)| rest.trim_end().trim_end_matches('`'));
+    let unknown =
+        error.message().strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let parts = [Some(table), unknown.map(|(key, _)| key)];
+    parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
+}
+
+/// Removes a key; in a list of tables, from each of them. Tells whether there was one.
+fn take_out(value: &mut Value, path: &[&str]) -> bool {
+    let Some((key, rest)) = path.split_first() else { return false };
+    match value {
+        Value::Array(list) => list.iter_mut().fold(false, |any, one| take_out(one, path) | any),
+        Value::Table(table) if rest.is_empty() => table.remove(*key).is_some(),
+        Value::Table(table) => table.get_mut(*key).is_some_and(|inner| take_out(inner, rest)),
+        _ => false,
+    }
+}
+
 fn apply_variable(table: &mut Table, name: &str, value: &str) -> Result<(), ConfigError> {
     let fault = |reason: String| ConfigError::from(format!("{name}: {reason}"));
     let rest = name.strip_prefix("INFERNO_").unwrap_or(name).to_lowercase();
@@ -306,6 +357,7 @@ mod tests {
             ("INFERNO_BUS_MANAGED__PORT", "4300"),
             ("INFERNO_HTTP_API_KEYS", "[\"secret\"]"),
             ("INFERNO_CONFIG", "read by the command line"),
+            ("INFERNO_API_KEY", "a client's"),
         ];
         let config = load("", &environment, &["bus.tls.required=true"]).expect("valid");
         assert_eq!(config.models[0].name, "tiny");
@@ -349,6 +401,32 @@ mod tests {
         }
         let sources = Sources { file: Some("/does/not/exist.toml".into()), ..Sources::default() };
         assert!(Config::load(&sources).is_err());
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_named_with_their_section_all_at_once() {
+        let file = "[[models]]\nname = \"a\"\nmodel_path = \"b\"\ncolour = 1\n\
+            [http]\nport = 1\nhost = 1\nworkers = \"two\"\n[bus.tls]\ncrt = \"x\"\n[hppt]\nbind = \"y\"\n\
+            [executor]\nisa = \"sse\"\nfaults = [{ kind = \"panic\", steps = 1 }]\n";
+        let error = load(file, &[("INFERNO_NODE_NAME", "c")], &[]).expect_err("nine faults");
+        let keys = [
+            "models.colour",
+            "http.port",
+            "http.host",
+            "http.workers",
+            "bus.tls.crt",
+            "hppt",
+            "executor.isa",
+            "executor.faults.steps",
+            "node.name",
+        ];
+        for key in keys {
+            let named = |line: &&String| line.starts_with(&format!("{key}: "));
+            assert_eq!(error.0.iter().filter(named).count(), 1, "{key} in {error}");
+        }
+        assert_eq!(error.0.len(), keys.len(), "{error}");
+        let missing = load("[[models]]\nname = \"a\"\n", &[], &[]).expect_err("no path");
+        assert!(missing.to_string().contains("model_path"), "{missing}");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize as _;
+
 const MAX_FILE_LINES: usize = 400;
 const MAX_FUNCTION_LINES: usize = 70;
 /// Characters, comments included.
@@ -303,6 +305,64 @@ fn every_configuration_key_is_documented() {
         ..Default::default()
     })
     .expect("config/node.toml itself is valid");
+}
+
+/// `config/node.toml` with every key that it comments out.
+fn whole_configuration() -> toml::Table {
+    let is_key = |line: &str| {
+        let name = line.split(" = ").next().unwrap_or("");
+        line.contains(" = ") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    let page = read(&root().join("config/node.toml"));
+    let lines = page.lines().map(|line| match line.strip_prefix("# ") {
+        Some(key) if is_key(key) => key,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n").parse().expect("TOML, with all its keys as well")
+}
+
+#[test]
+fn documented_defaults_are_the_defaults() {
+    let mut page = whole_configuration();
+    inferno_node::config::Config::deserialize(page.clone()).expect("every key is known");
+    let defaults = toml::Table::try_from(inferno_node::config::Config::default()).expect("TOML");
+    let text = read(&root().join("config/node.toml"));
+    let mut breaches = Vec::new();
+    let mut compare = |section: &str, documented: &toml::Table, defaults: &toml::Table| {
+        for (key, value) in documented.iter().filter(|(_, value)| !value.is_table()) {
+            let line = text.lines().find(|line| line.contains(&format!("{key} = ")));
+            match defaults.get(key) {
+                Some(default) if default == value => {}
+                Some(default) => breaches.push(format!("{section}.{key}: {value}, not {default}")),
+                // What has no default has an example, and says what its absence means.
+                None if line.is_some_and(|line| line.contains("absent: ")) => {}
+                None => breaches.push(format!("{section}.{key} = {value}: what if it is absent?")),
+            }
+        }
+    };
+    page.remove("models");
+    let none = toml::Table::new();
+    for (section, value) in &page {
+        let documented = value.as_table().expect("a section");
+        let of = defaults.get(section).and_then(toml::Value::as_table).expect("a section");
+        compare(section, documented, of);
+        for (name, inner) in documented.iter().filter_map(|(n, v)| Some((n, v.as_table()?))) {
+            let of = of.get(name).and_then(toml::Value::as_table).unwrap_or(&none);
+            compare(&format!("{section}.{name}"), inner, of);
+        }
+    }
+    report(&breaches);
+}
+
+#[test]
+fn every_key_of_a_cost_model_is_documented() {
+    use inferno_node::executor::CostModel;
+    let error = toml::from_str::<CostModel>("no-such-key = 1").expect_err("an unknown key");
+    let (_, expected) = error.message().split_once("expected").expect("the known ones");
+    let page = read(&root().join("config/sim/h200-8b.toml"));
+    for key in expected.split('`').skip(1).step_by(2) {
+        assert!(page.contains(&format!("{key} = ")), "config/sim/h200-8b.toml lacks {key}");
+    }
 }
 
 #[test]

@@ -129,6 +129,7 @@ impl Config {
         }
         self.check_urls(&mut wrong);
         self.check_auth(&mut wrong);
+        self.check_files(&mut wrong);
         if self.managed.binary.as_os_str().is_empty() {
             wrong.push("bus.managed.binary: expected a program, got nothing".to_owned());
         }
@@ -177,6 +178,24 @@ impl Config {
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             wrong.push("bus.tls.cert, bus.tls.key: expected both or neither, got one".to_owned());
+        }
+    }
+
+    /// Whether the files can be read, so that a wrong path is said before anything is opened.
+    fn check_files(&self, wrong: &mut Vec<String>) {
+        if self.mode == Mode::Off {
+            return;
+        }
+        for (key, file) in [
+            ("credentials_file", &self.credentials_file),
+            ("tls.ca", &self.tls.ca),
+            ("tls.cert", &self.tls.cert),
+            ("tls.key", &self.tls.key),
+        ] {
+            let Some(path) = file else { continue };
+            if let Err(error) = std::fs::read(path) {
+                wrong.push(format!("bus.{key}: {} cannot be read: {error}", path.display()));
+            }
         }
     }
 }
@@ -279,6 +298,20 @@ mod tests {
             c.tls.required = true;
         });
         assert!(managed.contains("bus.tls.required"), "{managed}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let config = Config {
+            credentials_file: Some("/does/not/exist.creds".into()),
+            tls: Tls { ca: Some("/does/not/exist.pem".into()), ..Tls::default() },
+            ..Config::default()
+        };
+        let faults = config.check().expect_err("neither is there");
+        assert_eq!(faults.len(), 2);
+        assert!(faults[0].starts_with("bus.credentials_file: /does/not/exist.creds"), "{faults:?}");
+        assert!(faults[1].starts_with("bus.tls.ca: /does/not/exist.pem"), "{faults:?}");
+        assert_eq!(Config { mode: Mode::Off, ..config }.check(), Ok(()));
     }
 
     #[test]
