@@ -1,0 +1,129 @@
+// Instructions of compute capability 9.0 and warp-wide matrix instructions, one function each. PTX
+// ISA: "mbarrier", "cp.async.bulk.tensor", "ldmatrix", "mma".
+#pragma once
+
+#include <cuda.h>
+
+#include "ops/cuda_device.cuh"
+
+#ifdef INFERNO_SM90
+namespace inferno::ops::cuda {
+
+__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void init_barrier(std::uint64_t* barrier, std::uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(arrivals)
+               : "memory");
+}
+
+// Makes initialised barriers known to the copy engine.
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void arrive(std::uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
+               : "memory");
+}
+
+// Arrives, and lets the phase end only when `bytes` have been copied besides.
+__device__ __forceinline__ void arrive_expecting(std::uint64_t* barrier, std::uint32_t bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+
+// Waits for the end of the phase of this parity.
+__device__ __forceinline__ void wait_barrier(std::uint64_t* barrier, std::uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// Data read once should not drive out of L2 what is read again.
+__device__ __forceinline__ std::uint64_t evict_first_policy() {
+  std::uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+__device__ __forceinline__ std::uint64_t evict_last_policy() {
+  std::uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// Copies the map's box whose first element is (row, column) to shared memory.
+__device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* map,
+                                         std::uint32_t column, std::uint32_t row,
+                                         std::uint64_t* barrier, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
+
+// Four 8 x 8 matrices of 16-bit elements, the rows of matrix i at the addresses of lanes 8 i to
+// 8 i + 7.
+struct Fragments {
+  std::uint32_t at[4];
+};
+
+__device__ __forceinline__ Fragments load_matrices(std::uint32_t address) {
+  Fragments f;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(f.at[0]), "=r"(f.at[1]), "=r"(f.at[2]), "=r"(f.at[3])
+               : "r"(address)
+               : "memory");
+  return f;
+}
+
+// sums [16, 8] += a [16, 16] · b [16, 8]. A thread has of the sums rows lane / 4 and + 8, columns
+// 2 (lane % 4) and + 1: [row, column], [row, column + 1], [row + 8, column], [row + 8, column + 1].
+template <typename Element>
+__device__ __forceinline__ void multiply(float (&sums)[4], const Fragments& a, std::uint32_t b0,
+                                         std::uint32_t b1);
+
+template <>
+__device__ __forceinline__ void multiply<__nv_bfloat16>(float (&sums)[4], const Fragments& a,
+                                                        std::uint32_t b0, std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1));
+}
+
+template <>
+__device__ __forceinline__ void multiply<__half>(float (&sums)[4], const Fragments& a,
+                                                 std::uint32_t b0, std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1));
+}
+
+// A float that says by a flag in the same word that it is there: no fence and no second trip.
+__device__ __forceinline__ void publish_float(std::uint64_t* word, float value) {
+  const std::uint64_t bits = (std::uint64_t{1} << 32) | __float_as_uint(value);
+  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(word), "l"(bits) : "memory");
+}
+
+__device__ __forceinline__ std::uint64_t read_word(const std::uint64_t* word) {
+  std::uint64_t bits;
+  asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(bits) : "l"(word) : "memory");
+  return bits;
+}
+
+}  // namespace inferno::ops::cuda
+#endif

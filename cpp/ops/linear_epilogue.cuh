@@ -1,0 +1,88 @@
+// What the few-rows kernels do with a finished sum.
+#pragma once
+
+#include "ops/cuda_device.cuh"
+#include "ops/linear_product.h"
+
+namespace inferno::ops::cuda {
+
+struct EpilogueArgs {
+  Epilogue kind;
+  std::uint32_t num_tokens;
+  std::uint32_t num_outputs;  // columns of out: N, of Gate N / 2
+  const float* bias;
+  void* out;
+  const float* next_weight;
+  void* next_h;
+  const float* square_sums;  // of the input
+  std::uint32_t num_square_sums;
+  float eps;
+  std::uint32_t num_columns;  // K
+};
+
+inline EpilogueArgs epilogue_args(const FewRowsProduct& product) {
+  const std::uint32_t num_rows = product.weight.num_rows;
+  const std::uint32_t num_columns = product.weight.num_columns;
+  return {.kind = product.epilogue,
+          .num_tokens = product.in.num_tokens,
+          .num_outputs = product.epilogue == Epilogue::Gate ? num_rows / 2 : num_rows,
+          .bias = product.bias,
+          .out = product.out,
+          .next_weight = product.next.weight,
+          .next_h = product.next.h,
+          .square_sums = product.in.square_sums,
+          .num_square_sums = norm_parts(num_columns),
+          .eps = product.in.eps,
+          .num_columns = num_columns};
+}
+
+// What deferred normalisation multiplies a row of the product by. All lanes of a warp together, so
+// that the order of the sum is the same everywhere.
+__device__ __forceinline__ float row_scale(const EpilogueArgs& args, std::uint32_t token) {
+  if (args.square_sums == nullptr) return 1.0F;
+  const float* sums = args.square_sums + std::size_t{token} * args.num_square_sums;
+  float squares = 0.0F;
+  for (std::uint32_t i = threadIdx.x % 32; i < args.num_square_sums; i += 32) squares += sums[i];
+  return 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(args.num_columns) + args.eps);
+}
+
+__device__ __forceinline__ float bias_of(const EpilogueArgs& args, std::uint32_t row) {
+  return args.bias == nullptr ? 0.0F : args.bias[row];
+}
+
+// Of Gate: the pair of sums of one output.
+template <typename Element>
+__device__ __forceinline__ void finish_gated(const EpilogueArgs& args, std::uint32_t token,
+                                             std::uint32_t output, float gate, float up) {
+  gate += bias_of(args, output);
+  up += bias_of(args, args.num_outputs + output);
+  // The fast exponential and quotient: their errors vanish in elements of 16 bits.
+  const float gated = __fdividef(gate, 1.0F + __expf(-gate)) * up;
+  static_cast<Element*>(args.out)[std::size_t{token} * args.num_outputs + output] =
+      from_float<Element>(gated);
+}
+
+// Of all others. The answer is of Add: the square of the new x.
+template <typename Element>
+__device__ __forceinline__ float finish_output(const EpilogueArgs& args, std::uint32_t token,
+                                               std::uint32_t output, float value) {
+  const std::size_t at = std::size_t{token} * args.num_outputs + output;
+  value += bias_of(args, output);
+  if (args.kind == Epilogue::Store) {
+    static_cast<Element*>(args.out)[at] = from_float<Element>(value);
+    return 0.0F;
+  }
+  float* out = static_cast<float*>(args.out) + at;
+  if (args.kind == Epilogue::StoreFloat) {
+    *out = value;
+    return 0.0F;
+  }
+  const float x = *out + value;
+  *out = x;
+  if (args.next_weight != nullptr) {
+    static_cast<Element*>(args.next_h)[at] = from_float<Element>(x * args.next_weight[output]);
+  }
+  return x * x;
+}
+
+}  // namespace inferno::ops::cuda

@@ -1,0 +1,489 @@
+// Products of few rows at the memory's pace.
+//
+// Weights are cut into boxes of 128 rows x 64 columns, numbered tile by tile (a tile: the 128 rows,
+// all columns), and every block takes an equal run of boxes, whatever tile borders lie in it. One
+// warp streams the boxes through a ring in shared memory; it fills the ring before it waits for
+// the kernel before this one, since weights are constant. Eight warps multiply: 16 rows of W are
+// the 16 rows of an mma, tokens its 8 columns.
+//
+// A tile cut among blocks is finished by the block of its last box; the others leave partial sums.
+// A block goes through its tiles from the last to the first, so what it leaves it leaves early,
+// and what it waits for is of blocks before it, which start no later: no deadlock.
+//
+// Batch invariance: cuts depend on the weight's shape and the number of SMs only, and the sum of
+// an output goes through its columns in order, cut by cut. So a row's bits are the same alone and
+// beside others.
+#include <algorithm>
+#include <stdexcept>
+
+#include "ops/hopper.cuh"
+#include "ops/linear_epilogue.cuh"
+#include "ops/tensor_map.h"
+
+namespace inferno::ops::cuda {
+namespace {
+
+constexpr std::uint32_t kHalfRows = kTileRows / 2;  // two boxes make a stage: see FewRowsArgs
+constexpr std::uint32_t kBoxRowBytes = 128;
+constexpr std::uint32_t kHalfBytes = kHalfRows * kBoxRowBytes;
+constexpr std::uint32_t kConsumers = kHalfRows / 8;  // warps
+constexpr std::uint32_t kConsumerThreads = kConsumers * 32;
+constexpr std::uint32_t kThreads = kConsumerThreads + 32;
+constexpr std::uint32_t kMaxBlocks = 256;
+constexpr std::uint32_t kPartialWords = kTileRows * kMaxFewRows;  // of a block
+
+// More than half of an SM's shared memory, so that two blocks never share an SM while another has
+// none; the rest is left to the kernels between two products, which may start early.
+constexpr std::uint32_t kRingBytes = 222 * 1024;
+constexpr std::uint32_t kSwizzleAlignment = 1024;
+
+template <int kTokens>
+struct Ring {
+  static constexpr std::uint32_t kInputBytes = kTokens * kBoxRowBytes;
+  static constexpr std::uint32_t kStageBytes = 2 * kHalfBytes + kInputBytes;
+  static constexpr std::uint32_t kStages = kRingBytes / kStageBytes;
+  static constexpr std::uint32_t kSharedBytes = kStages * kStageBytes + kSwizzleAlignment;
+};
+
+struct FewRowsArgs {
+  CUtensorMap weight_map;
+  CUtensorMap input_map;
+  EpilogueArgs epilogue;
+  // A tile's rows are two runs of 64: of Gate the same outputs' gate and up, else neighbours. An
+  // mma takes 8 rows of each, so that a thread has the sums of a pair.
+  std::uint32_t rows_per_tile;  // by which the first run advances
+  std::uint32_t second_run;     // its distance from the first
+  std::uint32_t boxes_per_tile;
+  std::uint32_t num_boxes;
+  float* next_square_sums;
+  std::uint64_t* partials;  // [blocks, kPartialWords]
+};
+
+std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
+
+#ifdef INFERNO_SM90
+
+struct Shared {
+  std::uint64_t* full;   // [kStages] weights and input have come
+  std::uint64_t* empty;  // [kStages] all consumers have read them
+  std::uint32_t ring;    // address
+  float* scale;          // [kMaxFewRows] of a token's row
+  float* squares;        // [kConsumers, kMaxFewRows]
+};
+
+// The part of a tile that lies in a block's run of boxes.
+struct Segment {
+  std::uint32_t tile;
+  std::uint32_t first_box;  // within the tile
+  std::uint32_t end_box;
+};
+
+// A block's run of boxes, given out tile by tile from its end.
+class Run {
+ public:
+  __device__ explicit Run(const FewRowsArgs& args)
+      : boxes_per_tile_(args.boxes_per_tile),
+        begin_(border(args, blockIdx.x)),
+        end_(border(args, blockIdx.x + 1)) {}
+
+  __device__ bool next(Segment& segment) {
+    if (end_ == begin_) return false;
+    segment.tile = (end_ - 1) / boxes_per_tile_;
+    const std::uint32_t first = segment.tile * boxes_per_tile_;
+    segment.first_box = max(begin_, first) - first;
+    segment.end_box = end_ - first;
+    end_ = first + segment.first_box;
+    return true;
+  }
+
+  // The block which has this box.
+  __device__ static std::uint32_t block_of(const FewRowsArgs& args, std::uint32_t box) {
+    return ((std::uint64_t{box} + 1) * gridDim.x - 1) / args.num_boxes;
+  }
+
+ private:
+  __device__ static std::uint32_t border(const FewRowsArgs& args, std::uint32_t block) {
+    return std::uint64_t{args.num_boxes} * block / gridDim.x;
+  }
+
+  std::uint32_t boxes_per_tile_;
+  std::uint32_t begin_;
+  std::uint32_t end_;
+};
+
+// The same, box by box.
+class BoxWalk {
+ public:
+  __device__ explicit BoxWalk(const FewRowsArgs& args) : run_(args) {}
+  __device__ bool next() {
+    if (++box_ < segment_.end_box) return true;
+    if (!run_.next(segment_)) return false;
+    box_ = segment_.first_box;
+    return true;
+  }
+  __device__ std::uint32_t tile() const { return segment_.tile; }
+  __device__ std::uint32_t column() const { return box_ * kBoxColumns; }
+
+ private:
+  Run run_;
+  Segment segment_{};
+  std::uint32_t box_ = 0;
+};
+
+// A place in the ring and the parity of the barriers' phase there.
+template <std::uint32_t kStages>
+struct RingPosition {
+  std::uint32_t stage = 0;
+  std::uint32_t parity = 0;
+  __device__ void advance() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+template <int kTokens>
+class Producer {
+ public:
+  __device__ Producer(const FewRowsArgs& args, const Shared& shared)
+      : args_(args), shared_(shared), policy_(evict_first_policy()), keep_(evict_last_policy()) {}
+
+  // By one thread.
+  __device__ void run() const {
+    BoxWalk weights(args_);
+    BoxWalk inputs(args_);
+    std::uint32_t filled = 0;
+    while (filled < kStages && weights.next()) copy_weights(filled++, weights);
+    wait_for_previous();
+    for (std::uint32_t stage = 0; stage < filled && inputs.next(); ++stage) {
+      copy_input(stage, inputs);
+    }
+    RingPosition<kStages> at;
+    while (weights.next()) {
+      wait_barrier(&shared_.empty[at.stage], at.parity);
+      copy_weights(at.stage, weights);
+      copy_input(at.stage, weights);
+      at.advance();
+    }
+  }
+
+ private:
+  using Ring = cuda::Ring<kTokens>;
+  static constexpr std::uint32_t kStages = Ring::kStages;
+
+  __device__ void copy_weights(std::uint32_t stage, const BoxWalk& walk) const {
+    std::uint64_t* full = &shared_.full[stage];
+    const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes;
+    const std::uint32_t row = walk.tile() * args_.rows_per_tile;
+    arrive_expecting(full, Ring::kStageBytes);
+    copy_box(to, &args_.weight_map, walk.column(), row, full, policy_);
+    copy_box(to + kHalfBytes, &args_.weight_map, walk.column(), row + args_.second_run, full,
+             policy_);
+  }
+
+  __device__ void copy_input(std::uint32_t stage, const BoxWalk& walk) const {
+    const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes + 2 * kHalfBytes;
+    copy_box(to, &args_.input_map, walk.column(), 0, &shared_.full[stage], keep_);
+  }
+
+  const FewRowsArgs& args_;
+  const Shared& shared_;
+  std::uint64_t policy_;
+  std::uint64_t keep_;
+};
+
+template <typename Element, int kTokens>
+class Consumer {
+ public:
+  __device__ Consumer(const FewRowsArgs& args, const Shared& shared)
+      : args_(args), shared_(shared), warp_(threadIdx.x / 32), lane_(threadIdx.x % 32) {}
+
+  // By all consumer warps.
+  __device__ void run() {
+    load_scales();
+    Run run(args_);
+    Segment segment;
+    while (run.next(segment)) {
+      Sums sums{};
+      multiply_segment(segment, sums);
+      if (segment.end_box < args_.boxes_per_tile) {
+        leave(sums);
+        continue;
+      }
+      if (segment.first_box > 0) collect(segment, sums);
+      finish(segment.tile, sums);
+    }
+  }
+
+ private:
+  using Ring = cuda::Ring<kTokens>;
+  static constexpr int kGroups = kTokens / 8;  // of tokens
+  static constexpr int kSteps = kBoxColumns / 16;
+  struct Sums {
+    float at[kGroups][4];
+  };
+
+  __device__ static void barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumerThreads)); }
+
+  // Of at[group][i].
+  __device__ std::uint32_t token(int group, int i) const {
+    return group * 8 + lane_ % 4 * 2 + i % 2;
+  }
+
+  __device__ void load_scales() const {
+    for (std::uint32_t t = warp_; t < args_.epilogue.num_tokens; t += kConsumers) {
+      const float scale = row_scale(args_.epilogue, t);
+      if (lane_ == 0) shared_.scale[t] = scale;
+    }
+    barrier();
+  }
+
+  __device__ void multiply_segment(const Segment& segment, Sums& sums) {
+    Sums odd{};  // a second chain of sums, since an mma takes longer than its issue
+    for (std::uint32_t box = segment.first_box; box < segment.end_box; ++box) {
+      wait_barrier(&shared_.full[at_.stage], at_.parity);
+      multiply_stage(shared_.ring + at_.stage * Ring::kStageBytes, sums, odd);
+      __syncwarp();
+      if (lane_ == 0) arrive(&shared_.empty[at_.stage]);
+      at_.advance();
+    }
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums.at[group][i] += odd.at[group][i];
+    }
+  }
+
+  // The swizzle: in row r, the 16 bytes numbered c lie at c ^ (r % 8).
+  __device__ void multiply_stage(std::uint32_t stage, Sums& even, Sums& odd) const {
+    const std::uint32_t row = lane_ % 8;
+    // Matrices 0 and 2 of an mma's weights are of the first run, 1 and 3 of the second; 2 and 3
+    // eight columns on.
+    const std::uint32_t weights =
+        stage + lane_ / 8 % 2 * kHalfBytes + (warp_ * 8 + row) * kBoxRowBytes;
+    const std::uint32_t input = stage + 2 * kHalfBytes + row * kBoxRowBytes;
+    Fragments a[kSteps];
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      a[step] = load_matrices(weights + (((step * 2 + lane_ / 16) ^ row) << 4));
+    }
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int pair = 0; pair < kSteps / 2; ++pair) {
+        const Fragments b =
+            load_matrices(input + group * 8 * kBoxRowBytes + (((pair * 4 + lane_ / 8) ^ row) << 4));
+        multiply<Element>(even.at[group], a[pair * 2], b.at[0], b.at[1]);
+        multiply<Element>(odd.at[group], a[pair * 2 + 1], b.at[2], b.at[3]);
+      }
+    }
+  }
+
+  __device__ std::uint64_t* partial_word(std::uint32_t block, int group, int i) const {
+    return args_.partials + std::size_t{block} * kPartialWords +
+           (group * 4 + i) * kConsumerThreads + threadIdx.x;
+  }
+
+  // For the block that finishes the tile.
+  __device__ void leave(const Sums& sums) const {
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (token(group, i) >= args_.epilogue.num_tokens) continue;
+        publish_float(partial_word(blockIdx.x, group, i), sums.at[group][i]);
+      }
+    }
+  }
+
+  // Adds what the blocks before have left of the tile, in order, and takes it away.
+  __device__ void collect(const Segment& segment, Sums& sums) const {
+    Sums total{};
+    for (std::uint32_t block = Run::block_of(args_, segment.tile * args_.boxes_per_tile);
+         block < blockIdx.x; ++block) {
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) take(block, group, total.at[group]);
+    }
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums.at[group][i] += total.at[group][i];
+    }
+  }
+
+  __device__ void take(std::uint32_t block, int group, float (&total)[4]) const {
+    std::uint64_t words[4];
+    bool complete;
+    do {
+      complete = true;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const bool wanted = token(group, i) < args_.epilogue.num_tokens;
+        words[i] = wanted ? read_word(partial_word(block, group, i)) : std::uint64_t{1} << 32;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) complete &= (words[i] >> 32) != 0;
+    } while (!complete);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      total[i] += __uint_as_float(static_cast<std::uint32_t>(words[i]));
+      if (token(group, i) < args_.epilogue.num_tokens) *partial_word(block, group, i) = 0;
+    }
+  }
+
+  __device__ void finish(std::uint32_t tile, const Sums& sums) const {
+    const EpilogueArgs& epilogue = args_.epilogue;
+    const std::uint32_t first = tile * args_.rows_per_tile + warp_ * 8 + lane_ / 4;
+    const std::uint32_t second = first + kHalfRows;  // of Gate the same output's up
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const std::uint32_t t = token(group, i);
+        const bool exists = t < epilogue.num_tokens;
+        const float scale = exists ? shared_.scale[t] : 0.0F;
+        const float a = sums.at[group][i] * scale;
+        const float b = sums.at[group][i + 2] * scale;
+        float squares = 0.0F;
+        if (epilogue.kind == Epilogue::Gate) {
+          if (exists && first < epilogue.num_outputs) {
+            finish_gated<Element>(epilogue, t, first, a, b);
+          }
+          continue;
+        }
+        if (exists && first < epilogue.num_outputs) {
+          squares = finish_output<Element>(epilogue, t, first, a);
+        }
+        if (exists && second < epilogue.num_outputs) {
+          squares += finish_output<Element>(epilogue, t, second, b);
+        }
+        if (args_.next_square_sums != nullptr) add_squares_of_warp(t, squares);
+      }
+    }
+    if (args_.next_square_sums != nullptr) store_squares(tile);
+  }
+
+  // Lanes of equal lane % 4 have the same token.
+  __device__ void add_squares_of_warp(std::uint32_t t, float squares) const {
+    for (int lane = 4; lane < 32; lane *= 2) squares += __shfl_xor_sync(~0U, squares, lane);
+    if (lane_ < 4) shared_.squares[warp_ * kMaxFewRows + t] = squares;
+  }
+
+  __device__ void store_squares(std::uint32_t tile) const {
+    barrier();
+    if (threadIdx.x < args_.epilogue.num_tokens) {
+      float squares = 0.0F;
+      for (std::uint32_t warp = 0; warp < kConsumers; ++warp) {
+        squares += shared_.squares[warp * kMaxFewRows + threadIdx.x];
+      }
+      const std::uint32_t parts = (args_.epilogue.num_outputs + kTileRows - 1) / kTileRows;
+      args_.next_square_sums[threadIdx.x * parts + tile] = squares;
+    }
+    barrier();
+  }
+
+  const FewRowsArgs& args_;
+  const Shared& shared_;
+  std::uint32_t warp_;
+  std::uint32_t lane_;
+  RingPosition<Ring::kStages> at_;
+};
+
+#endif  // INFERNO_SM90
+
+template <typename Element, int kTokens>
+__global__ void __launch_bounds__(kThreads, 1)
+    few_rows_kernel(const __grid_constant__ FewRowsArgs args) {
+#ifdef INFERNO_SM90
+  extern __shared__ unsigned char dynamic[];
+  constexpr std::uint32_t kStages = Ring<kTokens>::kStages;
+  __shared__ std::uint64_t full[kStages];
+  __shared__ std::uint64_t empty[kStages];
+  __shared__ float scale[kMaxFewRows];
+  __shared__ float squares[kConsumers * kMaxFewRows];
+  const std::uint32_t base = shared_address(dynamic);
+  const std::uint32_t ring = (base + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
+  const Shared shared{full, empty, ring, scale, squares};
+  const bool produces = threadIdx.x == kConsumerThreads;
+  if (produces) {
+    for (std::uint32_t stage = 0; stage < kStages; ++stage) {
+      init_barrier(&full[stage], 1);
+      init_barrier(&empty[stage], kConsumers);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
+  if (threadIdx.x >= kConsumerThreads) {
+    if (produces) Producer<kTokens>(args, shared).run();
+    return;
+  }
+  let_next_start();
+  wait_for_previous();
+  Consumer<Element, kTokens>(args, shared).run();
+#endif
+}
+
+using Kernel = void (*)(FewRowsArgs);
+
+struct Variant {
+  Kernel kernel;
+  std::uint32_t shared_bytes;
+  std::uint32_t max_tokens;
+};
+
+template <typename Element, int kTokens>
+constexpr Variant kVariant = {few_rows_kernel<Element, kTokens>, Ring<kTokens>::kSharedBytes,
+                              kTokens};
+
+template <typename Element>
+constexpr Variant kVariants[] = {kVariant<Element, 8>, kVariant<Element, 16>, kVariant<Element, 24>,
+                                 kVariant<Element, 32>};
+
+const Variant& variant_of(Dtype dtype, std::uint32_t num_tokens) {
+  const Variant* variants = dtype == Dtype::BF16 ? kVariants<__nv_bfloat16> : kVariants<__half>;
+  return variants[(num_tokens - 1) / 8];
+}
+
+}  // namespace
+
+FewRowsKernel::FewRowsKernel(const CudaOp& op, void* partials)
+    : partials_(partials), available_(op.dependent_launch) {
+  for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
+    for (std::uint32_t num_tokens = 8; num_tokens <= kMaxFewRows; num_tokens += 8) {
+      const Variant& variant = variant_of(dtype, num_tokens);
+      // Built for an older device, the kernel's body is empty, even where a newer one runs it.
+      cudaFuncAttributes attributes;
+      check(cudaFuncGetAttributes(&attributes, variant.kernel), "cudaFuncGetAttributes");
+      available_ = available_ && attributes.ptxVersion >= 90;
+      if (!available_) return;
+      check(cudaFuncSetAttribute(variant.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(variant.shared_bytes)),
+            "cudaFuncSetAttribute");
+    }
+  }
+}
+
+std::size_t FewRowsKernel::partials_bytes() {
+  return std::size_t{kMaxBlocks} * kPartialWords * sizeof(std::uint64_t);
+}
+
+void FewRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) const {
+  const DeviceMatrix& weight = product.weight;
+  const Variant& variant = variant_of(weight.dtype, product.in.num_tokens);
+  const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns, weight.dtype};
+  const bool gate = product.epilogue == Epilogue::Gate;
+  FewRowsArgs args{};
+  args.weight_map = box_map(weight, kHalfRows);
+  args.input_map = box_map(input, variant.max_tokens);
+  args.epilogue = epilogue_args(product);
+  args.rows_per_tile = gate ? kHalfRows : kTileRows;
+  args.second_run = gate ? weight.num_rows / 2 : kHalfRows;
+  args.boxes_per_tile = divide_up(weight.num_columns, kBoxColumns);
+  args.num_boxes = divide_up(args.epilogue.num_outputs, args.rows_per_tile) * args.boxes_per_tile;
+  args.next_square_sums = product.next.weight == nullptr ? nullptr : product.next.square_sums;
+  args.partials = static_cast<std::uint64_t*>(partials_);
+  const std::uint32_t blocks = std::min({op.num_sms, kMaxBlocks, args.num_boxes});
+  launch(op, variant.kernel, {blocks, kThreads, variant.shared_bytes}, args);
+}
+
+}  // namespace inferno::ops::cuda

@@ -1,0 +1,48 @@
+// One product of few rows, as LinearCuda hands it to a kernel.
+#pragma once
+
+#include "ops/linear_cuda.h"
+
+namespace inferno::ops::cuda {
+
+// What becomes of a row of h · Wᵀ after scale and bias.
+enum class Epilogue : std::uint32_t {
+  Store,       // elements
+  StoreFloat,  // float
+  Add,         // x += it, and what the next norm needs
+  Gate,        // silu(gate) * up
+};
+
+struct FewRowsProduct {
+  LinearInput in;  // at most kMaxFewRows rows
+  DeviceMatrix weight;
+  Epilogue epilogue = Epilogue::Store;
+  const float* bias = nullptr;
+  void* out = nullptr;  // of Add: x
+  NextNorm next;        // of Add
+};
+
+// Outputs of a tile of the few-rows kernel, and so of a partial sum of squares.
+inline constexpr std::uint32_t kTileRows = 128;
+
+// The few-rows kernel for compute capability 9.0 and later.
+class FewRowsKernel {
+ public:
+  // `partials`: partials_bytes() of device memory, zero between two launches.
+  FewRowsKernel(const CudaOp& op, void* partials);
+  static std::size_t partials_bytes();
+
+  // Whether this build has machine code of it for the device.
+  bool available() const { return available_; }
+
+  void operator()(const CudaOp& op, const FewRowsProduct& product) const;
+
+ private:
+  void* partials_;
+  bool available_;
+};
+
+// Plain loads and no tensor cores, for the devices before. Leaves nothing for the next norm.
+void few_rows_plain(const CudaOp& op, const FewRowsProduct& product);
+
+}  // namespace inferno::ops::cuda

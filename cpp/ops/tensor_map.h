@@ -1,0 +1,17 @@
+// Tensor maps: what the copy engine knows of a matrix whose boxes it brings to shared memory.
+#pragma once
+
+#include <cuda.h>
+
+#include "ops/cuda_op.h"
+
+namespace inferno::ops::cuda {
+
+// Boxes are 64 columns of 16 bits wide, a row of a box being the 128 bytes of the swizzle.
+inline constexpr std::uint32_t kBoxColumns = 64;
+
+// The map for boxes of `box_rows` rows; outside of the matrix they are zero. A function of the
+// arguments only: a map says where the matrix is, not what it holds.
+CUtensorMap box_map(const DeviceMatrix& matrix, std::uint32_t box_rows);
+
+}  // namespace inferno::ops::cuda
