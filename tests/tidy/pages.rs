@@ -1,0 +1,249 @@
+//! What the pages say is what the code does: actors, configuration, metrics.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use inferno_node::telemetry::{METRICS, MetricKind};
+use serde::Deserialize as _;
+
+use super::{files, is_test, name, read, report, root, without_unit_tests};
+
+/// Sections of actors.md that are no actix actors.
+const DOORS: [&str; 2] = ["bus", "http"];
+
+/// Every actor with the module that it stands in, and the doors.
+fn actors_in_code() -> Vec<(String, String)> {
+    let mut found: Vec<_> = DOORS.map(|door| (door.to_owned(), door.to_owned())).into();
+    for path in files("src", &["rs"]).iter().filter(|path| !is_test(path)) {
+        for line in without_unit_tests(&read(path)).lines() {
+            if let Some(rest) = line.trim().strip_prefix("impl Actor for ") {
+                found.push((rest.trim_end_matches('{').trim().to_owned(), module(path)));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The folder or file under `src`.
+fn module(path: &Path) -> String {
+    let file = name(path);
+    file.split('/').nth(1).unwrap_or("").trim_end_matches(".rs").to_owned()
+}
+
+/// The sections of actors.md: name and text.
+fn actors_on_page() -> Vec<(String, String)> {
+    let page = read(&root().join("actors.md"));
+    let sections = page.split("\n## `").skip(1);
+    let mut found: Vec<(String, String)> = sections
+        .filter_map(|text| text.split_once('`'))
+        .map(|(name, text)| (name.to_owned(), text.to_owned()))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn actors_md_and_the_code_list_the_same_actors() {
+    let (on_page, in_code) = (actors_on_page(), actors_in_code());
+    let names = |list: &[(String, String)]| -> Vec<String> {
+        list.iter().map(|(name, _)| name.clone()).collect()
+    };
+    assert_eq!(names(&on_page), names(&in_code), "actors.md (left) and the code (right)");
+    for row in
+        ["thread", "owns", "accepts", "sends", "capacity", "when full", "on panic", "counters"]
+    {
+        for (name, text) in &on_page {
+            let count = text.lines().filter(|l| l.starts_with(&format!("| {row} |"))).count();
+            assert_eq!(count, 1, "actors.md: {name} has the row {row:?} once");
+        }
+    }
+}
+
+/// Each metric with what the code that counts it looks like, from the handles in `src/telemetry` and the methods that stand for
+/// several of them.
+fn counted_by() -> Vec<(String, String)> {
+    let text = read(&root().join("src/telemetry/mod.rs"));
+    let metric_of = |line: &str| {
+        let (_, rest) = line.split_once("inferno_")?;
+        let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        Some(format!("inferno_{name}"))
+    };
+    let (mut found, mut documented, mut method) = (Vec::new(), None, String::new());
+    for line in without_unit_tests(&text).lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("pub fn ") {
+            method = rest.split('(').next().unwrap_or("").to_owned();
+        } else if line.starts_with("/// `inferno_") {
+            documented = metric_of(line);
+        } else if let Some(metric) = documented.take() {
+            let field = line.trim_start_matches("pub ").split(':').next().unwrap_or("");
+            found.push((metric, format!(".{field}.")));
+        } else if ["finished", "refused", "health_check"].contains(&method.as_str())
+            && let Some(metric) = metric_of(line)
+        {
+            found.push((metric, format!("metrics.{method}(")));
+        }
+    }
+    found
+}
+
+#[test]
+fn actors_md_lists_every_metric_where_it_is_counted() {
+    let counted_by = counted_by();
+    let listed: BTreeSet<&str> = counted_by.iter().map(|(metric, _)| metric.as_str()).collect();
+    let known: BTreeSet<&str> = METRICS.iter().map(|(metric, ..)| *metric).collect();
+    assert_eq!(listed, known, "the handles of src/telemetry (left) and METRICS (right)");
+    let code: Vec<(String, String)> = files("src", &["rs"])
+        .iter()
+        .filter(|path| !is_test(path) && module(path) != "telemetry")
+        .map(|path| {
+            let text = read(path);
+            let dense = without_unit_tests(&text).split_whitespace().collect::<String>();
+            (module(path), dense)
+        })
+        .collect();
+    let counts = |text: &str, needle: &str| {
+        let changes = ["increment(", "decrement(", "set(", "record(", "record_many("];
+        let whole = needle.ends_with('(') && text.contains(needle);
+        whole || changes.iter().any(|change| text.contains(&format!("{needle}{change}")))
+    };
+    let (on_page, mut breaches) = (actors_on_page(), Vec::new());
+    for (actor, folder) in actors_in_code() {
+        let (_, text) = on_page.iter().find(|(name, _)| *name == actor).expect("held by a test");
+        let row = text.lines().find(|line| line.starts_with("| counters |")).unwrap_or("");
+        for (metric, needle) in &counted_by {
+            let is_counted = code.iter().any(|(of, text)| *of == folder && counts(text, needle));
+            if is_counted != row.contains(&format!("`{metric}`")) {
+                breaches.push(format!("actors.md: {actor}, {metric}: counted: {is_counted}"));
+            }
+        }
+    }
+    for (metric, needle) in &counted_by {
+        if !code.iter().any(|(_, text)| counts(text, needle)) {
+            breaches.push(format!("nobody counts {metric}"));
+        }
+    }
+    report(&breaches);
+}
+
+/// The keys of a section, from what the configuration says of one that it does not know.
+fn keys_of(section: &str) -> Vec<String> {
+    let text = if section == "models" {
+        "[[models]]\nname = \"x\"\nmodel_path = \"x\"\nno-such-key = 1\n".to_owned()
+    } else {
+        format!("[{section}]\nno-such-key = 1\n")
+    };
+    let error = toml::from_str::<inferno_node::config::Config>(&text).expect_err("an unknown key");
+    let message = error.message().to_owned();
+    let (_, expected) = message.split_once("expected").unwrap_or_else(|| panic!("{message}"));
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_configuration_key_is_documented() {
+    let page = read(&root().join("config/node.toml"));
+    let mut breaches = Vec::new();
+    for section in [
+        "node",
+        "models",
+        "bus",
+        "bus.tls",
+        "bus.managed",
+        "http",
+        "admission",
+        "scheduler",
+        "batcher",
+        "executor",
+        "health",
+    ] {
+        let keys = keys_of(section);
+        assert!(keys.len() > 1, "[{section}] has {keys:?}");
+        let here = page.split(&format!("[{section}]")).nth(1).unwrap_or("");
+        let here = here.split("\n[").next().unwrap_or("");
+        for key in keys {
+            let is_table = page.contains(&format!("[{section}.{key}]"));
+            if !is_table && !here.contains(&key) {
+                breaches.push(format!("config/node.toml: [{section}] lacks {key}"));
+            }
+        }
+    }
+    report(&breaches);
+    inferno_node::config::Config::load(&inferno_node::config::Sources {
+        file: Some(root().join("config/node.toml")),
+        ..Default::default()
+    })
+    .expect("config/node.toml itself is valid");
+}
+
+/// `config/node.toml` with every key that it comments out.
+fn whole_configuration() -> toml::Table {
+    let is_key = |line: &str| {
+        let name = line.split(" = ").next().unwrap_or("");
+        line.contains(" = ") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    let page = read(&root().join("config/node.toml"));
+    let lines = page.lines().map(|line| match line.strip_prefix("# ") {
+        Some(key) if is_key(key) => key,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n").parse().expect("TOML, with all its keys as well")
+}
+
+#[test]
+fn documented_defaults_are_the_defaults() {
+    let mut page = whole_configuration();
+    inferno_node::config::Config::deserialize(page.clone()).expect("every key is known");
+    let defaults = toml::Table::try_from(inferno_node::config::Config::default()).expect("TOML");
+    let text = read(&root().join("config/node.toml"));
+    let mut breaches = Vec::new();
+    let mut compare = |section: &str, documented: &toml::Table, defaults: &toml::Table| {
+        for (key, value) in documented.iter().filter(|(_, value)| !value.is_table()) {
+            let line = text.lines().find(|line| line.contains(&format!("{key} = ")));
+            match defaults.get(key) {
+                Some(default) if default == value => {}
+                Some(default) => breaches.push(format!("{section}.{key}: {value}, not {default}")),
+                // What has no default has an example, and says what its absence means.
+                None if line.is_some_and(|line| line.contains("absent: ")) => {}
+                None => breaches.push(format!("{section}.{key} = {value}: what if it is absent?")),
+            }
+        }
+    };
+    page.remove("models");
+    let none = toml::Table::new();
+    for (section, value) in &page {
+        let documented = value.as_table().expect("a section");
+        let of = defaults.get(section).and_then(toml::Value::as_table).expect("a section");
+        compare(section, documented, of);
+        for (name, inner) in documented.iter().filter_map(|(n, v)| Some((n, v.as_table()?))) {
+            let of = of.get(name).and_then(toml::Value::as_table).unwrap_or(&none);
+            compare(&format!("{section}.{name}"), inner, of);
+        }
+    }
+    report(&breaches);
+}
+
+#[test]
+fn every_key_of_a_cost_model_is_documented() {
+    use inferno_node::executor::CostModel;
+    let error = toml::from_str::<CostModel>("no-such-key = 1").expect_err("an unknown key");
+    let (_, expected) = error.message().split_once("expected").expect("the known ones");
+    let page = read(&root().join("config/sim/h200-8b.toml"));
+    for key in expected.split('`').skip(1).step_by(2) {
+        assert!(page.contains(&format!("{key} = ")), "config/sim/h200-8b.toml lacks {key}");
+    }
+}
+
+#[test]
+fn the_readmes_table_of_metrics_is_the_codes() {
+    let page = read(&root().join("README.md"));
+    let rows = page.lines().filter(|line| line.starts_with("| `inferno_")).map(str::to_owned);
+    let expected = METRICS.iter().map(|(metric, kind, labels, meaning)| {
+        let kind = match kind {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram, seconds",
+        };
+        format!("| `{metric}` | {kind} | {} | {meaning} |", labels.join(", "))
+    });
+    assert_eq!(rows.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+}
