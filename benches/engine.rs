@@ -50,7 +50,9 @@ fn limits(shape: &ModelShape, max_batch_size: u32, max_seq_len: u32) -> ModelLim
         max_seq_len,
         end_token_ids: Vec::new(),
     };
-    let need = ffi::required_bytes(num_threads(), shape, &limits).expect("a good shape");
+    let need =
+        ffi::required_bytes(&DeviceOptions::cpu(num_threads(), Isa::Auto, 0), shape, &limits)
+            .expect("a good shape");
     let blocks = u64::from(max_batch_size) * u64::from(max_seq_len.div_ceil(16));
     limits.kv_bytes = need.kv_bytes_per_block * blocks;
     limits
@@ -68,8 +70,8 @@ fn prompt(length: u32) -> Vec<u32> {
 fn memory_allocation(criterion: &mut Criterion) {
     let shape = shape(512, 64, 128, 2);
     let limits = limits(&shape, 4, 256);
-    let options = DeviceOptions { num_threads: 1, isa: Isa::Auto, pool_bytes: 64 << 20 };
-    let mut context = ffi::new_cpu_context(&options).expect("64 MiB");
+    let options = DeviceOptions::cpu(1, Isa::Auto, 64 << 20);
+    let mut context = ffi::new_context(&options).expect("64 MiB");
     criterion.bench_function("memory_allocation", |b| {
         b.iter(|| {
             let plan = context.pin_mut().add_model(&shape, &limits).expect("it fits");

@@ -23,6 +23,14 @@ pub mod ffi {
         Avx512Bf16,
     }
 
+    /// What kind of device computes.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    enum Backend {
+        Cpu,
+        /// A GPU; only in builds with the feature `cuda`.
+        Cuda,
+    }
+
     /// How rotary frequencies are scaled for long contexts.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     enum RopeScaling {
@@ -36,11 +44,17 @@ pub mod ffi {
     /// What a device is made with.
     #[derive(Debug, Clone)]
     struct DeviceOptions {
-        /// Threads of the CPU backend, at least 1.
+        /// Threads of the CPU backend, at least 1; on a GPU those that copy weights.
         num_threads: u32,
+        /// Of the CPU backend.
         isa: Isa,
         /// The memory pool's one reservation; weights, KV blocks and workspace come from it.
         pool_bytes: u64,
+        backend: Backend,
+        /// Which GPU, as the CUDA runtime counts them.
+        ordinal: u32,
+        /// On a GPU: the same tokens alone and in any batch. The CPU always gives them.
+        deterministic: bool,
     }
 
     /// A decoder's shape, in the names of the checkpoint's config.json.
@@ -173,15 +187,16 @@ pub mod ffi {
     unsafe extern "C++" {
         include!("bridge/bridge.h");
 
-        /// One device: threads, memory pool, models. Made, used and dropped on one thread.
+        /// One device: its memory pool and models. Made, used and dropped on one thread.
         type Context;
 
-        /// A CPU device. Fails with `out_of_memory` if the pool cannot be reserved.
-        fn new_cpu_context(options: &DeviceOptions) -> Result<UniquePtr<Context>>;
+        /// Fails with `out_of_memory` if the pool cannot be reserved, `other` for a device that is not there.
+        fn new_context(options: &DeviceOptions) -> Result<UniquePtr<Context>>;
 
-        /// What a model would take of a device with so many threads; takes nothing. `kv_bytes` is not read.
+        /// What a model would take of such a device; takes nothing, and the device need not be there. `pool_bytes` and `kv_bytes`
+        /// are not read.
         fn required_bytes(
-            num_threads: u32,
+            options: &DeviceOptions,
             shape: &ModelShape,
             limits: &ModelLimits,
         ) -> Result<MemoryNeed>;
@@ -207,13 +222,29 @@ pub mod ffi {
         /// Fills every weight with seeded normal values of a trained model's scale (`load_format = "dummy"`).
         fn fill_random(self: Pin<&mut Context>, model: u32, seed: u64) -> Result<()>;
 
-        /// Checks that every tensor was set and warms the model up; steps may follow.
+        /// Checks that every tensor was set and warms the model up, a part in each call; steps may follow when it answers 0, the
+        /// number of parts that are left.
+        fn finish_model_part(self: Pin<&mut Context>, model: u32) -> Result<u32>;
+
+        /// All parts.
         fn finish_model(self: Pin<&mut Context>, model: u32) -> Result<()>;
 
         /// Gives the model's memory back.
         fn remove_model(self: Pin<&mut Context>, model: u32) -> Result<()>;
 
-        /// One forward pass and sampling.
+        /// Starts one forward pass and sampling; at most [`Context::max_in_flight`] steps are under way.
+        fn submit_step(self: Pin<&mut Context>, batch: &StepBatch) -> Result<()>;
+
+        /// Whether [`Context::take_step`] would not wait.
+        fn step_has_ended(self: Pin<&mut Context>) -> Result<bool>;
+
+        /// The oldest step's answer; waits for it.
+        fn take_step(self: Pin<&mut Context>, output: &mut StepOutput) -> Result<()>;
+
+        /// How many steps may be submitted before the first is taken.
+        fn max_in_flight(self: &Context) -> u32;
+
+        /// One step, submitted and taken.
         fn run_step(
             self: Pin<&mut Context>,
             batch: &StepBatch,
@@ -223,8 +254,15 @@ pub mod ffi {
         /// The pool's state.
         fn memory_stats(self: &Context) -> Result<MemoryStats>;
 
-        /// The instruction set in use, never `Auto`.
+        /// The instruction set that the CPU backend uses, never `Auto`.
         fn isa(self: &Context) -> Isa;
+
+        /// Whether this build has the CUDA backend.
+        fn has_cuda() -> bool;
+
+        /// PCI bus ids of the GPUs, by the CUDA runtime's ordinal. Fails, saying why, where there is no driver or no CUDA in the
+        /// build.
+        fn gpu_bus_ids() -> Result<Vec<String>>;
 
         /// Whether this machine can run `isa`.
         fn isa_available(isa: Isa) -> bool;
@@ -232,6 +270,32 @@ pub mod ffi {
         /// Sustained read bandwidth in bytes/s over `bytes` of memory with `num_threads` threads, best of `rounds`:
         /// the ceiling beside decode figures.
         fn measure_read_bandwidth(bytes: u64, num_threads: u32, rounds: u32) -> Result<f64>;
+    }
+}
+
+impl ffi::DeviceOptions {
+    /// A CPU device.
+    pub fn cpu(num_threads: u32, isa: ffi::Isa, pool_bytes: u64) -> Self {
+        Self {
+            num_threads,
+            isa,
+            pool_bytes,
+            backend: ffi::Backend::Cpu,
+            ordinal: 0,
+            deterministic: false,
+        }
+    }
+
+    /// A GPU, whose weights are copied by so many threads.
+    pub fn cuda(ordinal: u32, num_threads: u32, pool_bytes: u64, deterministic: bool) -> Self {
+        Self {
+            num_threads,
+            isa: ffi::Isa::Auto,
+            pool_bytes,
+            backend: ffi::Backend::Cuda,
+            ordinal,
+            deterministic,
+        }
     }
 }
 

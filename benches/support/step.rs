@@ -25,10 +25,11 @@ pub struct Runner {
 impl Runner {
     /// Seat s has the blocks from s * ceil(max_seq_len / block_size) on; `kv_bytes` must hold them.
     pub fn new(shape: &ModelShape, limits: &ModelLimits, isa: Isa, num_threads: u32) -> Self {
-        let need = ffi::required_bytes(num_threads, shape, limits).expect("a good shape");
+        let need = ffi::required_bytes(&DeviceOptions::cpu(num_threads, isa, 0), shape, limits)
+            .expect("a good shape");
         let pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes;
-        let options = DeviceOptions { num_threads, isa, pool_bytes };
-        let mut context = ffi::new_cpu_context(&options).expect("memory for the pool");
+        let options = DeviceOptions::cpu(num_threads, isa, pool_bytes);
+        let mut context = ffi::new_context(&options).expect("memory for the pool");
         let plan = context.pin_mut().add_model(shape, limits).expect("memory for the model");
         context.pin_mut().fill_random(plan.model, 1).expect("an empty model");
         context.pin_mut().finish_model(plan.model).expect("all weights");

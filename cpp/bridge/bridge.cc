@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/context.h"
+#include "engine/gpus.h"
 #include "inferno-node/src/bridge.rs.h"
 #include "ops/bandwidth.h"
 
@@ -60,6 +61,16 @@ ops::RopeScaling to_engine(RopeScaling scaling) {
       break;
   }
   return ops::RopeScaling::None;
+}
+
+engine::DeviceOptions to_engine(const DeviceOptions& options) {
+  return {.num_threads = options.num_threads,
+          .isa = to_engine(options.isa),
+          .pool_bytes = options.pool_bytes,
+          .backend = options.backend == Backend::Cuda ? engine::BackendKind::Cuda
+                                                      : engine::BackendKind::Cpu,
+          .ordinal = options.ordinal,
+          .deterministic = options.deterministic};
 }
 
 engine::ModelShape to_engine(const ModelShape& shape) {
@@ -123,8 +134,7 @@ struct Context::Impl {
 };
 
 Context::Context(const DeviceOptions& options)
-    : impl_(std::make_unique<Impl>(engine::DeviceOptions{
-          options.num_threads, to_engine(options.isa), options.pool_bytes})) {}
+    : impl_(std::make_unique<Impl>(to_engine(options))) {}
 Context::~Context() = default;
 
 ModelPlan Context::add_model(const ModelShape& shape, const ModelLimits& limits) {
@@ -145,30 +155,46 @@ void Context::fill_random(std::uint32_t model, std::uint64_t seed) {
   impl_->context.fill_random(model, seed);
 }
 
+std::uint32_t Context::finish_model_part(std::uint32_t model) {
+  return impl_->context.finish_model_part(model);
+}
+
 void Context::finish_model(std::uint32_t model) { impl_->context.finish_model(model); }
 
 void Context::remove_model(std::uint32_t model) { impl_->context.remove_model(model); }
 
-void Context::run_step(const StepBatch& batch, StepOutput& output) {
+void Context::submit_step(const StepBatch& batch) {
   impl_->sampling.resize(batch.sampling.size());
   std::transform(batch.sampling.begin(), batch.sampling.end(), impl_->sampling.begin(),
                  [](const SamplingRow& row) { return to_engine(row); });
-  const engine::StepOutput result =
-      impl_->context.run_step(batch.model, {.token_ids = view(batch.token_ids),
-                                            .positions = view(batch.positions),
-                                            .slot_mapping = view(batch.slot_mapping),
-                                            .cu_query_lens = view(batch.cu_query_lens),
-                                            .context_lens = view(batch.context_lens),
-                                            .block_tables = view(batch.block_tables),
-                                            .block_table_stride = batch.block_table_stride,
-                                            .seats = view(batch.seats),
-                                            .feed_sampled = view(batch.feed_sampled),
-                                            .sample = view(batch.sample),
-                                            .sampling = impl_->sampling,
-                                            .want_logits = batch.want_logits});
+  impl_->context.submit_step(batch.model, {.token_ids = view(batch.token_ids),
+                                           .positions = view(batch.positions),
+                                           .slot_mapping = view(batch.slot_mapping),
+                                           .cu_query_lens = view(batch.cu_query_lens),
+                                           .context_lens = view(batch.context_lens),
+                                           .block_tables = view(batch.block_tables),
+                                           .block_table_stride = batch.block_table_stride,
+                                           .seats = view(batch.seats),
+                                           .feed_sampled = view(batch.feed_sampled),
+                                           .sample = view(batch.sample),
+                                           .sampling = impl_->sampling,
+                                           .want_logits = batch.want_logits});
+}
+
+bool Context::step_has_ended() { return impl_->context.step_has_ended(); }
+
+void Context::take_step(StepOutput& output) {
+  const engine::StepOutput result = impl_->context.take_step();
   replace(output.token_ids, result.token_ids);
   replace(output.logits, result.logits);
 }
+
+void Context::run_step(const StepBatch& batch, StepOutput& output) {
+  submit_step(batch);
+  take_step(output);
+}
+
+std::uint32_t Context::max_in_flight() const noexcept { return impl_->context.max_in_flight(); }
 
 MemoryStats Context::memory_stats() const {
   const engine::MemoryStats stats = impl_->context.memory_stats();
@@ -177,15 +203,23 @@ MemoryStats Context::memory_stats() const {
 
 Isa Context::isa() const noexcept { return to_border(impl_->context.isa()); }
 
-std::unique_ptr<Context> new_cpu_context(const DeviceOptions& options) {
+std::unique_ptr<Context> new_context(const DeviceOptions& options) {
   return std::make_unique<Context>(options);
 }
 
-MemoryNeed required_bytes(std::uint32_t num_threads, const ModelShape& shape,
+MemoryNeed required_bytes(const DeviceOptions& options, const ModelShape& shape,
                           const ModelLimits& limits) {
   const engine::MemoryNeed need =
-      engine::required_bytes(num_threads, to_engine(shape), to_engine(limits));
+      engine::required_bytes(to_engine(options), to_engine(shape), to_engine(limits));
   return {need.weight_bytes, need.kv_bytes_per_block, need.workspace_bytes};
+}
+
+bool has_cuda() noexcept { return engine::has_cuda(); }
+
+rust::Vec<rust::String> gpu_bus_ids() {
+  rust::Vec<rust::String> ids;
+  for (const std::string& id : engine::gpu_bus_ids()) ids.push_back(id);
+  return ids;
 }
 
 bool isa_available(Isa isa) noexcept { return ops::isa_available(to_engine(isa)); }

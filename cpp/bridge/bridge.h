@@ -25,6 +25,7 @@ static void trycatch(Try&& func, Fail&& fail) noexcept {
 namespace inferno {
 
 enum class Dtype : std::uint8_t;
+enum class Backend : std::uint8_t;
 enum class Isa : std::uint8_t;
 struct DeviceOptions;
 struct MemoryNeed;
@@ -35,7 +36,7 @@ struct MemoryStats;
 struct StepBatch;
 struct StepOutput;
 
-// One device: threads, memory pool, models. Made, used and dropped on one thread.
+// One device: its memory pool and models. Made, used and dropped on one thread.
 class Context {
  public:
   explicit Context(const DeviceOptions& options);
@@ -47,9 +48,14 @@ class Context {
   void set_tensor(std::uint32_t model, rust::Str name, Dtype dtype,
                   rust::Slice<const std::uint64_t> shape, rust::Slice<const std::uint8_t> data);
   void fill_random(std::uint32_t model, std::uint64_t seed);
+  std::uint32_t finish_model_part(std::uint32_t model);
   void finish_model(std::uint32_t model);
   void remove_model(std::uint32_t model);
+  void submit_step(const StepBatch& batch);
+  bool step_has_ended();
+  void take_step(StepOutput& output);
   void run_step(const StepBatch& batch, StepOutput& output);
+  std::uint32_t max_in_flight() const noexcept;
   MemoryStats memory_stats() const;
   Isa isa() const noexcept;
 
@@ -58,10 +64,12 @@ class Context {
   std::unique_ptr<Impl> impl_;
 };
 
-std::unique_ptr<Context> new_cpu_context(const DeviceOptions& options);
-MemoryNeed required_bytes(std::uint32_t num_threads, const ModelShape& shape,
+std::unique_ptr<Context> new_context(const DeviceOptions& options);
+MemoryNeed required_bytes(const DeviceOptions& options, const ModelShape& shape,
                           const ModelLimits& limits);
 bool isa_available(Isa isa) noexcept;
+bool has_cuda() noexcept;
+rust::Vec<rust::String> gpu_bus_ids();
 double measure_read_bandwidth(std::uint64_t bytes, std::uint32_t num_threads, std::uint32_t rounds);
 
 }  // namespace inferno

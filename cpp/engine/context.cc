@@ -4,33 +4,18 @@
 #include <utility>
 
 #include "engine/error.h"
+#include "engine/kv_cache.h"
+#include "engine/weights.h"
 
 namespace inferno::engine {
-namespace {
 
-constexpr std::uint32_t kMaxThreads = 1024;
-
-std::uint32_t checked_threads(std::uint32_t num_threads) {
-  if (num_threads >= 1 && num_threads <= kMaxThreads) return num_threads;
-  throw Error(ErrorCode::kOther, "num_threads: expected 1 to " + std::to_string(kMaxThreads) +
-                                     ", got " + std::to_string(num_threads));
+Context::Context(const DeviceOptions& options) : backend_(make_backend(options)) {
+  in_flight_.reserve(backend_->max_in_flight());
 }
-
-ops::Isa checked_isa(ops::Isa isa) {
-  if (ops::isa_available(isa)) return isa;
-  throw Error(ErrorCode::kOther,
-              std::string("isa: this machine has not got ") + ops::isa_name(isa));
-}
-
-}  // namespace
-
-Context::Context(const DeviceOptions& options)
-    : isa_(checked_isa(options.isa)),
-      pool_(options.pool_bytes),
-      threads_(checked_threads(options.num_threads)) {}
 
 ModelPlan Context::add_model(const ModelShape& shape, const ModelLimits& limits) {
-  auto model = std::make_unique<Model>(Device{pool_, threads_, isa_}, shape, limits);
+  backend_->enter();
+  auto model = std::make_unique<Model>(*backend_, shape, limits);
   ModelPlan plan = model->plan();
   plan.model = next_model_++;
   models_.emplace(plan.model, std::move(model));
@@ -45,15 +30,48 @@ void Context::fill_random(std::uint32_t model, std::uint64_t seed) {
   find(model, ErrorCode::kOther).fill_random(seed);
 }
 
-void Context::finish_model(std::uint32_t model) { find(model, ErrorCode::kOther).finish(); }
+std::uint32_t Context::finish_model_part(std::uint32_t model) {
+  return find(model, ErrorCode::kOther).finish_part();
+}
+
+void Context::finish_model(std::uint32_t model) {
+  while (finish_model_part(model) > 0) {
+  }
+}
 
 void Context::remove_model(std::uint32_t model) {
   find(model, ErrorCode::kOther);
+  for (const std::uint32_t busy : in_flight_) {
+    if (busy == model) throw Error(ErrorCode::kOther, "model: a step of it is under way");
+  }
   models_.erase(model);
 }
 
+void Context::submit_step(std::uint32_t model, const StepBatch& batch) {
+  Model& found = find(model, ErrorCode::kInvalidBatch);
+  if (in_flight_.size() >= max_in_flight()) {
+    throw Error(ErrorCode::kInvalidBatch,
+                "expected at most " + std::to_string(max_in_flight()) + " steps under way");
+  }
+  found.submit_step(batch);
+  in_flight_.push_back(model);
+}
+
+bool Context::step_has_ended() {
+  if (in_flight_.empty()) return false;
+  return find(in_flight_.front(), ErrorCode::kOther).step_has_ended();
+}
+
+StepOutput Context::take_step() {
+  if (in_flight_.empty()) throw Error(ErrorCode::kInvalidBatch, "no step is under way");
+  Model& model = find(in_flight_.front(), ErrorCode::kOther);
+  in_flight_.erase(in_flight_.begin());
+  return model.take_step();
+}
+
 StepOutput Context::run_step(std::uint32_t model, const StepBatch& batch) {
-  return find(model, ErrorCode::kInvalidBatch).run_step(batch);
+  submit_step(model, batch);
+  return take_step();
 }
 
 Model& Context::find(std::uint32_t model, ErrorCode code) {
@@ -61,15 +79,18 @@ Model& Context::find(std::uint32_t model, ErrorCode code) {
   if (found == models_.end()) {
     throw Error(code, "model: " + std::to_string(model) + " is not on this device");
   }
+  backend_->enter();
   return *found->second;
 }
 
-MemoryNeed required_bytes(std::uint32_t num_threads, const ModelShape& shape,
+MemoryNeed required_bytes(const DeviceOptions& options, const ModelShape& shape,
                           const ModelLimits& limits) {
   check_shape(shape);
   check_limits(limits, shape);
-  return {Weights::bytes_needed(shape), KvCache::bytes_per_block(shape, limits.block_size),
-          Workspace::bytes_needed(shape, limits, checked_threads(num_threads))};
+  const std::unique_ptr<Sizes> sizes = make_sizes(options);
+  sizes->check(shape, limits);
+  return {Weights::bytes_needed(*sizes, shape), KvCache::bytes_per_block(shape, limits.block_size),
+          sizes->workspace_bytes(shape, limits)};
 }
 
 }  // namespace inferno::engine

@@ -154,7 +154,7 @@ TEST_CASE("models do not disturb each other, and a removed one leaves no trace i
 TEST_CASE("the plan is what required_bytes said, and fits a pool of that size") {
   const ModelShape shape = test::small_shape(ops::Dtype::F16);
   ModelLimits limits = test::small_limits();
-  const MemoryNeed need = required_bytes(2, shape, limits);
+  const MemoryNeed need = required_bytes(test::small_device(), shape, limits);
   CHECK(need.kv_bytes_per_block == 3 * 2 * 2 * 12 * 4 * 2);
   limits.kv_bytes = 100 * need.kv_bytes_per_block + 8192;
   Context context(
@@ -177,7 +177,7 @@ TEST_CASE("the plan is what required_bytes said, and fits a pool of that size") 
 TEST_CASE("too little memory is out_of_memory, and nothing stays taken") {
   const ModelShape shape = test::small_shape(ops::Dtype::F32);
   ModelLimits limits = test::small_limits();
-  const MemoryNeed need = required_bytes(2, shape, limits);
+  const MemoryNeed need = required_bytes(test::small_device(), shape, limits);
   Context context({2, ops::Isa::Portable, need.weight_bytes + 1000});
   CHECK(error_of([&] { context.add_model(shape, limits); }).starts_with("out_of_memory: need "));
   CHECK(context.memory_stats().used_bytes == 0);

@@ -16,6 +16,18 @@ namespace {
 constexpr std::uint64_t kReturnPagesFrom = 1 << 20;
 constexpr std::uint64_t kPage = 4096;
 
+class HostReservation : public Reservation {
+ public:
+  using Reservation::Reservation;
+  ~HostReservation() override { munmap(data(), bytes()); }
+  void forget(std::uint64_t offset, std::uint64_t bytes) override {
+    if (bytes < kReturnPagesFrom) return;
+    const std::uint64_t first = (offset + kPage - 1) / kPage * kPage;
+    const std::uint64_t last = (offset + bytes) / kPage * kPage;
+    madvise(data() + first, last - first, MADV_DONTNEED);
+  }
+};
+
 [[noreturn]] void throw_out_of_memory(std::uint64_t need, std::uint64_t have) {
   throw Error(ErrorCode::kOutOfMemory,
               "need " + std::to_string(need) + ", have " + std::to_string(have));
@@ -31,8 +43,8 @@ std::uint64_t MemoryPool::round_up(std::uint64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-MemoryPool::MemoryPool(std::uint64_t bytes) {
-  const std::uint64_t reserved = round_up(bytes);
+std::unique_ptr<Reservation> reserve_host_memory(std::uint64_t bytes) {
+  const std::uint64_t reserved = MemoryPool::round_up(bytes);
   void* base = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) {
     throw Error(ErrorCode::kOutOfMemory,
@@ -41,12 +53,15 @@ MemoryPool::MemoryPool(std::uint64_t bytes) {
   // Weights are read from end to end at every step: large pages save most of the address look-ups.
   // Only advice.
   madvise(base, reserved, MADV_HUGEPAGE);
-  base_ = static_cast<std::byte*>(base);
-  stats_.reserved_bytes = reserved;
-  free_.emplace(0, reserved);
+  return std::make_unique<HostReservation>(static_cast<std::byte*>(base), reserved);
 }
 
-MemoryPool::~MemoryPool() { munmap(base_, stats_.reserved_bytes); }
+MemoryPool::MemoryPool(std::unique_ptr<Reservation> memory) : memory_(std::move(memory)) {
+  stats_.reserved_bytes = memory_->bytes();
+  free_.emplace(0, memory_->bytes());
+}
+
+MemoryPool::MemoryPool(std::uint64_t bytes) : MemoryPool(reserve_host_memory(bytes)) {}
 
 std::byte* MemoryPool::allocate(std::uint64_t bytes) {
   const std::uint64_t need = round_up(bytes);
@@ -63,7 +78,7 @@ std::byte* MemoryPool::allocate(std::uint64_t bytes) {
     stats_.used_bytes += need;
     stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.used_bytes);
     stats_.num_allocations += 1;
-    return base_ + offset;
+    return memory_->data() + offset;
   }
   throw_out_of_memory(need, largest);
 }
@@ -82,19 +97,16 @@ std::vector<std::byte*> MemoryPool::pre_allocate_batch(std::span<const std::uint
 
 void MemoryPool::deallocate(std::byte* range) {
   if (range == nullptr) return;
-  const auto found =
-      range < base_ ? taken_.end() : taken_.find(static_cast<std::uint64_t>(range - base_));
+  const auto found = range < memory_->data()
+                         ? taken_.end()
+                         : taken_.find(static_cast<std::uint64_t>(range - memory_->data()));
   if (found == taken_.end()) {
     throw Error(ErrorCode::kOther, "this address was not taken from the memory pool");
   }
   auto [offset, size] = *found;
   taken_.erase(found);
   stats_.used_bytes -= size;
-  if (size >= kReturnPagesFrom) {
-    const std::uint64_t first = (offset + kPage - 1) / kPage * kPage;
-    const std::uint64_t last = (offset + size) / kPage * kPage;
-    madvise(base_ + first, last - first, MADV_DONTNEED);
-  }
+  memory_->forget(offset, size);
   auto next = free_.lower_bound(offset);
   if (next != free_.end() && next->first == offset + size) {
     size += next->second;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -16,6 +17,28 @@ struct MemoryStats {
   std::uint64_t num_allocations = 0;  // since the start; never falls
 };
 
+// One range of a device's memory, held until it is destroyed.
+class Reservation {
+ public:
+  Reservation(std::byte* data, std::uint64_t bytes) : data_(data), bytes_(bytes) {}
+  virtual ~Reservation() = default;
+  Reservation(const Reservation&) = delete;
+  Reservation& operator=(const Reservation&) = delete;
+
+  std::byte* data() const { return data_; }
+  std::uint64_t bytes() const { return bytes_; }
+  // Contents of this part are not needed any more; a hint.
+  virtual void forget(std::uint64_t /*offset*/, std::uint64_t /*bytes*/) {}
+
+ private:
+  std::byte* data_;
+  std::uint64_t bytes_;
+};
+
+// Address space; pages are taken when they are first touched. Throws out_of_memory if the machine
+// refuses.
+std::unique_ptr<Reservation> reserve_host_memory(std::uint64_t bytes);
+
 // First fit over an address-ordered list of free ranges; neighbours merge when they are given back.
 // For few, long-lived ranges (a model takes three), so the search is not a cost. Not thread-safe:
 // it belongs to one context.
@@ -24,12 +47,10 @@ class MemoryPool {
   // Every range starts at a multiple of it and takes a multiple of it.
   static constexpr std::uint64_t kAlignment = 256;
 
-  // Reserves address space for `bytes` (rounded up to kAlignment). Pages are taken when they are
-  // first touched. Throws out_of_memory if the machine refuses.
+  // Of a reservation whose size is a multiple of kAlignment.
+  explicit MemoryPool(std::unique_ptr<Reservation> memory);
+  // Of `bytes` (rounded up to kAlignment) of the host's memory.
   explicit MemoryPool(std::uint64_t bytes);
-  ~MemoryPool();
-  MemoryPool(const MemoryPool&) = delete;
-  MemoryPool& operator=(const MemoryPool&) = delete;
 
   // A range of at least `bytes` (0 counts as 1). Contents are undefined.
   // Throws `out_of_memory: need X, have Y`, Y being the largest free range.
@@ -48,7 +69,7 @@ class MemoryPool {
   static std::uint64_t round_up(std::uint64_t bytes);
 
  private:
-  std::byte* base_ = nullptr;
+  std::unique_ptr<Reservation> memory_;
   std::map<std::uint64_t, std::uint64_t> free_;   // offset -> bytes
   std::map<std::uint64_t, std::uint64_t> taken_;  // offset -> bytes
   MemoryStats stats_;

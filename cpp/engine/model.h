@@ -1,76 +1,55 @@
-// One loaded model: its weights, KV blocks and workspace, and a step through it.
+// One loaded model: its weights, KV blocks and forward pass, and a step through it.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string_view>
-#include <vector>
 
+#include "engine/backend.h"
 #include "engine/batch.h"
 #include "engine/kv_cache.h"
-#include "engine/memory_pool.h"
 #include "engine/shape.h"
 #include "engine/weights.h"
-#include "engine/workspace.h"
-#include "ops/op_context.h"
 
 namespace inferno::engine {
 
-// What a model stands on; the device outlives it.
-struct Device {
-  MemoryPool& pool;
-  ThreadPool& threads;
-  ops::Isa isa;
-};
-
 class Model {
  public:
-  // Takes the memory, all or nothing. Throws out_of_memory, or other for a shape or limits that
-  // make no sense.
-  Model(const Device& device, const ModelShape& shape, const ModelLimits& limits);
+  // Takes the memory, all or nothing; the device outlives it. Throws out_of_memory, or other for a
+  // shape or limits that make no sense or that the device does not run.
+  Model(Backend& device, const ModelShape& shape, const ModelLimits& limits);
 
   void set_tensor(std::string_view name, const TensorView& tensor);
   void fill_random(std::uint64_t seed);
-  // Checks that the weights are complete and runs a step, so that the first request does not pay
-  // for page faults.
-  void finish();
+  // Checks that the weights are complete, then, a call each, runs the steps that the first requests
+  // shall not pay for. Answers how many calls are left.
+  std::uint32_t finish_part();
 
-  // One forward pass and sampling. Throws invalid_batch before anything is changed, or other for
-  // logits that are no numbers. Takes no memory.
-  StepOutput run_step(const StepBatch& batch);
+  // One forward pass and sampling; take_step gives the answer. Throws invalid_batch before anything
+  // is changed, or other for logits that are no numbers. Takes no memory.
+  void submit_step(const StepBatch& batch);
+  bool step_has_ended() { return forward_->has_ended(); }
+  StepOutput take_step() { return forward_->take(); }
 
   ModelPlan plan() const;
 
  private:
-  ops::OpContext op_context() const { return {device_.threads, device_.isa, workspace_.ops}; }
-  void warm_up();
+  // The forward pass, in the order of the paper.
+  void pass();
+  void warm_up_prefill();
+  void warm_up_decode(std::uint32_t num_seqs);
 
-  // The forward pass, in the order of the paper; model.cc.
-  void gather_tokens(const StepBatch& batch);
-  void forward(const StepBatch& batch);
-  void attend(const LayerWeights& layer, const ops::KvLayer& kv, const StepBatch& batch);
-  void feed_forward(const LayerWeights& layer, std::uint32_t num_tokens);
-  std::uint32_t compute_logits(const StepBatch& batch);
-  void sample(const StepBatch& batch, std::uint32_t num_rows);
-
-  Device device_;
   ModelShape shape_;
   ModelLimits limits_;
+  std::uint64_t workspace_bytes_;
   Weights weights_;
   KvCache kv_;
-  Workspace workspace_;
-  std::vector<float> inv_freq_;  // [head_dim / 2]
+  std::unique_ptr<Forward> forward_;
 
-  // Between steps, by seat [max_batch_size].
-  std::vector<std::uint32_t> last_sampled_;
-  std::unique_ptr<bool[]> seat_filled_;
-  // Of one step.
-  std::unique_ptr<bool[]> seat_seen_;         // [max_batch_size]
-  std::vector<std::uint32_t> sampled_;        // [max_batch_size]
-  std::vector<std::uint32_t> row_of_logits_;  // [max_batch_size] the sequence of each logits row
-  std::vector<ops::SampleStatus> sample_status_;  // [max_batch_size]
+  std::unique_ptr<bool[]> seat_filled_;  // [max_batch_size] between steps
+  std::unique_ptr<bool[]> seat_seen_;    // [max_batch_size] of one step
   bool finished_ = false;
+  std::uint32_t warmed_up_ = 0;  // of warm_up_batches()
 };
 
 }  // namespace inferno::engine

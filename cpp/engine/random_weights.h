@@ -22,11 +22,21 @@ class NormalTable {
   // is a multiple of 4.
   void fill(std::uint64_t key, std::uint64_t first, std::span<std::byte> out) const;
 
- private:
   static constexpr std::size_t kSteps = 4096;
+  // [kSteps] in `dtype`, for a device that fills by itself.
+  std::span<const std::byte> values() const {
+    return std::span(values_).first(kSteps * ops::dtype_bytes(dtype_));
+  }
+
+ private:
   ops::Dtype dtype_;
   std::array<std::byte, kSteps * 4> values_{};
 };
+
+// Row r of a matrix begins at this times r in its tensor's stream.
+constexpr std::uint64_t random_row_stride(std::uint32_t num_columns) {
+  return (std::uint64_t{num_columns} + 3) / 4 * 4;
+}
 
 // The stream of one tensor.
 std::uint64_t tensor_key(std::uint64_t seed, std::uint64_t tensor);

@@ -70,4 +70,13 @@ void check_limits(const ModelLimits& limits, const ModelShape& shape) {
   }
 }
 
+std::vector<float> inverse_frequencies(const ModelShape& shape) {
+  std::vector<float> inv_freq(shape.head_dim / 2);
+  ops::rope_inv_freq(
+      {shape.head_dim, shape.rope_theta, shape.rope_scaling, shape.rope_factor,
+       shape.rope_low_freq_factor, shape.rope_high_freq_factor, shape.rope_original_max_positions},
+      inv_freq);
+  return inv_freq;
+}
+
 }  // namespace inferno::engine

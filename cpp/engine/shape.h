@@ -60,15 +60,23 @@ struct MemoryNeed {
   std::uint64_t workspace_bytes = 0;
 };
 
+enum class BackendKind : std::uint8_t { Cpu, Cuda };
+
 struct DeviceOptions {
-  std::uint32_t num_threads = 1;
-  ops::Isa isa = ops::Isa::Portable;
-  std::uint64_t pool_bytes = 0;
+  std::uint32_t num_threads = 1;      // of the CPU backend; of loading on a GPU
+  ops::Isa isa = ops::Isa::Portable;  // of the CPU backend
+  std::uint64_t pool_bytes = 0;       // the one reservation
+  BackendKind backend = BackendKind::Cpu;
+  std::uint32_t ordinal = 0;   // which GPU, as the CUDA runtime counts them
+  bool deterministic = false;  // of a GPU: same tokens alone and in any batch; the CPU always is
 };
 
 // Throws other naming the field that is out of range. After it no size computed from the shape
 // overflows 64 bits.
 void check_shape(const ModelShape& shape);
 void check_limits(const ModelLimits& limits, const ModelShape& shape);
+
+// Rotary frequencies [head_dim / 2] of a checked shape.
+std::vector<float> inverse_frequencies(const ModelShape& shape);
 
 }  // namespace inferno::engine

@@ -28,14 +28,15 @@ std::string shape_text(std::span<const std::uint64_t> shape) {
 
 }  // namespace
 
-Weights::Weights(MemoryPool& pool, const ModelShape& shape) : shape_(shape) {
-  range_ = PoolRange(pool, bytes_needed(shape));
+Weights::Weights(Backend& device, const ModelShape& shape)
+    : device_(&device), sizes_(device.sizes()), shape_(shape) {
+  range_ = PoolRange(device.pool(), bytes_needed(sizes_, shape));
   base_ = range_.data();
   place_all();
 }
 
-std::uint64_t Weights::bytes_needed(const ModelShape& shape) {
-  Weights dry_run(shape);
+std::uint64_t Weights::bytes_needed(const Sizes& sizes, const ModelShape& shape) {
+  Weights dry_run(sizes, shape);
   dry_run.place_all();
   return dry_run.layout_.bytes();
 }
@@ -54,7 +55,7 @@ ops::PackedWeights Weights::place_matrix(const std::string& prefix, Parts parts,
                                          std::uint32_t num_columns) {
   ops::WeightShape matrix{0, num_columns, shape_.dtype};
   for (const Part& part : parts) matrix.num_rows += part.num_rows;
-  std::byte* data = place(ops::packed_bytes(matrix));
+  std::byte* data = place(sizes_.matrix_bytes(matrix));
   std::uint32_t first_row = 0;
   for (const Part& part : parts) {
     add_target({.name = prefix + part.name + ".weight",
@@ -156,7 +157,7 @@ void Weights::check(const Target& target, const TensorView& tensor) {
   if (target.is_set) refuse(target.name, "given twice");
 }
 
-void Weights::set(const ops::OpContext& context, std::string_view name, const TensorView& tensor) {
+void Weights::set(std::string_view name, const TensorView& tensor) {
   // Old Llama checkpoints carry what follows from the configuration.
   if (name.ends_with(".rotary_emb.inv_freq")) return;
   const auto found = by_name_.find(std::string(name));
@@ -164,49 +165,33 @@ void Weights::set(const ops::OpContext& context, std::string_view name, const Te
   Target& target = targets_[found->second];
   check(target, tensor);
   if (target.is_vector) {
-    auto* out = reinterpret_cast<float*>(target.data);
-    for (std::size_t i = 0; i < target.num_columns; ++i) {
-      out[i] = ops::load_element(tensor.data.data(), tensor.dtype, i);
+    std::vector<float> values(target.num_columns);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = ops::load_element(tensor.data.data(), tensor.dtype, i);
     }
+    device_->write_vector(reinterpret_cast<float*>(target.data), values);
   } else if (!target.is_alias) {
-    ops::pack_rows(context, target.matrix, target.data, target.first_row,
-                   {tensor.data.data(), tensor.dtype, target.num_rows});
+    device_->write_rows(target.rows(), {tensor.data.data(), tensor.dtype, target.num_rows});
   }
   target.is_set = true;
 }
 
-void Weights::randomise(const ops::OpContext& context, const Target& target,
-                        const NormalTable& normal, std::uint64_t key) {
-  constexpr std::uint32_t kRowsAtOnce = 1024;
-  const std::uint64_t row_bytes = target.num_columns * ops::dtype_bytes(target.matrix.dtype);
-  // Rows start at multiples of 4 in the stream, as the generator wants it.
-  const std::uint64_t row_stride = (std::uint64_t{target.num_columns} + 3) / 4 * 4;
-  std::vector<std::byte> rows(std::min(kRowsAtOnce, target.num_rows) * row_bytes);
-  for (std::uint32_t first = 0; first < target.num_rows; first += kRowsAtOnce) {
-    const std::uint32_t count = std::min(kRowsAtOnce, target.num_rows - first);
-    context.threads.parallel_for(count, [&](std::uint32_t row, std::uint32_t) {
-      normal.fill(key, (first + row) * row_stride,
-                  std::span(rows).subspan(row * row_bytes, row_bytes));
-    });
-    ops::pack_rows(context, target.matrix, target.data, target.first_row + first,
-                   {rows.data(), target.matrix.dtype, count});
-  }
-}
-
-void Weights::fill_random(const ops::OpContext& context, std::uint64_t seed) {
+void Weights::fill_random(std::uint64_t seed) {
   const NormalTable normal(kDeviation, shape_.dtype);
   for (std::size_t i = 0; i < targets_.size(); ++i) {
     Target& target = targets_[i];
     if (target.is_vector) {
-      std::fill_n(reinterpret_cast<float*>(target.data), target.num_columns, target.fill);
+      const std::vector<float> values(target.num_columns, target.fill);
+      device_->write_vector(reinterpret_cast<float*>(target.data), values);
     } else if (!target.is_alias) {
-      randomise(context, target, normal, tensor_key(seed, i));
+      device_->randomise_rows(target.rows(), normal, tensor_key(seed, i));
     }
     target.is_set = true;
   }
 }
 
 void Weights::check_complete() const {
+  device_->finish_writes();
   std::string names;
   std::size_t count = 0;
   for (const Target& target : targets_) {

@@ -11,16 +11,15 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engine/backend.h"
 #include "engine/layout.h"
 #include "engine/memory_pool.h"
-#include "engine/random_weights.h"
 #include "engine/shape.h"
-#include "ops/op_context.h"
 #include "ops/packed_weights.h"
 
 namespace inferno::engine {
 
-// A matrix and its bias, as matmul takes them.
+// A matrix in the backend's layout, and its bias.
 struct Linear {
   ops::PackedWeights weight;    // [outputs, inputs]
   const float* bias = nullptr;  // [outputs], or null for none
@@ -44,21 +43,21 @@ struct TensorView {
 
 class Weights {
  public:
-  // Takes the memory; contents are still to be set.
-  Weights(MemoryPool& pool, const ModelShape& shape);
+  // Takes the memory; contents are still to be set. The device outlives it.
+  Weights(Backend& device, const ModelShape& shape);
 
   // What the constructor takes from a pool.
-  static std::uint64_t bytes_needed(const ModelShape& shape);
+  static std::uint64_t bytes_needed(const Sizes& sizes, const ModelShape& shape);
 
   // Copies one tensor by its Hugging Face name, converting element type and layout. Throws other
   // for an unknown name, a shape or size that is not the model's, or a tensor that was set before.
-  void set(const ops::OpContext& context, std::string_view name, const TensorView& tensor);
+  void set(std::string_view name, const TensorView& tensor);
 
   // Every tensor at once: normal values with the deviation of trained models (0.02), norms 1,
   // biases 0.
-  void fill_random(const ops::OpContext& context, std::uint64_t seed);
+  void fill_random(std::uint64_t seed);
 
-  // Throws other naming what was not set.
+  // Waits until all is on the device. Throws other naming what was not set.
   void check_complete() const;
 
   std::uint64_t bytes() const { return range_.bytes(); }
@@ -81,6 +80,8 @@ class Weights {
     float fill = 0;               // of a vector, when weights are random
     bool is_alias = false;        // a second name for memory of another target: checked, not copied
     bool is_set = false;
+
+    MatrixRows rows() const { return {matrix, data, first_row, num_rows}; }
   };
   struct Part {
     const char* name;
@@ -89,7 +90,7 @@ class Weights {
 
   using Parts = std::initializer_list<Part>;
 
-  explicit Weights(const ModelShape& shape) : shape_(shape) {}
+  Weights(const Sizes& sizes, const ModelShape& shape) : sizes_(sizes), shape_(shape) {}
   // Places everything from base_ on; with a null base_ only to learn the size.
   void place_all();
   LayerWeights place_layer(std::uint32_t index);
@@ -101,9 +102,9 @@ class Weights {
   std::byte* place(std::uint64_t bytes);
   void add_target(Target target);
   static void check(const Target& target, const TensorView& tensor);
-  static void randomise(const ops::OpContext& context, const Target& target,
-                        const NormalTable& normal, std::uint64_t key);
 
+  Backend* device_ = nullptr;
+  const Sizes& sizes_;
   ModelShape shape_;
   Layout layout_;
   PoolRange range_;

@@ -11,9 +11,9 @@
 #include <set>
 #include <string>
 
+#include "engine/cpu_backend.h"
 #include "engine/error.h"
 #include "engine/test_model.h"
-#include "engine/thread_pool.h"
 
 namespace inferno::engine {
 namespace {
@@ -29,18 +29,16 @@ std::string error_of(const std::function<void()>& call) {
 }
 
 struct Fixture {
-  MemoryPool pool{32 << 20};
-  ThreadPool threads{2};
-  ops::OpContext context{threads, ops::Isa::Portable, {}};
+  CpuBackend device{{.num_threads = 2, .pool_bytes = 32 << 20}};
 
   // Sets a tensor whose elements are first, first + 1, … in float.
-  static void set(Weights& weights, const ops::OpContext& context, const std::string& name,
-                  std::vector<std::uint64_t> shape, float first) {
+  static void set(Weights& weights, const std::string& name, std::vector<std::uint64_t> shape,
+                  float first) {
     std::uint64_t size = 1;
     for (auto d : shape) size *= d;
     std::vector<float> values(size);
     for (std::size_t i = 0; i < size; ++i) values[i] = first + static_cast<float>(i);
-    weights.set(context, name, {ops::Dtype::F32, shape, std::as_bytes(std::span(values))});
+    weights.set(name, {ops::Dtype::F32, shape, std::as_bytes(std::span(values))});
   }
 };
 
@@ -54,14 +52,14 @@ TEST_CASE("parts of a fused matrix and bias find their rows, in any order") {
   Fixture f;
   ModelShape shape = test::small_shape(ops::Dtype::F32);
   shape.attention_bias = true;
-  Weights weights(f.pool, shape);
+  Weights weights(f.device, shape);
   const std::string p = "model.layers.1.self_attn.";
-  Fixture::set(weights, f.context, p + "v_proj.weight", {24, 72}, 3e5F);
-  Fixture::set(weights, f.context, p + "q_proj.weight", {72, 72}, 1e5F);
-  Fixture::set(weights, f.context, p + "k_proj.weight", {24, 72}, 2e5F);
-  Fixture::set(weights, f.context, p + "k_proj.bias", {24}, 200);
-  Fixture::set(weights, f.context, p + "v_proj.bias", {24}, 300);
-  Fixture::set(weights, f.context, p + "q_proj.bias", {72}, 100);
+  Fixture::set(weights, p + "v_proj.weight", {24, 72}, 3e5F);
+  Fixture::set(weights, p + "q_proj.weight", {72, 72}, 1e5F);
+  Fixture::set(weights, p + "k_proj.weight", {24, 72}, 2e5F);
+  Fixture::set(weights, p + "k_proj.bias", {24}, 200);
+  Fixture::set(weights, p + "v_proj.bias", {24}, 300);
+  Fixture::set(weights, p + "q_proj.bias", {72}, 100);
   const Linear& qkv = weights.layers[1].qkv;
   CHECK(qkv.weight.shape.num_rows == 120);
   CHECK(row(qkv.weight, 0)[0] == 1e5F);
@@ -79,37 +77,37 @@ TEST_CASE("what is missing is listed") {
   Fixture f;
   ModelShape shape = test::small_shape(ops::Dtype::BF16);
   shape.num_layers = 1;
-  Weights weights(f.pool, shape);
+  Weights weights(f.device, shape);
   CHECK(error_of([&] { weights.check_complete(); }) ==
         "other: 12 tensors are missing: model.embed_tokens.weight, "
         "model.layers.0.input_layernorm.weight, model.layers.0.self_attn.q_proj.weight, "
         "model.layers.0.self_attn.k_proj.weight, model.layers.0.self_attn.v_proj.weight, "
         "model.layers.0.self_attn.o_proj.weight, model.layers.0.post_attention_layernorm.weight, "
         "model.layers.0.mlp.gate_proj.weight, …");
-  weights.fill_random(f.context, 1);
+  weights.fill_random(1);
   weights.check_complete();
 }
 
 TEST_CASE("tied embeddings are the LM head, without a copy") {
   Fixture f;
   ModelShape shape = test::small_shape(ops::Dtype::F16);
-  const std::uint64_t untied = Weights::bytes_needed(shape);
+  const std::uint64_t untied = Weights::bytes_needed(f.device.sizes(), shape);
   shape.tie_word_embeddings = true;
-  CHECK(Weights::bytes_needed(shape) < untied);
-  Weights weights(f.pool, shape);
+  CHECK(Weights::bytes_needed(f.device.sizes(), shape) < untied);
+  Weights weights(f.device, shape);
   CHECK(weights.lm_head.weight.data == weights.embedding.data);
-  Fixture::set(weights, f.context, "model.embed_tokens.weight", {211, 72}, 0);
+  Fixture::set(weights, "model.embed_tokens.weight", {211, 72}, 0);
   // Some checkpoints have it all the same; it is checked and dropped.
-  Fixture::set(weights, f.context, "lm_head.weight", {211, 72}, 5);
+  Fixture::set(weights, "lm_head.weight", {211, 72}, 5);
   CHECK(row(weights.lm_head.weight, 0)[3] == 3);
   CHECK(error_of([&] { weights.check_complete(); }).find("lm_head") == std::string::npos);
 }
 
 TEST_CASE("refuses tensors that are not the model's, by name") {
   Fixture f;
-  Weights weights(f.pool, test::small_shape(ops::Dtype::F32));
+  Weights weights(f.device, test::small_shape(ops::Dtype::F32));
   const auto set = [&](const std::string& name, std::vector<std::uint64_t> shape) {
-    return error_of([&] { Fixture::set(weights, f.context, name, std::move(shape), 0); });
+    return error_of([&] { Fixture::set(weights, name, std::move(shape), 0); });
   };
   CHECK(set("model.layers.3.mlp.up_proj.weight", {108, 72}) ==
         "other: tensor model.layers.3.mlp.up_proj.weight: not part of this model");
@@ -126,10 +124,10 @@ TEST_CASE("refuses tensors that are not the model's, by name") {
   const std::uint64_t shape[] = {211, 72};
   const std::vector<std::byte> data(211 * 72 * 2);
   CHECK(error_of([&] {
-          weights.set(f.context, "lm_head.weight", {ops::Dtype::F32, shape, data});
+          weights.set("lm_head.weight", {ops::Dtype::F32, shape, data});
         }).ends_with("expected 60768 bytes of f32, got 30384"));
   CHECK(error_of([&] {
-          weights.set(f.context, "lm_head.weight", {ops::Dtype::F16, shape, data});
+          weights.set("lm_head.weight", {ops::Dtype::F16, shape, data});
         }) == "accepted");
 }
 
@@ -138,8 +136,8 @@ TEST_CASE("random weights are normal, seeded, and the same on any number of thre
   ModelShape shape = test::small_shape(ops::Dtype::F32);
   shape.num_layers = 1;
   shape.vocab_size = 2050;  // more than one batch of rows
-  Weights weights(f.pool, shape);
-  weights.fill_random(f.context, 9);
+  Weights weights(f.device, shape);
+  weights.fill_random(9);
   double sum = 0;
   double squares = 0;
   double extreme = 0;
@@ -161,12 +159,11 @@ TEST_CASE("random weights are normal, seeded, and the same on any number of thre
   CHECK(first_column.size() > 1000);
   CHECK(weights.layers[0].input_norm[71] == 1);
 
-  ThreadPool one(1);
-  const ops::OpContext alone{one, ops::Isa::Portable, {}};
-  Weights again(f.pool, shape);
-  again.fill_random(alone, 9);
-  Weights other(f.pool, shape);
-  other.fill_random(alone, 10);
+  CpuBackend alone{{.num_threads = 1, .pool_bytes = 32 << 20}};
+  Weights again(alone, shape);
+  again.fill_random(9);
+  Weights other(alone, shape);
+  other.fill_random(10);
   int differing = 0;
   for (std::uint32_t r = 0; r < 72; ++r) {
     CHECK(row(again.layers[0].o.weight, r) == row(weights.layers[0].o.weight, r));

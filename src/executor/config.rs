@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ByteSize, DeviceId};
+use super::{ByteSize, DeviceId, gpu};
 use crate::bridge::ffi;
 
 /// The section `[executor]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Devices by name: `cpu:N`, `sim:N`. Each has its own memory pool, copy of the weights and KV cache. Empty: as
+    /// Devices by name: `cpu:N`, `cuda:N`, `sim:N`; GPUs and CPUs are not mixed in one node. Each has its own memory pool, copy of the weights and KV cache. Empty: as
     /// `gpu_devices` says.
     pub devices: Vec<String>,
     /// GPUs by number (`[0]` is `cuda:0`), or `"auto"`: all that this build and machine have, else `cpu:0`.
@@ -31,6 +31,8 @@ pub struct Config {
     /// sequences at once and more pre-emptions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_cache_size: Option<ByteSize>,
+    /// On GPUs: a request gives the same tokens alone and in any batch, at a price in speed (docs/gpu.md). CPUs always do.
+    pub deterministic: bool,
     /// Cost model of `sim:N` devices, TOML or JSON (see `config/sim`). Absent: every step costs nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sim_cost_model: Option<PathBuf>,
@@ -177,7 +179,7 @@ impl Config {
             let key = if self.devices.is_empty() { "gpu_devices" } else { "devices" };
             match DeviceKind::parse(name) {
                 Err(error) => faults.push(format!("executor.{key}: {error}")),
-                Ok((DeviceKind::Cuda, _)) => faults.push(format!(
+                Ok((DeviceKind::Cuda, _)) if !ffi::has_cuda() => faults.push(format!(
                     "executor.{key}: {name} is a GPU, and this build has no CUDA; use cpu:0"
                 )),
                 Ok(_) if names[..index].contains(name) => {
@@ -185,6 +187,15 @@ impl Config {
                 }
                 Ok(_) => {}
             }
+        }
+        let is = |wanted| {
+            names.iter().any(|name| DeviceKind::parse(name).is_ok_and(|(kind, _)| kind == wanted))
+        };
+        if is(DeviceKind::Cuda) && is(DeviceKind::Cpu) {
+            faults.push(
+                "executor.devices: GPUs and CPUs in one node are not supported; start two nodes"
+                    .to_owned(),
+            );
         }
         if self.threads > 1024 {
             faults.push(format!("executor.threads: expected 0 to 1024, got {}", self.threads));
@@ -229,9 +240,25 @@ impl Config {
             GpuDevices::Listed(list) if !list.is_empty() => {
                 list.iter().map(|number| format!("cuda:{number}")).collect()
             }
-            // This build has no CUDA, so "all GPUs" are none.
+            GpuDevices::Auto if gpu::count() > 0 => {
+                (0..gpu::count()).map(|number| format!("cuda:{number}")).collect()
+            }
             _ => vec!["cpu:0".to_owned()],
         }
+    }
+
+    /// The numbers of the node's GPUs.
+    pub fn gpu_ordinals(&self) -> Vec<u32> {
+        let number = |name: &String| match DeviceKind::parse(name) {
+            Ok((DeviceKind::Cuda, number)) => Some(number),
+            _ => None,
+        };
+        self.device_names().iter().filter_map(number).collect()
+    }
+
+    /// What kind of engine the node's devices are; `sim` counts as a CPU.
+    pub fn backend(&self) -> ffi::Backend {
+        if self.gpu_ordinals().is_empty() { ffi::Backend::Cpu } else { ffi::Backend::Cuda }
     }
 
     /// Threads of each CPU device on a machine of `cores`.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{
-    self, Context, DeviceOptions, MemoryStats, ModelLimits, ModelPlan, StepBatch, StepOutput,
+    self, Backend, Context, DeviceOptions, MemoryStats, ModelLimits, ModelPlan, StepBatch,
+    StepOutput,
 };
-use crate::models::{Checkpoint, LoadFormat};
+use crate::models::{Checkpoint, LoadFormat, memory};
 
-use super::{Device, DeviceLoad, LoadState, LoadedModel, ModelId};
+use super::{Device, DeviceLoad, LoadState, LoadedModel, ModelId, Pipeline};
 
 /// Random weights are the same on every device and in every run.
 const DUMMY_SEED: u64 = 0;
@@ -17,6 +18,7 @@ const DUMMY_SEED: u64 = 0;
 /// The engine's context; made, used and dropped on the executor's thread.
 pub(super) struct EngineDevice {
     context: cxx::UniquePtr<Context>,
+    backend: Backend,
     /// The engine's handles of loaded models, and of the one being loaded.
     handles: HashMap<ModelId, u32>,
     loading: Option<Loading>,
@@ -32,19 +34,18 @@ struct Loading {
 }
 
 impl EngineDevice {
-    /// A CPU device.
-    ///
     /// # Errors
-    /// `out_of_memory` if the pool cannot be reserved; `other` if the machine has not the instruction set.
-    pub(super) fn cpu(options: &DeviceOptions) -> Result<Self, DeviceError> {
-        let context = ffi::new_cpu_context(options)?;
-        tracing::info!(
-            isa = ?context.isa(),
-            threads = options.num_threads,
-            pool_bytes = options.pool_bytes,
-            "CPU device is up"
-        );
-        Ok(Self { context, handles: HashMap::new(), loading: None })
+    /// `out_of_memory` if the pool cannot be reserved; `other` if the machine has not the device or the instruction set.
+    pub(super) fn new(options: &DeviceOptions) -> Result<Self, DeviceError> {
+        let context = ffi::new_context(options)?;
+        let DeviceOptions { backend, num_threads, pool_bytes, ordinal, .. } = *options;
+        if backend == Backend::Cpu {
+            let isa = context.isa();
+            tracing::info!(?isa, threads = num_threads, pool_bytes, "CPU device is up");
+        } else {
+            tracing::info!(ordinal, pool_bytes, "GPU device is up");
+        }
+        Ok(Self { context, backend, handles: HashMap::new(), loading: None })
     }
 
     fn handle(&self, model: ModelId) -> Result<u32, DeviceError> {
@@ -54,8 +55,16 @@ impl EngineDevice {
             .ok_or_else(|| DeviceError::other(format!("model {} is not on this device", model.0)))
     }
 
-    fn finish(&mut self, loading: &Loading) -> Result<LoadState, DeviceError> {
-        self.context.pin_mut().finish_model(loading.plan.model)?;
+    /// The next part of the warm-up, when all weights are there.
+    fn finish(&mut self, loading: Loading) -> Result<LoadState, DeviceError> {
+        let parts = self.context.pin_mut().finish_model_part(loading.plan.model)?;
+        if parts > 0 {
+            tracing::debug!(parts, "warming up");
+            let state =
+                LoadState::More { done_bytes: loading.done_bytes, total_bytes: loading.done_bytes };
+            self.loading = Some(loading);
+            return Ok(state);
+        }
         Ok(LoadState::Done(LoadedModel {
             num_blocks: loading.plan.num_blocks,
             weight_bytes: loading.plan.weight_bytes,
@@ -76,7 +85,8 @@ impl Device for EngineDevice {
             max_seq_len: budget.max_seq_len,
             end_token_ids: load.checkpoint.end_token_ids().to_vec(),
         };
-        let plan = self.context.pin_mut().add_model(load.checkpoint.shape(), &limits)?;
+        let shape = memory::shape_on(self.backend, load.checkpoint.shape());
+        let plan = self.context.pin_mut().add_model(&shape, &limits)?;
         self.handles.insert(load.model, plan.model);
         self.loading = Some(Loading {
             model: load.model,
@@ -94,11 +104,14 @@ impl Device for EngineDevice {
         };
         let total_bytes = loading.checkpoint.total_bytes();
         if loading.checkpoint.load_format() == LoadFormat::Dummy {
-            self.context.pin_mut().fill_random(loading.plan.model, DUMMY_SEED)?;
-            return self.finish(&loading);
+            if loading.next == 0 {
+                self.context.pin_mut().fill_random(loading.plan.model, DUMMY_SEED)?;
+                loading.next = 1;
+            }
+            return self.finish(loading);
         }
         let Some(tensor) = loading.checkpoint.tensor(loading.next) else {
-            return self.finish(&loading);
+            return self.finish(loading);
         };
         self.context
             .pin_mut()
@@ -132,7 +145,26 @@ impl Device for EngineDevice {
         Ok(self.context.pin_mut().run_step(batch, output)?)
     }
 
+    fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
+        (self.context.max_in_flight() > 1).then_some(self as &mut dyn Pipeline)
+    }
+
     fn memory(&self) -> Result<MemoryStats, DeviceError> {
         Ok(self.context.memory_stats()?)
+    }
+}
+
+impl Pipeline for EngineDevice {
+    fn submit(&mut self, model: ModelId, batch: &mut StepBatch) -> Result<(), DeviceError> {
+        batch.model = self.handle(model)?;
+        Ok(self.context.pin_mut().submit_step(batch)?)
+    }
+
+    fn has_ended(&mut self) -> Result<bool, DeviceError> {
+        Ok(self.context.pin_mut().step_has_ended()?)
+    }
+
+    fn take(&mut self, output: &mut StepOutput) -> Result<(), DeviceError> {
+        Ok(self.context.pin_mut().take_step(output)?)
     }
 }

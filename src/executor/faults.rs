@@ -7,7 +7,7 @@ use crate::bridge::DeviceError;
 use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
 
 use super::config::{Fault, FaultKind};
-use super::{Device, DeviceId, DeviceLoad, LoadState, ModelId};
+use super::{Device, DeviceId, DeviceLoad, LoadState, ModelId, Pipeline};
 
 /// The faults of one device. The node keeps it over rebuilds, so a fault that strikes once does not strike every new build.
 #[derive(Debug, Default)]
@@ -29,6 +29,16 @@ impl FaultPlan {
     /// Whether there is any.
     pub fn is_empty(&self) -> bool {
         self.faults.is_empty()
+    }
+
+    /// Counts a step and fails where it is to fail.
+    fn strike_now(&self, batch: &StepBatch) -> Result<(), DeviceError> {
+        match self.strike(batch) {
+            None => Ok(()),
+            Some(FaultKind::Exception) => Err(DeviceError::other("injected fault")),
+            #[allow(clippy::panic)] // What a drill asks for: the executor must catch it.
+            Some(FaultKind::Panic) => panic!("injected fault"),
+        }
     }
 
     /// Counts a step and says whether, and how, it is to fail.
@@ -79,16 +89,39 @@ impl Device for FaultyDevice {
         batch: &mut StepBatch,
         output: &mut StepOutput,
     ) -> Result<(), DeviceError> {
-        match self.plan.strike(batch) {
-            None => self.device.run(model, batch, output),
-            Some(FaultKind::Exception) => Err(DeviceError::other("injected fault")),
-            #[allow(clippy::panic)] // What a drill asks for: the executor must catch it.
-            Some(FaultKind::Panic) => panic!("injected fault"),
-        }
+        self.plan.strike_now(batch)?;
+        self.device.run(model, batch, output)
+    }
+
+    fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
+        // Looked at anew: the device below may have none.
+        self.device.pipeline()?;
+        Some(self)
     }
 
     fn memory(&self) -> Result<MemoryStats, DeviceError> {
         self.device.memory()
+    }
+}
+
+impl FaultyDevice {
+    fn below(&mut self) -> Result<&mut dyn Pipeline, DeviceError> {
+        self.device.pipeline().ok_or_else(|| DeviceError::other("the device has no pipeline"))
+    }
+}
+
+impl Pipeline for FaultyDevice {
+    fn submit(&mut self, model: ModelId, batch: &mut StepBatch) -> Result<(), DeviceError> {
+        self.plan.strike_now(batch)?;
+        self.below()?.submit(model, batch)
+    }
+
+    fn has_ended(&mut self) -> Result<bool, DeviceError> {
+        self.below()?.has_ended()
+    }
+
+    fn take(&mut self, output: &mut StepOutput) -> Result<(), DeviceError> {
+        self.below()?.take(output)
     }
 }
 

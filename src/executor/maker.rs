@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bridge::DeviceError;
-use crate::bridge::ffi::{DeviceOptions, MemoryStats};
+use crate::bridge::ffi::{self, DeviceOptions, MemoryStats};
 
 use super::config::{Config, DeviceKind};
 use super::cost_model::CostModel;
@@ -12,6 +12,9 @@ use super::engine_device::EngineDevice;
 use super::faults::{FaultPlan, FaultyDevice};
 use super::sim_device::SimDevice;
 use super::{Device, DeviceId};
+
+/// Threads that copy a checkpoint into the memory from which a GPU fetches it; a few keep up with its bus.
+const GPU_COPY_THREADS: u32 = 8;
 
 /// Makes one device, again after every failure. Cheap to clone; the clones share the fault plan.
 #[derive(Clone)]
@@ -24,16 +27,13 @@ impl Maker {
     /// One line that names the key.
     pub fn new(config: &Config, device: &DeviceId, pool_bytes: u64) -> Result<Self, String> {
         let plan = FaultPlan::of(device, &config.faults);
-        let (kind, _) = DeviceKind::parse(device.as_str())?;
+        let (kind, number) = DeviceKind::parse(device.as_str())?;
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let bare: Arc<dyn Fn() -> Result<Box<dyn Device>, DeviceError> + Send + Sync> = match kind {
             DeviceKind::Cpu => {
-                let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-                let options = DeviceOptions {
-                    num_threads: config.threads_per_device(cores),
-                    isa: config.isa.into(),
-                    pool_bytes,
-                };
-                Arc::new(move || Ok(Box::new(EngineDevice::cpu(&options)?)))
+                let threads = config.threads_per_device(cores);
+                let options = DeviceOptions::cpu(threads, config.isa.into(), pool_bytes);
+                Arc::new(move || Ok(Box::new(EngineDevice::new(&options)?)))
             }
             DeviceKind::Sim => {
                 let costs = match &config.sim_cost_model {
@@ -43,8 +43,14 @@ impl Maker {
                 };
                 Arc::new(move || Ok(Box::new(SimDevice::new(costs.clone(), pool_bytes))))
             }
-            DeviceKind::Cuda => {
+            DeviceKind::Cuda if !ffi::has_cuda() => {
                 return Err(format!("{device}: this build has no CUDA; use cpu:0"));
+            }
+            DeviceKind::Cuda => {
+                let threads = cores.min(GPU_COPY_THREADS);
+                let options =
+                    DeviceOptions::cuda(number, threads, pool_bytes, config.deterministic);
+                Arc::new(move || Ok(Box::new(EngineDevice::new(&options)?)))
             }
         };
         if plan.is_empty() {

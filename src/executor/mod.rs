@@ -23,6 +23,7 @@ mod config;
 mod cost_model;
 mod engine_device;
 mod faults;
+pub mod gpu;
 mod maker;
 mod sim_device;
 #[cfg(test)]
@@ -36,7 +37,7 @@ pub use cost_model::CostModel;
 pub use faults::FaultPlan;
 pub use maker::{Maker, MemoryReading};
 
-/// Names a device: `cpu:0`, `sim:0`, later `cuda:0`.
+/// Names a device: `cpu:0`, `cuda:0`, `sim:0`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(transparent)]
 pub struct DeviceId(Arc<str>);
@@ -189,11 +190,34 @@ pub trait Device {
         batch: &mut StepBatch,
         output: &mut StepOutput,
     ) -> Result<(), DeviceError>;
+    /// Where the device computes beside this thread: its steps by halves, two under way at most. `None`: only [`Device::run`].
+    fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
+        None
+    }
     /// The memory pool's state.
     ///
     /// # Errors
     /// Whatever the engine threw.
     fn memory(&self) -> Result<MemoryStats, DeviceError>;
+}
+
+/// A device that runs one step while the next is handed over. Errors are those of [`Device::run`].
+pub trait Pipeline {
+    /// Starts a step.
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    fn submit(&mut self, model: ModelId, batch: &mut StepBatch) -> Result<(), DeviceError>;
+    /// Whether [`Pipeline::take`] would not wait.
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    fn has_ended(&mut self) -> Result<bool, DeviceError>;
+    /// Waits for the oldest step; `output` is overwritten.
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    fn take(&mut self, output: &mut StepOutput) -> Result<(), DeviceError>;
 }
 
 /// The arguments of [`Device::begin_load`].

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
+use crate::bridge::ffi::{Backend, MemoryStats, StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode};
 use crate::models::{StepLimits, memory};
 
@@ -66,6 +66,7 @@ impl SimDevice {
 impl Device for SimDevice {
     fn begin_load(&mut self, load: DeviceLoad) -> Result<(), DeviceError> {
         let limits = StepLimits {
+            backend: Backend::Cpu,
             block_size: load.budget.block_size,
             max_batch_size: load.budget.max_batch_size,
             max_step_tokens: load.budget.max_step_tokens,

@@ -7,7 +7,9 @@
 //! the available memory (the CPU backend takes pages only when they are used).
 
 use crate::bridge::DeviceError;
-use crate::bridge::ffi::{MemoryNeed, ModelLimits, ModelShape, required_bytes};
+use crate::bridge::ffi::{
+    Backend, DeviceOptions, Dtype, Isa, MemoryNeed, ModelLimits, ModelShape, required_bytes,
+};
 use crate::executor::ModelBudget;
 
 /// The pool takes whole units of this.
@@ -26,8 +28,21 @@ pub struct StepLimits {
     pub max_batch_size: u32,
     /// Most tokens in one step.
     pub max_step_tokens: u32,
-    /// Threads of a device: each has its own scratch for sampling.
+    /// Threads of a CPU device: each has its own scratch for sampling.
     pub num_threads: u32,
+    /// What kind of device computes.
+    pub backend: Backend,
+}
+
+/// The shape as a device of this kind holds it: a GPU multiplies elements of 16 bits, so float32 checkpoints become bfloat16
+/// there.
+#[must_use]
+pub fn shape_on(backend: Backend, shape: &ModelShape) -> ModelShape {
+    let dtype = match (backend, shape.dtype) {
+        (Backend::Cuda, Dtype::F32) => Dtype::BF16,
+        (_, dtype) => dtype,
+    };
+    ModelShape { dtype, ..shape.clone() }
 }
 
 /// What the engine takes for a model of this shape.
@@ -47,7 +62,9 @@ pub fn engine_need(
         max_seq_len,
         end_token_ids: Vec::new(),
     };
-    Ok(required_bytes(limits.num_threads, shape, &limits_of_model)?)
+    let mut options = DeviceOptions::cpu(limits.num_threads, Isa::Auto, 0);
+    options.backend = limits.backend;
+    Ok(required_bytes(&options, &shape_on(limits.backend, shape), &limits_of_model)?)
 }
 
 /// What one model asks of a device.

@@ -13,7 +13,7 @@ use super::{Handles, Phase};
 use crate::admission::{self, Admission, Ledger, RunningObserver};
 use crate::bus::{self, Bus};
 use crate::config::Config;
-use crate::executor::Maker;
+use crate::executor::{Maker, gpu};
 use crate::health::{Health, HealthMessage, Vitals};
 use crate::http;
 use crate::models::{self, HubCache, MemorySizes, Models, StepLimits};
@@ -207,9 +207,14 @@ impl Memory {
             max_batch_size: config.batcher.max_batch_size,
             max_step_tokens: config.batcher.max_step_tokens,
             num_threads: config.executor.threads_per_device(cores),
+            backend: config.executor.backend(),
         };
+        let configured = config.executor.memory_pool_size.map(|size| size.0);
         let sizes = MemorySizes {
-            pool_bytes: config.executor.memory_pool_size.map(|size| size.0),
+            pool_bytes: match config.executor.gpu_ordinals() {
+                gpus if gpus.is_empty() || configured.is_some() => configured,
+                gpus => Some(gpu::pool_bytes(&gpus)?),
+            },
             kv_bytes: config.executor.kv_cache_size.map(|size| size.0),
         };
         let devices = config.executor.device_ids().len();

@@ -207,10 +207,11 @@ impl Engine {
     pub fn new(name: &str, isa: Isa, num_threads: u32) -> Self {
         let shape = shape(name);
         let limits = limits();
-        let need = ffi::required_bytes(num_threads, &shape, &limits).expect("a good shape");
+        let need = ffi::required_bytes(&DeviceOptions::cpu(num_threads, isa, 0), &shape, &limits)
+            .expect("a good shape");
         let pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes;
-        let options = DeviceOptions { num_threads, isa, pool_bytes };
-        let mut context = ffi::new_cpu_context(&options).expect("a device");
+        let options = DeviceOptions::cpu(num_threads, isa, pool_bytes);
+        let mut context = ffi::new_context(&options).expect("a device");
         let plan = context.pin_mut().add_model(&shape, &limits).expect("memory for the model");
         assert_eq!(plan.weight_bytes, need.weight_bytes);
         assert_eq!(plan.workspace_bytes, need.workspace_bytes);

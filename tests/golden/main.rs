@@ -243,14 +243,14 @@ fn the_same_seed_draws_the_same_tokens_alone_and_in_a_batch() {
 fn errors_arrive_with_their_code() {
     use inferno_node::bridge::{DeviceError, DeviceErrorCode};
     let code = |e: cxx::Exception| DeviceError::from(e).code;
-    let options = DeviceOptions { num_threads: 1, isa: Isa::Portable, pool_bytes: 1 << 20 };
-    let mut context = ffi::new_cpu_context(&options).expect("a device");
+    let options = DeviceOptions::cpu(1, Isa::Portable, 1 << 20);
+    let mut context = ffi::new_context(&options).expect("a device");
     let shape = shape("llama32-tiny");
     let added = context.pin_mut().add_model(&shape, &limits());
     assert_eq!(code(added.expect_err("1 MiB is too little")), DeviceErrorCode::OutOfMemory);
     let huge = DeviceOptions { pool_bytes: u64::MAX, ..options };
     assert_eq!(
-        code(ffi::new_cpu_context(&huge).err().expect("no machine has that")),
+        code(ffi::new_context(&huge).err().expect("no machine has that")),
         DeviceErrorCode::OutOfMemory
     );
     let mut engine = Engine::new("llama32-tiny", Isa::Portable, 1);

@@ -17,7 +17,7 @@ use super::*;
 use crate::admission::{ModelDown, ModelUp};
 use crate::batcher::{AddModel, RemoveModel};
 use crate::bridge::DeviceError;
-use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
+use crate::bridge::ffi::{Backend, MemoryStats, StepBatch, StepOutput};
 use crate::error::Kind;
 use crate::executor::{
     self, Config, Device, DeviceLoad, LoadModel, LoadState, Maker, Running, StepDone,
@@ -112,8 +112,13 @@ struct Bench {
     dir: tempfile::TempDir,
 }
 
-const LIMITS: StepLimits =
-    StepLimits { block_size: 16, max_batch_size: 4, max_step_tokens: 64, num_threads: 1 };
+const LIMITS: StepLimits = StepLimits {
+    block_size: 16,
+    max_batch_size: 4,
+    max_step_tokens: 64,
+    num_threads: 1,
+    backend: Backend::Cpu,
+};
 
 fn sim(device: &str, pool_bytes: u64) -> Maker {
     Maker::new(&Config::default(), &DeviceId::new(device), pool_bytes).expect("a sim device")

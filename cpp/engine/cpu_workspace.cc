@@ -1,4 +1,4 @@
-#include "engine/workspace.h"
+#include "engine/cpu_workspace.h"
 
 #include <algorithm>
 
@@ -21,19 +21,19 @@ std::uint64_t ops_bytes(const ModelShape& shape, const ModelLimits& limits,
 
 }  // namespace
 
-Workspace::Workspace(MemoryPool& pool, const ModelShape& shape, const ModelLimits& limits,
-                     std::uint32_t num_threads)
+CpuWorkspace::CpuWorkspace(MemoryPool& pool, const ModelShape& shape, const ModelLimits& limits,
+                           std::uint32_t num_threads)
     : range_(pool, bytes_needed(shape, limits, num_threads)) {
   place_all(range_.data(), shape, limits, num_threads);
 }
 
-std::uint64_t Workspace::bytes_needed(const ModelShape& shape, const ModelLimits& limits,
-                                      std::uint32_t num_threads) {
-  return Workspace().place_all(nullptr, shape, limits, num_threads);
+std::uint64_t CpuWorkspace::bytes_needed(const ModelShape& shape, const ModelLimits& limits,
+                                         std::uint32_t num_threads) {
+  return CpuWorkspace().place_all(nullptr, shape, limits, num_threads);
 }
 
-std::uint64_t Workspace::place_all(std::byte* base, const ModelShape& shape,
-                                   const ModelLimits& limits, std::uint32_t num_threads) {
+std::uint64_t CpuWorkspace::place_all(std::byte* base, const ModelShape& shape,
+                                      const ModelLimits& limits, std::uint32_t num_threads) {
   Layout layout;
   const auto place = [&](auto*& array, std::uint64_t length) {
     const std::uint64_t offset = layout.place(length * sizeof(*array));

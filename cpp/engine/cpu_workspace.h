@@ -1,4 +1,4 @@
-// Scratch of a model's forward pass: one range of the pool, taken once.
+// Scratch of a forward pass on the CPU: one range of the pool, taken once.
 #pragma once
 
 #include <cstddef>
@@ -10,11 +10,11 @@
 
 namespace inferno::engine {
 
-class Workspace {
+class CpuWorkspace {
  public:
   // T: max_step_tokens; R: max_batch_size, at most T; threads: of the device.
-  Workspace(MemoryPool& pool, const ModelShape& shape, const ModelLimits& limits,
-            std::uint32_t num_threads);
+  CpuWorkspace(MemoryPool& pool, const ModelShape& shape, const ModelLimits& limits,
+               std::uint32_t num_threads);
 
   // What the constructor takes from a pool, in units of 256 bytes for each term:
   //   4 T (2 hidden_size + head_dim + 1 + max(qkv_size + q_size, 3 intermediate_size))
@@ -42,7 +42,7 @@ class Workspace {
   std::span<std::byte> all() const { return {range_.data(), range_.bytes()}; }
 
  private:
-  Workspace() = default;
+  CpuWorkspace() = default;
   // Returns the bytes; with a null base only that.
   std::uint64_t place_all(std::byte* base, const ModelShape& shape, const ModelLimits& limits,
                           std::uint32_t num_threads);

@@ -1,0 +1,119 @@
+// What differs between kinds of device: where memory is, how weights get there, and the parts of
+// the forward pass. Everything above (model.cc, weights.cc, kv_cache.cc) is written once.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "engine/batch.h"
+#include "engine/memory_pool.h"
+#include "engine/random_weights.h"
+#include "engine/shape.h"
+#include "ops/packed_weights.h"
+
+namespace inferno::engine {
+
+class KvCache;
+class Weights;
+struct LayerWeights;
+
+// What a kind of device takes for what; known without having one.
+class Sizes {
+ public:
+  virtual ~Sizes() = default;
+  // A matrix in the layout that the backend's products read, padding included.
+  virtual std::uint64_t matrix_bytes(const ops::WeightShape& matrix) const = 0;
+  virtual std::uint64_t workspace_bytes(const ModelShape& shape,
+                                        const ModelLimits& limits) const = 0;
+  // Throws other for a shape that the backend does not run, naming the field.
+  virtual void check(const ModelShape& shape, const ModelLimits& limits) const = 0;
+};
+
+// One model's forward pass on one device: the parts of a decoder in the order of the paper, between
+// arrays that it keeps. T tokens of S sequences; R of these are sampled.
+class Forward {
+ public:
+  virtual ~Forward() = default;
+
+  // Takes a checked batch; its views are not kept. At most max_in_flight() steps that were begun
+  // and not taken.
+  virtual void begin(const StepBatch& batch) = 0;
+  // Makes the parts from embed to project_logits happen: calls `pass`, or replays what an earlier
+  // call with a batch of the same form recorded.
+  virtual void run(const std::function<void()>& pass) = 0;
+
+  // x [T, hidden_size] = the tokens' rows of the embedding
+  virtual void embed(const Weights& weights) = 0;
+  // qkv [T, q_size + 2 kv_size] = qkv_proj(norm(x))
+  virtual void project_qkv(const LayerWeights& layer) = 0;
+  // attended [T, q_size] = attention(rope(q), rope(k), v), K and V written to the layer's blocks
+  virtual void attend(std::uint32_t layer) = 0;
+  // x += o_proj(attended)
+  virtual void add_attended(const LayerWeights& layer) = 0;
+  // gated [T, intermediate_size] = silu(gate_proj(norm(x))) * up_proj(norm(x))
+  virtual void gate(const LayerWeights& layer) = 0;
+  // x += down_proj(gated). `next`: the layer that reads x, or null after the last.
+  virtual void add_gated(const LayerWeights& layer, const LayerWeights* next) = 0;
+  // logits [R, vocab_size] = lm_head(norm(x)) of the last token of each sequence that samples
+  virtual void project_logits(const Weights& weights) = 0;
+  // Draws a token for each row of logits, also into the sequence's seat.
+  virtual void sample() = 0;
+
+  // Whether take would not wait. Steps end in the order in which they began.
+  virtual bool has_ended() = 0;
+  // The oldest step's result; good until the next call. Throws other for logits that are no
+  // numbers.
+  virtual StepOutput take() = 0;
+
+  // Sizes of decode batches to be run once before the first request, so that none pays for page
+  // faults or the recording of a graph.
+  virtual std::span<const std::uint32_t> warm_up_batches() const = 0;
+};
+
+// Rows of a matrix on the device.
+struct MatrixRows {
+  ops::WeightShape matrix{};  // the whole
+  std::byte* data = nullptr;  // of the whole
+  std::uint32_t first_row = 0;
+  std::uint32_t num_rows = 0;
+};
+
+struct ForwardParts {
+  const ModelShape& shape;
+  const ModelLimits& limits;
+  const KvCache& kv;
+};
+
+// A device.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const Sizes& sizes() const = 0;
+  virtual MemoryPool& pool() = 0;
+  virtual const MemoryPool& pool() const = 0;
+
+  // Makes the device the calling thread's current one, where there is such a thing.
+  virtual void enter() {}
+
+  // Weights may be on their way when these return; `finish_writes` waits.
+  virtual void write_rows(const MatrixRows& target, const ops::RowSource& source) = 0;
+  virtual void randomise_rows(const MatrixRows& target, const NormalTable& normal,
+                              std::uint64_t key) = 0;
+  virtual void write_vector(float* target, std::span<const float> values) = 0;
+  virtual void finish_writes() {}
+
+  virtual std::unique_ptr<Forward> make_forward(const ForwardParts& parts) = 0;
+  // Steps that may be submitted before the first is taken.
+  virtual std::uint32_t max_in_flight() const = 0;
+  // Of the CPU backend; Portable elsewhere.
+  virtual ops::Isa isa() const { return ops::Isa::Portable; }
+};
+
+// Throws out_of_memory if the pool cannot be reserved, other for a device that is not there or that
+// this build has no code for.
+std::unique_ptr<Backend> make_backend(const DeviceOptions& options);
+std::unique_ptr<Sizes> make_sizes(const DeviceOptions& options);
+
+}  // namespace inferno::engine
