@@ -14,6 +14,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The demo model on the CPU.
 pub const CPU: &str = "[executor]\nthreads = 1\n";
 
+/// The node's program, with none of the caller's configuration.
+pub fn program() -> Command {
+    let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_inferno-node"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("INFERNO_")) {
+        command.env_remove(name);
+    }
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("PATH", path);
+    command
+}
+
 /// A running node.
 pub struct NodeProcess {
     child: Option<Child>,
@@ -60,16 +71,15 @@ impl NodeProcess {
         config.push_str(sections);
         let file = dir.path().join("node.toml");
         std::fs::write(&file, config).expect("writes");
+        let mut command = program();
+        command.args(["serve", "--config"]).arg(&file);
+        Self::run_in(dir, command)
+    }
+
+    /// Starts a command that serves, not waited for; what it says goes into `dir`.
+    pub fn run_in(dir: tempfile::TempDir, mut command: Command) -> Self {
         let open = |name: &str| std::fs::File::create(dir.path().join(name)).expect("a file");
-        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_inferno-node"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("INFERNO_")) {
-            command.env_remove(name);
-        }
         let child = command
-            .args(["serve", "--config"])
-            .arg(&file)
-            .env("PATH", path)
             .stdin(Stdio::null())
             .stdout(open("ready"))
             .stderr(open("log"))

@@ -2,10 +2,13 @@
 //! model where text matters and a `sim` device where time does; every process ends with its test.
 
 mod cluster;
+mod command_line;
 mod drain;
 mod failure;
 mod harness;
+mod health;
 mod limits;
 #[path = "../bus/nats.rs"]
 mod nats;
 mod request_path;
+mod slow_reader;
