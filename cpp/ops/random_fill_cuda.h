@@ -9,12 +9,11 @@
 namespace inferno::ops::cuda {
 
 struct RandomFillArgs {
-  const void* table =
-      nullptr;  // [4096] elements: the normal distribution in steps, as NormalTable has it
-  std::uint64_t key = 0;  // stream of the tensor
+  const void* table = nullptr;  // [4096] elements: NormalTable::values
+  std::uint64_t key = 0;        // stream of the tensor
+  // Row r begins at value r * random_row_stride(num_columns) of the stream.
   std::uint32_t num_rows = 0;
-  std::uint32_t num_columns =
-      0;  // row r begins at value r * round_up(num_columns, 4) of the stream
+  std::uint32_t num_columns = 0;
   Dtype dtype = Dtype::BF16;
   void* out = nullptr;  // [num_rows, num_columns]
 };
