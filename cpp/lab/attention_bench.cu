@@ -10,6 +10,7 @@
 #include <functional>
 #include <numeric>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "ops/attention_cuda.h"
@@ -187,7 +188,8 @@ class Bench {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  const std::string_view wanted = argc > 1 ? argv[1] : "";  // a part of the names
   const CudaOp op = make_op();
   for (const Case& c : {
            Case{"8B decode 1 x 160", 32, 8, 128, 1, 1, 160, 128},
@@ -211,6 +213,6 @@ int main() {
            Case{"96 prefill 8 x 2048", 32, 8, 96, 8, 2048, 2048, 2},
            Case{"256 prefill 8 x 2048", 16, 4, 256, 8, 2048, 2048, 2},
        }) {
-    Bench(op, c).run();
+    if (std::string_view(c.name).find(wanted) != std::string_view::npos) Bench(op, c).run();
   }
 }

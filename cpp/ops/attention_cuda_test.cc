@@ -377,7 +377,7 @@ TEST_CASE("a ragged mixed batch is within two roundings of float64") {
         CAPTURE(heads.num_kv_heads);
         CAPTURE(head_dim);
         CAPTURE(heads.block_size);
-        CAPTURE(dtype_name(dtype));
+        CAPTURE(std::string(dtype_name(dtype)));
         const auto lens = ragged_lens(random);
         const World world(heads, contexts(lens), random);
         for (const bool only_tiles : {false, true}) {

@@ -282,7 +282,7 @@ __device__ void prefetch_tile(const Element* tile) {
 template <int kHeadDim, int kWarps>
 struct WarpResults {
   static constexpr int kStride = kHeadDim + 4;  // spreads the heads over the banks
-  float sums[kWarps][kUnitHeads][kStride];
+  alignas(16) float sums[kWarps][kUnitHeads][kStride];
   float maximum[kWarps][kUnitHeads];
   float total[kWarps][kUnitHeads];
 };

@@ -271,6 +271,7 @@ void attention_prefill(const CudaOp& op, const KvLayerCuda& layer, const Attenti
       .num_tiles = args.num_tiles,
       .scale_log2 = args.scale * kLog2E,
   };
+  if (has_attention_prefill_sm90(layer)) return attention_prefill_sm90(op, layer, params);
   if (layer.dtype == Dtype::BF16) {
     launch_prefill<__nv_bfloat16>(op, params, layer.head_dim);
   } else {

@@ -63,4 +63,9 @@ __device__ inline PrefillTask prefill_task(const PrefillParams& p, std::uint32_t
   return task;
 }
 
+// The kernel for sm_90a, which has head_dim 64 and 128.
+bool has_attention_prefill_sm90(const KvLayerCuda& layer);
+void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,
+                            const PrefillParams& params);
+
 }  // namespace inferno::ops::cuda

@@ -1,0 +1,187 @@
+// The asynchronous machinery of sm_90a that the prefill kernel uses: products of a warpgroup
+// (wgmma), barriers that count bytes (mbarrier), the tensor copy engine.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "ops/cuda_device.cuh"
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define INFERNO_SM90A 1
+#endif
+
+namespace inferno::ops::cuda {
+
+__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+#ifdef INFERNO_SM90A
+
+class Barrier {
+ public:
+  __device__ void init(std::uint32_t num_arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&state_)),
+                 "r"(num_arrivals));
+  }
+  __device__ void arrive() {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&state_))
+                 : "memory");
+  }
+  __device__ void arrive_and_expect(std::uint32_t num_bytes) {
+    asm volatile(
+        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&state_)),
+        "r"(num_bytes)
+        : "memory");
+  }
+  // Waits for the end of the phase whose parity is given.
+  __device__ void wait(std::uint32_t parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}\n" ::"r"(shared_address(&state_)),
+        "r"(parity)
+        : "memory");
+  }
+  __device__ std::uint32_t address() const { return shared_address(&state_); }
+
+ private:
+  std::uint64_t state_;
+};
+
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// Ordinary writes to shared memory before it are seen by wgmma and the copy engine after it.
+__device__ __forceinline__ void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void copy_box(void* target, const CUtensorMap& map, std::uint32_t column,
+                                         std::uint32_t row, const Barrier& barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3}], [%4];" ::"r"(shared_address(target)),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier.address())
+      : "memory");
+}
+
+// Barriers among some of a block's warps, by number; 0 is __syncthreads.
+template <int kThreads>
+__device__ __forceinline__ void named_sync(std::uint32_t number) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
+}
+template <int kThreads>
+__device__ __forceinline__ void named_arrive(std::uint32_t number) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
+}
+
+// A matrix in shared memory in rows of 128 bytes, whose 16-byte chunks lie at chunk ^ (row % 8);
+// 64 elements of a row are together, the next 64 `plane_bytes` further. Its parts are aligned to
+// 1,024 bytes. (PTX ISA, "Matrix descriptor"; plane_bytes counts where rows are summed over.)
+__device__ __forceinline__ std::uint64_t matrix_descriptor(const void* matrix,
+                                                           std::uint32_t plane_bytes) {
+  constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62;
+  constexpr std::uint64_t kEightRows = std::uint64_t{1024 >> 4} << 32;
+  return kSwizzle128 | kEightRows | (std::uint64_t{plane_bytes >> 4} << 16) |
+         ((shared_address(matrix) & 0x3ffffU) >> 4);
+}
+
+// Bytes further in the matrix.
+__device__ __forceinline__ std::uint64_t advanced(std::uint64_t descriptor, std::uint32_t bytes) {
+  return descriptor + (bytes >> 4);
+}
+
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+// Keeps the compiler from moving uses of the sums across a fence or wait.
+template <int kCount>
+__device__ __forceinline__ void hold(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+#define INFERNO_D8(i)                                                                         \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
+      "+f"(d[i + 6]), "+f"(d[i + 7])
+#define INFERNO_D32 INFERNO_D8(0), INFERNO_D8(8), INFERNO_D8(16), INFERNO_D8(24)
+#define INFERNO_D64 INFERNO_D32, INFERNO_D8(32), INFERNO_D8(40), INFERNO_D8(48), INFERNO_D8(56)
+#define INFERNO_LIST32                                                                          \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
+  "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
+#define INFERNO_LIST64                                                                          \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
+  "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "  \
+  "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "  \
+  "%56, %57, %58, %59, %60, %61, %62, %63}"
+
+// Both factors in shared memory with the summed dimension along the rows. kFirst: d = instead of
+// d +=.
+#define INFERNO_WGMMA_SS(types)                                                        \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." types " " INFERNO_LIST64 \
+               ", %64, %65, %66, 1, 1, 0, 0;"                                          \
+               : INFERNO_D64                                                           \
+               : "l"(a), "l"(b), "n"(kFirst ? 0 : 1))
+#define INFERNO_WGMMA_RS64(types)                                                      \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." types " " INFERNO_LIST64 \
+               ", {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"                              \
+               : INFERNO_D64                                                           \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define INFERNO_WGMMA_RS32(types)                                                     \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." types " " INFERNO_LIST32 \
+               ", {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                             \
+               : INFERNO_D32                                                          \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+
+template <typename Element, bool kFirst>
+__device__ __forceinline__ void wgmma_rows(float (&d)[64], std::uint64_t a, std::uint64_t b) {
+  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
+    INFERNO_WGMMA_SS("bf16.bf16");
+  } else {
+    INFERNO_WGMMA_SS("f16.f16");
+  }
+}
+
+// The first factor in registers; the rows of the second are summed over.
+template <typename Element, int kCount>
+__device__ __forceinline__ void wgmma_columns(float (&d)[kCount], const std::uint32_t (&a)[4],
+                                              std::uint64_t b) {
+  constexpr bool kBf16 = std::is_same_v<Element, __nv_bfloat16>;
+  if constexpr (kCount == 64 && kBf16) {
+    INFERNO_WGMMA_RS64("bf16.bf16");
+  } else if constexpr (kCount == 64) {
+    INFERNO_WGMMA_RS64("f16.f16");
+  } else if constexpr (kBf16) {
+    INFERNO_WGMMA_RS32("bf16.bf16");
+  } else {
+    INFERNO_WGMMA_RS32("f16.f16");
+  }
+}
+
+#undef INFERNO_WGMMA_RS32
+#undef INFERNO_WGMMA_RS64
+#undef INFERNO_WGMMA_SS
+#undef INFERNO_LIST64
+#undef INFERNO_LIST32
+#undef INFERNO_D64
+#undef INFERNO_D32
+#undef INFERNO_D8
+
+#endif  // INFERNO_SM90A
+
+}  // namespace inferno::ops::cuda
