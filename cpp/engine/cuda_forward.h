@@ -1,0 +1,81 @@
+// The parts of a decoder on a GPU. Steps are put into the device's stream and end there; the host
+// waits only in take. Decode steps replay a graph recorded for their size.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "engine/backend.h"
+#include "engine/cuda_memory.h"
+#include "engine/cuda_step.h"
+#include "engine/cuda_workspace.h"
+#include "engine/kv_cache.h"
+#include "engine/weights.h"
+#include "ops/attention_cuda.h"
+#include "ops/cuda_op.h"
+#include "ops/linear_cuda.h"
+
+namespace inferno::engine {
+
+// What a forward pass stands on; it outlives it.
+struct CudaDevice {
+  ops::cuda::CudaOp op;
+  MemoryPool& pool;
+  bool deterministic;
+};
+
+class CudaForward : public Forward {
+ public:
+  // Takes the workspace. Throws out_of_memory, or other where cuBLASLt cannot be opened.
+  CudaForward(const CudaDevice& device, const ForwardParts& parts);
+  ~CudaForward() override;
+
+  void begin(const StepBatch& batch) override;
+  void run(const std::function<void()>& pass) override;
+  void embed(const Weights& weights) override;
+  void project_qkv(const LayerWeights& layer) override;
+  void attend(std::uint32_t layer) override;
+  void add_attended(const LayerWeights& layer) override;
+  void gate(const LayerWeights& layer) override;
+  void add_gated(const LayerWeights& layer, const LayerWeights* next) override;
+  void project_logits(const Weights& weights) override;
+  void sample() override;
+  bool has_ended() override;
+  StepOutput take() override;
+  std::span<const std::uint32_t> warm_up_batches() const override { return graph_sizes_; }
+
+ private:
+  StepForm form_of(const StepBatch& batch) const;
+  void upload(const StepSlot& slot);
+  ops::cuda::LinearInput normed() const;
+  ops::cuda::NextNorm next_norm(const float* weight) const;
+  ops::cuda::KvLayerCuda kv_layer(std::uint32_t layer) const;
+
+  CudaDevice device_;
+  const ModelShape& shape_;
+  const ModelLimits& limits_;
+  const KvCache& kv_;
+  CudaWorkspace workspace_;
+  ops::cuda::LinearCuda linear_;
+  std::uint32_t tile_rows_;
+  std::uint32_t block_table_stride_;  // on the device
+  std::vector<std::uint32_t> graph_sizes_;
+  std::map<std::uint32_t, CudaGraph> graphs_;  // by size
+
+  // Two steps may be under way; which slot is next follows from how many were begun and taken.
+  std::array<std::unique_ptr<StepSlot>, 2> slots_;
+  std::uint64_t num_begun_ = 0;
+  std::uint64_t num_taken_ = 0;
+  std::vector<std::uint32_t> answer_;  // [S]
+
+  // Of the step that is being put into the stream.
+  StepSlot* slot_ = nullptr;
+  StepArrays arrays_;  // on the device
+  std::uint32_t graph_size_ = 0;
+  bool norm_is_deferred_ = false;  // h is to be scaled by square_sums
+};
+
+}  // namespace inferno::engine

@@ -1,0 +1,103 @@
+#include "engine/cuda_memory.h"
+
+#include <string>
+
+#include "engine/error.h"
+#include "ops/cuda_op.h"
+
+namespace inferno::engine {
+namespace {
+
+using ops::cuda::check;
+
+// Destructors below ignore what the runtime answers: after a sticky error it answers everything
+// with that error, and the process is about to end.
+class DeviceReservation : public Reservation {
+ public:
+  using Reservation::Reservation;
+  ~DeviceReservation() override { cudaFree(data()); }
+};
+
+}  // namespace
+
+std::unique_ptr<Reservation> reserve_device_memory(std::uint64_t bytes) {
+  const std::uint64_t reserved = MemoryPool::round_up(bytes);
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, reserved);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    std::size_t free = 0;
+    std::size_t total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    throw Error(ErrorCode::kOutOfMemory, "need " + std::to_string(reserved) + ", have " +
+                                             std::to_string(free) + " (free on the GPU)");
+  }
+  check(status, "cudaMalloc");
+  return std::make_unique<DeviceReservation>(static_cast<std::byte*>(data), reserved);
+}
+
+PinnedBuffer::PinnedBuffer(std::uint64_t bytes) : bytes_(bytes) {
+  void* data = nullptr;
+  check(cudaMallocHost(&data, bytes), "cudaMallocHost");
+  data_ = static_cast<std::byte*>(data);
+}
+
+PinnedBuffer::~PinnedBuffer() { cudaFreeHost(data_); }
+
+CudaStream::CudaStream() {
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+}
+
+CudaStream::~CudaStream() {
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+
+CudaEvent::CudaEvent() {
+  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+}
+
+CudaEvent::~CudaEvent() { cudaEventDestroy(event_); }
+
+void CudaEvent::record(cudaStream_t stream) {
+  check(cudaEventRecord(event_, stream), "cudaEventRecord");
+}
+
+bool CudaEvent::has_ended() {
+  const cudaError_t status = cudaEventQuery(event_);
+  if (status == cudaErrorNotReady) return false;
+  check(status, "cudaEventQuery");
+  return true;
+}
+
+void CudaEvent::wait() { check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+
+CudaGraph::~CudaGraph() {
+  if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
+}
+
+void CudaGraph::begin(cudaStream_t stream) {
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+}
+
+void CudaGraph::abandon(cudaStream_t stream) noexcept {
+  cudaGraph_t recorded = nullptr;
+  cudaStreamEndCapture(stream, &recorded);
+  if (recorded != nullptr) cudaGraphDestroy(recorded);
+  cudaGetLastError();
+}
+
+void CudaGraph::end(cudaStream_t stream) {
+  cudaGraph_t recorded = nullptr;
+  check(cudaStreamEndCapture(stream, &recorded), "cudaStreamEndCapture");
+  const cudaError_t status = cudaGraphInstantiate(&graph_, recorded, 0);
+  cudaGraphDestroy(recorded);
+  check(status, "cudaGraphInstantiate");
+  check(cudaGraphUpload(graph_, stream), "cudaGraphUpload");
+}
+
+void CudaGraph::launch(cudaStream_t stream) const {
+  check(cudaGraphLaunch(graph_, stream), "cudaGraphLaunch");
+}
+
+}  // namespace inferno::engine
