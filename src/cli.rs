@@ -1,11 +1,17 @@
 //! What the command line offers, and how its flags become configuration.
 
+use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Sources};
 use crate::generate::GenerateArgs;
+use crate::models::HubCache;
+use crate::models::inspect::devices_here;
+use crate::models::random::{self, Like, RandomOptions, Written};
 use crate::node::{Node, Phase};
 
 /// A node of an LLM inference cluster.
@@ -30,6 +36,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Make or look at a checkpoint.
+    Models {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: ModelsCommand,
+    },
 }
 
 /// What can be done with a configuration.
@@ -37,6 +49,49 @@ pub enum Command {
 pub enum ConfigCommand {
     /// Check it whole and print the effective one, secrets hidden; fails naming every key at fault.
     Check(ConfigOptions),
+}
+
+/// What can be done with checkpoints.
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Write a whole checkpoint of a family's true shape with random weights, for benchmarks and trials.
+    Random(RandomArgs),
+    /// Print what a checkpoint is, what it needs, and on which device of this machine it fits.
+    Inspect(InspectArgs),
+}
+
+/// `models random`.
+#[derive(Debug, Clone, Args)]
+pub struct RandomArgs {
+    /// Whose shape.
+    #[arg(long, value_name = "MODEL")]
+    pub like: Like,
+    /// Fewer layers than the model has, for tests and small machines.
+    #[arg(long, value_name = "N")]
+    pub layers: Option<u32>,
+    /// The same seed gives the same weights.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Write into a directory that is not empty: a checkpoint there is replaced, other files stay.
+    #[arg(long)]
+    pub force: bool,
+    /// Where to; made if need be.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
+/// `models inspect`.
+#[derive(Debug, Clone, Args)]
+pub struct InspectArgs {
+    /// Checkpoint directory, or a hub id found in the local Hugging Face cache.
+    #[arg(value_name = "DIR")]
+    pub model_path: PathBuf,
+    /// Reckon with sequences of this length; default: the model's context.
+    #[arg(long, value_name = "TOKENS")]
+    pub max_seq_len: Option<u32>,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags over environment over file.
@@ -126,16 +181,12 @@ pub fn serve(options: &ConfigOptions) -> Result<(), String> {
 }
 
 async fn run_until_signal(node: Node) -> Result<(), String> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|error| format!("signals: {error}"));
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut signal = std::pin::pin!(end_signal()?);
     let mut phase = node.phase();
     let mut failed = None;
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = &mut signal => break,
             changed = phase.changed() => match (changed, phase.borrow_and_update().clone()) {
                 (Ok(()), Phase::Ready) => print_ready(&node),
                 (Ok(()), Phase::Loading) => {}
@@ -191,4 +242,83 @@ pub fn check(options: &ConfigOptions) -> Result<(), String> {
     let config = Config::load(&options.sources()).map_err(|error| error.to_string())?;
     print!("{}", config.to_toml());
     Ok(())
+}
+
+/// Writes a random checkpoint; SIGINT and SIGTERM end it and leave nothing.
+///
+/// # Errors
+/// What stood in the way.
+pub fn random(args: RandomArgs) -> Result<(), String> {
+    crate::telemetry::init_tracing("info");
+    let RandomArgs { like, layers, seed, force, directory } = args;
+    let options = RandomOptions { like, layers, seed, force };
+    let stop = Arc::new(AtomicBool::new(false));
+    let written = runtime()?.block_on(async {
+        let (to, stopped) = (directory.clone(), Arc::clone(&stop));
+        let signal = end_signal()?;
+        let mut work = tokio::task::spawn_blocking(move || random::write(&to, &options, &stopped));
+        let outcome = tokio::select! {
+            outcome = &mut work => outcome,
+            () = signal => {
+                stop.store(true, Ordering::Relaxed);
+                work.await
+            }
+        };
+        outcome.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    })?;
+    print_written(&directory, &written)
+}
+
+/// Resolves at the first SIGINT or SIGTERM; both are caught from now on.
+fn end_signal() -> Result<impl Future<Output = ()>, String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|error| format!("signals: {error}"));
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn print_written(directory: &std::path::Path, written: &Written) -> Result<(), String> {
+    let gigabytes = written.bytes as f64 / 1e9;
+    let seconds = written.elapsed.as_secs_f64();
+    let line = format!(
+        "{}: {} parameters, {gigabytes:.2} GB in {} safetensors, {seconds:.1} s ({:.2} GB/s)\n",
+        directory.display(),
+        written.parameters,
+        written.num_shards,
+        gigabytes / seconds
+    );
+    print_out(&line)
+}
+
+/// Prints what a checkpoint is and needs.
+///
+/// # Errors
+/// What loading it would say.
+pub fn inspect(args: &InspectArgs) -> Result<(), String> {
+    let devices = devices_here();
+    let hub = HubCache::from_env();
+    let report =
+        crate::models::inspect::inspect(&args.model_path, args.max_seq_len, &hub, &devices)?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
+        print_out(&format!("{json}\n"))
+    } else {
+        print_out(&report.to_string())
+    }
+}
+
+/// A reader that has seen enough (`| head`) is no fault of ours.
+fn print_out(text: &str) -> Result<(), String> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("standard output: {error}"))
+        }
+        _ => Ok(()),
+    }
 }

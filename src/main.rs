@@ -1,9 +1,9 @@
-//! The command line: `serve`, `generate`, `config check`.
+//! The command line: `serve`, `generate`, `config check`, `models random`, `models inspect`.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use inferno_node::cli::{Cli, Command, ConfigCommand};
+use inferno_node::cli::{Cli, Command, ConfigCommand, ModelsCommand};
 
 /// Small blocks come from one thread and go on another all the time, which glibc's allocator is slow at (docs/benchmarks.md).
 #[global_allocator]
@@ -15,6 +15,10 @@ fn main() -> ExitCode {
         Command::Generate(options) => inferno_node::cli::generate(options),
         Command::Config { command: ConfigCommand::Check(options) } => {
             inferno_node::cli::check(&options)
+        }
+        Command::Models { command: ModelsCommand::Random(args) } => inferno_node::cli::random(args),
+        Command::Models { command: ModelsCommand::Inspect(args) } => {
+            inferno_node::cli::inspect(&args)
         }
     };
     match outcome {

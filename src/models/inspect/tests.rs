@@ -1,0 +1,89 @@
+//! Goal: the report says what loading finds and takes. Method: the fixtures of the golden tests, and the engine's own plan for them.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::executor::DeviceId;
+use crate::models::memory::StepLimits;
+
+const LIMITS: StepLimits =
+    StepLimits { block_size: 16, max_batch_size: 4, max_step_tokens: 64, num_threads: 1 };
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn report(name: &str, free_bytes: u64) -> Report {
+    let device = DeviceHere { id: DeviceId::new("cpu:0"), free_bytes, limits: LIMITS };
+    inspect(&fixture(name), Some(64), &HubCache::default(), &[device]).expect("a good checkpoint")
+}
+
+#[test]
+fn parts_add_up_to_the_files() {
+    for (name, tied) in
+        [("llama2-tiny", false), ("llama3-tiny", false), ("llama32-tiny-bf16", true)]
+    {
+        let report = report(name, 1 << 30);
+        let total = report.parts.total();
+        assert_eq!(total.bytes, report.checkpoint_bytes, "{name}");
+        assert_eq!(total.parameters, report.parameters.total);
+        assert_eq!(report.architecture.tie_word_embeddings, tied, "{name}");
+        assert_eq!(report.parts.lm_head.parameters == 0, tied);
+        let hidden = u64::from(report.architecture.hidden_size);
+        let layers = u64::from(report.architecture.num_layers);
+        let inner = u64::from(report.architecture.intermediate_size);
+        assert_eq!(report.parts.norms.parameters, (2 * layers + 1) * hidden);
+        assert_eq!(report.parts.mlp.parameters, layers * 3 * hidden * inner);
+        let vocab = u64::from(report.architecture.vocab_size);
+        assert_eq!(report.parameters.embedding, vocab * hidden);
+    }
+}
+
+#[test]
+fn the_numbers_are_what_the_engine_plans() {
+    let report = report("llama32-tiny-bf16", 1 << 24);
+    let fit = &report.devices[0];
+    let checkpoint =
+        Checkpoint::open(&fixture("llama32-tiny-bf16"), LoadFormat::Safetensors).expect("loads");
+    let need = crate::models::memory::engine_need(checkpoint.shape(), &LIMITS, 64).expect("runs");
+    assert_eq!((fit.weight_bytes, fit.workspace_bytes), (need.weight_bytes, need.workspace_bytes));
+    assert_eq!(report.kv_bytes_per_token * 16, need.kv_bytes_per_block);
+    let left = (1 << 24) - need.weight_bytes - need.workspace_bytes;
+    let blocks = fit.kv_tokens / 16;
+    assert!(fit.fits && blocks * need.kv_bytes_per_block <= left);
+    assert_eq!(fit.sequences, blocks / 4);
+    let one_more = (blocks + 1) * need.kv_bytes_per_block;
+    assert!(one_more + crate::models::memory::ALIGNMENT_SLACK > left);
+}
+
+#[test]
+fn what_does_not_fit_is_said() {
+    let report = report("llama3-tiny", 100_000);
+    let fit = &report.devices[0];
+    assert_eq!((fit.fits, fit.kv_tokens, fit.sequences), (false, 0, 0));
+    assert!(report.to_string().contains("does not fit"), "{report}");
+}
+
+#[test]
+fn this_machine_has_a_processor() {
+    let devices = devices_here();
+    assert!(devices.iter().any(|device| device.id == DeviceId::new("cpu:0")), "{devices:?}");
+}
+
+#[test]
+fn a_checkpoint_without_a_tokenizer_is_still_looked_at() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture("llama3-tiny").join(file), root.path().join(file)).expect("copies");
+    }
+    let look = || inspect(root.path(), None, &HubCache::default(), &[]);
+    let report = look().expect("a good checkpoint");
+    assert_eq!((report.tokenizer_ids, report.has_chat_template), (None, false));
+    assert_eq!((report.context_length, report.max_seq_len), (512, 512));
+    assert!(report.to_string().contains("absent"), "{report}");
+    std::fs::write(root.path().join("tokenizer.json"), "{}").expect("writes");
+    let error = look().expect_err("no tokenizer");
+    assert!(error.contains("tokenizer.json"), "{error}");
+    let long = inspect(root.path(), Some(513), &HubCache::default(), &[]).expect_err("too long");
+    assert!(long.contains("max_seq_len"), "{long}");
+}

@@ -1,0 +1,146 @@
+//! The safetensors files, by as many threads as there are cores: each makes a piece in a buffer of its own and writes it to its
+//! place. Threads begin at different files, because the system lets only one write to a file at a time.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use half::bf16;
+
+use super::layout::{ELEMENT_BYTES, Placed, Shard};
+use super::meter::Meter;
+use super::normal::{NormalTable, tensor_key};
+use super::{DEVIATION, RandomError};
+
+/// What a thread makes and writes at once: large beside the cost of a call, small beside the cache. A multiple of a word's bytes.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// All weights of one checkpoint.
+pub(super) struct Job<'a> {
+    /// Where the files are to be.
+    pub folder: &'a Path,
+    pub shards: &'a [Shard],
+    pub seed: u64,
+    pub stop: &'a AtomicBool,
+    pub meter: &'a Meter,
+}
+
+/// One file being written.
+struct Output<'a> {
+    shard: &'a Shard,
+    file: File,
+    pieces: Vec<Piece<'a>>,
+    next: AtomicUsize,
+}
+
+/// Part of a tensor.
+struct Piece<'a> {
+    tensor: &'a Placed,
+    /// In bytes of the tensor.
+    begin: u64,
+    bytes: u64,
+}
+
+impl Job<'_> {
+    /// Writes every file.
+    ///
+    /// # Errors
+    /// The first that a thread met; all of them end then.
+    pub(super) fn run(&self) -> Result<(), RandomError> {
+        let table = NormalTable::new(DEVIATION);
+        let outputs = self.shards.iter().map(|s| self.open(s)).collect::<Result<Vec<_>, _>>()?;
+        let failed = AtomicBool::new(false);
+        let num_threads = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..num_threads)
+                .map(|thread| {
+                    let (table, outputs, failed) = (&table, &outputs, &failed);
+                    scope.spawn(move || {
+                        let outcome = self.work(table, outputs, thread, failed);
+                        if outcome.is_err() {
+                            failed.store(true, Ordering::Relaxed);
+                        }
+                        outcome
+                    })
+                })
+                .collect();
+            // A panic in one of them is a defect, and goes on here.
+            let outcomes = threads.into_iter().map(|thread| match thread.join() {
+                Ok(outcome) => outcome,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            outcomes.collect::<Vec<_>>().into_iter().collect()
+        })
+    }
+
+    fn open<'a>(&self, shard: &'a Shard) -> Result<Output<'a>, RandomError> {
+        let path = self.folder.join(&shard.file);
+        let file = File::create_new(&path).map_err(RandomError::io(&path))?;
+        file.set_len(shard.file_bytes()).map_err(RandomError::io(&path))?;
+        file.write_all_at(&shard.header, 0).map_err(RandomError::io(&path))?;
+        self.meter.add(shard.header.len() as u64);
+        let pieces = shard.tensors.iter().flat_map(pieces_of).collect();
+        Ok(Output { shard, file, pieces, next: AtomicUsize::new(0) })
+    }
+
+    /// One thread: its own file first, then wherever pieces are left.
+    fn work(
+        &self,
+        table: &NormalTable,
+        outputs: &[Output<'_>],
+        thread: usize,
+        failed: &AtomicBool,
+    ) -> Result<(), RandomError> {
+        let mut buffer = vec![0; PIECE_BYTES as usize];
+        for index in 0..outputs.len() {
+            let output = &outputs[(thread + index) % outputs.len()];
+            while let Some(piece) = output.take() {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(RandomError::Stopped);
+                }
+                if failed.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let bytes = &mut buffer[..piece.bytes as usize];
+                piece.make(table, self.seed, bytes);
+                output
+                    .file
+                    .write_all_at(bytes, output.place_of(piece))
+                    .map_err(RandomError::io(&self.folder.join(&output.shard.file)))?;
+                self.meter.add(piece.bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Output<'a> {
+    fn take(&self) -> Option<&Piece<'a>> {
+        self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn place_of(&self, piece: &Piece<'_>) -> u64 {
+        self.shard.header.len() as u64 + piece.tensor.begin + piece.begin
+    }
+}
+
+fn pieces_of(tensor: &Placed) -> impl Iterator<Item = Piece<'_>> {
+    (0..tensor.bytes).step_by(PIECE_BYTES as usize).map(move |begin| Piece {
+        tensor,
+        begin,
+        bytes: PIECE_BYTES.min(tensor.bytes - begin),
+    })
+}
+
+impl Piece<'_> {
+    fn make(&self, table: &NormalTable, seed: u64, out: &mut [u8]) {
+        if self.tensor.is_norm() {
+            for element in out.chunks_exact_mut(ELEMENT_BYTES as usize) {
+                element.copy_from_slice(&bf16::ONE.to_le_bytes());
+            }
+        } else {
+            table.fill(tensor_key(seed, &self.tensor.name), self.begin / ELEMENT_BYTES, out);
+        }
+    }
+}
