@@ -102,7 +102,7 @@ fn the_demo_model_is_described() {
     assert_eq!(json["devices"][0]["device"], "cpu:0");
 }
 
-#[actix_rt::test]
+#[tokio::test]
 async fn the_numbers_are_what_loading_takes() {
     let fixture = root().join("tests/fixtures/llama32-tiny-bf16");
     let json = inspect_json(path(&fixture));
