@@ -4,31 +4,45 @@ use serde::Serialize;
 
 use super::{ModelShape, StepLimits};
 use crate::bridge::DeviceError;
-use crate::executor::DeviceId;
+use crate::bridge::ffi::{Backend, MemoryNeed};
+use crate::executor::{DeviceId, gpu};
 use crate::models::memory::{
     ALIGNMENT_SLACK, MemorySizes, ModelNeed, available_bytes, engine_need, plan,
 };
-use crate::{batcher, executor};
 
 /// A device that this machine has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeviceHere {
     /// As the configuration names it.
     pub id: DeviceId,
-    /// What a model could take of it now.
+    /// Of the hardware, where it has one.
+    pub name: Option<String>,
+    /// What nobody has taken at this moment.
     pub free_bytes: u64,
+    /// What a node reserves there if nothing is configured; absent where that follows from the model.
+    pub pool_bytes: Option<u64>,
     /// Of a step there, by the default configuration.
     pub limits: StepLimits,
 }
 
-/// Every device of this machine that a model could be put on; one whose memory cannot be read is left out.
+/// Every device of this machine that a model could be put on: GPUs, then the processor. One whose memory cannot be read is left
+/// out.
 pub fn devices_here() -> Vec<DeviceHere> {
+    let gpus = gpu::list().unwrap_or_default().into_iter().map(|card| DeviceHere {
+        id: DeviceId::new(&format!("cuda:{}", card.ordinal)),
+        pool_bytes: gpu::pool_bytes(&[card.ordinal]).ok(),
+        name: Some(card.name),
+        free_bytes: card.free_bytes,
+        limits: default_limits(Backend::Cuda),
+    });
     let cpu = available_bytes().map(|free_bytes| DeviceHere {
         id: DeviceId::new("cpu:0"),
+        name: None,
         free_bytes,
-        limits: default_limits(),
+        pool_bytes: None,
+        limits: default_limits(Backend::Cpu),
     });
-    cpu.into_iter().collect()
+    gpus.chain(cpu).collect()
 }
 
 /// What a device has for a model.
@@ -36,14 +50,22 @@ pub fn devices_here() -> Vec<DeviceHere> {
 pub struct Fit {
     /// Which device.
     pub device: DeviceId,
+    /// Of the hardware, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// What it has free now.
     pub free_bytes: u64,
+    /// Why the engine does not run the model there, whatever the memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// What the weights take there, in the engine's layout.
     pub weight_bytes: u64,
     /// Scratch of a step.
     pub workspace_bytes: u64,
-    /// Whether weights and workspace fit.
+    /// Whether weights and workspace fit into what a node may take there.
     pub fits: bool,
+    /// What is missing for that.
+    pub short_bytes: u64,
     /// Tokens whose keys and values fit into what is then left, in whole blocks.
     pub kv_tokens: u64,
     /// How many sequences of `max_seq_len` that is.
@@ -54,46 +76,63 @@ pub struct Fit {
 
 impl DeviceHere {
     /// What of a model of this shape fits.
-    ///
-    /// # Errors
-    /// For a shape that the engine does not run.
-    pub fn fit(&self, shape: &ModelShape, max_seq_len: u32) -> Result<Fit, DeviceError> {
-        let need = engine_need(shape, &self.limits, max_seq_len)?;
-        let fixed = need.weight_bytes + need.workspace_bytes + ALIGNMENT_SLACK;
-        let left = self.free_bytes.checked_sub(fixed);
+    pub fn fit(&self, shape: &ModelShape, max_seq_len: u32) -> Fit {
+        match engine_need(shape, &self.limits, max_seq_len) {
+            Ok(need) => self.fit_of(&need, max_seq_len),
+            Err(error) => {
+                let refused = Some(error.message);
+                Fit { refused, fits: false, ..self.fit_of(&MemoryNeed::default(), max_seq_len) }
+            }
+        }
+    }
+
+    fn fit_of(&self, need: &MemoryNeed, max_seq_len: u32) -> Fit {
+        let fixed_bytes = need.weight_bytes + need.workspace_bytes + ALIGNMENT_SLACK;
+        let usable = self.pool_bytes.unwrap_or(self.free_bytes);
         let block_size = u64::from(self.limits.block_size);
-        let blocks = left.unwrap_or(0) / need.kv_bytes_per_block.max(1);
-        let wanted = ModelNeed::of(shape, &self.limits, max_seq_len)?;
-        let default = plan(&[wanted], MemorySizes::default(), self.free_bytes, 1);
-        let default_bytes = default.kv_bytes.first().copied().unwrap_or(0);
-        Ok(Fit {
+        let blocks_of = |bytes: u64| bytes.checked_div(need.kv_bytes_per_block).unwrap_or(0);
+        let blocks = blocks_of(usable.saturating_sub(fixed_bytes));
+        let per_sequence = u64::from(max_seq_len).div_ceil(block_size);
+        let min_kv_bytes = need.kv_bytes_per_block.saturating_mul(per_sequence);
+        let wish_kv_bytes = min_kv_bytes.saturating_mul(self.limits.max_batch_size.into());
+        let wanted = ModelNeed { fixed_bytes, min_kv_bytes, wish_kv_bytes };
+        let sizes = MemorySizes { pool_bytes: self.pool_bytes, kv_bytes: None };
+        let default = plan(&[wanted], sizes, self.free_bytes, 1);
+        Fit {
             device: self.id.clone(),
+            name: self.name.clone(),
             free_bytes: self.free_bytes,
+            refused: None,
             weight_bytes: need.weight_bytes,
             workspace_bytes: need.workspace_bytes,
-            fits: left.is_some(),
+            fits: usable >= fixed_bytes,
+            short_bytes: fixed_bytes.saturating_sub(usable),
             kv_tokens: blocks * block_size,
-            sequences: blocks / u64::from(max_seq_len).div_ceil(block_size),
-            kv_tokens_by_default: default_bytes / need.kv_bytes_per_block.max(1) * block_size,
-        })
+            sequences: blocks / per_sequence,
+            kv_tokens_by_default: default.kv_bytes.iter().map(|kv| blocks_of(*kv)).sum::<u64>()
+                * block_size,
+        }
     }
 }
 
-/// Keys and values of one token, by the engine's reckoning.
+/// Keys and values of one token in the checkpoint's element type, by the engine's reckoning.
+///
+/// # Errors
+/// For a shape that the engine does not run.
 pub(super) fn kv_bytes_per_token(shape: &ModelShape, max_seq_len: u32) -> Result<u64, DeviceError> {
-    let limits = default_limits();
+    let limits = default_limits(Backend::Cpu);
     let need = engine_need(shape, &limits, max_seq_len)?;
     Ok(need.kv_bytes_per_block / u64::from(limits.block_size))
 }
 
 /// Of a node with nothing configured.
-fn default_limits() -> StepLimits {
-    let batcher = batcher::Config::default();
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+fn default_limits(backend: Backend) -> StepLimits {
+    let batcher = crate::batcher::Config::default();
     StepLimits {
         block_size: batcher.block_size,
         max_batch_size: batcher.max_batch_size,
         max_step_tokens: batcher.max_step_tokens,
-        num_threads: executor::Config::default().threads_per_device(cores),
+        num_threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        backend,
     }
 }

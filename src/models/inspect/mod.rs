@@ -115,7 +115,8 @@ pub fn inspect(
         .map_err(|error| error.to_string())?;
     let template = ChatTemplate::from_dir(&directory).map_err(|error| error.to_string())?;
     let shape = checkpoint.shape();
-    let named = |error| format!("{}: {error}", directory.display());
+    let kv_bytes_per_token = devices::kv_bytes_per_token(shape, max_seq_len)
+        .map_err(|error| format!("{}: {error}", directory.display()))?;
     let parts = Parts::of(shape);
     Ok(Report {
         family: "llama",
@@ -123,16 +124,13 @@ pub fn inspect(
         dtype: dtype_name(shape.dtype),
         parameters: Parameters::of(&parts),
         checkpoint_bytes: checkpoint.total_bytes(),
-        kv_bytes_per_token: devices::kv_bytes_per_token(shape, max_seq_len).map_err(named)?,
+        kv_bytes_per_token,
         context_length: checkpoint.max_position_embeddings(),
         max_seq_len,
         end_token_ids: checkpoint.end_token_ids().to_vec(),
         tokenizer_ids: tokenizer.map(|tokenizer| tokenizer.vocab_size()),
         has_chat_template: template.is_some(),
-        devices: devices
-            .iter()
-            .map(|device| device.fit(shape, max_seq_len).map_err(named))
-            .collect::<Result<_, _>>()?,
+        devices: devices.iter().map(|device| device.fit(shape, max_seq_len)).collect(),
         parts,
         directory,
     })

@@ -3,19 +3,30 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::bridge::ffi::Backend;
 use crate::executor::DeviceId;
 use crate::models::memory::StepLimits;
 
-const LIMITS: StepLimits =
-    StepLimits { block_size: 16, max_batch_size: 4, max_step_tokens: 64, num_threads: 1 };
+const LIMITS: StepLimits = StepLimits {
+    block_size: 16,
+    max_batch_size: 4,
+    max_step_tokens: 64,
+    num_threads: 1,
+    backend: Backend::Cpu,
+};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 fn report(name: &str, free_bytes: u64) -> Report {
-    let device = DeviceHere { id: DeviceId::new("cpu:0"), free_bytes, limits: LIMITS };
+    let device = device(free_bytes);
     inspect(&fixture(name), Some(64), &HubCache::default(), &[device]).expect("a good checkpoint")
+}
+
+fn device(free_bytes: u64) -> DeviceHere {
+    let id = DeviceId::new("cpu:0");
+    DeviceHere { id, name: None, free_bytes, pool_bytes: None, limits: LIMITS }
 }
 
 #[test]
@@ -61,7 +72,23 @@ fn what_does_not_fit_is_said() {
     let report = report("llama3-tiny", 100_000);
     let fit = &report.devices[0];
     assert_eq!((fit.fits, fit.kv_tokens, fit.sequences), (false, 0, 0));
+    assert!(fit.short_bytes > 0);
     assert!(report.to_string().contains("does not fit"), "{report}");
+}
+
+#[test]
+fn a_device_with_a_pool_gives_no_more_than_that() {
+    let checkpoint =
+        Checkpoint::open(&fixture("llama3-tiny"), LoadFormat::Safetensors).expect("loads");
+    let name = Some("A card".to_owned());
+    let card = DeviceHere { name, pool_bytes: Some(1 << 24), ..device(1 << 30) };
+    let fit = card.fit(checkpoint.shape(), 64);
+    let same = device(1 << 24).fit(checkpoint.shape(), 64);
+    assert_eq!((fit.kv_tokens, fit.sequences), (same.kv_tokens, same.sequences));
+    assert_eq!(fit.kv_tokens_by_default, 4 * 64);
+    let refused = crate::bridge::ffi::ModelShape { head_dim: 3, ..checkpoint.shape().clone() };
+    let refused = card.fit(&refused, 64);
+    assert!(!refused.fits && refused.refused.is_some(), "{refused:?}");
 }
 
 #[test]

@@ -75,21 +75,15 @@ impl Report {
     }
 
     fn write_fit(&self, fit: &Fit, f: &mut Formatter<'_>) -> fmt::Result {
-        let needed = fit.weight_bytes + fit.workspace_bytes;
-        write!(
-            f,
-            "{}: {} free; weights {}, workspace {}: ",
-            fit.device,
-            gib(fit.free_bytes),
-            gib(fit.weight_bytes),
-            gib(fit.workspace_bytes)
-        )?;
+        let name = fit.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+        write!(f, "{}{name}: {} free; ", fit.device, gib(fit.free_bytes))?;
+        if let Some(reason) = &fit.refused {
+            return writeln!(f, "does not run there: {reason}");
+        }
+        let (weights, workspace) = (gib(fit.weight_bytes), gib(fit.workspace_bytes));
+        write!(f, "weights {weights}, workspace {workspace}: ")?;
         if !fit.fits {
-            return writeln!(
-                f,
-                "does not fit, {} short",
-                gib(needed.saturating_sub(fit.free_bytes))
-            );
+            return writeln!(f, "does not fit, {} short", gib(fit.short_bytes));
         }
         writeln!(
             f,
