@@ -15,6 +15,8 @@
 //! # }
 //! ```
 
+mod collector;
+
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -24,6 +26,7 @@ use futures_util::Stream;
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
+use self::collector::Collector;
 use crate::admission::Admit;
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -124,6 +127,19 @@ impl Engine {
     }
 
     /// Whether requests are taken: a model and a device are up, and nothing drains.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use inferno_node::{config::Config, engine::{Engine, InferRequest}};
+    /// # let engine = Engine::new(Config::library("demo", "models/demo")).await?;
+    /// assert!(engine.is_ready());
+    /// engine.unload_model("demo").await?;
+    /// assert!(!engine.is_ready());
+    /// # engine.shutdown().await;
+    /// # Ok(()) })
+    /// # }
+    /// ```
     pub fn is_ready(&self) -> bool {
         self.node.vitals().is_ready()
     }
@@ -148,12 +164,51 @@ impl Engine {
     ///
     /// # Errors
     /// `queue_full` if the door is full; a refusal by admission is the stream's first item.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use inferno_node::{config::Config, engine::{Engine, InferRequest}};
+    /// # let engine = Engine::new(Config::library("demo", "models/demo")).await?;
+    /// use futures_util::StreamExt;
+    ///
+    /// let mut events = engine.stream(InferRequest::text("demo", "Once upon a time").max_tokens(8))?;
+    /// let mut text = String::new();
+    /// while let Some(event) = events.next().await {
+    ///     let event = event?;
+    ///     text.push_str(&event.text);
+    ///     if let Some(reason) = event.finish_reason {
+    ///         println!("{text} ({reason:?})");
+    ///     }
+    /// }
+    /// assert!(!text.is_empty());
+    /// # engine.shutdown().await;
+    /// # Ok(()) })
+    /// # }
+    /// ```
     pub fn stream(&self, request: InferRequest) -> Result<TokenStream> {
         let (events, _) = self.submit(request, true)?;
         Ok(TokenStream { events })
     }
 
     /// Several completions at once, in the order of the requests.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use inferno_node::{config::Config, engine::{Engine, InferRequest}};
+    /// # let engine = Engine::new(Config::library("demo", "models/demo")).await?;
+    /// let prompts = ["Once upon a time", "The fox"];
+    /// let requests = prompts.map(|prompt| InferRequest::text("demo", prompt).max_tokens(8));
+    /// let answers = engine.batch_infer(requests.to_vec()).await;
+    /// assert_eq!(answers.len(), 2);
+    /// for answer in answers {
+    ///     println!("{}", answer?.generated_text);
+    /// }
+    /// # engine.shutdown().await;
+    /// # Ok(()) })
+    /// # }
+    /// ```
     pub async fn batch_infer(&self, requests: Vec<InferRequest>) -> Vec<Result<Answer>> {
         join_all(requests.into_iter().map(|request| self.infer(request))).await
     }
@@ -163,6 +218,28 @@ impl Engine {
     ///
     /// # Errors
     /// `conflict` if the alias is taken, else what is wrong with the checkpoint or the memory.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use inferno_node::{config::Config, engine::{Engine, InferRequest}};
+    /// # let engine = Engine::new(Config::library("demo", "models/demo")).await?;
+    /// use inferno_node::models::ModelSpec;
+    ///
+    /// let spec = ModelSpec {
+    ///     name: "second".to_owned(),
+    ///     model_path: "models/demo".into(),
+    ///     load_format: Default::default(),
+    ///     max_seq_len: Some(256),
+    /// };
+    /// // The memory was sized for one model: the idle one makes room.
+    /// let info = engine.load_model(spec).await?;
+    /// assert_eq!((info.name.as_str(), info.max_seq_len), ("second", 256));
+    /// engine.infer(InferRequest::text("second", "Once upon a time").max_tokens(8)).await?;
+    /// # engine.shutdown().await;
+    /// # Ok(()) })
+    /// # }
+    /// ```
     pub async fn load_model(&self, spec: ModelSpec) -> Result<ModelInfo> {
         self.node.models().send(Load(spec)).await.map_err(gone)?
     }
@@ -171,6 +248,22 @@ impl Engine {
     ///
     /// # Errors
     /// `not_found` for an unknown alias.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use inferno_node::{config::Config, engine::{Engine, InferRequest}};
+    /// # let engine = Engine::new(Config::library("demo", "models/demo")).await?;
+    /// use inferno_node::error::Kind;
+    ///
+    /// engine.unload_model("demo").await?;
+    /// let refused = engine.infer(InferRequest::text("demo", "Once upon a time")).await;
+    /// assert_eq!(refused.map_err(|error| error.kind), Err(Kind::NotFound));
+    /// assert_eq!(engine.unload_model("demo").await.map_err(|error| error.kind), Err(Kind::NotFound));
+    /// # engine.shutdown().await;
+    /// # Ok(()) })
+    /// # }
+    /// ```
     pub async fn unload_model(&self, name: &str) -> Result<()> {
         self.node.models().send(Unload { name: name.to_owned() }).await.map_err(gone)?
     }
@@ -269,47 +362,5 @@ impl Sink for ChannelSink {
 
     fn is_closed(&self) -> bool {
         self.events.is_closed()
-    }
-}
-
-/// Gathers events into an [`Answer`].
-#[derive(Default)]
-struct Collector {
-    text: String,
-    token_ids: Vec<u32>,
-    last: Option<(FinishReason, Usage, Receipt)>,
-}
-
-impl Collector {
-    /// Takes the next event; true after the last one.
-    fn take(&mut self, event: Event) -> Result<bool> {
-        self.text.push_str(&event.text);
-        self.token_ids.extend(event.token_ids);
-        match event.finish_reason {
-            None => Ok(false),
-            Some(FinishReason::Failed) => {
-                Err(event.error.unwrap_or_else(|| Error::internal("failed without an error")))
-            }
-            Some(FinishReason::Cancelled) => Err(Error::new(Kind::Cancelled, "cancelled")),
-            Some(reason) => {
-                let usage = event.usage.unwrap_or_default();
-                self.last = Some((reason, usage, event.receipt.unwrap_or_default()));
-                Ok(true)
-            }
-        }
-    }
-
-    fn finish(self, request_id: RequestId, latency: Duration) -> Result<Answer> {
-        let (finish_reason, usage, receipt) =
-            self.last.ok_or_else(|| Error::internal("no last event"))?;
-        Ok(Answer {
-            request_id,
-            generated_text: self.text,
-            token_ids: self.token_ids,
-            finish_reason,
-            usage,
-            latency,
-            receipt,
-        })
     }
 }
