@@ -211,7 +211,7 @@ struct Found {
 };
 
 // The first index below `count` at which the running sum of amount(index) reaches `wanted`, which
-// is above 0 and at most the whole sum. All threads get it.
+// is above 0; `count` where the whole sum does not. All threads get it.
 template <std::uint32_t kThreads, typename Amount>
 __device__ Found find_reaching(std::uint32_t count, std::uint64_t wanted, Amount amount) {
   __shared__ Found found;
@@ -224,6 +224,7 @@ __device__ Found find_reaching(std::uint32_t count, std::uint64_t wanted, Amount
     if (before < wanted && wanted <= before + value) found = {index, before};
     earlier += scan.total;
   }
+  if (earlier < wanted) return {count, earlier};
   __syncthreads();
   return found;
 }

@@ -75,17 +75,27 @@ struct CutShared {
   Bins<kKeyBins> bins;
 };
 
-// The tokens of a bucket whose keys are from first to last.
+// Tokens of neighbouring buckets: those whose log2 weight is above one bound and up to another, and
+// whose keys are from first to last.
 struct Members {
-  std::uint32_t bucket;
+  float above;
+  float up_to;
+  std::uint32_t count;
   std::uint64_t first = 0;
   std::uint64_t last = kKeepAll;
-  std::uint32_t count;
 };
+
+__device__ Members members_of(std::uint32_t first_bucket, std::uint32_t last_bucket,
+                              std::uint32_t count) {
+  constexpr float kWidth = 1.0F / kBucketsPerOctave;
+  return {-kWidth * static_cast<float>(last_bucket + 1), -kWidth * static_cast<float>(first_bucket),
+          count};
+}
 
 struct Cut {
   std::uint64_t key;
-  std::uint64_t mass;  // of the bucket's tokens up to it
+  std::uint64_t mass;            // of the members up to it
+  std::uint32_t num_ranked = 0;  // where the best tokens of the row lie ranked, how many
 };
 
 enum class Measure { kCount, kMass };
@@ -109,7 +119,7 @@ struct CutRow {
   __device__ void for_each_member(const Members& members, Fn fn) const {
     for_each_logit<kThreads>(logits, logits.words(), [&](float logit, std::uint32_t id) {
       const float y = log2_weight(logit);
-      if (!(y > kLowestLog2) || bucket_of(y) != members.bucket) return;
+      if (!(y > members.above && y <= members.up_to)) return;
       const std::uint64_t key = rank_key(logit, id);
       const std::uint64_t weight = whole_weight(y);
       if (weight != 0 && members.first <= key && key <= members.last) fn(key, weight);
@@ -167,19 +177,25 @@ struct CutRow {
     __syncthreads();
   }
 
-  // The highest-ranking members that hold `wanted`.
+  // The shortest run of the ranked tokens, from the first, that holds `wanted`.
+  __device__ Cut cut_ranked(std::uint32_t num_ranked, Measure measure, std::uint64_t wanted) const {
+    const auto weight = [&](std::uint32_t i) { return weight_of_key(shared.ranked[i]); };
+    const Found found = find_reaching<kThreads>(
+        num_ranked, wanted, [&](std::uint32_t i) { return measured(measure, 1, weight(i)); });
+    std::uint64_t sum = 0;
+    for (std::uint32_t i = threadIdx.x; i <= found.index; i += kThreads) sum += weight(i);
+    return {shared.ranked[found.index], block_sum<kThreads>(sum)};
+  }
+
   __device__ Cut cut(Members members, Measure measure, std::uint64_t wanted) const {
     std::uint64_t mass = 0;
     for (int shift = 64 - kKeyBits; members.count > kMaxRanked; shift -= kKeyBits) {
       mass += narrow(members, shift, measure, wanted);
     }
     rank(members);
-    const auto weight = [&](std::uint32_t i) { return weight_of_key(shared.ranked[i]); };
-    const Found found = find_reaching<kThreads>(
-        members.count, wanted, [&](std::uint32_t i) { return measured(measure, 1, weight(i)); });
-    std::uint64_t sum = 0;
-    for (std::uint32_t i = threadIdx.x; i <= found.index; i += kThreads) sum += weight(i);
-    return {shared.ranked[found.index], mass + block_sum<kThreads>(sum)};
+    Cut cut = cut_ranked(members.count, measure, wanted);
+    cut.mass += mass;
+    return cut;
   }
 };
 
@@ -191,15 +207,21 @@ __device__ std::uint64_t mass_before(const RowRecord& record, std::uint32_t buck
 
 __device__ Cut cut_by_count(const CutRow& row, std::uint32_t top_k) {
   const RowRecord& record = row.record;
-  std::uint64_t count = 0;
-  for (std::uint32_t i = threadIdx.x; i < kNumBuckets; i += kThreads) count += record.counts[i];
-  count = block_sum<kThreads>(count);
-  if (top_k == 0 || top_k >= count) return {kKeepAll, mass_before(record, kNumBuckets)};
+  if (top_k == 0) return {kKeepAll, mass_before(record, kNumBuckets)};
   const Found found = find_reaching<kThreads>(
       kNumBuckets, top_k, [&](std::uint32_t bucket) { return record.counts[bucket]; });
-  const Members members{.bucket = found.index, .count = record.counts[found.index]};
-  const Cut cut = row.cut(members, Measure::kCount, top_k - found.before);
-  return {cut.key, cut.mass + mass_before(record, found.index)};
+  const std::uint32_t bucket = found.index;
+  if (bucket == kNumBuckets) return {kKeepAll, mass_before(record, kNumBuckets)};
+  const auto before = static_cast<std::uint32_t>(found.before);
+  const std::uint32_t count = record.counts[bucket];
+  if (before + count <= kMaxRanked) {  // all the best at once, which top-p can use
+    Cut cut = row.cut(members_of(0, bucket, before + count), Measure::kCount, top_k);
+    cut.num_ranked = before + count;
+    return cut;
+  }
+  Cut cut = row.cut(members_of(bucket, bucket, count), Measure::kCount, top_k - before);
+  cut.mass += mass_before(record, bucket);
+  return cut;
 }
 
 // The shortest run of the ranking, from its top, that holds top_p of what top-k kept.
@@ -208,10 +230,11 @@ __device__ std::uint64_t cut_by_mass(const CutRow& row, float top_p, const Cut& 
   const double wanted = __dmul_rn(static_cast<double>(top_p), __ull2double_rn(kept.mass));
   const std::uint64_t target =
       min(max(__double2ull_rz(wanted), 1ULL), static_cast<unsigned long long>(kept.mass));
+  if (kept.num_ranked != 0) return row.cut_ranked(kept.num_ranked, Measure::kMass, target).key;
   const RowRecord& record = row.record;
   const Found found = find_reaching<kThreads>(
       kNumBuckets, target, [&](std::uint32_t bucket) { return record.masses[bucket]; });
-  const Members members{.bucket = found.index, .count = record.counts[found.index]};
+  const Members members = members_of(found.index, found.index, record.counts[found.index]);
   return row.cut(members, Measure::kMass, target - found.before).key;
 }
 
