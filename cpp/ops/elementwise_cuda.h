@@ -1,6 +1,7 @@
 // The ops around products and attention on the GPU: embedding, norm, rope with the KV write, the
 // gated activation. Contracts as in embed.h, rms_norm.h, rope.h, kv_write.h and silu_mul.h, for
-// elements of 16 bits.
+// elements of 16 bits: computed in float, rounded once. A token's bits depend on its own inputs
+// only. H is a multiple of 8 up to 16,384, head_dim of 16, I of 8; otherwise "other: …".
 #pragma once
 
 #include <cstdint>
@@ -49,12 +50,13 @@ void rms_norm_cuda(const CudaOp& op, const RmsNormCudaArgs& args);
 struct RopeKvArgs {
   void* qkv = nullptr;  // [T, num_heads + 2 num_kv_heads, head_dim]: q is turned in place
   const float* cos_sin = nullptr;               // [T, 2, head_dim / 2]
-  const std::uint32_t* slot_mapping = nullptr;  // [T] slots, or kNoSlot
+  const std::uint32_t* slot_mapping = nullptr;  // [T] slots, all different, or kNoSlot
   std::uint32_t num_tokens = 0;
   std::uint32_t num_heads = 0;
 };
 
-// q turned in place; k, turned, and v written to the cache. Rounded once, from the float result.
+// q turned in place; k, turned, and v written to the cache. A slot that the layer has not writes
+// nothing.
 void rope_kv_cuda(const CudaOp& op, const KvLayerCuda& layer, const RopeKvArgs& args);
 
 struct SiluMulCudaArgs {

@@ -11,7 +11,8 @@
 namespace inferno::ops::cuda {
 
 struct SampleCudaArgs {
-  float* logits = nullptr;               // [R, vocab_size]; held-back end tokens become -infinity
+  // [R, vocab_size]; held-back end tokens become -infinity, in a row with a NaN too.
+  float* logits = nullptr;
   const SampleParams* params = nullptr;  // [R] device memory
   const std::uint32_t* seats = nullptr;  // [R] where the token also goes, or kNoSeat (padding)
   std::uint32_t num_rows = 0;            // R
