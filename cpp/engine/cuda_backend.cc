@@ -120,7 +120,7 @@ CudaBackend::CudaBackend(const DeviceOptions& options)
                                        std::to_string(major) + ".x");
   }
   num_sms_ = static_cast<std::uint32_t>(attribute(cudaDevAttrMultiProcessorCount, ordinal_));
-  dependent_launch_ = major >= 9;
+  dependent_launch_ = major == 9;
   stream_ = std::make_unique<CudaStream>();
   pool_ = std::make_unique<MemoryPool>(reserve_device_memory(options.pool_bytes));
   uploader_ = std::make_unique<CudaUploader>(threads_, stream_->get());

@@ -72,10 +72,12 @@ void CudaForward::begin(const StepBatch& batch) {
     throw Error(ErrorCode::kInvalidBatch, "two steps are under way already");
   }
   slot_ = slots_[num_begun_ % slots_.size()].get();
+  slot_->idle_ms = 0;
   const StepForm form = form_of(batch);
   slot_->fill(batch, form);
   graph_size_ = form.graph_size;
   StepArrays::place(slot_->counts(), workspace_.step, arrays_);
+  slot_->started.record(device_.op.stream);
   upload(*slot_);
 }
 
@@ -237,6 +239,12 @@ bool CudaForward::has_ended() {
 StepOutput CudaForward::take() {
   StepSlot& slot = *slots_[num_taken_++ % slots_.size()];
   slot.ended.wait();
+  // The step after it, if it is under way already, was begun while this one ran.
+  StepSlot& next = *slots_[num_taken_ % slots_.size()];
+  if (num_begun_ > num_taken_) {
+    next.started.wait();
+    next.idle_ms = next.started.since(slot.ended);
+  }
   answer_.assign(slot.num_seqs, 0);
   for (std::size_t row = 0; row < slot.row_seqs.size(); ++row) {
     const ops::Sampled& sampled = slot.sampled()[row];
@@ -245,7 +253,7 @@ StepOutput CudaForward::take() {
     }
     answer_[slot.row_seqs[row]] = sampled.token_id;
   }
-  return {answer_, slot.logits};
+  return {answer_, slot.logits, slot.ended.since(slot.started), slot.idle_ms};
 }
 
 }  // namespace inferno::engine

@@ -53,9 +53,7 @@ CudaStream::~CudaStream() {
   cudaStreamDestroy(stream_);
 }
 
-CudaEvent::CudaEvent() {
-  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-}
+CudaEvent::CudaEvent() { check(cudaEventCreate(&event_), "cudaEventCreate"); }
 
 CudaEvent::~CudaEvent() { cudaEventDestroy(event_); }
 
@@ -68,6 +66,12 @@ bool CudaEvent::has_ended() {
   if (status == cudaErrorNotReady) return false;
   check(status, "cudaEventQuery");
   return true;
+}
+
+float CudaEvent::since(const CudaEvent& earlier) const {
+  float ms = 0;
+  check(cudaEventElapsedTime(&ms, earlier.event_, event_), "cudaEventElapsedTime");
+  return ms;
 }
 
 void CudaEvent::wait() { check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }

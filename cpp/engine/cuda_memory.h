@@ -53,6 +53,8 @@ class CudaEvent {
   void record(cudaStream_t stream);
   bool has_ended();  // true before the first record
   void wait();
+  // Milliseconds on the device from an event to this one; both have ended.
+  float since(const CudaEvent& earlier) const;
 
  private:
   cudaEvent_t event_ = nullptr;

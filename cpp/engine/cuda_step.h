@@ -68,10 +68,12 @@ class StepSlot {
   bool any_random = false;
   bool any_filter = false;
   bool want_logits = false;
+  float idle_ms = 0;  // of the device before it
 
   // The answer.
   ops::Sampled* sampled() const { return reinterpret_cast<ops::Sampled*>(answer_.data()); }
   std::vector<float> logits;
+  CudaEvent started;
   CudaEvent ended;
 
  private:

@@ -60,7 +60,7 @@ class Gpu {
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "attribute");
     check(cudaStreamCreate(&op.stream), "cudaStreamCreate");
     op.num_sms = static_cast<std::uint32_t>(sms);
-    op.dependent_launch = major >= 9;
+    op.dependent_launch = major == 9;
   }
   ~Gpu() { cudaStreamDestroy(op.stream); }
   Gpu(const Gpu&) = delete;

@@ -18,7 +18,7 @@ namespace inferno::ops::cuda {
 struct CudaOp {
   cudaStream_t stream;
   std::uint32_t num_sms;  // of the device
-  bool dependent_launch;  // compute capability 9.0 and later
+  bool dependent_launch;  // compute capability 9.0, whose own code then runs
 };
 
 // Throws std::runtime_error where `status` is not success: "out_of_memory: …", or "sticky: …" for

@@ -30,7 +30,7 @@ class TestDevice {
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
           "cudaDeviceGetAttribute");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    op_ = {stream_, static_cast<std::uint32_t>(num_sms), major >= 9};
+    op_ = {stream_, static_cast<std::uint32_t>(num_sms), major == 9};
   }
   ~TestDevice() { cudaStreamDestroy(stream_); }
   TestDevice(const TestDevice&) = delete;

@@ -1,0 +1,303 @@
+// Goal: the forward pass on a GPU computes the Llama decoder, with graphs, two steps under way and
+// fed tokens, and the deterministic mode gives the same bits alone and in any batch. Method: the
+// reference in double of test_reference.h; then steps against steps. Needs a GPU.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <random>
+#include <string>
+
+#include "engine/error.h"
+#include "engine/test_model.h"
+#include "engine/test_reference.h"
+
+namespace inferno::engine {
+namespace {
+
+using test::Checkpoint;
+using test::Matrix;
+using test::Query;
+using test::Reference;
+using test::Step;
+
+ModelShape gpu_shape(ops::Dtype dtype, std::uint32_t head_dim = 64) {
+  ModelShape shape = test::small_shape(dtype);
+  shape.hidden_size = 136;  // not a multiple of any tile
+  shape.intermediate_size = 200;
+  shape.num_heads = 6;
+  shape.num_kv_heads = 2;
+  shape.head_dim = head_dim;
+  return shape;
+}
+
+ModelLimits gpu_limits() {
+  return {.block_size = 16,
+          .kv_bytes = 16 << 20,
+          .max_batch_size = 40,
+          .max_step_tokens = 256,
+          .max_seq_len = 256,
+          .end_token_ids = {7}};
+}
+
+DeviceOptions gpu(bool deterministic = false) {
+  return {.num_threads = 2,
+          .pool_bytes = 512 << 20,
+          .backend = BackendKind::Cuda,
+          .deterministic = deterministic};
+}
+
+std::vector<std::uint32_t> prompt(std::size_t length, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<std::uint32_t> ids(length);
+  for (auto& id : ids) id = random() % 211;
+  return ids;
+}
+
+struct Loaded {
+  Context context;
+  std::uint32_t model;
+  std::vector<std::uint32_t> tokens;  // of the last run
+
+  Loaded(const Checkpoint& checkpoint, const DeviceOptions& device) : context(device) {
+    model = context.add_model(checkpoint.shape, gpu_limits()).model;
+    checkpoint.load(context, model);
+    context.finish_model(model);
+  }
+
+  std::vector<float> run(const std::vector<Query>& queries) {
+    const StepOutput output = context.run_step(model, Step(queries, 16).batch());
+    tokens.assign(output.token_ids.begin(), output.token_ids.end());
+    return {output.logits.begin(), output.logits.end()};
+  }
+
+  void submit(const std::vector<Query>& queries) {
+    context.submit_step(model, Step(queries, 16).batch(false));
+  }
+  std::vector<std::uint32_t> take() {
+    const StepOutput output = context.take_step();
+    return {output.token_ids.begin(), output.token_ids.end()};
+  }
+};
+
+void check_near(const std::vector<float>& got, const Matrix& expected, double tolerance) {
+  REQUIRE(got.size() == expected.size());
+  double worst = 0;
+  double scale = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double error = std::abs(got[i] - expected[i]);
+    worst = error <= worst ? worst : error;
+    scale = std::max(scale, std::abs(expected[i]));
+  }
+  CHECK_MESSAGE(worst <= tolerance * scale, "worst " << worst << " of " << scale);
+}
+
+bool same_bits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+std::vector<ModelShape> family(ops::Dtype dtype) {
+  std::vector<ModelShape> shapes(4, gpu_shape(dtype));
+  shapes[1].tie_word_embeddings = true;
+  shapes[1].head_dim = 32;
+  shapes[1].rope_scaling = ops::RopeScaling::Llama3;
+  shapes[1].rope_factor = 8;
+  shapes[1].rope_original_max_positions = 32;
+  shapes[2].attention_bias = true;
+  shapes[2].mlp_bias = true;
+  shapes[2].head_dim = 128;
+  shapes[2].rope_scaling = ops::RopeScaling::Linear;
+  shapes[2].rope_factor = 4;
+  shapes[3].num_kv_heads = shapes[3].num_heads;
+  shapes[3].head_dim = 96;
+  return shapes;
+}
+
+// Relative to the largest logit: weights, K, V and the activations between products are rounded.
+const std::map<ops::Dtype, double> kTolerance = {{ops::Dtype::F16, 6e-3}, {ops::Dtype::BF16, 5e-2}};
+
+TEST_CASE("GPU: logits agree with the reference for every member of the family and every dtype") {
+  for (const auto& [dtype, error] : kTolerance) {
+    for (const ModelShape& shape : family(dtype)) {
+      for (const bool deterministic : {false, true}) {
+        CAPTURE(std::string(ops::dtype_name(dtype)));
+        CAPTURE(shape.head_dim);
+        CAPTURE(deterministic);
+        const Checkpoint checkpoint(shape);
+        Loaded loaded(checkpoint, gpu(deterministic));
+        for (const std::size_t length : {1U, 21U, 75U}) {
+          const auto ids = prompt(length, 1);
+          const Matrix expected = Reference{checkpoint}.logits(ids);
+          check_near(loaded.run({{.token_ids = ids, .blocks = test::blocks_from(3, 6)}}), expected,
+                     error);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("GPU: decoding from graphs agrees with the reference, in a batch with padding") {
+  const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
+  Loaded loaded(checkpoint, gpu());
+  std::vector<std::vector<std::uint32_t>> ids;
+  for (std::uint32_t seq = 0; seq < 3; ++seq) {
+    ids.push_back(prompt(9 + 11 * seq, seq));
+    loaded.run({{.token_ids = ids[seq], .blocks = test::blocks_from(8 * seq, 4), .seat = seq}});
+    ids[seq].push_back(loaded.tokens[0]);
+  }
+  for (int step = 0; step < 5; ++step) {
+    std::vector<Query> queries;
+    for (std::uint32_t seq = 0; seq < 3; ++seq) {
+      queries.push_back({.token_ids = {ids[seq].back()},
+                         .first_position = static_cast<std::uint32_t>(ids[seq].size() - 1),
+                         .blocks = test::blocks_from(8 * seq, 4),
+                         .seat = seq});
+    }
+    const auto logits = loaded.run(queries);
+    for (std::uint32_t seq = 0; seq < 3; ++seq) {
+      check_near({logits.begin() + seq * 211, logits.begin() + (seq + 1) * 211},
+                 Reference{checkpoint}.logits(ids[seq]), kTolerance.at(ops::Dtype::BF16));
+      ids[seq].push_back(loaded.tokens[seq]);
+    }
+  }
+}
+
+TEST_CASE("GPU: fed tokens and two steps under way give the tokens of one step after the other") {
+  const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
+  Loaded loaded(checkpoint, gpu());
+  const ops::SampleParams random{.temperature = 0.9F, .top_k = 20, .top_p = 0.95F, .seed = 3};
+  const auto decode = [&](std::uint32_t position, std::uint32_t token, bool feed) {
+    std::vector<Query> queries;
+    for (std::uint32_t seq = 0; seq < 2; ++seq) {
+      Query query{.token_ids = {token},
+                  .first_position = position,
+                  .blocks = test::blocks_from(8 * seq, 4),
+                  .seat = seq,
+                  .feed_sampled = feed};
+      if (seq == 1) query.params = random;
+      query.params.position = position + 1;
+      queries.push_back(query);
+    }
+    return queries;
+  };
+  const auto start = [&] {
+    return std::vector<Query>{
+        {.token_ids = prompt(10, 4), .blocks = test::blocks_from(0, 4), .seat = 0},
+        {.token_ids = prompt(10, 5), .blocks = test::blocks_from(8, 4), .seat = 1}};
+  };
+  loaded.run(start());
+  std::vector<std::vector<std::uint32_t>> expected{loaded.tokens};
+  for (std::uint32_t position = 10; position < 20; ++position) {
+    auto queries = decode(position, 0, false);
+    queries[0].token_ids = {expected.back()[0]};
+    queries[1].token_ids = {expected.back()[1]};
+    loaded.run(queries);
+    expected.push_back(loaded.tokens);
+  }
+  loaded.submit(start());
+  std::vector<std::vector<std::uint32_t>> got;
+  for (std::uint32_t position = 10; position < 20; ++position) {
+    loaded.submit(decode(position, 210, true));
+    CHECK_THROWS_AS(loaded.submit(decode(position + 1, 210, true)), Error);
+    got.push_back(loaded.take());
+  }
+  got.push_back(loaded.take());
+  CHECK(got == expected);
+  CHECK_THROWS_AS(loaded.take(), Error);
+}
+
+TEST_CASE("GPU, deterministic: same bits alone, in a batch, in chunks, and decoded") {
+  for (const ops::Dtype dtype : {ops::Dtype::F16, ops::Dtype::BF16}) {
+    const Checkpoint checkpoint(gpu_shape(dtype));
+    Loaded loaded(checkpoint, gpu(true));
+    const auto ids = prompt(70, 3);
+    const auto blocks = test::blocks_from(0, 8);
+    const auto alone = loaded.run({{.token_ids = ids, .blocks = blocks}});
+    for (std::uint32_t place = 0; place < 3; ++place) {
+      std::vector<Query> queries;
+      for (std::uint32_t seq = 0; seq < 3; ++seq) {
+        queries.push_back({.token_ids = seq == place ? ids : prompt(3 + 40 * seq, 10 + seq),
+                           .blocks = test::blocks_from(30 - 10 * seq, 8),
+                           .seat = seq});
+      }
+      const auto logits = loaded.run(queries);
+      CHECK(same_bits(std::span(logits).subspan(place * 211, 211), alone));
+    }
+    for (const std::size_t chunk : {1U, 7U, 33U}) {
+      std::vector<float> logits;
+      for (std::size_t first = 0; first < ids.size(); first += chunk) {
+        const auto part =
+            std::span<const std::uint32_t>(ids).subspan(first, std::min(chunk, ids.size() - first));
+        logits = loaded.run({{.token_ids = {part.begin(), part.end()},
+                              .first_position = static_cast<std::uint32_t>(first),
+                              .blocks = {9, 4, 30, 2, 17, 5, 11, 3}}});
+      }
+      CHECK(same_bits(logits, alone));
+    }
+  }
+}
+
+TEST_CASE("GPU: two contexts share a card and give the same tokens") {
+  const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
+  Loaded a(checkpoint, gpu());
+  Loaded b(checkpoint, gpu());
+  const std::vector<Query> queries{{.token_ids = prompt(50, 6), .blocks = test::blocks_from(0, 8)}};
+  a.submit(queries);
+  b.submit(queries);
+  CHECK(a.take() == b.take());
+}
+
+TEST_CASE("GPU: steps take nothing from the pool, and what does not fit is out_of_memory") {
+  const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
+  Loaded loaded(checkpoint, gpu());
+  const MemoryStats before = loaded.context.memory_stats();
+  for (std::uint32_t length : {1U, 5U, 40U, 200U}) {
+    loaded.run({{.token_ids = prompt(length, length), .blocks = test::blocks_from(0, 16)}});
+  }
+  CHECK(loaded.context.memory_stats().num_allocations == before.num_allocations);
+  DeviceOptions huge = gpu();
+  huge.pool_bytes = std::uint64_t{1} << 50;
+  CHECK_THROWS_WITH_AS(Context{huge}, doctest::Contains("out_of_memory: need"), Error);
+  DeviceOptions absent = gpu();
+  absent.ordinal = 99;
+  CHECK_THROWS_WITH_AS(Context{absent}, doctest::Contains("cuda:99"), Error);
+}
+
+TEST_CASE("GPU: a shape that the kernels have not got is refused before memory is taken") {
+  Context context(gpu());
+  const auto refuses = [&](ModelShape shape, const char* field) {
+    try {
+      context.add_model(shape, gpu_limits());
+      FAIL("accepted");
+    } catch (const std::exception& error) {
+      CHECK_MESSAGE(std::string(error.what()).find(field) != std::string::npos, error.what());
+    }
+  };
+  ModelShape shape = gpu_shape(ops::Dtype::F32);
+  refuses(shape, "dtype");
+  refuses(gpu_shape(ops::Dtype::BF16, 12), "head_dim");
+  shape = gpu_shape(ops::Dtype::BF16);
+  shape.hidden_size = 132;
+  refuses(shape, "hidden_size");
+  CHECK(context.memory_stats().used_bytes == 0);
+}
+
+TEST_CASE("GPU: random weights are those of the CPU") {
+  const ModelShape shape = gpu_shape(ops::Dtype::BF16);
+  const auto ids = prompt(12, 9);
+  const auto logits_on = [&](const DeviceOptions& options) {
+    Context context(options);
+    const std::uint32_t model = context.add_model(shape, gpu_limits()).model;
+    context.fill_random(model, 11);
+    context.finish_model(model);
+    const StepOutput output = context.run_step(
+        model, Step({{.token_ids = ids, .blocks = test::blocks_from(0, 2)}}, 16).batch());
+    return std::vector<float>(output.logits.begin(), output.logits.end());
+  };
+  const auto cpu = logits_on({.num_threads = 2, .pool_bytes = 256 << 20});
+  check_near(logits_on(gpu()), Matrix(cpu.begin(), cpu.end()), 5e-2);
+}
+
+}  // namespace
+}  // namespace inferno::engine

@@ -1,0 +1,33 @@
+# The ops on GPUs: objects that inferno_engine, the tests and the lab link.
+add_library(inferno_cuda_ops OBJECT
+  attention_cuda.cu
+  attention_decode.cu
+  attention_prefill.cu
+  attention_prefill_sm90.cu
+  cublaslt.cc
+  cuda_op.cc
+  embed_cuda.cu
+  linear_cuda.cc
+  linear_few_rows.cu
+  linear_fixups.cu
+  linear_plain.cu
+  random_fill_cuda.cu
+  rms_norm_cuda.cu
+  rope_kv_cuda.cu
+  sample_cuda.cu
+  sample_filter_cuda.cu
+  silu_mul_cuda.cu)
+target_include_directories(inferno_cuda_ops PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/..)
+target_include_directories(inferno_cuda_ops SYSTEM PUBLIC ${CUDA_INCLUDE})
+# The engine's own flags are set for every language; nvcc hands the host compiler's on.
+set_property(TARGET inferno_cuda_ops PROPERTY COMPILE_OPTIONS
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>")
+
+# Timing on a GPU, by hand or by scripts/gpu-check: cmake --build … --target gpu_benches
+add_custom_target(gpu_benches)
+foreach(name attention elementwise linear)
+  add_executable(${name}_bench EXCLUDE_FROM_ALL ../lab/${name}_bench.cu)
+  target_link_libraries(${name}_bench PRIVATE inferno_cuda_ops inferno_ops inferno_cuda_runtime)
+  add_dependencies(gpu_benches ${name}_bench)
+endforeach()
