@@ -192,6 +192,7 @@ int main(int argc, char** argv) {
   const std::string_view wanted = argc > 1 ? argv[1] : "";  // a part of the names
   const CudaOp op = make_op();
   for (const Case& c : {
+           Case{"8B decode 1 x 1", 32, 8, 128, 1, 1, 1, 128},
            Case{"8B decode 1 x 160", 32, 8, 128, 1, 1, 160, 128},
            Case{"7B decode 1 x 160", 32, 32, 128, 1, 1, 160, 48},
            Case{"1B decode 1 x 160", 32, 8, 64, 1, 1, 160, 192},

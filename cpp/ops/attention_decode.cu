@@ -20,7 +20,7 @@ constexpr std::uint32_t kUnitHeads = 8;      // query heads of a block
 constexpr std::uint32_t kMaxSplits = 64;     // blocks that share a sequence's positions
 constexpr std::uint32_t kMaxPartials = 512;  // blocks that may leave partial results
 // A share worth a block of its own: below it, leaving and gathering partial results costs more.
-constexpr std::uint32_t kMinShare = 256 / kTile;
+constexpr std::uint32_t kMinShare = 128 / kTile;
 
 struct DecodeParams {
   const void* qkv;
@@ -225,7 +225,9 @@ template <typename Element, int kHeadDim, int kWarps>
 class TileWalk {
  public:
   __device__ TileWalk(const DecodeParams& p, const DecodeTask& task)
-      : table_(task.table),
+      : k_(static_cast<const Element*>(p.k)),
+        v_(static_cast<const Element*>(p.v)),
+        table_(task.table),
         context_len_(task.context_len),
         end_(task.end),
         tile_(task.begin + threadIdx.x / 32),
@@ -233,31 +235,54 @@ class TileWalk {
         kv_head_(task.kv_head),
         num_kv_heads_(p.num_kv_heads) {
     look_up();
+    for (std::uint32_t i = 0; i < kAhead; ++i) prefetch(i);
   }
 
   __device__ bool done() const { return tile_ >= end_; }
   __device__ std::uint32_t num_valid() const { return min(context_len_ - tile_ * kTile, kTile); }
-
-  // In elements, the same for keys and values.
-  __device__ std::size_t offset() const {
-    const std::uint32_t id = __shfl_sync(0xffffffffU, ids_, step_ % 32);
-    return ((std::size_t{id} * num_kv_heads_ + kv_head_) * tiles_per_block_ +
-            tile_ % tiles_per_block_) *
-           (kTile * kHeadDim);
-  }
+  __device__ const Element* k() const { return k_ + offset(0); }
+  __device__ const Element* v() const { return v_ + offset(0); }
 
   __device__ void advance() {
     tile_ += kWarps;
-    if (++step_ % 32 == 0) look_up();
+    if (++step_ == 32 - kAhead) look_up();
+    prefetch(kAhead - 1);
   }
 
  private:
+  // Tiles that are on their way into the L2. It is where all writes meet, so that may begin before
+  // the previous kernel has ended.
+  static constexpr std::uint32_t kAhead = 4;
+
   // Lane i keeps the block id of the warp's tile i from here.
   __device__ void look_up() {
     const std::uint32_t tile = tile_ + threadIdx.x % 32 * kWarps;
     ids_ = tile < end_ ? table_[tile / tiles_per_block_] : 0;
+    step_ = 0;
   }
 
+  // In elements, the same for keys and values.
+  __device__ std::size_t offset(std::uint32_t ahead) const {
+    const std::uint32_t id = __shfl_sync(0xffffffffU, ids_, step_ + ahead);
+    const std::uint32_t tile = tile_ + ahead * kWarps;
+    return ((std::size_t{id} * num_kv_heads_ + kv_head_) * tiles_per_block_ +
+            tile % tiles_per_block_) *
+           (kTile * kHeadDim);
+  }
+
+  __device__ void prefetch(std::uint32_t ahead) const {
+    if (tile_ + ahead * kWarps >= end_) return;
+    constexpr std::uint32_t kLineElements = 128 / sizeof(Element);
+    const std::size_t begin = offset(ahead);
+    for (std::uint32_t i = threadIdx.x % 32 * kLineElements; i < kTile * kHeadDim;
+         i += 32 * kLineElements) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(k_ + begin + i));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(v_ + begin + i));
+    }
+  }
+
+  const Element* k_;
+  const Element* v_;
   const std::uint32_t* table_;
   std::uint32_t context_len_;
   std::uint32_t end_;
@@ -265,18 +290,9 @@ class TileWalk {
   std::uint32_t tiles_per_block_;
   std::uint32_t kv_head_;
   std::uint32_t num_kv_heads_;
-  std::uint32_t step_ = 0;
+  std::uint32_t step_;
   std::uint32_t ids_;
 };
-
-// The L2 is where all writes meet, so this may come before the wait for the previous kernel.
-template <typename Element, int kHeadDim>
-__device__ void prefetch_tile(const Element* tile) {
-  constexpr std::uint32_t kLines = kTile * kHeadDim * sizeof(Element) / 128;
-  for (std::uint32_t line = threadIdx.x % 32; line < kLines; line += 32) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(tile + line * (128 / sizeof(Element))));
-  }
-}
 
 // What the warps of a block, or the blocks of a sequence, have found for each head.
 template <int kHeadDim, int kWarps>
@@ -420,14 +436,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   const DecodeTask task = decode_task(p);
   // A share that is not wanted ends at once; share 0 of each sequence waits for all.
   if (blockIdx.x > 0 && task.begin == task.end) return;
-  const auto* k = static_cast<const Element*>(p.k);
-  const auto* v = static_cast<const Element*>(p.v);
   TileWalk<Element, kHeadDim, kWarps> walk(p, task);
-  std::size_t offset = walk.offset();
-  if (!walk.done()) {
-    prefetch_tile<Element, kHeadDim>(k + offset);
-    prefetch_tile<Element, kHeadDim>(v + offset);
-  }
   wait_for_previous();
   if (task.context_len == 0) {
     for (std::uint32_t i = threadIdx.x; i < task.num_heads * (kHeadDim / 2); i += kWarps * 32) {
@@ -438,22 +447,21 @@ __global__ void __launch_bounds__(kWarps * 32)
   const std::uint32_t lane = threadIdx.x % 32;
   Fragments<Element, kHeadDim> f;
   if (!walk.done()) {
-    f.load_k(k + offset, walk.num_valid(), lane);
-    f.load_v(v + offset, walk.num_valid(), lane);
     const std::size_t row = std::size_t{task.row} * (p.num_heads + 2 * p.num_kv_heads);
     f.load_q(static_cast<const Element*>(p.qkv) + (row + task.first_head) * kHeadDim,
              task.num_heads, lane);
+    f.load_k(walk.k(), walk.num_valid(), lane);
+    f.load_v(walk.v(), walk.num_valid(), lane);
   }
   while (!walk.done()) {
     const std::uint32_t num_valid = walk.num_valid();
     walk.advance();
-    offset = walk.offset();
     float scores[4];
     f.multiply_k(scores);
-    if (!walk.done()) f.load_k(k + offset, walk.num_valid(), lane);
+    if (!walk.done()) f.load_k(walk.k(), walk.num_valid(), lane);
     f.softmax(scores, num_valid, lane, p.scale_log2);
     f.multiply_v(scores);
-    if (!walk.done()) f.load_v(v + offset, walk.num_valid(), lane);
+    if (!walk.done()) f.load_v(walk.v(), walk.num_valid(), lane);
   }
   leave_result<Element, kHeadDim, kWarps>(f, task.num_heads, results);
   __syncthreads();

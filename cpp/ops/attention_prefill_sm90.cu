@@ -1,13 +1,16 @@
 // Flash attention on wgmma, for head_dim 64 and 128: Shah et al., "FlashAttention-3", 2024.
 //
-// Of three warpgroups one only copies: its first warp gathers keys and values, 16 positions at a
-// time, through the tensor copy engine into two stages. The two others have 64 rows each, the
-// scores and sums in registers; while one of them takes exponentials, the tensor cores multiply for
-// the other (they pass a turn), and each one's next scores are on their way, too.
+// One block to a multiprocessor takes tiles in turn. Of its three warpgroups one only loads: a warp
+// gathers keys and values, 16 positions at a time, through the tensor copy engine into two stages,
+// another the next tile's queries. The two others have 64 rows each, the scores and sums in
+// registers; while one of them takes exponentials, the tensor cores multiply for the other (they
+// pass a turn), and each one's next scores are on their way, too.
 //
 // As in the portable kernel a row's bits do not depend on what else is in its block.
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <string>
 
 #include "ops/attention_prefill.cuh"
 #include "ops/attention_wgmma.cuh"
@@ -21,6 +24,21 @@ constexpr int kStages = 2;
 constexpr int kGroupRows = 64;  // of a warpgroup
 constexpr int kGroups = kPrefillRows / kGroupRows;
 constexpr int kThreads = (kGroups + 1) * 128;
+
+// Which tiles a block takes, longest first: forth and back along the blocks, so that who has the
+// longest of one round has the shortest of the next.
+class Schedule {
+ public:
+  __device__ explicit Schedule(std::uint32_t num_tasks) : num_tasks_(num_tasks) {}
+  __device__ bool has(std::uint32_t round) const { return task(round) < num_tasks_; }
+  __device__ std::uint32_t task(std::uint32_t round) const {
+    const std::uint32_t place = round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
+    return round * gridDim.x + place;
+  }
+
+ private:
+  std::uint32_t num_tasks_;
+};
 
 struct KvMaps {
   CUtensorMap k;  // rows are positions of a KV head, 64 elements of 16 rows in a box
@@ -46,9 +64,13 @@ struct SharedTile {
 template <typename Element, int kHeadDim>
 struct alignas(1024) PrefillShared {
   using Kv = SharedTile<Element, kKeys, kHeadDim>;
-  SharedTile<Element, kGroupRows, kHeadDim> q[kGroups];  // later the results
+  using Q = SharedTile<Element, kPrefillRows, kHeadDim>;
+  Q q[kStages];  // when they have been used, the results
   Kv k[kStages];
   Kv v[kStages];
+  PrefillTask tasks[kStages];  // with q
+  Barrier q_full[kStages];
+  Barrier q_empty[kStages];
   Barrier k_full[kStages];
   Barrier k_empty[kStages];
   Barrier v_full[kStages];
@@ -56,16 +78,49 @@ struct alignas(1024) PrefillShared {
 
   __device__ void init() {
     for (int i = 0; i < kStages; ++i) {
-      k_full[i].init(1);
-      v_full[i].init(1);
-      k_empty[i].init(kGroups * 4);  // warps
-      v_empty[i].init(kGroups * 4);
+      for (Barrier* full : {q_full, k_full, v_full}) full[i].init(1);
+      for (Barrier* empty : {q_empty, k_empty, v_empty}) empty[i].init(kGroups * 4);  // warps
     }
     fence_barrier_init();
   }
 };
 
-// The warp that copies.
+// Counts uses of a ring's stages.
+struct Turn {
+  std::uint32_t count = 0;
+  __device__ std::uint32_t stage() const { return count % kStages; }
+  // Of the phase that ends when the stage is full; its users' is the same.
+  __device__ std::uint32_t parity() const { return count / kStages % 2; }
+};
+
+// The warp that loads queries.
+template <typename Element, int kHeadDim>
+__device__ void load_queries(const PrefillParams& p, const Schedule& schedule,
+                             PrefillShared<Element, kHeadDim>& shared) {
+  constexpr std::uint32_t kChunks = kHeadDim / 8;
+  const std::uint32_t lane = threadIdx.x % 32;
+  for (Turn turn; schedule.has(turn.count); ++turn.count) {
+    const PrefillTask task = prefill_task(p, schedule.task(turn.count));
+    auto& q = shared.q[turn.stage()];
+    shared.q_empty[turn.stage()].wait(turn.parity() ^ 1);
+    if (lane == 0) shared.tasks[turn.stage()] = task;
+#pragma unroll 4
+    for (std::uint32_t i = lane; i < kPrefillRows * kChunks; i += 32) {
+      const std::uint32_t row = min(i / kChunks, task.num_rows - 1);
+      const std::size_t head = task.head_index(row, p.num_heads + 2 * p.num_kv_heads);
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                       shared_address(q.at(i / kChunks, i % kChunks))),
+                   "l"(static_cast<const uint4*>(p.qkv) + head * kChunks + i % kChunks)
+                   : "memory");
+    }
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    fence_async_proxy();
+    __syncwarp();
+    if (lane == 0) shared.q_full[turn.stage()].arrive();
+  }
+}
+
+// The warp that copies keys and values.
 template <typename Element, int kHeadDim>
 class Copier {
   using Shared = PrefillShared<Element, kHeadDim>;
@@ -74,29 +129,31 @@ class Copier {
   static constexpr std::uint32_t kPieceBytes = kPiece * kHeadDim * sizeof(Element);
 
  public:
-  __device__ Copier(const PrefillParams& p, const PrefillTask& task, const KvMaps& maps,
-                    Shared& shared)
-      : p_(p), task_(task), maps_(maps), shared_(shared) {
-    look_up(0);
-  }
+  __device__ Copier(const PrefillParams& p, const KvMaps& maps, Shared& shared)
+      : p_(p), maps_(maps), shared_(shared) {}
 
-  __device__ void run() {
-    for (std::uint32_t i = 0; i * kKeys < task_.num_keys; ++i) {
-      const std::uint32_t stage = i % kStages;
-      const std::uint32_t parity = i / kStages % 2 ^ 1;
-      if (i % (32 / kPieces) == 0) look_up(i * kPieces);
-      shared_.k_empty[stage].wait(parity);
-      copy_tile(maps_.k, shared_.k[stage], shared_.k_full[stage], i, kPieces);
-      shared_.v_empty[stage].wait(parity);
-      // A block's positions that are not yet written may hold anything, and 0 * NaN is not 0.
-      const bool ragged = (i + 1) * kKeys > task_.num_keys && task_.num_keys % kPiece != 0;
-      const std::uint32_t piece = ragged ? task_.num_keys % kKeys / kPiece : kPieces;
-      if (ragged) copy_ragged(shared_.v[stage], i, piece);
-      copy_tile(maps_.v, shared_.v[stage], shared_.v_full[stage], i, piece);
+  __device__ void run(const Schedule& schedule) {
+    for (std::uint32_t round = 0; schedule.has(round); ++round) {
+      task_ = prefill_task(p_, schedule.task(round));
+      for (std::uint32_t i = 0; i * kKeys < task_.num_keys; ++i, ++turn_.count) copy(i);
     }
   }
 
  private:
+  // Keys and values of tile i.
+  __device__ void copy(std::uint32_t i) {
+    const std::uint32_t stage = turn_.stage();
+    if (i % (32 / kPieces) == 0) look_up(i * kPieces);
+    shared_.k_empty[stage].wait(turn_.parity() ^ 1);
+    copy_tile(maps_.k, shared_.k[stage], shared_.k_full[stage], i, kPieces);
+    shared_.v_empty[stage].wait(turn_.parity() ^ 1);
+    // A block's positions that are not yet written may hold anything, and 0 * NaN is not 0.
+    const bool ragged = (i + 1) * kKeys > task_.num_keys && task_.num_keys % kPiece != 0;
+    const std::uint32_t piece = ragged ? task_.num_keys % kKeys / kPiece : kPieces;
+    if (ragged) copy_ragged(shared_.v[stage], i, piece);
+    copy_tile(maps_.v, shared_.v[stage], shared_.v_full[stage], i, piece);
+  }
+
   // Lane l keeps the row of piece first + l in the maps; one beyond the last row reads as zeros.
   __device__ void look_up(std::uint32_t first) {
     const std::uint32_t position = (first + threadIdx.x % 32) * kPiece;
@@ -140,9 +197,10 @@ class Copier {
   }
 
   const PrefillParams& p_;
-  const PrefillTask& task_;
   const KvMaps& maps_;
   Shared& shared_;
+  PrefillTask task_;
+  Turn turn_;
   std::uint32_t row_;
 };
 
@@ -151,49 +209,22 @@ template <typename Element, int kHeadDim>
 class RowGroup {
   using Shared = PrefillShared<Element, kHeadDim>;
   using Kv = typename Shared::Kv;
-  using Q = SharedTile<Element, kGroupRows, kHeadDim>;
+  using Q = typename Shared::Q;
   static constexpr std::uint32_t kChunks = kHeadDim / 8;
 
  public:
-  __device__ RowGroup(const PrefillParams& p, const PrefillTask& task, Shared& shared)
-      : p_(p), task_(task), shared_(shared), group_(threadIdx.x / 128 - 1) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) limit_[r] = task.position(first_row() + r * 8) + 1;
-#pragma unroll
-    for (float& sum : sums_) sum = 0.0F;
-  }
+  __device__ RowGroup(const PrefillParams& p, Shared& shared)
+      : p_(p), shared_(shared), group_(threadIdx.x / 128 - 1) {}
 
-  __device__ void run() {
-    const std::uint32_t num_tiles = (task_.num_keys + kKeys - 1) / kKeys;
-    load_q();
+  __device__ void run(const Schedule& schedule) {
     if (group_ == 1) named_arrive<256>(kTurn);  // group 0 begins
-    take_turn();
-    start_scores(0);
-    pass_turn();
-    wgmma_wait<0>();
-    hold(scores_);
-    release(shared_.k_empty[0]);
-    softmax(0);
-    pack_weights();
-    for (std::uint32_t i = 1; i < num_tiles; ++i) {
-      take_turn();
-      start_scores(i);
-      start_sums(i - 1);
-      pass_turn();
-      wgmma_wait<1>();
-      hold(scores_);
-      release(shared_.k_empty[i % kStages]);
-      softmax(i);
-      wgmma_wait<0>();
-      hold(sums_);
-      release(shared_.v_empty[(i - 1) % kStages]);
-      rescale_sums();
-      pack_weights();
+    for (Turn turn; schedule.has(turn.count); ++turn.count) {
+      const std::uint32_t stage = turn.stage();
+      shared_.q_full[stage].wait(turn.parity());
+      attend(shared_.tasks[stage], shared_.q[stage]);
+      store(shared_.tasks[stage], shared_.q[stage]);
+      release(shared_.q_empty[stage]);
     }
-    start_sums(num_tiles - 1);
-    wgmma_wait<0>();
-    hold(sums_);
-    store();
   }
 
  private:
@@ -203,30 +234,49 @@ class RowGroup {
   __device__ void take_turn() const { named_sync<256>(kTurn + group_); }
   __device__ void pass_turn() const { named_arrive<256>(kTurn + (group_ ^ 1)); }
 
-  __device__ std::uint32_t first_row() const {
-    return group_ * kGroupRows + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+  // In its 64 rows' matrix; the other one is 8 further.
+  __device__ static std::uint32_t own_row() {
+    return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
   }
 
-  __device__ void load_q() {
-    const std::uint32_t heads_per_token = p_.num_heads + 2 * p_.num_kv_heads;
-#pragma unroll 4
-    for (std::uint32_t i = threadIdx.x % 128; i < kGroupRows * kChunks; i += 128) {
-      const std::uint32_t row = group_ * kGroupRows + i / kChunks;
-      const auto* q = static_cast<const uint4*>(p_.qkv) +
-                      task_.head_index(row, heads_per_token) * kChunks + i % kChunks;
-      *shared_.q[group_].at(i / kChunks, i % kChunks) =
-          row < task_.num_rows ? *q : make_uint4(0, 0, 0, 0);
+  __device__ void start(const PrefillTask& task) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      limit_[r] = task.position(group_ * kGroupRows + own_row() + r * 8) + 1;
+      maximum_[r] = -INFINITY;
+      total_[r] = 0.0F;
     }
-    fence_async_proxy();
-    named_sync<128>(kOwnThreads + group_);
+#pragma unroll
+    for (float& sum : sums_) sum = 0.0F;
   }
 
-  // The tile's q · kᵀ, not yet waited for.
-  __device__ void start_scores(std::uint32_t tile) {
-    const std::uint32_t stage = tile % kStages;
-    shared_.k_full[stage].wait(tile / kStages % 2);
-    const std::uint64_t q = matrix_descriptor(&shared_.q[group_], 0);
-    const std::uint64_t k = matrix_descriptor(&shared_.k[stage], 0);
+  __device__ void attend(const PrefillTask& task, const Q& q) {
+    const std::uint32_t num_tiles = (task.num_keys + kKeys - 1) / kKeys;
+    start(task);
+    take_turn();
+    start_scores(q);
+    pass_turn();
+    finish_scores<0>(task, 0);
+    pack_weights();
+    for (std::uint32_t i = 1; i < num_tiles; ++i) {
+      take_turn();
+      start_scores(q);
+      start_sums();
+      pass_turn();
+      finish_scores<1>(task, i);
+      finish_sums();
+      rescale_sums();
+      pack_weights();
+    }
+    start_sums();
+    finish_sums();
+  }
+
+  // The next tile's q · kᵀ, not yet waited for.
+  __device__ void start_scores(const Q& rows) {
+    shared_.k_full[k_turn_.stage()].wait(k_turn_.parity());
+    const std::uint64_t q = matrix_descriptor(&rows.elements[0][group_ * kGroupRows], 0);
+    const std::uint64_t k = matrix_descriptor(&shared_.k[k_turn_.stage()], 0);
     hold(scores_);
     wgmma_fence();
 #pragma unroll
@@ -242,11 +292,20 @@ class RowGroup {
     wgmma_commit();
   }
 
-  // sums += weights · v of the tile, not yet waited for.
-  __device__ void start_sums(std::uint32_t tile) {
-    const std::uint32_t stage = tile % kStages;
-    shared_.v_full[stage].wait(tile / kStages % 2);
-    const std::uint64_t v = matrix_descriptor(&shared_.v[stage], Kv::kPlaneBytes);
+  // kPending products that were started later may go on.
+  template <int kPending>
+  __device__ void finish_scores(const PrefillTask& task, std::uint32_t tile) {
+    wgmma_wait<kPending>();
+    hold(scores_);
+    release(shared_.k_empty[k_turn_.stage()]);
+    ++k_turn_.count;
+    softmax(task, tile);
+  }
+
+  // sums += weights · v of the next tile, not yet waited for.
+  __device__ void start_sums() {
+    shared_.v_full[v_turn_.stage()].wait(v_turn_.parity());
+    const std::uint64_t v = matrix_descriptor(&shared_.v[v_turn_.stage()], Kv::kPlaneBytes);
     hold(sums_);
     wgmma_fence();
 #pragma unroll
@@ -256,14 +315,22 @@ class RowGroup {
     wgmma_commit();
   }
 
+  __device__ void finish_sums() {
+    wgmma_wait<0>();
+    hold(sums_);
+    release(shared_.v_empty[v_turn_.stage()]);
+    ++v_turn_.count;
+  }
+
   __device__ static void release(Barrier& empty) {
     if (threadIdx.x % 32 == 0) empty.arrive();
   }
 
   // Scores become weights against the new maximum.
-  __device__ void softmax(std::uint32_t tile) {
-    const std::uint32_t column = tile * kKeys + threadIdx.x % 4 * 2;
-    if ((tile + 1) * kKeys > task_.first_position + 1) mask(column);
+  __device__ void softmax(const PrefillTask& task, std::uint32_t tile) {
+    if ((tile + 1) * kKeys > task.first_position + 1) {
+      mask(tile * kKeys + threadIdx.x % 4 * 2);
+    }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float largest = maximum_[r];
@@ -311,9 +378,9 @@ class RowGroup {
     }
   }
 
-  // Through q's place, which nobody reads any more, to rows of 16 bytes a lane.
-  __device__ void store() {
-    const std::uint32_t own_row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+  // Through q's place, whose use has ended, to rows of 16 bytes a lane.
+  __device__ void store(const PrefillTask& task, Q& place) {
+    const std::uint32_t first_row = group_ * kGroupRows;
     named_sync<128>(kOwnThreads + group_);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -321,39 +388,41 @@ class RowGroup {
       total += __shfl_xor_sync(0xffffffffU, total, 1);
       total += __shfl_xor_sync(0xffffffffU, total, 2);
       const float inverse = 1.0F / total;
+      const std::uint32_t row = first_row + own_row() + r * 8;
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; ++n) {
-        auto* words = reinterpret_cast<std::uint32_t*>(shared_.q[group_].at(own_row + r * 8, n));
-        words[threadIdx.x % 4] =
+        reinterpret_cast<std::uint32_t*>(place.at(row, n))[threadIdx.x % 4] =
             pack_pair<Element>(sums_[4 * n + 2 * r] * inverse, sums_[4 * n + 2 * r + 1] * inverse);
       }
     }
     named_sync<128>(kOwnThreads + group_);
 #pragma unroll 4
     for (std::uint32_t i = threadIdx.x % 128; i < kGroupRows * kChunks; i += 128) {
-      const std::uint32_t row = group_ * kGroupRows + i / kChunks;
-      if (row >= task_.num_rows) break;
-      static_cast<uint4*>(p_.out)[task_.head_index(row, p_.num_heads) * kChunks + i % kChunks] =
-          *shared_.q[group_].at(i / kChunks, i % kChunks);
+      const std::uint32_t row = first_row + i / kChunks;
+      if (row >= task.num_rows) break;
+      static_cast<uint4*>(p_.out)[task.head_index(row, p_.num_heads) * kChunks + i % kChunks] =
+          *place.at(row, i % kChunks);
     }
+    __syncwarp();
   }
 
   const PrefillParams& p_;
-  const PrefillTask& task_;
   Shared& shared_;
   std::uint32_t group_;
+  Turn k_turn_;
+  Turn v_turn_;
   std::uint32_t limit_[2];  // positions that the row sees
   float scores_[kKeys / 2];
   float sums_[kHeadDim / 2];
   std::uint32_t weights_[kKeys / 16][4];
-  float maximum_[2] = {-INFINITY, -INFINITY};
+  float maximum_[2];
   float rescale_[2];
-  float total_[2] = {0.0F, 0.0F};  // this lane's part
+  float total_[2];  // this lane's part
 };
 
 #endif  // INFERNO_SM90A
 
-// Grid: tiles * KV heads.
+// Grid: any.
 template <typename Element, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_prefill_sm90_kernel(const __grid_constant__ PrefillParams p,
@@ -364,15 +433,16 @@ __global__ void __launch_bounds__(kThreads, 1)
       dynamic_shared + (0U - shared_address(dynamic_shared)) % 1024);
   let_next_start();
   if (threadIdx.x == 0) shared.init();
-  const PrefillTask task = prefill_task(p, blockIdx.x);
+  const Schedule schedule(p.num_tiles * p.num_kv_heads);
   __syncthreads();
   wait_for_previous();
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-    if (threadIdx.x < 32) Copier<Element, kHeadDim>(p, task, maps, shared).run();
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    if (threadIdx.x < 32) Copier<Element, kHeadDim>(p, maps, shared).run(schedule);
+    if (threadIdx.x / 32 == 1) load_queries<Element, kHeadDim>(p, schedule, shared);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-    RowGroup<Element, kHeadDim>(p, task, shared).run();
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    RowGroup<Element, kHeadDim>(p, shared).run(schedule);
   }
 #endif
 }
@@ -413,13 +483,14 @@ CUtensorMap kv_map(const KvLayerCuda& layer, void* data) {
 template <typename Element, int kHeadDim>
 void launch_sm90(const CudaOp& op, const KvLayerCuda& layer, const PrefillParams& params) {
   const auto kernel = attention_prefill_sm90_kernel<Element, kHeadDim>;
-  // As PrefillShared, whose type only the device's pass has: q, stages of k and v, barriers; and
-  // what alignment takes.
+  // As PrefillShared, whose type only the device's pass has: stages of q, k and v, then the rest
+  // and what alignment takes.
   constexpr std::uint32_t kBytes =
-      (kPrefillRows + 2 * kStages * kKeys) * kHeadDim * sizeof(Element) + 4 * kStages * 8 + 1024;
+      kStages * (kPrefillRows + 2 * kKeys) * kHeadDim * sizeof(Element) + 2048;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
-  launch(op, kernel, {params.num_tiles * params.num_kv_heads, kThreads, kBytes}, params,
+  const std::uint32_t grid = std::min(op.num_sms, params.num_tiles * params.num_kv_heads);
+  launch(op, kernel, {grid, kThreads, kBytes}, params,
          KvMaps{kv_map(layer, layer.k), kv_map(layer, layer.v)});
 }
 
