@@ -1,13 +1,16 @@
-//! The library end to end: the demo model on the CPU, completions of 50 tokens, alone and several at once.
+//! The library end to end: the demo model on the CPU, completions of 50 tokens, alone and several at once; and how long a client
+//! waits when its device throws and is built again.
 
 #![allow(missing_docs)] // of what the macros of criterion make
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::StreamExt as _;
 use inferno_node::Engine;
 use inferno_node::config::Config;
 use inferno_node::engine::InferRequest;
+use inferno_node::executor::{Fault, FaultKind};
 use inferno_node::request::Params;
 
 const MAX_TOKENS: u32 = 50;
@@ -25,13 +28,52 @@ fn request(index: usize) -> InferRequest {
     InferRequest::text("demo", prompt).params(params)
 }
 
-fn inference(criterion: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
+/// The demo model on the CPU.
+fn config() -> Config {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
     let mut config = Config::library("demo", model);
     config.executor.devices = vec!["cpu:0".to_owned()];
-    let engine = runtime.block_on(Engine::new(config)).expect("the demo model loads");
+    config
+}
+
+/// From the last token before an exception to the first after it: the device's actors are built again, the model is loaded, the
+/// prompt and what was generated are computed once more.
+async fn rebuild() -> Duration {
+    let mut config = config();
+    let fault = Fault { device: None, step: Some(25), token_id: None, kind: FaultKind::Exception };
+    config.executor.faults = vec![fault];
+    let engine = Engine::new(config).await.expect("the demo model loads");
+    let mut events = engine.stream(request(0)).expect("an idle node takes it");
+    let mut last = Instant::now();
+    let mut waited = None;
+    while let Some(event) = events.next().await {
+        let attempt = event.expect("it is tried again").attempt;
+        if attempt == 2 && waited.is_none() {
+            waited = Some(last.elapsed());
+        }
+        last = Instant::now();
+    }
+    engine.shutdown().await;
+    waited.expect("the step threw")
+}
+
+fn device_rebuild(_: &mut Criterion) {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let mut waits: Vec<Duration> = (0..9).map(|_| runtime.block_on(rebuild())).collect();
+    waits.sort();
+    let [median, worst] = [waits[4], waits[8]].map(|wait| wait.as_secs_f64() * 1e3);
+    println!("device_rebuild: {median:.1} ms from token to token, at worst {worst:.1} ms of 9");
+    println!("result\tdevice_rebuild\t{median:.1}\tms\t< 2000, exception to next token");
+}
+
+fn inference(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let engine = runtime.block_on(Engine::new(config())).expect("the demo model loads");
     let run = |batch: usize| {
         let requests = (0..batch).map(request).collect();
         for answer in runtime.block_on(engine.batch_infer(requests)) {
@@ -60,6 +102,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(4));
-    targets = inference
+    targets = device_rebuild, inference
 }
 criterion_main!(benches);

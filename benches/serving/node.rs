@@ -16,19 +16,25 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts it and waits until it takes requests.
+    /// One whose `sim` device costs nothing.
     pub fn start() -> Self {
+        let costs = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sim/zero.toml");
+        Self::start_with(&format!(
+            "[executor]\ndevices = [\"sim:0\"]\nsim_cost_model = {costs:?}\n\
+             [batcher]\nmax_batch_size = 256\nmax_step_tokens = 4096\n"
+        ))
+    }
+
+    /// Starts it with the demo model and these sections, and waits until it takes requests.
+    pub fn start_with(sections: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = format!(
             "[node]\nlog = \"warn\"\n\
              [[models]]\nname = \"demo\"\nmodel_path = {:?}\n\
              [bus]\nmode = \"managed\"\n\
-             [http]\nbind = \"127.0.0.1:0\"\n\
-             [executor]\ndevices = [\"sim:0\"]\nsim_cost_model = {:?}\n\
-             [batcher]\nmax_batch_size = 256\nmax_step_tokens = 4096\n",
+             [http]\nbind = \"127.0.0.1:0\"\n{sections}",
             root.join("models/demo"),
-            root.join("config/sim/zero.toml"),
         );
         let file = dir.path().join("node.toml");
         std::fs::write(&file, config).expect("writes");
