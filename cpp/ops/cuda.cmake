@@ -16,7 +16,8 @@ add_library(inferno_cuda_ops OBJECT
   rope_kv_cuda.cu
   sample_cuda.cu
   sample_filter_cuda.cu
-  silu_mul_cuda.cu)
+  silu_mul_cuda.cu
+  tensor_map.cc)
 target_include_directories(inferno_cuda_ops PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/..)
 target_include_directories(inferno_cuda_ops SYSTEM PUBLIC ${CUDA_INCLUDE})
 # The engine's own flags are set for every language; nvcc hands the host compiler's on.
