@@ -147,6 +147,8 @@ int main(int argc, char** argv) {
       "%s%s: weights %.2f GB, workspace %.2f GB, %u KV blocks; made in %.0f ms, warm in %.0f ms\n",
       name.c_str(), deterministic ? ", deterministic" : "", plan.weight_bytes / 1e9,
       plan.workspace_bytes / 1e9, plan.num_blocks, filled - begin, now_ms() - filled);
+  // Every seat gets a token, which decode steps are fed.
+  context.run_step(plan.model, Arrays(limits.max_batch_size, 1, 0, false).batch());
   const double floor_ms =
       (static_cast<double>(plan.weight_bytes) -
        (shape.tie_word_embeddings ? 0 : 2.0 * shape.vocab_size * shape.hidden_size)) /
