@@ -1,6 +1,6 @@
 //! Checkpoints of true shape with random weights: what benchmarks and trials need of a model that nobody has to download.
 //!
-//! [`write`] makes a directory that loads as a trained checkpoint does: `config.json` with the family's published values
+//! [`write()`] makes a directory that loads as a trained checkpoint does: `config.json` with the family's published values
 //! ([`Like`]), safetensors in Hugging Face's shards, a tokenizer with every id, `generation_config.json`. The values depend on the
 //! seed and the tensor's name only, not on threads or shards. Everything is written into a hidden folder beside its place
 //! and renamed at the end, `config.json` last: a run that was cut leaves nothing that looks whole.
