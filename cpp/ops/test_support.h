@@ -62,7 +62,7 @@ class Device {
 inline void for_each_isa(const std::function<void(Isa)>& test) {
   for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512Bf16}) {
     if (!isa_available(isa)) {
-      MESSAGE("left out: this machine has no ", isa_name(isa));
+      MESSAGE("left out: this machine has no ", std::string(isa_name(isa)));
       continue;
     }
     CAPTURE(std::string(isa_name(isa)));
