@@ -48,4 +48,36 @@ __device__ __forceinline__ std::uint32_t pack_pair(float low, float high) {
   return word;
 }
 
+// Four 8×8 matrices of elements, lane 8 i + r giving the address of row r of matrix i; word i of
+// lane 4 g + t has elements 2 t and 2 t + 1 of row g, or, transposed, of column g.
+template <bool kTransposed>
+__device__ __forceinline__ void load_matrices(std::uint32_t (&words)[4], const void* row) {
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
+  if constexpr (kTransposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(address));
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(address));
+  }
+}
+
+// Starts a copy of 16 bytes to shared memory; zeros, and nothing is read, where it is not valid.
+__device__ __forceinline__ void copy_16(void* target, const void* source, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(target))),
+               "l"(source), "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Until at most kPending groups of this thread's copies are on their way.
+template <int kPending>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 }  // namespace inferno::ops::cuda

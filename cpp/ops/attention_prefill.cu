@@ -39,31 +39,9 @@ struct PrefillStage {
       copy_16(&k[i / kChunks][i % kChunks * 8], static_cast<const Element*>(p.k) + source, valid);
       copy_16(&v[i / kChunks][i % kChunks * 8], static_cast<const Element*>(p.v) + source, valid);
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
-  }
-
- private:
-  __device__ static void copy_16(void* target, const void* source, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                     static_cast<std::uint32_t>(__cvta_generic_to_shared(target))),
-                 "l"(source), "r"(valid ? 16 : 0)
-                 : "memory");
+    commit_copies();
   }
 };
-
-template <bool kTransposed>
-__device__ __forceinline__ void load_matrices(std::uint32_t (&words)[4], const void* row) {
-  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
-  if constexpr (kTransposed) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(address));
-  } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(address));
-  }
-}
 
 // A warp's 16 rows; lane = 4 * g + t has rows g and g + 8 of them.
 template <typename Element, int kHeadDim>
@@ -217,12 +195,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (std::uint32_t first = 0, i = 0; first < task.num_keys; first += Stage::kKeys, ++i) {
     // Beyond the end this is all zeros, and nobody reads it.
     stages[(i + 1) % 2].load(p, task, first + Stage::kKeys);
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
+    wait_for_copies<1>();
     __syncthreads();
     rows.attend(stages[i % 2], first, p.scale_log2);
     __syncthreads();
   }
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
+  wait_for_copies<0>();
   rows.store(p, task);
 }
 

@@ -78,10 +78,6 @@ template <int kThreads>
 __device__ __forceinline__ void named_sync(std::uint32_t number) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
 }
-template <int kThreads>
-__device__ __forceinline__ void named_arrive(std::uint32_t number) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
-}
 
 // A matrix in shared memory in rows of 128 bytes, whose 16-byte chunks lie at chunk ^ (row % 8);
 // 64 elements of a row are together, the next 64 `plane_bytes` further. Its parts are aligned to
