@@ -17,6 +17,18 @@ setup: ## install what is missing (compiler, cmake, nats-server, …) from the d
 build: setup ## the node in release mode
 	cargo build --release --locked
 
+.PHONY: cuda
+cuda: setup ## the node with the CUDA backend, with the toolkit of CUDA_HOME, CUDA_PATH or the PATH (none: make cuda-toolkit)
+	scripts/cuda
+
+.PHONY: cuda-toolkit
+cuda-toolkit: setup ## a CUDA 13 toolkit from PyPI in .tools/cuda, for machines without one; needs no GPU
+	@scripts/cuda-toolkit
+
+.PHONY: cuda-check
+cuda-check: setup ## builds and links everything for GPUs, with a fetched toolkit where there is none; runs nothing on one
+	scripts/cuda-check
+
 .PHONY: demo
 demo: build ## start a node with the demo model, stream over NATS and over HTTP, stop it again
 	@scripts/demo $(BIN)

@@ -1,5 +1,7 @@
 //! The executor actor: a thin shell around a [`Device`], on a thread of its own.
 
+mod steps;
+
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,16 +13,15 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler, Recipient};
 use actix_rt::Arbiter;
 use tokio::sync::oneshot;
 
-use crate::bridge::ffi::{StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode};
 use crate::clock::Timestamp;
 use crate::health::Progress;
 use crate::telemetry::DeviceMetrics;
 
+use self::steps::InFlight;
 use super::maker::{Maker, MemoryReading};
 use super::{
-    Device, DeviceId, DeviceLoad, LoadModel, LoadState, LoadedModel, ModelId, Pipeline, RunStep,
-    StepDone, StepFailure, UnloadModel,
+    Device, DeviceId, DeviceLoad, LoadModel, LoadState, LoadedModel, StepDone, UnloadModel,
 };
 
 /// Two steps, because a batcher has two in flight at most; one load and one unload, because the models actor does one thing at a
@@ -116,15 +117,6 @@ fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// What a guarded call of the device means for its step.
-fn settle<T>(result: Result<Result<T, DeviceError>, String>) -> Result<T, StepFailure> {
-    match result {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(StepFailure::Device(error)),
-        Err(panic) => Err(StepFailure::Panic(panic)),
-    }
-}
-
 /// The actor; see the module.
 pub struct Executor {
     id: DeviceId,
@@ -139,13 +131,6 @@ pub struct Executor {
     in_flight: VecDeque<InFlight>,
     /// Answers that the batcher's mailbox refused, oldest first.
     unsent: VecDeque<StepDone>,
-}
-
-/// A step under way.
-struct InFlight {
-    step: u64,
-    batch: StepBatch,
-    started: Timestamp,
 }
 
 impl Actor for Executor {
@@ -168,96 +153,6 @@ impl Executor {
             self.fail(&error.message);
             Err(error)
         }))
-    }
-
-    fn run_step(
-        &mut self,
-        model: ModelId,
-        batch: &mut StepBatch,
-    ) -> Result<StepOutput, StepFailure> {
-        let Some(device) = self.device.as_deref_mut() else { return Err(StepFailure::Skipped) };
-        let mut output = StepOutput::default();
-        let result = settle(guarded(|| device.run(model, batch, &mut output)));
-        match result {
-            Ok(()) => Ok(output),
-            Err(failure) => {
-                self.fail(&failure.to_string());
-                Err(failure)
-            }
-        }
-    }
-
-    /// Whether the device takes a step while another runs.
-    fn has_pipeline(&mut self) -> bool {
-        self.device.as_deref_mut().is_some_and(|device| device.pipeline().is_some())
-    }
-
-    /// Calls the device's pipeline; without a device every call is skipped.
-    fn with_pipeline<T>(
-        &mut self,
-        call: impl FnOnce(&mut dyn Pipeline) -> Result<T, DeviceError>,
-    ) -> Result<T, StepFailure> {
-        let pipeline = self.device.as_deref_mut().and_then(|device| device.pipeline());
-        let Some(pipeline) = pipeline else { return Err(StepFailure::Skipped) };
-        settle(guarded(|| call(pipeline)))
-    }
-
-    /// Starts a step beside the one that runs. If it cannot start, that one's answer is waited for first: it is not at fault.
-    fn submit(&mut self, message: RunStep, ctx: &mut Context<Self>) {
-        let RunStep { step, model, mut batch } = message;
-        let started = Timestamp::now();
-        let result = self.with_pipeline(|pipeline| pipeline.submit(model, &mut batch));
-        let Err(failure) = result else {
-            self.in_flight.push_back(InFlight { step, batch, started });
-            self.progress.set_pending(1, started);
-            if self.in_flight.len() == 1 {
-                Self::keep_collecting(ctx);
-            }
-            return;
-        };
-        while !self.in_flight.is_empty() {
-            self.take_oldest(ctx);
-        }
-        if failure != StepFailure::Skipped {
-            self.fail(&failure.to_string());
-        }
-        let ended = Timestamp::now();
-        self.answer(StepDone { step, result: Err(failure), batch, started, ended }, ctx);
-    }
-
-    /// Looks after the steps under way in every round of this thread, so that new ones, loads and a stop come between.
-    fn keep_collecting(ctx: &mut Context<Self>) {
-        let next_round = wrap_future::<_, Self>(tokio::task::yield_now());
-        ctx.spawn(next_round.map(|(), executor, ctx| executor.collect(ctx)));
-    }
-
-    fn collect(&mut self, ctx: &mut Context<Self>) {
-        while !self.in_flight.is_empty() {
-            // An error is the step's own answer, as take_oldest will find.
-            if matches!(self.with_pipeline(|pipeline| pipeline.has_ended()), Ok(false)) {
-                Self::keep_collecting(ctx);
-                return;
-            }
-            self.take_oldest(ctx);
-        }
-    }
-
-    /// Waits for the oldest step under way and answers it.
-    fn take_oldest(&mut self, ctx: &mut Context<Self>) {
-        let Some(InFlight { step, batch, started }) = self.in_flight.pop_front() else { return };
-        let mut output = StepOutput::default();
-        let taken = self.with_pipeline(|pipeline| pipeline.take(&mut output));
-        if let Err(failure) = &taken
-            && *failure != StepFailure::Skipped
-        {
-            self.fail(&failure.to_string());
-        }
-        let ended = Timestamp::now();
-        self.progress.stamp(ended);
-        let pending = self.in_flight.len() + usize::from(self.loading.is_some());
-        self.progress.set_pending(pending as u64, ended);
-        let result = taken.map(|()| output);
-        self.answer(StepDone { step, result, batch, started, ended }, ctx);
     }
 
     /// From here on the device's memory is not trusted. It is dropped at once, so that the next build finds the memory free.
@@ -371,26 +266,6 @@ impl Executor {
         self.progress.set_pending(0, Timestamp::now());
         // Who asked may be gone; the models actor then unloads or the node is ending.
         let _ = load.done.send(result);
-    }
-}
-
-impl Handler<RunStep> for Executor {
-    type Result = ();
-
-    fn handle(&mut self, message: RunStep, ctx: &mut Self::Context) {
-        if self.has_pipeline() {
-            return self.submit(message, ctx);
-        }
-        let RunStep { step, model, mut batch } = message;
-        let started = Timestamp::now();
-        self.progress.set_pending(1, started);
-        let result = self.run_step(model, &mut batch);
-        let ended = Timestamp::now();
-        self.progress.stamp(ended);
-        self.answer(StepDone { step, result, batch, started, ended }, ctx);
-        // While steps keep the mailbox full, there is no next round: a load gets one part after each step.
-        self.continue_load();
-        self.progress.set_pending(u64::from(self.loading.is_some()), ended);
     }
 }
 

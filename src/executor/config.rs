@@ -11,8 +11,8 @@ use crate::bridge::ffi;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Devices by name: `cpu:N`, `cuda:N`, `sim:N`; GPUs and CPUs are not mixed in one node. Each has its own memory pool, copy of the weights and KV cache. Empty: as
-    /// `gpu_devices` says.
+    /// Devices by name: `cpu:N`, `cuda:N`, `sim:N`; not CPUs beside GPUs. Each has its own memory pool, copy of the weights and KV
+    /// cache. Empty: as `gpu_devices` says.
     pub devices: Vec<String>,
     /// GPUs by number (`[0]` is `cuda:0`), or `"auto"`: all that this build and machine have, else `cpu:0`.
     pub gpu_devices: GpuDevices,
@@ -245,6 +245,11 @@ impl Config {
             }
             _ => vec!["cpu:0".to_owned()],
         }
+    }
+
+    /// Whether the node takes the GPUs that it finds, whichever these are.
+    pub fn takes_any_gpu(&self) -> bool {
+        self.devices.is_empty() && self.gpu_devices == GpuDevices::Auto
     }
 
     /// The numbers of the node's GPUs.

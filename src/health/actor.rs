@@ -7,6 +7,7 @@ use actix::{Actor, AsyncContext, Context};
 
 use super::{HealthMessage, Status, Vitals};
 use crate::clock::Timestamp;
+use crate::executor::gpu;
 use crate::telemetry::Metrics;
 
 /// How often; the contract promises health fresher than 5 s.
@@ -28,7 +29,26 @@ impl Health {
         Self { vitals, metrics, publish }
     }
 
+    /// The driver answers from its own memory; the cards are not disturbed.
+    fn read_gpus(&self) {
+        for (id, number) in self.vitals.gpus() {
+            match gpu::readings(number) {
+                Ok(readings) => {
+                    let gauges = self.metrics.gpu(id.as_str());
+                    gauges.card_memory_used.set(readings.memory_used_bytes as f64);
+                    gauges.card_memory_total.set(readings.memory_total_bytes as f64);
+                    gauges.utilisation.set(readings.utilisation);
+                    gauges.temperature.set(readings.temperature);
+                    gauges.ecc_uncorrected.set(readings.ecc_uncorrected.unwrap_or(0) as f64);
+                    self.vitals.set_gpu(&id, readings);
+                }
+                Err(reason) => tracing::debug!(reason, "a GPU's sensors cannot be read"),
+            }
+        }
+    }
+
     fn tick(&self) {
+        self.read_gpus();
         let message = self.vitals.message(Timestamp::now());
         self.metrics.health_status.set(level(message.status));
         for check in &message.checks {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Progress;
 use super::policy::{self, Check, Limits, Readings, Status};
 use crate::clock::Timestamp;
-use crate::executor::DeviceId;
+use crate::executor::{DeviceId, DeviceKind, gpu};
 use crate::models::ModelInfo;
 use crate::telemetry::Metrics;
 
@@ -48,6 +48,9 @@ pub struct DeviceVitals {
     pub fault: Option<String>,
     /// Times its actors were built again.
     pub rebuilds: u32,
+    /// Of a GPU: what its sensors said a moment ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<gpu::Readings>,
 }
 
 #[derive(Default)]
@@ -84,7 +87,8 @@ impl Vitals {
 
     /// A device that is to be watched; down until [`Vitals::device_up`].
     pub fn add_device(&self, id: &DeviceId) {
-        let device = DeviceVitals { id: id.clone(), up: false, fault: None, rebuilds: 0 };
+        let device =
+            DeviceVitals { id: id.clone(), up: false, fault: None, rebuilds: 0, gpu: None };
         self.lock().devices.insert(id.clone(), device);
     }
 
@@ -102,6 +106,22 @@ impl Vitals {
             device.up = false;
             device.fault = Some(fault.to_owned());
             device.rebuilds += 1;
+        }
+    }
+
+    /// The GPUs among the devices, by number.
+    pub fn gpus(&self) -> Vec<(DeviceId, u32)> {
+        let number = |id: &DeviceId| match DeviceKind::parse(id.as_str()) {
+            Ok((DeviceKind::Cuda, number)) => Some((id.clone(), number)),
+            _ => None,
+        };
+        self.lock().devices.keys().filter_map(number).collect()
+    }
+
+    /// What a GPU's sensors say.
+    pub fn set_gpu(&self, id: &DeviceId, readings: gpu::Readings) {
+        if let Some(device) = self.lock().devices.get_mut(id) {
+            device.gpu = Some(readings);
         }
     }
 
@@ -175,7 +195,7 @@ impl Vitals {
             .map(|(actor, progress)| (progress.stalled_for(now), *actor))
             .max_by_key(|(stalled, _)| *stalled);
         Readings {
-            memory: memory_share(),
+            memory: fullest(memory_share(), &state.devices),
             devices_up: state.devices.values().filter(|device| device.up).count() as u32,
             devices: state.devices.len() as u32,
             device_fault: state
@@ -195,6 +215,13 @@ impl Vitals {
         // Only whole values are written under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The largest share of memory in use, of the machine and of each GPU.
+fn fullest(machine: Option<f64>, devices: &BTreeMap<DeviceId, DeviceVitals>) -> Option<f64> {
+    let share = |gpu: gpu::Readings| gpu.memory_used_bytes as f64 / gpu.memory_total_bytes as f64;
+    let gpus = devices.values().filter_map(|device| device.gpu.map(share));
+    gpus.chain(machine).max_by(f64::total_cmp)
 }
 
 /// Now, as RFC 3339 in UTC with milliseconds.
@@ -299,6 +326,27 @@ mod tests {
         waiting.stamp(start.after(Duration::from_secs(31)));
         let message = vitals.message(start.after(Duration::from_secs(32)));
         assert_eq!(message.status, Status::Healthy);
+    }
+
+    #[test]
+    fn a_full_gpu_is_a_full_memory() {
+        let vitals = vitals();
+        let id = DeviceId::new("cuda:3");
+        vitals.add_device(&id);
+        vitals.add_device(&DeviceId::new("cpu:0"));
+        assert_eq!(vitals.gpus(), [(id.clone(), 3)]);
+        let readings = gpu::Readings {
+            memory_used_bytes: 99,
+            memory_total_bytes: 100,
+            utilisation: 50,
+            temperature: 40,
+            ecc_uncorrected: None,
+        };
+        vitals.set_gpu(&id, readings);
+        let message = vitals.message(Timestamp::now());
+        assert_eq!(message.checks[0].value, Some(0.99));
+        assert_ne!(message.checks[0].status, Status::Healthy);
+        assert_eq!(message.devices[1].gpu, Some(readings));
     }
 
     #[test]

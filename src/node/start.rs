@@ -209,6 +209,11 @@ impl Memory {
             num_threads: config.executor.threads_per_device(cores),
             backend: config.executor.backend(),
         };
+        if config.executor.takes_any_gpu()
+            && let Some(reason) = gpu::why_none()
+        {
+            tracing::warn!(reason, "no GPU, so the devices are cpu:0");
+        }
         let configured = config.executor.memory_pool_size.map(|size| size.0);
         let sizes = MemorySizes {
             pool_bytes: match config.executor.gpu_ordinals() {

@@ -59,6 +59,16 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
             &["device"],
             "times a device's actors were rebuilt",
         ),
+        ("inferno_gpu_memory_used_bytes", Gauge, &["device"], "of the card, by everyone on it"),
+        ("inferno_gpu_memory_total_bytes", Gauge, &["device"], "of the card"),
+        ("inferno_gpu_utilisation_percent", Gauge, &["device"], "time in which a kernel ran"),
+        ("inferno_gpu_temperature_celsius", Gauge, &["device"], "of the card"),
+        (
+            "inferno_gpu_ecc_uncorrected",
+            Gauge,
+            &["device"],
+            "memory errors since the driver was loaded that ECC could not correct",
+        ),
         ("inferno_bus_connected", Gauge, &[], "1 while the bus is connected"),
         ("inferno_bus_reconnects_total", Counter, &[], "connections after the first"),
         ("inferno_health_status", Gauge, &[], "0 healthy, 1 degraded, 2 critical"),
@@ -179,6 +189,19 @@ impl Metrics {
         limit.into_iter().for_each(|limit| set("inferno_health_check_limit", limit));
     }
 
+    /// The handles of one GPU's sensors.
+    pub fn gpu(&self, device: &str) -> GpuMetrics {
+        let labels =
+            || vec![Label::new("node", self.node.clone()), Label::new("device", device.to_owned())];
+        GpuMetrics {
+            card_memory_used: metrics::gauge!("inferno_gpu_memory_used_bytes", labels()),
+            card_memory_total: metrics::gauge!("inferno_gpu_memory_total_bytes", labels()),
+            utilisation: metrics::gauge!("inferno_gpu_utilisation_percent", labels()),
+            temperature: metrics::gauge!("inferno_gpu_temperature_celsius", labels()),
+            ecc_uncorrected: metrics::gauge!("inferno_gpu_ecc_uncorrected", labels()),
+        }
+    }
+
     /// The handles of one device.
     pub fn device(&self, device: &str) -> DeviceMetrics {
         let labels =
@@ -211,6 +234,20 @@ pub struct DeviceMetrics {
     pub memory_reserved: Gauge,
     /// `inferno_device_rebuilds_total`
     pub rebuilds: Counter,
+}
+
+/// One GPU's sensors.
+pub struct GpuMetrics {
+    /// `inferno_gpu_memory_used_bytes`
+    pub card_memory_used: Gauge,
+    /// `inferno_gpu_memory_total_bytes`
+    pub card_memory_total: Gauge,
+    /// `inferno_gpu_utilisation_percent`
+    pub utilisation: Gauge,
+    /// `inferno_gpu_temperature_celsius`
+    pub temperature: Gauge,
+    /// `inferno_gpu_ecc_uncorrected`
+    pub ecc_uncorrected: Gauge,
 }
 
 /// Histogram buckets in seconds: from a step of a small model to a long request.
@@ -269,6 +306,7 @@ mod tests {
         metrics.finished(FinishReason::Stop);
         metrics.refused(Kind::Invalid);
         metrics.health_check("memory", 0.0, Some(0.5), Some(0.9));
+        metrics.gpu("cuda:0");
         let device = metrics.device("cpu:0");
         device.step_time.record(0.1);
         for histogram in [
