@@ -12,7 +12,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 
 use super::load::{
-    Closed, MAX_TOKENS, Open, Outcome, PromptMaker, Prompts, after, by_the_clock, leading_number,
+    ALIAS, Closed, Open, Outcome, PromptMaker, Prompts, after, by_the_clock, leading_number,
 };
 
 /// A request that takes longer has failed.
@@ -21,7 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Keeps `at_once` requests under way.
 pub fn closed(url: &str, load: &Closed) -> Outcome {
     run(async {
-        let shared = Rc::new(RefCell::new((Outcome::default(), PromptMaker::new(load.prompts), 0)));
+        let lengths = load.lengths;
+        let prompts = PromptMaker::new(load.prompts, lengths.prompt);
+        let shared = Rc::new(RefCell::new((Outcome::default(), prompts, 0)));
         let mut tasks = JoinSet::new();
         let begin = Instant::now();
         for _ in 0..load.at_once {
@@ -35,7 +37,7 @@ pub fn closed(url: &str, load: &Closed) -> Outcome {
                             return;
                         }
                         *next += 1;
-                        connection.write_request(prompts);
+                        connection.write_request(prompts, lengths.completion);
                     }
                     let answer = connection.ask(Instant::now()).await;
                     record(&mut shared.borrow_mut().0, answer);
@@ -59,7 +61,7 @@ pub fn open(url: &str, load: &Open) -> Outcome {
         });
         run(async {
             let shared = Rc::new(RefCell::new((Outcome::default(), Vec::<Connection>::new())));
-            let mut prompts = PromptMaker::new(Prompts::TokenIds);
+            let mut prompts = PromptMaker::new(Prompts::TokenIds, load.lengths.prompt);
             let mut tasks = JoinSet::new();
             while let Some(index) = is_due.recv().await {
                 let begun = begin + load.due(index);
@@ -68,7 +70,7 @@ pub fn open(url: &str, load: &Open) -> Outcome {
                     Some(connection) => connection,
                     None => Connection::open(&address(url)).await,
                 };
-                connection.write_request(&mut prompts);
+                connection.write_request(&mut prompts, load.lengths.completion);
                 let shared = shared.clone();
                 tasks.spawn_local(async move {
                     let answer = connection.ask(begun).await;
@@ -99,7 +101,7 @@ fn address(url: &str) -> String {
 fn record(outcome: &mut Outcome, answer: Result<Answer, String>) {
     match answer {
         Ok(answer) => {
-            outcome.tokens += u64::from(MAX_TOKENS);
+            outcome.tokens += answer.tokens;
             outcome.events += answer.events;
             outcome.prompt_tokens += answer.prompt_tokens;
             outcome.finished(answer.first, answer.whole);
@@ -113,11 +115,14 @@ struct Answer {
     whole: Duration,
     events: u64,
     prompt_tokens: u64,
+    tokens: u64,
 }
 
 struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
+    /// What the request asks for.
+    max_tokens: u32,
     body: Vec<u8>,
     /// Read and not yet looked at.
     buffer: Vec<u8>,
@@ -130,17 +135,19 @@ impl Connection {
         let stream = TcpStream::connect(address).await.expect("the node listens");
         stream.set_nodelay(true).expect("a TCP socket");
         let (request, body) = (Vec::new(), Vec::new());
-        Self { stream, request, body, buffer: Vec::with_capacity(16 << 10), events: Vec::new() }
+        let buffer = Vec::with_capacity(16 << 10);
+        Self { stream, request, max_tokens: 0, body, buffer, events: Vec::new() }
     }
 
-    fn write_request(&mut self, prompts: &mut PromptMaker) {
+    fn write_request(&mut self, prompts: &mut PromptMaker, max_tokens: u32) {
+        self.max_tokens = max_tokens;
         let Self { request, body, .. } = self;
         body.clear();
-        body.extend_from_slice(b"{\"model\":\"demo\",\"prompt\":");
+        write!(body, "{{\"model\":\"{ALIAS}\",\"prompt\":").expect("a vector takes all");
         prompts.write(body);
         write!(
             body,
-            ",\"max_tokens\":{MAX_TOKENS},\"ignore_eos\":true,\"stream\":true,\
+            ",\"max_tokens\":{max_tokens},\"temperature\":0,\"ignore_eos\":true,\"stream\":true,\
              \"stream_options\":{{\"include_usage\":true}}}}"
         )
         .expect("a vector takes all");
@@ -191,11 +198,11 @@ impl Connection {
             self.read().await?;
         }
         let (prompt_tokens, tokens) = usage.ok_or("no usage")?;
-        if tokens != u64::from(MAX_TOKENS) {
+        if tokens != u64::from(self.max_tokens) {
             return Err(format!("{tokens} tokens"));
         }
         let first = first.ok_or("no events")?.saturating_duration_since(begun);
-        Ok(Answer { first, whole: begun.elapsed(), events: count, prompt_tokens })
+        Ok(Answer { first, whole: begun.elapsed(), events: count, prompt_tokens, tokens })
     }
 
     async fn read(&mut self) -> Result<(), String> {

@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 use super::node::Node;
 use super::{http, nats};
 
-/// Tokens of every completion.
-pub const MAX_TOKENS: u32 = 64;
-/// Tokens of every prompt (of a text: about as many; the table says how many).
-const PROMPT_TOKENS: usize = 64;
-/// Ids of the demo model's vocabulary that are no special tokens.
+/// The alias of the model under load.
+pub const ALIAS: &str = "bench";
+/// Ids that are no special tokens in any of the vocabularies.
 const TOKEN_IDS: std::ops::Range<u32> = 300..3_000;
 /// Words of which the demo model's tokenizer makes about one token each.
 const WORDS: [&str; 16] = [
@@ -53,10 +51,19 @@ impl Prompts {
     }
 }
 
+/// How many tokens a request has.
+#[derive(Debug, Clone, Copy)]
+pub struct Lengths {
+    /// Of a text: about as many; the table says how many.
+    pub prompt: usize,
+    pub completion: u32,
+}
+
 /// As soon as one request ends, the next begins.
 pub struct Closed {
     pub door: Door,
     pub prompts: Prompts,
+    pub lengths: Lengths,
     pub total: usize,
     pub at_once: usize,
 }
@@ -64,6 +71,7 @@ pub struct Closed {
 /// Requests begin by the clock, whatever became of those before.
 pub struct Open {
     pub door: Door,
+    pub lengths: Lengths,
     pub total: usize,
     /// Requests a second.
     pub rate: f64,
@@ -103,6 +111,8 @@ pub struct Outcome {
     pub wall: Duration,
     firsts: Vec<f64>,
     wholes: Vec<f64>,
+    /// Between two events of one request.
+    gaps: Vec<f64>,
 }
 
 impl Outcome {
@@ -110,6 +120,11 @@ impl Outcome {
     pub fn finished(&mut self, first: Duration, whole: Duration) {
         self.firsts.push(first.as_secs_f64() * 1e3);
         self.wholes.push(whole.as_secs_f64() * 1e3);
+    }
+
+    /// The time from one event of a request to its next.
+    pub fn gap(&mut self, gap: Duration) {
+        self.gaps.push(gap.as_secs_f64() * 1e3);
     }
 
     pub fn failed(&mut self, fault: impl Into<String>) {
@@ -128,8 +143,9 @@ impl Outcome {
     }
 
     pub fn sort(&mut self) {
-        self.firsts.sort_by(f64::total_cmp);
-        self.wholes.sort_by(f64::total_cmp);
+        for times in [&mut self.firsts, &mut self.wholes, &mut self.gaps] {
+            times.sort_by(f64::total_cmp);
+        }
     }
 
     /// A quantile (nearest rank) of the time to the first token; sort first.
@@ -141,6 +157,11 @@ impl Outcome {
     pub fn whole(&self, quantile: f64) -> f64 {
         nearest(&self.wholes, quantile)
     }
+
+    /// The same of the time between two events; only the client of NATS sees them.
+    pub fn between(&self, quantile: f64) -> f64 {
+        nearest(&self.gaps, quantile)
+    }
 }
 
 fn nearest(sorted: &[f64], quantile: f64) -> f64 {
@@ -151,13 +172,14 @@ fn nearest(sorted: &[f64], quantile: f64) -> f64 {
 /// Makes prompts, no two alike (so that the prefix cache finds nothing), as JSON.
 pub struct PromptMaker {
     prompts: Prompts,
+    num_tokens: usize,
     state: u64,
 }
 
 impl PromptMaker {
-    pub fn new(prompts: Prompts) -> Self {
+    pub fn new(prompts: Prompts, num_tokens: usize) -> Self {
         let since = std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
-        Self { prompts, state: since | 1 }
+        Self { prompts, num_tokens, state: since | 1 }
     }
 
     pub fn is_text(&self) -> bool {
@@ -169,7 +191,7 @@ impl PromptMaker {
         use std::io::Write as _;
         let text = self.is_text();
         out.push(if text { b'"' } else { b'[' });
-        for index in 0..PROMPT_TOKENS {
+        for index in 0..self.num_tokens {
             let random = self.random();
             if text {
                 let word = WORDS[random as usize % WORDS.len()];

@@ -3,19 +3,29 @@
 //!
 //! Closed loop (so many at once) for the rates, one at a time for the time that the node adds, open loop (10,000 requests at half
 //! the measured rate, timed from when each was due) for failures, and an idle node's processor time, with a `sim` device and with the
-//! demo model on `cpu:0`. `cargo bench --bench serving`;
+//! demo model on `cpu:0`. Then whole nodes on GPUs (`gpu.rs`), where there are any. `cargo bench --bench serving`;
 //! everything is bounded in count and time, listens on loopback only, and ends with this process.
+//!
+//! From the environment: BENCH_NODE, another build of the binary; BENCH_DEVICES, the devices of the second part instead of `cuda:0`
+//! (comma-separated), and BENCH_SIM_COSTS, the cost model of `sim` devices among them; BENCH_MODELS, the folder of its shapes;
+//! BENCH_ONLY, the one shape to measure, and nothing else.
 
+mod gpu;
 mod http;
 mod load;
 mod nats;
 mod node;
+mod peers;
+#[path = "../support/shapes.rs"]
+mod shapes;
 
 use std::time::Duration;
 
-use load::{Closed, Door, Open, Outcome, Prompts};
+use load::{Closed, Door, Lengths, Open, Outcome, Prompts};
 use node::Node;
 
+/// Of every request.
+const LENGTHS: Lengths = Lengths { prompt: 64, completion: 64 };
 /// Requests at once, as many as the node has seats.
 const AT_ONCE: usize = 256;
 /// Rounds of each closed loop; the median counts.
@@ -36,6 +46,13 @@ fn main() {
         println!("left out: not run by `cargo bench`");
         return;
     }
+    if std::env::var_os("BENCH_ONLY").is_none() {
+        control_plane();
+    }
+    gpu::run();
+}
+
+fn control_plane() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("serving: client, nats-server and node (sim device of zero cost) on {cores} cores");
     println!("closed loop: {AT_ONCE} at once, medians of {ROUNDS} rounds of {REQUESTS_OF_A_ROUND}");
@@ -95,7 +112,7 @@ impl Measured {
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
     fn tokens_s(&self) -> f64 {
-        self.requests_s * f64::from(load::MAX_TOKENS)
+        self.requests_s * f64::from(LENGTHS.completion)
     }
 }
 
@@ -125,10 +142,11 @@ impl std::fmt::Display for Measured {
 fn measure(node: &Node, door: Door, prompts: Prompts) -> Measured {
     let run = |total, at_once| {
         let before = node.cpu_seconds();
-        let mut outcome = load::closed(node, &Closed { door, prompts, total, at_once });
+        let mut outcome =
+            load::closed(node, &Closed { door, prompts, lengths: LENGTHS, total, at_once });
         let after = node.cpu_seconds();
         assert_eq!(outcome.failed, 0, "{:?}", outcome.fault);
-        let tokens = f64::from(load::MAX_TOKENS) * total as f64;
+        let tokens = f64::from(LENGTHS.completion) * total as f64;
         let cpu: Vec<f64> = after.iter().zip(before).map(|(a, b)| (a - b) / tokens * 1e6).collect();
         outcome.sort();
         (outcome, [cpu[0], cpu[1], cpu[2]])
@@ -162,7 +180,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// The share of requests that failed.
 fn open(node: &Node, door: Door, rate: f64) -> f64 {
-    let mut outcome = load::open(node, &Open { door, total: REQUESTS_OPEN, rate });
+    let mut outcome =
+        load::open(node, &Open { door, lengths: LENGTHS, total: REQUESTS_OPEN, rate });
     outcome.sort();
     println!(
         "{} at {rate:.0} requests/s: {} failed ({}), TTFT P50 / P99 {:.2} / {:.2} ms, E2E P50 / P99 {:.2} / {:.2} ms",
@@ -194,7 +213,8 @@ fn idle(node: &Node, device: &str) -> f64 {
 /// The same of a node whose engine has just worked: its threads must sleep.
 fn idle_on_the_cpu() -> f64 {
     let node = Node::start_with("[executor]\ndevices = [\"cpu:0\"]\n");
-    let few = Closed { door: Door::Nats, prompts: Prompts::TokenIds, total: 16, at_once: 4 };
+    let (door, prompts) = (Door::Nats, Prompts::TokenIds);
+    let few = Closed { door, prompts, lengths: LENGTHS, total: 16, at_once: 4 };
     let outcome = load::closed(&node, &few);
     assert_eq!(outcome.failed, 0, "{:?}", outcome.fault);
     let share = idle(&node, "cpu:0");

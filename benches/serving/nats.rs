@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::load::{
-    Closed, MAX_TOKENS, Open, Outcome, PromptMaker, Prompts, after, by_the_clock, leading_number,
+    ALIAS, Closed, Lengths, Open, Outcome, PromptMaker, Prompts, after, by_the_clock,
+    leading_number,
 };
 
 /// A silence of so long is the end: what has not ended by then has failed.
@@ -20,7 +21,7 @@ static RUN: AtomicU64 = AtomicU64::new(0);
 
 /// Keeps `at_once` requests under way.
 pub fn closed(url: &str, load: &Closed) -> Outcome {
-    let mut client = Client::connect(url, load.total);
+    let mut client = Client::connect(url, load.total, load.lengths);
     let mut writer = client.writer(load.prompts);
     let begin = Instant::now();
     let mut next = 0;
@@ -43,7 +44,7 @@ pub fn closed(url: &str, load: &Closed) -> Outcome {
 
 /// Publishes each request when it is due.
 pub fn open(url: &str, load: &Open) -> Outcome {
-    let mut client = Client::connect(url, load.total);
+    let mut client = Client::connect(url, load.total, load.lengths);
     let mut writer = client.writer(Prompts::TokenIds);
     let begin = Instant::now() + Duration::from_millis(50);
     for (index, request) in client.requests.iter_mut().enumerate() {
@@ -71,6 +72,7 @@ pub fn open(url: &str, load: &Open) -> Outcome {
 struct Request {
     begun: Option<Instant>,
     first: Option<Instant>,
+    last: Option<Instant>,
     next_seq: u64,
     ended: bool,
 }
@@ -80,6 +82,7 @@ struct Client {
     /// Written by two threads in an open loop: whole messages only.
     writing: std::sync::Arc<Mutex<TcpStream>>,
     run: u64,
+    lengths: Lengths,
     requests: Vec<Request>,
     outcome: Outcome,
     buffer: Vec<u8>,
@@ -88,7 +91,7 @@ struct Client {
 }
 
 impl Client {
-    fn connect(url: &str, total: usize) -> Self {
+    fn connect(url: &str, total: usize, lengths: Lengths) -> Self {
         let address = url.trim_start_matches("nats://");
         let stream = TcpStream::connect(address).expect("the node's nats-server");
         stream.set_nodelay(true).expect("a TCP socket");
@@ -104,6 +107,7 @@ impl Client {
             stream,
             writing,
             run,
+            lengths,
             requests: vec![Request::default(); total],
             outcome: Outcome::default(),
             buffer: vec![0; READ_BYTES],
@@ -121,7 +125,8 @@ impl Client {
         Writer {
             stream: self.writing.clone(),
             run: self.run,
-            prompts: PromptMaker::new(prompts),
+            prompts: PromptMaker::new(prompts, self.lengths.prompt),
+            max_tokens: self.lengths.completion,
             body: Vec::new(),
             out: Vec::new(),
         }
@@ -204,11 +209,15 @@ impl Client {
         };
         request.next_seq += count;
         request.first.get_or_insert(now);
+        if let Some(last) = request.last.replace(now) {
+            self.outcome.gap(now - last);
+        }
         self.outcome.tokens += count;
         self.outcome.events += 1;
         rest = &rest[ids.len()..];
         let Some(at) = after(rest, b"\"finish_reason\":\"") else { return Some(false) };
-        let whole = rest[at..].starts_with(b"length\"") && request.next_seq == MAX_TOKENS.into();
+        let asked = u64::from(self.lengths.completion);
+        let whole = rest[at..].starts_with(b"length\"") && request.next_seq == asked;
         let begun = request.begun.filter(|_| whole)?;
         request.ended = true;
         let first = request.first.unwrap_or(now);
@@ -238,22 +247,26 @@ struct Writer {
     stream: std::sync::Arc<Mutex<TcpStream>>,
     run: u64,
     prompts: PromptMaker,
+    max_tokens: u32,
     body: Vec<u8>,
     out: Vec<u8>,
 }
 
 impl Writer {
     fn request(&mut self, index: usize) {
-        let Self { run, body, out, .. } = self;
+        let Self { run, max_tokens, body, out, .. } = self;
         body.clear();
         let field = if self.prompts.is_text() { "prompt" } else { "prompt_token_ids" };
         let id = format_args!("{run}-{index}");
         write!(body, "{{\"request_id\":\"{id}\",\"{field}\":").expect("a vector takes all");
         self.prompts.write(body);
-        write!(body, ",\"params\":{{\"max_tokens\":{MAX_TOKENS},\"ignore_eos\":true}}}}")
-            .expect("a vector takes all");
+        write!(
+            body,
+            ",\"params\":{{\"max_tokens\":{max_tokens},\"temperature\":0,\"ignore_eos\":true}}}}"
+        )
+        .expect("a vector takes all");
         let len = body.len();
-        write!(out, "PUB inferno.v1.generate.demo _BENCH.{run}.r-{index} {len}\r\n")
+        write!(out, "PUB inferno.v1.generate.{ALIAS} _BENCH.{run}.r-{index} {len}\r\n")
             .expect("a vector takes all");
         out.extend_from_slice(body);
         out.extend_from_slice(b"\r\n");

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::load::ALIAS;
+
 /// Until it is ready, and until it has ended.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -13,6 +15,7 @@ pub struct Node {
     http: String,
     nats: String,
     nats_pid: u32,
+    ready_after: Duration,
 }
 
 impl Node {
@@ -25,16 +28,20 @@ impl Node {
         ))
     }
 
-    /// Starts it with the demo model and these sections, and waits until it takes requests.
+    /// With the demo model and these sections.
     pub fn start_with(sections: &str) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        Self::start_model(&format!("model_path = {demo:?}\n"), sections)
+    }
+
+    /// Starts it with a model of these keys and these sections, and waits until it takes requests.
+    pub fn start_model(model: &str, sections: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = format!(
             "[node]\nlog = \"warn\"\n\
-             [[models]]\nname = \"demo\"\nmodel_path = {:?}\n\
+             [[models]]\nname = \"{ALIAS}\"\n{model}\
              [bus]\nmode = \"managed\"\n\
              [http]\nbind = \"127.0.0.1:0\"\n{sections}",
-            root.join("models/demo"),
         );
         let file = dir.path().join("node.toml");
         std::fs::write(&file, config).expect("writes");
@@ -47,6 +54,7 @@ impl Node {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("INFERNO_")) {
             command.env_remove(name);
         }
+        let begin = Instant::now();
         let child = command
             .args(["serve", "--config"])
             .arg(&file)
@@ -57,8 +65,10 @@ impl Node {
             .spawn()
             .expect("the node's binary starts");
         let (http, nats) = (String::new(), String::new());
-        let mut node = Self { child: Some(child), dir, http, nats, nats_pid: 0 };
+        let ready_after = Duration::ZERO;
+        let mut node = Self { child: Some(child), dir, http, nats, nats_pid: 0, ready_after };
         node.wait_ready();
+        node.ready_after = begin.elapsed();
         node.nats_pid = nats_server_of(node.pid()).expect("the managed nats-server");
         node
     }
@@ -96,6 +106,11 @@ impl Node {
 
     pub fn nats(&self) -> &str {
         &self.nats
+    }
+
+    /// From the start of the process to its ready line.
+    pub fn ready_after(&self) -> Duration {
+        self.ready_after
     }
 
     /// Processor seconds so far of node, nats-server and this process.

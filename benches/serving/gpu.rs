@@ -1,0 +1,104 @@
+//! Whole nodes on GPUs, through NATS: random weights of true shapes (`benches/shapes`), token ids in, greedy, each row beside what vLLM
+//! reached on such a card and what we want.
+
+use super::load::{self, Closed, Door, Lengths, Outcome, Prompts};
+use super::node::Node;
+use super::peers::{PEERS, Peer, ROWS};
+use super::shapes::Shape;
+
+/// Bytes a second that plain reads reach on an H200.
+const READ_BANDWIDTH: f64 = 4.54e12;
+const ALONE: Lengths = Lengths { prompt: 32, completion: 50 };
+/// Requests, one after the other.
+const REQUESTS_ALONE: usize = 40;
+const BATCHES_OF_8: usize = 10;
+const MANY: usize = 1_024;
+const MANY_AT_ONCE: usize = 512;
+
+/// Every shape, or the one of BENCH_ONLY; says so where there is no GPU.
+pub fn run() {
+    let Some(devices) = devices() else {
+        println!("\nleft out: whole nodes on GPUs, for this build or machine has none");
+        return;
+    };
+    let only = std::env::var("BENCH_ONLY").ok();
+    let chosen = |peer: &&Peer| only.as_deref().is_none_or(|name| name == peer.shape);
+    let peers: Vec<&Peer> = PEERS.iter().filter(chosen).collect();
+    assert!(!peers.is_empty(), "BENCH_ONLY names no shape: {only:?}");
+    println!("\nwhole nodes on {devices}, through NATS; vLLM: one H200");
+    println!("| model | | ours | vLLM offline | vLLM as served | target |");
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for peer in peers {
+        measure(peer, &devices);
+    }
+}
+
+/// As a list in TOML; none if there are no GPUs.
+fn devices() -> Option<String> {
+    let named = std::env::var("BENCH_DEVICES").ok();
+    let found = || cfg!(feature = "cuda") && std::path::Path::new("/dev/nvidia0").exists();
+    let names = named.or_else(|| found().then(|| "cuda:0".to_owned()))?;
+    Some(format!("{:?}", names.split(',').collect::<Vec<_>>()))
+}
+
+fn measure(peer: &Peer, devices: &str) {
+    let shape = Shape::read(peer.shape);
+    let model = tempfile::tempdir().expect("a temporary directory");
+    shape.write(model.path());
+    let costs = std::env::var("BENCH_SIM_COSTS")
+        .map_or(String::new(), |path| format!("sim_cost_model = {path:?}\n"));
+    let node = Node::start_model(
+        &format!("model_path = {:?}\nload_format = \"dummy\"\nmax_seq_len = 2048\n", model.path()),
+        &format!(
+            "[executor]\ndevices = {devices}\n{costs}\
+             [batcher]\nmax_batch_size = {MANY_AT_ONCE}\nmax_step_tokens = 8192\n"
+        ),
+    );
+    let floor_ms = shape.bytes_read_by_a_step() / READ_BANDWIDTH * f64::from(ALONE.completion);
+    let row = |index: usize, ours: String| {
+        let [offline, served, target] = [peer.offline, peer.served, peer.target]
+            .map(|row| if row[index].is_empty() { "–" } else { row[index] });
+        println!("| {} | {} | {ours} | {offline} | {served} | {target} |", peer.shape, ROWS[index]);
+    };
+    loaded(&node, ALONE, 16, 8); // warm
+    let alone = loaded(&node, ALONE, REQUESTS_ALONE, 1);
+    row(0, format!("{:.1} / {:.1} ms", alone.first(0.5), alone.first(0.95)));
+    let [p50, p95] = [0.5, 0.95].map(|quantile| alone.whole(quantile));
+    row(1, format!("{p50:.0} / {p95:.0} ms (floor {floor_ms:.0} ms)"));
+    row(2, eight_at_once(&node));
+    row(3, many(&node, Lengths { prompt: 128, completion: 128 }, 256, 64));
+    row(4, many(&node, Lengths { prompt: 512, completion: 128 }, MANY, MANY_AT_ONCE));
+    row(5, many(&node, Lengths { prompt: 128, completion: 256 }, MANY, MANY_AT_ONCE));
+    row(6, format!("{:.1} s", node.ready_after().as_secs_f64()));
+    node.stop();
+}
+
+/// A closed loop of which every request ended well, sorted.
+fn loaded(node: &Node, lengths: Lengths, total: usize, at_once: usize) -> Outcome {
+    let (door, prompts) = (Door::Nats, Prompts::TokenIds);
+    let mut outcome = load::closed(node, &Closed { door, prompts, lengths, total, at_once });
+    assert_eq!(outcome.failed, 0, "{:?}", outcome.fault);
+    assert_eq!(outcome.done(), total);
+    outcome.sort();
+    outcome
+}
+
+fn eight_at_once(node: &Node) -> String {
+    let mut walls: Vec<f64> =
+        (0..BATCHES_OF_8).map(|_| loaded(node, ALONE, 8, 8).wall.as_secs_f64() * 1e3).collect();
+    walls.sort_by(f64::total_cmp);
+    let rate = loaded(node, ALONE, 80, 8).rate();
+    format!("{:.0} ms, {rate:.1} req/s", walls[walls.len() / 2])
+}
+
+fn many(node: &Node, lengths: Lengths, total: usize, at_once: usize) -> String {
+    let outcome = loaded(node, lengths, total, at_once);
+    format!(
+        "{:.0} tok/s, ITL {:.1} / {:.1} ms, TTFT {:.0} / {:.0} ms (P50 / P99)",
+        outcome.tokens as f64 / outcome.wall.as_secs_f64(),
+        outcome.between(0.5),
+        outcome.between(0.99),
+        outcome.first(0.5),
+        outcome.first(0.99),
+    )
+}
