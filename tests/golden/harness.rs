@@ -22,8 +22,65 @@ pub const CHECKPOINTS: [&str; 6] = [
     "llama32-tiny-f32",
 ];
 
-/// Largest difference of a logit (their spread is about 4): measured, with room for other orders of sums. The golden
-/// values are in float32 throughout; ours round K and V to the checkpoint's type, and with AVX-512 BF16 the inputs of
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    Cpu(Isa),
+    /// `cuda:0`.
+    Gpu {
+        deterministic: bool,
+    },
+}
+
+impl Device {
+    pub fn options(self, num_threads: u32, pool_bytes: u64) -> DeviceOptions {
+        match self {
+            Device::Cpu(isa) => DeviceOptions::cpu(num_threads, isa, pool_bytes),
+            Device::Gpu { deterministic } => {
+                DeviceOptions::cuda(0, num_threads, pool_bytes, deterministic)
+            }
+        }
+    }
+
+    /// The shape as this device holds it: a GPU makes bfloat16 of float32.
+    pub fn shape(self, name: &str) -> ModelShape {
+        let shape = shape(name);
+        match (self, shape.dtype) {
+            (Device::Gpu { .. }, Dtype::F32) => ModelShape { dtype: Dtype::BF16, ..shape },
+            _ => shape,
+        }
+    }
+}
+
+/// Every instruction set of the processor, and a GPU in both of its modes.
+pub fn devices() -> Vec<Device> {
+    isas().into_iter().map(Device::Cpu).chain(gpus()).collect()
+}
+
+/// Those on which a sequence has the same bits however it is run.
+pub fn same_bits_devices() -> Vec<Device> {
+    devices().into_iter().filter(|device| *device != Device::Gpu { deterministic: false }).collect()
+}
+
+/// Both modes, if there is one.
+pub fn gpus() -> Vec<Device> {
+    match ffi::gpu_bus_ids() {
+        Ok(ids) if !ids.is_empty() => {
+            [false, true].map(|deterministic| Device::Gpu { deterministic }).into()
+        }
+        Ok(_) => {
+            println!("left out: this machine has no GPU");
+            Vec::new()
+        }
+        Err(reason) => {
+            println!("left out: no GPU: {}", reason.what());
+            Vec::new()
+        }
+    }
+}
+
+/// Largest difference of a logit (their spread is about 4), by the type on the device: measured, with room for other orders of sums. The
+/// golden values are in float32 throughout; ours round K and V to the device's type, and with AVX-512 BF16 and on GPUs the inputs of
 /// products too. `transformers` itself loses up to 0.2 (bf16) and 0.03 (f16) when run in these types.
 pub fn max_logit_error(dtype: Dtype) -> f32 {
     match dtype {
@@ -33,8 +90,11 @@ pub fn max_logit_error(dtype: Dtype) -> f32 {
     }
 }
 
+/// In the folder TEST_FIXTURES, where the tests run on a machine without this repository.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    let folder = std::env::var_os("TEST_FIXTURES").map(PathBuf::from);
+    let ours = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    folder.unwrap_or_else(ours).join(name)
 }
 
 pub fn json(path: &Path) -> Value {
@@ -197,6 +257,7 @@ pub fn batch(model: u32, queries: &[Query]) -> StepBatch {
 }
 
 pub struct Engine {
+    pub device: Device,
     pub context: UniquePtr<Context>,
     pub model: u32,
     pub shape: ModelShape,
@@ -204,13 +265,13 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(name: &str, isa: Isa, num_threads: u32) -> Self {
-        let shape = shape(name);
+    pub fn new(name: &str, device: Device, num_threads: u32) -> Self {
+        let shape = device.shape(name);
         let limits = limits();
-        let need = ffi::required_bytes(&DeviceOptions::cpu(num_threads, isa, 0), &shape, &limits)
+        let need = ffi::required_bytes(&device.options(num_threads, 0), &shape, &limits)
             .expect("a good shape");
         let pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes;
-        let options = DeviceOptions::cpu(num_threads, isa, pool_bytes);
+        let options = device.options(num_threads, pool_bytes);
         let mut context = ffi::new_context(&options).expect("a device");
         let plan = context.pin_mut().add_model(&shape, &limits).expect("memory for the model");
         assert_eq!(plan.weight_bytes, need.weight_bytes);
@@ -220,7 +281,7 @@ impl Engine {
             set.unwrap_or_else(|e| panic!("{tensor}: {e}"));
         });
         context.pin_mut().finish_model(plan.model).expect("all tensors");
-        Self { context, model: plan.model, shape, output: StepOutput::default() }
+        Self { device, context, model: plan.model, shape, output: StepOutput::default() }
     }
 
     /// Logits of the rows that sample; the sampled ids are left in `output`.

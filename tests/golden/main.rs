@@ -1,6 +1,6 @@
 //! Goal: the engine computes what `transformers` computes, and a sequence has the same bits however
 //! it is run. Method: the checkpoints of `tests/fixtures` through the border, on every instruction
-//! set that the machine has; logits and greedy tokens against the stored ones, then one prompt alone
+//! set that the machine has and on its first GPU; logits and greedy tokens against the stored ones, then one prompt alone
 //! against the same prompt in batches, chunks, over shared blocks, after recompute and on other
 //! numbers of threads, bit by bit.
 
@@ -8,16 +8,19 @@ mod harness;
 
 use std::collections::BTreeMap;
 
-use harness::{CHECKPOINTS, Engine, Query, batch, blocks, golden, greedy, ids, isas};
-use harness::{largest_difference, limits, max_logit_error, query, shape};
-use inferno_node::bridge::ffi::{self, DeviceOptions, Dtype, Isa, SamplingRow};
+use harness::{
+    CHECKPOINTS, Device, Engine, Query, batch, blocks, devices, golden, gpus, greedy, ids,
+};
+use harness::{largest_difference, limits, max_logit_error, query, same_bits_devices};
+use inferno_node::bridge::ffi::{self, DeviceOptions, Dtype, Isa, ModelShape, SamplingRow};
+use inferno_node::bridge::{DeviceError, DeviceErrorCode};
 
 #[test]
 fn logits_of_every_prompt_position_agree_with_transformers() {
     for name in CHECKPOINTS {
         let golden = golden(name);
-        for isa in isas() {
-            let mut engine = Engine::new(name, isa, 2);
+        for device in devices() {
+            let mut engine = Engine::new(name, device, 2);
             let mut worst = 0.0_f32;
             for prompt in &golden.prompts {
                 let expected =
@@ -37,8 +40,8 @@ fn logits_of_every_prompt_position_agree_with_transformers() {
                     worst = worst.max(largest_difference(&logits, expected));
                 }
             }
-            println!("{name} {isa:?}: largest difference of a logit {worst:.2e}");
-            assert!(worst <= max_logit_error(engine.shape.dtype), "{name} {isa:?}: {worst}");
+            println!("{name} {device:?}: largest difference of a logit {worst:.2e}");
+            assert!(worst <= max_logit_error(engine.shape.dtype), "{name} {device:?}: {worst}");
         }
     }
 }
@@ -47,8 +50,8 @@ fn logits_of_every_prompt_position_agree_with_transformers() {
 fn greedy_tokens_are_those_of_transformers() {
     for name in CHECKPOINTS {
         let golden = golden(name);
-        for isa in isas() {
-            let mut engine = Engine::new(name, isa, 2);
+        for device in devices() {
+            let mut engine = Engine::new(name, device, 2);
             // All prompts at once, of different lengths; after the prefill the device feeds itself.
             let mut queries: Vec<Query> = Vec::new();
             for (seat, prompt) in golden.prompts.iter().enumerate() {
@@ -74,14 +77,14 @@ fn greedy_tokens_are_those_of_transformers() {
                 assert_eq!(
                     completions[row],
                     ids(&prompt["greedy_token_ids"]),
-                    "{name} {isa:?} {label}"
+                    "{name} {device:?} {label}"
                 );
                 let vocab = engine.vocab_size();
                 let expected = &golden.logits[&format!("{label}.last_step_logits")];
                 let worst = largest_difference(&logits[row * vocab..(row + 1) * vocab], expected);
                 assert!(
                     worst <= max_logit_error(engine.shape.dtype),
-                    "{name} {isa:?} {label}: {worst}"
+                    "{name} {device:?} {label}: {worst}"
                 );
             }
         }
@@ -91,31 +94,33 @@ fn greedy_tokens_are_those_of_transformers() {
 #[test]
 fn shards_load_the_same_weights_as_one_file() {
     let tokens = [3, 1, 4, 1, 5, 9, 2, 6];
-    let one = Engine::new("llama2-tiny", Isa::Portable, 1).run(&[query(&tokens, 0, &[0])]);
-    let many = Engine::new("llama2-tiny-sharded", Isa::Portable, 1).run(&[query(&tokens, 0, &[0])]);
-    assert_eq!(bits(&one), bits(&many));
+    for device in [Device::Cpu(Isa::Portable)].into_iter().chain(gpus()) {
+        let [one, many] = ["llama2-tiny", "llama2-tiny-sharded"]
+            .map(|name| Engine::new(name, device, 1).run(&[query(&tokens, 0, &[0])]));
+        assert_eq!(bits(&one), bits(&many), "{device:?}");
+    }
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|x| x.to_bits()).collect()
 }
 
-/// The longest golden prompt of each dtype on each instruction set, with its logits alone.
-fn for_each_backend(test: impl Fn(&str, &mut Engine, &[u32], &[u32])) {
+/// The longest golden prompt of each dtype on each device that keeps bits the same, with its logits alone.
+fn for_each_device(test: impl Fn(&str, &mut Engine, &[u32], &[u32])) {
     for name in ["llama2-tiny", "llama3-tiny", "llama32-tiny", "llama32-tiny-bf16"] {
         let prompts = golden(name).prompts;
         let tokens = ids(&prompts.last().expect("prompts")["prompt_token_ids"]);
-        for isa in isas() {
-            let mut engine = Engine::new(name, isa, 2);
+        for device in same_bits_devices() {
+            let mut engine = Engine::new(name, device, 2);
             let alone = engine.run(&[query(&tokens, 0, &blocks(0, tokens.len()))]);
-            test(&format!("{name} {isa:?}"), &mut engine, &tokens, &bits(&alone));
+            test(&format!("{name} {device:?}"), &mut engine, &tokens, &bits(&alone));
         }
     }
 }
 
 #[test]
 fn same_bits_in_any_batch() {
-    for_each_backend(|label, engine, tokens, alone| {
+    for_each_device(|label, engine, tokens, alone| {
         let vocab = engine.vocab_size();
         for place in 0..4_u32 {
             let others = [&tokens[..1], &tokens[..17], &tokens[40..100]];
@@ -134,7 +139,7 @@ fn same_bits_in_any_batch() {
 
 #[test]
 fn same_bits_in_chunks_of_any_size() {
-    for_each_backend(|label, engine, tokens, alone| {
+    for_each_device(|label, engine, tokens, alone| {
         for size in [1, 3, 7, 16, 31, 64, 149] {
             let table: Vec<u32> = (0..10).map(|i| (i * 7 + 5) % 31).collect();
             let mut logits = Vec::new();
@@ -150,7 +155,7 @@ fn same_bits_in_chunks_of_any_size() {
 
 #[test]
 fn same_bits_over_blocks_that_another_sequence_filled() {
-    for_each_backend(|label, engine, tokens, alone| {
+    for_each_device(|label, engine, tokens, alone| {
         let vocab = engine.vocab_size();
         // 96 tokens are six whole blocks; two sequences go on from them at once, beside a stranger.
         let shared = blocks(20, 96);
@@ -169,7 +174,7 @@ fn same_bits_over_blocks_that_another_sequence_filled() {
 
 #[test]
 fn same_bits_after_preemption_and_recompute() {
-    for_each_backend(|label, engine, tokens, _| {
+    for_each_device(|label, engine, tokens, _| {
         // Decode beyond the prompt, lose the blocks to another sequence, compute prompt and completion again.
         let table = blocks(0, 200);
         let mut logits = engine.run(&[query(tokens, 0, &table)]);
@@ -188,10 +193,10 @@ fn same_bits_after_preemption_and_recompute() {
 
 #[test]
 fn same_bits_on_any_number_of_threads() {
-    for_each_backend(|label, engine, tokens, alone| {
+    for_each_device(|label, engine, tokens, alone| {
         let name = label.split(' ').next().expect("a name");
         for num_threads in [1, 3, 7] {
-            let mut other = Engine::new(name, engine.context.isa(), num_threads);
+            let mut other = Engine::new(name, engine.device, num_threads);
             let logits = other.run(&[query(tokens, 0, &blocks(0, tokens.len()))]);
             assert_eq!(bits(&logits), alone, "{label} on {num_threads} threads");
         }
@@ -200,74 +205,111 @@ fn same_bits_on_any_number_of_threads() {
 
 #[test]
 fn the_same_seed_draws_the_same_tokens_alone_and_in_a_batch() {
-    let mut engine = Engine::new("llama3-tiny", Isa::Auto, 2);
-    assert_ne!(engine.context.isa(), Isa::Auto);
-    let sampled = |seed: u64| Query {
-        sampling: SamplingRow {
-            temperature: 0.9,
-            top_k: 50,
-            top_p: 0.95,
-            min_p: 0.01,
-            seed,
-            ..greedy()
-        },
-        ..query(&[9, 8, 7, 6], 0, &[])
-    };
-    let mut completions = BTreeMap::new();
-    for seeds in [vec![1], vec![2], vec![3], vec![3, 2, 1], vec![2, 3]] {
-        let mut queries: Vec<Query> = seeds.iter().map(|&seed| sampled(seed)).collect();
-        for (seat, query) in (0..).zip(&mut queries) {
-            (query.seat, query.blocks) = (seat, blocks(seat * 4, 40));
-        }
-        let mut drawn = vec![Vec::new(); seeds.len()];
-        for _ in 0..24 {
-            for query in &mut queries {
-                query.sampling.position = query.first_position + query.token_ids.len() as u32;
-            }
-            engine.run(&queries);
-            for (row, query) in queries.iter_mut().enumerate() {
-                drawn[row].push(engine.output.token_ids[row]);
-                query.first_position = query.sampling.position;
-                query.token_ids = vec![0];
-                query.feed_sampled = true;
+    for device in same_bits_devices() {
+        let mut engine = Engine::new("llama3-tiny", device, 2);
+        let mut completions = BTreeMap::new();
+        for seeds in [vec![1], vec![2], vec![3], vec![3, 2, 1], vec![2, 3]] {
+            let drawn = draw(&mut engine, &seeds);
+            for (seed, drawn) in seeds.into_iter().zip(drawn) {
+                let first = completions.entry(seed).or_insert_with(|| drawn.clone());
+                assert_eq!(first, &drawn, "{device:?}");
             }
         }
-        for (seed, drawn) in seeds.into_iter().zip(drawn) {
-            assert_eq!(completions.entry(seed).or_insert_with(|| drawn.clone()), &drawn);
+        assert_ne!(completions[&1], completions[&2]);
+    }
+}
+
+/// 24 tokens for each seed, all at once.
+fn draw(engine: &mut Engine, seeds: &[u64]) -> Vec<Vec<u32>> {
+    let (temperature, top_k, top_p, min_p) = (0.9, 50, 0.95, 0.01);
+    let mut queries: Vec<Query> = Vec::new();
+    for (seat, &seed) in (0..).zip(seeds) {
+        let sampling = SamplingRow { temperature, top_k, top_p, min_p, seed, ..greedy() };
+        let prompt = query(&[9, 8, 7, 6], 0, &blocks(seat * 4, 40));
+        queries.push(Query { seat, sampling, ..prompt });
+    }
+    let mut drawn = vec![Vec::new(); seeds.len()];
+    for _ in 0..24 {
+        for query in &mut queries {
+            query.sampling.position = query.first_position + query.token_ids.len() as u32;
+        }
+        engine.run(&queries);
+        for (row, query) in queries.iter_mut().enumerate() {
+            drawn[row].push(engine.output.token_ids[row]);
+            query.first_position = query.sampling.position;
+            query.token_ids = vec![0];
+            query.feed_sampled = true;
         }
     }
-    assert_ne!(completions[&1], completions[&2]);
+    drawn
+}
+
+#[test]
+fn auto_takes_an_instruction_set_that_the_machine_has() {
+    let engine = Engine::new("llama32-tiny", Device::Cpu(Isa::Auto), 1);
+    let isa = engine.context.isa();
+    assert!(isa != Isa::Auto && ffi::isa_available(isa), "{isa:?}");
+}
+
+fn code(error: cxx::Exception) -> DeviceErrorCode {
+    DeviceError::from(error).code
 }
 
 #[test]
 fn errors_arrive_with_their_code() {
-    use inferno_node::bridge::{DeviceError, DeviceErrorCode};
-    let code = |e: cxx::Exception| DeviceError::from(e).code;
-    let options = DeviceOptions::cpu(1, Isa::Portable, 1 << 20);
-    let mut context = ffi::new_context(&options).expect("a device");
-    let shape = shape("llama32-tiny");
-    let added = context.pin_mut().add_model(&shape, &limits());
-    assert_eq!(code(added.expect_err("1 MiB is too little")), DeviceErrorCode::OutOfMemory);
-    let huge = DeviceOptions { pool_bytes: u64::MAX, ..options };
-    assert_eq!(
-        code(ffi::new_context(&huge).err().expect("no machine has that")),
-        DeviceErrorCode::OutOfMemory
-    );
-    let mut engine = Engine::new("llama32-tiny", Isa::Portable, 1);
-    let mut bad = batch(engine.model, &[query(&[1, 2], 0, &[0])]);
-    bad.positions[1] = 7;
-    let ran = engine.context.pin_mut().run_step(&bad, &mut engine.output);
-    assert_eq!(code(ran.expect_err("contradicts itself")), DeviceErrorCode::InvalidBatch);
-    let set = engine.context.pin_mut().set_tensor(engine.model, "x", Dtype::F32, &[], &[]);
-    assert_eq!(code(set.expect_err("finished")), DeviceErrorCode::Other);
-    engine.run(&[query(&[1, 2], 0, &[0])]);
-    let before = engine.context.memory_stats().expect("stats");
-    for _ in 0..5 {
-        engine.run(&[query(&[1, 2], 0, &[0])]);
+    for device in [Device::Cpu(Isa::Portable)].into_iter().chain(gpus()) {
+        let options = device.options(1, 1 << 20);
+        let mut context = ffi::new_context(&options).expect("a device");
+        let added = context.pin_mut().add_model(&device.shape("llama32-tiny"), &limits());
+        assert_eq!(code(added.expect_err("1 MiB is too little")), DeviceErrorCode::OutOfMemory);
+        let huge = DeviceOptions { pool_bytes: u64::MAX, ..options };
+        let made = ffi::new_context(&huge).err().expect("no machine has that");
+        assert_eq!(code(made), DeviceErrorCode::OutOfMemory);
+        let mut engine = Engine::new("llama32-tiny", device, 1);
+        let mut bad = batch(engine.model, &[query(&[1, 2], 0, &[0])]);
+        bad.positions[1] = 7;
+        let ran = engine.context.pin_mut().run_step(&bad, &mut engine.output);
+        assert_eq!(code(ran.expect_err("contradicts itself")), DeviceErrorCode::InvalidBatch);
+        let set = engine.context.pin_mut().set_tensor(engine.model, "x", Dtype::F32, &[], &[]);
+        assert_eq!(code(set.expect_err("finished")), DeviceErrorCode::Other);
     }
-    assert_eq!(engine.context.memory_stats().expect("stats"), before);
-    engine.context.pin_mut().remove_model(engine.model).expect("it is there");
-    assert_eq!(engine.context.memory_stats().expect("stats").used_bytes, 0);
+}
+
+#[test]
+fn steps_take_nothing_from_the_pool_and_a_model_gives_all_back() {
+    for device in devices() {
+        let mut engine = Engine::new("llama32-tiny", device, 1);
+        engine.run(&[query(&[1, 2], 0, &[0])]);
+        let before = engine.context.memory_stats().expect("stats");
+        for _ in 0..5 {
+            engine.run(&[query(&[1, 2], 0, &[0])]);
+        }
+        assert_eq!(engine.context.memory_stats().expect("stats"), before);
+        engine.context.pin_mut().remove_model(engine.model).expect("it is there");
+        assert_eq!(engine.context.memory_stats().expect("stats").used_bytes, 0);
+    }
+}
+
+#[test]
+fn a_shape_that_gpus_lack_is_refused_by_name() {
+    if !ffi::has_cuda() {
+        println!("left out: this build has no CUDA");
+        return;
+    }
+    let good = Device::Gpu { deterministic: false }.shape("llama32-tiny");
+    let options = DeviceOptions::cuda(0, 1, 0, false);
+    assert!(ffi::required_bytes(&options, &good, &limits()).is_ok());
+    for (field, shape) in [
+        ("dtype", ModelShape { dtype: Dtype::F32, ..good.clone() }),
+        ("head_dim", ModelShape { head_dim: 48, ..good.clone() }),
+        ("hidden_size", ModelShape { hidden_size: 60, ..good.clone() }),
+        ("intermediate_size", ModelShape { intermediate_size: 90, ..good.clone() }),
+    ] {
+        let refused = ffi::required_bytes(&options, &shape, &limits()).expect_err(field);
+        let error = DeviceError::from(refused);
+        assert_eq!(error.code, DeviceErrorCode::Other);
+        assert!(error.message.contains(field), "{error}");
+    }
 }
 
 #[test]
