@@ -80,6 +80,24 @@ fn memory_allocation(criterion: &mut Criterion) {
     });
 }
 
+/// The same on a GPU, where there is one.
+fn gpu_memory_allocation(criterion: &mut Criterion) {
+    if ffi::gpu_bus_ids().map_or(0, |ids| ids.len()) == 0 {
+        println!("left out: gpu_memory_allocation, for this build or machine has no GPU");
+        return;
+    }
+    let shape = shape(512, 64, 128, 2);
+    let limits = limits(&shape, 4, 256);
+    let options = DeviceOptions::cuda(0, 1, 256 << 20, false);
+    let mut context = ffi::new_context(&options).expect("256 MiB");
+    criterion.bench_function("gpu_memory_allocation", |b| {
+        b.iter(|| {
+            let plan = context.pin_mut().add_model(&shape, &limits).expect("it fits");
+            context.pin_mut().remove_model(plan.model).expect("it is there");
+        });
+    });
+}
+
 /// Products of one layer at several batch sizes: 46 MB of weights.
 fn op_matmul(criterion: &mut Criterion) {
     let shape = shape(256, 2_048, 2_048, 1);
@@ -172,6 +190,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = memory_allocation, op_matmul, op_attention, op_sample, prefill, decode
+    targets = memory_allocation, gpu_memory_allocation, op_matmul, op_attention, op_sample, prefill, decode
 }
 criterion_main!(benches);

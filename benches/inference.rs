@@ -1,8 +1,15 @@
 //! The library end to end: the demo model on the CPU, completions of 50 tokens, alone and several at once; and how long a client
 //! waits when its device throws and is built again.
+//!
+//! BENCH_MODEL, a name in `benches/shapes`, takes random weights of that shape instead, and prompts of 32 token ids; BENCH_DEVICES the
+//! devices (comma-separated, `cuda:0`).
 
 #![allow(missing_docs)] // of what the macros of criterion make
 
+#[path = "support/shapes.rs"]
+mod shapes;
+
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -11,35 +18,60 @@ use inferno_node::Engine;
 use inferno_node::config::Config;
 use inferno_node::engine::InferRequest;
 use inferno_node::executor::{Fault, FaultKind};
-use inferno_node::request::Params;
+use inferno_node::models::LoadFormat;
+use inferno_node::request::{Params, Prompt};
+use shapes::Shape;
 
+const ALIAS: &str = "bench";
 const MAX_TOKENS: u32 = 50;
+/// Of a prompt for random weights.
+const PROMPT_TOKENS: u32 = 32;
 
 /// Several prompts, so that a batch is no repetition of one sequence.
 fn request(index: usize) -> InferRequest {
+    if shape_name().is_some() {
+        let ids = (0..PROMPT_TOKENS).map(|at| 300 + (index as u32 * 131 + at * 17) % 2_700);
+        return InferRequest::new(ALIAS, Prompt::TokenIds(ids.collect())).params(params());
+    }
     let opening = ["Once upon a time", "There was a cat", "What is a tree?", "One day, a girl"];
     let prompt = format!("{} ({index})", opening[index % opening.len()]);
-    let params = Params {
+    InferRequest::text(ALIAS, prompt).params(params())
+}
+
+fn params() -> Params {
+    Params {
         max_tokens: Some(MAX_TOKENS),
         temperature: Some(0.0),
         ignore_eos: Some(true),
         ..Params::default()
-    };
-    InferRequest::text("demo", prompt).params(params)
+    }
 }
 
-/// The demo model on the CPU.
-fn config() -> Config {
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
-    let mut config = Config::library("demo", model);
-    config.executor.devices = vec!["cpu:0".to_owned()];
+fn shape_name() -> Option<String> {
+    std::env::var("BENCH_MODEL").ok()
+}
+
+/// The demo model on the CPU, unless the environment says otherwise; `folder` takes the files of a shape.
+fn config(folder: &Path) -> Config {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+    let mut config = Config::library(ALIAS, demo);
+    if let Some(name) = shape_name() {
+        Shape::read(&name).write(folder);
+        let model = &mut config.models[0];
+        model.model_path = folder.to_owned();
+        model.load_format = LoadFormat::Dummy;
+        model.max_seq_len = Some(2_048);
+        config.batcher.max_step_tokens = 2_048;
+    }
+    let devices = std::env::var("BENCH_DEVICES").unwrap_or_else(|_| "cpu:0".to_owned());
+    config.executor.devices = devices.split(',').map(str::to_owned).collect();
     config
 }
 
 /// From the last token before an exception to the first after it: the device's actors are built again, the model is loaded, the
 /// prompt and what was generated are computed once more.
-async fn rebuild() -> Duration {
-    let mut config = config();
+async fn rebuild(folder: &Path) -> Duration {
+    let mut config = config(folder);
     let fault = Fault { device: None, step: Some(25), token_id: None, kind: FaultKind::Exception };
     config.executor.faults = vec![fault];
     let engine = Engine::new(config).await.expect("the demo model loads");
@@ -58,12 +90,14 @@ async fn rebuild() -> Duration {
 }
 
 fn device_rebuild(_: &mut Criterion) {
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if shape_name().is_some() || !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let mut waits: Vec<Duration> = (0..9).map(|_| runtime.block_on(rebuild())).collect();
+    let mut waits: Vec<Duration> =
+        (0..9).map(|_| runtime.block_on(rebuild(folder.path()))).collect();
     waits.sort();
     let [median, worst] = [waits[4], waits[8]].map(|wait| wait.as_secs_f64() * 1e3);
     println!("device_rebuild: {median:.1} ms from token to token, at worst {worst:.1} ms of 9");
@@ -73,7 +107,8 @@ fn device_rebuild(_: &mut Criterion) {
 fn inference(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let engine = runtime.block_on(Engine::new(config())).expect("the demo model loads");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let engine = runtime.block_on(Engine::new(config(folder.path()))).expect("the model loads");
     let run = |batch: usize| {
         let requests = (0..batch).map(request).collect();
         for answer in runtime.block_on(engine.batch_infer(requests)) {

@@ -31,7 +31,7 @@ impl Shape {
     }
 
     /// Bytes of weights that a decode step reads: of the embedding a row for each token, unless it is the output's matrix too.
-    #[allow(dead_code)] // not every benchmark has a floor
+    #[allow(dead_code)] // only where a floor is shown
     pub fn bytes_read_by_a_step(&self) -> f64 {
         let [hidden, heads] = ["hidden_size", "num_attention_heads"].map(|key| self.number(key));
         let head_dim = self.config["head_dim"].as_f64().unwrap_or(hidden / heads);
