@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Prints what a folder of results of build/gpu-check/run holds, as Markdown: gpu_check_table.py DIR"""
+
+import json
+import pathlib
+import re
+import sys
+
+OUTCOME = re.compile(r"^part (\S+): exit (\d+) after (\d+) s, (\S+)$", re.MULTILINE)
+DETAIL = re.compile(r"(?:test cases: |ERROR SUMMARY: |RACECHECK SUMMARY: |test result: ).*")
+# Parts whose figures are text in columns.
+TEXT = ("kernels-", "steps-", "pool")
+
+
+def read(folder):
+    """[(part, text, exit status, seconds, end)] of what has ended, in the order in which it ran."""
+    parts = []
+    for path in folder.iterdir():
+        if path.suffix in (".txt", ".failed"):
+            text = path.read_text(errors="replace")
+            for name, status, seconds, end in OUTCOME.findall(text):
+                parts.append((name, text, int(status), int(seconds), end))
+    return sorted(parts, key=lambda part: part[-1])
+
+
+def checks(parts):
+    print("| part | outcome | seconds | |\n| --- | --- | --- | --- |")
+    for name, text, status, seconds, _ in parts:
+        details = DETAIL.findall(text)
+        detail = re.sub(r"\s+", " ", details[-1]).replace("|", "·").strip() if details else ""
+        print(f"| {name} | {'ok' if status == 0 else f'**failed** ({status})'} | {seconds} | {detail} |")
+
+
+def serving(parts):
+    rows = {}
+    for _, text, *_ in parts:
+        table = [line for line in text.splitlines() if line.startswith("| ")]
+        if table and "vLLM" in table[0]:
+            rows.update(dict.fromkeys(table))  # the heads are alike: kept once
+    if rows:
+        print("\n## Whole node, through NATS\n")
+        print("\n".join(rows))
+
+
+def criterion(folder):
+    """Medians by model, which is the baseline's name."""
+    found = []
+    for path in folder.glob("criterion/**/estimates.json"):
+        baseline = path.parent.name
+        if baseline not in ("new", "base", "change"):
+            name = json.loads(path.with_name("benchmark.json").read_text())["group_id"]
+            median_ns = json.loads(path.read_text())["median"]["point_estimate"]
+            found.append((baseline, name, median_ns / 1e6))
+    if found:
+        print("\n## By criterion; inference: 50 tokens in the library, all sequences together\n")
+        print("| model | benchmark | median |\n| --- | --- | --- |")
+    for baseline, name, median in sorted(found, key=by_number):
+        print(f"| {baseline} | `{name}` | {median:.4g} ms |")
+
+
+def by_number(row):
+    return [[int(part) if part.isdigit() else part for part in re.split(r"(\d+)", word)] for word in row[:2]]
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1])
+    parts = read(folder)
+    commit, card, *_ = (folder / "machine").read_text().splitlines()
+    print(f"{parts[-1][-1][:10] if parts else '–'}, commit {commit}; card, driver, memory: {card}\n")
+    checks(parts)
+    serving(parts)
+    criterion(folder)
+    for name, text, *_ in parts:
+        if name.startswith(TEXT):
+            print(f"\n## {name}\n\n```\n{OUTCOME.sub('', text).strip()}\n```")
+    sys.exit(any(status for _, _, status, *_ in parts))
+
+
+if __name__ == "__main__":
+    main()
