@@ -31,6 +31,12 @@ class Sizes {
   virtual void check(const ModelShape& shape, const ModelLimits& limits) const = 0;
 };
 
+// A step of equal sequences.
+struct WarmUpStep {
+  std::uint32_t num_seqs = 0;
+  std::uint32_t query_len = 0;
+};
+
 // One model's forward pass on one device: the parts of a decoder in the order of the paper, between
 // arrays that it keeps. T tokens of S sequences; R of these are sampled.
 class Forward {
@@ -67,9 +73,9 @@ class Forward {
   // numbers.
   virtual StepOutput take() = 0;
 
-  // Sizes of decode batches to be run once before the first request, so that none pays for page
-  // faults or the recording of a graph.
-  virtual std::span<const std::uint32_t> warm_up_batches() const = 0;
+  // Steps to be run once before the first request, so that none pays for page faults, the loading
+  // of a kernel or the recording of a graph.
+  virtual std::span<const WarmUpStep> warm_up_steps() const = 0;
 };
 
 // Rows of a matrix on the device.

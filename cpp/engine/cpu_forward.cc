@@ -22,6 +22,8 @@ CpuForward::CpuForward(const CpuDevice& device, const ForwardParts& parts)
       limits_(parts.limits),
       kv_(parts.kv),
       workspace_(device.pool, parts.shape, parts.limits, device.threads.num_threads()),
+      warm_up_steps_{{1, std::min({parts.limits.block_size, parts.limits.max_step_tokens,
+                                   parts.limits.max_seq_len, 8U})}},
       inv_freq_(inverse_frequencies(parts.shape)),
       last_sampled_(parts.limits.max_batch_size),
       row_of_logits_(parts.limits.max_batch_size),

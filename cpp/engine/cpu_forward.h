@@ -37,7 +37,7 @@ class CpuForward : public Forward {
   void sample() override;
   bool has_ended() override { return true; }
   StepOutput take() override;
-  std::span<const std::uint32_t> warm_up_batches() const override { return {}; }
+  std::span<const WarmUpStep> warm_up_steps() const override { return warm_up_steps_; }
 
  private:
   ops::OpContext op_context() const { return {device_.threads, device_.isa, workspace_.ops}; }
@@ -49,6 +49,7 @@ class CpuForward : public Forward {
   const ModelLimits& limits_;
   const KvCache& kv_;
   CpuWorkspace workspace_;
+  std::vector<WarmUpStep> warm_up_steps_;
   std::vector<float> inv_freq_;              // [head_dim / 2]
   std::vector<std::uint32_t> last_sampled_;  // [max_batch_size] by seat
 

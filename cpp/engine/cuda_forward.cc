@@ -19,6 +19,18 @@ void copy_up(void* to, const void* from, std::uint64_t bytes, cudaStream_t strea
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
 }
 
+// Prompts of growing length, for which products of many rows choose their kernels; beyond 2,048
+// tokens they choose no others. Then every graph.
+std::vector<WarmUpStep> warm_up_steps(const ModelLimits& limits,
+                                      std::span<const std::uint32_t> graph_sizes) {
+  std::vector<WarmUpStep> steps;
+  const std::uint32_t longest = std::min({limits.max_step_tokens, limits.max_seq_len, 2048U});
+  for (std::uint32_t length = 8; length < longest; length *= 2) steps.push_back({1, length});
+  steps.push_back({1, longest});
+  for (const std::uint32_t size : graph_sizes) steps.push_back({size, 1});
+  return steps;
+}
+
 ops::cuda::DeviceMatrix matrix_of(const ops::PackedWeights& weights) {
   return {weights.data, weights.shape.num_rows, weights.shape.num_columns, weights.shape.dtype};
 }
@@ -36,7 +48,8 @@ CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
                                                 parts.shape.num_kv_heads)),
       block_table_stride_((parts.limits.max_seq_len + parts.limits.block_size - 1) /
                           parts.limits.block_size),
-      graph_sizes_(graph_sizes(parts.limits.max_batch_size)) {
+      graph_sizes_(graph_sizes(parts.limits.max_batch_size)),
+      warm_up_steps_(warm_up_steps(parts.limits, graph_sizes_)) {
   linear_.set_batch_invariant(device.deterministic);
   for (auto& slot : slots_) {
     slot = std::make_unique<StepSlot>(largest_step(shape_, limits_), block_table_stride_);

@@ -45,7 +45,7 @@ class CudaForward : public Forward {
   void sample() override;
   bool has_ended() override;
   StepOutput take() override;
-  std::span<const std::uint32_t> warm_up_batches() const override { return graph_sizes_; }
+  std::span<const WarmUpStep> warm_up_steps() const override { return warm_up_steps_; }
 
  private:
   StepForm form_of(const StepBatch& batch) const;
@@ -63,6 +63,7 @@ class CudaForward : public Forward {
   std::uint32_t tile_rows_;
   std::uint32_t block_table_stride_;  // on the device
   std::vector<std::uint32_t> graph_sizes_;
+  std::vector<WarmUpStep> warm_up_steps_;
   std::map<std::uint32_t, CudaGraph> graphs_;  // by size
 
   // Two steps may be under way; which slot is next follows from how many were begun and taken.

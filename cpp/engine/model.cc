@@ -72,67 +72,50 @@ void Model::pass() {
 }
 
 std::uint32_t Model::finish_part() {
-  const std::span<const std::uint32_t> batches = forward_->warm_up_batches();
-  if (!finished_) {
-    weights_.check_complete();
-    finished_ = true;
-    try {
-      warm_up_prefill();
-    } catch (...) {
-      finished_ = false;
-      throw;
-    }
-  } else if (warmed_up_ < batches.size()) {
-    warm_up_decode(batches[warmed_up_++]);
-  } else {
+  const std::span<const WarmUpStep> steps = forward_->warm_up_steps();
+  if (finished_ && warmed_up_ == steps.size()) {
     throw Error(ErrorCode::kOther, "the model is finished already");
   }
-  std::fill_n(seat_filled_.get(), limits_.max_batch_size, false);
-  return static_cast<std::uint32_t>(batches.size()) - warmed_up_;
+  if (warmed_up_ == 0) weights_.check_complete();
+  warm_up(steps[warmed_up_]);
+  // Before anything ran well, a missing tensor may still be set.
+  finished_ = true;
+  ++warmed_up_;
+  return static_cast<std::uint32_t>(steps.size()) - warmed_up_;
 }
 
-// One short sequence in block 0.
-void Model::warm_up_prefill() {
-  const std::uint32_t length =
-      std::min({limits_.block_size, limits_.max_step_tokens, limits_.max_seq_len, 8U});
-  const std::vector<std::uint32_t> zeros(length);
-  std::vector<std::uint32_t> positions(length);
-  for (std::uint32_t i = 0; i < length; ++i) positions[i] = i;
-  const std::uint32_t cu_query_lens[] = {0, length};
-  const bool no[] = {false};
-  const bool yes[] = {true};
-  const ops::SampleParams params[] = {{.temperature = 1, .top_k = 40, .top_p = 0.9F}};
-  submit_step({.token_ids = zeros,
-               .positions = positions,
-               .slot_mapping = positions,
-               .cu_query_lens = cu_query_lens,
-               .context_lens = {&length, 1},
-               .block_tables = std::span(zeros).first(1),
-               .block_table_stride = 1,
-               .seats = std::span(zeros).first(1),
-               .feed_sampled = no,
-               .sample = yes,
-               .sampling = params});
-  take_step();
-}
-
-// Sequences of one token. They share slot 0, which check_batch would refuse a caller.
-void Model::warm_up_decode(std::uint32_t num_seqs) {
-  const std::vector<std::uint32_t> zeros(num_seqs);
-  const std::vector<std::uint32_t> ones(num_seqs, 1);
-  std::vector<std::uint32_t> seats(num_seqs + 1);
-  for (std::uint32_t i = 0; i <= num_seqs; ++i) seats[i] = i;
-  const auto flags = std::make_unique<bool[]>(2 * num_seqs);
+// Sequences that share block 0 and whose tokens may share its slots, which check_batch would refuse
+// a caller. Half of the rows are drawn, half are greedy, so that every kernel of the sampler runs.
+void Model::warm_up(const WarmUpStep& step) {
+  const auto [num_seqs, query_len] = step;
+  const std::size_t num_tokens = std::size_t{num_seqs} * query_len;
+  const std::uint32_t stride = (query_len + limits_.block_size - 1) / limits_.block_size;
+  const std::vector<std::uint32_t> zeros(std::max<std::size_t>(num_tokens, num_seqs * stride));
+  const std::vector<std::uint32_t> context_lens(num_seqs, query_len);
+  std::vector<std::uint32_t> positions(num_tokens);
+  std::vector<std::uint32_t> slots(num_tokens);
+  for (std::size_t i = 0; i < num_tokens; ++i) {
+    positions[i] = static_cast<std::uint32_t>(i % query_len);
+    slots[i] = positions[i] % limits_.block_size;
+  }
+  std::vector<std::uint32_t> cu_query_lens(num_seqs + 1);
+  std::vector<std::uint32_t> seats(num_seqs);
+  std::vector<ops::SampleParams> params(num_seqs);
+  for (std::uint32_t seq = 0; seq < num_seqs; ++seq) {
+    cu_query_lens[seq + 1] = (seq + 1) * query_len;
+    seats[seq] = seq;
+    if (seq % 2 == 0) params[seq] = {.temperature = 1, .top_k = 40, .top_p = 0.9F};
+  }
+  const auto flags = std::make_unique<bool[]>(std::size_t{2} * num_seqs);
   std::fill_n(flags.get(), num_seqs, true);
-  const std::vector<ops::SampleParams> params(num_seqs);
-  forward_->begin({.token_ids = zeros,
-                   .positions = zeros,
-                   .slot_mapping = zeros,
-                   .cu_query_lens = seats,
-                   .context_lens = ones,
-                   .block_tables = zeros,
-                   .block_table_stride = 1,
-                   .seats = std::span(seats).first(num_seqs),
+  forward_->begin({.token_ids = std::span(zeros).first(num_tokens),
+                   .positions = positions,
+                   .slot_mapping = slots,
+                   .cu_query_lens = cu_query_lens,
+                   .context_lens = context_lens,
+                   .block_tables = std::span(zeros).first(std::size_t{num_seqs} * stride),
+                   .block_table_stride = stride,
+                   .seats = seats,
                    .feed_sampled = {flags.get() + num_seqs, num_seqs},
                    .sample = {flags.get(), num_seqs},
                    .sampling = params});

@@ -36,8 +36,7 @@ class Model {
  private:
   // The forward pass, in the order of the paper.
   void pass();
-  void warm_up_prefill();
-  void warm_up_decode(std::uint32_t num_seqs);
+  void warm_up(const WarmUpStep& step);
 
   ModelShape shape_;
   ModelLimits limits_;
@@ -49,7 +48,7 @@ class Model {
   std::unique_ptr<bool[]> seat_filled_;  // [max_batch_size] between steps
   std::unique_ptr<bool[]> seat_seen_;    // [max_batch_size] of one step
   bool finished_ = false;
-  std::uint32_t warmed_up_ = 0;  // of warm_up_batches()
+  std::uint32_t warmed_up_ = 0;  // of warm_up_steps()
 };
 
 }  // namespace inferno::engine
