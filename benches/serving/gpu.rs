@@ -54,7 +54,8 @@ fn measure(peer: &Peer, devices: &str) {
              [batcher]\nmax_batch_size = {MANY_AT_ONCE}\nmax_step_tokens = 8192\n"
         ),
     );
-    let floor_ms = shape.bytes_read_by_a_step() / READ_BANDWIDTH * f64::from(ALONE.completion);
+    let step_ms = shape.bytes_read_by_a_step() / READ_BANDWIDTH * 1e3;
+    let floor_ms = step_ms * f64::from(ALONE.completion);
     let row = |index: usize, ours: String| {
         let [offline, served, target] = [peer.offline, peer.served, peer.target]
             .map(|row| if row[index].is_empty() { "–" } else { row[index] });
