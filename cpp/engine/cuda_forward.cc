@@ -21,8 +21,8 @@ void copy_up(void* to, const void* from, std::uint64_t bytes, cudaStream_t strea
 
 // Prompts of growing length, for which products of many rows choose their kernels; beyond 2,048
 // tokens they choose no others. Then every graph.
-std::vector<WarmUpStep> warm_up_steps(const ModelLimits& limits,
-                                      std::span<const std::uint32_t> graph_sizes) {
+std::vector<WarmUpStep> plan_warm_up(const ModelLimits& limits,
+                                     std::span<const std::uint32_t> graph_sizes) {
   std::vector<WarmUpStep> steps;
   const std::uint32_t longest = std::min({limits.max_step_tokens, limits.max_seq_len, 2048U});
   for (std::uint32_t length = 8; length < longest; length *= 2) steps.push_back({1, length});
@@ -49,7 +49,7 @@ CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
       block_table_stride_((parts.limits.max_seq_len + parts.limits.block_size - 1) /
                           parts.limits.block_size),
       graph_sizes_(graph_sizes(parts.limits.max_batch_size)),
-      warm_up_steps_(warm_up_steps(parts.limits, graph_sizes_)) {
+      warm_up_steps_(plan_warm_up(parts.limits, graph_sizes_)) {
   linear_.set_batch_invariant(device.deterministic);
   for (auto& slot : slots_) {
     slot = std::make_unique<StepSlot>(largest_step(shape_, limits_), block_table_stride_);
