@@ -1,15 +1,17 @@
 // What share of the memory's pace do a model's products reach? All products of a step, in a CUDA
 // graph as the engine runs them but without what stands between, and each shape of product by
 // itself; a model's weights are far larger than L2. By hand:
-//   linear_bench [few|many]   rows 1 to 32 (default) or 33 and more
+//   linear_bench [MODEL [ROWS...]]   part of a model's name; up to 2048 rows
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "ops/linear_cuda.h"
@@ -254,12 +256,14 @@ void time_calls() {
 
 int main(int argc, char** argv) {
   using namespace inferno::ops::cuda;
-  const bool many = argc > 1 && std::strcmp(argv[1], "many") == 0;
-  const std::vector<std::uint32_t> rows = many ? std::vector<std::uint32_t>{33, 64, 128, 256, 2048}
-                                               : std::vector<std::uint32_t>{1, 8, 16, 32};
+  const char* wanted = argc > 1 ? argv[1] : "Llama";
+  std::vector<std::uint32_t> rows;
+  for (int i = 2; i < argc; ++i) rows.push_back(std::strtoul(argv[i], nullptr, 10));
+  if (rows.empty()) rows = {1, 8, 16, 32, 64, 256};
   time_calls();
   Bench bench;
   for (const Model& model : kModels) {
+    if (std::strstr(model.name, wanted) == nullptr) continue;
     const Buffers buffers(model);
     for (const std::uint32_t num_tokens : rows) bench.run(buffers, num_tokens);
   }

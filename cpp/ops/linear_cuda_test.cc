@@ -231,9 +231,13 @@ double worst_gated(const Problem& p, const Outputs& outputs) {
       const Sum gate = p.product(t, n);
       const Sum up = p.product(t, p.columns_out() + n);
       const double gated = gate.value / (1.0 + std::exp(-gate.value)) * up.value;
-      // Gate and up may have been rounded to elements (and again with their bias).
-      const double gate_error = 2 * eps * std::abs(gate.value) + kSumError * gate.magnitude + kTiny;
-      const double up_error = 2 * eps * std::abs(up.value) + kSumError * up.magnitude + kTiny;
+      // Gate and up may have been rounded to elements, before their bias and after.
+      const double gate_bias = p.shape.bias ? std::abs(p.bias[n]) : 0.0F;
+      const double up_bias = p.shape.bias ? std::abs(p.bias[p.columns_out() + n]) : 0.0F;
+      const double gate_error =
+          eps * (std::abs(gate.value) + gate_bias) + kSumError * gate.magnitude + kTiny;
+      const double up_error =
+          eps * (std::abs(up.value) + up_bias) + kSumError * up.magnitude + kTiny;
       const double allowed = eps * std::abs(gated) + 1.1 * gate_error * std::abs(up.value) +
                              up_error * std::abs(gate.value) + gate_error * up_error + kTiny;
       worst.see(outputs.out[std::size_t{t} * p.columns_out() + n], gated, allowed);
