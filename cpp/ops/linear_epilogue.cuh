@@ -50,39 +50,49 @@ __device__ __forceinline__ float bias_of(const EpilogueArgs& args, std::uint32_t
   return args.bias == nullptr ? 0.0F : args.bias[row];
 }
 
-// Of Gate: the pair of sums of one output.
+// Of Gate: gate and up of one output.
 template <typename Element>
 __device__ __forceinline__ void finish_gated(const EpilogueArgs& args, std::uint32_t token,
                                              std::uint32_t output, float gate, float up) {
-  gate += bias_of(args, output);
-  up += bias_of(args, args.num_outputs + output);
   // The fast exponential and quotient: their errors vanish in elements of 16 bits.
   const float gated = __fdividef(gate, 1.0F + __expf(-gate)) * up;
   static_cast<Element*>(args.out)[std::size_t{token} * args.num_outputs + output] =
       from_float<Element>(gated);
 }
 
-// Of all others. The answer is of Add: the square of the new x.
+// What every token's row has in common at an output; zeros beyond the last.
+struct OutputConstants {
+  float bias = 0.0F;
+  float next_weight = 0.0F;
+};
+
+__device__ __forceinline__ OutputConstants constants_of(const EpilogueArgs& args,
+                                                        std::uint32_t output) {
+  if (output >= args.num_outputs) return {};
+  return {bias_of(args, output), args.next_weight == nullptr ? 0.0F : args.next_weight[output]};
+}
+
+// Of Add: x as it was.
+__device__ __forceinline__ float load_output(const EpilogueArgs& args, std::uint32_t token,
+                                             std::uint32_t output) {
+  return static_cast<const float*>(args.out)[std::size_t{token} * args.num_outputs + output];
+}
+
+// Of all others than Gate: writes a finished value (of Add: the new x). Answers its square.
 template <typename Element>
 __device__ __forceinline__ float finish_output(const EpilogueArgs& args, std::uint32_t token,
-                                               std::uint32_t output, float value) {
+                                               std::uint32_t output, float value,
+                                               float next_weight) {
   const std::size_t at = std::size_t{token} * args.num_outputs + output;
-  value += bias_of(args, output);
   if (args.kind == Epilogue::Store) {
     static_cast<Element*>(args.out)[at] = from_float<Element>(value);
     return 0.0F;
   }
-  float* out = static_cast<float*>(args.out) + at;
-  if (args.kind == Epilogue::StoreFloat) {
-    *out = value;
-    return 0.0F;
-  }
-  const float x = *out + value;
-  *out = x;
+  static_cast<float*>(args.out)[at] = value;
   if (args.next_weight != nullptr) {
-    static_cast<Element*>(args.next_h)[at] = from_float<Element>(x * args.next_weight[output]);
+    static_cast<Element*>(args.next_h)[at] = from_float<Element>(value * next_weight);
   }
-  return x * x;
+  return value * value;
 }
 
 }  // namespace inferno::ops::cuda

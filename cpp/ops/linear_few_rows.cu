@@ -33,7 +33,9 @@ constexpr std::uint32_t kMaxBlocks = 256;
 constexpr std::uint32_t kPartialWords = kTileRows * kMaxFewRows;  // of a block
 
 // More than half of an SM's shared memory, so that two blocks never share an SM while another has
-// none; the rest is left to the kernels between two products, which may start early.
+// none; the rest is left to the kernels between two products, which may start early. (Two blocks an
+// SM, one finishing while the next fills its ring, measured slower: the rings are too small then
+// for what lies between two products.)
 constexpr std::uint32_t kRingBytes = 222 * 1024;
 constexpr std::uint32_t kSwizzleAlignment = 1024;
 
@@ -300,7 +302,7 @@ class Consumer {
   __device__ void collect(const Segment& segment, Sums& sums) const {
     Sums total{};
     for (std::uint32_t block = Run::block_of(args_, segment.tile * args_.boxes_per_tile);
-         block < blockIdx.x; ++block) {
+         block < blockIdx.x; block += kBlocksAtOnce) {
 #pragma unroll
       for (int group = 0; group < kGroups; ++group) take(block, group, total.at[group]);
     }
@@ -311,56 +313,106 @@ class Consumer {
     }
   }
 
-  __device__ void take(std::uint32_t block, int group, float (&total)[4]) const {
-    std::uint64_t words[4];
+  // Of a group's tokens, from kBlocksAtOnce blocks from `first` on, as far as they lie before this
+  // one: all loads are under way together.
+  static constexpr int kBlocksAtOnce = 4;
+  __device__ void take(std::uint32_t first, int group, float (&total)[4]) const {
+    constexpr std::uint64_t kNothing = std::uint64_t{1} << 32;  // 0.0, published
+    std::uint64_t words[kBlocksAtOnce][4];
     bool complete;
     do {
       complete = true;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const bool wanted = token(group, i) < args_.epilogue.num_tokens;
-        words[i] = wanted ? read_word(partial_word(block, group, i)) : std::uint64_t{1} << 32;
+      for (int b = 0; b < kBlocksAtOnce; ++b) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          words[b][i] =
+              wants(first + b, group, i) ? read_word(partial_word(first + b, group, i)) : kNothing;
+        }
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) complete &= (words[i] >> 32) != 0;
+      for (int b = 0; b < kBlocksAtOnce; ++b) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) complete &= (words[b][i] >> 32) != 0;
+      }
     } while (!complete);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      total[i] += __uint_as_float(static_cast<std::uint32_t>(words[i]));
-      if (token(group, i) < args_.epilogue.num_tokens) *partial_word(block, group, i) = 0;
+    for (int b = 0; b < kBlocksAtOnce; ++b) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        total[i] += __uint_as_float(static_cast<std::uint32_t>(words[b][i]));
+        if (wants(first + b, group, i)) *partial_word(first + b, group, i) = 0;
+      }
     }
+  }
+
+  __device__ bool wants(std::uint32_t block, int group, int i) const {
+    return block < blockIdx.x && token(group, i) < args_.epilogue.num_tokens;
   }
 
   __device__ void finish(std::uint32_t tile, const Sums& sums) const {
     const EpilogueArgs& epilogue = args_.epilogue;
     const std::uint32_t first = tile * args_.rows_per_tile + warp_ * 8 + lane_ / 4;
-    const std::uint32_t second = first + kHalfRows;  // of Gate the same output's up
+    if (epilogue.kind == Epilogue::Gate) {
+      finish_pairs(first, sums);
+      return;
+    }
+    const std::uint32_t outputs[] = {first, first + kHalfRows};
+    Sums before{};  // what is added to: all loads before the first store
+    if (epilogue.kind == Epilogue::Add) {
+      for_each_output(outputs, [&](int group, int i, std::uint32_t t, std::uint32_t output) {
+        before.at[group][i] = load_output(epilogue, t, output);
+      });
+    }
+    const OutputConstants constants[] = {constants_of(epilogue, outputs[0]),
+                                         constants_of(epilogue, outputs[1])};
+    float squares[kGroups][2] = {};
+    for_each_output(outputs, [&](int group, int i, std::uint32_t t, std::uint32_t output) {
+      const float value = sums.at[group][i] * shared_.scale[t] + constants[i / 2].bias;
+      squares[group][i % 2] += finish_output<Element>(
+          epilogue, t, output, before.at[group][i] + value, constants[i / 2].next_weight);
+    });
+    if (args_.next_square_sums == nullptr) return;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) add_squares_of_warp(token(group, i), squares[group][i]);
+    }
+    store_squares(tile);
+  }
+
+  // Those of at[group][i] that exist: of token(group, i), of outputs[i / 2].
+  template <typename Fn>
+  __device__ void for_each_output(const std::uint32_t (&outputs)[2], Fn fn) const {
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const std::uint32_t t = token(group, i);
+        if (t >= args_.epilogue.num_tokens || outputs[i / 2] >= args_.epilogue.num_outputs)
+          continue;
+        fn(group, i, t, outputs[i / 2]);
+      }
+    }
+  }
+
+  // A thread has the same output's gate and up.
+  __device__ void finish_pairs(std::uint32_t output, const Sums& sums) const {
+    const EpilogueArgs& epilogue = args_.epilogue;
+    if (output >= epilogue.num_outputs) return;
+    const float gate_bias = bias_of(epilogue, output);
+    const float up_bias = bias_of(epilogue, epilogue.num_outputs + output);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const std::uint32_t t = token(group, i);
-        const bool exists = t < epilogue.num_tokens;
-        const float scale = exists ? shared_.scale[t] : 0.0F;
-        const float a = sums.at[group][i] * scale;
-        const float b = sums.at[group][i + 2] * scale;
-        float squares = 0.0F;
-        if (epilogue.kind == Epilogue::Gate) {
-          if (exists && first < epilogue.num_outputs) {
-            finish_gated<Element>(epilogue, t, first, a, b);
-          }
-          continue;
-        }
-        if (exists && first < epilogue.num_outputs) {
-          squares = finish_output<Element>(epilogue, t, first, a);
-        }
-        if (exists && second < epilogue.num_outputs) {
-          squares += finish_output<Element>(epilogue, t, second, b);
-        }
-        if (args_.next_square_sums != nullptr) add_squares_of_warp(t, squares);
+        if (t >= epilogue.num_tokens) continue;
+        const float scale = shared_.scale[t];
+        finish_gated<Element>(epilogue, t, output, sums.at[group][i] * scale + gate_bias,
+                              sums.at[group][i + 2] * scale + up_bias);
       }
     }
-    if (args_.next_square_sums != nullptr) store_squares(tile);
   }
 
   // Lanes of equal lane % 4 have the same token.

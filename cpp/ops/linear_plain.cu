@@ -68,9 +68,14 @@ __global__ void __launch_bounds__(kWarps * 32) few_rows_plain_kernel(const Plain
       const float scale = row_scale(epilogue, first + t);
       if (threadIdx.x % 32 != t) continue;
       if (gate) {
-        finish_gated<Element>(epilogue, first + t, output, sums[t] * scale, up_sums[t] * scale);
+        finish_gated<Element>(
+            epilogue, first + t, output, sums[t] * scale + bias_of(epilogue, output),
+            up_sums[t] * scale + bias_of(epilogue, epilogue.num_outputs + output));
       } else {
-        finish_output<Element>(epilogue, first + t, output, sums[t] * scale);
+        const bool adds = epilogue.kind == Epilogue::Add;
+        const float before = adds ? load_output(epilogue, first + t, output) : 0.0F;
+        finish_output<Element>(epilogue, first + t, output,
+                               before + sums[t] * scale + bias_of(epilogue, output), 0.0F);
       }
     }
   }
