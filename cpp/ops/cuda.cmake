@@ -8,6 +8,7 @@ add_library(inferno_cuda_ops OBJECT
   cuda_op.cc
   embed_cuda.cu
   linear_cuda.cc
+  linear_decode.cu
   linear_few_rows.cu
   linear_fixups.cu
   linear_plain.cu

@@ -74,6 +74,17 @@ __device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* ma
       : "memory");
 }
 
+// The same of a map of boxes side by side (boxes_map): from box number `box` of its rows on.
+__device__ __forceinline__ void copy_boxes(std::uint32_t to, const CUtensorMap* map,
+                                           std::uint32_t row, std::uint32_t box,
+                                           std::uint64_t* barrier, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(map), "r"(0), "r"(row), "r"(box), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
+
 // Four 8 x 8 matrices of 16-bit elements, the rows of matrix i at the addresses of lanes 8 i to
 // 8 i + 7.
 struct Fragments {

@@ -41,13 +41,11 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
 
 }  // namespace
 
-std::uint32_t norm_parts(std::uint32_t num_columns) {
-  return (num_columns + kTileRows - 1) / kTileRows;
-}
-
 struct LinearCuda::Impl {
   Impl(const CudaOp& op, std::byte* workspace)
-      : few_rows_kernel(op, workspace), cublaslt(workspace + FewRowsKernel::partials_bytes()) {}
+      : few_rows_kernel(op, workspace),
+        decode_rows_kernel(op),
+        cublaslt(workspace + FewRowsKernel::partials_bytes()) {}
 
   bool few_rows(const LinearInput& in) const {
     return in.num_tokens <= kMaxFewRows || batch_invariant;
@@ -60,6 +58,7 @@ struct LinearCuda::Impl {
   void multiply_many(const CudaOp& op, const LtProduct& product, const float* bias);
 
   FewRowsKernel few_rows_kernel;
+  DecodeRowsKernel decode_rows_kernel;
   CublasLt cublaslt;
   bool batch_invariant = false;
 };
@@ -82,7 +81,9 @@ void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& prod
     part.next.h = advance(part.next.h, first * row_bytes(outputs, weight.dtype));
     part.next.square_sums =
         advance(part.next.square_sums, first * row_bytes(norm_parts(outputs), Dtype::F32));
-    if (few_rows_kernel.available()) {
+    if (!batch_invariant && decode_rows_kernel.takes(part)) {
+      decode_rows_kernel(op, part);
+    } else if (few_rows_kernel.available()) {
       few_rows_kernel(op, part);
     } else {
       few_rows_plain(op, part);

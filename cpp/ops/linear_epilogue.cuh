@@ -42,7 +42,15 @@ __device__ __forceinline__ float row_scale(const EpilogueArgs& args, std::uint32
   if (args.square_sums == nullptr) return 1.0F;
   const float* sums = args.square_sums + std::size_t{token} * args.num_square_sums;
   float squares = 0.0F;
-  for (std::uint32_t i = threadIdx.x % 32; i < args.num_square_sums; i += 32) squares += sums[i];
+  const std::uint32_t lane = threadIdx.x % 32;
+  if (args.num_square_sums % 4 == 0) {  // then every row is aligned for loads of four
+    for (std::uint32_t i = lane * 4; i < args.num_square_sums; i += 128) {
+      const float4 four = *reinterpret_cast<const float4*>(sums + i);
+      squares += (four.x + four.y) + (four.z + four.w);
+    }
+  } else {
+    for (std::uint32_t i = lane; i < args.num_square_sums; i += 32) squares += sums[i];
+  }
   return 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(args.num_columns) + args.eps);
 }
 

@@ -58,7 +58,8 @@ struct FewRowsArgs {
   std::uint32_t boxes_per_tile;
   std::uint32_t num_boxes;
   float* next_square_sums;
-  std::uint64_t* partials;  // [blocks, kPartialWords]
+  std::uint32_t num_next_sums;  // of a row
+  std::uint64_t* partials;      // [blocks, kPartialWords]
 };
 
 std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
@@ -428,8 +429,13 @@ class Consumer {
       for (std::uint32_t warp = 0; warp < kConsumers; ++warp) {
         squares += shared_.squares[warp * kMaxFewRows + threadIdx.x];
       }
-      const std::uint32_t parts = (args_.epilogue.num_outputs + kTileRows - 1) / kTileRows;
-      args_.next_square_sums[threadIdx.x * parts + tile] = squares;
+      // Each tile has several parts; its sum goes to the first of them.
+      constexpr std::uint32_t kParts = kTileRows / kNormPartRows;
+      const std::uint32_t parts = args_.num_next_sums;
+      float* sums = args_.next_square_sums + std::size_t{threadIdx.x} * parts;
+      for (std::uint32_t part = 0; part < kParts && tile * kParts + part < parts; ++part) {
+        sums[tile * kParts + part] = part == 0 ? squares : 0.0F;
+      }
     }
     barrier();
   }
@@ -533,6 +539,7 @@ void FewRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) 
   args.boxes_per_tile = divide_up(weight.num_columns, kBoxColumns);
   args.num_boxes = divide_up(args.epilogue.num_outputs, args.rows_per_tile) * args.boxes_per_tile;
   args.next_square_sums = product.next.weight == nullptr ? nullptr : product.next.square_sums;
+  args.num_next_sums = norm_parts(args.epilogue.num_outputs);
   args.partials = static_cast<std::uint64_t*>(partials_);
   const std::uint32_t blocks = std::min({op.num_sms, kMaxBlocks, args.num_boxes});
   launch(op, variant.kernel, {blocks, kThreads, variant.shared_bytes}, args);

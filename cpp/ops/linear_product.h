@@ -22,7 +22,10 @@ struct FewRowsProduct {
   NextNorm next;        // of Add
 };
 
-// Outputs of a tile of the few-rows kernel, and so of a partial sum of squares.
+// Outputs of a partial sum of squares.
+inline constexpr std::uint32_t kNormPartRows = 16;
+
+// Outputs of a tile of the few-rows kernel.
 inline constexpr std::uint32_t kTileRows = 128;
 
 // The few-rows kernel for compute capability 9.0 and later.
@@ -39,6 +42,21 @@ class FewRowsKernel {
 
  private:
   void* partials_;
+  bool available_;
+};
+
+// Up to so many rows, whole tiles by one block are faster than tiles cut among blocks.
+inline constexpr std::uint32_t kMaxDecodeRows = 8;
+
+// The kernel for up to kMaxDecodeRows rows, for compute capability 9.0.
+class DecodeRowsKernel {
+ public:
+  explicit DecodeRowsKernel(const CudaOp& op);
+  // Whether it computes this product on this device.
+  bool takes(const FewRowsProduct& product) const;
+  void operator()(const CudaOp& op, const FewRowsProduct& product) const;
+
+ private:
   bool available_;
 };
 

@@ -21,21 +21,17 @@ PFN_cuTensorMapEncodeTiled_v12000 find_encode() {
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
 }
 
-}  // namespace
-
-CUtensorMap box_map(const DeviceMatrix& matrix, std::uint32_t box_rows) {
-  static const PFN_cuTensorMapEncodeTiled_v12000 encode = find_encode();
+CUtensorMap encode(const DeviceMatrix& matrix, std::uint32_t rank, const cuuint64_t* size,
+                   const cuuint64_t* stride, const cuuint32_t* box) {
+  static const PFN_cuTensorMapEncodeTiled_v12000 function = find_encode();
   const CUtensorMapDataType type = matrix.dtype == Dtype::BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                                                : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  const cuuint64_t size[] = {matrix.num_columns, matrix.num_rows};
-  const cuuint64_t row_bytes[] = {cuuint64_t{matrix.num_columns} * dtype_bytes(matrix.dtype)};
-  const cuuint32_t box[] = {kBoxColumns, box_rows};
-  const cuuint32_t every[] = {1, 1};
+  const cuuint32_t every[] = {1, 1, 1};
   CUtensorMap map;
   const CUresult status =
-      encode(&map, type, 2, const_cast<void*>(matrix.data), size, row_bytes, box, every,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      function(&map, type, rank, const_cast<void*>(matrix.data), size, stride, box, every,
+               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
     throw std::invalid_argument("other: no tensor map for " + std::to_string(matrix.num_rows) +
                                 " x " + std::to_string(matrix.num_columns) + " elements (error " +
@@ -43,6 +39,24 @@ CUtensorMap box_map(const DeviceMatrix& matrix, std::uint32_t box_rows) {
                                 "): data aligned to 16 bytes and a multiple of 8 columns expected");
   }
   return map;
+}
+
+}  // namespace
+
+CUtensorMap box_map(const DeviceMatrix& matrix, std::uint32_t box_rows) {
+  const cuuint64_t size[] = {matrix.num_columns, matrix.num_rows};
+  const cuuint64_t stride[] = {cuuint64_t{matrix.num_columns} * dtype_bytes(matrix.dtype)};
+  const cuuint32_t box[] = {kBoxColumns, box_rows};
+  return encode(matrix, 2, size, stride, box);
+}
+
+// A third dimension counts the boxes of a row.
+CUtensorMap boxes_map(const DeviceMatrix& matrix, std::uint32_t box_rows, std::uint32_t num_boxes) {
+  const cuuint64_t size[] = {kBoxColumns, matrix.num_rows, matrix.num_columns / kBoxColumns};
+  const std::uint64_t element = dtype_bytes(matrix.dtype);
+  const cuuint64_t stride[] = {matrix.num_columns * element, kBoxColumns * element};
+  const cuuint32_t box[] = {kBoxColumns, box_rows, num_boxes};
+  return encode(matrix, 3, size, stride, box);
 }
 
 }  // namespace inferno::ops::cuda

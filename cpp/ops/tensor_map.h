@@ -14,4 +14,8 @@ inline constexpr std::uint32_t kBoxColumns = 64;
 // arguments only: a map says where the matrix is, not what it holds.
 CUtensorMap box_map(const DeviceMatrix& matrix, std::uint32_t box_rows);
 
+// The map for `num_boxes` such boxes side by side in one copy, one after the other in shared
+// memory. The matrix has a multiple of kBoxColumns columns.
+CUtensorMap boxes_map(const DeviceMatrix& matrix, std::uint32_t box_rows, std::uint32_t num_boxes);
+
 }  // namespace inferno::ops::cuda
