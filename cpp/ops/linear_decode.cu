@@ -1,5 +1,4 @@
-// Products of up to 8 rows, as decode steps of small batches have them: nothing but the memory's
-// pace, and as little as possible between two products.
+// Products of up to 8 rows with small matrices, where what lies between two products counts most.
 //
 // A block computes whole tiles of 16, 32 or 48 rows of W (whatever leaves fewest multiprocessors
 // idle), so nothing is handed on between blocks. One warp streams the tile through a ring in shared
@@ -26,6 +25,9 @@ constexpr std::uint32_t kConsumerThreads = kConsumers * 32;
 constexpr std::uint32_t kThreads = kConsumerThreads + 32;
 constexpr std::uint32_t kBoxRowBytes = 128;
 constexpr std::uint32_t kSharedBytes = 108 * 1024;
+// Of a weight matrix: about two tiles a block. For larger ones the input, which comes again with
+// every tile, costs more than is saved between two products.
+constexpr std::uint64_t kMostBytes = 40 << 20;
 constexpr std::uint32_t kSwizzleAlignment = 1024;
 
 // kMatrices: of 16 rows, in a tile. A tile's rows are two runs: of Gate the same outputs' gate and
@@ -379,7 +381,9 @@ DecodeRowsKernel::DecodeRowsKernel(const CudaOp& op) : available_(op.dependent_l
 }
 
 bool DecodeRowsKernel::takes(const FewRowsProduct& product) const {
-  return available_ && product.in.num_tokens <= kMaxDecodeRows &&
+  const std::uint64_t bytes =
+      std::uint64_t{product.weight.num_rows} * product.weight.num_columns * 2;
+  return available_ && bytes <= kMostBytes && product.in.num_tokens <= kMaxDecodeRows &&
          product.weight.num_columns % kBoxColumns == 0 && product.weight.num_rows % 2 == 0;
 }
 

@@ -45,10 +45,9 @@ class FewRowsKernel {
   bool available_;
 };
 
-// Up to so many rows, whole tiles by one block are faster than tiles cut among blocks.
 inline constexpr std::uint32_t kMaxDecodeRows = 8;
 
-// The kernel for up to kMaxDecodeRows rows, for compute capability 9.0.
+// The kernel for up to kMaxDecodeRows rows and small matrices, for compute capability 9.0.
 class DecodeRowsKernel {
  public:
   explicit DecodeRowsKernel(const CudaOp& op);
