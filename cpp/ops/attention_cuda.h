@@ -38,7 +38,7 @@ std::uint32_t attention_tile_rows(std::uint32_t head_dim, std::uint32_t num_head
 struct AttentionCudaArgs {
   const void* qkv = nullptr;  // [T, num_heads + 2 num_kv_heads, head_dim]; q is turned already
   std::uint32_t num_heads = 0;
-  float scale = 0;
+  float scale = 0;  // above 0
   std::uint32_t num_seqs = 0;
   const std::uint32_t* cu_query_lens = nullptr;  // [S + 1]
   const std::uint32_t* context_lens = nullptr;   // [S]; 0 (padding of a graph): out is zeros
