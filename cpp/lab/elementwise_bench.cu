@@ -79,7 +79,7 @@ class Bench {
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
     check(cudaEventCreate(&begin_), "cudaEventCreate");
     check(cudaEventCreate(&end_), "cudaEventCreate");
-    op_ = {stream, static_cast<std::uint32_t>(num_sms), major >= 9};
+    op_ = {stream, static_cast<std::uint32_t>(num_sms), major == 9};
     fill_normal<<<1056, 512, 0, stream>>>(static_cast<float*>(arena_.data()), kArenaBytes / 4);
     check(cudaStreamSynchronize(stream), "fill");
   }

@@ -50,6 +50,18 @@ __device__ __forceinline__ void wait_barrier(std::uint64_t* barrier, std::uint32
       : "memory");
 }
 
+// A place in a ring and the parity of the barriers' phase there.
+template <std::uint32_t kStages>
+struct RingPosition {
+  std::uint32_t stage = 0;
+  std::uint32_t parity = 0;
+  __device__ void advance() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
 // Data read once should not drive out of L2 what is read again.
 __device__ __forceinline__ std::uint64_t evict_first_policy() {
   std::uint64_t policy;

@@ -12,127 +12,14 @@
 // multiprocessor.
 #include <algorithm>
 
-#include "ops/hopper.cuh"
-#include "ops/linear_epilogue.cuh"
-#include "ops/tensor_map.h"
+#include "ops/linear_tiles.cuh"
 
 namespace inferno::ops::cuda {
 namespace {
 
-constexpr std::uint32_t kTokens = kMaxDecodeRows;  // columns of an mma
-constexpr std::uint32_t kConsumers = 8;            // warps
-constexpr std::uint32_t kConsumerThreads = kConsumers * 32;
-constexpr std::uint32_t kThreads = kConsumerThreads + 32;
-constexpr std::uint32_t kBoxRowBytes = 128;
-constexpr std::uint32_t kSharedBytes = 108 * 1024;
-// Of a weight matrix: about two tiles a block. For larger ones the input, which comes again with
-// every tile, costs more than is saved between two products.
-constexpr std::uint64_t kMostBytes = 40 << 20;
-constexpr std::uint32_t kSwizzleAlignment = 1024;
-
-// kMatrices: of 16 rows, in a tile. A tile's rows are two runs: of Gate the same outputs' gate and
-// up, else neighbours. A matrix takes 8 rows of each.
-template <int kMatrices>
-struct Ring {
-  static constexpr std::uint32_t kRunRows = kMatrices * 8;
-  static constexpr std::uint32_t kBoxes = kMatrices == 1 ? 4 : 2;  // of 64 columns, in a stage
-  static constexpr std::uint32_t kColumns = kBoxes * kBoxColumns;
-  static constexpr std::uint32_t kSteps = kColumns / 16 / kConsumers;  // mmas of a warp
-  static constexpr std::uint32_t kRunBytes = kRunRows * kBoxRowBytes;  // of a box
-  static constexpr std::uint32_t kWeightBytes = 2 * kBoxes * kRunBytes;
-  static constexpr std::uint32_t kInputBytes = kTokens * kBoxRowBytes;  // of a box
-  static constexpr std::uint32_t kStageBytes = kWeightBytes + kBoxes * kInputBytes;
-  static constexpr std::uint32_t kSumWords = kConsumers * kMatrices * 128;
-  static constexpr std::uint32_t kStages =
-      (kSharedBytes - kSwizzleAlignment - kSumWords * 4) / kStageBytes;
-  // Outputs of a tile that a thread finishes.
-  static constexpr std::uint32_t kOutputs =
-      (kMatrices * 16 * kTokens + kConsumerThreads - 1) / kConsumerThreads;
-};
-
-struct DecodeArgs {
-  CUtensorMap weight_map;
-  CUtensorMap input_map;
-  EpilogueArgs epilogue;
-  std::uint32_t rows_per_tile;  // by which the first run advances
-  std::uint32_t second_run;     // its distance from the first
-  std::uint32_t stages_per_tile;
-  std::uint32_t num_tiles;
-  float* next_square_sums;
-  std::uint32_t num_next_sums;  // of a row
-};
+using namespace tiles;
 
 #ifdef INFERNO_SM90
-
-struct Shared {
-  std::uint64_t* full;   // [kStages] weights and input have come
-  std::uint64_t* empty;  // [kStages] all consumers have read them
-  std::uint32_t ring;    // address
-  float* scale;          // [kTokens] of a token's row
-  float* sums;           // [kConsumers, kMatrices, 128]
-};
-
-template <std::uint32_t kStages>
-struct RingPosition {
-  std::uint32_t stage = 0;
-  std::uint32_t parity = 0;
-  __device__ void advance() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
-
-// By one thread: all stages of all tiles of this block.
-template <int kMatrices>
-class Producer {
- public:
-  __device__ Producer(const DecodeArgs& args, const Shared& shared)
-      : args_(args), shared_(shared), weight_policy_(evict_first_policy()) {}
-
-  __device__ void run() {
-    const std::uint32_t tiles = (args_.num_tiles - blockIdx.x + gridDim.x - 1) / gridDim.x;
-    const std::uint32_t total = tiles * args_.stages_per_tile;
-    const std::uint32_t ahead = min(total, Ring::kStages);
-    for (std::uint32_t i = 0; i < ahead; ++i) copy_weights(i, i);
-    if (ahead == total) let_next_start();
-    wait_for_previous();
-    for (std::uint32_t i = 0; i < ahead; ++i) copy_input(i, i);
-    RingPosition<Ring::kStages> at;
-    for (std::uint32_t i = ahead; i < total; ++i) {
-      wait_barrier(&shared_.empty[at.stage], at.parity);
-      copy_weights(at.stage, i);
-      copy_input(at.stage, i);
-      if (i + 1 == total) let_next_start();
-      at.advance();
-    }
-  }
-
- private:
-  using Ring = cuda::Ring<kMatrices>;
-
-  __device__ void copy_weights(std::uint32_t stage, std::uint32_t index) const {
-    std::uint64_t* full = &shared_.full[stage];
-    const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes;
-    const std::uint32_t tile = blockIdx.x + index / args_.stages_per_tile * gridDim.x;
-    const std::uint32_t box = index % args_.stages_per_tile * Ring::kBoxes;
-    const std::uint32_t row = tile * args_.rows_per_tile;
-    arrive_expecting(full, Ring::kStageBytes);
-    copy_boxes(to, &args_.weight_map, row, box, full, weight_policy_);
-    copy_boxes(to + Ring::kWeightBytes / 2, &args_.weight_map, row + args_.second_run, box, full,
-               weight_policy_);
-  }
-
-  __device__ void copy_input(std::uint32_t stage, std::uint32_t index) const {
-    const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes + Ring::kWeightBytes;
-    const std::uint32_t box = index % args_.stages_per_tile * Ring::kBoxes;
-    copy_boxes(to, &args_.input_map, 0, box, &shared_.full[stage], evict_last_policy());
-  }
-
-  const DecodeArgs& args_;
-  const Shared& shared_;
-  std::uint64_t weight_policy_;
-};
 
 // By all consumer warps.
 template <typename Element, int kMatrices>
@@ -161,7 +48,7 @@ class Consumer {
   }
 
  private:
-  using Ring = cuda::Ring<kMatrices>;
+  using Ring = tiles::Ring<kMatrices>;
   struct Sums {
     float at[kMatrices][4];
   };
@@ -236,14 +123,13 @@ class Consumer {
     return sum;
   }
 
-  // A thread's outputs: of Gate a tile has half as many, each of a gate and an up.
-  __device__ std::uint32_t outputs_per_tile() const { return args_.rows_per_tile; }
+  // The i-th output of a thread, if there is one: of Gate each is of two rows.
   __device__ bool place(std::uint32_t tile, std::uint32_t i, std::uint32_t& row,
                         std::uint32_t& token, std::uint32_t& output) const {
     const std::uint32_t index = i * kConsumerThreads + threadIdx.x;
-    row = index % outputs_per_tile();
-    token = index / outputs_per_tile();
-    output = tile * outputs_per_tile() + row;
+    row = index % args_.rows_per_tile;
+    token = index / args_.rows_per_tile;
+    output = tile * args_.rows_per_tile + row;
     return token < args_.epilogue.num_tokens && output < args_.epilogue.num_outputs;
   }
 
@@ -303,7 +189,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     decode_rows_kernel(const __grid_constant__ DecodeArgs args) {
 #ifdef INFERNO_SM90
   extern __shared__ unsigned char dynamic[];
-  using Ring = Ring<kMatrices>;
+  using Ring = tiles::Ring<kMatrices>;
   __shared__ std::uint64_t full[Ring::kStages];
   __shared__ std::uint64_t empty[Ring::kStages];
   __shared__ float scale[kTokens];
