@@ -27,8 +27,7 @@ __device__ void write_angles(const EmbedCudaArgs& args, std::size_t token) {
 }
 
 template <typename Element, int kPacks>
-__global__ void __launch_bounds__(kMaxRowThreads, kPacks == 2 ? 2 : 1)
-    embed_kernel(EmbedCudaArgs args) {
+__global__ void __launch_bounds__(kMaxRowThreads) embed_kernel(EmbedCudaArgs args) {
   let_next_start();
   const std::uint32_t hidden_size = args.table.num_columns;
   const auto weight = load_row<kPacks>(args.norm_weight, hidden_size);
