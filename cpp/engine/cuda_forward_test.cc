@@ -3,11 +3,13 @@
 // reference in double of test_reference.h; then steps against steps. Needs a GPU.
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <map>
 #include <random>
 #include <string>
+#include <thread>
 
 #include "engine/error.h"
 #include "engine/test_model.h"
@@ -246,6 +248,27 @@ TEST_CASE("GPU: two contexts share a card and give the same tokens") {
   a.submit(queries);
   b.submit(queries);
   CHECK(a.take() == b.take());
+}
+
+TEST_CASE("GPU: contexts come and go on other threads while graphs are recorded") {
+  const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
+  std::vector<std::thread> threads;
+  std::atomic<int> made = 0;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int round = 0; round < 4; ++round) {
+        try {
+          Loaded loaded(checkpoint, gpu());
+          loaded.run({{.token_ids = prompt(9, 1), .blocks = test::blocks_from(0, 1)}});
+          ++made;
+        } catch (const std::exception&) {
+          // Counted below.
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(made == 16);
 }
 
 TEST_CASE("GPU: steps take nothing from the pool, and what does not fit is out_of_memory") {

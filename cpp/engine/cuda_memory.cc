@@ -10,17 +10,29 @@ namespace {
 
 using ops::cuda::check;
 
+// Contexts of several threads may share a card, and the runtime is the process's.
+std::mutex& device_waits() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 // Destructors below ignore what the runtime answers: after a sticky error it answers everything
 // with that error, and the process is about to end.
 class DeviceReservation : public Reservation {
  public:
   using Reservation::Reservation;
-  ~DeviceReservation() override { cudaFree(data()); }
+  ~DeviceReservation() override {
+    const auto alone = no_waiting_for_devices();
+    cudaFree(data());
+  }
 };
 
 }  // namespace
 
+std::unique_lock<std::mutex> no_waiting_for_devices() { return std::unique_lock(device_waits()); }
+
 std::unique_ptr<Reservation> reserve_device_memory(std::uint64_t bytes) {
+  const auto alone = no_waiting_for_devices();
   const std::uint64_t reserved = MemoryPool::round_up(bytes);
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, reserved);
@@ -37,18 +49,23 @@ std::unique_ptr<Reservation> reserve_device_memory(std::uint64_t bytes) {
 }
 
 PinnedBuffer::PinnedBuffer(std::uint64_t bytes) : bytes_(bytes) {
+  const auto alone = no_waiting_for_devices();
   void* data = nullptr;
   check(cudaMallocHost(&data, bytes), "cudaMallocHost");
   data_ = static_cast<std::byte*>(data);
 }
 
-PinnedBuffer::~PinnedBuffer() { cudaFreeHost(data_); }
+PinnedBuffer::~PinnedBuffer() {
+  const auto alone = no_waiting_for_devices();
+  cudaFreeHost(data_);
+}
 
 CudaStream::CudaStream() {
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
 }
 
 CudaStream::~CudaStream() {
+  const auto alone = no_waiting_for_devices();
   cudaStreamSynchronize(stream_);
   cudaStreamDestroy(stream_);
 }
@@ -77,6 +94,7 @@ float CudaEvent::since(const CudaEvent& earlier) const {
 void CudaEvent::wait() { check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
 
 CudaGraph::~CudaGraph() {
+  const auto alone = no_waiting_for_devices();
   if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 
 #include "engine/memory_pool.h"
 
@@ -60,6 +61,10 @@ class CudaEvent {
   cudaEvent_t event_ = nullptr;
 };
 
+// While one is held, no other thread of this process takes or frees memory of a device or ends a
+// stream: such calls wait for the whole device, which breaks a recording on any of its streams.
+std::unique_lock<std::mutex> no_waiting_for_devices();
+
 // A recorded and instantiated sequence of launches.
 class CudaGraph {
  public:
@@ -71,6 +76,7 @@ class CudaGraph {
   // Records what `launches` puts into the stream; nothing runs.
   template <typename Launches>
   void record(cudaStream_t stream, const Launches& launches) {
+    const auto alone = no_waiting_for_devices();
     begin(stream);
     try {
       launches();

@@ -47,7 +47,7 @@ pub struct Start {
 
 /// A started executor.
 pub struct Running {
-    /// Accepts [`RunStep`], [`LoadModel`], [`UnloadModel`].
+    /// Accepts [`RunStep`](super::RunStep), [`LoadModel`], [`UnloadModel`].
     pub addr: Addr<Executor>,
     /// The pool as last seen.
     pub memory: MemoryReading,

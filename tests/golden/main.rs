@@ -41,7 +41,7 @@ fn logits_of_every_prompt_position_agree_with_transformers() {
                 }
             }
             println!("{name} {device:?}: largest difference of a logit {worst:.2e}");
-            assert!(worst <= max_logit_error(engine.shape.dtype), "{name} {device:?}: {worst}");
+            assert!(worst <= max_logit_error(name, device), "{name} {device:?}: {worst}");
         }
     }
 }
@@ -83,7 +83,7 @@ fn greedy_tokens_are_those_of_transformers() {
                 let expected = &golden.logits[&format!("{label}.last_step_logits")];
                 let worst = largest_difference(&logits[row * vocab..(row + 1) * vocab], expected);
                 assert!(
-                    worst <= max_logit_error(engine.shape.dtype),
+                    worst <= max_logit_error(name, device),
                     "{name} {device:?} {label}: {worst}"
                 );
             }
