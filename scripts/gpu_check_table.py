@@ -8,8 +8,9 @@ import sys
 
 OUTCOME = re.compile(r"^part (\S+): exit (\d+) after (\d+) s, (\S+)$", re.MULTILINE)
 DETAIL = re.compile(r"(?:test cases: |ERROR SUMMARY: |RACECHECK SUMMARY: |test result: ).*")
-# Parts whose figures are text in columns.
-TEXT = ("kernels-", "steps-", "pool")
+# Parts whose figures are text, and what beside figures they say: progress, seeds of tests, criterion's own words.
+TEXT = ("kernels-", "steps-", "start-", "pool")
+NOISE = re.compile(r"^(\{|part \S+: exit|Benchmarking |Found \d|decode/\d| {2}\d|left out|\s*$)")
 
 
 def read(folder):
@@ -72,7 +73,8 @@ def main():
     criterion(folder)
     for name, text, *_ in parts:
         if name.startswith(TEXT):
-            print(f"\n## {name}\n\n```\n{OUTCOME.sub('', text).strip()}\n```")
+            figures = [line.rstrip() for line in text.splitlines() if not NOISE.match(line)]
+            print("\n".join([f"\n## {name}\n", "```", *figures, "```"]))
     sys.exit(any(status for _, _, status, *_ in parts))
 
 
