@@ -148,6 +148,7 @@ void CudaBackend::randomise_rows(const MatrixRows& target, const NormalTable& no
   }
   const ops::WeightShape& matrix = target.matrix;
   const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(matrix.dtype);
+  const auto alone = no_waiting_for_devices();
   ops::cuda::random_fill_cuda(op(), {.table = normal_table_.data(),
                                      .key = key,
                                      .num_rows = target.num_rows,
@@ -170,6 +171,7 @@ void CudaBackend::finish_writes() {
 }
 
 std::unique_ptr<Forward> CudaBackend::make_forward(const ForwardParts& parts) {
+  const auto alone = no_waiting_for_devices();
   return std::make_unique<CudaForward>(CudaDevice{op(), *pool_, deterministic_}, parts);
 }
 

@@ -43,14 +43,14 @@ CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
       limits_(parts.limits),
       kv_(parts.kv),
       workspace_(device.pool, parts.shape, parts.limits),
-      linear_(device.op, workspace_.linear),
+      linear_(std::make_unique<ops::cuda::LinearCuda>(device.op, workspace_.linear)),
       tile_rows_(ops::cuda::attention_tile_rows(parts.shape.head_dim, parts.shape.num_heads,
                                                 parts.shape.num_kv_heads)),
       block_table_stride_((parts.limits.max_seq_len + parts.limits.block_size - 1) /
                           parts.limits.block_size),
       graph_sizes_(graph_sizes(parts.limits.max_batch_size)),
       warm_up_steps_(plan_warm_up(parts.limits, graph_sizes_)) {
-  linear_.set_batch_invariant(device.deterministic);
+  linear_->set_batch_invariant(device.deterministic);
   for (auto& slot : slots_) {
     slot = std::make_unique<StepSlot>(largest_step(shape_, limits_), block_table_stride_);
   }
@@ -65,7 +65,12 @@ CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
 }
 
 // The memory may be given to another model at once.
-CudaForward::~CudaForward() { cudaStreamSynchronize(device_.op.stream); }
+CudaForward::~CudaForward() {
+  const auto alone = no_waiting_for_devices();
+  cudaStreamSynchronize(device_.op.stream);
+  graphs_.clear();
+  linear_.reset();
+}
 
 // A batch that only decodes, each sequence sampling, fits a graph.
 StepForm CudaForward::form_of(const StepBatch& batch) const {
@@ -107,10 +112,13 @@ void CudaForward::upload(const StepSlot& slot) {
 
 void CudaForward::run(const std::function<void()>& pass) {
   const auto found = graphs_.find(graph_size_);
+  if (found != graphs_.end()) {
+    found->second.launch(device_.op.stream);
+    return;
+  }
+  const auto alone = no_waiting_for_devices();
   if (graph_size_ == 0) {
     pass();
-  } else if (found != graphs_.end()) {
-    found->second.launch(device_.op.stream);
   } else {
     // Once for real: whatever is set up at a first launch does not belong into the graph.
     pass();
@@ -152,7 +160,7 @@ void CudaForward::embed(const Weights& weights) {
 }
 
 void CudaForward::project_qkv(const LayerWeights& layer) {
-  linear_.store(device_.op, normed(), matrix_of(layer.qkv.weight), layer.qkv.bias, workspace_.qkv);
+  linear_->store(device_.op, normed(), matrix_of(layer.qkv.weight), layer.qkv.bias, workspace_.qkv);
 }
 
 void CudaForward::attend(std::uint32_t layer) {
@@ -184,20 +192,20 @@ void CudaForward::attend(std::uint32_t layer) {
 void CudaForward::add_attended(const LayerWeights& layer) {
   const ops::cuda::LinearInput in{.h = workspace_.attended,
                                   .num_tokens = slot_->counts().num_tokens};
-  norm_is_deferred_ = linear_.add(device_.op, in, matrix_of(layer.o.weight), layer.o.bias,
-                                  workspace_.x, next_norm(layer.post_attention_norm));
+  norm_is_deferred_ = linear_->add(device_.op, in, matrix_of(layer.o.weight), layer.o.bias,
+                                   workspace_.x, next_norm(layer.post_attention_norm));
 }
 
 void CudaForward::gate(const LayerWeights& layer) {
-  linear_.gate(device_.op, normed(), matrix_of(layer.gate_up.weight), layer.gate_up.bias,
-               workspace_.gate_up, workspace_.gated);
+  linear_->gate(device_.op, normed(), matrix_of(layer.gate_up.weight), layer.gate_up.bias,
+                workspace_.gate_up, workspace_.gated);
 }
 
 void CudaForward::add_gated(const LayerWeights& layer, const LayerWeights* next) {
   const ops::cuda::LinearInput in{.h = workspace_.gated, .num_tokens = slot_->counts().num_tokens};
   norm_is_deferred_ =
-      linear_.add(device_.op, in, matrix_of(layer.down.weight), layer.down.bias, workspace_.x,
-                  next_norm(next == nullptr ? nullptr : next->input_norm));
+      linear_->add(device_.op, in, matrix_of(layer.down.weight), layer.down.bias, workspace_.x,
+                   next_norm(next == nullptr ? nullptr : next->input_norm));
 }
 
 void CudaForward::project_logits(const Weights& weights) {
@@ -210,11 +218,12 @@ void CudaForward::project_logits(const Weights& weights) {
                                         .hidden_size = shape_.hidden_size,
                                         .dtype = shape_.dtype,
                                         .out = workspace_.last});
-  linear_.store_f32(device_.op, {.h = workspace_.last, .num_tokens = num_rows},
-                    matrix_of(weights.lm_head.weight), weights.lm_head.bias, workspace_.logits);
+  linear_->store_f32(device_.op, {.h = workspace_.last, .num_tokens = num_rows},
+                     matrix_of(weights.lm_head.weight), weights.lm_head.bias, workspace_.logits);
 }
 
 void CudaForward::sample() {
+  const auto alone = no_waiting_for_devices();
   const cudaStream_t stream = device_.op.stream;
   const auto num_rows = static_cast<std::uint32_t>(slot_->row_seqs.size());
   const auto num_end_tokens = static_cast<std::uint32_t>(limits_.end_token_ids.size());

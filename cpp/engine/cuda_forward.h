@@ -59,7 +59,7 @@ class CudaForward : public Forward {
   const ModelLimits& limits_;
   const KvCache& kv_;
   CudaWorkspace workspace_;
-  ops::cuda::LinearCuda linear_;
+  std::unique_ptr<ops::cuda::LinearCuda> linear_;
   std::uint32_t tile_rows_;
   std::uint32_t block_table_stride_;  // on the device
   std::vector<std::uint32_t> graph_sizes_;

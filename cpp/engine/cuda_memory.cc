@@ -11,8 +11,8 @@ namespace {
 using ops::cuda::check;
 
 // Contexts of several threads may share a card, and the runtime is the process's.
-std::mutex& device_waits() {
-  static std::mutex mutex;
+std::recursive_mutex& device_waits() {
+  static std::recursive_mutex mutex;
   return mutex;
 }
 
@@ -29,7 +29,9 @@ class DeviceReservation : public Reservation {
 
 }  // namespace
 
-std::unique_lock<std::mutex> no_waiting_for_devices() { return std::unique_lock(device_waits()); }
+std::unique_lock<std::recursive_mutex> no_waiting_for_devices() {
+  return std::unique_lock(device_waits());
+}
 
 std::unique_ptr<Reservation> reserve_device_memory(std::uint64_t bytes) {
   const auto alone = no_waiting_for_devices();

@@ -61,9 +61,10 @@ class CudaEvent {
   cudaEvent_t event_ = nullptr;
 };
 
-// While one is held, no other thread of this process takes or frees memory of a device or ends a
-// stream: such calls wait for the whole device, which breaks a recording on any of its streams.
-std::unique_lock<std::mutex> no_waiting_for_devices();
+// While one is held, no other thread of this process takes or frees memory of a device, ends a
+// stream, or launches a kernel that may not be loaded yet: all of these may wait for the whole
+// device, which breaks a recording on any of its streams. The holder may take it again.
+std::unique_lock<std::recursive_mutex> no_waiting_for_devices();
 
 // A recorded and instantiated sequence of launches.
 class CudaGraph {
