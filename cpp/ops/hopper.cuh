@@ -136,16 +136,29 @@ __device__ __forceinline__ void multiply<__half>(float (&sums)[4], const Fragmen
       : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1));
 }
 
-// A float that says by a flag in the same word that it is there: no fence and no second trip.
-__device__ __forceinline__ void publish_float(std::uint64_t* word, float value) {
-  const std::uint64_t bits = (std::uint64_t{1} << 32) | __float_as_uint(value);
-  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(word), "l"(bits) : "memory");
+// Floats handed to another block in memory that is zero before: each is its own flag, so there is
+// no fence and no second trip. A sum of +0 goes as -0.
+__device__ __forceinline__ void publish(float4* to, const float (&values)[4]) {
+  float out[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) out[i] = __float_as_uint(values[i]) == 0 ? -0.0F : values[i];
+  asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(out[0]),
+               "f"(out[1]), "f"(out[2]), "f"(out[3])
+               : "memory");
 }
 
-__device__ __forceinline__ std::uint64_t read_word(const std::uint64_t* word) {
-  std::uint64_t bits;
-  asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(bits) : "l"(word) : "memory");
-  return bits;
+__device__ __forceinline__ float4 read_published(const float4* from) {
+  float4 values;
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(values.x), "=f"(values.y), "=f"(values.z), "=f"(values.w)
+               : "l"(from)
+               : "memory");
+  return values;
+}
+
+__device__ __forceinline__ bool is_published(const float4& values) {
+  return __float_as_uint(values.x) != 0 && __float_as_uint(values.y) != 0 &&
+         __float_as_uint(values.z) != 0 && __float_as_uint(values.w) != 0;
 }
 
 }  // namespace inferno::ops::cuda

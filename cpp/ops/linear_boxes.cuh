@@ -15,7 +15,7 @@ constexpr std::uint32_t kConsumers = kHalfRows / 8;  // warps
 constexpr std::uint32_t kConsumerThreads = kConsumers * 32;
 constexpr std::uint32_t kThreads = kConsumerThreads + 32;
 constexpr std::uint32_t kMaxBlocks = 256;
-constexpr std::uint32_t kPartialWords = kTileRows * kMaxFewRows;  // of a block
+constexpr std::uint32_t kPartials = kTileRows * kMaxFewRows;  // of a block
 
 // More than half of an SM's shared memory, so that two blocks never share an SM while another has
 // none; the rest is left to the kernels between two products, which may start early. (Two blocks an
@@ -32,6 +32,8 @@ struct Ring {
   static constexpr std::uint32_t kSharedBytes = kStages * kStageBytes + kSwizzleAlignment;
 };
 
+inline std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
+
 struct FewRowsArgs {
   CUtensorMap weight_map;
   CUtensorMap input_map;
@@ -44,7 +46,7 @@ struct FewRowsArgs {
   std::uint32_t num_boxes;
   float* next_square_sums;
   std::uint32_t num_next_sums;  // of a row
-  std::uint64_t* partials;      // [blocks, kPartialWords]
+  float4* partials;             // [blocks, kPartials / 4], zero but for what is on its way
 };
 
 #ifdef INFERNO_SM90

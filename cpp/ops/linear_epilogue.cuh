@@ -36,22 +36,50 @@ inline EpilogueArgs epilogue_args(const FewRowsProduct& product) {
           .num_columns = num_columns};
 }
 
-// What deferred normalisation multiplies a row of the product by. All lanes of a warp together, so
-// that the order of the sum is the same everywhere.
-__device__ __forceinline__ float row_scale(const EpilogueArgs& args, std::uint32_t token) {
-  if (args.square_sums == nullptr) return 1.0F;
-  const float* sums = args.square_sums + std::size_t{token} * args.num_square_sums;
-  float squares = 0.0F;
+// What deferred normalisation multiplies rows `first`, `first` + `step` … of the product by; 1 of
+// rows that do not exist. All lanes of a warp together, so that the order of a sum is the same
+// everywhere.
+template <int kRows>
+__device__ __forceinline__ void row_scales(const EpilogueArgs& args, std::uint32_t first,
+                                           std::uint32_t step, float (&scales)[kRows]) {
+#pragma unroll
+  for (float& scale : scales) scale = 1.0F;
+  if (args.square_sums == nullptr) return;
+  float squares[kRows] = {};
   const std::uint32_t lane = threadIdx.x % 32;
-  if (args.num_square_sums % 4 == 0) {  // then every row is aligned for loads of four
-    for (std::uint32_t i = lane * 4; i < args.num_square_sums; i += 128) {
-      const float4 four = *reinterpret_cast<const float4*>(sums + i);
-      squares += (four.x + four.y) + (four.z + four.w);
+  const std::uint32_t size = args.num_square_sums;
+  const auto sums_of = [&](int i) { return args.square_sums + (first + i * step) * size; };
+  const auto exists = [&](int i) { return first + i * step < args.num_tokens; };
+  if (size % 4 == 0) {  // then every row is aligned for loads of four
+    for (std::uint32_t at = lane * 4; at < size; at += 128) {
+      float4 four[kRows] = {};
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        if (exists(i)) four[i] = *reinterpret_cast<const float4*>(sums_of(i) + at);
+      }
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        squares[i] += (four[i].x + four[i].y) + (four[i].z + four[i].w);
+      }
     }
   } else {
-    for (std::uint32_t i = lane; i < args.num_square_sums; i += 32) squares += sums[i];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (!exists(i)) continue;
+      for (std::uint32_t at = lane; at < size; at += 32) squares[i] += sums_of(i)[at];
+    }
   }
-  return 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(args.num_columns) + args.eps);
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    const float mean = warp_sum(squares[i]) / static_cast<float>(args.num_columns);
+    if (exists(i)) scales[i] = 1.0F / sqrtf(mean + args.eps);
+  }
+}
+
+__device__ __forceinline__ float row_scale(const EpilogueArgs& args, std::uint32_t token) {
+  float scale[1];
+  row_scales(args, token, 1, scale);
+  return scale[0];
 }
 
 __device__ __forceinline__ float bias_of(const EpilogueArgs& args, std::uint32_t row) {

@@ -23,8 +23,6 @@ namespace {
 
 using namespace boxes;
 
-std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
-
 #ifdef INFERNO_SM90
 
 template <typename Element, int kTokens>
@@ -39,14 +37,17 @@ class Consumer {
     Run run(args_);
     Segment segment;
     while (run.next(segment)) {
+      const bool finishes = segment.end_box == args_.boxes_per_tile;
+      Outputs outputs;
+      if (finishes) load_outputs(segment.tile, outputs);
       Sums sums{};
       multiply_segment(segment, sums);
-      if (segment.end_box < args_.boxes_per_tile) {
+      if (!finishes) {
         leave(sums);
         continue;
       }
       if (segment.first_box > 0) collect(segment, sums);
-      finish(segment.tile, sums);
+      finish(segment.tile, outputs, sums);
     }
   }
 
@@ -57,18 +58,28 @@ class Consumer {
   struct Sums {
     float at[kGroups][4];
   };
+  // What a thread knows of a tile's outputs before their sums are there.
+  struct Outputs {
+    Sums before;  // of Add: x
+    OutputConstants constants[2];
+  };
 
-  __device__ static void barrier() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumerThreads)); }
+  __device__ static void barrier() {
+    asm volatile("bar.sync 1, %0;" ::"n"(kConsumerThreads) : "memory");
+  }
 
   // Of at[group][i].
   __device__ std::uint32_t token(int group, int i) const {
     return group * 8 + lane_ % 4 * 2 + i % 2;
   }
 
+  // A warp has every kConsumers-th token; the loads of all are under way together.
   __device__ void load_scales() const {
-    for (std::uint32_t t = warp_; t < args_.epilogue.num_tokens; t += kConsumers) {
-      const float scale = row_scale(args_.epilogue, t);
-      if (lane_ == 0) shared_.scale[t] = scale;
+    float scales[kTokens / kConsumers];
+    row_scales(args_.epilogue, warp_, kConsumers, scales);
+#pragma unroll
+    for (int i = 0; i < kTokens / kConsumers; ++i) {
+      if (lane_ == 0) shared_.scale[warp_ + i * kConsumers] = scales[i];
     }
     barrier();
   }
@@ -114,20 +125,19 @@ class Consumer {
     }
   }
 
-  __device__ std::uint64_t* partial_word(std::uint32_t block, int group, int i) const {
-    return args_.partials + std::size_t{block} * kPartialWords +
-           (group * 4 + i) * kConsumerThreads + threadIdx.x;
+  __device__ float4* partial(std::uint32_t block, int group) const {
+    return args_.partials + std::size_t{block} * (kPartials / 4) + group * kConsumerThreads +
+           threadIdx.x;
   }
+
+  // Whether this thread has sums of a token that exists, and so of at[group][0] and [2].
+  __device__ bool has(int group) const { return token(group, 0) < args_.epilogue.num_tokens; }
 
   // For the block that finishes the tile.
   __device__ void leave(const Sums& sums) const {
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (token(group, i) >= args_.epilogue.num_tokens) continue;
-        publish_float(partial_word(blockIdx.x, group, i), sums.at[group][i]);
-      }
+      if (has(group)) publish(partial(blockIdx.x, group), sums.at[group]);
     }
   }
 
@@ -136,8 +146,7 @@ class Consumer {
     Sums total{};
     for (std::uint32_t block = Run::block_of(args_, segment.tile * args_.boxes_per_tile);
          block < blockIdx.x; block += kBlocksAtOnce) {
-#pragma unroll
-      for (int group = 0; group < kGroups; ++group) take(block, group, total.at[group]);
+      take(block, total);
     }
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
@@ -146,65 +155,76 @@ class Consumer {
     }
   }
 
-  // Of a group's tokens, from kBlocksAtOnce blocks from `first` on, as far as they lie before this
-  // one: all loads are under way together.
+  // Of kBlocksAtOnce blocks from `first` on, if they lie before this one; all loads at once.
   static constexpr int kBlocksAtOnce = 4;
-  __device__ void take(std::uint32_t first, int group, float (&total)[4]) const {
-    constexpr std::uint64_t kNothing = std::uint64_t{1} << 32;  // 0.0, published
-    std::uint64_t words[kBlocksAtOnce][4];
+  __device__ void take(std::uint32_t first, Sums& total) const {
+    float4 taken[kBlocksAtOnce][kGroups];
     bool complete;
     do {
       complete = true;
 #pragma unroll
       for (int b = 0; b < kBlocksAtOnce; ++b) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          words[b][i] =
-              wants(first + b, group, i) ? read_word(partial_word(first + b, group, i)) : kNothing;
+        for (int group = 0; group < kGroups; ++group) {
+          if (wants(first + b, group)) taken[b][group] = read_published(partial(first + b, group));
         }
       }
 #pragma unroll
       for (int b = 0; b < kBlocksAtOnce; ++b) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) complete &= (words[b][i] >> 32) != 0;
+        for (int group = 0; group < kGroups; ++group) {
+          if (wants(first + b, group)) complete &= is_published(taken[b][group]);
+        }
       }
     } while (!complete);
 #pragma unroll
     for (int b = 0; b < kBlocksAtOnce; ++b) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        total[i] += __uint_as_float(static_cast<std::uint32_t>(words[b][i]));
-        if (wants(first + b, group, i)) *partial_word(first + b, group, i) = 0;
+      for (int group = 0; group < kGroups; ++group) {
+        if (!wants(first + b, group)) continue;
+        const float4& partial_sums = taken[b][group];
+        total.at[group][0] += partial_sums.x;
+        total.at[group][1] += partial_sums.y;
+        total.at[group][2] += partial_sums.z;
+        total.at[group][3] += partial_sums.w;
+        *partial(first + b, group) = float4{};
       }
     }
   }
 
-  __device__ bool wants(std::uint32_t block, int group, int i) const {
-    return block < blockIdx.x && token(group, i) < args_.epilogue.num_tokens;
+  __device__ bool wants(std::uint32_t block, int group) const {
+    return block < blockIdx.x && has(group);
   }
 
-  __device__ void finish(std::uint32_t tile, const Sums& sums) const {
+  // The thread's first output of a tile; the second, if it is not of a pair, is kHalfRows on.
+  __device__ std::uint32_t first_output(std::uint32_t tile) const {
+    return tile * args_.rows_per_tile + warp_ * 8 + lane_ / 4;
+  }
+
+  __device__ void load_outputs(std::uint32_t tile, Outputs& outputs) const {
     const EpilogueArgs& epilogue = args_.epilogue;
-    const std::uint32_t first = tile * args_.rows_per_tile + warp_ * 8 + lane_ / 4;
-    if (epilogue.kind == Epilogue::Gate) {
-      finish_pairs(first, sums);
-      return;
-    }
-    const std::uint32_t outputs[] = {first, first + kHalfRows};
-    Sums before{};  // what is added to: all loads before the first store
+    const std::uint32_t first = first_output(tile);
+    outputs.before = {};
     if (epilogue.kind == Epilogue::Add) {
-      for_each_output(outputs, [&](int group, int i, std::uint32_t t, std::uint32_t output) {
-        before.at[group][i] = load_output(epilogue, t, output);
+      for_each_output(first, [&](int group, int i, std::uint32_t t, std::uint32_t output) {
+        outputs.before.at[group][i] = load_output(epilogue, t, output);
       });
     }
-    const OutputConstants constants[] = {constants_of(epilogue, outputs[0]),
-                                         constants_of(epilogue, outputs[1])};
+    outputs.constants[0] = constants_of(epilogue, first);
+    outputs.constants[1] = constants_of(epilogue, first + kHalfRows);
+  }
+
+  __device__ void finish(std::uint32_t tile, const Outputs& outputs, const Sums& sums) const {
+    const EpilogueArgs& epilogue = args_.epilogue;
+    if (epilogue.kind == Epilogue::Gate) return finish_pairs(first_output(tile), sums);
     float squares[kGroups][2] = {};
-    for_each_output(outputs, [&](int group, int i, std::uint32_t t, std::uint32_t output) {
-      const float value = sums.at[group][i] * shared_.scale[t] + constants[i / 2].bias;
-      squares[group][i % 2] += finish_output<Element>(
-          epilogue, t, output, before.at[group][i] + value, constants[i / 2].next_weight);
-    });
+    for_each_output(
+        first_output(tile), [&](int group, int i, std::uint32_t t, std::uint32_t output) {
+          const OutputConstants& constants = outputs.constants[i / 2];
+          const float value = sums.at[group][i] * shared_.scale[t] + constants.bias;
+          squares[group][i % 2] += finish_output<Element>(
+              epilogue, t, output, outputs.before.at[group][i] + value, constants.next_weight);
+        });
     if (args_.next_square_sums == nullptr) return;
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
@@ -214,17 +234,17 @@ class Consumer {
     store_squares(tile);
   }
 
-  // Those of at[group][i] that exist: of token(group, i), of outputs[i / 2].
+  // Calls fn(group, i, token, output) for each of at[group][i] that exists.
   template <typename Fn>
-  __device__ void for_each_output(const std::uint32_t (&outputs)[2], Fn fn) const {
+  __device__ void for_each_output(std::uint32_t first, Fn fn) const {
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const std::uint32_t t = token(group, i);
-        if (t >= args_.epilogue.num_tokens || outputs[i / 2] >= args_.epilogue.num_outputs)
-          continue;
-        fn(group, i, t, outputs[i / 2]);
+        const std::uint32_t output = first + i / 2 * kHalfRows;
+        if (t >= args_.epilogue.num_tokens || output >= args_.epilogue.num_outputs) continue;
+        fn(group, i, t, output);
       }
     }
   }
@@ -354,7 +374,7 @@ FewRowsKernel::FewRowsKernel(const CudaOp& op, void* partials)
 }
 
 std::size_t FewRowsKernel::partials_bytes() {
-  return std::size_t{kMaxBlocks} * kPartialWords * sizeof(std::uint64_t);
+  return std::size_t{kMaxBlocks} * kPartials * sizeof(float);
 }
 
 void FewRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) const {
@@ -372,7 +392,7 @@ void FewRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) 
   args.num_boxes = divide_up(args.epilogue.num_outputs, args.rows_per_tile) * args.boxes_per_tile;
   args.next_square_sums = product.next.weight == nullptr ? nullptr : product.next.square_sums;
   args.num_next_sums = norm_parts(args.epilogue.num_outputs);
-  args.partials = static_cast<std::uint64_t*>(partials_);
+  args.partials = static_cast<float4*>(partials_);
   const std::uint32_t blocks = std::min({op.num_sms, kMaxBlocks, args.num_boxes});
   launch(op, variant.kernel, {blocks, kThreads, variant.shared_bytes}, args);
 }
