@@ -20,8 +20,10 @@ namespace {
 
 using test::Checkpoint;
 using test::Matrix;
+using test::prompt;
 using test::Query;
 using test::Reference;
+using test::same_bits;
 using test::Step;
 
 ModelShape gpu_shape(ops::Dtype dtype, std::uint32_t head_dim = 64) {
@@ -48,13 +50,6 @@ DeviceOptions gpu(bool deterministic = false) {
           .pool_bytes = 512 << 20,
           .backend = BackendKind::Cuda,
           .deterministic = deterministic};
-}
-
-std::vector<std::uint32_t> prompt(std::size_t length, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<std::uint32_t> ids(length);
-  for (auto& id : ids) id = random() % 211;
-  return ids;
 }
 
 struct Loaded {
@@ -93,10 +88,6 @@ void check_near(const std::vector<float>& got, const Matrix& expected, double to
     scale = std::max(scale, std::abs(expected[i]));
   }
   CHECK_MESSAGE(worst <= tolerance * scale, "worst " << worst << " of " << scale);
-}
-
-bool same_bits(std::span<const float> a, std::span<const float> b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
 std::vector<ModelShape> family(ops::Dtype dtype) {

@@ -21,16 +21,11 @@ namespace {
 
 using test::Checkpoint;
 using test::Matrix;
+using test::prompt;
 using test::Query;
 using test::Reference;
+using test::same_bits;
 using test::Step;
-
-std::vector<std::uint32_t> prompt(std::size_t length, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<std::uint32_t> ids(length);
-  for (auto& id : ids) id = random() % 211;
-  return ids;
-}
 
 struct Loaded {
   Context context;
@@ -65,10 +60,6 @@ void check_near(const std::vector<float>& got, const Matrix& expected, double to
     scale = std::max(scale, std::abs(expected[i]));
   }
   CHECK_MESSAGE(worst <= tolerance * scale, "worst " << worst << " of " << scale);
-}
-
-bool same_bits(std::span<const float> a, std::span<const float> b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
 std::vector<ModelShape> family() {

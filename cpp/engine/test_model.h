@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <random>
 #include <span>
 #include <vector>
 
@@ -116,6 +118,18 @@ inline std::vector<std::uint32_t> blocks_from(std::uint32_t first, std::uint32_t
   std::vector<std::uint32_t> blocks(count);
   for (std::uint32_t i = 0; i < count; ++i) blocks[i] = first + i;
   return blocks;
+}
+
+// Ids of small_shape's vocabulary.
+inline std::vector<std::uint32_t> prompt(std::size_t length, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<std::uint32_t> ids(length);
+  for (auto& id : ids) id = random() % 211;
+  return ids;
+}
+
+inline bool same_bits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
 inline std::vector<ops::Isa> available_isas() {

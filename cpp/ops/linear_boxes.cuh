@@ -32,8 +32,6 @@ struct Ring {
   static constexpr std::uint32_t kSharedBytes = kStages * kStageBytes + kSwizzleAlignment;
 };
 
-inline std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
-
 struct FewRowsArgs {
   CUtensorMap weight_map;
   CUtensorMap input_map;

@@ -231,8 +231,6 @@ constexpr Variant kVariant = {decode_rows_kernel<Element, kMatrices>, Ring<kMatr
 template <typename Element>
 constexpr Variant kVariants[] = {kVariant<Element, 1>, kVariant<Element, 2>, kVariant<Element, 3>};
 
-std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
-
 // The tile that gives the fullest multiprocessor least to do; of equals the largest.
 const Variant& variant_of(const FewRowsProduct& product, std::uint32_t num_sms) {
   const std::uint32_t pairs =
@@ -254,14 +252,8 @@ const Variant& variant_of(const FewRowsProduct& product, std::uint32_t num_sms) 
 DecodeRowsKernel::DecodeRowsKernel(const CudaOp& op) : available_(op.dependent_launch) {
   for (const auto* variants : {kVariants<__nv_bfloat16>, kVariants<__half>}) {
     for (int i = 0; i < 3; ++i) {
-      // Built for an older device, the kernel's body is empty, even where a newer one runs it.
-      cudaFuncAttributes attributes;
-      check(cudaFuncGetAttributes(&attributes, variants[i].kernel), "cudaFuncGetAttributes");
-      available_ = available_ && attributes.ptxVersion >= 90;
+      available_ = available_ && prepare(variants[i].kernel, kSharedBytes);
       if (!available_) return;
-      check(cudaFuncSetAttribute(variants[i].kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(kSharedBytes)),
-            "cudaFuncSetAttribute");
     }
   }
 }

@@ -20,6 +20,21 @@ struct EpilogueArgs {
   std::uint32_t num_columns;  // K
 };
 
+inline std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
+
+// Whether this build has the kernel for the device; then it may take so much shared memory. Built
+// for an older device, the kernel's body is empty, even where a newer one runs it.
+template <typename Kernel>
+bool prepare(Kernel kernel, std::uint32_t shared_bytes) {
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+  if (attributes.ptxVersion < 90) return false;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes)),
+        "cudaFuncSetAttribute");
+  return true;
+}
+
 inline EpilogueArgs epilogue_args(const FewRowsProduct& product) {
   const std::uint32_t num_rows = product.weight.num_rows;
   const std::uint32_t num_columns = product.weight.num_columns;

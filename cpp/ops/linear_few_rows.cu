@@ -361,14 +361,8 @@ FewRowsKernel::FewRowsKernel(const CudaOp& op, void* partials)
   for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
     for (std::uint32_t num_tokens = 8; num_tokens <= kMaxFewRows; num_tokens += 8) {
       const Variant& variant = variant_of(dtype, num_tokens);
-      // Built for an older device, the kernel's body is empty, even where a newer one runs it.
-      cudaFuncAttributes attributes;
-      check(cudaFuncGetAttributes(&attributes, variant.kernel), "cudaFuncGetAttributes");
-      available_ = available_ && attributes.ptxVersion >= 90;
+      available_ = available_ && prepare(variant.kernel, variant.shared_bytes);
       if (!available_) return;
-      check(cudaFuncSetAttribute(variant.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(variant.shared_bytes)),
-            "cudaFuncSetAttribute");
     }
   }
 }
