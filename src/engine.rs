@@ -31,7 +31,7 @@ use crate::admission::Admit;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::models::{Load, ModelInfo, ModelSpec, Unload};
+use crate::models::{Load, ModelInfo, ModelSpec, Spread, Unload};
 use crate::node::Node;
 use crate::request::{
     DEFAULT_PRIORITY, DefaultLength, Event, FinishReason, Handle, Params, Prompt, Receipt, Request,
@@ -213,7 +213,7 @@ impl Engine {
         join_all(requests.into_iter().map(|request| self.infer(request))).await
     }
 
-    /// Loads a model on every device of the node. Where memory is short, the idle model that was used least recently makes room;
+    /// Loads a model on the device with the best free memory and load. Where memory is short, the idle model that was used least recently makes room;
     /// `executor.memory_pool_size` is by default just what the configured models need.
     ///
     /// # Errors
@@ -241,7 +241,7 @@ impl Engine {
     /// # }
     /// ```
     pub async fn load_model(&self, spec: ModelSpec) -> Result<ModelInfo> {
-        self.node.models().send(Load(spec)).await.map_err(gone)?
+        self.node.models().send(Load { spec, spread: Spread::BestDevice }).await.map_err(gone)?
     }
 
     /// Takes no more requests for the model, lets those in finish, and gives its memory back.

@@ -1,10 +1,12 @@
 //! Goal: the node as a library does what the plan's interface promises. Method: engines in this process with the demo model and a
 //! fixture, on the same actors as the binary, without bus or HTTP.
 
+use std::collections::BTreeSet;
+
 use futures_util::StreamExt;
 use inferno_node::config::Config;
 use inferno_node::engine::{Answer, Engine, InferRequest};
-use inferno_node::error::Kind;
+use inferno_node::error::{Error, Kind};
 use inferno_node::executor::ByteSize;
 use inferno_node::models::{LoadFormat, ModelSpec};
 use inferno_node::request::{FinishReason, Params, Prompt, RequestId};
@@ -34,6 +36,12 @@ fn request(seed: u64) -> InferRequest {
         ignore_eos: Some(true),
         ..Params::default()
     })
+}
+
+/// Where the answers were computed, each device once.
+fn devices(answers: Vec<Result<Answer, Error>>) -> Vec<String> {
+    let device = |answer: Result<Answer, Error>| answer.expect("an answer").receipt.device;
+    answers.into_iter().map(device).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 async fn start(config: Config) -> Engine {
@@ -123,6 +131,20 @@ async fn models_come_and_go_while_others_serve() {
     assert_eq!(engine.infer(tiny()).await.expect_err("gone").kind, Kind::NotFound);
     assert_eq!(engine.unload_model("tiny").await.expect_err("gone").kind, Kind::NotFound);
     assert!(engine.infer(request(1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_configured_model_is_on_every_device_and_a_later_one_on_the_best() {
+    let mut two = config();
+    two.executor.devices = vec!["cpu:0".to_owned(), "cpu:1".to_owned()];
+    let engine = start(two).await;
+    let info = engine.load_model(fixture()).await.expect("loads");
+    assert_eq!(info.devices.len(), 1);
+    let tiny = InferRequest::new("tiny", Prompt::TokenIds(vec![1, 2, 3])).max_tokens(4);
+    let answers = engine.batch_infer(vec![tiny; 8]).await;
+    assert_eq!(devices(answers), [info.devices[0].to_string()]);
+    let answers = engine.batch_infer((0..8).map(request).collect()).await;
+    assert_eq!(devices(answers), ["cpu:0", "cpu:1"]);
 }
 
 #[tokio::test]

@@ -231,17 +231,17 @@ impl Executor {
         }));
     }
 
-    /// The next tensor; true if there is more to do.
+    /// The next part; true if there is more to do.
     fn continue_load(&mut self) -> bool {
         let Some(model) = self.loading.as_ref().map(|load| load.model) else { return false };
         let state = self.with_device(|device| device.load_next(model));
         self.progress.stamp(Timestamp::now());
         match state {
-            Some(Ok(LoadState::More { done_bytes, total_bytes })) => {
+            Some(Ok(LoadState::More(stage))) => {
                 if let Some(progress) =
                     self.loading.as_ref().and_then(|load| load.progress.as_ref())
                 {
-                    progress(done_bytes, total_bytes);
+                    progress(stage);
                 }
                 return true;
             }

@@ -129,6 +129,8 @@ pub enum FaultKind {
     Exception,
     /// As if our own code panicked.
     Panic,
+    /// As if the engine threw an error that stays with the process, such as a GPU's after an illegal address.
+    Sticky,
 }
 
 /// What a device's name says it is.

@@ -10,7 +10,7 @@ use crate::bridge::ffi::{
 };
 use crate::models::{Checkpoint, LoadFormat, memory};
 
-use super::{Device, DeviceLoad, LoadState, LoadedModel, ModelId, Pipeline};
+use super::{Device, DeviceLoad, LoadStage, LoadState, LoadedModel, ModelId, Pipeline};
 
 /// Random weights are the same on every device and in every run.
 const DUMMY_SEED: u64 = 0;
@@ -31,6 +31,8 @@ struct Loading {
     /// The next tensor's index.
     next: usize,
     done_bytes: u64,
+    /// Of the warm-up, run so far.
+    done_steps: u32,
 }
 
 impl EngineDevice {
@@ -56,14 +58,14 @@ impl EngineDevice {
     }
 
     /// The next part of the warm-up, when all weights are there.
-    fn finish(&mut self, loading: Loading) -> Result<LoadState, DeviceError> {
-        let parts = self.context.pin_mut().finish_model_part(loading.plan.model)?;
-        if parts > 0 {
-            tracing::debug!(parts, "warming up");
-            let state =
-                LoadState::More { done_bytes: loading.done_bytes, total_bytes: loading.done_bytes };
+    fn finish(&mut self, mut loading: Loading) -> Result<LoadState, DeviceError> {
+        let steps_left = self.context.pin_mut().finish_model_part(loading.plan.model)?;
+        if steps_left > 0 {
+            loading.done_steps += 1;
+            let total_steps = loading.done_steps + steps_left;
+            let stage = LoadStage::WarmUp { done_steps: loading.done_steps, total_steps };
             self.loading = Some(loading);
-            return Ok(state);
+            return Ok(LoadState::More(stage));
         }
         Ok(LoadState::Done(LoadedModel {
             num_blocks: loading.plan.num_blocks,
@@ -94,6 +96,7 @@ impl Device for EngineDevice {
             checkpoint: load.checkpoint,
             next: 0,
             done_bytes: 0,
+            done_steps: 0,
         });
         Ok(())
     }
@@ -123,9 +126,9 @@ impl Device for EngineDevice {
             })?;
         loading.done_bytes += tensor.data.len() as u64;
         loading.next += 1;
-        let state = LoadState::More { done_bytes: loading.done_bytes, total_bytes };
+        let stage = LoadStage::Weights { done_bytes: loading.done_bytes, total_bytes };
         self.loading = Some(loading);
-        Ok(state)
+        Ok(LoadState::More(stage))
     }
 
     fn unload(&mut self, model: ModelId) -> Result<(), DeviceError> {

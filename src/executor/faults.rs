@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::bridge::DeviceError;
 use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
+use crate::bridge::{DeviceError, DeviceErrorCode};
 
 use super::config::{Fault, FaultKind};
 use super::{Device, DeviceId, DeviceLoad, LoadState, ModelId, Pipeline};
@@ -36,6 +36,10 @@ impl FaultPlan {
         match self.strike(batch) {
             None => Ok(()),
             Some(FaultKind::Exception) => Err(DeviceError::other("injected fault")),
+            Some(FaultKind::Sticky) => {
+                let message = "injected fault".to_owned();
+                Err(DeviceError { code: DeviceErrorCode::Sticky, message })
+            }
             #[allow(clippy::panic)] // What a drill asks for: the executor must catch it.
             Some(FaultKind::Panic) => panic!("injected fault"),
         }

@@ -106,8 +106,27 @@ pub enum StepFailure {
     Skipped,
 }
 
-/// Told how far a load is: bytes done, bytes in all. Called on the executor's thread; must not block.
-pub type LoadProgress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+/// How far a load is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadStage {
+    /// Weights are copied.
+    Weights {
+        /// Copied so far.
+        done_bytes: u64,
+        /// To be copied.
+        total_bytes: u64,
+    },
+    /// The weights are there; steps are run that the first requests shall not pay for, and on a GPU graphs recorded.
+    WarmUp {
+        /// Run so far.
+        done_steps: u32,
+        /// To be run.
+        total_steps: u32,
+    },
+}
+
+/// Told how far a load is. Called on the executor's thread; must not block.
+pub type LoadProgress = Arc<dyn Fn(LoadStage) + Send + Sync>;
 
 /// Loads a checkpoint onto the device.
 #[derive(Message)]
@@ -119,7 +138,7 @@ pub struct LoadModel {
     pub checkpoint: Arc<Checkpoint>,
     /// What it may take.
     pub limits: ModelBudget,
-    /// Told after every tensor: bytes done, bytes in all.
+    /// Told after every part.
     pub progress: Option<LoadProgress>,
     /// The answer; dropped unanswered if the device has failed meanwhile and is to be rebuilt.
     pub done: oneshot::Sender<Result<LoadedModel, DeviceError>>,
@@ -170,7 +189,7 @@ pub trait Device {
     /// # Errors
     /// `out_of_memory` if the pool has not enough; `other` for a shape that the engine does not run.
     fn begin_load(&mut self, load: DeviceLoad) -> Result<(), DeviceError>;
-    /// Does the next part of a load that was begun: a tensor.
+    /// Does the next part of a load that was begun: a tensor, a step of the warm-up.
     ///
     /// # Errors
     /// Names the tensor.
@@ -230,16 +249,11 @@ pub struct DeviceLoad {
     pub budget: ModelBudget,
 }
 
-/// How far a load is.
+/// What a part of a load came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadState {
     /// Call again.
-    More {
-        /// Copied so far.
-        done_bytes: u64,
-        /// To be copied.
-        total_bytes: u64,
-    },
+    More(LoadStage),
     /// Steps may follow.
     Done(LoadedModel),
 }

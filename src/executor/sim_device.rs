@@ -244,7 +244,7 @@ mod tests {
         device.begin_load(load).expect("there is room");
         match device.load_next(MODEL).expect("loads") {
             LoadState::Done(loaded) => (device, loaded),
-            LoadState::More { .. } => panic!("a sim device loads in one go"),
+            LoadState::More(_) => panic!("a sim device loads in one go"),
         }
     }
 

@@ -62,8 +62,8 @@ impl Actor for Models {
 impl Handler<Load> for Models {
     type Result = ResponseFuture<Result<ModelInfo>>;
 
-    fn handle(&mut self, Load(spec): Load, _: &mut Self::Context) -> Self::Result {
-        Box::pin(Rc::clone(&self.flows).load(spec))
+    fn handle(&mut self, load: Load, _: &mut Self::Context) -> Self::Result {
+        Box::pin(Rc::clone(&self.flows).load(load))
     }
 }
 

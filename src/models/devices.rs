@@ -62,10 +62,6 @@ impl Devices {
         Self { handles: RefCell::new(handles), changed: Notify::new() }
     }
 
-    pub(super) fn ids(&self) -> Vec<DeviceId> {
-        self.handles.borrow().keys().cloned().collect()
-    }
-
     pub(super) fn get(&self, id: &DeviceId) -> Option<DeviceHandle> {
         self.handles.borrow().get(id).cloned()
     }

@@ -1,6 +1,6 @@
 //! Which idle models make room: the least recently used first, as few as it takes.
 
-/// A loaded model, as the policy sees it.
+/// A model on a device, as the policy sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Its alias.
@@ -9,7 +9,7 @@ pub struct Candidate {
     pub in_use: u64,
     /// The last admission, in microseconds.
     pub last_used: u64,
-    /// What it gives back on every device.
+    /// What it gives back there.
     pub bytes: u64,
 }
 

@@ -2,7 +2,7 @@
 //! actor's own arbiter; one at a time changes what is on the devices.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,13 +18,14 @@ use crate::executor::DeviceId;
 
 use super::actor::Start;
 use super::checkpoint::Checkpoint;
+use super::choice::{Room, best};
 use super::devices::{DeviceHandle, Devices};
 use super::eviction::victims;
 use super::memory::{self, ModelNeed};
 use super::open::{self, Opened};
 use super::placing::{PlaceError, short_of_memory};
 use super::registry::{Entry, Registry, Up, info};
-use super::{ModelInfo, ModelSpec, ServedModel};
+use super::{Load, ModelInfo, ModelSpec, ServedModel, Spread};
 
 /// How often an unload looks whether the last request has ended. Only while one drains, so it costs an idle node nothing.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -44,14 +45,15 @@ impl Flows {
         Self { start, devices, registry: Rc::new(Registry::default()), turn: Mutex::new(()) }
     }
 
-    /// See [`Load`](super::Load).
-    pub(super) async fn load(self: Rc<Self>, spec: ModelSpec) -> Result<ModelInfo> {
+    /// See [`Load`].
+    pub(super) async fn load(self: Rc<Self>, load: Load) -> Result<ModelInfo> {
+        let spec = &load.spec;
         spec.check().map_err(|faults| Error::new(Kind::Invalid, faults.join("; ")))?;
         // Given back at the end of this function, unless the model is up.
         let _reservation = self.registry.reserve(&spec.name)?;
         let _turn = self.turn.lock().await;
         self.start.progress.set_pending(1, Timestamp::now());
-        let result = self.load_in_turn(&spec).await;
+        let result = self.load_in_turn(&load).await;
         self.start.progress.set_pending(0, Timestamp::now());
         if let Err(error) = &result {
             tracing::error!(model = %spec.name, "not loaded: {error}");
@@ -59,7 +61,8 @@ impl Flows {
         result
     }
 
-    async fn load_in_turn(&self, spec: &ModelSpec) -> Result<ModelInfo> {
+    async fn load_in_turn(&self, load: &Load) -> Result<ModelInfo> {
+        let spec = &load.spec;
         let began = Instant::now();
         let opened = {
             let (spec, hub) = (spec.clone(), self.start.hub.clone());
@@ -70,7 +73,7 @@ impl Flows {
             .map_err(|text| Error::invalid("model_path", text))?;
         let Opened { checkpoint, tokenizer, chat_template, max_seq_len } = opened;
         let checkpoint = Arc::new(checkpoint);
-        let entry = self.place(spec, &checkpoint, max_seq_len).await?;
+        let entry = self.place(load, &checkpoint, max_seq_len).await?;
         let served = Arc::new(ServedModel {
             name: spec.name.clone(),
             id: entry.id,
@@ -104,37 +107,42 @@ impl Flows {
         Ok(info)
     }
 
-    /// Finds room and puts the model on every device and into every batcher.
+    /// Finds room and puts the model on its devices and into their batchers.
     async fn place(
         &self,
-        spec: &ModelSpec,
+        load: &Load,
         checkpoint: &Arc<Checkpoint>,
         max_seq_len: u32,
     ) -> Result<Rc<Entry>> {
-        let need = self.need(spec, checkpoint, max_seq_len)?;
+        let name = &load.spec.name;
+        let need = self.need(&load.spec, checkpoint, max_seq_len)?;
         loop {
-            let kv_bytes = self.make_room(&spec.name, &need).await?;
+            let kv_bytes = self.make_room(name, &need, load.spread).await?;
             let budget = |kv| memory::budget(&self.start.limits, kv, max_seq_len);
             let entry = Rc::new(Entry {
                 id: self.registry.next_id(),
-                name: spec.name.clone(),
+                name: name.clone(),
                 checkpoint: Arc::clone(checkpoint),
                 need: need.clone(),
                 budgets: kv_bytes.into_iter().map(|(id, kv)| (id, budget(kv))).collect(),
                 placements: RefCell::default(),
                 max_seq_len: Cell::new(max_seq_len),
             });
-            match self.place_everywhere(spec, &entry).await {
+            let error = match self.place_on_devices(&load.spec, &entry).await {
                 Ok(()) => return Ok(entry),
-                Err(error) => {
-                    self.remove_everywhere(&entry).await;
-                    // The estimates were short (a pool in pieces, say): the next idle model goes, if there is one.
-                    let short = matches!(&error, PlaceError::Device(_, e)
-                        if e.code == DeviceErrorCode::OutOfMemory);
-                    if !short || !self.evict(1).await {
-                        return Err(error.of_model(&spec.name));
-                    }
+                Err(error) => error,
+            };
+            self.remove_everywhere(&entry).await;
+            // The estimates were short (a pool in pieces, say): the next idle model there goes, if there is one.
+            let more = match &error {
+                PlaceError::Device(id, e) if e.code == DeviceErrorCode::OutOfMemory => {
+                    victims(&self.registry.candidates_on(id), 1)
                 }
+                _ => None,
+            };
+            match more {
+                Some(names) => self.evict(names).await,
+                None => return Err(error.of_model(name)),
             }
         }
     }
@@ -157,44 +165,77 @@ impl Flows {
         })
     }
 
-    /// Evicts idle models until the need fits on every device; the answer is the KV bytes on each.
-    async fn make_room(&self, name: &str, need: &ModelNeed) -> Result<BTreeMap<DeviceId, u64>> {
-        let least = need.least_bytes();
+    /// Evicts idle models until the need fits on each device that the model is to be on; the answer is the KV bytes there.
+    async fn make_room(
+        &self,
+        name: &str,
+        need: &ModelNeed,
+        spread: Spread,
+    ) -> Result<BTreeMap<DeviceId, u64>> {
         loop {
+            let handles = self.devices.all();
+            let wanted = match spread {
+                Spread::EveryDevice => handles,
+                Spread::BestDevice => {
+                    let rooms: Vec<_> = handles.iter().map(|handle| self.room(handle)).collect();
+                    let best = best(&rooms, need, self.start.limits.max_batch_size);
+                    handles.into_iter().filter(|handle| Some(&handle.id) == best.as_ref()).collect()
+                }
+            };
             let mut fits = BTreeMap::new();
-            let mut missing = 0;
-            for DeviceHandle { id, memory, .. } in self.devices.all() {
-                match memory::kv_that_fits(need, memory.free_bytes()) {
+            let mut leaving = BTreeSet::new();
+            for handle in wanted {
+                match memory::kv_that_fits(need, handle.memory.free_bytes()) {
                     Some(kv_bytes) => {
-                        fits.insert(id, kv_bytes);
+                        fits.insert(handle.id, kv_bytes);
                     }
-                    None if least > memory.reserved_bytes() => {
-                        let pool = memory.reserved_bytes();
-                        return Err(Error::unsupported(
-                            "model_path",
-                            format!(
-                                "model {name} needs {least} bytes of {id}, whose pool has {pool}; raise \
-                                 executor.memory_pool_size or lower max_seq_len"
-                            ),
-                        ));
-                    }
-                    None => missing = missing.max(least - memory.free_bytes()),
+                    None => leaving.extend(self.victims_for(name, need, &handle)?),
                 }
             }
-            if missing == 0 {
+            if leaving.is_empty() {
                 return Ok(fits);
             }
-            if !self.evict(missing).await {
-                return Err(short_of_memory(format!(
-                    "model {name} needs {missing} bytes more than are free, and no idle models would give them"
-                )));
-            }
+            self.evict(leaving).await;
         }
     }
 
-    /// Unloads idle models that give `missing_bytes`; false if there are none such.
-    async fn evict(&self, missing_bytes: u64) -> bool {
-        let Some(names) = victims(&self.registry.candidates(), missing_bytes) else { return false };
+    fn room(&self, handle: &DeviceHandle) -> Room {
+        let idle = self.registry.candidates_on(&handle.id).into_iter().filter(|c| c.in_use == 0);
+        Room {
+            device: handle.id.clone(),
+            reserved_bytes: handle.memory.reserved_bytes(),
+            free_bytes: handle.memory.free_bytes(),
+            idle_bytes: idle.map(|candidate| candidate.bytes).sum(),
+            requests: self.registry.requests_on(&handle.id),
+        }
+    }
+
+    /// The idle models of a device whose memory the need would fit into.
+    fn victims_for(
+        &self,
+        name: &str,
+        need: &ModelNeed,
+        handle: &DeviceHandle,
+    ) -> Result<Vec<String>> {
+        let (id, least) = (&handle.id, need.least_bytes());
+        let pool = handle.memory.reserved_bytes();
+        if least > pool {
+            let text = format!(
+                "model {name} needs {least} bytes of {id}, whose pool has {pool}; raise \
+                 executor.memory_pool_size or lower max_seq_len"
+            );
+            return Err(Error::unsupported("model_path", text));
+        }
+        let missing = least - handle.memory.free_bytes().min(least);
+        victims(&self.registry.candidates_on(id), missing).ok_or_else(|| {
+            short_of_memory(format!(
+                "model {name} needs {missing} bytes more than are free on {id}, and no idle models would give them"
+            ))
+        })
+    }
+
+    /// Unloads models that are idle.
+    async fn evict(&self, names: impl IntoIterator<Item = String>) {
         for name in names {
             let Ok(up) = self.registry.leave(&name) else { continue };
             self.tell_down(&name).await;
@@ -209,7 +250,6 @@ impl Flows {
             self.registry.gone(&name);
             self.start.vitals.set_models(self.registry.list());
         }
-        true
     }
 
     /// See [`Unload`](super::Unload).
@@ -238,7 +278,7 @@ impl Flows {
         let _turn = self.turn.lock().await;
         self.start.progress.set_pending(1, Timestamp::now());
         let mut result = Ok(());
-        for entry in self.registry.placed() {
+        for Up { entry, .. } in self.registry.placed_on(&id) {
             if let Err(error) = self.ensure_added(&entry, &id).await {
                 let error = error.of_model(&entry.name);
                 tracing::error!(model = %entry.name, device = %id, "not loaded again: {error}");

@@ -1,8 +1,8 @@
 //! Models: one actor, on its own arbiter; what is loaded, where, and when it was last used.
 //!
 //! Accepts [`Load`], [`Unload`], [`List`] (from node, library and HTTP) and [`DeviceRebuilt`] (from the node). Reads checkpoints
-//! ([`Checkpoint`]: `config.json`, safetensors, tokenizer), places them on devices through the executors, then tells batchers and
-//! admission. Evicts the least recently used idle model when memory is short.
+//! ([`Checkpoint`]: `config.json`, safetensors, tokenizer), places them on devices through the executors (the configured ones on every
+//! device, later ones on the best), then tells batchers and admission. Evicts the least recently used idle model when memory is short.
 //!
 //! The node resolves paths with a [`HubCache`], sizes the devices' pools with [`plan_memory`], and starts the actor with [`start`].
 
@@ -20,6 +20,7 @@ use crate::tokenizer::{ChatTemplate, Tokenizer};
 
 mod actor;
 mod checkpoint;
+mod choice;
 mod devices;
 mod eviction;
 mod fault;
@@ -44,6 +45,7 @@ mod tests;
 
 pub use actor::{Models, Start, start};
 pub use checkpoint::{Checkpoint, LoadFormat, TensorView};
+pub use choice::{Room, best};
 pub use devices::DeviceHandle;
 pub use eviction::{Candidate, victims};
 pub use fault::{CheckpointError, CheckpointFault};
@@ -131,10 +133,24 @@ pub struct GenerationDefaults {
     pub min_p: Option<f32>,
 }
 
-/// Loads a model on every device of the node; answers when it takes requests.
+/// On which of the node's devices a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    /// On each, as a replica.
+    EveryDevice,
+    /// On the one with the best free memory and load.
+    BestDevice,
+}
+
+/// Loads a model; answers when it takes requests.
 #[derive(Message)]
 #[rtype(result = "Result<ModelInfo>")]
-pub struct Load(pub ModelSpec);
+pub struct Load {
+    /// What to load.
+    pub spec: ModelSpec,
+    /// Where.
+    pub spread: Spread,
+}
 
 /// Takes no more requests for the model, lets those in finish, gives its memory back; then answers.
 #[derive(Message)]
@@ -149,7 +165,7 @@ pub struct Unload {
 #[rtype(result = "Vec<ModelInfo>")]
 pub struct List;
 
-/// A device's executor and batcher were built again and are empty: every model is to be loaded onto it. Loads that were under way
+/// A device's executor and batcher were built again and are empty: every model that was there is to be loaded onto it. Loads that were under way
 /// go on there too.
 #[derive(Message)]
 #[rtype(result = "()")]

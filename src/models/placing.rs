@@ -49,15 +49,14 @@ pub(super) fn short_of_memory(text: String) -> Error {
 }
 
 impl Flows {
-    /// Loads the weights on all devices at once, then tells the batchers.
-    pub(super) async fn place_everywhere(
+    /// Loads the weights on all devices that it has a budget for at once, then tells the batchers.
+    pub(super) async fn place_on_devices(
         &self,
         spec: &ModelSpec,
         entry: &Rc<Entry>,
     ) -> std::result::Result<(), PlaceError> {
-        let ids = self.devices.ids();
-        let bytes = entry.checkpoint.total_bytes();
-        let display = Display::new(&entry.name, bytes, ids.len(), self.start.progress.clone());
+        let ids: Vec<_> = entry.budgets.keys().cloned().collect();
+        let display = Display::new(&entry.name, ids.len(), self.start.progress.clone());
         let loads = ids
             .iter()
             .enumerate()

@@ -1,13 +1,12 @@
-//! What a person sees while a model loads: a bar on a terminal, lines in a log otherwise.
+//! What a person sees while a model loads: bars on a terminal, lines in a log otherwise.
 
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::clock::Timestamp;
-use crate::executor::LoadProgress;
+use crate::executor::{LoadProgress, LoadStage};
 use crate::health::Progress;
 
 /// Log lines come at each of these parts of the whole.
@@ -16,84 +15,122 @@ const LOG_PARTS: u64 = 10;
 /// One model's load, over all its devices.
 pub(super) struct Display {
     name: String,
-    total_bytes: u64,
-    /// Bytes done on each device.
-    done: Mutex<Vec<u64>>,
-    bar: Option<ProgressBar>,
-    logged: AtomicU64,
+    /// Where bars are drawn; `None`: there are log lines.
+    terminal: Option<MultiProgress>,
+    num_devices: usize,
+    /// Locked for a moment by one executor's thread at a time.
+    meters: Mutex<Meters>,
     /// The models actor's cell: a load that moves is no stall.
     progress: Progress,
 }
 
+struct Meters {
+    weights: Meter,
+    warm_up: Meter,
+}
+
+/// What is shown of one stage.
+struct Meter {
+    verb: &'static str,
+    template: &'static str,
+    /// Bytes or steps done on each device.
+    done: Vec<u64>,
+    bar: Option<ProgressBar>,
+    logged: u64,
+}
+
 impl Display {
-    /// For `bytes` on each of `num_devices`; a bar if standard error is a terminal.
-    pub(super) fn new(name: &str, bytes: u64, num_devices: usize, progress: Progress) -> Arc<Self> {
-        Self::on(name, bytes, num_devices, progress, std::io::stderr().is_terminal())
+    /// For a load on `num_devices`; with bars if standard error is a terminal.
+    pub(super) fn new(name: &str, num_devices: usize, progress: Progress) -> Arc<Self> {
+        let terminal = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Self::on(name, num_devices, progress, terminal)
     }
 
     fn on(
         name: &str,
-        bytes: u64,
         num_devices: usize,
         progress: Progress,
-        terminal: bool,
+        terminal: Option<MultiProgress>,
     ) -> Arc<Self> {
-        let total_bytes = bytes.saturating_mul(num_devices as u64);
-        let bar = terminal.then(|| {
-            let style = ProgressStyle::with_template(
-                "{prefix} [{bar:30}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
-            )
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(total_bytes).with_style(style).with_prefix(format!("loading {name}"))
-        });
-        Arc::new(Self {
-            name: name.to_owned(),
-            total_bytes,
-            done: Mutex::new(vec![0; num_devices]),
-            bar,
-            logged: AtomicU64::new(0),
-            progress,
-        })
+        let meter = |verb, template| Meter {
+            verb,
+            template,
+            done: vec![0; num_devices],
+            bar: None,
+            logged: 0,
+        };
+        let weights = "{prefix} [{bar:30}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        let meters = Meters {
+            weights: meter("loading", weights),
+            warm_up: meter("warming up", "{prefix} [{bar:30}] step {pos} of {len}"),
+        };
+        let (name, meters) = (name.to_owned(), Mutex::new(meters));
+        Arc::new(Self { name, terminal, num_devices, meters, progress })
     }
 
     /// The callback for one device.
     pub(super) fn of_device(self: &Arc<Self>, index: usize) -> LoadProgress {
         let display = Arc::clone(self);
-        Arc::new(move |done, _| {
-            let sum = {
-                // Only whole numbers are written under the lock.
-                let mut all = display.done.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(slot) = all.get_mut(index) {
-                    *slot = done;
-                }
-                all.iter().sum()
-            };
-            display.advance(sum);
-        })
+        Arc::new(move |stage| display.advance(index, stage))
     }
 
-    fn advance(&self, done: u64) {
+    fn advance(&self, index: usize, stage: LoadStage) {
         self.progress.stamp(Timestamp::now());
-        match &self.bar {
-            Some(bar) => bar.set_position(done),
-            None => {
-                let part = (done * LOG_PARTS).checked_div(self.total_bytes).unwrap_or(LOG_PARTS);
-                if self.logged.fetch_max(part, Ordering::Relaxed) < part {
-                    tracing::info!(
-                        model = %self.name,
-                        percent = part * 100 / LOG_PARTS,
-                        total_mb = self.total_bytes / 1_000_000,
-                        "loading"
-                    );
-                }
+        let mut meters = self.meters();
+        let (meter, done, total) = match stage {
+            LoadStage::Weights { done_bytes, total_bytes } => {
+                (&mut meters.weights, done_bytes, total_bytes)
             }
+            LoadStage::WarmUp { done_steps, total_steps } => {
+                (&mut meters.warm_up, done_steps.into(), total_steps.into())
+            }
+        };
+        if let Some(slot) = meter.done.get_mut(index) {
+            *slot = done;
+        }
+        let total = total * self.num_devices as u64;
+        match &self.terminal {
+            Some(terminal) => meter.draw(&self.name, total, terminal),
+            None => meter.log(&self.name, total),
         }
     }
 
-    /// Takes the bar away.
+    /// Takes the bars away.
     pub(super) fn finish(&self) {
-        if let Some(bar) = &self.bar {
+        let meters = self.meters();
+        for bar in [&meters.weights.bar, &meters.warm_up.bar].into_iter().flatten() {
             bar.finish_and_clear();
+        }
+    }
+
+    fn meters(&self) -> std::sync::MutexGuard<'_, Meters> {
+        // Only numbers are written under the lock, which are whole after a panic too.
+        self.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Meter {
+    fn sum(&self) -> u64 {
+        self.done.iter().sum()
+    }
+
+    fn draw(&mut self, name: &str, total: u64, terminal: &MultiProgress) {
+        let done = self.sum();
+        let (verb, template) = (self.verb, self.template);
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = ProgressBar::new(total).with_style(style);
+            terminal.add(bar.with_prefix(format!("{verb} {name}")))
+        });
+        bar.set_position(done);
+    }
+
+    fn log(&mut self, name: &str, total: u64) {
+        let part = (self.sum() * LOG_PARTS).checked_div(total).unwrap_or(LOG_PARTS);
+        if self.logged < part {
+            self.logged = part;
+            tracing::info!(model = %name, percent = part * 100 / LOG_PARTS, total, "{}", self.verb);
         }
     }
 }
@@ -102,32 +139,51 @@ impl Display {
 mod tests {
     use super::*;
 
+    fn weights(done_bytes: u64, total_bytes: u64) -> LoadStage {
+        LoadStage::Weights { done_bytes, total_bytes }
+    }
+
+    fn warm_up(done_steps: u32, total_steps: u32) -> LoadStage {
+        LoadStage::WarmUp { done_steps, total_steps }
+    }
+
     #[test]
     fn the_log_gets_a_line_for_each_tenth_of_all_devices() {
-        let display = Display::on("demo", 100, 2, Progress::new(), false);
+        let display = Display::on("demo", 2, Progress::new(), None);
         let (a, b) = (display.of_device(0), display.of_device(1));
-        a(50, 100);
-        assert_eq!(display.logged.load(Ordering::Relaxed), 2);
-        b(100, 100);
-        a(40, 100);
-        assert_eq!(display.logged.load(Ordering::Relaxed), 7);
-        a(100, 100);
-        assert_eq!(display.logged.load(Ordering::Relaxed), 10);
+        let logged = || {
+            let meters = display.meters();
+            (meters.weights.logged, meters.warm_up.logged)
+        };
+        a(weights(50, 100));
+        assert_eq!(logged(), (2, 0));
+        b(weights(100, 100));
+        a(weights(40, 100));
+        assert_eq!(logged(), (7, 0));
+        a(weights(100, 100));
+        b(warm_up(20, 40));
+        assert_eq!(logged(), (10, 2));
         display.finish();
     }
 
     #[test]
-    fn a_bar_follows_on_a_terminal() {
-        let display = Display::on("demo", 100, 1, Progress::new(), true);
-        display.of_device(0)(30, 100);
-        assert_eq!(display.bar.as_ref().map(ProgressBar::position), Some(30));
+    fn a_bar_for_each_stage_follows_on_a_terminal() {
+        let display = Display::on("demo", 1, Progress::new(), Some(MultiProgress::new()));
+        let of_device = display.of_device(0);
+        let shown = |bar: &Option<ProgressBar>| bar.as_ref().map(ProgressBar::position);
+        of_device(weights(30, 100));
+        assert_eq!(shown(&display.meters().weights.bar), Some(30));
+        assert_eq!(shown(&display.meters().warm_up.bar), None);
+        of_device(warm_up(3, 37));
+        assert_eq!(shown(&display.meters().warm_up.bar), Some(3));
+        assert_eq!(display.meters().warm_up.bar.as_ref().and_then(ProgressBar::length), Some(37));
         display.finish();
     }
 
     #[test]
     fn nothing_to_copy_is_all_done() {
-        let display = Display::on("demo", 0, 1, Progress::new(), false);
-        display.of_device(0)(0, 0);
-        assert_eq!(display.logged.load(Ordering::Relaxed), LOG_PARTS);
+        let display = Display::on("demo", 1, Progress::new(), None);
+        display.of_device(0)(weights(0, 0));
+        assert_eq!(display.meters().weights.logged, LOG_PARTS);
     }
 }

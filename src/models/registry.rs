@@ -31,11 +31,11 @@ pub(super) struct Entry {
     pub checkpoint: Arc<Checkpoint>,
     /// By the engine's reckoning.
     pub need: ModelNeed,
-    /// For each device.
+    /// For each device that it is to be on.
     pub budgets: BTreeMap<DeviceId, ModelBudget>,
     /// Filled while it is loaded.
     pub placements: RefCell<BTreeMap<DeviceId, Placement>>,
-    /// What the blocks on every device hold at least; set before a batcher is told.
+    /// What the blocks on each of them hold at least; set before a batcher is told.
     pub max_seq_len: Cell<u32>,
 }
 
@@ -133,14 +133,25 @@ impl Registry {
         self.slots.borrow_mut().remove(name);
     }
 
-    /// Every model that must be on every device: those that take requests and those whose requests finish.
-    pub(super) fn placed(&self) -> Vec<Rc<Entry>> {
+    /// Every model that must be on the device: those that take requests and those whose requests finish.
+    pub(super) fn placed_on(&self, device: &DeviceId) -> Vec<Up> {
         let slots = self.slots.borrow();
-        let entry = |slot: &Slot| match slot {
-            Slot::Up(up) | Slot::Leaving(up) => Some(Rc::clone(&up.entry)),
+        let placed = |slot: &Slot| match slot {
+            Slot::Up(up) | Slot::Leaving(up) => {
+                up.entry.budgets.contains_key(device).then(|| up.clone())
+            }
             Slot::Loading => None,
         };
-        slots.values().filter_map(entry).collect()
+        slots.values().filter_map(placed).collect()
+    }
+
+    /// Requests running or waiting for models on the device; those of a model with replicas are spread over them evenly.
+    pub(super) fn requests_on(&self, device: &DeviceId) -> u64 {
+        let share = |up: Up| {
+            let replicas = up.entry.budgets.len() as u64;
+            up.served.in_use.load(Ordering::Acquire).div_ceil(replicas.max(1))
+        };
+        self.placed_on(device).into_iter().map(share).sum()
     }
 
     /// What takes requests.
@@ -148,18 +159,19 @@ impl Registry {
         self.each_up(info)
     }
 
-    /// The models as the eviction policy sees them.
-    pub(super) fn candidates(&self) -> Vec<Candidate> {
-        self.each_up(|up| {
+    /// The models on the device as the eviction policy sees them.
+    pub(super) fn candidates_on(&self, device: &DeviceId) -> Vec<Candidate> {
+        let candidate = |up: &Up| {
             let placements = up.entry.placements.borrow();
-            let kv_bytes = placements.values().map(|placement| placement.loaded.kv_bytes).min();
-            Candidate {
+            let kv_bytes = placements.get(device)?.loaded.kv_bytes;
+            Some(Candidate {
                 name: up.entry.name.clone(),
                 in_use: up.served.in_use.load(Ordering::Acquire),
                 last_used: up.served.last_used.load(Ordering::Relaxed),
-                bytes: kv_bytes.map_or(0, |kv| up.entry.need.taken_bytes(kv)),
-            }
-        })
+                bytes: up.entry.need.taken_bytes(kv_bytes),
+            })
+        };
+        self.each_up(candidate).into_iter().flatten().collect()
     }
 
     fn each_up<T>(&self, of: impl Fn(&Up) -> T) -> Vec<T> {

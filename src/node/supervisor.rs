@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::executor::DeviceId;
 use crate::health::Vitals;
 use crate::http;
-use crate::models::{DeviceRebuilt, Load, ModelSpec, Models};
+use crate::models::{DeviceRebuilt, Load, ModelSpec, Models, Spread};
 use crate::scheduler::DeviceDown;
 
 /// Failures of devices, changes of models, one shutdown: all rare.
@@ -161,12 +161,11 @@ impl Handler<DeviceFailed> for Supervisor {
         }
         tracing::error!(device = %failed.device, reason = failed.reason, "device failed");
         self.inner.vitals.device_down(&failed.device, &failed.reason);
+        let inner = Rc::clone(&self.inner);
         if failed.sticky {
-            let text = format!("{} needs a new process: {}", failed.device, failed.reason);
-            self.inner.phase.send_replace(Phase::Failed(Error::internal(text)));
+            ctx.spawn(async move { inner.lose(failed).await }.into_actor(self));
             return;
         }
-        let inner = Rc::clone(&self.inner);
         ctx.spawn(async move { inner.rebuild(failed).await }.into_actor(self));
     }
 }
@@ -229,7 +228,7 @@ impl Inner {
         let Some(kept) = self.kept.get() else { return };
         for spec in specs {
             let name = spec.name.clone();
-            let loaded = kept.models.send(Load(spec)).await;
+            let loaded = kept.models.send(Load { spec, spread: Spread::EveryDevice }).await;
             let loaded: Result<_> =
                 loaded.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
             if let Err(mut error) = loaded {
@@ -239,6 +238,18 @@ impl Inner {
             }
         }
         self.phase.send_replace(Phase::Ready);
+    }
+
+    /// A device that only a new process can have again: what it ran goes to other devices, if there are any, and the node is to end.
+    async fn lose(&self, failed: DeviceFailed) {
+        let DeviceFailed { device, generation, reason, .. } = failed;
+        let text = format!("{device} needs a new process: {reason}");
+        if let Some(kept) = self.kept.get() {
+            let down = DeviceDown { device, generation, lost: true };
+            // The scheduler ends only with the node.
+            let _ = kept.links.scheduler.send(down).await;
+        }
+        self.phase.send_replace(Phase::Failed(Error::internal(text)));
     }
 
     /// Builds the device's actors again, until that works, and loads every model onto them.
@@ -255,7 +266,7 @@ impl Inner {
         };
         let (Some(old), Some(parts)) = (old, kept.parts.get(&id)) else { return };
         kept.links.metrics.device(id.as_str()).rebuilds.increment(1);
-        let down = DeviceDown { device: id.clone(), generation: failed.generation };
+        let down = DeviceDown { device: id.clone(), generation: failed.generation, lost: false };
         // The scheduler ends only with the node. Admission is told when a first try has failed: what comes meanwhile can wait.
         let _ = kept.links.scheduler.send(down).await;
         old.finish_replies().await;

@@ -163,6 +163,10 @@ impl Handler<DeviceDown> for Scheduler {
         if self.batchers.get(&down.device).is_some_and(|(of, _)| *of <= down.generation) {
             self.batchers.remove(&down.device);
         }
+        if down.lost {
+            self.policy.device_lost(&down.device);
+            self.sweep();
+        }
     }
 }
 

@@ -115,12 +115,12 @@ async fn what_was_for_a_batcher_that_is_gone_goes_to_another() {
     let assign = other.next().await;
     let returned =
         Returned { device: DeviceId::new("b"), sequences: vec![(assign.sequence, assign.stream)] };
-    rig.tell(DeviceDown { device: DeviceId::new("b"), generation: 1 }).await;
+    rig.tell(DeviceDown { device: DeviceId::new("b"), generation: 1, lost: false }).await;
     rig.tell(returned).await;
     assert_eq!(rig.progress.pending(), 1);
     rig.tell(DeviceUp { generation: 2, ..up("b", other.recipient()) }).await;
     // A late word about the first build does not hit the second.
-    rig.tell(DeviceDown { device: DeviceId::new("b"), generation: 1 }).await;
+    rig.tell(DeviceDown { device: DeviceId::new("b"), generation: 1, lost: false }).await;
     rig.tell(Credit { generation: 2, ..credit("b", 0, 9) }).await;
     assert_eq!(other.next().await.sequence.id.0, 1);
 }

@@ -69,6 +69,8 @@ struct Device {
     up: bool,
     /// This build of it has ended.
     down: bool,
+    /// It will not be built again.
+    lost: bool,
     /// Its mailbox refused a message: nothing is sent before it has said something again.
     refusing: bool,
     lanes: Vec<Lane>,
@@ -124,6 +126,16 @@ impl Devices {
             device.reset(generation);
             device.down = true;
         }
+    }
+
+    /// A device that will not be built again.
+    pub fn lost(&mut self, id: &DeviceId) {
+        self.entry(id, 0).lost = true;
+    }
+
+    /// Whether no device is left that could ever serve anything.
+    pub fn are_all_lost(&self) -> bool {
+        !self.list.is_empty() && self.list.iter().all(|device| device.lost)
     }
 
     /// Takes a credit in; one of an earlier build is of no use.
@@ -251,6 +263,7 @@ impl Devices {
                 generation,
                 up: false,
                 down: false,
+                lost: false,
                 refusing: false,
                 lanes: Vec::new(),
                 prefix: PrefixIndex::new(self.prefix_index_blocks),

@@ -55,6 +55,8 @@ pub struct DeviceDown {
     pub device: DeviceId,
     /// Which build of its actors, so that a late message does not hit the next one.
     pub generation: u64,
+    /// Whether it will not be built again.
+    pub lost: bool,
 }
 
 /// Look for waiting sequences that want no more; a hint, also done on a timer.

@@ -19,6 +19,9 @@ use crate::executor::{DeviceId, ModelId};
 /// holds many large ones is waiting for memory, not for a better order.
 const MAX_PASSED: usize = 64;
 
+/// When to try again what a node without devices refused: others have heard of its end by then.
+const RETRY_ELSEWHERE_MS: u64 = 1_000;
+
 /// A sequence to be sent.
 #[derive(Debug)]
 pub struct Assignment<S> {
@@ -117,6 +120,11 @@ impl<S> Scheduling<S> {
         self.devices.down(device, generation);
     }
 
+    /// A device that is down will not be built again.
+    pub fn device_lost(&mut self, device: &DeviceId) {
+        self.devices.lost(device);
+    }
+
     /// The next sequence to send, its need already taken off the device's credit.
     pub fn next(&mut self, now: Timestamp) -> Option<Assignment<S>> {
         for at in 0..self.models.len() {
@@ -161,7 +169,11 @@ impl<S> Scheduling<S> {
     /// that refused are tried again.
     pub fn sweep(&mut self, now: Timestamp) {
         self.devices.forgive();
-        let limit = Duration::from_secs(self.config.unavailable_after_s);
+        let limit = if self.devices.are_all_lost() {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(self.config.unavailable_after_s)
+        };
         for model in &mut self.models {
             let gone = model.queue.extract(|entry| entry.sequence.handle.wants_no_more());
             self.leaving.extend(gone.into_iter().filter_map(unwanted));
@@ -174,11 +186,13 @@ impl<S> Scheduling<S> {
                 continue;
             }
             model.unserved_since = None;
-            self.leaving.extend(model.queue.extract(|_| true).into_iter().map(|entry| {
-                let text = format!("no device with the model is up for {} s", limit.as_secs());
-                let error = Error::new(Kind::Unavailable, text);
-                Leaving::Failed(entry.stream, error.with_retry_after_ms(limit.as_millis() as u64))
-            }));
+            self.leaving.extend(
+                model
+                    .queue
+                    .extract(|_| true)
+                    .into_iter()
+                    .map(|entry| Leaving::Failed(entry.stream, no_device(limit))),
+            );
         }
         self.models.retain(|model| model.queue.len() > 0);
     }
@@ -239,6 +253,16 @@ impl<S> Scheduling<S> {
         }
         found
     }
+}
+
+/// For a sequence that has waited for a device with its model for so long.
+fn no_device(limit: Duration) -> Error {
+    if limit.is_zero() {
+        let text = "no device of this node is left, another node may take it";
+        return Error::new(Kind::Unavailable, text).with_retry_after_ms(RETRY_ELSEWHERE_MS);
+    }
+    let text = format!("no device with the model is up for {} s", limit.as_secs());
+    Error::new(Kind::Unavailable, text).with_retry_after_ms(limit.as_millis() as u64)
 }
 
 /// Keeps a device free for a sequence that has waited long enough for one with room; the same one until it fits or the device
@@ -428,6 +452,23 @@ mod tests {
             }
             other => panic!("expected it to fail, got {other:?}"),
         }
+        assert!(policy.is_empty());
+    }
+
+    #[test]
+    fn fails_at_once_when_the_last_device_is_lost() {
+        let mut policy = waiting(credit("a", 0, 1, 20), &[]);
+        policy.device_up(&id("b"), 1);
+        policy.device_down(&id("a"), 1);
+        policy.device_lost(&id("a"));
+        policy.enqueue(sequence(1, PLAIN, 16), 1);
+        policy.sweep(second(10));
+        assert!(policy.take_leaving().is_empty(), "b may get the model yet");
+        policy.device_down(&id("b"), 1);
+        policy.device_lost(&id("b"));
+        policy.sweep(second(11));
+        assert!(matches!(&policy.take_leaving()[..],
+            [Leaving::Failed(1, error)] if error.kind == Kind::Unavailable));
         assert!(policy.is_empty());
     }
 

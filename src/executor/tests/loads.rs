@@ -34,7 +34,7 @@ impl Device for Slow {
         }
         if self.done < self.parts {
             let (done_bytes, total_bytes) = (self.done.into(), self.parts.into());
-            return Ok(LoadState::More { done_bytes, total_bytes });
+            return Ok(LoadState::More(LoadStage::Weights { done_bytes, total_bytes }));
         }
         Ok(LoadState::Done(LoadedModel {
             num_blocks: 1,
@@ -97,9 +97,7 @@ async fn steps_go_on_while_a_model_loads() {
         model: MODEL,
         checkpoint,
         limits: budget(),
-        progress: Some(Arc::new(move |done, total| {
-            tell.lock().expect("no panic").push((done, total));
-        })),
+        progress: Some(Arc::new(move |stage| tell.lock().expect("no panic").push(stage))),
         done,
     };
     bench.running.addr.send(message).await.expect("it lives");
@@ -116,7 +114,8 @@ async fn steps_go_on_while_a_model_loads() {
     let last_step = log.iter().rposition(|what| *what == "step").expect("steps ran");
     assert!(last_step < log.len() - 10, "steps waited for the load: {log:?}");
     let told = told.lock().expect("no panic").clone();
-    assert_eq!(told, (1..20).map(|done| (done, 20)).collect::<Vec<_>>());
+    let stage = |done_bytes| LoadStage::Weights { done_bytes, total_bytes: 20 };
+    assert_eq!(told, (1..20).map(stage).collect::<Vec<_>>());
     bench.stop();
 }
 

@@ -1,6 +1,7 @@
 //! The models actor between real executors (of `sim` devices) and stand-ins for batchers and admission, which write down what
 //! they are told.
 
+mod choices;
 mod memory_short;
 mod rebuilds;
 
@@ -206,7 +207,7 @@ impl Bench {
     }
 
     async fn load_spec(&self, spec: ModelSpec) -> Result<ModelInfo> {
-        self.models.send(Load(spec)).await.expect("it lives")
+        self.models.send(replicas(spec)).await.expect("it lives")
     }
 
     async fn unload(&self, name: &str) -> Result<()> {
@@ -233,6 +234,10 @@ impl Bench {
     fn stop(self) {
         self.executors.into_iter().for_each(Running::stop);
     }
+}
+
+fn replicas(spec: ModelSpec) -> Load {
+    Load { spec, spread: Spread::EveryDevice }
 }
 
 fn kind(result: Result<ModelInfo>) -> Kind {

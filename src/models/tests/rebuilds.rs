@@ -62,7 +62,7 @@ async fn a_load_under_way_goes_on_when_its_device_is_rebuilt() {
     })
     .await;
     let models = bench.models.clone();
-    let load = actix_rt::spawn(models.send(Load(bench.spec("demo"))));
+    let load = actix_rt::spawn(models.send(replicas(bench.spec("demo"))));
     taken.await.expect("the old build took it");
     let (device, running) = build("sim:0", 2, sim("sim:0", 1 << 30), &bench.log).await;
     bench.executors.push(running);
