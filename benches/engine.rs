@@ -89,7 +89,7 @@ fn gpu_memory_allocation(criterion: &mut Criterion) {
     }
     let shape = shape(512, 64, 128, 2);
     let limits = limits(&shape, 4, 256);
-    let options = DeviceOptions::cuda(0, 1, 256 << 20, false);
+    let options = DeviceOptions::cuda(0, 1, 256 << 20);
     let mut context = ffi::new_context(&options).expect("256 MiB");
     criterion.bench_function("gpu_memory_allocation", |b| {
         b.iter(|| {

@@ -12,6 +12,9 @@ find_library(CUDA_RUNTIME cudart_static REQUIRED HINTS ${CUDA_ROOT}
 # Hopper's own instructions for the H100 and H200; for everything else since the A100 the portable path, as
 # machine code for 8.0 and as PTX, which the driver translates for what comes after.
 set(INFERNO_CUDA_ARCHITECTURES "90a-real;80" CACHE STRING "As CMAKE_CUDA_ARCHITECTURES; one alone builds faster")
+if("90" IN_LIST INFERNO_CUDA_ARCHITECTURES OR "90-real" IN_LIST INFERNO_CUDA_ARCHITECTURES)
+  message(FATAL_ERROR "INFERNO_CUDA_ARCHITECTURES: for Hopper expected 90a-real, got 90")
+endif()
 set(CMAKE_CUDA_ARCHITECTURES ${INFERNO_CUDA_ARCHITECTURES})
 set(CMAKE_CUDA_COMPILER ${CUDA_NVCC})
 set(CMAKE_CUDA_STANDARD 20)

@@ -31,6 +31,17 @@ pub mod ffi {
         Cuda,
     }
 
+    /// Which kernels attend.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum AttentionBackend {
+        /// `Flash`.
+        Auto,
+        /// The fastest that the device has.
+        Flash,
+        /// Portable ones, a query tile at a time, to hold the others against.
+        Reference,
+    }
+
     /// How rotary frequencies are scaled for long contexts.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     enum RopeScaling {
@@ -53,6 +64,7 @@ pub mod ffi {
         backend: Backend,
         /// Which GPU, as the CUDA runtime counts them.
         ordinal: u32,
+        attention: AttentionBackend,
         /// On a GPU: the same tokens alone and in any batch. The CPU always gives them.
         deterministic: bool,
     }
@@ -127,6 +139,24 @@ pub mod ffi {
         peak_bytes: u64,
         /// Allocations since the start; constant over steps after warm-up.
         num_allocations: u64,
+    }
+
+    /// A GPU as the CUDA runtime sees it.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    struct GpuKind {
+        /// PCI bus id, `00000000:1B:00.0`.
+        bus_id: String,
+        name: String,
+        /// Compute capability.
+        major: u32,
+        minor: u32,
+    }
+
+    /// A GPU's memory as the CUDA runtime sees it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct GpuMemory {
+        total_bytes: u64,
+        free_bytes: u64,
     }
 
     /// How one sequence samples.
@@ -260,9 +290,11 @@ pub mod ffi {
         /// Whether this build has the CUDA backend.
         fn has_cuda() -> bool;
 
-        /// PCI bus ids of the GPUs, by the CUDA runtime's ordinal. Fails, saying why, where there is no driver or no CUDA in the
-        /// build.
-        fn gpu_bus_ids() -> Result<Vec<String>>;
+        /// The GPUs, by the CUDA runtime's ordinal. Fails, saying why, where there is no driver or no CUDA in the build.
+        fn gpu_kinds() -> Result<Vec<GpuKind>>;
+
+        /// The memory of the GPU of that ordinal. Makes a CUDA context on it, so where NVML answers, ask that.
+        fn gpu_memory(ordinal: u32) -> Result<GpuMemory>;
 
         /// Whether this machine can run `isa`.
         fn isa_available(isa: Isa) -> bool;
@@ -282,19 +314,21 @@ impl ffi::DeviceOptions {
             pool_bytes,
             backend: ffi::Backend::Cpu,
             ordinal: 0,
+            attention: ffi::AttentionBackend::Auto,
             deterministic: false,
         }
     }
 
     /// A GPU, whose weights are copied by so many threads.
-    pub fn cuda(ordinal: u32, num_threads: u32, pool_bytes: u64, deterministic: bool) -> Self {
+    pub fn cuda(ordinal: u32, num_threads: u32, pool_bytes: u64) -> Self {
         Self {
             num_threads,
             isa: ffi::Isa::Auto,
             pool_bytes,
             backend: ffi::Backend::Cuda,
             ordinal,
-            deterministic,
+            attention: ffi::AttentionBackend::Auto,
+            deterministic: false,
         }
     }
 }

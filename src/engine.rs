@@ -213,8 +213,8 @@ impl Engine {
         join_all(requests.into_iter().map(|request| self.infer(request))).await
     }
 
-    /// Loads a model on the device with the best free memory and load. Where memory is short, the idle model that was used least recently makes room;
-    /// `executor.memory_pool_size` is by default just what the configured models need.
+    /// Loads a model on the device with the best free memory and load. Where memory is short, the idle model that was used least
+    /// recently makes room; `executor.memory_pool_size` is by default just what the configured models need.
     ///
     /// # Errors
     /// `conflict` if the alias is taken, else what is wrong with the checkpoint or the memory.

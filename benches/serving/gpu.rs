@@ -6,8 +6,6 @@ use super::node::Node;
 use super::peers::{PEERS, Peer, ROWS};
 use super::shapes::Shape;
 
-/// Bytes a second that plain reads reach on an H200.
-const READ_BANDWIDTH: f64 = 4.54e12;
 const ALONE: Lengths = Lengths { prompt: 32, completion: 50 };
 /// Requests, one after the other.
 const REQUESTS_ALONE: usize = 40;
@@ -25,11 +23,15 @@ pub fn run() {
     let chosen = |peer: &&Peer| only.as_deref().is_none_or(|name| name == peer.shape);
     let peers: Vec<&Peer> = PEERS.iter().filter(chosen).collect();
     assert!(!peers.is_empty(), "BENCH_ONLY names no shape: {only:?}");
+    let read_tbps = read_tbps();
     println!("\nwhole nodes on {devices}, through NATS; vLLM: one H200");
+    if let Some(tbps) = read_tbps {
+        println!("floor: the weights' bytes at {tbps} TB/s");
+    }
     println!("| model | | ours | vLLM offline | vLLM as served | target |");
     println!("| --- | --- | --- | --- | --- | --- |");
     for peer in peers {
-        measure(peer, &devices);
+        measure(peer, &devices, read_tbps);
     }
 }
 
@@ -41,7 +43,14 @@ fn devices() -> Option<String> {
     Some(format!("{:?}", names.split(',').collect::<Vec<_>>()))
 }
 
-fn measure(peer: &Peer, devices: &str) {
+/// What the card's memory is read at, 10^12 bytes/s, as `ceilings_bench` measures it: cards differ, so nothing is supposed.
+fn read_tbps() -> Option<f64> {
+    let text = std::env::var("BENCH_READ_TBPS").ok().filter(|text| !text.is_empty())?;
+    let tbps = text.parse().ok().filter(|tbps: &f64| tbps.is_finite() && *tbps > 0.0);
+    Some(tbps.unwrap_or_else(|| panic!("BENCH_READ_TBPS: expected TB/s, got {text:?}")))
+}
+
+fn measure(peer: &Peer, devices: &str, read_tbps: Option<f64>) {
     let shape = Shape::read(peer.shape);
     let model = tempfile::tempdir().expect("a temporary directory");
     shape.write(model.path());
@@ -54,8 +63,8 @@ fn measure(peer: &Peer, devices: &str) {
              [batcher]\nmax_batch_size = {MANY_AT_ONCE}\nmax_step_tokens = 8192\n"
         ),
     );
-    let step_ms = shape.bytes_read_by_a_step() / READ_BANDWIDTH * 1e3;
-    let floor_ms = step_ms * f64::from(ALONE.completion);
+    let bytes = shape.bytes_read_by_a_step() * f64::from(ALONE.completion);
+    let floor = read_tbps.map_or("–".to_owned(), |tbps| format!("{:.0} ms", bytes / tbps / 1e9));
     let row = |index: usize, ours: String| {
         let [offline, served, target] = [peer.offline, peer.served, peer.target]
             .map(|row| if row[index].is_empty() { "–" } else { row[index] });
@@ -65,7 +74,7 @@ fn measure(peer: &Peer, devices: &str) {
     let alone = loaded(&node, ALONE, REQUESTS_ALONE, 1);
     row(0, format!("{:.1} / {:.1} ms", alone.first(0.5), alone.first(0.95)));
     let [p50, p95] = [0.5, 0.95].map(|quantile| alone.whole(quantile));
-    row(1, format!("{p50:.0} / {p95:.0} ms (floor {floor_ms:.0} ms)"));
+    row(1, format!("{p50:.0} / {p95:.0} ms (floor {floor})"));
     row(2, eight_at_once(&node));
     row(3, many(&node, Lengths { prompt: 128, completion: 128 }, 256, 64));
     row(4, many(&node, Lengths { prompt: 512, completion: 128 }, MANY, MANY_AT_ONCE));

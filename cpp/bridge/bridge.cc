@@ -63,6 +63,18 @@ ops::RopeScaling to_engine(RopeScaling scaling) {
   return ops::RopeScaling::None;
 }
 
+engine::AttentionBackend to_engine(AttentionBackend attention) {
+  switch (attention) {
+    case AttentionBackend::Flash:
+      return engine::AttentionBackend::Flash;
+    case AttentionBackend::Reference:
+      return engine::AttentionBackend::Reference;
+    case AttentionBackend::Auto:
+      break;
+  }
+  return engine::AttentionBackend::Auto;
+}
+
 engine::DeviceOptions to_engine(const DeviceOptions& options) {
   return {.num_threads = options.num_threads,
           .isa = to_engine(options.isa),
@@ -70,6 +82,7 @@ engine::DeviceOptions to_engine(const DeviceOptions& options) {
           .backend = options.backend == Backend::Cuda ? engine::BackendKind::Cuda
                                                       : engine::BackendKind::Cpu,
           .ordinal = options.ordinal,
+          .attention = to_engine(options.attention),
           .deterministic = options.deterministic};
 }
 
@@ -216,10 +229,17 @@ MemoryNeed required_bytes(const DeviceOptions& options, const ModelShape& shape,
 
 bool has_cuda() noexcept { return engine::has_cuda(); }
 
-rust::Vec<rust::String> gpu_bus_ids() {
-  rust::Vec<rust::String> ids;
-  for (const std::string& id : engine::gpu_bus_ids()) ids.push_back(id);
-  return ids;
+rust::Vec<GpuKind> gpu_kinds() {
+  rust::Vec<GpuKind> kinds;
+  for (const engine::GpuKind& kind : engine::gpu_kinds()) {
+    kinds.push_back({kind.bus_id, kind.name, kind.major, kind.minor});
+  }
+  return kinds;
+}
+
+GpuMemory gpu_memory(std::uint32_t ordinal) {
+  const engine::GpuMemory memory = engine::gpu_memory(ordinal);
+  return {memory.total_bytes, memory.free_bytes};
 }
 
 bool isa_available(Isa isa) noexcept { return ops::isa_available(to_engine(isa)); }

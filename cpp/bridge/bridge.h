@@ -28,6 +28,8 @@ enum class Dtype : std::uint8_t;
 enum class Backend : std::uint8_t;
 enum class Isa : std::uint8_t;
 struct DeviceOptions;
+struct GpuKind;
+struct GpuMemory;
 struct MemoryNeed;
 struct ModelShape;
 struct ModelLimits;
@@ -69,7 +71,8 @@ MemoryNeed required_bytes(const DeviceOptions& options, const ModelShape& shape,
                           const ModelLimits& limits);
 bool isa_available(Isa isa) noexcept;
 bool has_cuda() noexcept;
-rust::Vec<rust::String> gpu_bus_ids();
+rust::Vec<GpuKind> gpu_kinds();
+GpuMemory gpu_memory(std::uint32_t ordinal);
 double measure_read_bandwidth(std::uint64_t bytes, std::uint32_t num_threads, std::uint32_t rounds);
 
 }  // namespace inferno

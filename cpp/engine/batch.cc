@@ -39,6 +39,12 @@ void check_sizes(const StepBatch& batch, const BatchBounds& bounds) {
     refuse("seats: expected at most max_batch_size = " + std::to_string(bounds.max_batch_size) +
            ", got " + std::to_string(num_seqs));
   }
+  const std::uint32_t most_blocks =
+      (bounds.max_seq_len + bounds.block_size - 1) / bounds.block_size;
+  if (batch.block_table_stride > most_blocks) {
+    refuse("block_table_stride: expected at most the " + std::to_string(most_blocks) +
+           " blocks of max_seq_len, got " + std::to_string(batch.block_table_stride));
+  }
   check_size("positions", batch.positions.size(), num_tokens);
   check_size("slot_mapping", batch.slot_mapping.size(), num_tokens);
   check_size("cu_query_lens", batch.cu_query_lens.size(), num_seqs + 1);

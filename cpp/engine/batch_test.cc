@@ -102,6 +102,11 @@ TEST_CASE("names what does not fit") {
       {[](Arrays& a) { a.context_lens[0] = 17; }, "context_lens[0]"},
       {[](Arrays& a) { a.context_lens[0] = 2; }, "context_lens[0]"},
       {[](Arrays& a) { a.context_lens[0] = 9; }, "block_table_stride"},
+      {[](Arrays& a) {
+         a.stride = 5;
+         a.block_tables.resize(10);
+       },
+       "block_table_stride: expected at most the 4 blocks of max_seq_len, got 5"},
       {[](Arrays& a) { a.block_tables[1] = 8; }, "block_tables[1]"},
       {[](Arrays& a) { a.positions[1] = 5; }, "positions[1]: expected 4"},
       {[](Arrays& a) { a.slot_mapping[2] = 6; }, "slot_mapping[2]: expected 5"},

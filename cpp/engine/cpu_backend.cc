@@ -39,6 +39,7 @@ std::uint64_t CpuSizes::workspace_bytes(const ModelShape& shape, const ModelLimi
 
 CpuBackend::CpuBackend(const DeviceOptions& options)
     : isa_(checked_isa(options.isa)),
+      attention_isa_(options.attention == AttentionBackend::Reference ? ops::Isa::Portable : isa_),
       sizes_(options.num_threads),
       pool_(options.pool_bytes),
       threads_(options.num_threads) {}
@@ -69,7 +70,7 @@ void CpuBackend::write_vector(float* target, std::span<const float> values) {
 }
 
 std::unique_ptr<Forward> CpuBackend::make_forward(const ForwardParts& parts) {
-  return std::make_unique<CpuForward>(CpuDevice{pool_, threads_, isa_}, parts);
+  return std::make_unique<CpuForward>(CpuDevice{pool_, threads_, isa_, attention_isa_}, parts);
 }
 
 }  // namespace inferno::engine

@@ -42,6 +42,7 @@ class CpuBackend : public Backend {
   ops::OpContext op_context() { return {threads_, isa_, {}}; }
 
   ops::Isa isa_;
+  ops::Isa attention_isa_;
   CpuSizes sizes_;
   MemoryPool pool_;
   ThreadPool threads_;

@@ -18,6 +18,7 @@ struct CpuDevice {
   MemoryPool& pool;
   ThreadPool& threads;
   ops::Isa isa;
+  ops::Isa attention_isa;
 };
 
 class CpuForward : public Forward {

@@ -8,6 +8,7 @@
 #include "engine/cuda_workspace.h"
 #include "engine/error.h"
 #include "ops/attention_cuda.h"
+#include "ops/elementwise_cuda.h"
 #include "ops/random_fill_cuda.h"
 
 namespace inferno::engine {
@@ -17,6 +18,13 @@ using ops::cuda::check;
 
 constexpr std::uint64_t kUploadBytes = 64 << 20;  // of one part
 constexpr std::uint64_t kCopyBytes = 2 << 20;     // that one thread copies at once
+
+// Code for other cards runs on a Hopper, too, but waits for nothing there.
+#ifdef INFERNO_CUDA_90A
+constexpr bool kBuiltForHopper = true;
+#else
+constexpr bool kBuiltForHopper = false;
+#endif
 
 int checked_ordinal(std::uint32_t ordinal) {
   int count = 0;
@@ -52,7 +60,9 @@ void CudaSizes::check(const ModelShape& shape, const ModelLimits& limits) const 
   if (shape.dtype == ops::Dtype::F32) {
     throw Error(ErrorCode::kOther, "dtype: a GPU expects f16 or bf16, got f32");
   }
-  require(shape.hidden_size % 8 == 0, "hidden_size", "a multiple of 8", shape.hidden_size);
+  require(shape.hidden_size % 8 == 0 && shape.hidden_size <= ops::cuda::kMaxHiddenSize,
+          "hidden_size", "a multiple of 8 up to " + std::to_string(ops::cuda::kMaxHiddenSize),
+          shape.hidden_size);
   require(shape.intermediate_size % 8 == 0, "intermediate_size", "a multiple of 8",
           shape.intermediate_size);
   ops::cuda::check_attention_cuda({.dtype = shape.dtype,
@@ -111,6 +121,7 @@ void CudaUploader::finish() {
 CudaBackend::CudaBackend(const DeviceOptions& options)
     : ordinal_(checked_ordinal(options.ordinal)),
       deterministic_(options.deterministic),
+      reference_attention_(options.attention == AttentionBackend::Reference),
       threads_(std::max(1U, options.num_threads)) {
   enter();
   const int major = attribute(cudaDevAttrComputeCapabilityMajor, ordinal_);
@@ -120,7 +131,7 @@ CudaBackend::CudaBackend(const DeviceOptions& options)
                                        std::to_string(major) + ".x");
   }
   num_sms_ = static_cast<std::uint32_t>(attribute(cudaDevAttrMultiProcessorCount, ordinal_));
-  dependent_launch_ = major == 9;
+  dependent_launch_ = major == 9 && kBuiltForHopper;
   stream_ = std::make_unique<CudaStream>();
   pool_ = std::make_unique<MemoryPool>(reserve_device_memory(options.pool_bytes));
   uploader_ = std::make_unique<CudaUploader>(threads_, stream_->get());
@@ -140,15 +151,19 @@ void CudaBackend::write_rows(const MatrixRows& target, const ops::RowSource& sou
 void CudaBackend::randomise_rows(const MatrixRows& target, const NormalTable& normal,
                                  std::uint64_t key) {
   const std::span<const std::byte> table = normal.values();
-  if (normal_table_.data() == nullptr) {
+  const ops::WeightShape& matrix = target.matrix;
+  if (normal_table_.data() == nullptr || normal_dtype_ != matrix.dtype) {
+    // Two models may be filled by turns. What the stream still reads is not given back.
+    check(cudaStreamSynchronize(stream_->get()), "cudaStreamSynchronize");
+    normal_table_.reset();
     normal_table_ = PoolRange(*pool_, table.size());
+    normal_dtype_ = matrix.dtype;
     check(cudaMemcpyAsync(normal_table_.data(), table.data(), table.size(), cudaMemcpyHostToDevice,
                           stream_->get()),
           "cudaMemcpyAsync");
   }
-  const ops::WeightShape& matrix = target.matrix;
   const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(matrix.dtype);
-  const auto alone = no_waiting_for_devices();
+  const auto alone = no_waiting_for_device();
   ops::cuda::random_fill_cuda(op(), {.table = normal_table_.data(),
                                      .key = key,
                                      .num_rows = target.num_rows,
@@ -171,8 +186,9 @@ void CudaBackend::finish_writes() {
 }
 
 std::unique_ptr<Forward> CudaBackend::make_forward(const ForwardParts& parts) {
-  const auto alone = no_waiting_for_devices();
-  return std::make_unique<CudaForward>(CudaDevice{op(), *pool_, deterministic_}, parts);
+  const auto alone = no_waiting_for_device();
+  return std::make_unique<CudaForward>(
+      CudaDevice{op(), *pool_, deterministic_, reference_attention_}, parts);
 }
 
 }  // namespace inferno::engine

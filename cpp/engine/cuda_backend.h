@@ -65,6 +65,7 @@ class CudaBackend : public Backend {
 
   int ordinal_;
   bool deterministic_;
+  bool reference_attention_;
   CudaSizes sizes_;
   ThreadPool threads_;
   std::uint32_t num_sms_ = 0;
@@ -74,6 +75,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<MemoryPool> pool_;
   std::unique_ptr<CudaUploader> uploader_;
   PoolRange normal_table_;  // of random weights, while they are being made
+  ops::Dtype normal_dtype_ = ops::Dtype::BF16;
 };
 
 }  // namespace inferno::engine

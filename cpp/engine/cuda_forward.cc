@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "engine/cpu_forward.h"
 #include "engine/error.h"
@@ -19,8 +20,9 @@ void copy_up(void* to, const void* from, std::uint64_t bytes, cudaStream_t strea
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
 }
 
-// Prompts of growing length, for which products of many rows choose their kernels; beyond 2,048
-// tokens they choose no others. Then every graph.
+// Prompts of growing length, for which products of many rows choose and load their kernels: the
+// choice is made for every length then (linear_cuda.h), and longer prompts have no kernels that a
+// shorter one has not met. Then every graph.
 std::vector<WarmUpStep> plan_warm_up(const ModelLimits& limits,
                                      std::span<const std::uint32_t> graph_sizes) {
   std::vector<WarmUpStep> steps;
@@ -43,7 +45,8 @@ CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
       limits_(parts.limits),
       kv_(parts.kv),
       workspace_(device.pool, parts.shape, parts.limits),
-      linear_(std::make_unique<ops::cuda::LinearCuda>(device.op, workspace_.linear)),
+      linear_(std::make_unique<ops::cuda::LinearCuda>(device.op, workspace_.linear,
+                                                      parts.limits.max_step_tokens)),
       tile_rows_(ops::cuda::attention_tile_rows(parts.shape.head_dim, parts.shape.num_heads,
                                                 parts.shape.num_kv_heads)),
       block_table_stride_((parts.limits.max_seq_len + parts.limits.block_size - 1) /
@@ -66,7 +69,7 @@ CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
 
 // The memory may be given to another model at once.
 CudaForward::~CudaForward() {
-  const auto alone = no_waiting_for_devices();
+  const auto alone = no_waiting_for_device();
   cudaStreamSynchronize(device_.op.stream);
   graphs_.clear();
   linear_.reset();
@@ -74,7 +77,7 @@ CudaForward::~CudaForward() {
 
 // A batch that only decodes, each sequence sampling, fits a graph.
 StepForm CudaForward::form_of(const StepBatch& batch) const {
-  StepForm form{0, tile_rows_, device_.deterministic};
+  StepForm form{0, tile_rows_, device_.deterministic || device_.reference_attention};
   const std::uint32_t num_seqs = batch.num_seqs();
   if (batch.num_tokens() != num_seqs) return form;
   for (std::uint32_t seq = 0; seq < num_seqs; ++seq) {
@@ -89,6 +92,9 @@ void CudaForward::begin(const StepBatch& batch) {
   if (num_begun_ - num_taken_ >= slots_.size()) {
     throw Error(ErrorCode::kInvalidBatch, "two steps are under way already");
   }
+  // A step that failed half-way may still read what is about to be filled.
+  if (is_open_) check(cudaStreamSynchronize(device_.op.stream), "cudaStreamSynchronize");
+  is_open_ = true;
   slot_ = slots_[num_begun_ % slots_.size()].get();
   slot_->idle_ms = 0;
   const StepForm form = form_of(batch);
@@ -113,16 +119,18 @@ void CudaForward::upload(const StepSlot& slot) {
 void CudaForward::run(const std::function<void()>& pass) {
   const auto found = graphs_.find(graph_size_);
   if (found != graphs_.end()) {
-    found->second.launch(device_.op.stream);
+    found->second->launch(device_.op.stream);
     return;
   }
-  const auto alone = no_waiting_for_devices();
+  const auto alone = no_waiting_for_device();
   if (graph_size_ == 0) {
     pass();
   } else {
     // Once for real: whatever is set up at a first launch does not belong into the graph.
     pass();
-    graphs_[graph_size_].record(device_.op.stream, pass);
+    auto graph = std::make_unique<CudaGraph>();
+    graph->record(device_.op.stream, pass);
+    graphs_.emplace(graph_size_, std::move(graph));
   }
 }
 
@@ -186,6 +194,7 @@ void CudaForward::attend(std::uint32_t layer) {
                              .tiles = arrays_.tiles,
                              .num_tiles = counts.num_tiles,
                              .out = workspace_.attended,
+                             .reference = device_.reference_attention,
                              .workspace = workspace_.attention});
 }
 
@@ -223,7 +232,7 @@ void CudaForward::project_logits(const Weights& weights) {
 }
 
 void CudaForward::sample() {
-  const auto alone = no_waiting_for_devices();
+  const auto alone = no_waiting_for_device();
   const cudaStream_t stream = device_.op.stream;
   const auto num_rows = static_cast<std::uint32_t>(slot_->row_seqs.size());
   const auto num_end_tokens = static_cast<std::uint32_t>(limits_.end_token_ids.size());
@@ -252,6 +261,7 @@ void CudaForward::sample() {
   }
   slot_->ended.record(stream);
   ++num_begun_;
+  is_open_ = false;
 }
 
 bool CudaForward::has_ended() {

@@ -1,5 +1,6 @@
 // The parts of a decoder on a GPU. Steps are put into the device's stream and end there; the host
-// waits only in take. Decode steps replay a graph recorded for their size.
+// waits only in take (and, for a step whose logits are wanted, in sample). Decode steps replay a
+// graph recorded for their size.
 #pragma once
 
 #include <array>
@@ -25,6 +26,7 @@ struct CudaDevice {
   ops::cuda::CudaOp op;
   MemoryPool& pool;
   bool deterministic;
+  bool reference_attention = false;
 };
 
 class CudaForward : public Forward {
@@ -64,7 +66,7 @@ class CudaForward : public Forward {
   std::uint32_t block_table_stride_;  // on the device
   std::vector<std::uint32_t> graph_sizes_;
   std::vector<WarmUpStep> warm_up_steps_;
-  std::map<std::uint32_t, CudaGraph> graphs_;  // by size
+  std::map<std::uint32_t, std::unique_ptr<CudaGraph>> graphs_;  // by size
 
   // Two steps may be under way; which slot is next follows from how many were begun and taken.
   std::array<std::unique_ptr<StepSlot>, 2> slots_;
@@ -74,7 +76,8 @@ class CudaForward : public Forward {
 
   // Of the step that is being put into the stream.
   StepSlot* slot_ = nullptr;
-  StepArrays arrays_;  // on the device
+  bool is_open_ = false;  // begun, and not yet wholly in the stream
+  StepArrays arrays_;     // on the device
   std::uint32_t graph_size_ = 0;
   bool norm_is_deferred_ = false;  // h is to be scaled by square_sums
 };

@@ -1,12 +1,14 @@
 // Goal: the forward pass on a GPU computes the Llama decoder, with graphs, two steps under way and
 // fed tokens, and the deterministic mode gives the same bits alone and in any batch. Method: the
 // reference in double of test_reference.h; then steps against steps. Needs a GPU.
+#include <cuda_runtime_api.h>
 #include <doctest/doctest.h>
 
 #include <atomic>
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <random>
 #include <string>
 #include <thread>
@@ -231,10 +233,56 @@ TEST_CASE("GPU, deterministic: same bits alone, in a batch, in chunks, and decod
   }
 }
 
-TEST_CASE("GPU: two contexts share a card and give the same tokens") {
+TEST_CASE("GPU, deterministic: a graph with padding gives a sequence the bits it has alone") {
+  for (const std::uint32_t head_dim : {32U, 64U, 128U}) {
+    CAPTURE(head_dim);
+    const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16, head_dim));
+    Loaded loaded(checkpoint, gpu(true));
+    const auto decode = [](std::uint32_t seq) {
+      return Query{.token_ids = {5 + seq},
+                   .first_position = 20,
+                   .blocks = test::blocks_from(8 * seq, 8),
+                   .seat = seq};
+    };
+    std::vector<Query> queries;
+    std::vector<float> alone;
+    for (std::uint32_t seq = 0; seq < 3; ++seq) {
+      loaded.run({{.token_ids = prompt(20, seq), .blocks = test::blocks_from(8 * seq, 8)}});
+      const auto logits = loaded.run({decode(seq)});
+      alone.insert(alone.end(), logits.begin(), logits.end());
+      queries.push_back(decode(seq));
+    }
+    // Three run in a graph of four.
+    CHECK(same_bits(loaded.run(queries), alone));
+    CHECK(same_bits(loaded.run(queries), alone));
+  }
+}
+
+TEST_CASE("GPU: attention by the reference kernels agrees") {
   const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
+  DeviceOptions options = gpu();
+  Loaded flash(checkpoint, options);
+  options.attention = AttentionBackend::Reference;
+  Loaded reference(checkpoint, options);
+  const std::vector<Query> queries{{.token_ids = prompt(90, 6), .blocks = test::blocks_from(0, 8)}};
+  const auto expected = flash.run(queries);
+  check_near(reference.run(queries), Matrix(expected.begin(), expected.end()), 5e-2);
+}
+
+std::vector<std::uint32_t> all_cards() {
+  int count = 0;
+  REQUIRE(cudaGetDeviceCount(&count) == cudaSuccess);
+  std::vector<std::uint32_t> ordinals(static_cast<std::size_t>(count));
+  std::iota(ordinals.begin(), ordinals.end(), 0);
+  return ordinals;
+}
+
+TEST_CASE("GPU: two contexts on one card or on two give the same tokens") {
+  const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
+  DeviceOptions last = gpu();
+  last.ordinal = all_cards().back();
   Loaded a(checkpoint, gpu());
-  Loaded b(checkpoint, gpu());
+  Loaded b(checkpoint, last);
   const std::vector<Query> queries{{.token_ids = prompt(50, 6), .blocks = test::blocks_from(0, 8)}};
   a.submit(queries);
   b.submit(queries);
@@ -243,13 +291,16 @@ TEST_CASE("GPU: two contexts share a card and give the same tokens") {
 
 TEST_CASE("GPU: contexts come and go on other threads while graphs are recorded") {
   const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
+  const auto cards = all_cards();
   std::vector<std::thread> threads;
   std::atomic<int> made = 0;
   for (int i = 0; i < 4; ++i) {
-    threads.emplace_back([&] {
+    threads.emplace_back([&, i] {
+      DeviceOptions options = gpu();
+      options.ordinal = cards[static_cast<std::size_t>(i) % cards.size()];
       for (int round = 0; round < 4; ++round) {
         try {
-          Loaded loaded(checkpoint, gpu());
+          Loaded loaded(checkpoint, options);
           loaded.run({{.token_ids = prompt(9, 1), .blocks = test::blocks_from(0, 1)}});
           ++made;
         } catch (const std::exception&) {
@@ -292,8 +343,10 @@ TEST_CASE("GPU: a shape that the kernels have not got is refused before memory i
   refuses(shape, "dtype");
   refuses(gpu_shape(ops::Dtype::BF16, 12), "head_dim");
   shape = gpu_shape(ops::Dtype::BF16);
-  shape.hidden_size = 132;
-  refuses(shape, "hidden_size");
+  for (const std::uint32_t hidden_size : {132U, 16392U}) {
+    shape.hidden_size = hidden_size;
+    refuses(shape, "hidden_size");
+  }
   CHECK(context.memory_stats().used_bytes == 0);
 }
 

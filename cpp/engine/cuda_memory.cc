@@ -1,5 +1,6 @@
 #include "engine/cuda_memory.h"
 
+#include <array>
 #include <string>
 
 #include "engine/error.h"
@@ -10,10 +11,15 @@ namespace {
 
 using ops::cuda::check;
 
-// Contexts of several threads may share a card, and the runtime is the process's.
+constexpr std::size_t kMaxDevices = 64;  // beyond these, some share
+
+// Contexts of several threads may share a card. Cards do not wait for each other.
 std::recursive_mutex& device_waits() {
-  static std::recursive_mutex mutex;
-  return mutex;
+  static std::array<std::recursive_mutex, kMaxDevices> mutexes;
+  int ordinal = 0;
+  // An error stays for whoever asks next; the first mutex will do.
+  if (cudaGetDevice(&ordinal) != cudaSuccess) ordinal = 0;
+  return mutexes[static_cast<std::size_t>(ordinal) % kMaxDevices];
 }
 
 // Destructors below ignore what the runtime answers: after a sticky error it answers everything
@@ -22,19 +28,19 @@ class DeviceReservation : public Reservation {
  public:
   using Reservation::Reservation;
   ~DeviceReservation() override {
-    const auto alone = no_waiting_for_devices();
+    const auto alone = no_waiting_for_device();
     cudaFree(data());
   }
 };
 
 }  // namespace
 
-std::unique_lock<std::recursive_mutex> no_waiting_for_devices() {
+std::unique_lock<std::recursive_mutex> no_waiting_for_device() {
   return std::unique_lock(device_waits());
 }
 
 std::unique_ptr<Reservation> reserve_device_memory(std::uint64_t bytes) {
-  const auto alone = no_waiting_for_devices();
+  const auto alone = no_waiting_for_device();
   const std::uint64_t reserved = MemoryPool::round_up(bytes);
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, reserved);
@@ -51,28 +57,32 @@ std::unique_ptr<Reservation> reserve_device_memory(std::uint64_t bytes) {
 }
 
 PinnedBuffer::PinnedBuffer(std::uint64_t bytes) : bytes_(bytes) {
-  const auto alone = no_waiting_for_devices();
+  const auto alone = no_waiting_for_device();
   void* data = nullptr;
   check(cudaMallocHost(&data, bytes), "cudaMallocHost");
   data_ = static_cast<std::byte*>(data);
 }
 
 PinnedBuffer::~PinnedBuffer() {
-  const auto alone = no_waiting_for_devices();
+  const auto alone = no_waiting_for_device();
   cudaFreeHost(data_);
 }
 
 CudaStream::CudaStream() {
+  const auto alone = no_waiting_for_device();
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
 }
 
 CudaStream::~CudaStream() {
-  const auto alone = no_waiting_for_devices();
+  const auto alone = no_waiting_for_device();
   cudaStreamSynchronize(stream_);
   cudaStreamDestroy(stream_);
 }
 
-CudaEvent::CudaEvent() { check(cudaEventCreate(&event_), "cudaEventCreate"); }
+CudaEvent::CudaEvent() {
+  const auto alone = no_waiting_for_device();
+  check(cudaEventCreate(&event_), "cudaEventCreate");
+}
 
 CudaEvent::~CudaEvent() { cudaEventDestroy(event_); }
 
@@ -96,7 +106,7 @@ float CudaEvent::since(const CudaEvent& earlier) const {
 void CudaEvent::wait() { check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
 
 CudaGraph::~CudaGraph() {
-  const auto alone = no_waiting_for_devices();
+  const auto alone = no_waiting_for_device();
   if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
 }
 

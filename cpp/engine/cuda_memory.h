@@ -61,10 +61,11 @@ class CudaEvent {
   cudaEvent_t event_ = nullptr;
 };
 
-// While one is held, no other thread of this process takes or frees memory of a device, ends a
-// stream, or launches a kernel that may not be loaded yet: all of these may wait for the whole
-// device, which breaks a recording on any of its streams. The holder may take it again.
-std::unique_lock<std::recursive_mutex> no_waiting_for_devices();
+// While one is held, no other thread of this process takes or frees memory of the current device,
+// makes or ends a stream of it, or launches a kernel that may not be loaded yet: all of these may
+// wait for the whole device, which breaks a recording on any of its streams. The holder may take it
+// again.
+std::unique_lock<std::recursive_mutex> no_waiting_for_device();
 
 // A recorded and instantiated sequence of launches.
 class CudaGraph {
@@ -77,7 +78,7 @@ class CudaGraph {
   // Records what `launches` puts into the stream; nothing runs.
   template <typename Launches>
   void record(cudaStream_t stream, const Launches& launches) {
-    const auto alone = no_waiting_for_devices();
+    const auto alone = no_waiting_for_device();
     begin(stream);
     try {
       launches();

@@ -98,6 +98,22 @@ TEST_CASE("logits agree with the reference for every member of the family and ev
   }
 }
 
+TEST_CASE("the reference attention is the portable one whatever the rest is") {
+  const Checkpoint checkpoint(test::small_shape(ops::Dtype::F32));
+  const auto logits_with = [&](ops::Isa isa, AttentionBackend attention) {
+    DeviceOptions options = test::small_device(isa);
+    options.attention = attention;
+    Loaded loaded(checkpoint, options);
+    return loaded.run({{.token_ids = prompt(21, 1), .blocks = test::blocks_from(3, 6)}});
+  };
+  const auto portable = logits_with(ops::Isa::Portable, AttentionBackend::Flash);
+  CHECK(same_bits(logits_with(ops::Isa::Portable, AttentionBackend::Reference), portable));
+  for (const ops::Isa isa : test::available_isas()) {
+    const auto logits = logits_with(isa, AttentionBackend::Reference);
+    check_near(logits, Matrix(portable.begin(), portable.end()), 2e-5);
+  }
+}
+
 TEST_CASE("decoding step by step agrees with the reference") {
   const Checkpoint checkpoint(test::small_shape(ops::Dtype::F32));
   Loaded loaded(checkpoint, test::small_device());

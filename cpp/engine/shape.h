@@ -62,12 +62,17 @@ struct MemoryNeed {
 
 enum class BackendKind : std::uint8_t { Cpu, Cuda };
 
+// Which kernels attend: Flash the fastest that the device has, Reference the portable ones, one
+// query tile at a time, to hold the others against. Auto is Flash.
+enum class AttentionBackend : std::uint8_t { Auto, Flash, Reference };
+
 struct DeviceOptions {
   std::uint32_t num_threads = 1;      // of the CPU backend; of loading on a GPU
   ops::Isa isa = ops::Isa::Portable;  // of the CPU backend
   std::uint64_t pool_bytes = 0;       // the one reservation
   BackendKind backend = BackendKind::Cpu;
-  std::uint32_t ordinal = 0;   // which GPU, as the CUDA runtime counts them
+  std::uint32_t ordinal = 0;  // which GPU, as the CUDA runtime counts them
+  AttentionBackend attention = AttentionBackend::Auto;
   bool deterministic = false;  // of a GPU: same tokens alone and in any batch; the CPU always is
 };
 

@@ -1,17 +1,16 @@
 // Times the memory pool of a GPU: taking one range and giving it back, and the ranges of a batch.
 // One reservation is made before, so no call reaches the driver.
 //   memory_bench
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <vector>
 
 #include "engine/cuda_memory.h"
 #include "engine/memory_pool.h"
+#include "lab/gpu_bench.h"
 
+namespace inferno::lab {
 namespace {
-
-using namespace inferno::engine;
 
 constexpr std::uint64_t kPoolBytes = std::uint64_t{4} << 30;
 constexpr int kRounds = 2001;
@@ -26,14 +25,11 @@ double median_ns(const Body& body) {
     times.push_back(
         std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count());
   }
-  std::nth_element(times.begin(), times.begin() + kRounds / 2, times.end());
-  return times[kRounds / 2];
+  return median(times);
 }
 
-}  // namespace
-
-int main() {
-  MemoryPool pool(reserve_device_memory(kPoolBytes));
+void run() {
+  engine::MemoryPool pool(engine::reserve_device_memory(kPoolBytes));
   // What a model and some neighbours leave: the search has ranges to pass.
   std::vector<std::byte*> neighbours;
   for (int i = 0; i < 8; ++i) neighbours.push_back(pool.allocate(std::uint64_t{16} << 20));
@@ -50,5 +46,9 @@ int main() {
     });
     std::printf("pre_allocate_batch, %4zu x 1 MiB   %10.0f ns\n", batch, ns);
   }
-  return 0;
 }
+
+}  // namespace
+}  // namespace inferno::lab
+
+int main() { return inferno::lab::run_bench(inferno::lab::run); }

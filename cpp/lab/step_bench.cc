@@ -1,99 +1,50 @@
 // Times whole steps of the engine on a GPU with random weights of true shapes, two steps under way
 // as the node has them: decode at several batch sizes, prefill. Prints milliseconds by the host's
-// clock over many steps, the device's own, and its idle time between two steps.
+// clock over many steps, the device's own, its idle time between two steps, what others reach, and
+// which parts a decode step's time goes to.
 //
 //   step_bench MODEL [--deterministic]     MODEL: 1b, 8b or 7b
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <memory>
+#include <map>
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "engine/context.h"
+#include "lab/bench_model.h"
+#include "lab/ceilings.h"
+#include "lab/gpu_bench.h"
+#include "lab/step_peers.h"
+#include "lab/step_split.h"
 
+namespace inferno::lab {
 namespace {
 
-using namespace inferno;
-using namespace inferno::engine;
+using namespace engine;
 
-constexpr std::uint32_t kBlock = 16;
-constexpr double kReadBandwidth = 4.54e12;  // bytes/s, plain reads on an H200
-constexpr std::uint32_t kSeqLen = 2560;
+constexpr std::uint32_t kContextLen = 160;  // of decodes
+constexpr std::uint32_t kBatches[] = {1, 8, 16, 32, 64, 128, 256};
+constexpr std::uint32_t kMaxBatch = 256;
+constexpr std::uint32_t kSplitBatches[] = {1, 8, 64};
+constexpr std::uint32_t kMaxSplitBatch = 64;
+constexpr EqualSequences kPrefills[] = {
+    {1, 32, 32}, {1, 512, 512}, {1, 2048, 2048}, {8, 2048, 2048}};
+constexpr std::uint32_t kMaxStepTokens = 8 * 2048;
+constexpr std::uint32_t kMaxSeqLen = 2560;
 
-ModelShape shape_of(const std::string& name) {
-  ModelShape shape;
-  shape.rms_norm_eps = 1e-5F;
-  shape.rope_theta = 500000;
-  if (name == "1b") {
-    shape.vocab_size = 128256, shape.hidden_size = 2048, shape.intermediate_size = 8192;
-    shape.num_layers = 16, shape.num_heads = 32, shape.num_kv_heads = 8, shape.head_dim = 64;
-    shape.tie_word_embeddings = true;
-  } else if (name == "8b") {
-    shape.vocab_size = 128256, shape.hidden_size = 4096, shape.intermediate_size = 14336;
-    shape.num_layers = 32, shape.num_heads = 32, shape.num_kv_heads = 8, shape.head_dim = 128;
-  } else {
-    shape.vocab_size = 32000, shape.hidden_size = 4096, shape.intermediate_size = 11008;
-    shape.num_layers = 32, shape.num_heads = 32, shape.num_kv_heads = 32, shape.head_dim = 128;
-  }
-  return shape;
-}
-
-// The arrays of a step of equal sequences.
-struct Arrays {
-  std::vector<std::uint32_t> ids, positions, slots, cu, contexts, tables, seats;
-  std::unique_ptr<bool[]> feed, sample;
-  std::vector<ops::SampleParams> params;
-  std::uint32_t num_seqs, stride;
-
-  // query_len tokens of each of num_seqs sequences, after `before` positions.
-  Arrays(std::uint32_t num_seqs_, std::uint32_t query_len, std::uint32_t before, bool fed)
-      : feed(new bool[num_seqs_]),
-        sample(new bool[num_seqs_]),
-        params(num_seqs_),
-        num_seqs(num_seqs_),
-        stride((before + query_len + kBlock - 1) / kBlock) {
-    cu.push_back(0);
-    for (std::uint32_t seq = 0; seq < num_seqs; ++seq) {
-      const std::uint32_t first_block = seq * stride;
-      for (std::uint32_t i = 0; i < query_len; ++i) {
-        const std::uint32_t position = before + i;
-        ids.push_back((seq * 7919 + i * 31) % 30000);
-        positions.push_back(position);
-        slots.push_back((first_block + position / kBlock) * kBlock + position % kBlock);
-      }
-      cu.push_back(static_cast<std::uint32_t>(ids.size()));
-      contexts.push_back(before + query_len);
-      for (std::uint32_t b = 0; b < stride; ++b) tables.push_back(first_block + b);
-      seats.push_back(seq);
-      feed[seq] = fed;
-      sample[seq] = true;
-    }
-  }
-  StepBatch batch() const {
-    return {.token_ids = ids,
-            .positions = positions,
-            .slot_mapping = slots,
-            .cu_query_lens = cu,
-            .context_lens = contexts,
-            .block_tables = tables,
-            .block_table_stride = stride,
-            .seats = seats,
-            .feed_sampled = {feed.get(), num_seqs},
-            .sample = {sample.get(), num_seqs},
-            .sampling = params};
-  }
+struct Asked {
+  std::string model;
+  bool deterministic;
 };
 
 struct Timed {
   double step_ms = 0, submit_us = 0, device_ms = 0, idle_us = 0;  // medians but for step_ms
 };
 
-double median(std::vector<double>& values) {
-  std::sort(values.begin(), values.end());
-  return values.empty() ? 0 : values[values.size() / 2];
-}
+EqualSequences decodes(std::uint32_t num_seqs) { return {num_seqs, 1, kContextLen, true}; }
 
 double now_ms() {
   return std::chrono::duration<double, std::milli>(
@@ -102,8 +53,10 @@ double now_ms() {
 }
 
 // `count` equal steps, two under way.
-Timed run(Context& context, std::uint32_t model, const Arrays& arrays, int count) {
-  const StepBatch batch = arrays.batch();
+Timed time_steps(Context& context, std::uint32_t model, const EqualSequences& sequences,
+                 int count) {
+  const StepOfEquals step(sequences);
+  const StepBatch batch = step.batch();
   std::vector<double> submits, device, idle;
   const auto submit = [&] {
     const double start = now_ms();
@@ -126,18 +79,76 @@ Timed run(Context& context, std::uint32_t model, const Arrays& arrays, int count
   return {(now_ms() - start) / count, median(submits), median(device), median(idle)};
 }
 
-}  // namespace
+// With just the blocks that the sequences need, so that the smaller cards have room, too.
+ModelLimits limits_for(const ModelShape& shape, const EqualSequences& largest,
+                       std::uint32_t max_step_tokens) {
+  ModelLimits limits{kBlockSize, 0, largest.num_seqs, max_step_tokens, kMaxSeqLen, {2}};
+  limits.kv_bytes = KvCache::bytes_per_block(shape, kBlockSize) * largest.num_blocks();
+  return limits;
+}
 
-int main(int argc, char** argv) {
-  const std::string name = argc > 1 ? argv[1] : "8b";
-  const bool deterministic = argc > 2 && std::strcmp(argv[2], "--deterministic") == 0;
-  const ModelShape shape = shape_of(name);
-  const ModelLimits limits{kBlock, std::uint64_t{60} << 30, 256, 16384, kSeqLen, {2}};
+DeviceOptions options_for(const Asked& asked, const ModelShape& shape, const ModelLimits& limits) {
   DeviceOptions options{.num_threads = 8, .backend = BackendKind::Cuda};
-  options.deterministic = deterministic;
+  options.deterministic = asked.deterministic;
   const MemoryNeed need = required_bytes(options, shape, limits);
   options.pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes + (1 << 20);
-  Context context(options);
+  return options;
+}
+
+std::string figure(std::optional<double> value) {
+  if (!value) return "-";
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", *value);
+  return text;
+}
+
+// Milliseconds to read the weights once; of an embedding of its own a step reads some rows only.
+double floor_ms(const ModelShape& shape, const ModelPlan& plan, double read) {
+  const double embedding =
+      shape.tie_word_embeddings ? 0 : 2.0 * shape.vocab_size * shape.hidden_size;
+  return (static_cast<double>(plan.weight_bytes) - embedding) / read * 1e3;
+}
+
+// Prints them and answers them by batch size.
+std::map<std::uint32_t, Timed> bench_decodes(Context& context, const ModelPlan& plan,
+                                             const StepPeer& peer, double floor_ms) {
+  std::printf("%-20s %9s %10s %9s %10s %10s %8s %8s\n", "decode, context 160", "ms", "device ms",
+              "idle us", "submit us", "% of read", "vLLM", "probe");
+  std::map<std::uint32_t, Timed> all;
+  for (const std::uint32_t batch : kBatches) {
+    const Timed timed = time_steps(context, plan.model, decodes(batch), batch > 64 ? 60 : 120);
+    const auto probe = batch == 1 ? std::optional(peer.probe_ms) : std::nullopt;
+    std::printf("batch %-14u %9.3f %10.3f %9.1f %10.1f %10.1f %8s %8s\n", batch, timed.step_ms,
+                timed.device_ms, timed.idle_us, timed.submit_us, 100 * floor_ms / timed.step_ms,
+                figure(vllm_decode_ms(peer, batch)).c_str(), figure(probe).c_str());
+    std::fflush(stdout);
+    all[batch] = timed;
+  }
+  return all;
+}
+
+void bench_prefills(Context& context, const ModelPlan& plan, const Asked& asked) {
+  std::printf("%-20s %9s %10s %8s\n", "prefill", "ms", "tok/s", "vLLM");
+  for (const EqualSequences& sequences : kPrefills) {
+    const std::uint32_t num_tokens = sequences.num_seqs * sequences.query_len;
+    const int count = asked.deterministic ? 2 : num_tokens > 4096 ? 5 : 20;
+    const Timed timed = time_steps(context, plan.model, sequences, count);
+    const auto vllm = num_tokens == kMaxStepTokens
+                          ? std::optional(step_peer(asked.model).vllm_prefill)
+                          : std::nullopt;
+    const std::string name =
+        std::to_string(sequences.num_seqs) + " x " + std::to_string(sequences.query_len);
+    std::printf("prefill %-12s %9.3f %10.0f %8s\n", name.c_str(), timed.step_ms,
+                num_tokens / timed.step_ms * 1e3, figure(vllm).c_str());
+    std::fflush(stdout);
+  }
+}
+
+// Answers the decodes by batch size.
+std::map<std::uint32_t, Timed> bench_steps(const Asked& asked, double read) {
+  const ModelShape shape = shape_of(asked.model);
+  const ModelLimits limits = limits_for(shape, decodes(kMaxBatch), kMaxStepTokens);
+  Context context(options_for(asked, shape, limits));
   const double begin = now_ms();
   const ModelPlan plan = context.add_model(shape, limits);
   context.fill_random(plan.model, 1);
@@ -145,30 +156,64 @@ int main(int argc, char** argv) {
   context.finish_model(plan.model);
   std::printf(
       "%s%s: weights %.2f GB, workspace %.2f GB, %u KV blocks; made in %.0f ms, warm in %.0f ms\n",
-      name.c_str(), deterministic ? ", deterministic" : "", plan.weight_bytes / 1e9,
+      asked.model.c_str(), asked.deterministic ? ", deterministic" : "", plan.weight_bytes / 1e9,
       plan.workspace_bytes / 1e9, plan.num_blocks, filled - begin, now_ms() - filled);
+  std::printf("vLLM: 0.24 offline; probe: ours of a step's structure; both measured on an H200\n");
   // Every seat gets a token, which decode steps are fed.
-  context.run_step(plan.model, Arrays(limits.max_batch_size, 1, 0, false).batch());
-  const double floor_ms =
-      (static_cast<double>(plan.weight_bytes) -
-       (shape.tie_word_embeddings ? 0 : 2.0 * shape.vocab_size * shape.hidden_size)) /
-      kReadBandwidth * 1e3;
-  std::printf("%-22s %10s %10s %10s %10s %12s\n", "decode, context 160", "ms", "device ms",
-              "idle us", "submit us", "% of reads");
-  for (const std::uint32_t batch : {1U, 8U, 16U, 32U, 64U, 128U, 256U}) {
-    if (std::uint64_t{batch} * (160 / kBlock + 1) > plan.num_blocks) continue;
-    const Timed timed =
-        run(context, plan.model, Arrays(batch, 1, 159, true), batch > 64 ? 60 : 120);
-    std::printf("batch %-16u %10.3f %10.3f %10.1f %10.1f %11.1f%%\n", batch, timed.step_ms,
-                timed.device_ms, timed.idle_us, timed.submit_us, 100 * floor_ms / timed.step_ms);
+  context.run_step(plan.model, StepOfEquals({kMaxBatch, 1, 1}).batch());
+  const StepPeer& peer = step_peer(asked.model);
+  const auto timed = bench_decodes(context, plan, peer, floor_ms(shape, plan, read));
+  bench_prefills(context, plan, asked);
+  return timed;
+}
+
+void print_part(double ms, double step_ms) {
+  std::printf(" %8.3f %5.1f %%", ms, 100 * ms / step_ms);
+}
+
+void bench_parts(const Asked& asked, const std::map<std::uint32_t, Timed>& timed) {
+  const ModelShape shape = shape_of(asked.model);
+  const ModelLimits limits = limits_for(shape, decodes(kMaxSplitBatch), kMaxSplitBatch);
+  StepSplit split(shape, limits, options_for(asked, shape, limits));
+  std::printf(
+      "parts of a decode step, each timed by itself over all layers: ms, share of the step\n");
+  std::printf("sum: above the step where parts overlap in it, below for the copies that it has\n");
+  std::printf("%-20s %16s %16s %16s %16s %16s\n", "decode, context 160", "attention", "products",
+              "other", "gaps", "sum");
+  for (const std::uint32_t batch : kSplitBatches) {
+    const StepParts parts = split.measure(decodes(batch));
+    const Timed& step = timed.at(batch);
+    const double gaps = step.idle_us * 1e-3;
+    std::printf("batch %-14u", batch);
+    for (const double ms :
+         {parts.attention, parts.products, parts.other(), gaps, parts.sum() + gaps}) {
+      print_part(ms, step.step_ms);
+    }
+    std::printf(
+        "\n  other: embedding %.4f, rope and KV %.4f, norms %.4f, activation %.4f, sampler %.4f\n",
+        parts.embedding, parts.rope_kv, parts.norms, parts.activation, parts.sampler);
+    std::fflush(stdout);
   }
-  for (const auto& [seqs, length] : {std::pair{1U, 32U}, {1U, 512U}, {1U, 2048U}, {8U, 2048U}}) {
-    const Arrays arrays(seqs, length, 0, false);
-    if (arrays.tables.size() > plan.num_blocks) continue;
-    const int count = deterministic ? 2 : length * seqs > 4096 ? 5 : 20;
-    const Timed timed = run(context, plan.model, arrays, count);
-    std::printf("prefill %u x %-10u %10.3f ms %12.0f tok/s\n", seqs, length, timed.step_ms,
-                seqs * length / timed.step_ms * 1e3);
+}
+
+Asked asked_for(int argc, char** argv) {
+  const Asked asked{argc > 1 ? argv[1] : "8b", argc > 2};
+  if (argc > 3 || (argc > 2 && std::string(argv[2]) != "--deterministic")) {
+    throw std::invalid_argument("expected step_bench MODEL [--deterministic]");
   }
-  return 0;
+  return asked;
+}
+
+void run(const Asked& asked) {
+  const double read = print_read_ceiling(Gpu());
+  // The steps' memory is given back before the parts take theirs.
+  const auto timed = bench_steps(asked, read);
+  bench_parts(asked, timed);
+}
+
+}  // namespace
+}  // namespace inferno::lab
+
+int main(int argc, char** argv) {
+  return inferno::lab::run_bench([&] { inferno::lab::run(inferno::lab::asked_for(argc, argv)); });
 }

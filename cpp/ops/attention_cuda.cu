@@ -51,6 +51,9 @@ std::size_t attention_cuda_workspace_bytes(std::uint32_t, std::uint32_t, std::ui
 
 void attention_cuda(const CudaOp& op, const KvLayerCuda& layer, const AttentionCudaArgs& args) {
   check_attention_cuda(layer, args.num_heads);
+  if (args.sliding_window != 0 || args.logit_softcap != 0) {
+    refuse("sliding windows and soft-caps are not there yet");
+  }
   if (args.num_tiles > 0) attention_prefill(op, layer, args);
   if (args.num_decodes > 0) attention_decode(op, layer, args);
 }

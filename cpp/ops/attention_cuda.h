@@ -51,9 +51,14 @@ struct AttentionCudaArgs {
   const AttentionTile* tiles = nullptr;  // [num_tiles]
   std::uint32_t num_tiles = 0;
   void* out = nullptr;  // [T, num_heads, head_dim]
+  // Tiles go through the portable kernel on every card, to hold the others against.
+  bool reference = false;
   // [attention_cuda_workspace_bytes], zeroed once before the first call. Calls that share it follow
   // each other in one stream.
   void* workspace = nullptr;
+  // Room for families to come; anything else is refused.
+  std::uint32_t sliding_window = 0;  // positions that a token sees before itself; 0: all
+  float logit_softcap = 0;           // c of c * tanh(score / c); 0: none
 };
 
 // A tile's rows: the bits of a row depend on its own q and the cached positions up to its own only,

@@ -12,12 +12,6 @@
 namespace inferno::ops::cuda {
 namespace {
 
-std::uint32_t fresh_seed() {
-  const std::uint32_t seed = std::random_device{}();
-  MESSAGE("seed ", seed);
-  return seed;
-}
-
 std::vector<std::uint32_t> contexts(const std::vector<SequenceLens>& lens) {
   std::vector<std::uint32_t> lengths;
   for (const auto& each : lens) lengths.push_back(std::max(each.context_len, 1U));
@@ -40,7 +34,7 @@ std::vector<SequenceLens> ragged_lens(Random& random) {
 }  // namespace
 
 TEST_CASE("a ragged mixed batch is within two roundings of float64") {
-  Gpu gpu;
+  TestDevice gpu;
   Random random(fresh_seed());
   const std::uint32_t groups[] = {1, 2, 3, 4, 8, 12};
   const std::uint32_t block_sizes[] = {16, 32, 64, 128};
@@ -71,7 +65,7 @@ TEST_CASE("a ragged mixed batch is within two roundings of float64") {
 }
 
 TEST_CASE("decodes of any number and context are within two roundings of float64") {
-  Gpu gpu;
+  TestDevice gpu;
   Random random(fresh_seed());
   for (const auto& [num_decodes, longest] :
        {std::pair{1U, 5000U}, {3U, 3000U}, {40U, 900U}, {150U, 300U}}) {
@@ -90,7 +84,7 @@ TEST_CASE("decodes of any number and context are within two roundings of float64
 }
 
 TEST_CASE("a tile's row has the same bits alone, in a chunk and in the whole prompt") {
-  Gpu gpu;
+  TestDevice gpu;
   Random random(fresh_seed());
   for (const std::uint32_t head_dim : {32U, 64U, 96U, 128U, 256U}) {
     CAPTURE(head_dim);
@@ -112,23 +106,57 @@ TEST_CASE("a tile's row has the same bits alone, in a chunk and in the whole pro
   }
 }
 
+TEST_CASE("a tile of a sequence without context gives zeros and holds nothing up") {
+  TestDevice gpu;
+  Random random(fresh_seed());
+  for (const std::uint32_t head_dim : {32U, 64U, 96U, 128U, 256U}) {
+    CAPTURE(head_dim);
+    const Heads heads{6, 2, head_dim, 16, Dtype::BF16};
+    const std::vector<SequenceLens> lens{{1, 0}, {1, 40}, {1, 0}, {30, 90}, {1, 0}};
+    const World world(heads, contexts(lens), random);
+    const Step step(world, lens, true);
+    const auto out = step.run(gpu);
+    step.check_against_reference(out, random);
+    const auto width = static_cast<std::ptrdiff_t>(heads.num_heads * head_dim);
+    for (const std::ptrdiff_t row : {0, 2, 33}) {
+      const auto begin = out.begin() + row * width;
+      CHECK(std::all_of(begin, begin + width, [](auto bits) { return bits == 0; }));
+    }
+  }
+}
+
+TEST_CASE("the reference kernel and the card's own agree") {
+  TestDevice gpu;
+  Random random(fresh_seed());
+  for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
+    for (const std::uint32_t head_dim : {64U, 128U}) {
+      CAPTURE(head_dim);
+      const auto lens = ragged_lens(random);
+      const World world({8, 2, head_dim, 32, dtype}, contexts(lens), random);
+      Step step(world, lens, true);
+      step.by_reference = true;
+      step.check_against_reference(step.run(gpu), random);
+    }
+  }
+}
+
 TEST_CASE("a captured graph follows the context lengths, and 0 gives zeros") {
-  Gpu gpu;
+  TestDevice gpu;
   Random random(fresh_seed());
   const std::vector<SequenceLens> longest{{1, 2000}, {1, 600}, {1, 1}};
   const World world({8, 2, 128, 16, Dtype::BF16}, contexts(longest), random);
   Step step(world, longest, false);
   cudaGraph_t graph;
   cudaGraphExec_t replay;
-  check(cudaStreamBeginCapture(gpu.op.stream, cudaStreamCaptureModeGlobal), "begin");
-  for (int i = 0; i < 3; ++i) step.launch(gpu.op);
-  check(cudaStreamEndCapture(gpu.op.stream, &graph), "end");
+  check(cudaStreamBeginCapture(gpu.op().stream, cudaStreamCaptureModeGlobal), "begin");
+  for (int i = 0; i < 3; ++i) step.launch(gpu.op());
+  check(cudaStreamEndCapture(gpu.op().stream, &graph), "end");
   check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
   for (int i = 0; i < 12; ++i) {
     const std::vector<SequenceLens> lens{
         {1, random.integer(1, 2000)}, {1, random.integer(0, 1) * random.integer(1, 600)}, {1, 0}};
     step.set(lens);
-    check(cudaGraphLaunch(replay, gpu.op.stream), "cudaGraphLaunch");
+    check(cudaGraphLaunch(replay, gpu.op().stream), "cudaGraphLaunch");
     gpu.wait();
     const auto out = step.out();
     step.check_against_reference(out, random);
@@ -136,6 +164,15 @@ TEST_CASE("a captured graph follows the context lengths, and 0 gives zeros") {
   }
   check(cudaGraphExecDestroy(replay), "cudaGraphExecDestroy");
   check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+}
+
+TEST_CASE("what has its place only is refused") {
+  TestDevice gpu;
+  const KvLayerCuda layer{nullptr, nullptr, Dtype::BF16, 1, 16, 2, 128};
+  AttentionCudaArgs args{.num_heads = 8, .sliding_window = 4};
+  CHECK_THROWS_AS(attention_cuda(gpu.op(), layer, args), std::invalid_argument);
+  args = {.num_heads = 8, .logit_softcap = 30};
+  CHECK_THROWS_AS(attention_cuda(gpu.op(), layer, args), std::invalid_argument);
 }
 
 TEST_CASE("shapes without a kernel are refused") {

@@ -83,7 +83,7 @@ class PrefillRows {
       total += __shfl_xor_sync(0xffffffffU, total, 2);
       const std::uint32_t row = first_row() + r * 8;
       if (row >= task.num_rows) continue;
-      const float inverse = 1.0F / total;
+      const float inverse = inverse_of_total(total);
       auto* out = static_cast<std::uint32_t*>(p.out) +
                   task.head_index(row, p.num_heads) * (kHeadDim / 2) + threadIdx.x % 4;
 #pragma unroll
@@ -249,7 +249,9 @@ void attention_prefill(const CudaOp& op, const KvLayerCuda& layer, const Attenti
       .num_tiles = args.num_tiles,
       .scale_log2 = args.scale * kLog2E,
   };
-  if (has_attention_prefill_sm90(layer)) return attention_prefill_sm90(op, layer, params);
+  if (!args.reference && has_attention_prefill_sm90(op, layer)) {
+    return attention_prefill_sm90(op, layer, params);
+  }
   if (layer.dtype == Dtype::BF16) {
     launch_prefill<__nv_bfloat16>(op, params, layer.head_dim);
   } else {

@@ -63,8 +63,13 @@ __device__ inline PrefillTask prefill_task(const PrefillParams& p, std::uint32_t
   return task;
 }
 
+// What a row's sums are multiplied with at the end; of a row that sees no position they are zeros.
+__device__ inline float inverse_of_total(float total) {
+  return total == 0.0F ? 0.0F : 1.0F / total;
+}
+
 // The kernel for sm_90a, which has head_dim 64 and 128.
-bool has_attention_prefill_sm90(const KvLayerCuda& layer);
+bool has_attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer);
 void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,
                             const PrefillParams& params);
 

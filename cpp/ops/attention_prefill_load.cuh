@@ -60,17 +60,21 @@ struct alignas(1024) PrefillShared {
   Kv k[kLoadStages];
   Kv v[kLoadStages];
   PrefillTask tasks[kLoadStages];  // with q
-  Barrier q_full[kLoadStages];
-  Barrier q_empty[kLoadStages];
-  Barrier k_full[kLoadStages];
-  Barrier k_empty[kLoadStages];
-  Barrier v_full[kLoadStages];
-  Barrier v_empty[kLoadStages];
+  // What the copy engine writes, one lane announces and a lane of each warp gives back; queries are
+  // ordinary writes and reads, so there every thread speaks for itself.
+  std::uint64_t q_full[kLoadStages];
+  std::uint64_t q_empty[kLoadStages];
+  std::uint64_t k_full[kLoadStages];
+  std::uint64_t k_empty[kLoadStages];
+  std::uint64_t v_full[kLoadStages];
+  std::uint64_t v_empty[kLoadStages];
 
   __device__ void init() {
     for (int i = 0; i < kLoadStages; ++i) {
-      for (Barrier* full : {q_full, k_full, v_full}) full[i].init(1);
-      for (Barrier* empty : {q_empty, k_empty, v_empty}) empty[i].init(kRowGroups * 4);  // warps
+      init_barrier(&q_full[i], 32);
+      init_barrier(&q_empty[i], kRowGroups * 128);
+      for (std::uint64_t* full : {k_full, v_full}) init_barrier(&full[i], 1);
+      for (std::uint64_t* empty : {k_empty, v_empty}) init_barrier(&empty[i], kRowGroups * 4);
     }
     fence_barrier_init();
   }
@@ -93,7 +97,7 @@ __device__ void load_queries(const PrefillParams& p, const Schedule& schedule,
   for (RingPlace next; schedule.has(next.count); ++next.count) {
     const PrefillTask task = prefill_task(p, schedule.task(next.count));
     auto& q = shared.q[next.stage()];
-    shared.q_empty[next.stage()].wait(next.parity() ^ 1);
+    wait_barrier(&shared.q_empty[next.stage()], next.parity() ^ 1);
     if (lane == 0) shared.tasks[next.stage()] = task;
 #pragma unroll 4
     for (std::uint32_t i = lane; i < kPrefillRows * kChunks; i += 32) {
@@ -105,8 +109,7 @@ __device__ void load_queries(const PrefillParams& p, const Schedule& schedule,
     commit_copies();
     wait_for_copies<0>();
     fence_async_proxy();
-    __syncwarp();
-    if (lane == 0) shared.q_full[next.stage()].arrive();
+    arrive(&shared.q_full[next.stage()]);
   }
 }
 
@@ -134,14 +137,14 @@ class Copier {
   __device__ void copy(std::uint32_t i) {
     const std::uint32_t stage = next_.stage();
     if (i % (32 / kPieces) == 0) look_up(i * kPieces);
-    shared_.k_empty[stage].wait(next_.parity() ^ 1);
-    copy_tile(maps_.k, shared_.k[stage], shared_.k_full[stage], i, kPieces);
-    shared_.v_empty[stage].wait(next_.parity() ^ 1);
+    wait_barrier(&shared_.k_empty[stage], next_.parity() ^ 1);
+    copy_tile(maps_.k, shared_.k[stage], &shared_.k_full[stage], i, kPieces);
+    wait_barrier(&shared_.v_empty[stage], next_.parity() ^ 1);
     // A block's positions that are not yet written may hold anything, and 0 * NaN is not 0.
     const bool ragged = (i + 1) * kKeyTile > task_.num_keys && task_.num_keys % kCopiedKeys != 0;
     const std::uint32_t piece = ragged ? task_.num_keys % kKeyTile / kCopiedKeys : kPieces;
     if (ragged) copy_ragged(shared_.v[stage], i, piece);
-    copy_tile(maps_.v, shared_.v[stage], shared_.v_full[stage], i, piece);
+    copy_tile(maps_.v, shared_.v[stage], &shared_.v_full[stage], i, piece);
   }
 
   // Lane l keeps the row of piece first + l in the maps; one beyond the last row reads as zeros.
@@ -159,16 +162,17 @@ class Copier {
   }
 
   // A lane for each box; all pieces but `left_out`.
-  __device__ void copy_tile(const CUtensorMap& map, Kv& target, Barrier& full, std::uint32_t tile,
-                            std::uint32_t left_out) {
+  __device__ void copy_tile(const CUtensorMap& map, Kv& target, std::uint64_t* full,
+                            std::uint32_t tile, std::uint32_t left_out) {
     const std::uint32_t lane = threadIdx.x % 32;
     const std::uint32_t piece = lane % kPieces;
     const std::uint32_t plane = lane / kPieces;
     const std::uint32_t row = row_of(tile, piece);
-    if (lane == 0) full.arrive_and_expect((kPieces - (left_out < kPieces)) * kPieceBytes);
+    if (lane == 0) arrive_expecting(full, (kPieces - (left_out < kPieces)) * kPieceBytes);
     __syncwarp();
     if (plane < Kv::kPlanes && piece != left_out) {
-      copy_box(&target.elements[plane][piece * kCopiedKeys], map, plane * 64, row, full);
+      const std::uint32_t to = shared_address(&target.elements[plane][piece * kCopiedKeys]);
+      copy_box(to, &map, plane * 64, row, full);
     }
   }
 

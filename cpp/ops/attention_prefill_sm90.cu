@@ -9,10 +9,9 @@
 // As in the portable kernel a row's bits do not depend on what else is in its block.
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
-#include <string>
 
 #include "ops/attention_prefill_load.cuh"
+#include "ops/tensor_map.h"
 
 namespace inferno::ops::cuda {
 namespace {
@@ -34,10 +33,10 @@ class RowGroup {
   __device__ void run(const Schedule& schedule) {
     for (RingPlace next; schedule.has(next.count); ++next.count) {
       const std::uint32_t stage = next.stage();
-      shared_.q_full[stage].wait(next.parity());
+      wait_barrier(&shared_.q_full[stage], next.parity());
       attend(shared_.tasks[stage], shared_.q[stage]);
       store(shared_.tasks[stage], shared_.q[stage]);
-      release(shared_.q_empty[stage]);
+      arrive(&shared_.q_empty[stage]);
     }
   }
 
@@ -64,6 +63,7 @@ class RowGroup {
   __device__ void attend(const PrefillTask& task, const Q& q) {
     const std::uint32_t num_tiles = (task.num_keys + kKeyTile - 1) / kKeyTile;
     start(task);
+    if (task.num_keys == 0) return;  // a graph's padding, for which nothing is copied
     start_scores(q);
     finish_scores<0>(task, 0);
     pack_weights();
@@ -81,7 +81,7 @@ class RowGroup {
 
   // The next tile's q · kᵀ, not yet waited for.
   __device__ void start_scores(const Q& rows) {
-    shared_.k_full[k_next_.stage()].wait(k_next_.parity());
+    wait_barrier(&shared_.k_full[k_next_.stage()], k_next_.parity());
     const std::uint64_t q = matrix_descriptor(&rows.elements[0][group_ * kRowGroupRows], 0);
     const std::uint64_t k = matrix_descriptor(&shared_.k[k_next_.stage()], 0);
     hold(scores_);
@@ -104,14 +104,14 @@ class RowGroup {
   __device__ void finish_scores(const PrefillTask& task, std::uint32_t tile) {
     wgmma_wait<kPending>();
     hold(scores_);
-    release(shared_.k_empty[k_next_.stage()]);
+    release(&shared_.k_empty[k_next_.stage()]);
     ++k_next_.count;
     softmax(task, tile);
   }
 
   // sums += weights · v of the next tile, not yet waited for.
   __device__ void start_sums() {
-    shared_.v_full[v_next_.stage()].wait(v_next_.parity());
+    wait_barrier(&shared_.v_full[v_next_.stage()], v_next_.parity());
     const std::uint64_t v = matrix_descriptor(&shared_.v[v_next_.stage()], Kv::kPlaneBytes);
     hold(sums_);
     wgmma_fence();
@@ -125,12 +125,12 @@ class RowGroup {
   __device__ void finish_sums() {
     wgmma_wait<0>();
     hold(sums_);
-    release(shared_.v_empty[v_next_.stage()]);
+    release(&shared_.v_empty[v_next_.stage()]);
     ++v_next_.count;
   }
 
-  __device__ static void release(Barrier& empty) {
-    if (threadIdx.x % 32 == 0) empty.arrive();
+  __device__ static void release(std::uint64_t* empty) {
+    if (threadIdx.x % 32 == 0) arrive(empty);
   }
 
   // Scores become weights against the new maximum.
@@ -194,7 +194,7 @@ class RowGroup {
       float total = total_[r];
       total += __shfl_xor_sync(0xffffffffU, total, 1);
       total += __shfl_xor_sync(0xffffffffU, total, 2);
-      const float inverse = 1.0F / total;
+      const float inverse = inverse_of_total(total);
       const std::uint32_t row = first_row + own_row() + r * 8;
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; ++n) {
@@ -210,7 +210,6 @@ class RowGroup {
       static_cast<uint4*>(p_.out)[task.head_index(row, p_.num_heads) * kChunks + i % kChunks] =
           *place.at(row, i % kChunks);
     }
-    __syncwarp();
   }
 
   const PrefillParams& p_;
@@ -251,40 +250,15 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     RowGroup<Element, kHeadDim>(p, shared).run(schedule);
   }
+#else
+  __trap();  // built for other cards than the one it was chosen for
 #endif
 }
 
-// cuTensorMapEncodeTiled, which only the driver has.
-decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result;
-  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                         cudaEnableDefault, &result),
-        "cudaGetDriverEntryPointByVersion");
-  if (result != cudaDriverEntryPointSuccess) {
-    throw std::runtime_error("other: the driver has no cuTensorMapEncodeTiled");
-  }
-  return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-}
-
-CUtensorMap kv_map(const KvLayerCuda& layer, void* data) {
-  static const auto encode = tensor_map_encoder();
-  const cuuint64_t sizes[] = {layer.head_dim,
-                              cuuint64_t{layer.num_blocks} * layer.num_kv_heads * layer.block_size};
-  const cuuint64_t strides[] = {layer.head_dim * dtype_bytes(layer.dtype)};
-  const cuuint32_t box[] = {64, kCopiedKeys};
-  const cuuint32_t steps[] = {1, 1};
-  CUtensorMap map;
-  const CUresult status = encode(&map,
-                                 layer.dtype == Dtype::BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                            : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                                 2, data, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS) {
-    throw std::runtime_error("other: cuTensorMapEncodeTiled: error " + std::to_string(status));
-  }
-  return map;
+// Rows are the positions of a KV head; 64 elements of kCopiedKeys rows in a box.
+CUtensorMap kv_map(const KvLayerCuda& layer, const void* data) {
+  const std::uint32_t num_rows = layer.num_blocks * layer.num_kv_heads * layer.block_size;
+  return box_map({data, num_rows, layer.head_dim, layer.dtype}, kCopiedKeys);
 }
 
 template <typename Element, int kHeadDim>
@@ -303,13 +277,8 @@ void launch_sm90(const CudaOp& op, const KvLayerCuda& layer, const PrefillParams
 
 }  // namespace
 
-bool has_attention_prefill_sm90(const KvLayerCuda& layer) {
-  int device = 0;
-  int major = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-        "cudaDeviceGetAttribute");
-  return major == 9 && (layer.head_dim == 64 || layer.head_dim == 128);
+bool has_attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer) {
+  return op.dependent_launch && (layer.head_dim == 64 || layer.head_dim == 128);
 }
 
 void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,

@@ -1,13 +1,10 @@
-// The asynchronous machinery of sm_90a that the prefill kernel uses: products of a warpgroup
-// (wgmma), barriers that count bytes (mbarrier), the tensor copy engine.
+// Products of a warpgroup (wgmma), which only machine code for sm_90a has, and what orders them.
 #pragma once
-
-#include <cuda.h>
 
 #include <cstdint>
 #include <type_traits>
 
-#include "ops/cuda_device.cuh"
+#include "ops/hopper.cuh"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define INFERNO_SM90A 1
@@ -15,62 +12,11 @@
 
 namespace inferno::ops::cuda {
 
-__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
 #ifdef INFERNO_SM90A
-
-class Barrier {
- public:
-  __device__ void init(std::uint32_t num_arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&state_)),
-                 "r"(num_arrivals));
-  }
-  __device__ void arrive() {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&state_))
-                 : "memory");
-  }
-  __device__ void arrive_and_expect(std::uint32_t num_bytes) {
-    asm volatile(
-        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&state_)),
-        "r"(num_bytes)
-        : "memory");
-  }
-  // Waits for the end of the phase whose parity is given.
-  __device__ void wait(std::uint32_t parity) {
-    asm volatile(
-        "{\n"
-        ".reg .pred done;\n"
-        "again:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n"
-        "}\n" ::"r"(shared_address(&state_)),
-        "r"(parity)
-        : "memory");
-  }
-  __device__ std::uint32_t address() const { return shared_address(&state_); }
-
- private:
-  std::uint64_t state_;
-};
-
-__device__ __forceinline__ void fence_barrier_init() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
 
 // Ordinary writes to shared memory before it are seen by wgmma and the copy engine after it.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-__device__ __forceinline__ void copy_box(void* target, const CUtensorMap& map, std::uint32_t column,
-                                         std::uint32_t row, const Barrier& barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-      "[%1, {%2, %3}], [%4];" ::"r"(shared_address(target)),
-      "l"(&map), "r"(column), "r"(row), "r"(barrier.address())
-      : "memory");
 }
 
 // Barriers among some of a block's warps, by number; 0 is __syncthreads.

@@ -33,9 +33,8 @@ std::uint32_t round_up_tokens(std::uint32_t num_tokens) {
 
 struct CublasLt::Library {
   Library() {
-    for (const char* name : {"libcublasLt.so.13", "libcublasLt.so"}) {
-      if (handle == nullptr) handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    }
+    // Not the name without a version, under which an older one may stand.
+    handle = dlopen("libcublasLt.so.13", RTLD_NOW | RTLD_LOCAL);
     if (handle == nullptr) {
       const char* reason = dlerror();
       throw std::runtime_error(std::string("other: cuBLASLt of CUDA 13 cannot be opened: ") +
@@ -106,8 +105,8 @@ struct CublasLt::Descriptors {
   const Library& library_;
 };
 
-CublasLt::CublasLt(void* workspace)
-    : library_(std::make_unique<const Library>()), workspace_(workspace) {
+CublasLt::CublasLt(void* workspace, std::uint32_t max_tokens)
+    : library_(std::make_unique<const Library>()), workspace_(workspace), max_tokens_(max_tokens) {
   check_lt(library_->create(&handle_), "cublasLtCreate");
 }
 
@@ -115,17 +114,29 @@ CublasLt::~CublasLt() { library_->destroy(handle_); }
 
 std::size_t CublasLt::workspace_bytes() { return kWorkspaceBytes; }
 
-cublasLtMatmulAlgo_t CublasLt::choose(const Descriptors& d) const {
+CublasLt::Key CublasLt::key_of(const LtProduct& product, std::uint32_t num_tokens) {
+  return {num_tokens,           product.weight.num_rows, product.weight.num_columns,
+          product.weight.dtype, product.float_y,         product.add};
+}
+
+cublasLtMatmulAlgo_t CublasLt::choose(const LtProduct& product, std::uint32_t num_tokens) const {
+  const Descriptors d(*library_, product, num_tokens);
   cublasLtMatmulPreference_t preference = nullptr;
   check_lt(library_->preference_create(&preference), "cublasLtMatmulPreferenceCreate");
   const std::size_t workspace_bytes = kWorkspaceBytes;
   const std::uint32_t alignment = 16;  // of h and y; the weight's is 256, as cuBLASLt supposes
-  library_->preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
-                           sizeof(workspace_bytes));
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t which, const auto& value) {
+    check_lt(library_->preference_set(preference, which, &value, sizeof(value)),
+             "cublasLtMatmulPreferenceSetAttribute");
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
+  // Parts of a sum are added in float, not in the result's 16 bits, whose error would be theirs.
+  const std::uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reduction);
   for (const auto matrix :
        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
-    library_->preference_set(preference, matrix, &alignment, sizeof(alignment));
+    prefer(matrix, alignment);
   }
   cublasLtMatmulHeuristicResult_t result;
   int num_results = 0;
@@ -138,13 +149,17 @@ cublasLtMatmulAlgo_t CublasLt::choose(const Descriptors& d) const {
 }
 
 const cublasLtMatmulAlgo_t& CublasLt::algorithm(const LtProduct& product) {
-  const std::uint32_t num_tokens = round_up_tokens(product.num_tokens);
-  const Key key{num_tokens,           product.weight.num_rows, product.weight.num_columns,
-                product.weight.dtype, product.float_y,         product.add};
-  const auto known = algorithms_.find(key);
+  const auto exception = exceptions_.find(key_of(product, product.num_tokens));
+  if (exception != exceptions_.end()) return exception->second;
+  const std::uint32_t wanted = round_up_tokens(product.num_tokens);
+  const auto known = algorithms_.find(key_of(product, wanted));
   if (known != algorithms_.end()) return known->second;
-  const auto chosen = choose(Descriptors(*library_, product, num_tokens));
-  return algorithms_.emplace(key, chosen).first->second;
+  const std::uint32_t last = round_up_tokens(max_tokens_);
+  for (std::uint32_t t = 0; t < last;) {
+    t = round_up_tokens(t + 1);
+    algorithms_.try_emplace(key_of(product, t), choose(product, t));
+  }
+  return algorithms_.try_emplace(key_of(product, wanted), choose(product, wanted)).first->second;
 }
 
 cublasStatus_t CublasLt::run(const CudaOp& op, const LtProduct& product,
@@ -160,8 +175,15 @@ cublasStatus_t CublasLt::run(const CudaOp& op, const LtProduct& product,
 void CublasLt::multiply(const CudaOp& op, const LtProduct& product) {
   cublasStatus_t status = run(op, product, algorithm(product));
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
-    // The neighbour's choice does not fit this T.
-    status = run(op, product, choose(Descriptors(*library_, product, product.num_tokens)));
+    // The neighbours' choice does not fit this T.
+    const auto chosen = choose(product, product.num_tokens);
+    exceptions_.insert_or_assign(key_of(product, product.num_tokens), chosen);
+    status = run(op, product, chosen);
+  }
+  if (status == CUBLAS_STATUS_EXECUTION_FAILED || status == CUBLAS_STATUS_INTERNAL_ERROR) {
+    // What stands behind it may be sticky; this call says so, and does not disturb a recording.
+    cudaStreamCaptureStatus capture;
+    check(cudaStreamIsCapturing(op.stream, &capture), "cublasLtMatmul");
   }
   check_lt(status, "cublasLtMatmul");
 }

@@ -28,8 +28,8 @@ struct LtProduct {
 class CublasLt {
  public:
   // Throws "other: …" if the library cannot be opened. `workspace`: workspace_bytes() of device
-  // memory.
-  explicit CublasLt(void* workspace);
+  // memory. Heuristics are asked for up to `max_tokens` rows when a matrix is first seen.
+  CublasLt(void* workspace, std::uint32_t max_tokens);
   ~CublasLt();
   CublasLt(const CublasLt&) = delete;
   CublasLt& operator=(const CublasLt&) = delete;
@@ -41,10 +41,11 @@ class CublasLt {
  private:
   struct Library;
   struct Descriptors;
-  // Shapes for which one choice of algorithm serves: T rounded up, N, K, dtype, kind of y.
+  // Shapes for which one choice of algorithm serves: T (rounded up), N, K, dtype, kind of y.
   using Key = std::tuple<std::uint32_t, std::uint32_t, std::uint32_t, Dtype, bool, bool>;
 
-  cublasLtMatmulAlgo_t choose(const Descriptors& descriptors) const;
+  static Key key_of(const LtProduct& product, std::uint32_t num_tokens);
+  cublasLtMatmulAlgo_t choose(const LtProduct& product, std::uint32_t num_tokens) const;
   const cublasLtMatmulAlgo_t& algorithm(const LtProduct& product);
   cublasStatus_t run(const CudaOp& op, const LtProduct& product,
                      const cublasLtMatmulAlgo_t& algorithm) const;
@@ -52,7 +53,10 @@ class CublasLt {
   std::unique_ptr<const Library> library_;
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_;
+  std::uint32_t max_tokens_;
   std::map<Key, cublasLtMatmulAlgo_t> algorithms_;
+  // Of a T that cannot be multiplied as its neighbours are.
+  std::map<Key, cublasLtMatmulAlgo_t> exceptions_;
 };
 
 }  // namespace inferno::ops::cuda

@@ -25,11 +25,3 @@ target_include_directories(inferno_cuda_ops SYSTEM PUBLIC ${CUDA_INCLUDE})
 set_property(TARGET inferno_cuda_ops PROPERTY COMPILE_OPTIONS
   "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror>"
   "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>")
-
-# Timing on a GPU, by hand or by scripts/gpu-check: cmake --build … --target gpu_benches
-add_custom_target(gpu_benches)
-foreach(name attention elementwise linear)
-  add_executable(${name}_bench EXCLUDE_FROM_ALL ../lab/${name}_bench.cu)
-  target_link_libraries(${name}_bench PRIVATE inferno_cuda_ops inferno_ops inferno_cuda_runtime)
-  add_dependencies(gpu_benches ${name}_bench)
-endforeach()

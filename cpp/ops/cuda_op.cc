@@ -22,6 +22,10 @@ bool is_sticky(cudaError_t status) {
     case cudaErrorECCUncorrectable:
     case cudaErrorNvlinkUncorrectable:
     case cudaErrorExternalDevice:
+    case cudaErrorContained:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorMpsClientTerminated:
+    case cudaErrorTensorMemoryLeak:
     case cudaErrorUnknown:
       return true;
     default:

@@ -33,11 +33,15 @@ struct DeviceMatrix {
   std::uint32_t num_rows = 0;     // N: outputs
   std::uint32_t num_columns = 0;  // K: inputs
   Dtype dtype = Dtype::BF16;
+  // Room for elements of 8 and 4 bits: [num_rows, num_columns / group_size], each the factor of a
+  // group of elements. None of today's dtypes has any.
+  const float* scales = nullptr;
+  std::uint32_t group_size = 0;
 };
 
 // Kernels of a step are launched with programmatic stream serialisation: a kernel may start while
 // its predecessor still runs. So every kernel of these ops executes griddepcontrol.wait in every
 // thread that reads or writes anything but constant weights, before it does so, and in at least one
-// thread of each block in any case; griddepcontrol.launch_dependents as early as pays. On sm_80,
+// thread of each grid in any case; griddepcontrol.launch_dependents as early as pays. On sm_80,
 // which has neither, both are nothing and the attribute is left out. cuda_device.cuh has them.
 }  // namespace inferno::ops::cuda

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cuda_runtime_api.h>
+#include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <random>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -16,6 +18,13 @@
 #include "ops/dtype.h"
 
 namespace inferno::ops::cuda::test {
+
+// Fresh inputs in every run; the log names the seed that repeats them.
+inline std::uint32_t fresh_seed() {
+  const std::uint32_t seed = std::random_device{}();
+  MESSAGE("seed ", seed);
+  return seed;
+}
 
 // A stream of the current device.
 class TestDevice {

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "ops/cuda_device.cuh"
+#include "ops/elementwise_cuda.h"
 
 namespace inferno::ops::cuda {
 
@@ -30,7 +31,7 @@ __device__ __forceinline__ void store_pack(Element* to, const Pack<Element, kCou
 inline constexpr int kRowPack = 4;
 inline constexpr std::uint32_t kMaxRowThreads = 1024;
 inline constexpr int kMaxRowPacks = 4;  // of a thread
-inline constexpr std::uint32_t kMaxHiddenSize = kMaxRowThreads * kMaxRowPacks * kRowPack;
+static_assert(kMaxHiddenSize == kMaxRowThreads * kMaxRowPacks * kRowPack);
 
 template <int kPacks>
 struct RowPart {

@@ -1,7 +1,7 @@
 // The ops around products and attention on the GPU: embedding, norm, rope with the KV write, the
 // gated activation. Contracts as in embed.h, rms_norm.h, rope.h, kv_write.h and silu_mul.h, for
 // elements of 16 bits: computed in float, rounded once. A token's bits depend on its own inputs
-// only. H is a multiple of 8 up to 16,384, head_dim of 16, I of 8; otherwise "other: …".
+// only. H is a multiple of 8 up to kMaxHiddenSize, head_dim of 16, I of 8; otherwise "other: …".
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 
 namespace inferno::ops::cuda {
 
+inline constexpr std::uint32_t kMaxHiddenSize = 16384;
 inline constexpr std::uint32_t kNoSlot = 0xFFFFFFFF;  // padding of a graph: nothing is written
 inline constexpr std::uint32_t kNoSeat = 0xFFFFFFFF;  // token_ids holds the token
 

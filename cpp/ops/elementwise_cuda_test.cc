@@ -43,7 +43,7 @@ std::vector<float> norm_of(std::span<const float> x, std::span<const float> weig
 
 TEST_CASE("rms_norm_cuda rounds what the CPU's norm gives, for chosen rows") {
   TestDevice device;
-  Random random(1);
+  Random random(fresh_seed());
   for (const std::uint32_t hidden : {8U, 72U, 2048U, 4096U, 8192U, 8200U, 16384U}) {
     for (const Dtype dtype : kDtypes) {
       CAPTURE(hidden);
@@ -72,7 +72,7 @@ TEST_CASE("rms_norm_cuda rounds what the CPU's norm gives, for chosen rows") {
 
 TEST_CASE("a row's norm has the same bits alone and in a batch") {
   TestDevice device;
-  Random random(2);
+  Random random(fresh_seed());
   const std::uint32_t hidden = 4096;
   const std::uint32_t tokens = 300;
   const DeviceBuffer<float> x(random.normals(std::size_t{tokens} * hidden));
@@ -180,7 +180,7 @@ void check_embed(const TestDevice& device, const EmbedCase& step) {
 
 TEST_CASE("embed_cuda gives rows of the table, their norm and the angles; seats feed their token") {
   TestDevice device;
-  Random random(3);
+  Random random(fresh_seed());
   for (const Dtype dtype : kDtypes) {
     for (const std::uint32_t hidden : {64U, 2048U, 4096U, 12288U}) {
       check_embed(device, EmbedCase(random, hidden, 128, dtype));
@@ -266,7 +266,7 @@ void check_rope_kv(const TestDevice& device, Random& random, const RopeShape& sh
 
 TEST_CASE("rope_kv_cuda turns q in place, writes turned keys and values, none for no slot") {
   TestDevice device;
-  Random random(4);
+  Random random(fresh_seed());
   for (const Dtype dtype : kDtypes) {
     for (const std::uint32_t head_dim : {32U, 64U, 96U, 128U, 256U}) {
       check_rope_kv(device, random, {32, 8, head_dim, 16}, dtype);
@@ -280,7 +280,7 @@ TEST_CASE("rope_kv_cuda turns q in place, writes turned keys and values, none fo
 TEST_CASE("silu_mul_cuda rounds what the CPU gives, the extremes too") {
   TestDevice device;
   Device cpu(Isa::Portable, 1);
-  Random random(5);
+  Random random(fresh_seed());
   for (const std::uint32_t size : {8U, 56U, 8192U, 11008U, 14336U}) {
     for (const Dtype dtype : kDtypes) {
       const std::uint32_t tokens = random.integer(1, 33);

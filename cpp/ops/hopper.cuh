@@ -86,6 +86,17 @@ __device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* ma
       : "memory");
 }
 
+// The same with no hint for L2.
+__device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* map,
+                                         std::uint32_t column, std::uint32_t row,
+                                         std::uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3}], [%4];" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier))
+      : "memory");
+}
+
 // The same of a map of boxes side by side (boxes_map): from box number `box` of its rows on.
 __device__ __forceinline__ void copy_boxes(std::uint32_t to, const CUtensorMap* map,
                                            std::uint32_t row, std::uint32_t box,

@@ -32,6 +32,9 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
     throw std::invalid_argument(std::string("other: weights of ") + dtype_name(weight.dtype) +
                                 ", expected f16 or bf16");
   }
+  if (weight.scales != nullptr || weight.group_size != 0) {
+    throw std::invalid_argument("other: weights with scales are not there yet");
+  }
   if (!few_rows && in.square_sums != nullptr) {
     throw std::invalid_argument("other: deferred normalisation of " +
                                 std::to_string(in.num_tokens) + " rows, expected up to " +
@@ -42,10 +45,10 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
 }  // namespace
 
 struct LinearCuda::Impl {
-  Impl(const CudaOp& op, std::byte* workspace)
+  Impl(const CudaOp& op, std::byte* workspace, std::uint32_t max_tokens)
       : few_rows_kernel(op, workspace),
         decode_rows_kernel(op),
-        cublaslt(workspace + FewRowsKernel::partials_bytes()) {}
+        cublaslt(workspace + FewRowsKernel::partials_bytes(), max_tokens) {}
 
   bool few_rows(const LinearInput& in) const {
     return in.num_tokens <= kMaxFewRows || batch_invariant;
@@ -102,8 +105,8 @@ void LinearCuda::Impl::multiply_many(const CudaOp& op, const LtProduct& product,
                      .y = product.y});
 }
 
-LinearCuda::LinearCuda(const CudaOp& op, void* workspace)
-    : impl_(std::make_unique<Impl>(op, static_cast<std::byte*>(workspace))) {}
+LinearCuda::LinearCuda(const CudaOp& op, void* workspace, std::uint32_t max_tokens)
+    : impl_(std::make_unique<Impl>(op, static_cast<std::byte*>(workspace), max_tokens)) {}
 
 LinearCuda::~LinearCuda() = default;
 
@@ -143,7 +146,8 @@ bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix
   check_product(in, weight, few_rows);
   if (in.num_tokens == 0 || weight.num_rows == 0) return false;
   if (few_rows) {
-    const bool defers = impl_->few_rows_kernel.available();
+    // x * weight, not yet divided by its norm, may leave the range of f16.
+    const bool defers = impl_->few_rows_kernel.available() && weight.dtype == Dtype::BF16;
     impl_->multiply_few(op, {in, weight, Epilogue::Add, bias, x, defers ? next : NextNorm{}});
     if (defers) return next.weight != nullptr;
   } else {

@@ -3,9 +3,8 @@
 //
 // Few rows (up to kMaxFewRows): own kernels, which stream W once at the memory's pace through the
 // tensor copy engine into shared memory and multiply on the tensor cores. More rows: cuBLASLt and
-// small kernels around it. Both read the one row-major copy of W. What an element type of fewer
-// bits needs (a dtype with scales per row or group) has its place in DeviceMatrix and in the
-// few-rows kernel's conversion from shared memory to fragments.
+// small kernels around it. Both read the one row-major copy of W. An element type of fewer bits has
+// its scales in DeviceMatrix, and its conversion between shared memory and fragments.
 //
 // Deferred normalisation: RMSNorm scales a whole row by one number, so h = x * norm_weight can be
 // multiplied first, and the product scaled by 1 / sqrt(mean(x²) + eps) at the end. The kernel that
@@ -37,7 +36,7 @@ struct NextNorm {
   const float* weight = nullptr;  // [N], or null: nothing is left
   float eps = 0;
   void* h = nullptr;             // [T, N] elements
-  float* square_sums = nullptr;  // [max(T, kMaxFewRows), norm_parts(N)]
+  float* square_sums = nullptr;  // [T, norm_parts(N)]
 };
 
 // One for each device context; it owns cuBLASLt's handle, its workspace's address and what was
@@ -45,8 +44,10 @@ struct NextNorm {
 class LinearCuda {
  public:
   // `workspace`: workspace_bytes() of device memory, zeroed once by the caller before the first
-  // call and only written by this object after. Throws "other: …" if cuBLASLt cannot be opened.
-  explicit LinearCuda(const CudaOp& op, void* workspace);
+  // call and only written by this object after. cuBLASLt's heuristics are asked for all T up to
+  // `max_tokens` when a matrix is first seen, later ones one by one. Throws "other: …" if cuBLASLt
+  // cannot be opened.
+  LinearCuda(const CudaOp& op, void* workspace, std::uint32_t max_tokens = 0);
   ~LinearCuda();
   LinearCuda(const LinearCuda&) = delete;
   LinearCuda& operator=(const LinearCuda&) = delete;

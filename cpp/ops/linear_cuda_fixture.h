@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ops/cuda_test_support.h"
+#include "ops/elementwise_cuda.h"
 #include "ops/linear_cuda.h"
 #include "ops/linear_product.h"
 #include "ops/test_support.h"
@@ -168,7 +169,8 @@ class Target {
  private:
   std::size_t size() const { return std::size_t{count_} * problem_.columns_out(); }
   NextNorm next() const {
-    if (problem_.columns_out() % 8 != 0) return {};
+    const std::uint32_t width = problem_.columns_out();
+    if (width % 8 != 0 || width > kMaxHiddenSize) return {};
     return {problem_.device_norm_weight.data(), kEps, next_h_.data(), next_sums_.data()};
   }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "ops/elementwise_cuda.h"
 #include "ops/linear_cuda_fixture.h"
 
 namespace inferno::ops::cuda::test {
@@ -103,7 +104,7 @@ void check_right(Bench& bench, const Case& c, std::uint32_t seed) {
     return;
   }
   CHECK(worst_sums(problem, outputs) <= 1.0);
-  if (c.epilogue == Epilogue::Add && c.outputs % 8 == 0) {
+  if (c.epilogue == Epilogue::Add && c.outputs % 8 == 0 && c.outputs <= kMaxHiddenSize) {
     CHECK(worst_next(problem, outputs) <= 1.0);
   }
 }
@@ -114,28 +115,54 @@ constexpr Dtype kDtypes[] = {Dtype::BF16, Dtype::F16};
 
 // Every epilogue and dtype for a shape; bias and deferred norm by turns.
 void check_all(Bench& bench, std::uint32_t rows, std::uint32_t outputs, std::uint32_t columns) {
+  static const std::uint32_t seed = fresh_seed();
   std::uint32_t turn = rows;
   for (const Epilogue epilogue : kEpilogues) {
     if (epilogue == Epilogue::Gate && outputs % 16 != 0) continue;
     for (const Dtype dtype : kDtypes) {
       const bool deferred = rows <= kMaxFewRows && turn % 3 != 0;
       check_right(bench, {rows, outputs, columns, epilogue, dtype, turn % 2 == 0, deferred},
-                  turn * 977 + columns);
+                  seed + turn * 977 + columns);
       ++turn;
     }
   }
 }
 
-constexpr std::uint32_t kRows[] = {1, 2, 7, 8, 9, 16, 17, 31, 32, 33, 64, 100, 300};
+void check_shapes(Bench& bench, std::uint32_t rows) {
+  check_all(bench, rows, 72, 40);
+  check_all(bench, rows, 211, 136);
+  check_all(bench, rows, 144, 8);
+  check_all(bench, rows, 272, 328);
+}
 
-TEST_CASE("products of any shape are right") {
+// "Many rows" are cuBLASLt's: racecheck does not survive its kernels, so it leaves these tests out.
+TEST_CASE("products of few rows are right") {
   Bench bench;
-  for (const std::uint32_t rows : kRows) {
-    check_all(bench, rows, 72, 40);
-    check_all(bench, rows, 211, 136);
-    check_all(bench, rows, 144, 8);
-    check_all(bench, rows, 272, 328);
+  for (const std::uint32_t rows : {1U, 2U, 7U, 8U, 9U, 16U, 17U, 31U, 32U}) {
+    check_shapes(bench, rows);
   }
+}
+
+TEST_CASE("products of many rows are right") {
+  Bench bench;
+  for (const std::uint32_t rows : {33U, 64U, 100U, 300U}) check_shapes(bench, rows);
+}
+
+void check_random_shapes(std::uint32_t fewest_rows, std::uint32_t most_rows) {
+  Bench bench;
+  Random random(fresh_seed());
+  for (int i = 0; i < 12; ++i) {
+    check_all(bench, random.integer(fewest_rows, most_rows), random.integer(1, 1200),
+              8 * random.integer(1, 250));
+  }
+}
+
+TEST_CASE("products of few rows and random shapes are right") {
+  check_random_shapes(1, kMaxFewRows);
+}
+
+TEST_CASE("products of many rows and random shapes are right") {
+  check_random_shapes(kMaxFewRows + 1, 400);
 }
 
 TEST_CASE("products cut among blocks are right") {
@@ -193,9 +220,9 @@ TEST_CASE("a row in a large batch equals the row alone, where that is asked for"
   }
 }
 
-TEST_CASE("the same call gives the same bits, from a graph too") {
+void check_repeats(std::initializer_list<std::uint32_t> row_counts) {
   Bench bench;
-  for (const std::uint32_t rows : {1U, 17U, 64U}) {
+  for (const std::uint32_t rows : row_counts) {
     CAPTURE(rows);
     for (const Epilogue epilogue : kEpilogues) {
       if (epilogue == Epilogue::Add) continue;  // not idempotent
@@ -220,6 +247,12 @@ TEST_CASE("the same call gives the same bits, from a graph too") {
   }
 }
 
+TEST_CASE("the same call gives the same bits, from a graph too") { check_repeats({1, 17}); }
+
+TEST_CASE("the same call of many rows gives the same bits, from a graph too") {
+  check_repeats({64});
+}
+
 TEST_CASE("refuses what it cannot multiply") {
   Bench bench;
   float out = 0;
@@ -228,6 +261,9 @@ TEST_CASE("refuses what it cannot multiply") {
   CHECK_THROWS_AS(bench.linear->store(bench.op, in, odd, nullptr, &out), std::invalid_argument);
   const DeviceMatrix wide{nullptr, 16, 16, Dtype::F32};
   CHECK_THROWS_AS(bench.linear->store(bench.op, in, wide, nullptr, &out), std::invalid_argument);
+  const float scale = 1;
+  const DeviceMatrix scaled{nullptr, 16, 16, Dtype::BF16, &scale, 16};
+  CHECK_THROWS_AS(bench.linear->store(bench.op, in, scaled, nullptr, &out), std::invalid_argument);
   const LinearInput many{nullptr, kMaxFewRows + 1, &out, 0};
   const DeviceMatrix good{nullptr, 16, 16, Dtype::BF16};
   CHECK_THROWS_AS(bench.linear->store(bench.op, many, good, nullptr, &out), std::invalid_argument);

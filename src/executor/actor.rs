@@ -201,6 +201,7 @@ impl Executor {
             self.memory.set(&stats);
             self.metrics.memory_used.set(stats.used_bytes as f64);
             self.metrics.memory_reserved.set(stats.reserved_bytes as f64);
+            self.metrics.memory_peak.set(stats.peak_bytes as f64);
         }
     }
 

@@ -14,7 +14,8 @@ pub struct Config {
     /// Devices by name: `cpu:N`, `cuda:N`, `sim:N`; not CPUs beside GPUs. Each has its own memory pool, copy of the weights and KV
     /// cache. Empty: as `gpu_devices` says.
     pub devices: Vec<String>,
-    /// GPUs by number (`[0]` is `cuda:0`), or `"auto"`: all that this build and machine have, else `cpu:0`.
+    /// GPUs by number (`[0]` is `cuda:0`), or `"auto"`: all of this machine that the kernels run on (compute capability 8.0 and
+    /// above), else `cpu:0`.
     pub gpu_devices: GpuDevices,
     /// Threads of each CPU device; 0: the machine's cores divided by the number of CPU devices. More than there are cores only
     /// costs.
@@ -31,6 +32,9 @@ pub struct Config {
     /// sequences at once and more pre-emptions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_cache_size: Option<ByteSize>,
+    /// Which kernels attend: `auto`, `flash` (the fastest that the device has, and what `auto` is), `reference` (portable ones, a
+    /// query tile at a time: slow, to hold the others against).
+    pub attention_backend: AttentionChoice,
     /// On GPUs: a request gives the same tokens alone and in any batch, at a price in speed (docs/gpu.md). CPUs always do.
     pub deterministic: bool,
     /// Cost model of `sim:N` devices, TOML or JSON (see `config/sim`). Absent: every step costs nothing.
@@ -91,6 +95,29 @@ pub enum IsaChoice {
     Avx2,
     /// AVX-512 with BF16.
     Avx512Bf16,
+}
+
+/// `attention_backend`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionChoice {
+    /// `flash`.
+    #[default]
+    Auto,
+    /// Flash attention by the fastest kernels that the device has.
+    Flash,
+    /// The portable kernels.
+    Reference,
+}
+
+impl From<AttentionChoice> for ffi::AttentionBackend {
+    fn from(choice: AttentionChoice) -> Self {
+        match choice {
+            AttentionChoice::Auto => ffi::AttentionBackend::Auto,
+            AttentionChoice::Flash => ffi::AttentionBackend::Flash,
+            AttentionChoice::Reference => ffi::AttentionBackend::Reference,
+        }
+    }
 }
 
 impl From<IsaChoice> for ffi::Isa {
@@ -242,8 +269,8 @@ impl Config {
             GpuDevices::Listed(list) if !list.is_empty() => {
                 list.iter().map(|number| format!("cuda:{number}")).collect()
             }
-            GpuDevices::Auto if gpu::count() > 0 => {
-                (0..gpu::count()).map(|number| format!("cuda:{number}")).collect()
+            GpuDevices::Auto if !gpu::usable().is_empty() => {
+                gpu::usable().iter().map(|number| format!("cuda:{number}")).collect()
             }
             _ => vec!["cpu:0".to_owned()],
         }
@@ -291,7 +318,11 @@ mod tests {
     fn the_default_is_one_cpu_device() {
         let config = Config::default();
         assert_eq!(config.check(), Ok(()));
-        assert_eq!(config.device_ids(), [DeviceId::new("cpu:0")]);
+        // In a build with CUDA it is the machine's GPUs, where it has some.
+        assert_eq!(config.gpu_ordinals(), gpu::usable());
+        if gpu::usable().is_empty() {
+            assert_eq!(config.device_ids(), [DeviceId::new("cpu:0")]);
+        }
         assert_eq!(config.threads_per_device(6), 6);
     }
 
@@ -299,12 +330,18 @@ mod tests {
     fn the_mission_names_are_understood() {
         let config = config("gpu_devices = \"auto\"\ngpu_memory_pool_size = \"2GiB\"\n");
         assert_eq!(config.memory_pool_size, Some(ByteSize(2 << 30)));
-        assert_eq!(config.device_ids(), [DeviceId::new("cpu:0")]);
+        assert_eq!(config.device_ids(), Config::default().device_ids());
     }
 
     #[test]
     fn gpus_are_refused_with_the_reason() {
-        let faults = config("gpu_devices = [0, 1]").check().expect_err("no CUDA here");
+        let checked = config("gpu_devices = [0, 1]").check();
+        if ffi::has_cuda() {
+            // Whether they are there is seen when the node starts.
+            assert_eq!(checked, Ok(()));
+            return;
+        }
+        let faults = checked.expect_err("no CUDA here");
         assert_eq!(faults.len(), 2);
         assert!(faults[0].contains("cuda:0") && faults[0].contains("no CUDA"), "{faults:?}");
     }

@@ -32,7 +32,8 @@ impl Maker {
         let bare: Arc<dyn Fn() -> Result<Box<dyn Device>, DeviceError> + Send + Sync> = match kind {
             DeviceKind::Cpu => {
                 let threads = config.threads_per_device(cores);
-                let options = DeviceOptions::cpu(threads, config.isa.into(), pool_bytes);
+                let mut options = DeviceOptions::cpu(threads, config.isa.into(), pool_bytes);
+                options.attention = config.attention_backend.into();
                 Arc::new(move || Ok(Box::new(EngineDevice::new(&options)?)))
             }
             DeviceKind::Sim => {
@@ -48,8 +49,9 @@ impl Maker {
             }
             DeviceKind::Cuda => {
                 let threads = cores.min(GPU_COPY_THREADS);
-                let options =
-                    DeviceOptions::cuda(number, threads, pool_bytes, config.deterministic);
+                let mut options = DeviceOptions::cuda(number, threads, pool_bytes);
+                options.attention = config.attention_backend.into();
+                options.deterministic = config.deterministic;
                 Arc::new(move || Ok(Box::new(EngineDevice::new(&options)?)))
             }
         };

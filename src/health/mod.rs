@@ -12,7 +12,7 @@ mod vitals;
 pub use actor::{Health, Publish};
 pub use policy::{Check, CheckName, Limits, Readings, Status};
 pub use progress::Progress;
-pub use vitals::{DeviceVitals, HealthMessage, Vitals};
+pub use vitals::{DeviceVitals, GpuVitals, HealthMessage, Vitals};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Share of the machine's memory in use (0 to 1) above which the node is degraded.
+    /// Share of memory in use (0 to 1), of the machine or of the fullest of the node's GPUs, above which the node is degraded.
     pub memory_limit: f64,
     /// The same for critical.
     pub memory_critical: f64,

@@ -18,7 +18,7 @@ pub enum Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckName {
-    /// Share of the machine's memory in use, 0 to 1.
+    /// Largest share of memory in use, 0 to 1: of the machine, and of each of the node's GPUs by everyone on it.
     Memory,
     /// Share of the devices that are up with every model, 0 to 1.
     Model,
@@ -62,14 +62,16 @@ pub struct Check {
 /// What was read at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Readings {
-    /// Share of memory in use.
-    pub memory: Option<f64>,
+    /// The largest share of memory in use, and whose it is: a GPU's name, or `None` for the machine.
+    pub memory: Option<(f64, Option<String>)>,
     /// Devices that are up, of how many, and what is wrong with the others.
     pub devices_up: u32,
     /// Devices configured.
     pub devices: u32,
     /// Why a device is down.
     pub device_fault: Option<String>,
+    /// Whether one is lost to this process, which is to end.
+    pub device_lost: bool,
     /// Models that take requests.
     pub models_up: u32,
     /// Models configured or loaded since.
@@ -124,13 +126,16 @@ fn graded(value: f64, (degraded, critical): (f64, f64)) -> Status {
 }
 
 fn memory(readings: &Readings, limits: &Limits) -> Check {
-    let status = readings.memory.map_or(Status::Healthy, |value| graded(value, limits.memory));
+    let value = readings.memory.as_ref().map(|(value, _)| *value);
+    let whose = readings.memory.as_ref().and_then(|(_, gpu)| gpu.as_deref());
+    let status = value.map_or(Status::Healthy, |value| graded(value, limits.memory));
+    let message = format!("memory of {} is short", whose.unwrap_or("the machine"));
     Check {
         name: CheckName::Memory,
         status,
-        value: readings.memory,
+        value,
         limit: Some(limits.memory.0),
-        message: (status != Status::Healthy).then(|| "memory is short".to_owned()),
+        message: (status != Status::Healthy).then_some(message),
     }
 }
 
@@ -140,7 +145,7 @@ fn model(readings: &Readings) -> Check {
         .min(share(readings.models_up, readings.models));
     let (status, message) = if value >= 1.0 {
         (Status::Healthy, None)
-    } else if value == 0.0 {
+    } else if value == 0.0 || readings.device_lost {
         let text = readings.device_fault.clone().unwrap_or_else(|| "no model is loaded".to_owned());
         (Status::Critical, Some(text))
     } else {
@@ -213,6 +218,8 @@ mod tests {
         let fault = Some("cpu:1: other: broke".to_owned());
         let one = Readings { devices_up: 1, device_fault: fault.clone(), ..well() };
         assert_eq!(status_of(&one, &limits(), CheckName::Model), Status::Degraded);
+        let lost = Readings { device_lost: true, ..one };
+        assert_eq!(status_of(&lost, &limits(), CheckName::Model), Status::Critical);
         let none = Readings { devices_up: 0, device_fault: fault, ..well() };
         let checks = evaluate(&none, &limits());
         assert_eq!(overall(&checks), Status::Critical);
@@ -228,7 +235,7 @@ mod tests {
         for (value, status) in
             [(0.9, Status::Healthy), (0.96, Status::Degraded), (0.99, Status::Critical)]
         {
-            let readings = Readings { memory: Some(value), ..well() };
+            let readings = Readings { memory: Some((value, None)), ..well() };
             assert_eq!(status_of(&readings, &limits(), CheckName::Memory), status);
         }
         for (value, status) in
@@ -237,6 +244,20 @@ mod tests {
             let readings =
                 Readings { stalled_ms: value, stalled_actor: Some("executor"), ..well() };
             assert_eq!(status_of(&readings, &limits(), CheckName::Progress), status);
+        }
+    }
+
+    #[test]
+    fn the_memory_check_names_whose_memory_is_short() {
+        for (whose, message) in [
+            (Some("cuda:1".to_owned()), "memory of cuda:1 is short"),
+            (None, "memory of the machine is short"),
+        ] {
+            let readings = Readings { memory: Some((0.96, whose.clone())), ..well() };
+            let checks = evaluate(&readings, &limits());
+            assert_eq!(checks[0].message.as_deref(), Some(message));
+            let readings = Readings { memory: Some((0.5, whose)), ..well() };
+            assert_eq!(evaluate(&readings, &limits())[0].message, None);
         }
     }
 

@@ -36,6 +36,14 @@ pub struct HealthMessage {
     pub draining: bool,
 }
 
+impl HealthMessage {
+    /// As the bus has it.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain fields serialise")
+    }
+}
+
 /// One device in the health message.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeviceVitals {
@@ -43,14 +51,28 @@ pub struct DeviceVitals {
     pub id: DeviceId,
     /// Takes work.
     pub up: bool,
+    /// It will not come back in this process.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
     /// Why not, if not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
     /// Times its actors were built again.
     pub rebuilds: u32,
-    /// Of a GPU: what its sensors said a moment ago.
+    /// Of a GPU: what it is, and what its sensors said a moment ago.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gpu: Option<gpu::Readings>,
+    pub gpu: Option<GpuVitals>,
+}
+
+/// A GPU in the health message.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct GpuVitals {
+    /// What it is; absent where the CUDA runtime does not see it.
+    #[serde(flatten)]
+    pub card: Option<gpu::Card>,
+    /// Absent while they cannot be read.
+    #[serde(flatten)]
+    pub readings: Option<gpu::Readings>,
 }
 
 #[derive(Default)]
@@ -87,8 +109,14 @@ impl Vitals {
 
     /// A device that is to be watched; down until [`Vitals::device_up`].
     pub fn add_device(&self, id: &DeviceId) {
-        let device =
-            DeviceVitals { id: id.clone(), up: false, fault: None, rebuilds: 0, gpu: None };
+        let device = DeviceVitals {
+            id: id.clone(),
+            up: false,
+            lost: false,
+            fault: None,
+            rebuilds: 0,
+            gpu: None,
+        };
         self.lock().devices.insert(id.clone(), device);
     }
 
@@ -109,6 +137,15 @@ impl Vitals {
         }
     }
 
+    /// Only a new process can have the device again.
+    pub fn device_lost(&self, id: &DeviceId, fault: &str) {
+        if let Some(device) = self.lock().devices.get_mut(id) {
+            device.up = false;
+            device.lost = true;
+            device.fault = Some(fault.to_owned());
+        }
+    }
+
     /// The GPUs among the devices, by number.
     pub fn gpus(&self) -> Vec<(DeviceId, u32)> {
         let number = |id: &DeviceId| match DeviceKind::parse(id.as_str()) {
@@ -118,11 +155,23 @@ impl Vitals {
         self.lock().devices.keys().filter_map(number).collect()
     }
 
+    /// What a GPU is.
+    pub fn set_gpu_card(&self, id: &DeviceId, card: gpu::Card) {
+        if let Some(device) = self.lock().devices.get_mut(id) {
+            device.gpu.get_or_insert_default().card = Some(card);
+        }
+    }
+
     /// What a GPU's sensors say.
     pub fn set_gpu(&self, id: &DeviceId, readings: gpu::Readings) {
         if let Some(device) = self.lock().devices.get_mut(id) {
-            device.gpu = Some(readings);
+            device.gpu.get_or_insert_default().readings = Some(readings);
         }
+    }
+
+    /// A GPU's sensors cannot be read any more; gives what they said last.
+    pub fn take_gpu(&self, id: &DeviceId) -> Option<gpu::Readings> {
+        self.lock().devices.get_mut(id)?.gpu.as_mut()?.readings.take()
     }
 
     /// How many models the node is meant to have.
@@ -198,6 +247,7 @@ impl Vitals {
             memory: fullest(memory_share(), &state.devices),
             devices_up: state.devices.values().filter(|device| device.up).count() as u32,
             devices: state.devices.len() as u32,
+            device_lost: state.devices.values().any(|device| device.lost),
             device_fault: state
                 .devices
                 .values()
@@ -217,11 +267,19 @@ impl Vitals {
     }
 }
 
-/// The largest share of memory in use, of the machine and of each GPU.
-fn fullest(machine: Option<f64>, devices: &BTreeMap<DeviceId, DeviceVitals>) -> Option<f64> {
-    let share = |gpu: gpu::Readings| gpu.memory_used_bytes as f64 / gpu.memory_total_bytes as f64;
-    let gpus = devices.values().filter_map(|device| device.gpu.map(share));
-    gpus.chain(machine).max_by(f64::total_cmp)
+/// The largest share of memory in use, of the machine and of each GPU, and which GPU that is.
+fn fullest(
+    machine: Option<f64>,
+    devices: &BTreeMap<DeviceId, DeviceVitals>,
+) -> Option<(f64, Option<String>)> {
+    let share = |device: &DeviceVitals| {
+        let gpu = device.gpu.as_ref()?.readings?;
+        let share = gpu.memory_used_bytes as f64 / gpu.memory_total_bytes as f64;
+        // Of a card that says it has no memory there is none.
+        share.is_finite().then(|| (share, Some(device.id.as_str().to_owned())))
+    };
+    let gpus = devices.values().filter_map(share);
+    gpus.chain(machine.map(|share| (share, None))).max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 /// Now, as RFC 3339 in UTC with milliseconds.
@@ -346,7 +404,40 @@ mod tests {
         let message = vitals.message(Timestamp::now());
         assert_eq!(message.checks[0].value, Some(0.99));
         assert_ne!(message.checks[0].status, Status::Healthy);
-        assert_eq!(message.devices[1].gpu, Some(readings));
+        assert_eq!(message.checks[0].message.as_deref(), Some("memory of cuda:3 is short"));
+        assert_eq!(message.devices[1].gpu.as_ref().and_then(|gpu| gpu.readings), Some(readings));
+    }
+
+    #[test]
+    fn a_gpu_keeps_its_name_when_its_readings_go() {
+        let vitals = vitals();
+        let id = DeviceId::new("cuda:0");
+        vitals.add_device(&id);
+        let card = gpu::Card {
+            name: "A card".to_owned(),
+            pci_bus_id: "00000000:1B:00.0".to_owned(),
+            numa_node: Some(1),
+            capability: (9, 0),
+        };
+        vitals.set_gpu_card(&id, card);
+        let readings = gpu::Readings {
+            memory_used_bytes: 0,
+            memory_total_bytes: 0,
+            utilisation: 0,
+            temperature: 40,
+            ecc_uncorrected: Some(2),
+        };
+        vitals.set_gpu(&id, readings);
+        let gpu = || {
+            let message = vitals.message(Timestamp::now());
+            serde_json::to_value(&message.devices[0].gpu).expect("plain fields")
+        };
+        let known = serde_json::json!({
+            "name": "A card", "pci_bus_id": "00000000:1B:00.0", "numa_node": 1
+        });
+        assert_eq!((gpu()["temperature"].as_u64(), &gpu()["name"]), (Some(40), &known["name"]));
+        assert_eq!(vitals.take_gpu(&id), Some(readings));
+        assert_eq!((gpu(), vitals.take_gpu(&id)), (known, None));
     }
 
     #[test]

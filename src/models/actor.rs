@@ -8,6 +8,7 @@ use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture};
 use actix_rt::ArbiterHandle;
 
 use crate::admission::{ModelDown, ModelUp};
+use crate::batcher::DeviceFailed;
 use crate::error::Result;
 use crate::health::{Progress, Vitals};
 
@@ -36,6 +37,8 @@ pub struct Start {
     pub model_up: Recipient<ModelUp>,
     /// Admission.
     pub model_down: Recipient<ModelDown>,
+    /// The node: a load met an error after which a device is lost to this process.
+    pub failed: Recipient<DeviceFailed>,
     /// Told what is loaded.
     pub vitals: Arc<Vitals>,
     /// Busy while something loads.

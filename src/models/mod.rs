@@ -165,8 +165,8 @@ pub struct Unload {
 #[rtype(result = "Vec<ModelInfo>")]
 pub struct List;
 
-/// A device's executor and batcher were built again and are empty: every model that was there is to be loaded onto it. Loads that were under way
-/// go on there too.
+/// A device's executor and batcher were built again and are empty: every model that was there is to be loaded onto it. Loads that
+/// were under way go on there too.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct DeviceRebuilt {

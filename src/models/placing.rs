@@ -6,13 +6,13 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
-use crate::batcher::{AddModel, RemoveModel};
+use crate::batcher::{AddModel, DeviceFailed, RemoveModel};
 use crate::bridge::{DeviceError, DeviceErrorCode};
 use crate::error::{Error, Kind};
 use crate::executor::{DeviceId, LoadModel, LoadProgress, UnloadModel};
 
 use super::ModelSpec;
-use super::devices::{Gone, ask};
+use super::devices::{DeviceHandle, Gone, ask};
 use super::flows::Flows;
 use super::progress::Display;
 use super::registry::{Entry, Placement};
@@ -126,12 +126,28 @@ impl Flows {
                     let placement = Placement { generation, loaded, added: false };
                     entry.placements.borrow_mut().insert(id.clone(), placement);
                 }
-                Ok(Err(error)) => return Err(PlaceError::Device(id.clone(), error)),
+                Ok(Err(error)) => {
+                    if error.code == DeviceErrorCode::Sticky {
+                        self.report_lost(&handle, &error).await;
+                    }
+                    return Err(PlaceError::Device(id.clone(), error));
+                }
                 Err(Gone) => {
                     self.devices.newer_than(id, generation).await.map_err(|Gone| gone())?;
                 }
             }
         }
+    }
+
+    async fn report_lost(&self, handle: &DeviceHandle, error: &DeviceError) {
+        let failed = DeviceFailed {
+            device: handle.id.clone(),
+            generation: handle.generation,
+            reason: error.to_string(),
+            sticky: true,
+        };
+        // It ends only with the node.
+        let _ = self.start.failed.send(failed).await;
     }
 
     /// The weights are on the device and its batcher knows.

@@ -72,6 +72,7 @@ async fn build(config: Config) -> Result<Handles, String> {
                 .collect(),
             model_up: supervisor.clone().recipient(),
             model_down: supervisor.clone().recipient(),
+            failed: supervisor.clone().recipient(),
             vitals: vitals.clone(),
             progress: vitals.watch("models"),
         },
@@ -209,16 +210,19 @@ impl Memory {
             num_threads: config.executor.threads_per_device(cores),
             backend: config.executor.backend(),
         };
-        if config.executor.takes_any_gpu()
-            && let Some(reason) = gpu::why_none()
-        {
-            tracing::warn!(reason, "no GPU, so the devices are cpu:0");
+        if config.executor.takes_any_gpu() {
+            for gpu in gpu::left_out() {
+                tracing::warn!(gpu, "executor.gpu_devices = \"auto\" leaves a GPU out");
+            }
+            if let Some(reason) = gpu::why_none() {
+                tracing::warn!(reason, "no GPU, so the devices are cpu:0");
+            }
         }
         let configured = config.executor.memory_pool_size.map(|size| size.0);
         let sizes = MemorySizes {
             pool_bytes: match config.executor.gpu_ordinals() {
-                gpus if gpus.is_empty() || configured.is_some() => configured,
-                gpus => Some(gpu::pool_bytes(&gpus)?),
+                gpus if gpus.is_empty() => configured,
+                gpus => Some(gpu::pool_bytes(&gpus, configured)?),
             },
             kv_bytes: config.executor.kv_cache_size.map(|size| size.0),
         };
@@ -259,8 +263,7 @@ fn start_health(
     let (vitals, metrics) = (vitals.clone(), metrics.clone());
     Health::start_in_arbiter(&thread.handle(), move |_| {
         let publish = Box::new(move |message: &HealthMessage| {
-            let body = serde_json::to_vec(message).expect("plain fields serialise");
-            publisher(body.into());
+            publisher(message.to_json().into());
             // Or samples pile up where nobody reads /metrics.
             prometheus.run_upkeep();
         });

@@ -1,5 +1,7 @@
 //! The supervisor: keeps what was started, rebuilds a device that failed, tells the doors which models are up, and drains.
 
+mod rebuild;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,15 +17,14 @@ use tokio::time::{Instant, sleep};
 use super::Phase;
 use super::device::{DeviceActors, DeviceLinks, DeviceParts, Threads};
 use super::start::Doors;
-use crate::admission::{Admission, DevicesUp, Drain, Ledger, ModelDown, ModelUp};
+use crate::admission::{Admission, Drain, Ledger, ModelDown, ModelUp};
 use crate::batcher::DeviceFailed;
 use crate::bus::Bus;
 use crate::error::{Error, Result};
 use crate::executor::DeviceId;
 use crate::health::Vitals;
 use crate::http;
-use crate::models::{DeviceRebuilt, Load, ModelSpec, Models, Spread};
-use crate::scheduler::DeviceDown;
+use crate::models::{Load, ModelSpec, Models, Spread};
 
 /// Failures of devices, changes of models, one shutdown: all rare.
 const MAILBOX_CAPACITY: usize = 64;
@@ -32,8 +33,6 @@ const MAILBOX_CAPACITY: usize = 64;
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// What cut requests get to send their last event, and the doors to write it.
 const CUT_GRACE: Duration = Duration::from_secs(2);
-/// The first pause between two tries to rebuild a device, and the longest; it doubles in between.
-const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 /// Everything that was started, for the supervisor to keep. Sent once, before any work can come.
 #[derive(Message)]
@@ -238,87 +237,6 @@ impl Inner {
             }
         }
         self.phase.send_replace(Phase::Ready);
-    }
-
-    /// A device that only a new process can have again: what it ran goes to other devices, if there are any, and the node is to end.
-    async fn lose(&self, failed: DeviceFailed) {
-        let DeviceFailed { device, generation, reason, .. } = failed;
-        let text = format!("{device} needs a new process: {reason}");
-        if let Some(kept) = self.kept.get() {
-            let down = DeviceDown { device, generation, lost: true };
-            // The scheduler ends only with the node.
-            let _ = kept.links.scheduler.send(down).await;
-        }
-        self.phase.send_replace(Phase::Failed(Error::internal(text)));
-    }
-
-    /// Builds the device's actors again, until that works, and loads every model onto them.
-    async fn rebuild(&self, failed: DeviceFailed) {
-        let Some(kept) = self.kept.get() else { return };
-        let _turn = kept.turn.lock().await;
-        let id = failed.device;
-        let is_this_build = |actors: &HashMap<_, DeviceActors>| {
-            actors.get(&id).is_some_and(|actors| actors.generation == failed.generation)
-        };
-        let old = {
-            let mut actors = kept.actors.borrow_mut();
-            if is_this_build(&actors) { actors.remove(&id) } else { None }
-        };
-        let (Some(old), Some(parts)) = (old, kept.parts.get(&id)) else { return };
-        kept.links.metrics.device(id.as_str()).rebuilds.increment(1);
-        let down = DeviceDown { device: id.clone(), generation: failed.generation, lost: false };
-        // The scheduler ends only with the node. Admission is told when a first try has failed: what comes meanwhile can wait.
-        let _ = kept.links.scheduler.send(down).await;
-        old.finish_replies().await;
-        // Its memory is given back before the next build takes any; joining threads blocks.
-        let _ = tokio::task::spawn_blocking(move || drop(old)).await;
-
-        let (mut pause, longest) = REBUILD_PAUSE;
-        let mut generation = failed.generation;
-        while !self.is_ending.get() {
-            generation += 1;
-            match self.build_again(kept, parts, generation).await {
-                Ok(()) => {
-                    self.vitals.device_up(&id);
-                    tracing::info!(device = %id, generation, "device rebuilt");
-                    break;
-                }
-                Err(fault) => {
-                    tracing::error!(device = %id, fault, "not rebuilt, trying again");
-                    self.vitals.device_down(&id, &fault);
-                    self.tell_devices_up(kept).await;
-                }
-            }
-            sleep(pause).await;
-            pause = longest.min(pause * 2);
-        }
-        self.tell_devices_up(kept).await;
-    }
-
-    async fn tell_devices_up(&self, kept: &Kept) {
-        let up = kept.actors.borrow().len();
-        // Admission ends only with the node.
-        let _ = self.admission.send(DevicesUp(up)).await;
-    }
-
-    async fn build_again(
-        &self,
-        kept: &Kept,
-        parts: &DeviceParts,
-        generation: u64,
-    ) -> std::result::Result<(), String> {
-        let built = DeviceActors::start(parts, &kept.links, generation).await;
-        let actors = built.map_err(|error| error.to_string())?;
-        let device = actors.handle(&parts.id).ok_or("it ended at once")?;
-        // The scheduler ends only with the node.
-        let _ = kept.links.scheduler.send(actors.device_up(&parts.id)).await;
-        let (done, loaded) = oneshot::channel();
-        let asked = kept.models.send(DeviceRebuilt { device, done }).await;
-        asked.map_err(|error| error.to_string())?;
-        let loaded = loaded.await.map_err(|error| error.to_string())?;
-        loaded.map_err(|error| error.to_string())?;
-        kept.actors.borrow_mut().insert(parts.id.clone(), actors);
-        Ok(())
     }
 
     /// No more requests; waits for those that run, and cuts the rest.

@@ -54,12 +54,29 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
         ("inferno_device_memory_used_bytes", Gauge, &["device"], "memory pool in use"),
         ("inferno_device_memory_reserved_bytes", Gauge, &["device"], "memory pool reserved"),
         (
+            "inferno_device_memory_peak_bytes",
+            Gauge,
+            &["device"],
+            "most of the memory pool in use at once since the device was made",
+        ),
+        (
             "inferno_device_rebuilds_total",
             Counter,
             &["device"],
             "times a device's actors were rebuilt",
         ),
-        ("inferno_gpu_memory_used_bytes", Gauge, &["device"], "of the card, by everyone on it"),
+        (
+            "inferno_gpu_info",
+            Gauge,
+            &["device", "name", "numa_node", "pci_bus_id"],
+            "1; the labels say what the card is, empty where the system does not know",
+        ),
+        (
+            "inferno_gpu_memory_used_bytes",
+            Gauge,
+            &["device"],
+            "of the card, by everyone on it; this and what sensors say is NaN while it cannot be read",
+        ),
         ("inferno_gpu_memory_total_bytes", Gauge, &["device"], "of the card"),
         ("inferno_gpu_utilisation_percent", Gauge, &["device"], "time in which a kernel ran"),
         ("inferno_gpu_temperature_celsius", Gauge, &["device"], "of the card"),
@@ -67,7 +84,7 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
             "inferno_gpu_ecc_uncorrected",
             Gauge,
             &["device"],
-            "memory errors since the driver was loaded that ECC could not correct",
+            "memory errors since the driver was loaded that ECC could not correct; absent where ECC is off",
         ),
         ("inferno_bus_connected", Gauge, &[], "1 while the bus is connected"),
         ("inferno_bus_reconnects_total", Counter, &[], "connections after the first"),
@@ -189,16 +206,17 @@ impl Metrics {
         limit.into_iter().for_each(|limit| set("inferno_health_check_limit", limit));
     }
 
-    /// The handles of one GPU's sensors.
+    /// The handles of one GPU.
     pub fn gpu(&self, device: &str) -> GpuMetrics {
         let labels =
             || vec![Label::new("node", self.node.clone()), Label::new("device", device.to_owned())];
         GpuMetrics {
+            info: InfoGauge(labels()),
             card_memory_used: metrics::gauge!("inferno_gpu_memory_used_bytes", labels()),
             card_memory_total: metrics::gauge!("inferno_gpu_memory_total_bytes", labels()),
             utilisation: metrics::gauge!("inferno_gpu_utilisation_percent", labels()),
             temperature: metrics::gauge!("inferno_gpu_temperature_celsius", labels()),
-            ecc_uncorrected: metrics::gauge!("inferno_gpu_ecc_uncorrected", labels()),
+            ecc_uncorrected: LateGauge("inferno_gpu_ecc_uncorrected", labels()),
         }
     }
 
@@ -213,6 +231,7 @@ impl Metrics {
             step_tokens: metrics::counter!("inferno_step_tokens_total", labels()),
             memory_used: metrics::gauge!("inferno_device_memory_used_bytes", labels()),
             memory_reserved: metrics::gauge!("inferno_device_memory_reserved_bytes", labels()),
+            memory_peak: metrics::gauge!("inferno_device_memory_peak_bytes", labels()),
             rebuilds: metrics::counter!("inferno_device_rebuilds_total", labels()),
         }
     }
@@ -232,12 +251,16 @@ pub struct DeviceMetrics {
     pub memory_used: Gauge,
     /// `inferno_device_memory_reserved_bytes`
     pub memory_reserved: Gauge,
+    /// `inferno_device_memory_peak_bytes`
+    pub memory_peak: Gauge,
     /// `inferno_device_rebuilds_total`
     pub rebuilds: Counter,
 }
 
-/// One GPU's sensors.
+/// One GPU: what it is, and its sensors.
 pub struct GpuMetrics {
+    /// `inferno_gpu_info`
+    pub info: InfoGauge,
     /// `inferno_gpu_memory_used_bytes`
     pub card_memory_used: Gauge,
     /// `inferno_gpu_memory_total_bytes`
@@ -247,7 +270,32 @@ pub struct GpuMetrics {
     /// `inferno_gpu_temperature_celsius`
     pub temperature: Gauge,
     /// `inferno_gpu_ecc_uncorrected`
-    pub ecc_uncorrected: Gauge,
+    pub ecc_uncorrected: LateGauge,
+}
+
+/// A gauge that is absent until it is set; a plain one is 0 from the start.
+pub struct LateGauge(&'static str, Vec<Label>);
+
+impl LateGauge {
+    /// Sets it.
+    pub fn set(&self, value: f64) {
+        metrics::gauge!(self.0, self.1.clone()).set(value);
+    }
+}
+
+/// The gauge whose labels are what it says.
+pub struct InfoGauge(Vec<Label>);
+
+impl InfoGauge {
+    /// Sets it to 1 for a card; what is not known is an empty label.
+    pub fn set(&self, name: &str, numa_node: Option<u32>, pci_bus_id: &str) {
+        let numa_node = numa_node.map(|node| node.to_string()).unwrap_or_default();
+        let mut labels = self.0.clone();
+        labels.push(Label::new("name", name.to_owned()));
+        labels.push(Label::new("numa_node", numa_node));
+        labels.push(Label::new("pci_bus_id", pci_bus_id.to_owned()));
+        metrics::gauge!("inferno_gpu_info", labels).set(1.0);
+    }
 }
 
 /// Histogram buckets in seconds: from a step of a small model to a long request.
@@ -306,7 +354,10 @@ mod tests {
         metrics.finished(FinishReason::Stop);
         metrics.refused(Kind::Invalid);
         metrics.health_check("memory", 0.0, Some(0.5), Some(0.9));
-        metrics.gpu("cuda:0");
+        let gpu = metrics.gpu("cuda:0");
+        assert!(!handle.render().contains("inferno_gpu_ecc_uncorrected{node=\"names-test\""));
+        gpu.ecc_uncorrected.set(0.0);
+        gpu.info.set("A card", Some(1), "00000000:1B:00.0");
         let device = metrics.device("cpu:0");
         device.step_time.record(0.1);
         for histogram in [

@@ -297,7 +297,7 @@ fn a_shape_that_gpus_lack_is_refused_by_name() {
         return;
     }
     let good = Device::Gpu { deterministic: false }.shape("llama32-tiny");
-    let options = DeviceOptions::cuda(0, 1, 0, false);
+    let options = DeviceOptions::cuda(0, 1, 0);
     assert!(ffi::required_bytes(&options, &good, &limits()).is_ok());
     for (field, shape) in [
         ("dtype", ModelShape { dtype: Dtype::F32, ..good.clone() }),

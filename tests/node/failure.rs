@@ -1,9 +1,10 @@
 //! A device that breaks in the middle of the work: nobody loses an answer, and what was computed stays.
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use inferno_node::error::Kind;
 use inferno_node::request::FinishReason;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::harness::{NodeProcess, client, collect, request};
 
@@ -47,6 +48,40 @@ async fn a_step_that_throws_costs_nobody_the_answer() {
 #[tokio::test]
 async fn a_step_that_panics_costs_nobody_the_answer() {
     breaks_and_loses_nothing("panic").await;
+}
+
+/// As a GPU's context is after an illegal address: only a new process has the device again.
+#[tokio::test]
+async fn a_device_that_is_lost_ends_its_requests_and_the_node() {
+    let fault = format!("{MANAGED}faults = [{{ step = 20, kind = \"sticky\" }}]\n");
+    let mut node = NodeProcess::start(&fault);
+    let raw = async_nats::connect(node.nats()).await.expect("NATS is there");
+    let subject = format!("inferno.v1.node.{}.health", node.id());
+    let mut health = raw.subscribe(subject).await.expect("subscribes");
+    let bus = client(&node.nats()).await;
+    let one = |seed| {
+        let bus = bus.clone();
+        async move {
+            let mut generation = bus.generate("demo", request(60, seed)).await.expect("accepted");
+            collect(&mut generation).await.expect("no gap").2
+        }
+    };
+    for last in join_all((0..4).map(one)).await {
+        assert_eq!(last.finish_reason, Some(FinishReason::Failed));
+        let error = last.error.expect("why");
+        assert_eq!(error.kind, Kind::Unavailable, "{error:?}");
+        assert!(error.retry_after_ms.is_some());
+    }
+    let critical = loop {
+        let message = health.next().await.expect("a critical one before the end");
+        let message: Value = serde_json::from_slice(&message.payload).expect("JSON");
+        if message["status"] == "critical" {
+            break message;
+        }
+    };
+    assert_eq!(critical["devices"][0]["lost"], true);
+    assert!(!node.wait().success(), "for the supervisor to start it again");
+    assert!(node.log().contains("cpu:0 needs a new process"), "{}", node.log());
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@ use crate::models::memory::{
 pub struct DeviceHere {
     /// As the configuration names it.
     pub id: DeviceId,
-    /// Of the hardware, where it has one.
-    pub name: Option<String>,
+    /// Of a GPU: what it is.
+    pub card: Option<gpu::Card>,
     /// What nobody has taken at this moment.
     pub free_bytes: u64,
     /// What a node reserves there if nothing is configured; absent where that follows from the model.
@@ -28,16 +28,21 @@ pub struct DeviceHere {
 /// Every device of this machine that a model could be put on: GPUs, then the processor. One whose memory cannot be read is left
 /// out.
 pub fn devices_here() -> Vec<DeviceHere> {
-    let gpus = gpu::list().unwrap_or_default().into_iter().map(|card| DeviceHere {
-        id: DeviceId::new(&format!("cuda:{}", card.ordinal)),
-        pool_bytes: gpu::pool_bytes(&[card.ordinal]).ok(),
-        name: Some(card.name),
-        free_bytes: card.free_bytes,
-        limits: default_limits(Backend::Cuda),
+    let cards = (0..).zip(gpu::cards().unwrap_or_default());
+    let gpus = cards.filter_map(|(ordinal, card)| {
+        let memory = gpu::memory(ordinal).ok()?;
+        Some(DeviceHere {
+            id: DeviceId::new(&format!("cuda:{ordinal}")),
+            card: Some(card.clone()),
+            free_bytes: memory.free_bytes,
+            // A full card gives nothing.
+            pool_bytes: Some(gpu::pool_of(memory).unwrap_or(0)),
+            limits: default_limits(Backend::Cuda),
+        })
     });
     let cpu = available_bytes().map(|free_bytes| DeviceHere {
         id: DeviceId::new("cpu:0"),
-        name: None,
+        card: None,
         free_bytes,
         pool_bytes: None,
         limits: default_limits(Backend::Cpu),
@@ -50,9 +55,9 @@ pub fn devices_here() -> Vec<DeviceHere> {
 pub struct Fit {
     /// Which device.
     pub device: DeviceId,
-    /// Of the hardware, where it has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    /// Of a GPU: name, PCI bus id and NUMA node.
+    #[serde(flatten)]
+    pub card: Option<gpu::Card>,
     /// What it has free now.
     pub free_bytes: u64,
     /// Why the engine does not run the model there, whatever the memory.
@@ -77,10 +82,14 @@ pub struct Fit {
 impl DeviceHere {
     /// What of a model of this shape fits.
     pub fn fit(&self, shape: &ModelShape, max_seq_len: u32) -> Fit {
-        match engine_need(shape, &self.limits, max_seq_len) {
+        let need = match self.card.as_ref().and_then(gpu::Card::why_not) {
+            Some(reason) => Err(reason),
+            None => engine_need(shape, &self.limits, max_seq_len).map_err(|error| error.message),
+        };
+        match need {
             Ok(need) => self.fit_of(&need, max_seq_len),
-            Err(error) => {
-                let refused = Some(error.message);
+            Err(reason) => {
+                let refused = Some(reason);
                 Fit { refused, fits: false, ..self.fit_of(&MemoryNeed::default(), max_seq_len) }
             }
         }
@@ -100,7 +109,7 @@ impl DeviceHere {
         let default = plan(&[wanted], sizes, self.free_bytes, 1);
         Fit {
             device: self.id.clone(),
-            name: self.name.clone(),
+            card: self.card.clone(),
             free_bytes: self.free_bytes,
             refused: None,
             weight_bytes: need.weight_bytes,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::bridge::ffi::Backend;
-use crate::executor::DeviceId;
+use crate::executor::{DeviceId, gpu};
 use crate::models::memory::StepLimits;
 
 const LIMITS: StepLimits = StepLimits {
@@ -26,7 +26,18 @@ fn report(name: &str, free_bytes: u64) -> Report {
 
 fn device(free_bytes: u64) -> DeviceHere {
     let id = DeviceId::new("cpu:0");
-    DeviceHere { id, name: None, free_bytes, pool_bytes: None, limits: LIMITS }
+    DeviceHere { id, card: None, free_bytes, pool_bytes: None, limits: LIMITS }
+}
+
+fn card(capability: (u32, u32)) -> DeviceHere {
+    let card = gpu::Card {
+        name: "A card".to_owned(),
+        pci_bus_id: "00000000:1B:00.0".to_owned(),
+        numa_node: Some(1),
+        capability,
+    };
+    let id = DeviceId::new("cuda:0");
+    DeviceHere { id, card: Some(card), pool_bytes: Some(1 << 24), ..device(1 << 30) }
 }
 
 #[test]
@@ -80,8 +91,7 @@ fn what_does_not_fit_is_said() {
 fn a_device_with_a_pool_gives_no_more_than_that() {
     let checkpoint =
         Checkpoint::open(&fixture("llama3-tiny"), LoadFormat::Safetensors).expect("loads");
-    let name = Some("A card".to_owned());
-    let card = DeviceHere { name, pool_bytes: Some(1 << 24), ..device(1 << 30) };
+    let card = card((9, 0));
     let fit = card.fit(checkpoint.shape(), 64);
     let same = device(1 << 24).fit(checkpoint.shape(), 64);
     assert_eq!((fit.kv_tokens, fit.sequences), (same.kv_tokens, same.sequences));
@@ -89,6 +99,26 @@ fn a_device_with_a_pool_gives_no_more_than_that() {
     let refused = crate::bridge::ffi::ModelShape { head_dim: 3, ..checkpoint.shape().clone() };
     let refused = card.fit(&refused, 64);
     assert!(!refused.fits && refused.refused.is_some(), "{refused:?}");
+}
+
+#[test]
+fn a_card_is_named_with_its_address_and_its_numa_node() {
+    let inspect = |card| {
+        let devices = [card, device(1 << 30)];
+        inspect(&fixture("llama3-tiny"), Some(64), &HubCache::default(), &devices).expect("good")
+    };
+    let report = inspect(card((8, 0)));
+    let text = report.to_string();
+    assert!(text.contains("cuda:0 (A card, PCI 00000000:1B:00.0, NUMA node 1): "), "{text}");
+    assert!(text.contains("cpu:0: "), "{text}");
+    let json = serde_json::to_value(&report).expect("plain fields");
+    let [gpu, cpu] = [&json["devices"][0], &json["devices"][1]];
+    assert_eq!((gpu["name"].as_str(), gpu["numa_node"].as_u64()), (Some("A card"), Some(1)));
+    assert_eq!(gpu["pci_bus_id"].as_str(), Some("00000000:1B:00.0"));
+    assert!(cpu.get("name").is_none() && cpu.get("pci_bus_id").is_none(), "{cpu}");
+    let old = inspect(card((7, 5)));
+    let refused = old.devices[0].refused.as_deref().unwrap_or_default();
+    assert!(!old.devices[0].fits && refused.contains("got 7.5"), "{refused}");
 }
 
 #[test]

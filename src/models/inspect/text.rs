@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{Fit, Report};
+use crate::executor::gpu::Card;
 
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -75,8 +76,8 @@ impl Report {
     }
 
     fn write_fit(&self, fit: &Fit, f: &mut Formatter<'_>) -> fmt::Result {
-        let name = fit.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-        write!(f, "{}{name}: {} free; ", fit.device, gib(fit.free_bytes))?;
+        let card = fit.card.as_ref().map(|card| format!(" ({})", called(card))).unwrap_or_default();
+        write!(f, "{}{card}: {} free; ", fit.device, gib(fit.free_bytes))?;
         if let Some(reason) = &fit.refused {
             return writeln!(f, "does not run there: {reason}");
         }
@@ -94,6 +95,12 @@ impl Report {
             grouped(fit.kv_tokens_by_default)
         )
     }
+}
+
+/// `NVIDIA H200, PCI 00000000:1B:00.0, NUMA node 1`; without the node where it is not known.
+fn called(card: &Card) -> String {
+    let node = card.numa_node.map(|node| format!(", NUMA node {node}")).unwrap_or_default();
+    format!("{}, PCI {}{node}", card.name, card.pci_bus_id)
 }
 
 /// `8.03 B`, `134 M`, `960 K`: three figures.

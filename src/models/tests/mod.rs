@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::admission::{ModelDown, ModelUp};
-use crate::batcher::{AddModel, RemoveModel};
+use crate::batcher::{AddModel, DeviceFailed, RemoveModel};
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{Backend, MemoryStats, StepBatch, StepOutput};
 use crate::error::Kind;
@@ -68,7 +68,7 @@ impl Handler<RemoveModel> for Batcher {
     }
 }
 
-/// Stands for admission.
+/// Stands for admission, and for the node where a device is lost.
 #[derive(Default)]
 struct Admission {
     log: Log,
@@ -99,6 +99,15 @@ impl Handler<ModelDown> for Admission {
         if self.late_request.swap(false, Ordering::Relaxed) {
             served[&message.name].in_use.fetch_add(1, Ordering::Release);
         }
+    }
+}
+
+impl Handler<DeviceFailed> for Admission {
+    type Result = ();
+
+    /// Of the node's.
+    fn handle(&mut self, failed: DeviceFailed, _: &mut Self::Context) {
+        note(&self.log, format!("{} failed, sticky {}", failed.device, failed.sticky));
     }
 }
 
@@ -182,7 +191,8 @@ impl Bench {
             planned_kv_bytes: BTreeMap::new(),
             devices: handles,
             model_up: admission.clone().recipient(),
-            model_down: admission.recipient(),
+            model_down: admission.clone().recipient(),
+            failed: admission.recipient(),
             vitals: Arc::clone(&vitals),
             progress: Progress::new(),
         };

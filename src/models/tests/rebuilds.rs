@@ -1,6 +1,7 @@
 //! Devices that are built again, and devices that do not work.
 
 use super::*;
+use crate::bridge::DeviceErrorCode;
 
 #[actix::test]
 async fn a_rebuilt_device_gets_every_model_again() {
@@ -75,7 +76,7 @@ async fn a_load_under_way_goes_on_when_its_device_is_rebuilt() {
 }
 
 /// A device that takes models and loads none.
-struct Broken;
+struct Broken(DeviceErrorCode);
 
 impl Device for Broken {
     fn begin_load(&mut self, _: DeviceLoad) -> std::result::Result<(), DeviceError> {
@@ -83,7 +84,8 @@ impl Device for Broken {
     }
 
     fn load_next(&mut self, _: ModelId) -> std::result::Result<LoadState, DeviceError> {
-        Err(DeviceError::other("tensor model.norm.weight: broken"))
+        let message = "tensor model.norm.weight: broken".to_owned();
+        Err(DeviceError { code: self.0, message })
     }
 
     fn unload(&mut self, _: ModelId) -> std::result::Result<(), DeviceError> {
@@ -105,8 +107,17 @@ impl Device for Broken {
 }
 
 #[actix::test]
+async fn a_load_after_which_the_device_is_lost_is_told_to_the_node() {
+    let broken = Maker::from_fn(|| Ok(Box::new(Broken(DeviceErrorCode::Sticky))));
+    let bench = Bench::new(vec![("sim:0", broken)]).await;
+    assert_eq!(kind(bench.load("demo").await), Kind::Internal);
+    assert_eq!(bench.take_log(), ["sim:0 failed, sticky true"]);
+    bench.stop();
+}
+
+#[actix::test]
 async fn a_model_that_one_device_cannot_load_is_on_none() {
-    let broken = Maker::from_fn(|| Ok(Box::new(Broken)));
+    let broken = Maker::from_fn(|| Ok(Box::new(Broken(DeviceErrorCode::Other))));
     let bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30)), ("sim:1", broken)]).await;
     let error = bench.load("demo").await.expect_err("sim:1 is broken");
     assert_eq!(error.kind, Kind::Internal);

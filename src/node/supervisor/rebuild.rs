@@ -1,0 +1,129 @@
+//! What the supervisor does about a device that failed: builds its actors again, or gives it up where only a new process can.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use super::{Inner, Kept};
+use crate::admission::DevicesUp;
+use crate::batcher::DeviceFailed;
+use crate::bridge::DeviceErrorCode;
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::models::DeviceRebuilt;
+use crate::node::Phase;
+use crate::node::device::{DeviceActors, DeviceParts};
+use crate::scheduler::DeviceDown;
+
+/// The first pause between two tries to rebuild a device, and the longest; it doubles in between.
+const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// Why a device was not built again.
+struct NotBuilt {
+    fault: String,
+    /// Only a new process can have it again.
+    sticky: bool,
+}
+
+impl NotBuilt {
+    fn of(fault: impl ToString) -> Self {
+        Self { fault: fault.to_string(), sticky: false }
+    }
+}
+
+impl Inner {
+    /// A device that only a new process can have again: what it ran goes to other devices, if there are any, and the node is to end.
+    pub(super) async fn lose(&self, failed: DeviceFailed) {
+        let DeviceFailed { device, generation, reason, .. } = failed;
+        let text = format!("{device} needs a new process: {reason}");
+        self.vitals.device_lost(&device, &reason);
+        // Now, not with the next second: the node may have ended by then.
+        if let Some(bus) = self.bus() {
+            (bus.health_publisher())(self.vitals.message(Timestamp::now()).to_json().into());
+        }
+        if let Some(kept) = self.kept.get() {
+            let down = DeviceDown { device, generation, lost: true };
+            // The scheduler ends only with the node.
+            let _ = kept.links.scheduler.send(down).await;
+        }
+        self.phase.send_replace(Phase::Failed(Error::internal(text)));
+    }
+
+    /// Builds the device's actors again, until that works, and loads every model onto them.
+    pub(super) async fn rebuild(&self, failed: DeviceFailed) {
+        let Some(kept) = self.kept.get() else { return };
+        let _turn = kept.turn.lock().await;
+        let id = failed.device;
+        let is_this_build = |actors: &HashMap<_, DeviceActors>| {
+            actors.get(&id).is_some_and(|actors| actors.generation == failed.generation)
+        };
+        let old = {
+            let mut actors = kept.actors.borrow_mut();
+            if is_this_build(&actors) { actors.remove(&id) } else { None }
+        };
+        let (Some(old), Some(parts)) = (old, kept.parts.get(&id)) else { return };
+        kept.links.metrics.device(id.as_str()).rebuilds.increment(1);
+        let down = DeviceDown { device: id.clone(), generation: failed.generation, lost: false };
+        // The scheduler ends only with the node. Admission is told when a first try has failed: what comes meanwhile can wait.
+        let _ = kept.links.scheduler.send(down).await;
+        old.finish_replies().await;
+        // Its memory is given back before the next build takes any; joining threads blocks.
+        let _ = tokio::task::spawn_blocking(move || drop(old)).await;
+
+        let (mut pause, longest) = REBUILD_PAUSE;
+        let mut generation = failed.generation;
+        while !self.is_ending.get() {
+            generation += 1;
+            match self.build_again(kept, parts, generation).await {
+                Ok(()) => {
+                    self.vitals.device_up(&id);
+                    tracing::info!(device = %id, generation, "device rebuilt");
+                    break;
+                }
+                Err(NotBuilt { fault, sticky: true }) => {
+                    self.lose(DeviceFailed { device: id, generation, reason: fault, sticky: true })
+                        .await;
+                    return;
+                }
+                Err(NotBuilt { fault, .. }) => {
+                    tracing::error!(device = %id, fault, "not rebuilt, trying again");
+                    self.vitals.device_down(&id, &fault);
+                    self.tell_devices_up(kept).await;
+                }
+            }
+            sleep(pause).await;
+            pause = longest.min(pause * 2);
+        }
+        self.tell_devices_up(kept).await;
+    }
+
+    async fn tell_devices_up(&self, kept: &Kept) {
+        let up = kept.actors.borrow().len();
+        // Admission ends only with the node.
+        let _ = self.admission.send(DevicesUp(up)).await;
+    }
+
+    async fn build_again(
+        &self,
+        kept: &Kept,
+        parts: &DeviceParts,
+        generation: u64,
+    ) -> std::result::Result<(), NotBuilt> {
+        let built = DeviceActors::start(parts, &kept.links, generation).await;
+        let actors = built.map_err(|error| NotBuilt {
+            sticky: error.code == DeviceErrorCode::Sticky,
+            fault: error.to_string(),
+        })?;
+        let device = actors.handle(&parts.id).ok_or_else(|| NotBuilt::of("it ended at once"))?;
+        // The scheduler ends only with the node.
+        let _ = kept.links.scheduler.send(actors.device_up(&parts.id)).await;
+        let (done, loaded) = oneshot::channel();
+        let asked = kept.models.send(DeviceRebuilt { device, done }).await;
+        asked.map_err(NotBuilt::of)?;
+        loaded.await.map_err(NotBuilt::of)?.map_err(NotBuilt::of)?;
+        kept.actors.borrow_mut().insert(parts.id.clone(), actors);
+        Ok(())
+    }
+}
