@@ -29,6 +29,12 @@ cuda-toolkit: setup ## a CUDA 13 toolkit from PyPI in .tools/cuda, for machines 
 cuda-check: setup ## builds and links everything for GPUs, with a fetched toolkit where there is none; runs nothing on one
 	scripts/cuda-check
 
+.PHONY: gpu-check
+gpu-check: setup ## on a machine with a GPU: every test and benchmark of the CUDA backend, and a table (docs/gpu.md)
+	scripts/gpu-check build
+	build/gpu-check/run
+	scripts/gpu-check table build/gpu-check/results
+
 .PHONY: demo
 demo: build ## start a node with the demo model, stream over NATS and over HTTP, stop it again
 	@scripts/demo $(BIN)
@@ -46,7 +52,7 @@ check: setup ## every linter, warnings are errors
 	scripts/check
 
 .PHONY: bench
-bench: setup ## every benchmark, and one table at the end
+bench: setup ## every benchmark of the CPU and of the control plane, and one table at the end (GPUs: make gpu-check)
 	scripts/bench
 
 .PHONY: coverage

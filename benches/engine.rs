@@ -83,7 +83,7 @@ fn memory_allocation(criterion: &mut Criterion) {
 /// The same on a GPU, where there is one. Most of it is the driver's: a model takes page-locked memory too, and makes events. The pool by
 /// itself is in `cpp/lab/memory_bench`.
 fn gpu_memory_allocation(criterion: &mut Criterion) {
-    if ffi::gpu_bus_ids().map_or(0, |ids| ids.len()) == 0 {
+    if ffi::gpu_kinds().map_or(0, |kinds| kinds.len()) == 0 {
         println!("left out: gpu_memory_allocation, for this build or machine has no GPU");
         return;
     }

@@ -9,7 +9,7 @@ import sys
 OUTCOME = re.compile(r"^part (\S+): exit (\d+) after (\d+) s, (\S+)$", re.MULTILINE)
 DETAIL = re.compile(r"(?:test cases: |ERROR SUMMARY: |RACECHECK SUMMARY: |test result: ).*")
 # Parts whose figures are text, and what beside figures they say: progress, seeds of tests, criterion's own words.
-TEXT = ("kernels-", "steps-", "start-", "pool")
+TEXT = ("ceilings", "kernels-", "steps-", "start-", "pool")
 NOISE = re.compile(r"^(\{|part \S+: exit|Benchmarking |Found \d|decode/\d| {2}\d|left out|\s*$)")
 
 

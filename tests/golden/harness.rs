@@ -37,7 +37,7 @@ impl Device {
         match self {
             Device::Cpu(isa) => DeviceOptions::cpu(num_threads, isa, pool_bytes),
             Device::Gpu { deterministic } => {
-                DeviceOptions::cuda(0, num_threads, pool_bytes, deterministic)
+                DeviceOptions { deterministic, ..DeviceOptions::cuda(0, num_threads, pool_bytes) }
             }
         }
     }
@@ -64,8 +64,8 @@ pub fn same_bits_devices() -> Vec<Device> {
 
 /// Both modes, if there is one.
 pub fn gpus() -> Vec<Device> {
-    match ffi::gpu_bus_ids() {
-        Ok(ids) if !ids.is_empty() => {
+    match ffi::gpu_kinds() {
+        Ok(kinds) if !kinds.is_empty() => {
             [false, true].map(|deterministic| Device::Gpu { deterministic }).into()
         }
         Ok(_) => {
