@@ -4,7 +4,6 @@
 // which parts a decode step's time goes to.
 //
 //   step_bench MODEL [--deterministic]     MODEL: 1b, 8b or 7b
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <map>
@@ -34,6 +33,7 @@ constexpr EqualSequences kPrefills[] = {
     {1, 32, 32}, {1, 512, 512}, {1, 2048, 2048}, {8, 2048, 2048}};
 constexpr std::uint32_t kMaxStepTokens = 8 * 2048;
 constexpr std::uint32_t kMaxSeqLen = 2560;
+constexpr double kWarmUpMs = 200;  // before each measurement, for the clocks to rise
 
 struct Asked {
   std::string model;
@@ -68,7 +68,10 @@ Timed time_steps(Context& context, std::uint32_t model, const EqualSequences& se
     device.push_back(output.device_ms);
     if (output.idle_ms > 0) idle.push_back(output.idle_ms * 1e3);
   };
-  for (int i = 0; i < std::min(3, count / 2); ++i) context.run_step(model, batch);
+  const double warm = now_ms() + kWarmUpMs;
+  do {
+    context.run_step(model, batch);
+  } while (now_ms() < warm);
   const double start = now_ms();
   submit();
   for (int i = 1; i < count; ++i) {
