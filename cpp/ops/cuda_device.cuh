@@ -1,4 +1,4 @@
-// What the kernels share: dependent launch, element types, sums over a warp or block.
+// What the kernels share: dependent launch, element types, products and sums by a warp.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "ops/cuda_op.h"
 
@@ -49,6 +50,25 @@ __device__ __forceinline__ __nv_bfloat16 from_float(float value) {
 template <>
 __device__ __forceinline__ __half from_float(float value) {
   return __float2half_rn(value);
+}
+
+// d [16, 8] += a [16, 16] · b [16, 8] by a warp (PTX ISA, "Matrix fragments for mma.m16n8k16"). A
+// thread has of d rows lane / 4 and + 8, columns 2 (lane % 4) and + 1: [row, column],
+// [row, column + 1], [row + 8, column], [row + 8, column + 1].
+template <typename Element>
+__device__ __forceinline__ void mma_16816(float (&d)[4], const std::uint32_t (&a)[4],
+                                          std::uint32_t b0, std::uint32_t b1) {
+#define INFERNO_MMA(types)                                                   \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." types                         \
+      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                       \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
+    INFERNO_MMA("bf16.bf16");
+  } else {
+    INFERNO_MMA("f16.f16");
+  }
+#undef INFERNO_MMA
 }
 
 __device__ __forceinline__ float warp_sum(float value) {

@@ -1,5 +1,5 @@
-// Instructions of compute capability 9.0 and warp-wide matrix instructions, one function each. PTX
-// ISA: "mbarrier", "cp.async.bulk.tensor", "ldmatrix", "mma".
+// Instructions of compute capability 9.0, one function each. PTX ISA: "mbarrier",
+// "cp.async.bulk.tensor", "ldmatrix".
 #pragma once
 
 #include <cuda.h>
@@ -121,30 +121,6 @@ __device__ __forceinline__ Fragments load_matrices(std::uint32_t address) {
                : "r"(address)
                : "memory");
   return f;
-}
-
-// sums [16, 8] += a [16, 16] · b [16, 8]. A thread has of the sums rows lane / 4 and + 8, columns
-// 2 (lane % 4) and + 1: [row, column], [row, column + 1], [row + 8, column], [row + 8, column + 1].
-template <typename Element>
-__device__ __forceinline__ void multiply(float (&sums)[4], const Fragments& a, std::uint32_t b0,
-                                         std::uint32_t b1);
-
-template <>
-__device__ __forceinline__ void multiply<__nv_bfloat16>(float (&sums)[4], const Fragments& a,
-                                                        std::uint32_t b0, std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1));
-}
-
-template <>
-__device__ __forceinline__ void multiply<__half>(float (&sums)[4], const Fragments& a,
-                                                 std::uint32_t b0, std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1));
 }
 
 // Floats handed to another block in memory that is zero before: each is its own flag, so there is

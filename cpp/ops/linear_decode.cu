@@ -94,7 +94,7 @@ class Consumer {
       for (int m = 0; m < kMatrices; ++m) {
         const Fragments a = load_matrices(weights + m * 8 * kBoxRowBytes +
                                           (((column + s * 2 + lane_ / 16) ^ row) << 4));
-        multiply<Element>(sums.at[m], a, b0, b1);
+        mma_16816<Element>(sums.at[m], a.at, b0, b1);
       }
     }
   }

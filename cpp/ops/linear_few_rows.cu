@@ -119,8 +119,8 @@ class Consumer {
       for (int pair = 0; pair < kSteps / 2; ++pair) {
         const Fragments b =
             load_matrices(input + group * 8 * kBoxRowBytes + (((pair * 4 + lane_ / 8) ^ row) << 4));
-        multiply<Element>(even.at[group], a[pair * 2], b.at[0], b.at[1]);
-        multiply<Element>(odd.at[group], a[pair * 2 + 1], b.at[2], b.at[3]);
+        mma_16816<Element>(even.at[group], a[pair * 2].at, b.at[0], b.at[1]);
+        mma_16816<Element>(odd.at[group], a[pair * 2 + 1].at, b.at[2], b.at[3]);
       }
     }
   }

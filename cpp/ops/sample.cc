@@ -8,7 +8,6 @@
 namespace inferno::ops {
 namespace {
 
-constexpr float kLog2E = 1.44269504088896341F;
 constexpr int kOctaves = 40;  // a token less than 2^-40 as likely as the best one is never drawn
 constexpr int kBucketsPerOctave = 64;
 constexpr int kNumBuckets = (kOctaves + 1) * kBucketsPerOctave;

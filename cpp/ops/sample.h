@@ -23,6 +23,8 @@
 
 namespace inferno::ops {
 
+inline constexpr float kLog2E = 1.44269504088896341F;
+
 struct SampleParams {
   float temperature = 0;    // 0 is greedy: the lowest id among the highest logits
   std::uint32_t top_k = 0;  // 0 is off

@@ -12,7 +12,6 @@ namespace inferno::ops::cuda {
 namespace {
 
 constexpr std::uint32_t kThreads = 256;
-constexpr float kLog2E = 1.44269504088896341F;
 constexpr std::uint64_t kBadKey = 0;  // before every rank: the row has a NaN or +infinity
 
 __device__ bool is_bad(float logit) { return !(logit < INFINITY); }
