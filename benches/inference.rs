@@ -61,7 +61,7 @@ fn config(folder: &Path) -> Config {
         model.model_path = folder.to_owned();
         model.load_format = LoadFormat::Dummy;
         model.max_seq_len = Some(2_048);
-        config.batcher.max_step_tokens = 2_048;
+        config.batcher.max_step_tokens = Some(2_048);
     }
     let devices = std::env::var("BENCH_DEVICES").unwrap_or_else(|_| "cpu:0".to_owned());
     config.executor.devices = devices.split(',').map(str::to_owned).collect();

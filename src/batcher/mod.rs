@@ -209,13 +209,13 @@ pub struct DeviceFailed {
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Most sequences of one model that run at once (1 to 4,096). More give more tokens/s and a longer gap between two tokens
-    /// of each.
+    /// of each. Absent: 32, on GPUs 256.
     #[serde(alias = "max_num_seqs")]
-    pub max_batch_size: u32,
+    pub max_batch_size: Option<u32>,
     /// Most tokens of one step, decodes and prefill chunks together (from `max_batch_size` to 1,048,576). More
-    /// prefill faster; the running sequences wait for the longest step.
+    /// prefill faster; the running sequences wait for the longest step. Absent: 512, on GPUs 2,048.
     #[serde(alias = "max_num_batched_tokens")]
-    pub max_step_tokens: u32,
+    pub max_step_tokens: Option<u32>,
     /// Positions of one KV block (a power of two, 1 to 256). Smaller blocks waste less and share more; tables grow longer.
     pub block_size: u32,
     /// Keep the KV of finished prompts for others that begin alike. Costs a hash per block and no memory that is needed
@@ -230,8 +230,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            max_batch_size: 32,
-            max_step_tokens: 512,
+            max_batch_size: None,
+            max_step_tokens: None,
             block_size: 16,
             enable_prefix_cache: true,
             reserve_tokens: 64,
@@ -240,21 +240,31 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Most sequences and most tokens of a step, on a GPU or another device. What is not set gives way to what is: every running
+    /// sequence decodes in every step, so the tokens must hold them all.
+    pub fn largest_step(&self, on_gpu: bool) -> (u32, u32) {
+        let (sequences, tokens) = if on_gpu { (256, 2_048) } else { (32, 512) };
+        match (self.max_batch_size, self.max_step_tokens) {
+            (Some(sequences), Some(tokens)) => (sequences, tokens),
+            (Some(sequences), None) => (sequences, tokens.max(sequences)),
+            (None, Some(tokens)) => (sequences.min(tokens), tokens),
+            (None, None) => (sequences, tokens),
+        }
+    }
+
     /// Whether every value is in range.
     ///
     /// # Errors
     /// One line for each wrong key: its name, what is expected and what was given.
     pub fn check(&self) -> Result<(), Vec<String>> {
         let mut wrong = Vec::new();
-        if !(1..=4096).contains(&self.max_batch_size) {
-            let got = self.max_batch_size;
-            wrong.push(format!("batcher.max_batch_size: expected 1 to 4096, got {got}"));
+        let (sequences, tokens) = self.largest_step(false);
+        if !(1..=4096).contains(&sequences) {
+            wrong.push(format!("batcher.max_batch_size: expected 1 to 4096, got {sequences}"));
         }
-        // Every running sequence decodes in every step, so the budget must hold them all.
-        if !(self.max_batch_size..=1 << 20).contains(&self.max_step_tokens) {
+        if !(sequences..=1 << 20).contains(&tokens) {
             wrong.push(format!(
-                "batcher.max_step_tokens: expected max_batch_size ({}) to 1048576, got {}",
-                self.max_batch_size, self.max_step_tokens
+                "batcher.max_step_tokens: expected max_batch_size ({sequences}) to 1048576, got {tokens}"
             ));
         }
         if !self.block_size.is_power_of_two() || self.block_size > 256 {
@@ -281,8 +291,8 @@ mod tests {
     #[test]
     fn every_wrong_key_is_named() {
         let config = Config {
-            max_batch_size: 0,
-            max_step_tokens: 1 << 21,
+            max_batch_size: Some(0),
+            max_step_tokens: Some(1 << 21),
             block_size: 24,
             reserve_tokens: u32::MAX,
             ..Config::default()
@@ -297,11 +307,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_set_suits_the_device_and_gives_way_to_what_is() {
+        let config = |max_batch_size, max_step_tokens| Config {
+            max_batch_size,
+            max_step_tokens,
+            ..Config::default()
+        };
+        assert_eq!(config(None, None).largest_step(false), (32, 512));
+        assert_eq!(config(None, None).largest_step(true), (256, 2_048));
+        assert_eq!(config(Some(4_096), None).largest_step(true), (4_096, 4_096));
+        assert_eq!(config(None, Some(16)).largest_step(true), (16, 16));
+        assert_eq!(config(Some(8), Some(64)).largest_step(true), (8, 64));
+        assert!(config(None, Some(0)).check().is_err());
+        assert!(config(Some(64), Some(63)).check().is_err());
+    }
+
+    #[test]
     fn the_fields_other_names_are_known_and_foreign_ones_are_not() {
         let config: Config =
             serde_json::from_str(r#"{"max_num_seqs": 8, "enable_prefix_caching": false}"#)
                 .expect("aliases");
-        assert_eq!((config.max_batch_size, config.enable_prefix_cache), (8, false));
+        assert_eq!((config.max_batch_size, config.enable_prefix_cache), (Some(8), false));
         assert!(serde_json::from_str::<Config>(r#"{"max_seqs": 8}"#).is_err());
     }
 }

@@ -11,6 +11,7 @@ use super::device::{DeviceActors, DeviceLinks, DeviceParts, DeviceProgress, Thre
 use super::supervisor::{Keep, Supervisor};
 use super::{Handles, Phase};
 use crate::admission::{self, Admission, Ledger, RunningObserver};
+use crate::bridge::ffi::Backend;
 use crate::bus::{self, Bus};
 use crate::config::Config;
 use crate::executor::{Maker, gpu};
@@ -203,12 +204,15 @@ impl Memory {
     fn plan(config: &Config) -> Result<Self, String> {
         let hub = HubCache::from_env();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let backend = config.executor.backend();
+        let (max_batch_size, max_step_tokens) =
+            config.batcher.largest_step(backend == Backend::Cuda);
         let limits = StepLimits {
             block_size: config.batcher.block_size,
-            max_batch_size: config.batcher.max_batch_size,
-            max_step_tokens: config.batcher.max_step_tokens,
+            max_batch_size,
+            max_step_tokens,
             num_threads: config.executor.threads_per_device(cores),
-            backend: config.executor.backend(),
+            backend,
         };
         if config.executor.takes_any_gpu() {
             for gpu in gpu::left_out() {

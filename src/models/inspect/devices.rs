@@ -137,10 +137,11 @@ pub(super) fn kv_bytes_per_token(shape: &ModelShape, max_seq_len: u32) -> Result
 /// Of a node with nothing configured.
 fn default_limits(backend: Backend) -> StepLimits {
     let batcher = crate::batcher::Config::default();
+    let (max_batch_size, max_step_tokens) = batcher.largest_step(backend == Backend::Cuda);
     StepLimits {
         block_size: batcher.block_size,
-        max_batch_size: batcher.max_batch_size,
-        max_step_tokens: batcher.max_step_tokens,
+        max_batch_size,
+        max_step_tokens,
         num_threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         backend,
     }
