@@ -23,6 +23,13 @@ struct Worst {
   }
 };
 
+// Of gate or up: rounded to elements, and where there is a bias, before it and after it.
+double gated_error(const Problem& p, const Sum& sum, std::uint32_t output) {
+  const double value = std::abs(sum.value);
+  const double rounded_sizes = p.shape.bias ? 2 * value + std::abs(p.bias[output]) : value;
+  return rounding(p.shape.dtype) * rounded_sizes + kSumError * sum.magnitude + kTiny;
+}
+
 double worst_gated(const Problem& p, const Outputs& outputs) {
   const double eps = rounding(p.shape.dtype);
   Worst worst;
@@ -31,13 +38,8 @@ double worst_gated(const Problem& p, const Outputs& outputs) {
       const Sum gate = p.product(t, n);
       const Sum up = p.product(t, p.columns_out() + n);
       const double gated = gate.value / (1.0 + std::exp(-gate.value)) * up.value;
-      // Gate and up may have been rounded to elements, before their bias and after.
-      const double gate_bias = p.shape.bias ? std::abs(p.bias[n]) : 0.0F;
-      const double up_bias = p.shape.bias ? std::abs(p.bias[p.columns_out() + n]) : 0.0F;
-      const double gate_error =
-          eps * (std::abs(gate.value) + gate_bias) + kSumError * gate.magnitude + kTiny;
-      const double up_error =
-          eps * (std::abs(up.value) + up_bias) + kSumError * up.magnitude + kTiny;
+      const double gate_error = gated_error(p, gate, n);
+      const double up_error = gated_error(p, up, p.columns_out() + n);
       const double allowed = eps * std::abs(gated) + 1.1 * gate_error * std::abs(up.value) +
                              up_error * std::abs(gate.value) + gate_error * up_error + kTiny;
       worst.see(outputs.out[std::size_t{t} * p.columns_out() + n], gated, allowed);
