@@ -2,6 +2,11 @@
 # defeats: they keep their libraries in lib, without versions in their names.
 find_program(CUDA_NVCC nvcc REQUIRED
              HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
+execute_process(COMMAND ${CUDA_NVCC} --version OUTPUT_VARIABLE CUDA_NVCC_VERSION)
+string(REGEX MATCH "release ([0-9.]+)" CUDA_NVCC_VERSION "${CUDA_NVCC_VERSION}")
+if("${CMAKE_MATCH_1}" VERSION_LESS 13.0)
+  message(FATAL_ERROR " ${CUDA_NVCC}: expected CUDA 13.0 or later, got \"${CMAKE_MATCH_1}\"")
+endif()
 get_filename_component(CUDA_BIN ${CUDA_NVCC} DIRECTORY)
 get_filename_component(CUDA_ROOT ${CUDA_BIN} DIRECTORY)
 find_path(CUDA_INCLUDE cuda_runtime_api.h REQUIRED HINTS ${CUDA_ROOT}

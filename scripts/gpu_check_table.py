@@ -6,11 +6,11 @@ import pathlib
 import re
 import sys
 
-OUTCOME = re.compile(r"^part (\S+): exit (\d+) after (\d+) s, (\S+)$", re.MULTILINE)
-DETAIL = re.compile(r"(?:test cases: |ERROR SUMMARY: |RACECHECK SUMMARY: |test result: |peak memory of the card: ).*")
+OUTCOME = re.compile(r"^part (\S+) at \S+: exit (\d+) after (\d+) s, (\S+)$", re.MULTILINE)
+DETAIL = re.compile(r"(?:\d+ of \d+ requests finished|test cases: |ERROR SUMMARY: |RACECHECK SUMMARY: |test result: |peak memory of the card: ).*")
 # Parts whose figures are text, and what beside figures they say: progress, seeds of tests, criterion's own words.
 TEXT = ("ceilings", "kernels-", "steps-", "start-", "pool")
-NOISE = re.compile(r"^(\{|part \S+: exit|Benchmarking |Found \d|decode/\d| {2}\d|left out|\s*$)")
+NOISE = re.compile(r"^(\{|part \S+ at \S+: exit|Benchmarking |Found \d|decode/\d| {2}\d|left out|\s*$)")
 
 
 def read(folder):

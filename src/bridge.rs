@@ -212,6 +212,11 @@ pub mod ffi {
         token_ids: Vec<u32>,
         /// \[rows with `sample`, vocab_size\] if wanted, else empty; end tokens that were held back are -infinity.
         logits: Vec<f32>,
+        /// How long a GPU took for it, by its own clock, in microseconds; 0 on other devices.
+        device_us: f32,
+        /// How long it had had nothing to do before, since the step before, in microseconds; 0 on other devices and before the first
+        /// step.
+        idle_us: f32,
     }
 
     unsafe extern "C++" {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Sources};
+use crate::executor::gpu;
 use crate::generate::GenerateArgs;
 use crate::models::HubCache;
 use crate::models::inspect::devices_here;
@@ -305,6 +306,9 @@ pub fn inspect(args: &InspectArgs) -> Result<(), String> {
     let hub = HubCache::from_env();
     let report =
         crate::models::inspect::inspect(&args.model_path, args.max_seq_len, &hub, &devices)?;
+    if let Some(reason) = gpu::why_none() {
+        eprintln!("no GPU: {reason}");
+    }
     if args.json {
         let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
         print_out(&format!("{json}\n"))

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::bridge::ffi::Backend;
 use crate::models::{LoadFormat, ModelSpec};
 use crate::{admission, batcher, bus, executor, health, http, scheduler};
 
@@ -133,7 +134,7 @@ impl Config {
             self.http.check(),
             self.admission.check(),
             self.scheduler.check(),
-            self.batcher.check(),
+            self.batcher.check(self.executor.backend() == Backend::Cuda),
             self.executor.check(),
             self.health.check(),
         ] {
@@ -379,6 +380,20 @@ mod tests {
         }
         let none = load("", &[], &[]).expect_err("no model");
         assert!(none.to_string().contains("[[models]]"), "{none}");
+    }
+
+    #[test]
+    fn a_block_size_is_one_that_the_kernels_of_the_devices_have() {
+        for (block_size, on_gpus) in [(8, false), (16, true), (128, true), (256, false)] {
+            let size = format!("batcher.block_size={block_size}");
+            // In a build without CUDA, GPUs are a fault of their own.
+            let is_taken = |devices| {
+                let error = load(MODEL, &[], &[&size, devices]).err();
+                error.is_none_or(|error| !error.to_string().contains("batcher.block_size"))
+            };
+            assert_eq!(is_taken("executor.gpu_devices=[0]"), on_gpus, "{block_size}");
+            assert!(is_taken("executor.gpu_devices=[]"), "{block_size}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use inferno_node::config::Config;
 use inferno_node::engine::{Answer, Engine, InferRequest};
 use inferno_node::error::{Error, Kind};
-use inferno_node::executor::ByteSize;
+use inferno_node::executor::{ByteSize, PoolSize};
 use inferno_node::models::{LoadFormat, ModelSpec};
 use inferno_node::request::{FinishReason, Params, Prompt, RequestId};
 
@@ -16,7 +16,7 @@ fn config() -> Config {
     let mut config = Config::library("demo", format!("{root}/models/demo"));
     config.executor.threads = 1;
     // Room for a second model; by default there is just what the configured ones need.
-    config.executor.memory_pool_size = Some(ByteSize(1 << 30));
+    config.executor.memory_pool_size = Some(PoolSize::Bytes(ByteSize(1 << 30)));
     config
 }
 

@@ -228,3 +228,32 @@ fn every_op_has_its_contract_its_oracle_and_its_test() {
     assert!(ops >= 6, "found only {ops} ops under cpp/ops");
     report(&breaches);
 }
+
+#[test]
+fn every_op_on_gpus_is_called_by_a_test() {
+    let all = |ending: &str, mark: &str| -> String {
+        let paths = files("cpp/ops", &[ending]);
+        paths.iter().filter(|path| name(path).ends_with(mark)).map(|path| read(path)).collect()
+    };
+    let has = |text: &str, call: &str| {
+        let is_part = |before: &str| before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        text.match_indices(call).any(|(at, _)| !is_part(&text[..at]))
+    };
+    let (headers, tests) = (all("h", "_cuda.h"), all("cc", "_cuda_test.cc"));
+    let mut breaches = Vec::new();
+    let mut ops = 0;
+    for path in files("cpp/ops", &["cu"]) {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let call = format!("{stem}(");
+        // What no header declares is a part of an op.
+        if !stem.ends_with("_cuda") || !has(&headers, &call) {
+            continue;
+        }
+        ops += 1;
+        if !has(&tests, &call) {
+            breaches.push(format!("{} is called by no *_cuda_test.cc", name(&path)));
+        }
+    }
+    assert!(ops >= 6, "found only {ops} ops in .cu files under cpp/ops");
+    report(&breaches);
+}

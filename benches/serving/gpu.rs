@@ -97,8 +97,16 @@ fn eight_at_once(node: &Node) -> String {
     let mut walls: Vec<f64> =
         (0..BATCHES_OF_8).map(|_| loaded(node, ALONE, 8, 8).wall.as_secs_f64() * 1e3).collect();
     walls.sort_by(f64::total_cmp);
+    let before = node.step_gaps();
     let rate = loaded(node, ALONE, 80, 8).rate();
-    format!("{:.0} ms, {rate:.1} req/s", walls[walls.len() / 2])
+    let after = node.step_gaps();
+    let [count, short, seconds] = std::array::from_fn(|i| after[i] - before[i]);
+    format!(
+        "{:.0} ms, {rate:.1} req/s, gap between steps {:.1} µs ({:.1} % of {count} up to 50)",
+        walls[walls.len() / 2],
+        seconds / count * 1e6,
+        short / count * 100.0,
+    )
 }
 
 fn many(node: &Node, lengths: Lengths, total: usize, at_once: usize) -> String {

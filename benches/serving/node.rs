@@ -1,5 +1,7 @@
 //! The node under load: the real binary, on free loopback ports, with a nats-server of its own.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -106,6 +108,23 @@ impl Node {
 
     pub fn nats(&self) -> &str {
         &self.nats
+    }
+
+    /// All gaps between two steps while sequences ran, from the node's metrics: how many, those of up to 50 µs, and their seconds.
+    pub fn step_gaps(&self) -> [f64; 3] {
+        let mut stream = TcpStream::connect(self.http.trim_start_matches("http://"))
+            .expect("the node's HTTP door");
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("asks");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("answers");
+        ["_count{", "_bucket{", "_sum{"].map(|part| {
+            let is_it = |line: &&str| {
+                line.starts_with(&format!("inferno_step_gap_seconds{part}"))
+                    && (part != "_bucket{" || line.contains("le=\"0.00005\""))
+            };
+            let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+            text.lines().filter(is_it).filter_map(value).sum()
+        })
     }
 
     /// From the start of the process to its ready line.

@@ -200,6 +200,8 @@ void Context::take_step(StepOutput& output) {
   const engine::StepOutput result = impl_->context.take_step();
   replace(output.token_ids, result.token_ids);
   replace(output.logits, result.logits);
+  output.device_us = result.device_ms * 1e3F;
+  output.idle_us = result.idle_ms * 1e3F;
 }
 
 void Context::run_step(const StepBatch& batch, StepOutput& output) {

@@ -35,8 +35,8 @@ struct StepBatch {
 struct StepOutput {
   std::span<const std::uint32_t> token_ids;  // [S]; 0 where sample was false
   std::span<const float> logits;             // [rows with sample, vocab_size] if wanted, else empty
-  // Of a GPU, by its own clock: how long the step took, and how long the device had nothing to do
-  // before it (0 where the step before was taken before this one began). 0 on a CPU.
+  // Of a GPU, by its own clock: how long the step took, and how long the device had had nothing to
+  // do before it, since the step before (0 for the first). 0 on a CPU.
   float device_ms = 0;
   float idle_ms = 0;
 };

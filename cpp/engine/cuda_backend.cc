@@ -133,6 +133,7 @@ CudaBackend::CudaBackend(const DeviceOptions& options)
   num_sms_ = static_cast<std::uint32_t>(attribute(cudaDevAttrMultiProcessorCount, ordinal_));
   dependent_launch_ = major == 9 && kBuiltForHopper;
   stream_ = std::make_unique<CudaStream>();
+  clock_ = std::make_unique<StepClock>();
   pool_ = std::make_unique<MemoryPool>(reserve_device_memory(options.pool_bytes));
   uploader_ = std::make_unique<CudaUploader>(threads_, stream_->get());
 }
@@ -188,7 +189,7 @@ void CudaBackend::finish_writes() {
 std::unique_ptr<Forward> CudaBackend::make_forward(const ForwardParts& parts) {
   const auto alone = no_waiting_for_device();
   return std::make_unique<CudaForward>(
-      CudaDevice{op(), *pool_, deterministic_, reference_attention_}, parts);
+      CudaDevice{op(), *pool_, *clock_, deterministic_, reference_attention_}, parts);
 }
 
 }  // namespace inferno::engine

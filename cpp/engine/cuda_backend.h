@@ -7,6 +7,7 @@
 
 #include "engine/backend.h"
 #include "engine/cuda_memory.h"
+#include "engine/cuda_step.h"
 #include "engine/thread_pool.h"
 #include "ops/cuda_op.h"
 
@@ -72,6 +73,7 @@ class CudaBackend : public Backend {
   bool dependent_launch_ = false;
   // Made on the device, in this order.
   std::unique_ptr<CudaStream> stream_;
+  std::unique_ptr<StepClock> clock_;
   std::unique_ptr<MemoryPool> pool_;
   std::unique_ptr<CudaUploader> uploader_;
   PoolRange normal_table_;  // of random weights, while they are being made

@@ -96,12 +96,11 @@ void CudaForward::begin(const StepBatch& batch) {
   if (is_open_) check(cudaStreamSynchronize(device_.op.stream), "cudaStreamSynchronize");
   is_open_ = true;
   slot_ = slots_[num_begun_ % slots_.size()].get();
-  slot_->idle_ms = 0;
   const StepForm form = form_of(batch);
   slot_->fill(batch, form);
   graph_size_ = form.graph_size;
   StepArrays::place(slot_->counts(), workspace_.step, arrays_);
-  slot_->started.record(device_.op.stream);
+  slot_->step = device_.clock.begin(device_.op.stream);
   upload(*slot_);
 }
 
@@ -259,24 +258,20 @@ void CudaForward::sample() {
                           slot_->logits.size() * sizeof(float), cudaMemcpyDeviceToHost, stream),
           "cudaMemcpyAsync");
   }
-  slot_->ended.record(stream);
+  device_.clock.end(slot_->step, stream);
   ++num_begun_;
   is_open_ = false;
 }
 
 bool CudaForward::has_ended() {
-  return num_taken_ < num_begun_ && slots_[num_taken_ % slots_.size()]->ended.has_ended();
+  return num_taken_ < num_begun_ &&
+         device_.clock.has_ended(slots_[num_taken_ % slots_.size()]->step);
 }
 
 StepOutput CudaForward::take() {
   StepSlot& slot = *slots_[num_taken_++ % slots_.size()];
-  slot.ended.wait();
-  // The step after it, if it is under way already, was begun while this one ran.
-  StepSlot& next = *slots_[num_taken_ % slots_.size()];
-  if (num_begun_ > num_taken_) {
-    next.started.wait();
-    next.idle_ms = next.started.since(slot.ended);
-  }
+  StepClock& clock = device_.clock;
+  clock.wait(slot.step);
   answer_.assign(slot.num_seqs, 0);
   for (std::size_t row = 0; row < slot.row_seqs.size(); ++row) {
     const ops::Sampled& sampled = slot.sampled()[row];
@@ -285,7 +280,7 @@ StepOutput CudaForward::take() {
     }
     answer_[slot.row_seqs[row]] = sampled.token_id;
   }
-  return {answer_, slot.logits, slot.ended.since(slot.started), slot.idle_ms};
+  return {answer_, slot.logits, clock.device_ms(slot.step), clock.idle_ms(slot.step)};
 }
 
 }  // namespace inferno::engine

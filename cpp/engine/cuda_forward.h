@@ -25,6 +25,7 @@ namespace inferno::engine {
 struct CudaDevice {
   ops::cuda::CudaOp op;
   MemoryPool& pool;
+  StepClock& clock;
   bool deterministic;
   bool reference_attention = false;
 };

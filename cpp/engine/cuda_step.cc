@@ -42,6 +42,22 @@ std::uint64_t StepArrays::place(const StepCounts& counts, std::byte* base, StepA
   return layout.bytes();
 }
 
+std::uint64_t StepClock::begin(cudaStream_t stream) {
+  of(++num_begun_).began.record(stream);
+  return num_begun_;
+}
+
+void StepClock::end(std::uint64_t step, cudaStream_t stream) {
+  of(step).ended.record(stream);
+  of(step).ended_step = step;
+}
+
+float StepClock::idle_ms(std::uint64_t step) {
+  Times& before = of(step - 1);
+  const bool is_known = step > 1 && before.ended_step == step - 1;
+  return is_known ? of(step).began.since(before.ended) : 0;
+}
+
 StepSlot::StepSlot(const StepCounts& most, std::uint32_t stride)
     : staging_(bytes_of(most)),
       tables_(std::uint64_t{most.num_seqs} * stride * sizeof(std::uint32_t)),

@@ -1,6 +1,7 @@
 // The arrays of one step on a GPU, and the page-locked memory that they come from.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -46,6 +47,37 @@ struct StepForm {
   bool only_tiles = false;       // no decode kernel: same bits in any batch
 };
 
+// When the steps of a device began and ended, by its own clock. Of all its models: the stream runs
+// them one after the other. Two may be under way, a third while a model warms up, and the one
+// before them says how long the device was idle.
+class StepClock {
+ public:
+  // Of the step that is put into the stream from here on; answers its number, which is good until
+  // so many more have begun.
+  static constexpr std::uint64_t kKept = 4;
+  std::uint64_t begin(cudaStream_t stream);
+  void end(std::uint64_t step, cudaStream_t stream);
+
+  bool has_ended(std::uint64_t step) { return of(step).ended.has_ended(); }
+  void wait(std::uint64_t step) { of(step).ended.wait(); }
+
+  // Of a step that has ended.
+  float device_ms(std::uint64_t step) { return of(step).ended.since(of(step).began); }
+  // From the end of the step before; 0 where that is not known.
+  float idle_ms(std::uint64_t step);
+
+ private:
+  struct Times {
+    CudaEvent began;
+    CudaEvent ended;
+    std::uint64_t ended_step = 0;
+  };
+  Times& of(std::uint64_t step) { return times_[step % kKept]; }
+
+  std::array<Times, kKept> times_;
+  std::uint64_t num_begun_ = 0;  // steps count from 1
+};
+
 // The page-locked side of one step in flight.
 class StepSlot {
  public:
@@ -68,13 +100,11 @@ class StepSlot {
   bool any_random = false;
   bool any_filter = false;
   bool want_logits = false;
-  float idle_ms = 0;  // of the device before it
+  std::uint64_t step = 0;  // its number in the device's clock
 
   // The answer.
   ops::Sampled* sampled() const { return reinterpret_cast<ops::Sampled*>(answer_.data()); }
   std::vector<float> logits;
-  CudaEvent started;
-  CudaEvent ended;
 
  private:
   void count(const StepBatch& batch, const StepForm& form);

@@ -1,7 +1,8 @@
 // Times whole steps of the engine on a GPU with random weights of true shapes, two steps under way
-// as the node has them: decode at several batch sizes, prefill. Prints milliseconds by the host's
-// clock over many steps, the device's own, its idle time between two steps, what others reach, and
-// which parts a decode step's time goes to.
+// as the node has them: decode at several batch sizes, prefill. Prints medians: milliseconds by the
+// host's clock from the end of one step to that of the next, the device's own, its idle time
+// between two steps, of a step alone from its submission to its answer, what others reach, and
+// which parts a step's time goes to.
 //
 //   step_bench MODEL [--deterministic]     MODEL: 1b, 8b or 7b
 #include <chrono>
@@ -10,6 +11,8 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "engine/context.h"
@@ -25,24 +28,33 @@ namespace {
 using namespace engine;
 
 constexpr std::uint32_t kContextLen = 160;  // of decodes
-constexpr std::uint32_t kBatches[] = {1, 8, 16, 32, 64, 128, 256};
+constexpr std::uint32_t kBatches[] = {1, 8, 16, 24, 32, 64, 128, 256};
 constexpr std::uint32_t kMaxBatch = 256;
-constexpr std::uint32_t kSplitBatches[] = {1, 8, 64};
-constexpr std::uint32_t kMaxSplitBatch = 64;
+constexpr std::uint32_t kSplitBatches[] = {1, 8, 32, 64, 256};
+constexpr EqualSequences kLargestPrefill = {8, 2048, 2048};
 constexpr EqualSequences kPrefills[] = {
-    {1, 32, 32}, {1, 512, 512}, {1, 2048, 2048}, {8, 2048, 2048}};
+    {1, 32, 32}, {1, 512, 512}, {1, 2048, 2048}, kLargestPrefill};
 constexpr std::uint32_t kMaxStepTokens = 8 * 2048;
 constexpr std::uint32_t kMaxSeqLen = 2560;
 constexpr double kWarmUpMs = 200;  // before each measurement, for the clocks to rise
+constexpr double kRestMs = 5;      // before a step alone
 
 struct Asked {
   std::string model;
   bool deterministic;
 };
 
+// Medians.
 struct Timed {
-  double step_ms = 0, submit_us = 0, device_ms = 0, idle_us = 0;  // medians but for step_ms
+  double step_ms = 0, submit_us = 0, device_ms = 0, idle_us = 0;
 };
+
+using TimedSteps = std::map<std::pair<std::uint32_t, std::uint32_t>, Timed>;
+
+// What a step is known by: its sequences and the tokens of each.
+std::pair<std::uint32_t, std::uint32_t> key_of(const EqualSequences& sequences) {
+  return {sequences.num_seqs, sequences.query_len};
+}
 
 EqualSequences decodes(std::uint32_t num_seqs) { return {num_seqs, 1, kContextLen, true}; }
 
@@ -57,7 +69,7 @@ Timed time_steps(Context& context, std::uint32_t model, const EqualSequences& se
                  int count) {
   const StepOfEquals step(sequences);
   const StepBatch batch = step.batch();
-  std::vector<double> submits, device, idle;
+  std::vector<double> submits, device, idle, between;
   const auto submit = [&] {
     const double start = now_ms();
     context.submit_step(model, batch);
@@ -66,20 +78,41 @@ Timed time_steps(Context& context, std::uint32_t model, const EqualSequences& se
   const auto take = [&] {
     const StepOutput output = context.take_step();
     device.push_back(output.device_ms);
-    if (output.idle_ms > 0) idle.push_back(output.idle_ms * 1e3);
+    idle.push_back(output.idle_ms * 1e3);
   };
   const double warm = now_ms() + kWarmUpMs;
   do {
     context.run_step(model, batch);
   } while (now_ms() < warm);
-  const double start = now_ms();
   submit();
-  for (int i = 1; i < count; ++i) {
+  submit();
+  take();
+  double last = now_ms();
+  for (int i = 0; i < count; ++i) {
     submit();
     take();
+    const double now = now_ms();
+    between.push_back(now - std::exchange(last, now));
   }
   take();
-  return {(now_ms() - start) / count, median(submits), median(device), median(idle)};
+  return {median(between), median(submits), median(device), median(idle)};
+}
+
+// Of steps that find the device at rest.
+double alone_ms(Context& context, std::uint32_t model, const EqualSequences& sequences, int count) {
+  const StepOfEquals step(sequences);
+  const StepBatch batch = step.batch();
+  std::vector<double> times;
+  for (int i = 0; i < count; ++i) {
+    std::this_thread::sleep_for(std::chrono::duration<double, std::milli>(kRestMs));
+    const double start = now_ms();
+    context.submit_step(model, batch);
+    while (!context.step_has_ended()) {
+    }
+    context.take_step();
+    times.push_back(now_ms() - start);
+  }
+  return median(times);
 }
 
 // With just the blocks that the sequences need, so that the smaller cards have room, too.
@@ -112,12 +145,10 @@ double floor_ms(const ModelShape& shape, const ModelPlan& plan, double read) {
   return (static_cast<double>(plan.weight_bytes) - embedding) / read * 1e3;
 }
 
-// Prints them and answers them by batch size.
-std::map<std::uint32_t, Timed> bench_decodes(Context& context, const ModelPlan& plan,
-                                             const StepPeer& peer, double floor_ms) {
+void bench_decodes(Context& context, const ModelPlan& plan, const StepPeer& peer, double floor_ms,
+                   TimedSteps& all) {
   std::printf("%-20s %9s %10s %9s %10s %10s %8s %8s\n", "decode, context 160", "ms", "device ms",
               "idle us", "submit us", "% of read", "vLLM", "probe");
-  std::map<std::uint32_t, Timed> all;
   for (const std::uint32_t batch : kBatches) {
     const Timed timed = time_steps(context, plan.model, decodes(batch), batch > 64 ? 60 : 120);
     const auto probe = batch == 1 ? std::optional(peer.probe_ms) : std::nullopt;
@@ -125,30 +156,30 @@ std::map<std::uint32_t, Timed> bench_decodes(Context& context, const ModelPlan& 
                 timed.device_ms, timed.idle_us, timed.submit_us, 100 * floor_ms / timed.step_ms,
                 figure(vllm_decode_ms(peer, batch)).c_str(), figure(probe).c_str());
     std::fflush(stdout);
-    all[batch] = timed;
+    all[key_of(decodes(batch))] = timed;
   }
-  return all;
 }
 
-void bench_prefills(Context& context, const ModelPlan& plan, const Asked& asked) {
-  std::printf("%-20s %9s %10s %8s\n", "prefill", "ms", "tok/s", "vLLM");
+void bench_prefills(Context& context, const ModelPlan& plan, const Asked& asked, TimedSteps& all) {
+  std::printf("%-20s %9s %10s %9s %8s\n", "prefill", "ms", "tok/s", "alone ms", "vLLM");
   for (const EqualSequences& sequences : kPrefills) {
     const std::uint32_t num_tokens = sequences.num_seqs * sequences.query_len;
-    const int count = asked.deterministic ? 2 : num_tokens > 4096 ? 5 : 20;
+    const int count = asked.deterministic ? 5 : 20;
     const Timed timed = time_steps(context, plan.model, sequences, count);
+    const double alone = alone_ms(context, plan.model, sequences, num_tokens > 4096 ? 3 : 20);
     const auto vllm = num_tokens == kMaxStepTokens
                           ? std::optional(step_peer(asked.model).vllm_prefill)
                           : std::nullopt;
     const std::string name =
         std::to_string(sequences.num_seqs) + " x " + std::to_string(sequences.query_len);
-    std::printf("prefill %-12s %9.3f %10.0f %8s\n", name.c_str(), timed.step_ms,
-                num_tokens / timed.step_ms * 1e3, figure(vllm).c_str());
+    std::printf("prefill %-12s %9.3f %10.0f %9.3f %8s\n", name.c_str(), timed.step_ms,
+                num_tokens / timed.step_ms * 1e3, alone, figure(vllm).c_str());
     std::fflush(stdout);
+    all[key_of(sequences)] = timed;
   }
 }
 
-// Answers the decodes by batch size.
-std::map<std::uint32_t, Timed> bench_steps(const Asked& asked, double read) {
+TimedSteps bench_steps(const Asked& asked, double read) {
   const ModelShape shape = shape_of(asked.model);
   const ModelLimits limits = limits_for(shape, decodes(kMaxBatch), kMaxStepTokens);
   Context context(options_for(asked, shape, limits));
@@ -165,8 +196,9 @@ std::map<std::uint32_t, Timed> bench_steps(const Asked& asked, double read) {
   // Every seat gets a token, which decode steps are fed.
   context.run_step(plan.model, StepOfEquals({kMaxBatch, 1, 1}).batch());
   const StepPeer& peer = step_peer(asked.model);
-  const auto timed = bench_decodes(context, plan, peer, floor_ms(shape, plan, read));
-  bench_prefills(context, plan, asked);
+  TimedSteps timed;
+  bench_decodes(context, plan, peer, floor_ms(shape, plan, read), timed);
+  bench_prefills(context, plan, asked, timed);
   return timed;
 }
 
@@ -174,29 +206,34 @@ void print_part(double ms, double step_ms) {
   std::printf(" %8.3f %5.1f %%", ms, 100 * ms / step_ms);
 }
 
-void bench_parts(const Asked& asked, const std::map<std::uint32_t, Timed>& timed) {
-  const ModelShape shape = shape_of(asked.model);
-  const ModelLimits limits = limits_for(shape, decodes(kMaxSplitBatch), kMaxSplitBatch);
-  StepSplit split(shape, limits, options_for(asked, shape, limits));
+void print_parts(const char* name, const StepParts& parts, const Timed& step) {
+  const double gaps = step.idle_us * 1e-3;
+  std::printf("%-20s", name);
+  for (const double ms :
+       {parts.attention, parts.products, parts.other(), gaps, parts.sum() + gaps}) {
+    print_part(ms, step.step_ms);
+  }
   std::printf(
-      "parts of a decode step, each timed by itself over all layers: ms, share of the step\n");
+      "\n  other: embedding %.4f, rope and KV %.4f, norms %.4f, activation %.4f, sampler %.4f\n",
+      parts.embedding, parts.rope_kv, parts.norms, parts.activation, parts.sampler);
+  std::fflush(stdout);
+}
+
+void bench_parts(const Asked& asked, const TimedSteps& timed) {
+  const ModelShape shape = shape_of(asked.model);
+  const ModelLimits limits = limits_for(shape, decodes(kMaxBatch), kMaxStepTokens);
+  StepSplit split(shape, limits, options_for(asked, shape, limits));
+  std::printf("parts of a step, each timed by itself over all layers: ms, share of the step\n");
   std::printf("sum: above the step where parts overlap in it, below for the copies that it has\n");
   std::printf("%-20s %16s %16s %16s %16s %16s\n", "decode, context 160", "attention", "products",
               "other", "gaps", "sum");
   for (const std::uint32_t batch : kSplitBatches) {
-    const StepParts parts = split.measure(decodes(batch));
-    const Timed& step = timed.at(batch);
-    const double gaps = step.idle_us * 1e-3;
-    std::printf("batch %-14u", batch);
-    for (const double ms :
-         {parts.attention, parts.products, parts.other(), gaps, parts.sum() + gaps}) {
-      print_part(ms, step.step_ms);
-    }
-    std::printf(
-        "\n  other: embedding %.4f, rope and KV %.4f, norms %.4f, activation %.4f, sampler %.4f\n",
-        parts.embedding, parts.rope_kv, parts.norms, parts.activation, parts.sampler);
-    std::fflush(stdout);
+    const std::string name = "batch " + std::to_string(batch);
+    print_parts(name.c_str(), split.measure(decodes(batch)), timed.at(key_of(decodes(batch))));
   }
+  if (asked.deterministic) return;  // seconds a step
+  print_parts("prefill 8 x 2048", split.measure(kLargestPrefill),
+              timed.at(key_of(kLargestPrefill)));
 }
 
 Asked asked_for(int argc, char** argv) {

@@ -27,7 +27,7 @@ StepSplit::StepSplit(const engine::ModelShape& shape, const engine::ModelLimits&
       backend_(options),
       weights_(backend_, shape_),
       kv_(backend_.pool(), shape_, limits_),
-      forward_({gpu_.op(), backend_.pool(), deterministic_}, {shape_, limits_, kv_}) {
+      forward_({gpu_.op(), backend_.pool(), clock_, deterministic_}, {shape_, limits_, kv_}) {
   weights_.fill_random(1);
   weights_.check_complete();
   // Attention reads positions that no step has written: what memory held before may be no numbers.
@@ -44,16 +44,16 @@ StepParts StepSplit::measure(const EqualSequences& sequences) {
   forward_.take();
   // Parts of this one are repeated; it is never ended.
   forward_.begin(step.batch());
-  const std::uint32_t num_seqs = sequences.num_seqs;
+  const std::uint32_t num_tokens = sequences.num_seqs * sequences.query_len;
   StepParts parts;
   parts.embedding = ms([&] {
                       for (std::uint32_t i = 0; i < kChain; ++i) forward_.embed(weights_);
                     }) /
                     kChain;
   parts.rope_kv = rope_kv_ms(step);
-  parts.norms = norms_ms(num_seqs);
-  parts.activation = activation_ms(num_seqs);
-  parts.sampler = sampler_ms(num_seqs);
+  parts.norms = norms_ms(num_tokens);
+  parts.activation = activation_ms(num_tokens);
+  parts.sampler = sampler_ms(sequences.num_seqs);
   const double attending = ms([&] {
     for (std::uint32_t i = 0; i < shape_.num_layers; ++i) forward_.attend(i);
   });

@@ -1,4 +1,4 @@
-// Where the time of a decode step goes: its parts by the engine's own code, each for all layers
+// Where the time of a step goes: its parts by the engine's own code, each for all layers
 // recorded and timed by itself, as nothing in the engine looks at a step from inside. What overlaps
 // in a step (a kernel's start with its predecessor's end) does so here only within a part.
 #pragma once
@@ -35,7 +35,6 @@ class StepSplit {
   StepSplit(const engine::ModelShape& shape, const engine::ModelLimits& limits,
             const engine::DeviceOptions& options);
 
-  // Of one query token for each of the sequences.
   StepParts measure(const EqualSequences& sequences);
 
  private:
@@ -52,6 +51,7 @@ class StepSplit {
   const engine::ModelLimits& limits_;
   bool deterministic_;
   engine::CudaBackend backend_;
+  engine::StepClock clock_;
   engine::Weights weights_;
   engine::KvCache kv_;
   engine::CudaForward forward_;

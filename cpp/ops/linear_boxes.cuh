@@ -15,7 +15,7 @@ constexpr std::uint32_t kConsumers = kHalfRows / 8;  // warps
 constexpr std::uint32_t kConsumerThreads = kConsumers * 32;
 constexpr std::uint32_t kThreads = kConsumerThreads + 32;
 constexpr std::uint32_t kMaxBlocks = 256;
-constexpr std::uint32_t kPartials = kTileRows * kMaxFewRows;  // of a block
+constexpr std::uint32_t kPartials = kTileRows * kCallRows;  // of a block
 
 // More than half of an SM's shared memory, so that two blocks never share an SM while another has
 // none; the rest is left to the kernels between two products, which may start early. (Two blocks an
@@ -112,8 +112,8 @@ struct Shared {
   std::uint64_t* full;   // [kStages] weights and input have come
   std::uint64_t* empty;  // [kStages] all consumers have read them
   std::uint32_t ring;    // address
-  float* scale;          // [kMaxFewRows] of a token's row
-  float* squares;        // [kConsumers, kMaxFewRows]
+  float* scale;          // [kCallRows] of a token's row
+  float* squares;        // [kConsumers, kCallRows]
 };
 
 template <int kTokens>

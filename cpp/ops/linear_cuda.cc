@@ -54,7 +54,7 @@ struct LinearCuda::Impl {
     return in.num_tokens <= kMaxFewRows || batch_invariant;
   }
 
-  // A product by the few-rows kernels, kMaxFewRows rows at a time.
+  // A product by the few-rows kernels, kCallRows rows at a time.
   void multiply_few(const CudaOp& op, const FewRowsProduct& product) const;
 
   // A product by cuBLASLt, and the bias.
@@ -73,10 +73,10 @@ void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& prod
       product.epilogue == Epilogue::Add || product.epilogue == Epilogue::StoreFloat;
   const std::uint32_t outputs = gate ? weight.num_rows / 2 : weight.num_rows;
   const std::size_t out_bytes = row_bytes(outputs, float_out ? Dtype::F32 : weight.dtype);
-  for (std::size_t first = 0; first < product.in.num_tokens; first += kMaxFewRows) {
+  for (std::size_t first = 0; first < product.in.num_tokens; first += kCallRows) {
     FewRowsProduct part = product;
     part.in.num_tokens =
-        std::min(kMaxFewRows, product.in.num_tokens - static_cast<std::uint32_t>(first));
+        std::min(kCallRows, product.in.num_tokens - static_cast<std::uint32_t>(first));
     part.in.h = advance(part.in.h, first * row_bytes(weight.num_columns, weight.dtype));
     part.in.square_sums =
         advance(part.in.square_sums, first * row_bytes(norm_parts(weight.num_columns), Dtype::F32));

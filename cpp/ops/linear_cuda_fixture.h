@@ -128,7 +128,7 @@ class Target {
         floats_(size()),
         scratch_(std::size_t{count} * problem.shape.outputs),
         next_h_(size()),
-        next_sums_(std::size_t{std::max(count, kMaxFewRows)} * norm_parts(problem.columns_out())) {
+        next_sums_(std::size_t{std::max(count, kCallRows)} * norm_parts(problem.columns_out())) {
     if (problem.shape.epilogue != Epilogue::Add) return;
     floats_.copy_from(std::span(problem.x).subspan(std::size_t{first} * problem.columns_out()));
   }
@@ -200,12 +200,18 @@ struct Bench {
     device.wait();
     return target.outputs();
   }
+  // Then products of any number of rows are the few-rows kernel's.
+  void set_batch_invariant() {
+    batch_invariant = true;
+    linear->set_batch_invariant(true);
+  }
   Outputs run(const Problem& problem) { return run(problem, 0, problem.shape.rows); }
 
   TestDevice device;
   DeviceBuffer<std::byte> workspace;
   CudaOp op{};
   std::unique_ptr<LinearCuda> linear;
+  bool batch_invariant = false;
 };
 
 double rounding(Dtype dtype) { return dtype == Dtype::BF16 ? 0x1p-8 : 0x1p-11; }

@@ -122,7 +122,8 @@ void check_all(Bench& bench, std::uint32_t rows, std::uint32_t outputs, std::uin
   for (const Epilogue epilogue : kEpilogues) {
     if (epilogue == Epilogue::Gate && outputs % 16 != 0) continue;
     for (const Dtype dtype : kDtypes) {
-      const bool deferred = rows <= kMaxFewRows && turn % 3 != 0;
+      const bool few = rows <= kMaxFewRows || bench.batch_invariant;
+      const bool deferred = few && turn % 3 != 0;
       check_right(bench, {rows, outputs, columns, epilogue, dtype, turn % 2 == 0, deferred},
                   seed + turn * 977 + columns);
       ++turn;
@@ -140,14 +141,22 @@ void check_shapes(Bench& bench, std::uint32_t rows) {
 // "Many rows" are cuBLASLt's: racecheck does not survive its kernels, so it leaves these tests out.
 TEST_CASE("products of few rows are right") {
   Bench bench;
-  for (const std::uint32_t rows : {1U, 2U, 7U, 8U, 9U, 16U, 17U, 31U, 32U}) {
+  for (const std::uint32_t rows : {1U, 2U, 7U, 8U, 9U, 16U, 17U, kMaxFewRows}) {
     check_shapes(bench, rows);
   }
 }
 
+TEST_CASE("products of any number of rows are right where a row is to have the same bits") {
+  Bench bench;
+  bench.set_batch_invariant();
+  for (const std::uint32_t rows : {1U, 9U, 17U, 25U, 31U, 32U, 33U, 70U}) check_shapes(bench, rows);
+}
+
 TEST_CASE("products of many rows are right") {
   Bench bench;
-  for (const std::uint32_t rows : {33U, 64U, 100U, 300U}) check_shapes(bench, rows);
+  for (const std::uint32_t rows : {kMaxFewRows + 1, 32U, 64U, 100U, 300U}) {
+    check_shapes(bench, rows);
+  }
 }
 
 void check_random_shapes(std::uint32_t fewest_rows, std::uint32_t most_rows) {
@@ -169,16 +178,20 @@ TEST_CASE("products of many rows and random shapes are right") {
 
 TEST_CASE("products cut among blocks are right") {
   Bench bench;
-  for (const std::uint32_t rows : {1U, 9U, 17U, 32U}) {
+  const auto check = [&](std::uint32_t rows) {
     check_all(bench, rows, 272, 4104);   // many blocks a tile
     check_all(bench, rows, 1104, 1992);  // cuts anywhere
-  }
+  };
+  for (const std::uint32_t rows : {1U, 9U, 17U}) check(rows);
   check_all(bench, 1, 20016, 520);  // several tiles a block
+  bench.set_batch_invariant();
+  check(kCallRows);
 }
 
 TEST_CASE("the plain kernel is right") {
   Bench bench(true);
-  for (const std::uint32_t rows : {1U, 8U, 17U, 32U}) {
+  bench.set_batch_invariant();
+  for (const std::uint32_t rows : {1U, 8U, 17U, kCallRows}) {
     check_all(bench, rows, 72, 40);
     check_all(bench, rows, 272, 328);
   }
@@ -188,10 +201,11 @@ TEST_CASE("a row in a batch equals the row alone") {
   Bench bench;
   for (const Epilogue epilogue : kEpilogues) {
     CAPTURE(static_cast<int>(epilogue));
-    const Problem problem({32, 1104, 1992, epilogue, Dtype::BF16, true, true}, 5);
+    const Problem problem({kMaxFewRows, 1104, 1992, epilogue, Dtype::BF16, true, true},
+                          fresh_seed());
     const Outputs together = bench.run(problem);
     const std::size_t width = problem.columns_out();
-    for (const std::uint32_t count : {1U, 3U, 9U, 20U}) {
+    for (const std::uint32_t count : {1U, 3U, 9U, 13U}) {
       CAPTURE(count);
       const std::uint32_t first = 11;
       const Outputs alone = bench.run(problem, first, count);
@@ -209,10 +223,10 @@ TEST_CASE("a row in a batch equals the row alone") {
 
 TEST_CASE("a row in a large batch equals the row alone, where that is asked for") {
   Bench bench;
-  bench.linear->set_batch_invariant(true);
+  bench.set_batch_invariant();
   for (const Epilogue epilogue : kEpilogues) {
     CAPTURE(static_cast<int>(epilogue));
-    const Problem problem({100, 272, 1992, epilogue, Dtype::F16, true, true}, 6);
+    const Problem problem({100, 272, 1992, epilogue, Dtype::F16, true, true}, fresh_seed());
     const Outputs together = bench.run(problem);
     const std::size_t width = problem.columns_out();
     for (const std::uint32_t first : {0U, 31U, 64U, 99U}) {
@@ -224,12 +238,13 @@ TEST_CASE("a row in a large batch equals the row alone, where that is asked for"
 
 void check_repeats(std::initializer_list<std::uint32_t> row_counts) {
   Bench bench;
+  const std::uint32_t seed = fresh_seed();
   for (const std::uint32_t rows : row_counts) {
     CAPTURE(rows);
     for (const Epilogue epilogue : kEpilogues) {
       if (epilogue == Epilogue::Add) continue;  // not idempotent
       CAPTURE(static_cast<int>(epilogue));
-      const Problem problem({rows, 1104, 1992, epilogue}, 7);
+      const Problem problem({rows, 1104, 1992, epilogue}, seed);
       const Outputs expected = bench.run(problem);
       CHECK(bench.run(problem) == expected);
 

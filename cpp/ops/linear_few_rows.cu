@@ -271,7 +271,7 @@ class Consumer {
   // Lanes of equal lane % 4 have the same token.
   __device__ void add_squares_of_warp(std::uint32_t t, float squares) const {
     for (int lane = 4; lane < 32; lane *= 2) squares += __shfl_xor_sync(~0U, squares, lane);
-    if (lane_ < 4) shared_.squares[warp_ * kMaxFewRows + t] = squares;
+    if (lane_ < 4) shared_.squares[warp_ * kCallRows + t] = squares;
   }
 
   __device__ void store_squares(std::uint32_t tile) const {
@@ -279,7 +279,7 @@ class Consumer {
     if (threadIdx.x < args_.epilogue.num_tokens) {
       float squares = 0.0F;
       for (std::uint32_t warp = 0; warp < kConsumers; ++warp) {
-        squares += shared_.squares[warp * kMaxFewRows + threadIdx.x];
+        squares += shared_.squares[warp * kCallRows + threadIdx.x];
       }
       // Each tile has several parts; its sum goes to the first of them.
       constexpr std::uint32_t kParts = kTileRows / kNormPartRows;
@@ -309,8 +309,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr std::uint32_t kStages = Ring<kTokens>::kStages;
   __shared__ std::uint64_t full[kStages];
   __shared__ std::uint64_t empty[kStages];
-  __shared__ float scale[kMaxFewRows];
-  __shared__ float squares[kConsumers * kMaxFewRows];
+  __shared__ float scale[kCallRows];
+  __shared__ float squares[kConsumers * kCallRows];
   const std::uint32_t base = shared_address(dynamic);
   const std::uint32_t ring = (base + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
   const Shared shared{full, empty, ring, scale, squares};
@@ -359,7 +359,7 @@ const Variant& variant_of(Dtype dtype, std::uint32_t num_tokens) {
 FewRowsKernel::FewRowsKernel(const CudaOp& op, void* partials)
     : partials_(partials), available_(op.dependent_launch) {
   for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
-    for (std::uint32_t num_tokens = 8; num_tokens <= kMaxFewRows; num_tokens += 8) {
+    for (std::uint32_t num_tokens = 8; num_tokens <= kCallRows; num_tokens += 8) {
       const Variant& variant = variant_of(dtype, num_tokens);
       available_ = available_ && prepare(variant.kernel, variant.shared_bytes);
       if (!available_) return;

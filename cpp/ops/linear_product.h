@@ -5,6 +5,10 @@
 
 namespace inferno::ops::cuda {
 
+// Most rows that a kernel for few rows takes at once.
+inline constexpr std::uint32_t kCallRows = 32;
+static_assert(kMaxFewRows <= kCallRows);
+
 // What becomes of a row of h · Wᵀ after scale and bias.
 enum class Epilogue : std::uint32_t {
   Store,       // elements
@@ -14,7 +18,7 @@ enum class Epilogue : std::uint32_t {
 };
 
 struct FewRowsProduct {
-  LinearInput in;  // at most kMaxFewRows rows
+  LinearInput in;  // at most kCallRows rows
   DeviceMatrix weight;
   Epilogue epilogue = Epilogue::Store;
   const float* bias = nullptr;

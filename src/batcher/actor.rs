@@ -10,6 +10,7 @@ use super::outbox::{Gone, Outbox};
 use super::policy::{Batching, LaneSpec, MAX_STEPS_IN_FLIGHT, Refused};
 use super::running::{Departure, Output};
 use super::settle::MAX_FAILED_STEPS;
+use super::step_gap::StepGap;
 use super::{
     AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned, Sequence,
 };
@@ -74,6 +75,7 @@ pub struct Batcher {
     retry_planned: bool,
     /// As the gauge of running sequences has it.
     counted: u32,
+    gap: StepGap,
     metrics: Arc<Metrics>,
     device_metrics: DeviceMetrics,
     progress: Progress,
@@ -101,6 +103,7 @@ impl Batcher {
             failed: false,
             retry_planned: false,
             counted: 0,
+            gap: StepGap::default(),
             metrics: start.metrics,
             device_metrics,
             progress: start.progress,
@@ -346,6 +349,11 @@ impl Handler<StepDone> for Batcher {
                         let took = done.ended.since(done.started);
                         self.device_metrics.step_time.record(took.as_secs_f64());
                         self.device_metrics.step_tokens.increment(u64::from(computed));
+                        let times = (done.started, done.ended);
+                        let runs_on = self.policy.load().running > 0;
+                        if let Some(gap) = self.gap.before(&output, times, runs_on) {
+                            self.device_metrics.step_gap.record(gap.as_secs_f64());
+                        }
                         let seats = self.policy.num_seats() as u32;
                         self.metrics.recent_batches.record(rows, seats, done.ended);
                         self.announce(done.ended);

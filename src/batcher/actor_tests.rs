@@ -92,8 +92,8 @@ impl Rig {
 
     fn done(&self, step: RunStep, result: Result<u32, StepFailure>) {
         let rows = step.batch.seats.len();
-        let result =
-            result.map(|token| StepOutput { token_ids: vec![token; rows], logits: Vec::new() });
+        let result = result
+            .map(|token| StepOutput { token_ids: vec![token; rows], ..StepOutput::default() });
         let (started, ended) = (Timestamp::from_micros(1), Timestamp::from_micros(2));
         self.tell(StepDone { step: step.step, result, batch: step.batch, started, ended });
     }

@@ -33,6 +33,7 @@ pub(crate) mod probe;
 mod running;
 mod settle;
 mod step_batch;
+mod step_gap;
 
 pub use actor::{Batcher, Links, Start};
 pub use estimate::{blocks_needed, most_blocks_needed};
@@ -216,7 +217,8 @@ pub struct Config {
     /// prefill faster; the running sequences wait for the longest step. Absent: 512, on GPUs 2,048.
     #[serde(alias = "max_num_batched_tokens")]
     pub max_step_tokens: Option<u32>,
-    /// Positions of one KV block (a power of two, 1 to 256). Smaller blocks waste less and share more; tables grow longer.
+    /// Positions of one KV block (a power of two, 1 to 256, on GPUs 16 to 128). Smaller blocks waste less and share more; tables
+    /// grow longer.
     pub block_size: u32,
     /// Keep the KV of finished prompts for others that begin alike. Costs a hash per block and no memory that is needed
     /// elsewhere.
@@ -252,13 +254,13 @@ impl Config {
         }
     }
 
-    /// Whether every value is in range.
+    /// Whether every value is in range, for a node on GPUs or on other devices.
     ///
     /// # Errors
     /// One line for each wrong key: its name, what is expected and what was given.
-    pub fn check(&self) -> Result<(), Vec<String>> {
+    pub fn check(&self, on_gpu: bool) -> Result<(), Vec<String>> {
         let mut wrong = Vec::new();
-        let (sequences, tokens) = self.largest_step(false);
+        let (sequences, tokens) = self.largest_step(on_gpu);
         if !(1..=4096).contains(&sequences) {
             wrong.push(format!("batcher.max_batch_size: expected 1 to 4096, got {sequences}"));
         }
@@ -267,9 +269,13 @@ impl Config {
                 "batcher.max_step_tokens: expected max_batch_size ({sequences}) to 1048576, got {tokens}"
             ));
         }
-        if !self.block_size.is_power_of_two() || self.block_size > 256 {
-            let got = self.block_size;
-            wrong.push(format!("batcher.block_size: expected a power of two up to 256, got {got}"));
+        // As `cpp/ops/attention_cuda.cu` has it.
+        let (least, most) = if on_gpu { (16, 128) } else { (1, 256) };
+        if !self.block_size.is_power_of_two() || !(least..=most).contains(&self.block_size) {
+            let (got, place) = (self.block_size, if on_gpu { "on GPUs " } else { "" });
+            wrong.push(format!(
+                "batcher.block_size: expected {place}a power of two from {least} to {most}, got {got}"
+            ));
         }
         if self.reserve_tokens > 1 << 20 {
             let got = self.reserve_tokens;
@@ -285,7 +291,8 @@ mod tests {
 
     #[test]
     fn defaults_are_valid() {
-        assert_eq!(Config::default().check(), Ok(()));
+        assert_eq!(Config::default().check(false), Ok(()));
+        assert_eq!(Config::default().check(true), Ok(()));
     }
 
     #[test]
@@ -297,7 +304,7 @@ mod tests {
             reserve_tokens: u32::MAX,
             ..Config::default()
         };
-        let wrong = config.check().expect_err("four wrong keys");
+        let wrong = config.check(false).expect_err("four wrong keys");
         for key in ["max_batch_size", "max_step_tokens", "block_size", "reserve_tokens"] {
             assert!(
                 wrong.iter().any(|line| line.starts_with(&format!("batcher.{key}: "))),
@@ -318,8 +325,8 @@ mod tests {
         assert_eq!(config(Some(4_096), None).largest_step(true), (4_096, 4_096));
         assert_eq!(config(None, Some(16)).largest_step(true), (16, 16));
         assert_eq!(config(Some(8), Some(64)).largest_step(true), (8, 64));
-        assert!(config(None, Some(0)).check().is_err());
-        assert!(config(Some(64), Some(63)).check().is_err());
+        assert!(config(None, Some(0)).check(false).is_err());
+        assert!(config(Some(64), Some(63)).check(false).is_err());
     }
 
     #[test]

@@ -342,7 +342,7 @@ mod tests {
 
     fn settle(policy: &mut Batching<u64>, out: &mut Output<u64>, step: PlannedStep, token: u32) {
         let token_ids = vec![token; step.batch.seats.len()];
-        let output = StepOutput { token_ids, logits: Vec::new() };
+        let output = StepOutput { token_ids, ..StepOutput::default() };
         policy.settle(step.step, &output, step.batch, out).expect("in order");
         assert_eq!(policy.audit(), Ok(()));
     }
@@ -559,9 +559,9 @@ mod tests {
     fn an_answer_that_fits_no_step_is_a_defect() {
         let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
         let first = policy.next_step(&mut out).expect("work");
-        let answer = StepOutput { token_ids: vec![1], logits: Vec::new() };
+        let answer = StepOutput { token_ids: vec![1], ..StepOutput::default() };
         assert!(policy.settle(99, &answer, StepBatch::default(), &mut out).is_err());
-        let short = StepOutput { token_ids: vec![], logits: Vec::new() };
+        let short = StepOutput::default();
         assert!(policy.settle(first.step, &short, StepBatch::default(), &mut out).is_err());
         assert_eq!(policy.settle(first.step, &answer, first.batch, &mut out), Ok(3));
     }

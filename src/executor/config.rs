@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ByteSize, DeviceId, gpu};
+use super::{ByteSize, DeviceId, PoolSize, gpu};
 use crate::bridge::ffi;
 
 /// The section `[executor]`.
@@ -23,11 +23,13 @@ pub struct Config {
     /// Instruction set of CPU devices: `auto` (the best that the machine has), `portable`, `avx2`, `avx512_bf16`. One that the
     /// machine lacks is refused when the device is made.
     pub isa: IsaChoice,
-    /// Memory that each device reserves when it starts, for weights, KV blocks and workspace; bytes or `"2GiB"`. Absent: what the
-    /// configured models need (weights, workspace, and a KV cache for `max_batch_size` sequences of `max_seq_len`, all KV caches
-    /// together at most half of the memory that is free at the start).
+    /// Memory that each device reserves when it starts, for weights, KV blocks and workspace: bytes, `"2GiB"`, or a share, `"80%"`, of a
+    /// GPU's memory or of what the machine can give to each device. Absent, on GPUs: what the fullest of them can give
+    /// ([`gpu::pool_of`], which also is the most that may be asked for). Absent, on CPUs: what the configured models need (weights,
+    /// workspace, and a KV cache for `max_batch_size` sequences of `max_seq_len`, all KV caches together at most half of the memory
+    /// that is free at the start).
     #[serde(alias = "gpu_memory_pool_size", skip_serializing_if = "Option::is_none")]
-    pub memory_pool_size: Option<ByteSize>,
+    pub memory_pool_size: Option<PoolSize>,
     /// KV cache of each model on each device; bytes or `"2GiB"`. Absent: by the rule of `memory_pool_size`. Less means fewer
     /// sequences at once and more pre-emptions.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -229,10 +231,10 @@ impl Config {
         if self.threads > 1024 {
             faults.push(format!("executor.threads: expected 0 to 1024, got {}", self.threads));
         }
-        for (key, size) in
-            [("memory_pool_size", self.memory_pool_size), ("kv_cache_size", self.kv_cache_size)]
-        {
-            if size == Some(ByteSize(0)) {
+        let no_pool = self.memory_pool_size == Some(PoolSize::Bytes(ByteSize(0)));
+        let no_kv = self.kv_cache_size == Some(ByteSize(0));
+        for (key, is_zero) in [("memory_pool_size", no_pool), ("kv_cache_size", no_kv)] {
+            if is_zero {
                 faults.push(format!("executor.{key}: expected more than 0, or nothing"));
             }
         }
@@ -329,7 +331,7 @@ mod tests {
     #[test]
     fn the_mission_names_are_understood() {
         let config = config("gpu_devices = \"auto\"\ngpu_memory_pool_size = \"2GiB\"\n");
-        assert_eq!(config.memory_pool_size, Some(ByteSize(2 << 30)));
+        assert_eq!(config.memory_pool_size, Some(PoolSize::Bytes(ByteSize(2 << 30))));
         assert_eq!(config.device_ids(), Config::default().device_ids());
     }
 

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use serde::Serialize;
 
+use super::PoolSize;
 use crate::bridge::{DeviceError, ffi};
 
 /// What a GPU is: the same for as long as the process runs.
@@ -182,18 +183,19 @@ pub fn pool_of(memory: Memory) -> Result<u64, String> {
     })
 }
 
-/// What a node reserves on each of these GPUs: what `executor.memory_pool_size` asks for, else as much as all of them can give.
+/// What a node reserves on each of these GPUs, the same on all: what `executor.memory_pool_size` asks for (a share: of the smallest), else
+/// what the fullest can give.
 ///
 /// # Errors
 /// One line: a GPU that is not there or has no room, or more asked for than [`pool_of`] allows.
-pub fn pool_bytes(ordinals: &[u32], asked: Option<u64>) -> Result<u64, String> {
+pub fn pool_bytes(ordinals: &[u32], asked: Option<PoolSize>) -> Result<u64, String> {
     let mut gpus = Vec::new();
     for &ordinal in ordinals {
         let called = card(ordinal)?.called(ordinal);
         match memory(ordinal) {
             Ok(memory) => gpus.push((called, memory)),
             // Then the reservation itself is the check.
-            Err(reason) if asked.is_some() => {
+            Err(reason) if matches!(asked, Some(PoolSize::Bytes(_))) => {
                 tracing::warn!(reason, "executor.memory_pool_size is not held against the card");
             }
             Err(reason) => return Err(reason),
@@ -202,27 +204,30 @@ pub fn pool_bytes(ordinals: &[u32], asked: Option<u64>) -> Result<u64, String> {
     pool_among(&gpus, asked)
 }
 
-fn pool_among(gpus: &[(String, Memory)], asked: Option<u64>) -> Result<u64, String> {
-    let mut least = asked;
+fn pool_among(gpus: &[(String, Memory)], asked: Option<PoolSize>) -> Result<u64, String> {
+    let mut least = None;
     for (called, memory) in gpus {
-        let refused = |reason: String| match asked {
-            Some(asked) => {
-                let asked = size(asked);
-                format!("executor.memory_pool_size: {called}: asked for {asked}, {reason}")
-            }
+        let pool = pool_on(*memory, asked).map_err(|reason| match asked {
+            Some(_) => format!("executor.memory_pool_size: {called}: {reason}"),
             None => format!("{called}: {reason}"),
-        };
-        let most = pool_of(*memory).map_err(refused)?;
-        if asked.is_some_and(|asked| asked > most) {
-            let (free, total) = (size(memory.free_bytes), size(memory.total_bytes));
-            return Err(refused(format!(
-                "at most {} may be taken ({free} free of {total})",
-                size(most)
-            )));
-        }
-        least = Some(least.map_or(most, |least| least.min(most)));
+        })?;
+        least = Some(least.map_or(pool, |least: u64| least.min(pool)));
     }
-    Ok(least.unwrap_or(0))
+    Ok(least.unwrap_or_else(|| asked.map_or(0, |asked| asked.of(0))))
+}
+
+fn pool_on(memory: Memory, asked: Option<PoolSize>) -> Result<u64, String> {
+    let Some(asked) = asked else { return pool_of(memory) };
+    let wanted = asked.of(memory.total_bytes);
+    let most = pool_of(memory).map_err(|reason| format!("asked for {}, {reason}", size(wanted)))?;
+    if wanted > most {
+        let (free, total) = (size(memory.free_bytes), size(memory.total_bytes));
+        let (wanted, most) = (size(wanted), size(most));
+        return Err(format!(
+            "asked for {wanted}, at most {most} may be taken ({free} free of {total})"
+        ));
+    }
+    Ok(wanted)
 }
 
 /// Exact, and at a glance.
@@ -305,12 +310,17 @@ mod nvml {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ByteSize;
     use super::*;
 
     const GIB: u64 = 1 << 30;
 
     fn gpu(total_gib: u64, free_gib: u64) -> Memory {
         Memory { total_bytes: total_gib * GIB, free_bytes: free_gib * GIB }
+    }
+
+    fn bytes(bytes: u64) -> Option<PoolSize> {
+        Some(PoolSize::Bytes(ByteSize(bytes)))
     }
 
     fn card(capability: (u32, u32)) -> Card {
@@ -328,7 +338,7 @@ mod tests {
     fn a_card_with_several_nodes_stays_under_95_percent() {
         let mut memory = gpu(80, 78);
         // A small one first, then one that takes all that it may, then one too many.
-        for asked in [Some(10 * GIB), None] {
+        for asked in [bytes(10 * GIB), None] {
             let taken = pool_among(&[("cuda:0".to_owned(), memory)], asked).expect("room");
             memory.free_bytes -= taken + BESIDE_THE_POOL_BYTES;
         }
@@ -353,17 +363,27 @@ mod tests {
     fn a_configured_pool_is_kept_or_refused_with_key_card_and_numbers() {
         let gpus = [("cuda:0 (A)".to_owned(), gpu(80, 80)), ("cuda:1 (B)".to_owned(), gpu(80, 40))];
         let most = pool_of(gpu(80, 40)).expect("room");
-        assert_eq!(pool_among(&gpus, Some(GIB)), Ok(GIB));
-        assert_eq!(pool_among(&gpus, Some(most)), Ok(most));
-        let reason = pool_among(&gpus, Some(most + 1)).expect_err("one byte too many");
+        assert_eq!(pool_among(&gpus, bytes(GIB)), Ok(GIB));
+        assert_eq!(pool_among(&gpus, bytes(most)), Ok(most));
+        let reason = pool_among(&gpus, bytes(most + 1)).expect_err("one byte too many");
         for part in ["executor.memory_pool_size", "cuda:1 (B)", &size(most + 1), &size(most)] {
             assert!(reason.contains(part), "{part} in {reason}");
         }
         let full = [("cuda:0".to_owned(), gpu(80, 1))];
-        let reason = pool_among(&full, Some(GIB)).expect_err("no room");
+        let reason = pool_among(&full, bytes(GIB)).expect_err("no room");
         assert!(reason.starts_with("executor.memory_pool_size: cuda:0: asked for"), "{reason}");
         // No figures: what is asked for is tried.
-        assert_eq!(pool_among(&[], Some(GIB)), Ok(GIB));
+        assert_eq!(pool_among(&[], bytes(GIB)), Ok(GIB));
+    }
+
+    #[test]
+    fn a_share_is_of_the_smallest_card_and_refused_where_one_has_no_room_for_it() {
+        let gpus = [("cuda:0".to_owned(), gpu(80, 80)), ("cuda:1".to_owned(), gpu(40, 30))];
+        assert_eq!(pool_among(&gpus, Some(PoolSize::Share(50))), Ok(20 * GIB));
+        let reason = pool_among(&gpus, Some(PoolSize::Share(80))).expect_err("32 of 30 GiB");
+        for part in ["executor.memory_pool_size: cuda:1", &size(32 * GIB), &size(30 * GIB)] {
+            assert!(reason.contains(part), "{part} in {reason}");
+        }
     }
 
     #[test]
@@ -408,6 +428,6 @@ mod tests {
         assert!(readings(4096).is_err());
         assert!(memory(4096).is_err());
         assert!(pool_bytes(&[4096], None).is_err());
-        assert!(pool_bytes(&[4096], Some(1)).is_err());
+        assert!(pool_bytes(&[4096], Some(PoolSize::Share(1))).is_err());
     }
 }

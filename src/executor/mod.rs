@@ -25,6 +25,7 @@ mod engine_device;
 mod faults;
 pub mod gpu;
 mod maker;
+mod pool_size;
 mod sim_device;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use config::{Config, DeviceKind, Fault, FaultKind, GpuDevices, IsaChoice};
 pub use cost_model::CostModel;
 pub use faults::FaultPlan;
 pub use maker::{Maker, MemoryReading};
+pub use pool_size::PoolSize;
 
 /// Names a device: `cpu:0`, `cuda:0`, `sim:0`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]

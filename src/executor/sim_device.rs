@@ -273,7 +273,8 @@ mod tests {
         let (mut device, _) = loaded(CostModel::default());
         let mut batch = batch(&[row(1, 3), row(1, 4)]);
         batch.sample[0] = false;
-        let mut output = StepOutput { token_ids: vec![9; 5], logits: vec![1.0] };
+        let mut output =
+            StepOutput { token_ids: vec![9; 5], logits: vec![1.0], ..StepOutput::default() };
         device.run(MODEL, &mut batch, &mut output).expect("a good batch");
         assert_eq!((output.token_ids.len(), output.token_ids[0]), (2, 0));
         assert!(output.logits.is_empty());

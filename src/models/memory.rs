@@ -1,10 +1,10 @@
 //! How much memory models need, by the engine's own reckoning, and the rule by which the pool is sized and shared.
 //!
-//! The rule, for a device whose pool size is not configured: the sum over the configured models of weights, workspace and
-//! KV cache. The KV cache of a model is what `max_batch_size` sequences of `max_seq_len` take, at least one sequence's; all KV caches
-//! together take at most half of the memory that is available when the node starts, the small wishes served first. A device whose pool
-//! size is configured shares what weights and workspaces leave in the same way. With no model configured the pool is half of
-//! the available memory (the CPU backend takes pages only when they are used).
+//! The rule, for a CPU whose pool size is not configured (a GPU's is what its card can give, `executor::gpu`): the sum over the
+//! configured models of weights, workspace and KV cache. The KV cache of a model is what `max_batch_size` sequences of `max_seq_len`
+//! take, at least one sequence's; all KV caches together take at most half of the memory that is available when the node starts, the
+//! small wishes served first. A device whose pool size is configured shares what weights and workspaces leave in the same way. With no
+//! model configured the pool is half of the available memory (the CPU backend takes pages only when they are used).
 
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{

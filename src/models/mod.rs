@@ -51,7 +51,7 @@ pub use eviction::{Candidate, victims};
 pub use fault::{CheckpointError, CheckpointFault};
 pub use generation::GenerationConfig;
 pub use hub::HubCache;
-pub use memory::{MemoryPlan, MemorySizes, StepLimits};
+pub use memory::{MemoryPlan, MemorySizes, StepLimits, available_bytes};
 pub use open::{max_seq_len, plan_memory};
 pub use shape::{ExpectedTensor, ModelConfig, expected_tensors};
 

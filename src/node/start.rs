@@ -222,15 +222,17 @@ impl Memory {
                 tracing::warn!(reason, "no GPU, so the devices are cpu:0");
             }
         }
-        let configured = config.executor.memory_pool_size.map(|size| size.0);
+        let devices = config.executor.device_ids().len();
+        let configured = config.executor.memory_pool_size;
         let sizes = MemorySizes {
             pool_bytes: match config.executor.gpu_ordinals() {
-                gpus if gpus.is_empty() => configured,
+                gpus if gpus.is_empty() => configured.map(|size| {
+                    size.of(models::available_bytes().unwrap_or(u64::MAX) / devices as u64)
+                }),
                 gpus => Some(gpu::pool_bytes(&gpus, configured)?),
             },
             kv_bytes: config.executor.kv_cache_size.map(|size| size.0),
         };
-        let devices = config.executor.device_ids().len();
         let plan = models::plan_memory(&config.models, &hub, &limits, sizes, devices)?;
         let names = config.models.iter().map(|model| model.name.clone());
         let kv_bytes = names.zip(plan.kv_bytes).collect();

@@ -50,6 +50,12 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
         ),
         ("inferno_request_seconds", Histogram, &[], "accept to last event"),
         ("inferno_step_seconds", Histogram, &["device"], "one step on the device"),
+        (
+            STEP_GAP,
+            Histogram,
+            &["device"],
+            "between two steps, while sequences ran: the device had nothing to do",
+        ),
         ("inferno_step_tokens_total", Counter, &["device"], "tokens computed in steps"),
         ("inferno_device_memory_used_bytes", Gauge, &["device"], "memory pool in use"),
         ("inferno_device_memory_reserved_bytes", Gauge, &["device"], "memory pool reserved"),
@@ -228,6 +234,7 @@ impl Metrics {
             kv_blocks_used: metrics::gauge!("inferno_kv_blocks_used", labels()),
             kv_blocks_total: metrics::gauge!("inferno_kv_blocks_total", labels()),
             step_time: metrics::histogram!("inferno_step_seconds", labels()),
+            step_gap: metrics::histogram!(STEP_GAP, labels()),
             step_tokens: metrics::counter!("inferno_step_tokens_total", labels()),
             memory_used: metrics::gauge!("inferno_device_memory_used_bytes", labels()),
             memory_reserved: metrics::gauge!("inferno_device_memory_reserved_bytes", labels()),
@@ -245,6 +252,8 @@ pub struct DeviceMetrics {
     pub kv_blocks_total: Gauge,
     /// `inferno_step_seconds`
     pub step_time: Histogram,
+    /// `inferno_step_gap_seconds`
+    pub step_gap: Histogram,
     /// `inferno_step_tokens_total`
     pub step_tokens: Counter,
     /// `inferno_device_memory_used_bytes`
@@ -304,17 +313,26 @@ const BUCKETS: &[f64] = &[
     60.0,
 ];
 
+const STEP_GAP: &str = "inferno_step_gap_seconds";
+/// A GPU waits for microseconds where all is well.
+const GAP_BUCKETS: &[f64] =
+    &[2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.1, 1.0];
+
 /// The process's metrics recorder, installed by the first caller; every node of the process shares it.
 ///
 /// # Errors
 /// When another library has installed a recorder of its own.
 pub fn recorder() -> Result<metrics_exporter_prometheus::PrometheusHandle, String> {
-    use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+    use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
     static RECORDER: std::sync::OnceLock<Result<PrometheusHandle, String>> =
         std::sync::OnceLock::new();
     let install = || {
         let handle = PrometheusBuilder::new()
             .set_buckets(BUCKETS)
+            .and_then(|builder| {
+                let gap = Matcher::Full(STEP_GAP.to_owned());
+                builder.set_buckets_for_metric(gap, GAP_BUCKETS)
+            })
             .and_then(PrometheusBuilder::install_recorder)
             .map_err(|error| format!("metrics recorder: {error}"))?;
         for (name, kind, _, help) in METRICS {
@@ -360,6 +378,7 @@ mod tests {
         gpu.info.set("A card", Some(1), "00000000:1B:00.0");
         let device = metrics.device("cpu:0");
         device.step_time.record(0.1);
+        device.step_gap.record(3e-6);
         for histogram in [
             &metrics.queue_time,
             &metrics.time_to_first_token,
@@ -378,6 +397,15 @@ mod tests {
                 assert!(line.contains(&format!("{label}=")), "{name} lacks the label {label}");
             }
         }
+        let gap = |limit: &str| {
+            let is_it = |line: &&str| {
+                line.starts_with("inferno_step_gap_seconds_bucket")
+                    && line.contains("names-test")
+                    && line.contains(&format!("le=\"{limit}\""))
+            };
+            text.lines().find(is_it).and_then(|line| line.rsplit(' ').next())
+        };
+        assert_eq!((gap("0.000002"), gap("0.000005")), (Some("0"), Some("1")), "{text}");
         for line in text.lines().filter(|line| line.contains("names-test")) {
             assert!(METRICS.iter().any(|(name, ..)| line.starts_with(name)), "unlisted: {line}");
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use inferno_node::config::Config;
 use inferno_node::engine::Engine;
-use inferno_node::executor::ByteSize;
+use inferno_node::executor::{ByteSize, PoolSize, gpu};
 use inferno_node::models::{LoadFormat, ModelSpec};
 use serde_json::Value;
 
@@ -102,6 +102,8 @@ fn the_demo_model_is_described() {
     ] {
         assert!(report.contains(part), "{part} in {report}");
     }
+    let why = gpu::why_none().map_or_else(String::new, |reason| format!("no GPU: {reason}\n"));
+    assert_eq!(text(&output.stderr), why);
     let json = inspect_json("models/demo");
     assert_eq!(json["has_chat_template"], true);
     assert!(json["tokenizer_ids"].as_u64() > Some(0));
@@ -115,7 +117,7 @@ async fn the_numbers_are_what_loading_takes() {
     let mut config = Config::library("demo", root().join("models/demo"));
     config.executor.devices = vec!["cpu:0".to_owned()];
     config.executor.threads = 1;
-    config.executor.memory_pool_size = Some(ByteSize(1 << 30));
+    config.executor.memory_pool_size = Some(PoolSize::Bytes(ByteSize(1 << 30)));
     config.executor.kv_cache_size = Some(ByteSize(4 << 20));
     let engine = Engine::new(config).await.expect("the engine starts");
     let spec = ModelSpec {

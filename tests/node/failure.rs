@@ -25,17 +25,20 @@ async fn eight(node: &NodeProcess) -> Vec<(Vec<u32>, u32)> {
     join_all((0..8).map(one)).await
 }
 
+fn all_got_theirs(got: &[(Vec<u32>, u32)], expected: &[(Vec<u32>, u32)]) {
+    for ((tokens, _), (expected, _)) in got.iter().zip(expected) {
+        assert_eq!(tokens, expected, "the tokens of a run without a fault");
+    }
+    assert!(got.iter().any(|(_, attempt)| *attempt == 2), "somebody was there when it broke");
+}
+
 async fn breaks_and_loses_nothing(kind: &str) {
     let whole = NodeProcess::start(MANAGED);
     let expected = eight(&whole).await;
     assert!(expected.iter().all(|(_, attempt)| *attempt == 1));
     let fault = format!("{MANAGED}faults = [{{ step = 20, kind = \"{kind}\" }}]\n");
     let node = NodeProcess::start(&fault);
-    let got = eight(&node).await;
-    for ((tokens, _), (expected, _)) in got.iter().zip(&expected) {
-        assert_eq!(tokens, expected, "the tokens of a run without a fault");
-    }
-    assert!(got.iter().any(|(_, attempt)| *attempt == 2), "somebody was there when it broke");
+    all_got_theirs(&eight(&node).await, &expected);
     let health = node.wait_health("healthy", |health| health["status"] == "healthy").await;
     assert_eq!(health["devices"][0]["rebuilds"], 1);
 }
@@ -82,6 +85,18 @@ async fn a_device_that_is_lost_ends_its_requests_and_the_node() {
     assert_eq!(critical["devices"][0]["lost"], true);
     assert!(!node.wait().success(), "for the supervisor to start it again");
     assert!(node.log().contains("cpu:0 needs a new process"), "{}", node.log());
+}
+
+#[tokio::test]
+async fn a_device_that_stays_finishes_for_a_lost_one_and_the_node_ends() {
+    let expected = eight(&NodeProcess::start(MANAGED)).await;
+    let mut node = NodeProcess::start(&format!(
+        "{MANAGED}devices = [\"cpu:0\", \"cpu:1\"]\n\
+         faults = [{{ device = \"cpu:1\", step = 40, kind = \"sticky\" }}]\n"
+    ));
+    all_got_theirs(&eight(&node).await, &expected);
+    assert!(!node.wait().success(), "for the supervisor to start it again");
+    assert!(node.log().contains("cpu:1 needs a new process"), "{}", node.log());
 }
 
 #[tokio::test]

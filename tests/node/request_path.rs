@@ -90,6 +90,10 @@ async fn metrics_and_models_are_served() {
     {
         assert!(text.contains(line), "{line} in {text}");
     }
+    // Between the steps of four tokens.
+    let is_gaps = |line: &&str| line.starts_with("inferno_step_gap_seconds_count{");
+    let gaps = text.lines().find(is_gaps).and_then(|line| line.rsplit(' ').next());
+    assert_eq!(gaps, Some("3"), "{text}");
     let (status, health) = node.get("/v1/health").await;
     assert_eq!((status, &health["status"]), (200, &json!("healthy")));
     assert!(health["checks"][2]["value"].as_f64().is_some_and(|p95| p95 > 0.0), "{health}");

@@ -65,7 +65,7 @@ impl World {
             return Ok(());
         }
         let token_ids = device.fake.run(&step)?;
-        let output = StepOutput { token_ids, logits: Vec::new() };
+        let output = StepOutput { token_ids, ..StepOutput::default() };
         if let Some(batching) = &mut device.batching {
             let settled = batching.settle(step.step, &output, step.batch, &mut self.output);
             settled.map_err(|defect| defect.to_string())?;
