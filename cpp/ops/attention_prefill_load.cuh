@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "ops/attention_prefill.cuh"
-#include "ops/attention_wgmma.cuh"
+#include "ops/wgmma.cuh"
 
 namespace inferno::ops::cuda {
 

@@ -80,22 +80,25 @@ struct LaunchShape {
   dim3 grid;
   dim3 block;
   std::uint32_t shared_bytes = 0;
+  std::uint32_t cluster = 1;  // blocks that run together
 };
 
-// Launches with programmatic stream serialisation where the device has it (sm_90 and later). The
-// arguments must have the kernel's own parameter types.
+// Launches with programmatic stream serialisation, and in clusters, where the device has them
+// (sm_90 and later). The arguments must have the kernel's own parameter types.
 template <typename... Params, typename... Args>
 void launch(const CudaOp& op, void (*kernel)(Params...), const LaunchShape& shape, Args&&... args) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {shape.cluster, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = op.stream;
-  config.attrs = &attribute;
-  config.numAttrs = op.dependent_launch ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = !op.dependent_launch ? 0 : shape.cluster > 1 ? 2 : 1;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), "cudaLaunchKernelEx");
 }
 

@@ -1,5 +1,5 @@
 // Instructions of compute capability 9.0, one function each. PTX ISA: "mbarrier",
-// "cp.async.bulk.tensor", "ldmatrix".
+// "cp.async.bulk.tensor", "ldmatrix", "barrier.cluster", "mapa", "st.async".
 #pragma once
 
 #include <cuda.h>
@@ -108,6 +108,17 @@ __device__ __forceinline__ void copy_boxes(std::uint32_t to, const CUtensorMap* 
       : "memory");
 }
 
+// The same of a map of paired rows (paired_map): from run number `run` of each half on.
+__device__ __forceinline__ void copy_paired_box(std::uint32_t to, const CUtensorMap* map,
+                                                std::uint32_t column, std::uint32_t run,
+                                                std::uint64_t* barrier, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(map), "r"(column), "r"(0), "r"(run), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
+
 // Four 8 x 8 matrices of 16-bit elements, the rows of matrix i at the addresses of lanes 8 i to
 // 8 i + 7.
 struct Fragments {
@@ -123,29 +134,37 @@ __device__ __forceinline__ Fragments load_matrices(std::uint32_t address) {
   return f;
 }
 
-// Floats handed to another block in memory that is zero before: each is its own flag, so there is
-// no fence and no second trip. A sum of +0 goes as -0.
-__device__ __forceinline__ void publish(float4* to, const float (&values)[4]) {
-  float out[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) out[i] = __float_as_uint(values[i]) == 0 ? -0.0F : values[i];
-  asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(out[0]),
-               "f"(out[1]), "f"(out[2]), "f"(out[3])
-               : "memory");
+// A block's place among those of its cluster.
+__device__ __forceinline__ std::uint32_t cluster_rank() {
+  std::uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
 }
 
-__device__ __forceinline__ float4 read_published(const float4* from) {
-  float4 values;
-  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(values.x), "=f"(values.y), "=f"(values.z), "=f"(values.w)
-               : "l"(from)
-               : "memory");
-  return values;
+// Every thread of a cluster arrives once; one that waits then sees what all did before they
+// arrived.
+__device__ __forceinline__ void arrive_at_cluster() {
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_cluster() {
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
 
-__device__ __forceinline__ bool is_published(const float4& values) {
-  return __float_as_uint(values.x) != 0 && __float_as_uint(values.y) != 0 &&
-         __float_as_uint(values.z) != 0 && __float_as_uint(values.w) != 0;
+// The address of the same shared memory in another block of the cluster.
+__device__ __forceinline__ std::uint32_t address_in(std::uint32_t rank, std::uint32_t address) {
+  std::uint32_t mapped;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address), "r"(rank));
+  return mapped;
+}
+
+// Writes 16 bytes into a block's shared memory and counts them at a barrier there.
+__device__ __forceinline__ void send(std::uint32_t to, const float4& values,
+                                     std::uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], "
+      "{%1, %2, %3, %4}, [%5];" ::"r"(to),
+      "f"(values.x), "f"(values.y), "f"(values.z), "f"(values.w), "r"(barrier)
+      : "memory");
 }
 
 }  // namespace inferno::ops::cuda

@@ -46,9 +46,7 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
 
 struct LinearCuda::Impl {
   Impl(const CudaOp& op, std::byte* workspace, std::uint32_t max_tokens)
-      : few_rows_kernel(op, workspace),
-        decode_rows_kernel(op),
-        cublaslt(workspace + FewRowsKernel::partials_bytes(), max_tokens) {}
+      : few_rows_kernel(op), decode_rows_kernel(op), cublaslt(workspace, max_tokens) {}
 
   bool few_rows(const LinearInput& in) const {
     return in.num_tokens <= kMaxFewRows || batch_invariant;
@@ -110,9 +108,7 @@ LinearCuda::LinearCuda(const CudaOp& op, void* workspace, std::uint32_t max_toke
 
 LinearCuda::~LinearCuda() = default;
 
-std::size_t LinearCuda::workspace_bytes() {
-  return FewRowsKernel::partials_bytes() + CublasLt::workspace_bytes();
-}
+std::size_t LinearCuda::workspace_bytes() { return CublasLt::workspace_bytes(); }
 
 void LinearCuda::set_batch_invariant(bool on) { impl_->batch_invariant = on; }
 

@@ -21,7 +21,7 @@ namespace inferno::ops::cuda {
 
 // Where the own kernels are faster than cuBLASLt with what it needs around it, on an H200 and for
 // models of 1 to 8 billion parameters.
-inline constexpr std::uint32_t kMaxFewRows = 24;
+inline constexpr std::uint32_t kMaxFewRows = 64;
 
 // The rows that a product reads.
 struct LinearInput {
@@ -45,10 +45,9 @@ struct NextNorm {
 // found out for each shape (tensor maps, heuristics). Not thread-safe.
 class LinearCuda {
  public:
-  // `workspace`: workspace_bytes() of device memory, zeroed once by the caller before the first
-  // call and only written by this object after. cuBLASLt's heuristics are asked for all T up to
-  // `max_tokens` when a matrix is first seen, later ones one by one. Throws "other: …" if cuBLASLt
-  // cannot be opened.
+  // `workspace`: workspace_bytes() of device memory, for this object alone. cuBLASLt's heuristics
+  // are asked for all T up to `max_tokens` when a matrix is first seen, later ones one by one.
+  // Throws "other: …" if cuBLASLt cannot be opened.
   LinearCuda(const CudaOp& op, void* workspace, std::uint32_t max_tokens = 0);
   ~LinearCuda();
   LinearCuda(const LinearCuda&) = delete;

@@ -6,7 +6,7 @@
 namespace inferno::ops::cuda {
 
 // Most rows that a kernel for few rows takes at once.
-inline constexpr std::uint32_t kCallRows = 32;
+inline constexpr std::uint32_t kCallRows = 64;
 static_assert(kMaxFewRows <= kCallRows);
 
 // What becomes of a row of h · Wᵀ after scale and bias.
@@ -32,21 +32,18 @@ inline constexpr std::uint32_t kNormPartRows = 16;
 // Outputs of a tile of the few-rows kernel.
 inline constexpr std::uint32_t kTileRows = 128;
 
-// The few-rows kernel for compute capability 9.0 and later.
+// The few-rows kernel for compute capability 9.0.
 class FewRowsKernel {
  public:
-  // `partials`: partials_bytes() of device memory, zero between two launches.
-  FewRowsKernel(const CudaOp& op, void* partials);
-  static std::size_t partials_bytes();
+  explicit FewRowsKernel(const CudaOp& op);
 
   // Whether this build has machine code of it for the device.
-  bool available() const { return available_; }
+  bool available() const { return num_clusters_ > 0; }
 
   void operator()(const CudaOp& op, const FewRowsProduct& product) const;
 
  private:
-  void* partials_;
-  bool available_;
+  std::uint32_t num_clusters_ = 0;  // that the device runs at once
 };
 
 inline constexpr std::uint32_t kMaxDecodeRows = 8;

@@ -26,7 +26,7 @@ CUtensorMap encode(const DeviceMatrix& matrix, std::uint32_t rank, const cuuint6
   static const PFN_cuTensorMapEncodeTiled_v12000 function = find_encode();
   const CUtensorMapDataType type = matrix.dtype == Dtype::BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                                                : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  const cuuint32_t every[] = {1, 1, 1};
+  const cuuint32_t every[] = {1, 1, 1, 1};
   CUtensorMap map;
   const CUresult status =
       function(&map, type, rank, const_cast<void*>(matrix.data), size, stride, box, every,
@@ -57,6 +57,16 @@ CUtensorMap boxes_map(const DeviceMatrix& matrix, std::uint32_t box_rows, std::u
   const cuuint64_t stride[] = {matrix.num_columns * element, kBoxColumns * element};
   const cuuint32_t box[] = {kBoxColumns, box_rows, num_boxes};
   return encode(matrix, 3, size, stride, box);
+}
+
+// Column, row of a run, half, run.
+CUtensorMap paired_map(const DeviceMatrix& matrix, std::uint32_t box_rows) {
+  const std::uint32_t half = matrix.num_rows / 2;
+  const cuuint64_t row_bytes = cuuint64_t{matrix.num_columns} * dtype_bytes(matrix.dtype);
+  const cuuint64_t size[] = {matrix.num_columns, kPairRows, 2, half / kPairRows};
+  const cuuint64_t stride[] = {row_bytes, half * row_bytes, kPairRows * row_bytes};
+  const cuuint32_t box[] = {kBoxColumns, kPairRows, 2, box_rows / (2 * kPairRows)};
+  return encode(matrix, 4, size, stride, box);
 }
 
 }  // namespace inferno::ops::cuda

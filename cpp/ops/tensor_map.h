@@ -18,4 +18,9 @@ CUtensorMap box_map(const DeviceMatrix& matrix, std::uint32_t box_rows);
 // memory. The matrix has a multiple of kBoxColumns columns.
 CUtensorMap boxes_map(const DeviceMatrix& matrix, std::uint32_t box_rows, std::uint32_t num_boxes);
 
+// The map for boxes that have rows of the matrix's upper and lower half by turns, kPairRows of
+// each: `box_rows` together, a multiple of 2 * kPairRows, as is the number of the matrix's rows.
+inline constexpr std::uint32_t kPairRows = 8;
+CUtensorMap paired_map(const DeviceMatrix& matrix, std::uint32_t box_rows);
+
 }  // namespace inferno::ops::cuda
