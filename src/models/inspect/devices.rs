@@ -17,6 +17,8 @@ pub struct DeviceHere {
     pub id: DeviceId,
     /// Of a GPU: what it is.
     pub card: Option<gpu::Card>,
+    /// Why no model can be put there.
+    pub refused: Option<String>,
     /// What nobody has taken at this moment.
     pub free_bytes: u64,
     /// What a node reserves there if nothing is configured; absent where that follows from the model.
@@ -25,24 +27,14 @@ pub struct DeviceHere {
     pub limits: StepLimits,
 }
 
-/// Every device of this machine that a model could be put on: GPUs, then the processor. One whose memory cannot be read is left
-/// out.
+/// Every device of this machine: GPUs, those too that cannot be used, then the processor.
 pub fn devices_here() -> Vec<DeviceHere> {
     let cards = (0..).zip(gpu::cards().unwrap_or_default());
-    let gpus = cards.filter_map(|(ordinal, card)| {
-        let memory = gpu::memory(ordinal).ok()?;
-        Some(DeviceHere {
-            id: DeviceId::new(&format!("cuda:{ordinal}")),
-            card: Some(card.clone()),
-            free_bytes: memory.free_bytes,
-            // A full card gives nothing.
-            pool_bytes: Some(gpu::pool_of(memory).unwrap_or(0)),
-            limits: default_limits(Backend::Cuda),
-        })
-    });
+    let gpus = cards.map(|(ordinal, card)| DeviceHere::gpu(ordinal, card, gpu::memory(ordinal)));
     let cpu = available_bytes().map(|free_bytes| DeviceHere {
         id: DeviceId::new("cpu:0"),
         card: None,
+        refused: None,
         free_bytes,
         pool_bytes: None,
         limits: default_limits(Backend::Cpu),
@@ -80,10 +72,24 @@ pub struct Fit {
 }
 
 impl DeviceHere {
+    /// A GPU, and what was read of its memory or why that failed.
+    pub(super) fn gpu(ordinal: u32, card: &gpu::Card, memory: Result<gpu::Memory, String>) -> Self {
+        let unreadable = memory.as_ref().err().cloned();
+        Self {
+            id: DeviceId::new(&format!("cuda:{ordinal}")),
+            card: Some(card.clone()),
+            refused: card.why_not().or(unreadable),
+            free_bytes: memory.as_ref().map_or(0, |memory| memory.free_bytes),
+            // A full card gives nothing.
+            pool_bytes: Some(memory.and_then(gpu::pool_of).unwrap_or(0)),
+            limits: default_limits(Backend::Cuda),
+        }
+    }
+
     /// What of a model of this shape fits.
     pub fn fit(&self, shape: &ModelShape, max_seq_len: u32) -> Fit {
-        let need = match self.card.as_ref().and_then(gpu::Card::why_not) {
-            Some(reason) => Err(reason),
+        let need = match &self.refused {
+            Some(reason) => Err(reason.clone()),
             None => engine_need(shape, &self.limits, max_seq_len).map_err(|error| error.message),
         };
         match need {

@@ -26,18 +26,23 @@ fn report(name: &str, free_bytes: u64) -> Report {
 
 fn device(free_bytes: u64) -> DeviceHere {
     let id = DeviceId::new("cpu:0");
-    DeviceHere { id, card: None, free_bytes, pool_bytes: None, limits: LIMITS }
+    DeviceHere { id, card: None, refused: None, free_bytes, pool_bytes: None, limits: LIMITS }
 }
 
 fn card(capability: (u32, u32)) -> DeviceHere {
+    let memory = gpu::Memory { total_bytes: 2 << 30, free_bytes: 1 << 30 };
+    let card = gpu_with(capability, Ok(memory));
+    DeviceHere { pool_bytes: Some(1 << 24), limits: LIMITS, ..card }
+}
+
+fn gpu_with(capability: (u32, u32), memory: Result<gpu::Memory, String>) -> DeviceHere {
     let card = gpu::Card {
         name: "A card".to_owned(),
         pci_bus_id: "00000000:1B:00.0".to_owned(),
         numa_node: Some(1),
         capability,
     };
-    let id = DeviceId::new("cuda:0");
-    DeviceHere { id, card: Some(card), pool_bytes: Some(1 << 24), ..device(1 << 30) }
+    DeviceHere::gpu(0, &card, memory)
 }
 
 #[test]
@@ -119,6 +124,18 @@ fn a_card_is_named_with_its_address_and_its_numa_node() {
     let old = inspect(card((7, 5)));
     let refused = old.devices[0].refused.as_deref().unwrap_or_default();
     assert!(!old.devices[0].fits && refused.contains("got 7.5"), "{refused}");
+}
+
+#[test]
+fn a_card_whose_memory_cannot_be_read_is_shown_with_the_reason() {
+    let checkpoint =
+        Checkpoint::open(&fixture("llama3-tiny"), LoadFormat::Safetensors).expect("loads");
+    let lost = || Err("cuda:0: GPU is lost".to_owned());
+    let fit = gpu_with((9, 0), lost()).fit(checkpoint.shape(), 64);
+    assert_eq!(fit.refused.as_deref(), Some("cuda:0: GPU is lost"));
+    assert_eq!((fit.fits, fit.free_bytes, fit.kv_tokens), (false, 0, 0));
+    let old = gpu_with((7, 5), lost()).fit(checkpoint.shape(), 64);
+    assert!(old.refused.is_some_and(|reason| reason.contains("got 7.5")));
 }
 
 #[test]
