@@ -72,7 +72,15 @@ fn measure(peer: &Peer, devices: &str, read_tbps: Option<f64>) {
     };
     loaded(&node, ALONE, 16, 8); // warm
     let alone = loaded(&node, ALONE, REQUESTS_ALONE, 1);
-    row(0, format!("{:.1} / {:.1} ms", alone.first(0.5), alone.first(0.95)));
+    let (queue, prefill) = alone.queue_and_prefill(0.5);
+    row(
+        0,
+        format!(
+            "{:.2} / {:.2} ms (queue {queue:.2}, prefill {prefill:.2} of the P50)",
+            alone.first(0.5),
+            alone.first(0.95)
+        ),
+    );
     let [p50, p95] = [0.5, 0.95].map(|quantile| alone.whole(quantile));
     row(1, format!("{p50:.0} / {p95:.0} ms (floor {floor})"));
     row(2, eight_at_once(&node));

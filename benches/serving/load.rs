@@ -111,6 +111,9 @@ pub struct Outcome {
     pub wall: Duration,
     firsts: Vec<f64>,
     wholes: Vec<f64>,
+    /// By the receipts: accepted to scheduled, and scheduled to the first token.
+    queues: Vec<f64>,
+    prefills: Vec<f64>,
     /// Between two events of one request.
     gaps: Vec<f64>,
 }
@@ -120,6 +123,12 @@ impl Outcome {
     pub fn finished(&mut self, first: Duration, whole: Duration) {
         self.firsts.push(first.as_secs_f64() * 1e3);
         self.wholes.push(whole.as_secs_f64() * 1e3);
+    }
+
+    /// What the receipt of a request that ended well says of its first token, in milliseconds.
+    pub fn receipt(&mut self, queue_ms: f64, prefill_ms: f64) {
+        self.queues.push(queue_ms);
+        self.prefills.push(prefill_ms);
     }
 
     /// The time from one event of a request to its next.
@@ -143,7 +152,8 @@ impl Outcome {
     }
 
     pub fn sort(&mut self) {
-        for times in [&mut self.firsts, &mut self.wholes, &mut self.gaps] {
+        let Self { firsts, wholes, queues, prefills, gaps, .. } = self;
+        for times in [firsts, wholes, queues, prefills, gaps] {
             times.sort_by(f64::total_cmp);
         }
     }
@@ -156,6 +166,11 @@ impl Outcome {
     /// The same of the time to the end.
     pub fn whole(&self, quantile: f64) -> f64 {
         nearest(&self.wholes, quantile)
+    }
+
+    /// The same of the time from acceptance to the first step, and from there to the first token; only the client of NATS sees them.
+    pub fn queue_and_prefill(&self, quantile: f64) -> (f64, f64) {
+        (nearest(&self.queues, quantile), nearest(&self.prefills, quantile))
     }
 
     /// The same of the time between two events; only the client of NATS sees them.
@@ -228,6 +243,13 @@ pub fn by_the_clock(load: &Open, begin: Instant, mut send: impl FnMut(usize)) {
 /// Where `needle` ends in `hay`.
 pub fn after(hay: &[u8], needle: &[u8]) -> Option<usize> {
     hay.windows(needle.len()).position(|window| window == needle).map(|at| at + needle.len())
+}
+
+/// The decimal number behind the first `key` in `text`.
+pub fn decimal_after(text: &[u8], key: &[u8]) -> Option<f64> {
+    let text = &text[after(text, key)?..];
+    let digits = text.iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count();
+    std::str::from_utf8(&text[..digits]).ok()?.parse().ok()
 }
 
 /// The number that `text` begins with.

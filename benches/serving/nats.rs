@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::load::{
     ALIAS, Closed, Lengths, Open, Outcome, PromptMaker, Prompts, after, by_the_clock,
-    leading_number,
+    decimal_after, leading_number,
 };
 
 /// A silence of so long is the end: what has not ended by then has failed.
@@ -223,6 +223,9 @@ impl Client {
         let first = request.first.unwrap_or(now);
         rest = &rest[after(rest, b"\"prompt_tokens\":")?..];
         self.outcome.prompt_tokens += leading_number(rest)?;
+        let [queue_ms, prefill_ms] =
+            [b"\"queue_ms\":".as_slice(), b"\"prefill_ms\":"].map(|key| decimal_after(rest, key));
+        self.outcome.receipt(queue_ms?, prefill_ms?);
         self.outcome.finished(first - begun, now.saturating_duration_since(begun));
         Some(true)
     }
