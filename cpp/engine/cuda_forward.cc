@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ranges>
 #include <utility>
 
 #include "engine/cpu_forward.h"
@@ -20,17 +21,32 @@ void copy_up(void* to, const void* from, std::uint64_t bytes, cudaStream_t strea
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
 }
 
-// Prompts of growing length, for which products of many rows choose and load their kernels: the
-// choice is made for every length then (linear_cuda.h), and longer prompts have no kernels that a
-// shorter one has not met. Then every graph.
-std::vector<WarmUpStep> plan_warm_up(const ModelLimits& limits,
-                                     std::span<const std::uint32_t> graph_sizes) {
+// The graphs of prompts, then longer ones, doubled each time, for which products of many rows
+// choose and load their kernels: the choice is made for every length then (linear_cuda.h), and
+// longer prompts have no kernels that a shorter one has not met. Then the graphs of decodes.
+std::vector<WarmUpStep> plan_warm_up(std::uint32_t longest_prompt,
+                                     std::span<const std::uint32_t> prompt_sizes,
+                                     std::span<const std::uint32_t> decode_sizes) {
   std::vector<WarmUpStep> steps;
-  const std::uint32_t longest = std::min({limits.max_step_tokens, limits.max_seq_len, 2048U});
-  for (std::uint32_t length = 8; length < longest; length *= 2) steps.push_back({1, length});
+  for (const std::uint32_t size : prompt_sizes) steps.push_back({1, size});
+  const std::uint32_t longest = std::min(longest_prompt, 2048U);
+  for (std::uint32_t length = 2 * kMaxPromptGraph; length < longest; length *= 2) {
+    steps.push_back({1, length});
+  }
   steps.push_back({1, longest});
-  for (const std::uint32_t size : graph_sizes) steps.push_back({size, 1});
+  for (const std::uint32_t size : decode_sizes) steps.push_back({size, 1});
   return steps;
+}
+
+// Of a step.
+std::uint32_t longest_prompt(const ModelLimits& limits) {
+  return std::min(limits.max_step_tokens, limits.max_seq_len);
+}
+
+// The least that holds as many; none where all are smaller.
+std::optional<std::uint32_t> size_for(std::span<const std::uint32_t> sizes, std::uint32_t count) {
+  const auto size = std::lower_bound(sizes.begin(), sizes.end(), count);
+  return size == sizes.end() ? std::nullopt : std::optional(*size);
 }
 
 ops::cuda::DeviceMatrix matrix_of(const ops::PackedWeights& weights) {
@@ -49,10 +65,12 @@ CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
                                                       parts.limits.max_step_tokens)),
       tile_rows_(ops::cuda::attention_tile_rows(parts.shape.head_dim, parts.shape.num_heads,
                                                 parts.shape.num_kv_heads)),
+      only_tiles_(device.deterministic || device.reference_attention),
       block_table_stride_((parts.limits.max_seq_len + parts.limits.block_size - 1) /
                           parts.limits.block_size),
-      graph_sizes_(graph_sizes(parts.limits.max_batch_size)),
-      warm_up_steps_(plan_warm_up(parts.limits, graph_sizes_)) {
+      decode_sizes_(decode_graph_sizes(parts.limits.max_batch_size)),
+      prompt_sizes_(prompt_graph_sizes(longest_prompt(parts.limits))),
+      warm_up_steps_(plan_warm_up(longest_prompt(parts.limits), prompt_sizes_, decode_sizes_)) {
   linear_->set_batch_invariant(device.deterministic);
   for (auto& slot : slots_) {
     slot = std::make_unique<StepSlot>(largest_step(shape_, limits_), block_table_stride_);
@@ -75,17 +93,27 @@ CudaForward::~CudaForward() {
   linear_.reset();
 }
 
-// A batch that only decodes, each sequence sampling, fits a graph.
-StepForm CudaForward::form_of(const StepBatch& batch) const {
-  StepForm form{0, tile_rows_, device_.deterministic || device_.reference_attention};
+std::uint32_t CudaForward::num_tiles(std::uint32_t query_len) const {
+  return (query_len + tile_rows_ - 1) / tile_rows_;
+}
+
+// What a batch that only decodes, or one prompt, each sequence sampling, is padded to.
+std::optional<StepCounts> CudaForward::graph_of(const StepBatch& batch) const {
   const std::uint32_t num_seqs = batch.num_seqs();
-  if (batch.num_tokens() != num_seqs) return form;
-  for (std::uint32_t seq = 0; seq < num_seqs; ++seq) {
-    if (batch.query_len(seq) != 1 || !batch.sample[seq]) return form;
+  const std::uint32_t num_tokens = batch.num_tokens();
+  const auto samples = [&](std::uint32_t seq) { return batch.sample[seq]; };
+  const auto seqs = std::views::iota(0U, num_seqs);
+  if (!std::ranges::all_of(seqs, samples)) return std::nullopt;
+  if (num_tokens == num_seqs) {
+    const auto size = size_for(decode_sizes_, num_seqs);
+    if (!size) return std::nullopt;
+    return StepCounts{*size, *size, *size, only_tiles_ ? 0 : *size, only_tiles_ ? *size : 0};
   }
-  const auto size = std::lower_bound(graph_sizes_.begin(), graph_sizes_.end(), num_seqs);
-  if (size != graph_sizes_.end()) form.graph_size = *size;
-  return form;
+  if (num_seqs > 1) return std::nullopt;
+  const auto size = size_for(prompt_sizes_, num_tokens);
+  // No tile without a token.
+  if (!size || num_tiles(*size) != num_tiles(num_tokens)) return std::nullopt;
+  return StepCounts{*size, 1, 1, 0, num_tiles(*size)};
 }
 
 void CudaForward::begin(const StepBatch& batch) {
@@ -96,9 +124,8 @@ void CudaForward::begin(const StepBatch& batch) {
   if (is_open_) check(cudaStreamSynchronize(device_.op.stream), "cudaStreamSynchronize");
   is_open_ = true;
   slot_ = slots_[num_begun_ % slots_.size()].get();
-  const StepForm form = form_of(batch);
-  slot_->fill(batch, form);
-  graph_size_ = form.graph_size;
+  graph_ = graph_of(batch);
+  slot_->fill(batch, {graph_, tile_rows_, only_tiles_});
   StepArrays::place(slot_->counts(), workspace_.step, arrays_);
   slot_->step = device_.clock.begin(device_.op.stream);
   upload(*slot_);
@@ -116,21 +143,18 @@ void CudaForward::upload(const StepSlot& slot) {
 }
 
 void CudaForward::run(const std::function<void()>& pass) {
-  const auto found = graphs_.find(graph_size_);
-  if (found != graphs_.end()) {
-    found->second->launch(device_.op.stream);
-    return;
+  if (!graph_) {
+    const auto alone = no_waiting_for_device();
+    return pass();
   }
+  std::unique_ptr<CudaGraph>& graph = graphs_[*graph_];
+  if (graph != nullptr) return graph->launch(device_.op.stream);
   const auto alone = no_waiting_for_device();
-  if (graph_size_ == 0) {
-    pass();
-  } else {
-    // Once for real: whatever is set up at a first launch does not belong into the graph.
-    pass();
-    auto graph = std::make_unique<CudaGraph>();
-    graph->record(device_.op.stream, pass);
-    graphs_.emplace(graph_size_, std::move(graph));
-  }
+  // Once for real: whatever is set up at a first launch does not belong into the graph.
+  pass();
+  auto recorded = std::make_unique<CudaGraph>();
+  recorded->record(device_.op.stream, pass);
+  graph = std::move(recorded);
 }
 
 ops::cuda::LinearInput CudaForward::normed() const {

@@ -1,12 +1,13 @@
 // The parts of a decoder on a GPU. Steps are put into the device's stream and end there; the host
-// waits only in take (and, for a step whose logits are wanted, in sample). Decode steps replay a
-// graph recorded for their size.
+// waits only in take (and, for a step whose logits are wanted, in sample). Decode steps and short
+// prompts alone replay a graph recorded for their size.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engine/backend.h"
@@ -51,7 +52,8 @@ class CudaForward : public Forward {
   std::span<const WarmUpStep> warm_up_steps() const override { return warm_up_steps_; }
 
  private:
-  StepForm form_of(const StepBatch& batch) const;
+  std::optional<StepCounts> graph_of(const StepBatch& batch) const;
+  std::uint32_t num_tiles(std::uint32_t query_len) const;
   void upload(const StepSlot& slot);
   ops::cuda::LinearInput normed() const;
   ops::cuda::NextNorm next_norm(const float* weight) const;
@@ -64,10 +66,12 @@ class CudaForward : public Forward {
   CudaWorkspace workspace_;
   std::unique_ptr<ops::cuda::LinearCuda> linear_;
   std::uint32_t tile_rows_;
+  bool only_tiles_;
   std::uint32_t block_table_stride_;  // on the device
-  std::vector<std::uint32_t> graph_sizes_;
+  std::vector<std::uint32_t> decode_sizes_;
+  std::vector<std::uint32_t> prompt_sizes_;
   std::vector<WarmUpStep> warm_up_steps_;
-  std::map<std::uint32_t, std::unique_ptr<CudaGraph>> graphs_;  // by size
+  std::map<StepCounts, std::unique_ptr<CudaGraph>> graphs_;  // by what a step is padded to
 
   // Two steps may be under way; which slot is next follows from how many were begun and taken.
   std::array<std::unique_ptr<StepSlot>, 2> slots_;
@@ -79,7 +83,7 @@ class CudaForward : public Forward {
   StepSlot* slot_ = nullptr;
   bool is_open_ = false;  // begun, and not yet wholly in the stream
   StepArrays arrays_;     // on the device
-  std::uint32_t graph_size_ = 0;
+  std::optional<StepCounts> graph_;
   bool norm_is_deferred_ = false;  // h is to be scaled by square_sums
 };
 

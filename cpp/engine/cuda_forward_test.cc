@@ -158,6 +158,26 @@ TEST_CASE("GPU: decoding from graphs agrees with the reference, in a batch with 
   }
 }
 
+TEST_CASE(
+    "GPU: short prompts from graphs agree with the reference, whole or after a cached prefix") {
+  const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
+  Loaded loaded(checkpoint, gpu());
+  for (const std::size_t length : {2U, 8U, 9U, 31U, 64U, 65U}) {
+    CAPTURE(length);
+    const auto ids = prompt(length, 7);
+    const Matrix expected = Reference{checkpoint}.logits(ids);
+    const auto blocks = test::blocks_from(4, 6);
+    const auto run = [&](std::size_t first) {
+      return loaded.run(
+          {{.token_ids = {ids.begin() + static_cast<std::ptrdiff_t>(first), ids.end()},
+            .first_position = static_cast<std::uint32_t>(first),
+            .blocks = blocks}});
+    };
+    check_near(run(0), expected, kTolerance.at(ops::Dtype::BF16));
+    check_near(run(length / 2), expected, kTolerance.at(ops::Dtype::BF16));
+  }
+}
+
 TEST_CASE("GPU: fed tokens and two steps under way give the tokens of one step after the other") {
   const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
   Loaded loaded(checkpoint, gpu());

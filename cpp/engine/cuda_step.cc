@@ -80,9 +80,8 @@ void StepSlot::fill(const StepBatch& batch, const StepForm& form) {
 }
 
 void StepSlot::count(const StepBatch& batch, const StepForm& form) {
-  const std::uint32_t size = form.graph_size;
-  if (size > 0) {
-    counts_ = {size, size, size, form.only_tiles ? 0 : size, form.only_tiles ? size : 0};
+  if (form.graph) {
+    counts_ = *form.graph;
     return;
   }
   counts_ = {batch.num_tokens(), batch.num_seqs(), 0, 0, 0};
@@ -112,7 +111,7 @@ void StepSlot::fill_tokens(const StepBatch& batch, const StepArrays& arrays) {
   std::fill_n(arrays.slot_mapping + num_tokens, padding, kNoSlot);
 }
 
-// Padding are sequences of one token and no context.
+// Padding are sequences of one token and no context; tokens of no sequence after a prompt.
 void StepSlot::fill_seqs(const StepBatch& batch, const StepForm& form, const StepArrays& arrays) {
   std::copy(batch.cu_query_lens.begin(), batch.cu_query_lens.end(), arrays.cu_query_lens);
   std::copy(batch.context_lens.begin(), batch.context_lens.end(), arrays.context_lens);

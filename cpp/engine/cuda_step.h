@@ -2,7 +2,9 @@
 #pragma once
 
 #include <array>
+#include <compare>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/batch.h"
@@ -19,6 +21,8 @@ struct StepCounts {
   std::uint32_t num_rows = 0;     // R, of logits
   std::uint32_t num_decodes = 0;  // sequences that the decode kernel takes
   std::uint32_t num_tiles = 0;    // of the prefill kernel
+
+  auto operator<=>(const StepCounts&) const = default;
 };
 
 // One contiguous range, at the same offsets on the host and on the device. Equal counts give equal
@@ -42,9 +46,9 @@ struct StepArrays {
 
 // What decides the form of a step's arrays.
 struct StepForm {
-  std::uint32_t graph_size = 0;  // sequences of the graph that will be replayed; 0 for none
-  std::uint32_t tile_rows = 0;   // query tokens of an attention tile
-  bool only_tiles = false;       // no decode kernel: same bits in any batch
+  std::optional<StepCounts> graph;  // what the step is padded to, for the graph of these counts
+  std::uint32_t tile_rows = 0;      // query tokens of an attention tile
+  bool only_tiles = false;          // no decode kernel: same bits in any batch
 };
 
 // When the steps of a device began and ended, by its own clock. Of all its models: the stream runs

@@ -9,7 +9,7 @@
 
 namespace inferno::engine {
 
-std::vector<std::uint32_t> graph_sizes(std::uint32_t max_batch_size) {
+std::vector<std::uint32_t> decode_graph_sizes(std::uint32_t max_batch_size) {
   std::vector<std::uint32_t> sizes;
   std::uint32_t size = 1;
   while (size < max_batch_size) {
@@ -21,6 +21,14 @@ std::vector<std::uint32_t> graph_sizes(std::uint32_t max_batch_size) {
     }
   }
   sizes.push_back(max_batch_size);
+  return sizes;
+}
+
+std::vector<std::uint32_t> prompt_graph_sizes(std::uint32_t longest) {
+  std::vector<std::uint32_t> sizes;
+  for (std::uint32_t size = 8; size <= std::min(longest, kMaxPromptGraph); size += 8) {
+    sizes.push_back(size);
+  }
   return sizes;
 }
 

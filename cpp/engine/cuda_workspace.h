@@ -15,7 +15,11 @@ namespace inferno::engine {
 // Sizes of decode batches for which a graph is recorded, growing; the last is `max_batch_size`. A
 // batch runs in the smallest that holds it, padded: close together where a step's time grows with
 // its rows.
-std::vector<std::uint32_t> graph_sizes(std::uint32_t max_batch_size);
+std::vector<std::uint32_t> decode_graph_sizes(std::uint32_t max_batch_size);
+
+// The same of prompts alone, in tokens, up to `longest`. A longer one is no faster from a graph.
+inline constexpr std::uint32_t kMaxPromptGraph = 64;
+std::vector<std::uint32_t> prompt_graph_sizes(std::uint32_t longest);
 
 // The largest step that a model of these limits can get.
 StepCounts largest_step(const ModelShape& shape, const ModelLimits& limits);

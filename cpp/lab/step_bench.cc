@@ -32,8 +32,9 @@ constexpr std::uint32_t kBatches[] = {1, 8, 16, 24, 32, 64, 128, 256};
 constexpr std::uint32_t kMaxBatch = 256;
 constexpr std::uint32_t kSplitBatches[] = {1, 8, 32, 64, 256};
 constexpr EqualSequences kLargestPrefill = {8, 2048, 2048};
+constexpr EqualSequences kShortestPrefill = {1, 32, 32};
 constexpr EqualSequences kPrefills[] = {
-    {1, 32, 32}, {1, 512, 512}, {1, 2048, 2048}, kLargestPrefill};
+    kShortestPrefill, {1, 512, 512}, {1, 2048, 2048}, kLargestPrefill};
 constexpr std::uint32_t kMaxStepTokens = 8 * 2048;
 constexpr std::uint32_t kMaxSeqLen = 2560;
 constexpr double kWarmUpMs = 200;  // before each measurement, for the clocks to rise
@@ -231,6 +232,8 @@ void bench_parts(const Asked& asked, const TimedSteps& timed) {
     const std::string name = "batch " + std::to_string(batch);
     print_parts(name.c_str(), split.measure(decodes(batch)), timed.at(key_of(decodes(batch))));
   }
+  print_parts("prefill 1 x 32", split.measure(kShortestPrefill),
+              timed.at(key_of(kShortestPrefill)));
   if (asked.deterministic) return;  // seconds a step
   print_parts("prefill 8 x 2048", split.measure(kLargestPrefill),
               timed.at(key_of(kLargestPrefill)));

@@ -1,5 +1,6 @@
 // The part of the prefill kernel for sm_90a that loads: which tiles a block takes, its shared
-// memory, the warp that gathers keys and values and the one that gathers queries.
+// memory, the warp that gathers keys and values and those that gather queries. What a kernel before
+// does not write (tiles, lengths, block tables) is read before that kernel has ended.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,7 @@ inline constexpr int kCopiedKeys = 16;  // positions of one copy; every block_si
 inline constexpr int kLoadStages = 2;
 inline constexpr int kRowGroupRows = 64;  // of a warpgroup
 inline constexpr int kRowGroups = kPrefillRows / kRowGroupRows;
+inline constexpr int kQueryThreads = 96;  // that load queries
 inline constexpr int kPrefillThreads = (kRowGroups + 1) * 128;
 
 struct KvMaps {
@@ -71,7 +73,7 @@ struct alignas(1024) PrefillShared {
 
   __device__ void init() {
     for (int i = 0; i < kLoadStages; ++i) {
-      init_barrier(&q_full[i], 32);
+      init_barrier(&q_full[i], kQueryThreads);
       init_barrier(&q_empty[i], kRowGroups * 128);
       for (std::uint64_t* full : {k_full, v_full}) init_barrier(&full[i], 1);
       for (std::uint64_t* empty : {k_empty, v_empty}) init_barrier(&empty[i], kRowGroups * 4);
@@ -88,19 +90,19 @@ struct RingPlace {
   __device__ std::uint32_t parity() const { return count / kLoadStages % 2; }
 };
 
-// The warp that loads queries.
+// The warps that load queries, of which this is `thread`.
 template <typename Element, int kHeadDim>
 __device__ void load_queries(const PrefillParams& p, const Schedule& schedule,
-                             PrefillShared<Element, kHeadDim>& shared) {
+                             PrefillShared<Element, kHeadDim>& shared, std::uint32_t thread) {
   constexpr std::uint32_t kChunks = kHeadDim / 8;
-  const std::uint32_t lane = threadIdx.x % 32;
   for (RingPlace next; schedule.has(next.count); ++next.count) {
     const PrefillTask task = prefill_task(p, schedule.task(next.count));
+    if (next.count == 0) wait_for_previous();
     auto& q = shared.q[next.stage()];
     wait_barrier(&shared.q_empty[next.stage()], next.parity() ^ 1);
-    if (lane == 0) shared.tasks[next.stage()] = task;
+    if (thread == 0) shared.tasks[next.stage()] = task;
 #pragma unroll 4
-    for (std::uint32_t i = lane; i < kPrefillRows * kChunks; i += 32) {
+    for (std::uint32_t i = thread; i < kPrefillRows * kChunks; i += kQueryThreads) {
       const std::uint32_t row = min(i / kChunks, task.num_rows - 1);
       const std::size_t head = task.head_index(row, p.num_heads + 2 * p.num_kv_heads);
       copy_16(q.at(i / kChunks, i % kChunks),
@@ -126,8 +128,14 @@ class Copier {
       : p_(p), maps_(maps), shared_(shared) {}
 
   __device__ void run(const Schedule& schedule) {
+    if (threadIdx.x == 0) {
+      prefetch_map(&maps_.k);
+      prefetch_map(&maps_.v);
+    }
     for (std::uint32_t round = 0; schedule.has(round); ++round) {
       task_ = prefill_task(p_, schedule.task(round));
+      look_up(0);
+      if (round == 0) wait_for_previous();
       for (std::uint32_t i = 0; i * kKeyTile < task_.num_keys; ++i, ++next_.count) copy(i);
     }
   }
@@ -136,7 +144,7 @@ class Copier {
   // Keys and values of tile i.
   __device__ void copy(std::uint32_t i) {
     const std::uint32_t stage = next_.stage();
-    if (i % (32 / kPieces) == 0) look_up(i * kPieces);
+    if (i > 0 && i % (32 / kPieces) == 0) look_up(i * kPieces);
     wait_barrier(&shared_.k_empty[stage], next_.parity() ^ 1);
     copy_tile(maps_.k, shared_.k[stage], &shared_.k_full[stage], i, kPieces);
     wait_barrier(&shared_.v_empty[stage], next_.parity() ^ 1);

@@ -2,7 +2,7 @@
 //
 // One block to a multiprocessor takes tiles one after another. Of its three warpgroups one only
 // loads: a warp gathers keys and values, 16 positions at a time, through the tensor copy engine
-// into two stages, another the next tile's queries. The two others have 64 rows each, the scores
+// into two stages, the others the next tile's queries. The two others have 64 rows each, the scores
 // and sums in registers; while one takes exponentials, the tensor cores multiply for the other, and
 // each one's next scores are on their way, too.
 //
@@ -241,11 +241,14 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   if (threadIdx.x == 0) shared.init();
   const Schedule schedule(p.num_tiles * p.num_kv_heads);
   __syncthreads();
-  wait_for_previous();
+  // What the kernel before writes, the two loaders wait for; the groups wait for the loaders.
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x < 32) Copier<Element, kHeadDim>(p, maps, shared).run(schedule);
-    if (threadIdx.x / 32 == 1) load_queries<Element, kHeadDim>(p, schedule, shared);
+    if (threadIdx.x < 32) {
+      Copier<Element, kHeadDim>(p, maps, shared).run(schedule);
+    } else {
+      load_queries<Element, kHeadDim>(p, schedule, shared, threadIdx.x - 32);
+    }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     RowGroup<Element, kHeadDim>(p, shared).run(schedule);

@@ -75,6 +75,11 @@ __device__ __forceinline__ std::uint64_t evict_last_policy() {
   return policy;
 }
 
+// The first copy through the map finds it at hand.
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
 // Copies the map's box whose first element is (row, column) to shared memory.
 __device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* map,
                                          std::uint32_t column, std::uint32_t row,
