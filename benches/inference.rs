@@ -1,5 +1,5 @@
-//! The library end to end: the demo model on the CPU, completions of 50 tokens, alone and several at once; and how long a client
-//! waits when its device throws and is built again.
+//! The library end to end: the demo model on the CPU, completions of 50 tokens, alone and several at once; how long one waits for a first
+//! token; and how long a client waits when its device throws and is built again.
 //!
 //! BENCH_MODEL, a name in `benches/shapes`, takes random weights of that shape instead, and prompts of 32 token ids; BENCH_DEVICES the
 //! devices (comma-separated, `cuda:0`).
@@ -30,7 +30,7 @@ const PROMPT_TOKENS: u32 = 32;
 /// Several prompts, so that a batch is no repetition of one sequence.
 fn request(index: usize) -> InferRequest {
     if shape_name().is_some() {
-        let ids = (0..PROMPT_TOKENS).map(|at| 300 + (index as u32 * 131 + at * 17) % 2_700);
+        let ids = (0..PROMPT_TOKENS).map(|at| 300 + (index as u32 * 131 + at * 17) % 31_000);
         return InferRequest::new(ALIAS, Prompt::TokenIds(ids.collect())).params(params());
     }
     let opening = ["Once upon a time", "There was a cat", "What is a tree?", "One day, a girl"];
@@ -128,7 +128,20 @@ fn inference(criterion: &mut Criterion) {
         b.iter(|| runtime.block_on(engine.infer(request(0))).expect("an idle node takes it"));
     });
     group.finish();
+    let mut fresh = 100..; // prompts of which nothing is cached
+    criterion.bench_function("time_to_first_token", |b| {
+        b.iter(|| {
+            let request = request(fresh.next().expect("endless"));
+            runtime.block_on(first_token(&engine, request));
+        });
+    });
     runtime.block_on(engine.shutdown());
+}
+
+async fn first_token(engine: &Engine, request: InferRequest) {
+    let params = Params { max_tokens: Some(1), ..params() };
+    let answer = engine.infer(request.params(params)).await.expect("an idle node takes it");
+    assert_eq!(answer.token_ids.len(), 1);
 }
 
 criterion_group! {
