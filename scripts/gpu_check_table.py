@@ -53,7 +53,7 @@ def criterion(folder):
             median_ns = json.loads(path.read_text())["median"]["point_estimate"]
             found.append((baseline, name, median_ns / 1e6))
     if found:
-        print("\n## By criterion; inference: 50 tokens in the library, all sequences together\n")
+        print("\n## By criterion; inference: 50 tokens (time_to_first_token: one) in the library, all sequences together\n")
         print("| model | benchmark | median |\n| --- | --- | --- |")
     for baseline, name, median in sorted(found, key=by_number):
         print(f"| {baseline} | `{name}` | {median:.4g} ms |")
