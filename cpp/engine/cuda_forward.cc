@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <ranges>
 #include <utility>
 
 #include "engine/cpu_forward.h"
@@ -63,9 +62,9 @@ CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
       workspace_(device.pool, parts.shape, parts.limits),
       linear_(std::make_unique<ops::cuda::LinearCuda>(device.op, workspace_.linear,
                                                       parts.limits.max_step_tokens)),
-      tile_rows_(ops::cuda::attention_tile_rows(parts.shape.head_dim, parts.shape.num_heads,
-                                                parts.shape.num_kv_heads)),
-      only_tiles_(device.deterministic || device.reference_attention),
+      form_{ops::cuda::attention_tile_rows(parts.shape.head_dim, parts.shape.num_heads,
+                                           parts.shape.num_kv_heads),
+            device.deterministic || device.reference_attention},
       block_table_stride_((parts.limits.max_seq_len + parts.limits.block_size - 1) /
                           parts.limits.block_size),
       decode_sizes_(decode_graph_sizes(parts.limits.max_batch_size)),
@@ -93,27 +92,20 @@ CudaForward::~CudaForward() {
   linear_.reset();
 }
 
-std::uint32_t CudaForward::num_tiles(std::uint32_t query_len) const {
-  return (query_len + tile_rows_ - 1) / tile_rows_;
-}
-
 // What a batch that only decodes, or one prompt, each sequence sampling, is padded to.
-std::optional<StepCounts> CudaForward::graph_of(const StepBatch& batch) const {
-  const std::uint32_t num_seqs = batch.num_seqs();
-  const std::uint32_t num_tokens = batch.num_tokens();
-  const auto samples = [&](std::uint32_t seq) { return batch.sample[seq]; };
-  const auto seqs = std::views::iota(0U, num_seqs);
-  if (!std::ranges::all_of(seqs, samples)) return std::nullopt;
-  if (num_tokens == num_seqs) {
-    const auto size = size_for(decode_sizes_, num_seqs);
+std::optional<StepCounts> CudaForward::graph_of(const StepCounts& counts) const {
+  if (counts.num_rows != counts.num_seqs) return std::nullopt;
+  if (counts.num_tokens == counts.num_seqs) {
+    const auto size = size_for(decode_sizes_, counts.num_seqs);
     if (!size) return std::nullopt;
-    return StepCounts{*size, *size, *size, only_tiles_ ? 0 : *size, only_tiles_ ? *size : 0};
+    return StepCounts{*size, *size, *size, form_.only_tiles ? 0 : *size,
+                      form_.only_tiles ? *size : 0};
   }
-  if (num_seqs > 1) return std::nullopt;
-  const auto size = size_for(prompt_sizes_, num_tokens);
+  if (counts.num_seqs > 1) return std::nullopt;
+  const auto size = size_for(prompt_sizes_, counts.num_tokens);
   // No tile without a token.
-  if (!size || num_tiles(*size) != num_tiles(num_tokens)) return std::nullopt;
-  return StepCounts{*size, 1, 1, 0, num_tiles(*size)};
+  if (!size || form_.num_tiles(*size) != counts.num_tiles) return std::nullopt;
+  return StepCounts{*size, 1, 1, 0, counts.num_tiles};
 }
 
 void CudaForward::begin(const StepBatch& batch) {
@@ -124,8 +116,9 @@ void CudaForward::begin(const StepBatch& batch) {
   if (is_open_) check(cudaStreamSynchronize(device_.op.stream), "cudaStreamSynchronize");
   is_open_ = true;
   slot_ = slots_[num_begun_ % slots_.size()].get();
-  graph_ = graph_of(batch);
-  slot_->fill(batch, {graph_, tile_rows_, only_tiles_});
+  const StepCounts counts = count(batch, form_);
+  graph_ = graph_of(counts);
+  slot_->fill(batch, form_, graph_.value_or(counts));
   StepArrays::place(slot_->counts(), workspace_.step, arrays_);
   slot_->step = device_.clock.begin(device_.op.stream);
   upload(*slot_);

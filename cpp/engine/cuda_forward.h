@@ -52,8 +52,7 @@ class CudaForward : public Forward {
   std::span<const WarmUpStep> warm_up_steps() const override { return warm_up_steps_; }
 
  private:
-  std::optional<StepCounts> graph_of(const StepBatch& batch) const;
-  std::uint32_t num_tiles(std::uint32_t query_len) const;
+  std::optional<StepCounts> graph_of(const StepCounts& counts) const;
   void upload(const StepSlot& slot);
   ops::cuda::LinearInput normed() const;
   ops::cuda::NextNorm next_norm(const float* weight) const;
@@ -65,8 +64,7 @@ class CudaForward : public Forward {
   const KvCache& kv_;
   CudaWorkspace workspace_;
   std::unique_ptr<ops::cuda::LinearCuda> linear_;
-  std::uint32_t tile_rows_;
-  bool only_tiles_;
+  StepForm form_;
   std::uint32_t block_table_stride_;  // on the device
   std::vector<std::uint32_t> decode_sizes_;
   std::vector<std::uint32_t> prompt_sizes_;

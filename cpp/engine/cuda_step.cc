@@ -58,6 +58,20 @@ float StepClock::idle_ms(std::uint64_t step) {
   return is_known ? of(step).began.since(before.ended) : 0;
 }
 
+StepCounts count(const StepBatch& batch, const StepForm& form) {
+  StepCounts counts{batch.num_tokens(), batch.num_seqs(), 0, 0, 0};
+  for (std::uint32_t seq = 0; seq < batch.num_seqs(); ++seq) {
+    const std::uint32_t length = batch.query_len(seq);
+    if (length == 1 && !form.only_tiles) {
+      counts.num_decodes += 1;
+    } else {
+      counts.num_tiles += form.num_tiles(length);
+    }
+    counts.num_rows += batch.sample[seq] ? 1 : 0;
+  }
+  return counts;
+}
+
 StepSlot::StepSlot(const StepCounts& most, std::uint32_t stride)
     : staging_(bytes_of(most)),
       tables_(std::uint64_t{most.num_seqs} * stride * sizeof(std::uint32_t)),
@@ -65,8 +79,8 @@ StepSlot::StepSlot(const StepCounts& most, std::uint32_t stride)
   row_seqs.reserve(most.num_rows);
 }
 
-void StepSlot::fill(const StepBatch& batch, const StepForm& form) {
-  count(batch, form);
+void StepSlot::fill(const StepBatch& batch, const StepForm& form, const StepCounts& counts) {
+  counts_ = counts;
   StepArrays arrays;
   staged_bytes_ = StepArrays::place(counts_, staging_.data(), arrays);
   fill_tokens(batch, arrays);
@@ -77,23 +91,6 @@ void StepSlot::fill(const StepBatch& batch, const StepForm& form) {
   std::copy(batch.block_tables.begin(), batch.block_tables.end(),
             reinterpret_cast<std::uint32_t*>(tables_.data()));
   want_logits = batch.want_logits;
-}
-
-void StepSlot::count(const StepBatch& batch, const StepForm& form) {
-  if (form.graph) {
-    counts_ = *form.graph;
-    return;
-  }
-  counts_ = {batch.num_tokens(), batch.num_seqs(), 0, 0, 0};
-  for (std::uint32_t seq = 0; seq < batch.num_seqs(); ++seq) {
-    const std::uint32_t length = batch.query_len(seq);
-    if (length == 1 && !form.only_tiles) {
-      counts_.num_decodes += 1;
-    } else {
-      counts_.num_tiles += (length + form.tile_rows - 1) / form.tile_rows;
-    }
-    counts_.num_rows += batch.sample[seq] ? 1 : 0;
-  }
 }
 
 void StepSlot::fill_tokens(const StepBatch& batch, const StepArrays& arrays) {

@@ -4,7 +4,6 @@
 #include <array>
 #include <compare>
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "engine/batch.h"
@@ -46,10 +45,16 @@ struct StepArrays {
 
 // What decides the form of a step's arrays.
 struct StepForm {
-  std::optional<StepCounts> graph;  // what the step is padded to, for the graph of these counts
-  std::uint32_t tile_rows = 0;      // query tokens of an attention tile
-  bool only_tiles = false;          // no decode kernel: same bits in any batch
+  std::uint32_t tile_rows = 0;  // query tokens of an attention tile
+  bool only_tiles = false;      // no decode kernel: same bits in any batch
+
+  std::uint32_t num_tiles(std::uint32_t query_len) const {
+    return (query_len + tile_rows - 1) / tile_rows;
+  }
 };
+
+// Of a batch without padding.
+StepCounts count(const StepBatch& batch, const StepForm& form);
 
 // When the steps of a device began and ended, by its own clock. Of all its models: the stream runs
 // them one after the other. Two may be under way, a third while a model warms up, and the one
@@ -88,7 +93,8 @@ class StepSlot {
   // For steps up to these counts, with tables of block_table_stride blocks.
   StepSlot(const StepCounts& most, std::uint32_t block_table_stride);
 
-  void fill(const StepBatch& batch, const StepForm& form);
+  // Padded to these counts.
+  void fill(const StepBatch& batch, const StepForm& form, const StepCounts& counts);
 
   const StepCounts& counts() const { return counts_; }
   const std::byte* staged() const { return staging_.data(); }
@@ -111,7 +117,6 @@ class StepSlot {
   std::vector<float> logits;
 
  private:
-  void count(const StepBatch& batch, const StepForm& form);
   void fill_tokens(const StepBatch& batch, const StepArrays& arrays);
   void fill_seqs(const StepBatch& batch, const StepForm& form, const StepArrays& arrays);
   void fill_rows(const StepBatch& batch, const StepArrays& arrays);
