@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "engine/context.h"
-#include "engine/gpus.h"
+#include "engine/cuda/gpus.h"
 #include "inferno-node/src/bridge.rs.h"
-#include "ops/bandwidth.h"
+#include "ops/base/bandwidth.h"
 
 namespace inferno {
 namespace {

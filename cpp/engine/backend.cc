@@ -1,9 +1,9 @@
 #include "engine/backend.h"
 
-#include "engine/cpu_backend.h"
+#include "engine/cpu/cpu_backend.h"
 #include "engine/error.h"
 #ifdef INFERNO_CUDA
-#include "engine/cuda_backend.h"
+#include "engine/cuda/cuda_backend.h"
 #endif
 
 namespace inferno::engine {

@@ -11,7 +11,7 @@
 #include "engine/memory_pool.h"
 #include "engine/random_weights.h"
 #include "engine/shape.h"
-#include "ops/packed_weights.h"
+#include "ops/linear/packed_weights.h"
 
 namespace inferno::engine {
 

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "ops/sample.h"
+#include "ops/sample/sample.h"
 
 namespace inferno::engine {
 

@@ -6,7 +6,7 @@
 
 #include "engine/memory_pool.h"
 #include "engine/shape.h"
-#include "ops/kv_write.h"
+#include "ops/kv_write/kv_write.h"
 
 namespace inferno::engine {
 

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <span>
 
-#include "ops/dtype.h"
+#include "ops/base/dtype.h"
 
 namespace inferno::engine {
 

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "ops/dtype.h"
-#include "ops/isa.h"
-#include "ops/rope.h"
+#include "ops/base/dtype.h"
+#include "ops/base/isa.h"
+#include "ops/rope/rope.h"
 
 namespace inferno::engine {
 

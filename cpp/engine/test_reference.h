@@ -11,7 +11,7 @@
 
 #include "engine/context.h"
 #include "engine/shape.h"
-#include "ops/dtype.h"
+#include "ops/base/dtype.h"
 
 namespace inferno::engine::test {
 

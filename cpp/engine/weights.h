@@ -15,7 +15,7 @@
 #include "engine/layout.h"
 #include "engine/memory_pool.h"
 #include "engine/shape.h"
-#include "ops/packed_weights.h"
+#include "ops/linear/packed_weights.h"
 
 namespace inferno::engine {
 

@@ -11,7 +11,7 @@
 #include <set>
 #include <string>
 
-#include "engine/cpu_backend.h"
+#include "engine/cpu/cpu_backend.h"
 #include "engine/error.h"
 #include "engine/test_model.h"
 

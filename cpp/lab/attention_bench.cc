@@ -11,7 +11,7 @@
 
 #include "lab/ceilings.h"
 #include "lab/gpu_bench.h"
-#include "ops/attention_cuda.h"
+#include "ops/attention/cuda/attention_cuda.h"
 
 namespace inferno::lab {
 namespace {

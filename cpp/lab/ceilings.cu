@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "lab/ceilings.h"
-#include "ops/cublaslt.h"
+#include "ops/linear/cuda/cublaslt.h"
 
 namespace inferno::lab {
 namespace {

@@ -9,9 +9,9 @@
 
 #include "lab/ceilings.h"
 #include "lab/gpu_bench.h"
-#include "ops/elementwise_cuda.h"
-#include "ops/random_fill_cuda.h"
-#include "ops/sample_cuda.h"
+#include "ops/cuda/elementwise_cuda.h"
+#include "ops/random_fill/random_fill_cuda.h"
+#include "ops/sample/sample_cuda.h"
 
 namespace inferno::lab {
 namespace {

@@ -8,8 +8,8 @@
 #include <memory>
 #include <vector>
 
-#include "engine/cuda_memory.h"
-#include "ops/cuda_op.h"
+#include "engine/cuda/cuda_memory.h"
+#include "ops/cuda/cuda_op.h"
 
 namespace inferno::lab {
 

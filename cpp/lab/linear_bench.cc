@@ -14,9 +14,9 @@
 
 #include "lab/ceilings.h"
 #include "lab/gpu_bench.h"
-#include "ops/linear_cuda.h"
-#include "ops/linear_fixups.h"
-#include "ops/linear_product.h"
+#include "ops/linear/cuda/linear_cuda.h"
+#include "ops/linear/cuda/linear_fixups.h"
+#include "ops/linear/cuda/linear_product.h"
 
 namespace inferno::lab {
 namespace {

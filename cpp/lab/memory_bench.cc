@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "engine/cuda_memory.h"
+#include "engine/cuda/cuda_memory.h"
 #include "engine/memory_pool.h"
 #include "lab/gpu_bench.h"
 

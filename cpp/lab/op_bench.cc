@@ -11,11 +11,11 @@
 #include <thread>
 #include <vector>
 
-#include "ops/embed.h"
-#include "ops/kv_write.h"
-#include "ops/rms_norm.h"
-#include "ops/rope.h"
-#include "ops/silu_mul.h"
+#include "ops/embed/embed.h"
+#include "ops/kv_write/kv_write.h"
+#include "ops/rms_norm/rms_norm.h"
+#include "ops/rope/rope.h"
+#include "ops/silu_mul/silu_mul.h"
 
 namespace {
 

@@ -2,9 +2,9 @@
 
 #include <vector>
 
-#include "ops/elementwise_cuda.h"
-#include "ops/linear_cuda.h"
-#include "ops/sample_cuda.h"
+#include "ops/cuda/elementwise_cuda.h"
+#include "ops/linear/cuda/linear_cuda.h"
+#include "ops/sample/sample_cuda.h"
 
 namespace inferno::lab {
 namespace {

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <functional>
 
-#include "engine/cuda_backend.h"
-#include "engine/cuda_forward.h"
+#include "engine/cuda/cuda_backend.h"
+#include "engine/cuda/cuda_forward.h"
 #include "engine/kv_cache.h"
 #include "engine/weights.h"
 #include "lab/bench_model.h"

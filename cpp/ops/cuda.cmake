@@ -1,24 +1,24 @@
 # The ops on GPUs: objects that inferno_engine, the tests and the lab link.
 add_library(inferno_cuda_ops OBJECT
-  attention_cuda.cu
-  attention_decode.cu
-  attention_prefill.cu
-  attention_prefill_sm90.cu
-  cublaslt.cc
-  cuda_op.cc
-  embed_cuda.cu
-  linear_cuda.cc
-  linear_decode.cu
-  linear_few_rows.cu
-  linear_fixups.cu
-  linear_plain.cu
-  random_fill_cuda.cu
-  rms_norm_cuda.cu
-  rope_kv_cuda.cu
-  sample_cuda.cu
-  sample_filter_cuda.cu
-  silu_mul_cuda.cu
-  tensor_map.cc)
+  attention/cuda/attention_cuda.cu
+  attention/cuda/attention_decode.cu
+  attention/cuda/attention_prefill.cu
+  attention/cuda/attention_prefill_sm90.cu
+  linear/cuda/cublaslt.cc
+  cuda/cuda_op.cc
+  embed/embed_cuda.cu
+  linear/cuda/linear_cuda.cc
+  linear/cuda/linear_decode.cu
+  linear/cuda/linear_few_rows.cu
+  linear/cuda/linear_fixups.cu
+  linear/cuda/linear_plain.cu
+  random_fill/random_fill_cuda.cu
+  rms_norm/rms_norm_cuda.cu
+  rope/rope_kv_cuda.cu
+  sample/sample_cuda.cu
+  sample/sample_filter_cuda.cu
+  silu_mul/silu_mul_cuda.cu
+  cuda/tensor_map.cc)
 target_include_directories(inferno_cuda_ops PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/..)
 target_include_directories(inferno_cuda_ops SYSTEM PUBLIC ${CUDA_INCLUDE})
 # The engine's own flags are set for every language; nvcc hands the host compiler's on.

@@ -269,7 +269,7 @@ impl Config {
                 "batcher.max_step_tokens: expected max_batch_size ({sequences}) to 1048576, got {tokens}"
             ));
         }
-        // As `cpp/ops/attention_cuda.cu` has it.
+        // As `cpp/ops/attention/cuda/attention_cuda.cu` has it.
         let (least, most) = if on_gpu { (16, 128) } else { (1, 256) };
         if !self.block_size.is_power_of_two() || !(least..=most).contains(&self.block_size) {
             let (got, place) = (self.block_size, if on_gpu { "on GPUs " } else { "" });

@@ -48,7 +48,7 @@ pub struct Readings {
     pub ecc_uncorrected: Option<u64>,
 }
 
-/// The oldest cards that the kernels are built for, as `cpp/engine/cuda_backend.cc` has it.
+/// The oldest cards that the kernels are built for, as `cpp/engine/cuda/cuda_backend.cc` has it.
 const LEAST_CAPABILITY: (u32, u32) = (8, 0);
 
 /// One part in this many of a card stays free of the pool: who watches the card wants it under 95 % full.

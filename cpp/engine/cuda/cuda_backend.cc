@@ -1,0 +1,195 @@
+#include "engine/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "engine/cuda/cuda_forward.h"
+#include "engine/cuda/cuda_workspace.h"
+#include "engine/error.h"
+#include "ops/attention/cuda/attention_cuda.h"
+#include "ops/cuda/elementwise_cuda.h"
+#include "ops/random_fill/random_fill_cuda.h"
+
+namespace inferno::engine {
+namespace {
+
+using ops::cuda::check;
+
+constexpr std::uint64_t kUploadBytes = 64 << 20;  // of one part
+constexpr std::uint64_t kCopyBytes = 2 << 20;     // that one thread copies at once
+
+// Code for other cards runs on a Hopper, too, but waits for nothing there.
+#ifdef INFERNO_CUDA_90A
+constexpr bool kBuiltForHopper = true;
+#else
+constexpr bool kBuiltForHopper = false;
+#endif
+
+int checked_ordinal(std::uint32_t ordinal) {
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+  if (ordinal < static_cast<std::uint32_t>(count)) return static_cast<int>(ordinal);
+  throw Error(ErrorCode::kOther, "cuda:" + std::to_string(ordinal) + ": this machine has " +
+                                     std::to_string(count) + " GPUs");
+}
+
+int attribute(cudaDeviceAttr which, int ordinal) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, ordinal), "cudaDeviceGetAttribute");
+  return value;
+}
+
+void require(bool holds, const char* field, const std::string& expected, std::uint64_t got) {
+  if (holds) return;
+  throw Error(ErrorCode::kOther,
+              std::string(field) + ": a GPU expects " + expected + ", got " + std::to_string(got));
+}
+
+}  // namespace
+
+std::uint64_t CudaSizes::matrix_bytes(const ops::WeightShape& matrix) const {
+  return std::uint64_t{matrix.num_rows} * matrix.num_columns * ops::dtype_bytes(matrix.dtype);
+}
+
+std::uint64_t CudaSizes::workspace_bytes(const ModelShape& shape, const ModelLimits& limits) const {
+  return CudaWorkspace::bytes_needed(shape, limits);
+}
+
+void CudaSizes::check(const ModelShape& shape, const ModelLimits& limits) const {
+  if (shape.dtype == ops::Dtype::F32) {
+    throw Error(ErrorCode::kOther, "dtype: a GPU expects f16 or bf16, got f32");
+  }
+  require(shape.hidden_size % 8 == 0 && shape.hidden_size <= ops::cuda::kMaxHiddenSize,
+          "hidden_size", "a multiple of 8 up to " + std::to_string(ops::cuda::kMaxHiddenSize),
+          shape.hidden_size);
+  require(shape.intermediate_size % 8 == 0, "intermediate_size", "a multiple of 8",
+          shape.intermediate_size);
+  ops::cuda::check_attention_cuda({.dtype = shape.dtype,
+                                   .num_blocks = 1,
+                                   .block_size = limits.block_size,
+                                   .num_kv_heads = shape.num_kv_heads,
+                                   .head_dim = shape.head_dim},
+                                  shape.num_heads);
+}
+
+CudaUploader::Part& CudaUploader::next_part() {
+  Part& part = parts_[next_++ % parts_.size()];
+  if (part.buffer == nullptr) part.buffer = std::make_unique<PinnedBuffer>(kUploadBytes);
+  part.fetched.wait();
+  return part;
+}
+
+void CudaUploader::upload(std::byte* target, const ops::RowSource& source,
+                          std::uint32_t num_columns, ops::Dtype dtype) {
+  const std::uint64_t size = ops::dtype_bytes(dtype);
+  const std::uint64_t from_size = ops::dtype_bytes(source.dtype);
+  const std::uint64_t total = std::uint64_t{source.num_rows} * num_columns;
+  const std::uint64_t at_once = kUploadBytes / size;
+  const std::uint64_t by_thread = kCopyBytes / size;
+  for (std::uint64_t first = 0; first < total; first += at_once) {
+    Part& part = next_part();
+    const std::uint64_t count = std::min(at_once, total - first);
+    const auto chunks = static_cast<std::uint32_t>((count + by_thread - 1) / by_thread);
+    threads_.parallel_for(chunks, [&](std::uint32_t chunk, std::uint32_t) {
+      const std::uint64_t begin = chunk * by_thread;
+      const std::uint64_t length = std::min(by_thread, count - begin);
+      std::byte* out = part.buffer->data() + begin * size;
+      const std::byte* in = source.data + (first + begin) * from_size;
+      if (source.dtype == dtype) {
+        std::memcpy(out, in, length * size);
+        return;
+      }
+      for (std::uint64_t i = 0; i < length; ++i) {
+        ops::store_element(out, dtype, i, ops::load_element(in, source.dtype, i));
+      }
+    });
+    check(cudaMemcpyAsync(target + first * size, part.buffer->data(), count * size,
+                          cudaMemcpyHostToDevice, stream_),
+          "cudaMemcpyAsync");
+    part.fetched.record(stream_);
+  }
+}
+
+void CudaUploader::finish() {
+  for (Part& part : parts_) {
+    part.fetched.wait();
+    part.buffer.reset();
+  }
+}
+
+CudaBackend::CudaBackend(const DeviceOptions& options)
+    : ordinal_(checked_ordinal(options.ordinal)),
+      deterministic_(options.deterministic),
+      reference_attention_(options.attention == AttentionBackend::Reference),
+      threads_(std::max(1U, options.num_threads)) {
+  enter();
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, ordinal_);
+  if (major < 8) {
+    throw Error(ErrorCode::kOther, "cuda:" + std::to_string(ordinal_) +
+                                       ": expected compute capability 8.0 or later, got " +
+                                       std::to_string(major) + ".x");
+  }
+  num_sms_ = static_cast<std::uint32_t>(attribute(cudaDevAttrMultiProcessorCount, ordinal_));
+  dependent_launch_ = major == 9 && kBuiltForHopper;
+  stream_ = std::make_unique<CudaStream>();
+  clock_ = std::make_unique<StepClock>();
+  pool_ = std::make_unique<MemoryPool>(reserve_device_memory(options.pool_bytes));
+  uploader_ = std::make_unique<CudaUploader>(threads_, stream_->get());
+}
+
+void CudaBackend::enter() { check(cudaSetDevice(ordinal_), "cudaSetDevice"); }
+
+ops::cuda::CudaOp CudaBackend::op() const { return {stream_->get(), num_sms_, dependent_launch_}; }
+
+void CudaBackend::write_rows(const MatrixRows& target, const ops::RowSource& source) {
+  const ops::WeightShape& matrix = target.matrix;
+  const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(matrix.dtype);
+  uploader_->upload(target.data + target.first_row * row_bytes, source, matrix.num_columns,
+                    matrix.dtype);
+}
+
+void CudaBackend::randomise_rows(const MatrixRows& target, const NormalTable& normal,
+                                 std::uint64_t key) {
+  const std::span<const std::byte> table = normal.values();
+  const ops::WeightShape& matrix = target.matrix;
+  if (normal_table_.data() == nullptr || normal_dtype_ != matrix.dtype) {
+    // Two models may be filled by turns. What the stream still reads is not given back.
+    check(cudaStreamSynchronize(stream_->get()), "cudaStreamSynchronize");
+    normal_table_.reset();
+    normal_table_ = PoolRange(*pool_, table.size());
+    normal_dtype_ = matrix.dtype;
+    check(cudaMemcpyAsync(normal_table_.data(), table.data(), table.size(), cudaMemcpyHostToDevice,
+                          stream_->get()),
+          "cudaMemcpyAsync");
+  }
+  const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(matrix.dtype);
+  const auto alone = no_waiting_for_device();
+  ops::cuda::random_fill_cuda(op(), {.table = normal_table_.data(),
+                                     .key = key,
+                                     .num_rows = target.num_rows,
+                                     .num_columns = matrix.num_columns,
+                                     .dtype = matrix.dtype,
+                                     .out = target.data + target.first_row * row_bytes});
+}
+
+void CudaBackend::write_vector(float* target, std::span<const float> values) {
+  // From memory that is not page-locked the runtime copies before it returns.
+  check(cudaMemcpyAsync(target, values.data(), values.size_bytes(), cudaMemcpyHostToDevice,
+                        stream_->get()),
+        "cudaMemcpyAsync");
+}
+
+void CudaBackend::finish_writes() {
+  uploader_->finish();
+  check(cudaStreamSynchronize(stream_->get()), "cudaStreamSynchronize");
+  normal_table_.reset();
+}
+
+std::unique_ptr<Forward> CudaBackend::make_forward(const ForwardParts& parts) {
+  const auto alone = no_waiting_for_device();
+  return std::make_unique<CudaForward>(
+      CudaDevice{op(), *pool_, *clock_, deterministic_, reference_attention_}, parts);
+}
+
+}  // namespace inferno::engine

@@ -1,0 +1,83 @@
+// A GPU as a device: row-major weights of 16 bits, one stream, the ops of ops/*_cuda.h.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "engine/backend.h"
+#include "engine/cuda/cuda_memory.h"
+#include "engine/cuda/cuda_step.h"
+#include "ops/base/thread_pool.h"
+#include "ops/cuda/cuda_op.h"
+
+namespace inferno::engine {
+
+class CudaSizes : public Sizes {
+ public:
+  std::uint64_t matrix_bytes(const ops::WeightShape& matrix) const override;
+  std::uint64_t workspace_bytes(const ModelShape& shape, const ModelLimits& limits) const override;
+  void check(const ModelShape& shape, const ModelLimits& limits) const override;
+};
+
+// Brings weights up through page-locked memory: while the copy engine fetches one part, threads
+// copy the next out of the page cache.
+class CudaUploader {
+ public:
+  CudaUploader(ThreadPool& threads, cudaStream_t stream) : threads_(threads), stream_(stream) {}
+
+  // Rows of `num_columns` elements, converted to `dtype`, to `target` on the device.
+  void upload(std::byte* target, const ops::RowSource& source, std::uint32_t num_columns,
+              ops::Dtype dtype);
+  // Waits, and gives the page-locked memory back.
+  void finish();
+
+ private:
+  struct Part {
+    std::unique_ptr<PinnedBuffer> buffer;
+    CudaEvent fetched;
+  };
+  Part& next_part();
+
+  ThreadPool& threads_;
+  cudaStream_t stream_;
+  std::array<Part, 3> parts_;
+  std::size_t next_ = 0;
+};
+
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(const DeviceOptions& options);
+
+  const Sizes& sizes() const override { return sizes_; }
+  MemoryPool& pool() override { return *pool_; }
+  const MemoryPool& pool() const override { return *pool_; }
+  void enter() override;
+  void write_rows(const MatrixRows& target, const ops::RowSource& source) override;
+  void randomise_rows(const MatrixRows& target, const NormalTable& normal,
+                      std::uint64_t key) override;
+  void write_vector(float* target, std::span<const float> values) override;
+  void finish_writes() override;
+  std::unique_ptr<Forward> make_forward(const ForwardParts& parts) override;
+  std::uint32_t max_in_flight() const override { return 2; }
+
+ private:
+  ops::cuda::CudaOp op() const;
+
+  int ordinal_;
+  bool deterministic_;
+  bool reference_attention_;
+  CudaSizes sizes_;
+  ThreadPool threads_;
+  std::uint32_t num_sms_ = 0;
+  bool dependent_launch_ = false;
+  // Made on the device, in this order.
+  std::unique_ptr<CudaStream> stream_;
+  std::unique_ptr<StepClock> clock_;
+  std::unique_ptr<MemoryPool> pool_;
+  std::unique_ptr<CudaUploader> uploader_;
+  PoolRange normal_table_;  // of random weights, while they are being made
+  ops::Dtype normal_dtype_ = ops::Dtype::BF16;
+};
+
+}  // namespace inferno::engine

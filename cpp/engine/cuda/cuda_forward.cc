@@ -1,0 +1,303 @@
+#include "engine/cuda/cuda_forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "engine/cpu/cpu_forward.h"
+#include "engine/error.h"
+#include "ops/cuda/elementwise_cuda.h"
+#include "ops/sample/sample_cuda.h"
+
+namespace inferno::engine {
+namespace {
+
+using ops::cuda::check;
+
+// One range on the host as one on the device, in the stream.
+void copy_up(void* to, const void* from, std::uint64_t bytes, cudaStream_t stream) {
+  if (bytes == 0) return;
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+}
+
+// The graphs of prompts, then longer ones, doubled each time, for which products of many rows
+// choose and load their kernels: the choice is made for every length then (linear_cuda.h), and
+// longer prompts have no kernels that a shorter one has not met. Then the graphs of decodes.
+std::vector<WarmUpStep> plan_warm_up(std::uint32_t longest_prompt,
+                                     std::span<const std::uint32_t> prompt_sizes,
+                                     std::span<const std::uint32_t> decode_sizes) {
+  std::vector<WarmUpStep> steps;
+  for (const std::uint32_t size : prompt_sizes) steps.push_back({1, size});
+  const std::uint32_t longest = std::min(longest_prompt, 2048U);
+  for (std::uint32_t length = 2 * kMaxPromptGraph; length < longest; length *= 2) {
+    steps.push_back({1, length});
+  }
+  steps.push_back({1, longest});
+  for (const std::uint32_t size : decode_sizes) steps.push_back({size, 1});
+  return steps;
+}
+
+// Of a step.
+std::uint32_t longest_prompt(const ModelLimits& limits) {
+  return std::min(limits.max_step_tokens, limits.max_seq_len);
+}
+
+// The least that holds as many; none where all are smaller.
+std::optional<std::uint32_t> size_for(std::span<const std::uint32_t> sizes, std::uint32_t count) {
+  const auto size = std::lower_bound(sizes.begin(), sizes.end(), count);
+  return size == sizes.end() ? std::nullopt : std::optional(*size);
+}
+
+ops::cuda::DeviceMatrix matrix_of(const ops::PackedWeights& weights) {
+  return {weights.data, weights.shape.num_rows, weights.shape.num_columns, weights.shape.dtype};
+}
+
+}  // namespace
+
+CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
+    : device_(device),
+      shape_(parts.shape),
+      limits_(parts.limits),
+      kv_(parts.kv),
+      workspace_(device.pool, parts.shape, parts.limits),
+      linear_(std::make_unique<ops::cuda::LinearCuda>(device.op, workspace_.linear,
+                                                      parts.limits.max_step_tokens)),
+      form_{ops::cuda::attention_tile_rows(parts.shape.head_dim, parts.shape.num_heads,
+                                           parts.shape.num_kv_heads),
+            device.deterministic || device.reference_attention},
+      block_table_stride_((parts.limits.max_seq_len + parts.limits.block_size - 1) /
+                          parts.limits.block_size),
+      decode_sizes_(decode_graph_sizes(parts.limits.max_batch_size)),
+      prompt_sizes_(prompt_graph_sizes(longest_prompt(parts.limits))),
+      warm_up_steps_(plan_warm_up(longest_prompt(parts.limits), prompt_sizes_, decode_sizes_)) {
+  linear_->set_batch_invariant(device.deterministic);
+  for (auto& slot : slots_) {
+    slot = std::make_unique<StepSlot>(largest_step(shape_, limits_), block_table_stride_);
+  }
+  answer_.reserve(limits_.max_batch_size);
+  const cudaStream_t stream = device_.op.stream;
+  check(cudaMemsetAsync(workspace_.data(), 0, workspace_.bytes(), stream), "cudaMemsetAsync");
+  const std::vector<float> inv_freq = inverse_frequencies(shape_);
+  copy_up(workspace_.inv_freq, inv_freq.data(), inv_freq.size() * sizeof(float), stream);
+  copy_up(workspace_.end_token_ids, limits_.end_token_ids.data(),
+          limits_.end_token_ids.size() * sizeof(std::uint32_t), stream);
+  check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+}
+
+// The memory may be given to another model at once.
+CudaForward::~CudaForward() {
+  const auto alone = no_waiting_for_device();
+  cudaStreamSynchronize(device_.op.stream);
+  graphs_.clear();
+  linear_.reset();
+}
+
+// What a batch that only decodes, or one prompt, each sequence sampling, is padded to.
+std::optional<StepCounts> CudaForward::graph_of(const StepCounts& counts) const {
+  if (counts.num_rows != counts.num_seqs) return std::nullopt;
+  if (counts.num_tokens == counts.num_seqs) {
+    const auto size = size_for(decode_sizes_, counts.num_seqs);
+    if (!size) return std::nullopt;
+    return StepCounts{*size, *size, *size, form_.only_tiles ? 0 : *size,
+                      form_.only_tiles ? *size : 0};
+  }
+  if (counts.num_seqs > 1) return std::nullopt;
+  const auto size = size_for(prompt_sizes_, counts.num_tokens);
+  // No tile without a token.
+  if (!size || form_.num_tiles(*size) != counts.num_tiles) return std::nullopt;
+  return StepCounts{*size, 1, 1, 0, counts.num_tiles};
+}
+
+void CudaForward::begin(const StepBatch& batch) {
+  if (num_begun_ - num_taken_ >= slots_.size()) {
+    throw Error(ErrorCode::kInvalidBatch, "two steps are under way already");
+  }
+  // A step that failed half-way may still read what is about to be filled.
+  if (is_open_) check(cudaStreamSynchronize(device_.op.stream), "cudaStreamSynchronize");
+  is_open_ = true;
+  slot_ = slots_[num_begun_ % slots_.size()].get();
+  const StepCounts counts = count(batch, form_);
+  graph_ = graph_of(counts);
+  slot_->fill(batch, form_, graph_.value_or(counts));
+  StepArrays::place(slot_->counts(), workspace_.step, arrays_);
+  slot_->step = device_.clock.begin(device_.op.stream);
+  upload(*slot_);
+}
+
+void CudaForward::upload(const StepSlot& slot) {
+  const cudaStream_t stream = device_.op.stream;
+  copy_up(workspace_.step, slot.staged(), slot.staged_bytes(), stream);
+  const std::size_t width = slot.block_table_stride * sizeof(std::uint32_t);
+  if (width == 0 || slot.num_seqs == 0) return;
+  check(cudaMemcpy2DAsync(workspace_.block_tables, block_table_stride_ * sizeof(std::uint32_t),
+                          slot.block_tables(), width, width, slot.num_seqs, cudaMemcpyHostToDevice,
+                          stream),
+        "cudaMemcpy2DAsync");
+}
+
+void CudaForward::run(const std::function<void()>& pass) {
+  if (!graph_) {
+    const auto alone = no_waiting_for_device();
+    return pass();
+  }
+  std::unique_ptr<CudaGraph>& graph = graphs_[*graph_];
+  if (graph != nullptr) return graph->launch(device_.op.stream);
+  const auto alone = no_waiting_for_device();
+  // Once for real: whatever is set up at a first launch does not belong into the graph.
+  pass();
+  auto recorded = std::make_unique<CudaGraph>();
+  recorded->record(device_.op.stream, pass);
+  graph = std::move(recorded);
+}
+
+ops::cuda::LinearInput CudaForward::normed() const {
+  return {.h = workspace_.h,
+          .num_tokens = slot_->counts().num_tokens,
+          .square_sums = norm_is_deferred_ ? workspace_.square_sums : nullptr,
+          .eps = shape_.rms_norm_eps};
+}
+
+ops::cuda::NextNorm CudaForward::next_norm(const float* weight) const {
+  return {weight, shape_.rms_norm_eps, workspace_.h, workspace_.square_sums};
+}
+
+ops::cuda::KvLayerCuda CudaForward::kv_layer(std::uint32_t layer) const {
+  const ops::KvLayer& kv = kv_.layer(layer);
+  return {kv.k, kv.v, kv.dtype, kv.num_blocks, kv.block_size, kv.num_kv_heads, kv.head_dim};
+}
+
+void CudaForward::embed(const Weights& weights) {
+  ops::cuda::embed_cuda(device_.op, {.table = matrix_of(weights.embedding),
+                                     .token_ids = arrays_.token_ids,
+                                     .feed_seats = arrays_.feed_seats,
+                                     .sampled_ids = workspace_.sampled_ids,
+                                     .num_tokens = slot_->counts().num_tokens,
+                                     .positions = arrays_.positions,
+                                     .inv_freq = workspace_.inv_freq,
+                                     .head_dim = shape_.head_dim,
+                                     .norm_weight = weights.layers[0].input_norm,
+                                     .eps = shape_.rms_norm_eps,
+                                     .x = workspace_.x,
+                                     .h = workspace_.h,
+                                     .cos_sin = workspace_.cos_sin});
+  norm_is_deferred_ = false;
+}
+
+void CudaForward::project_qkv(const LayerWeights& layer) {
+  linear_->store(device_.op, normed(), matrix_of(layer.qkv.weight), layer.qkv.bias, workspace_.qkv);
+}
+
+void CudaForward::attend(std::uint32_t layer) {
+  const StepCounts& counts = slot_->counts();
+  const ops::cuda::KvLayerCuda kv = kv_layer(layer);
+  ops::cuda::rope_kv_cuda(device_.op, kv,
+                          {.qkv = workspace_.qkv,
+                           .cos_sin = workspace_.cos_sin,
+                           .slot_mapping = arrays_.slot_mapping,
+                           .num_tokens = counts.num_tokens,
+                           .num_heads = shape_.num_heads});
+  ops::cuda::attention_cuda(device_.op, kv,
+                            {.qkv = workspace_.qkv,
+                             .num_heads = shape_.num_heads,
+                             .scale = 1.0F / std::sqrt(static_cast<float>(shape_.head_dim)),
+                             .num_seqs = counts.num_seqs,
+                             .cu_query_lens = arrays_.cu_query_lens,
+                             .context_lens = arrays_.context_lens,
+                             .block_tables = workspace_.block_tables,
+                             .block_table_stride = block_table_stride_,
+                             .decode_seqs = arrays_.decode_seqs,
+                             .num_decodes = counts.num_decodes,
+                             .tiles = arrays_.tiles,
+                             .num_tiles = counts.num_tiles,
+                             .out = workspace_.attended,
+                             .reference = device_.reference_attention,
+                             .workspace = workspace_.attention});
+}
+
+void CudaForward::add_attended(const LayerWeights& layer) {
+  const ops::cuda::LinearInput in{.h = workspace_.attended,
+                                  .num_tokens = slot_->counts().num_tokens};
+  norm_is_deferred_ = linear_->add(device_.op, in, matrix_of(layer.o.weight), layer.o.bias,
+                                   workspace_.x, next_norm(layer.post_attention_norm));
+}
+
+void CudaForward::gate(const LayerWeights& layer) {
+  linear_->gate(device_.op, normed(), matrix_of(layer.gate_up.weight), layer.gate_up.bias,
+                workspace_.gate_up, workspace_.gated);
+}
+
+void CudaForward::add_gated(const LayerWeights& layer, const LayerWeights* next) {
+  const ops::cuda::LinearInput in{.h = workspace_.gated, .num_tokens = slot_->counts().num_tokens};
+  norm_is_deferred_ =
+      linear_->add(device_.op, in, matrix_of(layer.down.weight), layer.down.bias, workspace_.x,
+                   next_norm(next == nullptr ? nullptr : next->input_norm));
+}
+
+void CudaForward::project_logits(const Weights& weights) {
+  const std::uint32_t num_rows = slot_->counts().num_rows;
+  ops::cuda::rms_norm_cuda(device_.op, {.x = workspace_.x,
+                                        .rows = arrays_.last_tokens,
+                                        .weight = weights.final_norm,
+                                        .eps = shape_.rms_norm_eps,
+                                        .num_tokens = num_rows,
+                                        .hidden_size = shape_.hidden_size,
+                                        .dtype = shape_.dtype,
+                                        .out = workspace_.last});
+  linear_->store_f32(device_.op, {.h = workspace_.last, .num_tokens = num_rows},
+                     matrix_of(weights.lm_head.weight), weights.lm_head.bias, workspace_.logits);
+}
+
+void CudaForward::sample() {
+  const auto alone = no_waiting_for_device();
+  const cudaStream_t stream = device_.op.stream;
+  const auto num_rows = static_cast<std::uint32_t>(slot_->row_seqs.size());
+  const auto num_end_tokens = static_cast<std::uint32_t>(limits_.end_token_ids.size());
+  ops::cuda::sample_cuda(device_.op, {.logits = workspace_.logits,
+                                      .params = arrays_.params,
+                                      .seats = arrays_.seats,
+                                      .num_rows = num_rows,
+                                      .vocab_size = shape_.vocab_size,
+                                      .end_token_ids = workspace_.end_token_ids,
+                                      .num_end_tokens = num_end_tokens,
+                                      .any_random = slot_->any_random,
+                                      .any_filter = slot_->any_filter,
+                                      .workspace = workspace_.sampler,
+                                      .sampled = workspace_.sampled,
+                                      .sampled_ids = workspace_.sampled_ids});
+  if (num_rows > 0) {
+    check(cudaMemcpyAsync(slot_->sampled(), workspace_.sampled, num_rows * sizeof(ops::Sampled),
+                          cudaMemcpyDeviceToHost, stream),
+          "cudaMemcpyAsync");
+  }
+  slot_->logits.resize(slot_->want_logits ? std::size_t{num_rows} * shape_.vocab_size : 0);
+  if (!slot_->logits.empty()) {
+    check(cudaMemcpyAsync(slot_->logits.data(), workspace_.logits,
+                          slot_->logits.size() * sizeof(float), cudaMemcpyDeviceToHost, stream),
+          "cudaMemcpyAsync");
+  }
+  device_.clock.end(slot_->step, stream);
+  ++num_begun_;
+  is_open_ = false;
+}
+
+bool CudaForward::has_ended() {
+  return num_taken_ < num_begun_ &&
+         device_.clock.has_ended(slots_[num_taken_ % slots_.size()]->step);
+}
+
+StepOutput CudaForward::take() {
+  StepSlot& slot = *slots_[num_taken_++ % slots_.size()];
+  StepClock& clock = device_.clock;
+  clock.wait(slot.step);
+  answer_.assign(slot.num_seqs, 0);
+  for (std::size_t row = 0; row < slot.row_seqs.size(); ++row) {
+    const ops::Sampled& sampled = slot.sampled()[row];
+    if (sampled.status != ops::SampleStatus::kOk) {
+      throw_not_sampled(slot.row_seqs[row], sampled.status);
+    }
+    answer_[slot.row_seqs[row]] = sampled.token_id;
+  }
+  return {answer_, slot.logits, clock.device_ms(slot.step), clock.idle_ms(slot.step)};
+}
+
+}  // namespace inferno::engine

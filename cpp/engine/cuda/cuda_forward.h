@@ -1,0 +1,88 @@
+// The parts of a decoder on a GPU. Steps are put into the device's stream and end there; the host
+// waits only in take (and, for a step whose logits are wanted, in sample). Decode steps and short
+// prompts alone replay a graph recorded for their size.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/backend.h"
+#include "engine/cuda/cuda_memory.h"
+#include "engine/cuda/cuda_step.h"
+#include "engine/cuda/cuda_workspace.h"
+#include "engine/kv_cache.h"
+#include "engine/weights.h"
+#include "ops/attention/cuda/attention_cuda.h"
+#include "ops/cuda/cuda_op.h"
+#include "ops/linear/cuda/linear_cuda.h"
+
+namespace inferno::engine {
+
+// What a forward pass stands on; it outlives it.
+struct CudaDevice {
+  ops::cuda::CudaOp op;
+  MemoryPool& pool;
+  StepClock& clock;
+  bool deterministic;
+  bool reference_attention = false;
+};
+
+class CudaForward : public Forward {
+ public:
+  // Takes the workspace. Throws out_of_memory, or other where cuBLASLt cannot be opened.
+  CudaForward(const CudaDevice& device, const ForwardParts& parts);
+  ~CudaForward() override;
+
+  void begin(const StepBatch& batch) override;
+  void run(const std::function<void()>& pass) override;
+  void embed(const Weights& weights) override;
+  void project_qkv(const LayerWeights& layer) override;
+  void attend(std::uint32_t layer) override;
+  void add_attended(const LayerWeights& layer) override;
+  void gate(const LayerWeights& layer) override;
+  void add_gated(const LayerWeights& layer, const LayerWeights* next) override;
+  void project_logits(const Weights& weights) override;
+  void sample() override;
+  bool has_ended() override;
+  StepOutput take() override;
+  std::span<const WarmUpStep> warm_up_steps() const override { return warm_up_steps_; }
+
+ private:
+  std::optional<StepCounts> graph_of(const StepCounts& counts) const;
+  void upload(const StepSlot& slot);
+  ops::cuda::LinearInput normed() const;
+  ops::cuda::NextNorm next_norm(const float* weight) const;
+  ops::cuda::KvLayerCuda kv_layer(std::uint32_t layer) const;
+
+  CudaDevice device_;
+  const ModelShape& shape_;
+  const ModelLimits& limits_;
+  const KvCache& kv_;
+  CudaWorkspace workspace_;
+  std::unique_ptr<ops::cuda::LinearCuda> linear_;
+  StepForm form_;
+  std::uint32_t block_table_stride_;  // on the device
+  std::vector<std::uint32_t> decode_sizes_;
+  std::vector<std::uint32_t> prompt_sizes_;
+  std::vector<WarmUpStep> warm_up_steps_;
+  std::map<StepCounts, std::unique_ptr<CudaGraph>> graphs_;  // by what a step is padded to
+
+  // Two steps may be under way; which slot is next follows from how many were begun and taken.
+  std::array<std::unique_ptr<StepSlot>, 2> slots_;
+  std::uint64_t num_begun_ = 0;
+  std::uint64_t num_taken_ = 0;
+  std::vector<std::uint32_t> answer_;  // [S]
+
+  // Of the step that is being put into the stream.
+  StepSlot* slot_ = nullptr;
+  bool is_open_ = false;  // begun, and not yet wholly in the stream
+  StepArrays arrays_;     // on the device
+  std::optional<StepCounts> graph_;
+  bool norm_is_deferred_ = false;  // h is to be scaled by square_sums
+};
+
+}  // namespace inferno::engine

@@ -1,0 +1,79 @@
+// Causal attention over the paged KV cache on the GPU: the contract of attention.h for elements of
+// 16 bits, prefill and decode mixed in one step. Dao, "FlashAttention-2", 2023; Shah et al.,
+// "FlashAttention-3", 2024; Dao et al., "Flash-Decoding for long-context inference", 2023 (split
+// KV).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/cuda/cuda_op.h"
+
+namespace inferno::ops::cuda {
+
+// The KV blocks of one layer. k and v: [num_blocks, num_kv_heads, block_size, head_dim].
+struct KvLayerCuda {
+  void* k = nullptr;
+  void* v = nullptr;
+  Dtype dtype = Dtype::BF16;
+  std::uint32_t num_blocks = 0;
+  std::uint32_t block_size = 0;  // 16, 32, 64 or 128
+  std::uint32_t num_kv_heads = 0;
+  std::uint32_t head_dim = 0;  // 32, 64, 96, 128 or 256
+};
+
+// One piece of prefill work: query tokens first_query … of a sequence, up to attention_tile_rows of
+// them.
+struct AttentionTile {
+  std::uint32_t seq;
+  std::uint32_t first_query;  // in the sequence's query tokens
+};
+
+// Query tokens of one tile; any multiple of it may be a tile's first_query.
+std::uint32_t attention_tile_rows(std::uint32_t head_dim, std::uint32_t num_heads,
+                                  std::uint32_t num_kv_heads);
+
+// The arrays of std::uint32_t and the tiles are read before the previous kernel has ended: what
+// writes them is not the kernel just before, but a copy or a kernel which that one has waited for.
+struct AttentionCudaArgs {
+  const void* qkv = nullptr;  // [T, num_heads + 2 num_kv_heads, head_dim]; q is turned already
+  std::uint32_t num_heads = 0;
+  float scale = 0;  // above 0
+  std::uint32_t num_seqs = 0;
+  const std::uint32_t* cu_query_lens = nullptr;  // [S + 1]
+  const std::uint32_t* context_lens = nullptr;   // [S]; 0 (padding of a graph): out is zeros
+  const std::uint32_t* block_tables = nullptr;   // [S, block_table_stride]
+  std::uint32_t block_table_stride = 0;
+  // Sequences of one query token, by index; each of num_decodes sequences takes part once.
+  const std::uint32_t* decode_seqs = nullptr;  // [num_decodes]
+  std::uint32_t num_decodes = 0;
+  // The longest first, which balances the load; each tile of each sequence of several query tokens.
+  const AttentionTile* tiles = nullptr;  // [num_tiles]
+  std::uint32_t num_tiles = 0;
+  void* out = nullptr;  // [T, num_heads, head_dim]
+  // Tiles go through the portable kernel on every card, to hold the others against.
+  bool reference = false;
+  // [attention_cuda_workspace_bytes], zeroed once before the first call. Calls that share it follow
+  // each other in one stream.
+  void* workspace = nullptr;
+  // Room for families to come; anything else is refused.
+  std::uint32_t sliding_window = 0;  // positions that a token sees before itself; 0: all
+  float logit_softcap = 0;           // c of c * tanh(score / c); 0: none
+};
+
+// A tile's rows: the bits of a row depend on its own q and the cached positions up to its own only,
+// whether it comes alone, in a batch, or as one of several query tokens. A decode's rows: also on
+// num_decodes, which decides how many blocks share the positions. So who needs the same bits
+// always gives every sequence as tiles, also those of one query token, and num_decodes is 0.
+//
+// The launches depend on num_decodes, num_tiles and the shapes only: a captured graph follows what
+// the arrays hold at each replay.
+void attention_cuda(const CudaOp& op, const KvLayerCuda& layer, const AttentionCudaArgs& args);
+
+std::size_t attention_cuda_workspace_bytes(std::uint32_t max_seqs, std::uint32_t num_heads,
+                                           std::uint32_t num_kv_heads, std::uint32_t head_dim);
+
+// Throws "other: …" for a shape that the kernels have not got, naming what they have.
+void check_attention_cuda(const KvLayerCuda& layer, std::uint32_t num_heads);
+
+}  // namespace inferno::ops::cuda

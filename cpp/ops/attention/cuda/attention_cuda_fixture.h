@@ -1,0 +1,281 @@
+// For attention_cuda_test: sequences in a paged cache on the device, steps over them, float64.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+
+#include "ops/attention/cuda/attention_cuda.h"
+#include "ops/base/test_support.h"
+#include "ops/cuda/cuda_test_support.h"
+
+namespace inferno::ops::cuda {
+
+using ops::test::Random;
+using test::DeviceBuffer;
+using test::fresh_seed;
+using test::TestDevice;
+
+struct Heads {
+  std::uint32_t num_heads;
+  std::uint32_t num_kv_heads;
+  std::uint32_t head_dim;
+  std::uint32_t block_size;
+  Dtype dtype;
+};
+
+struct SequenceLens {
+  std::uint32_t query_len;
+  std::uint32_t context_len;
+};
+
+// Queries, keys and values of one sequence at every position, as the cache rounds them.
+struct Sequence {
+  std::vector<float> q;
+  std::vector<float> k;
+  std::vector<float> v;
+
+  Sequence(const Heads& heads, std::uint32_t length, Random& random) {
+    const auto make = [&](std::uint32_t num_heads) {
+      auto values = random.normals(std::size_t{length} * num_heads * heads.head_dim);
+      for (float& value : values) value = ops::test::rounded(value, heads.dtype);
+      return values;
+    };
+    q = make(heads.num_heads);
+    k = make(heads.num_kv_heads);
+    v = make(heads.num_kv_heads);
+  }
+};
+
+struct Expected {
+  double value;
+  double magnitude;  // the sum of the terms' absolute values, which bounds the error of rounding
+};
+
+inline std::vector<Expected> reference(const Heads& heads, const Sequence& sequence,
+                                       std::size_t position, std::size_t head) {
+  const std::size_t dim = heads.head_dim;
+  const std::size_t kv_head = head / (heads.num_heads / heads.num_kv_heads);
+  const float* q = sequence.q.data() + (position * heads.num_heads + head) * dim;
+  std::vector<double> weights(position + 1);
+  for (std::size_t p = 0; p <= position; ++p) {
+    const float* k = sequence.k.data() + (p * heads.num_kv_heads + kv_head) * dim;
+    for (std::size_t d = 0; d < dim; ++d) weights[p] += double{q[d]} * k[d];
+    weights[p] /= std::sqrt(static_cast<double>(dim));
+  }
+  const double maximum = *std::max_element(weights.begin(), weights.end());
+  double total = 0.0;
+  for (double& weight : weights) total += weight = std::exp(weight - maximum);
+  std::vector<Expected> out(dim);
+  for (std::size_t p = 0; p <= position; ++p) {
+    const float* v = sequence.v.data() + (p * heads.num_kv_heads + kv_head) * dim;
+    for (std::size_t d = 0; d < dim; ++d) {
+      out[d].value += weights[p] / total * v[d];
+      out[d].magnitude += weights[p] / total * std::abs(v[d]);
+    }
+  }
+  return out;
+}
+
+// Two roundings to the dtype, of each weight and of the result, and a 16th of the first for sums in
+// float32; the constant is for weights that are subnormal in F16.
+inline double tolerance(const Expected& expected, Dtype dtype) {
+  const double rounding = dtype == Dtype::BF16 ? 0x1p-8 : 0x1p-11;  // half of a unit beside 1
+  return rounding * (1.0625 * expected.magnitude + std::abs(expected.value)) + 2e-5;
+}
+
+// Some sequences and the cache that holds them, in blocks placed at random.
+class World {
+ public:
+  World(const Heads& heads, const std::vector<std::uint32_t>& lengths, Random& random)
+      : heads(heads) {
+    std::uint32_t num_blocks = 3;
+    for (const std::uint32_t length : lengths) {
+      sequences.emplace_back(heads, length, random);
+      const std::uint32_t needed = (length + heads.block_size - 1) / heads.block_size;
+      num_blocks += needed;
+      stride = std::max(stride, needed + 1);
+    }
+    std::vector<std::uint32_t> free(num_blocks);
+    for (std::uint32_t id = 0; id < num_blocks; ++id) free[id] = id;
+    random.shuffle(free);
+    const std::size_t row = heads.head_dim;
+    std::vector<std::uint16_t> k(num_blocks * heads.num_kv_heads * heads.block_size * row, 0xffffU);
+    std::vector<std::uint16_t> v = k;
+    tables.assign(lengths.size() * stride, 0xffffffffU);
+    for (std::size_t s = 0; s < lengths.size(); ++s) {
+      for (std::uint32_t p = 0; p < lengths[s]; ++p) {
+        std::uint32_t& id = tables[s * stride + p / heads.block_size];
+        if (p % heads.block_size == 0) {
+          id = free.back();
+          free.pop_back();
+        }
+        for (std::size_t h = 0; h < heads.num_kv_heads; ++h) {
+          const std::size_t slot =
+              (id * heads.num_kv_heads + h) * heads.block_size + p % heads.block_size;
+          const std::size_t source = (p * heads.num_kv_heads + h) * row;
+          for (std::size_t d = 0; d < row; ++d) {
+            k[slot * row + d] = bits(sequences[s].k[source + d]);
+            v[slot * row + d] = bits(sequences[s].v[source + d]);
+          }
+        }
+      }
+    }
+    k_ = std::make_unique<DeviceBuffer<std::uint16_t>>(k);
+    v_ = std::make_unique<DeviceBuffer<std::uint16_t>>(v);
+    layer = {k_->data(),       v_->data(),         heads.dtype,   num_blocks,
+             heads.block_size, heads.num_kv_heads, heads.head_dim};
+  }
+
+  std::uint16_t bits(float value) const {
+    return heads.dtype == Dtype::BF16 ? f32_to_bf16(value) : f32_to_f16(value);
+  }
+
+  Heads heads;
+  std::vector<Sequence> sequences;
+  std::vector<std::uint32_t> tables;
+  std::uint32_t stride = 0;
+  KvLayerCuda layer;
+
+ private:
+  std::unique_ptr<DeviceBuffer<std::uint16_t>> k_;
+  std::unique_ptr<DeviceBuffer<std::uint16_t>> v_;
+};
+
+// One step over a world: sequence s has its query tokens end at context_len. Sequences of one
+// query token are decodes, or tiles as all others where `only_tiles` is set.
+class Step {
+ public:
+  Step(const World& world, const std::vector<SequenceLens>& lens, bool only_tiles)
+      : world_(world),
+        cu_query_lens_(lens.size() + 1),
+        context_lens_(lens.size()),
+        tables_(world.tables),
+        workspace_(attention_cuda_workspace_bytes(static_cast<std::uint32_t>(lens.size()),
+                                                  world.heads.num_heads, world.heads.num_kv_heads,
+                                                  world.heads.head_dim)) {
+    const Heads& heads = world.heads;
+    const std::uint32_t rows =
+        attention_tile_rows(heads.head_dim, heads.num_heads, heads.num_kv_heads);
+    std::vector<AttentionTile> tiles;
+    std::vector<std::uint32_t> decodes;
+    for (std::uint32_t s = 0; s < lens.size(); ++s) {
+      if (lens[s].query_len == 1 && !only_tiles) {
+        decodes.push_back(s);
+      } else {
+        for (std::uint32_t i = 0; i < lens[s].query_len; i += rows) tiles.push_back({s, i});
+      }
+    }
+    tiles_ = std::make_unique<DeviceBuffer<AttentionTile>>(tiles);
+    decodes_ = std::make_unique<DeviceBuffer<std::uint32_t>>(decodes);
+    workspace_.zero();
+    num_tiles_ = static_cast<std::uint32_t>(tiles.size());
+    num_decodes_ = static_cast<std::uint32_t>(decodes.size());
+    set(lens);
+  }
+
+  // The same step for other contexts; the query lengths stay.
+  void set(const std::vector<SequenceLens>& lens) {
+    const Heads& heads = world_.heads;
+    lens_ = lens;
+    std::vector<std::uint32_t> cu_query_lens{0};
+    std::vector<std::uint32_t> context_lens;
+    std::vector<std::uint16_t> qkv;
+    for (std::size_t s = 0; s < lens.size(); ++s) {
+      const std::size_t width = std::size_t{heads.num_heads} * heads.head_dim;
+      cu_query_lens.push_back(cu_query_lens.back() + lens[s].query_len);
+      context_lens.push_back(lens[s].context_len);
+      for (std::uint32_t i = 0; i < lens[s].query_len; ++i) {
+        const std::size_t position =
+            lens[s].context_len == 0 ? 0 : lens[s].context_len - lens[s].query_len + i;
+        const float* q = world_.sequences[s].q.data() + position * width;
+        for (std::size_t d = 0; d < width; ++d) qkv.push_back(world_.bits(q[d]));
+        qkv.insert(qkv.end(), std::size_t{2} * heads.num_kv_heads * heads.head_dim, 0xffffU);
+      }
+    }
+    cu_query_lens_.copy_from(cu_query_lens);
+    context_lens_.copy_from(context_lens);
+    if (!qkv_) {
+      qkv_ = std::make_unique<DeviceBuffer<std::uint16_t>>(qkv);
+      out_ = std::make_unique<DeviceBuffer<std::uint16_t>>(std::size_t{cu_query_lens.back()} *
+                                                           heads.num_heads * heads.head_dim);
+    }
+    qkv_->copy_from(qkv);
+    out_->copy_from(std::vector<std::uint16_t>(out_->size(), 0xffffU));
+  }
+
+  bool by_reference = false;  // the tiles' kernel
+
+  void launch(const CudaOp& op) const {
+    AttentionCudaArgs args;
+    args.qkv = qkv_->data();
+    args.num_heads = world_.heads.num_heads;
+    args.scale = 1.0F / std::sqrt(static_cast<float>(world_.heads.head_dim));
+    args.num_seqs = static_cast<std::uint32_t>(lens_.size());
+    args.cu_query_lens = cu_query_lens_.data();
+    args.context_lens = context_lens_.data();
+    args.block_tables = tables_.data();
+    args.block_table_stride = world_.stride;
+    args.decode_seqs = decodes_->data();
+    args.num_decodes = num_decodes_;
+    args.tiles = tiles_->data();
+    args.num_tiles = num_tiles_;
+    args.out = out_->data();
+    args.reference = by_reference;
+    args.workspace = workspace_.data();
+    attention_cuda(op, world_.layer, args);
+  }
+
+  std::vector<std::uint16_t> run(const TestDevice& gpu) const {
+    launch(gpu.op());
+    gpu.wait();
+    return out();
+  }
+
+  std::vector<std::uint16_t> out() const {
+    CHECK(out_->guards_are_whole());
+    return out_->to_host();
+  }
+
+  // Compares some rows of each sequence, the first and the last among them, with float64.
+  void check_against_reference(const std::vector<std::uint16_t>& out, Random& random) const {
+    const Heads& heads = world_.heads;
+    std::size_t first_row = 0;
+    double worst = 0.0;
+    for (std::size_t s = 0; s < lens_.size(); first_row += lens_[s++].query_len) {
+      if (lens_[s].context_len == 0) continue;
+      std::vector<std::uint32_t> rows{0, lens_[s].query_len - 1};
+      for (int i = 0; i < 6; ++i) rows.push_back(random.integer(0, lens_[s].query_len - 1));
+      for (const std::uint32_t row : rows) {
+        const std::uint32_t head = random.integer(0, heads.num_heads - 1);
+        const auto expected = reference(heads, world_.sequences[s],
+                                        lens_[s].context_len - lens_[s].query_len + row, head);
+        for (std::size_t d = 0; d < heads.head_dim; ++d) {
+          const std::size_t i = ((first_row + row) * heads.num_heads + head) * heads.head_dim + d;
+          const float got =
+              load_element(reinterpret_cast<const std::byte*>(out.data()), heads.dtype, i);
+          const double error = std::abs(got - expected[d].value);
+          worst =
+              std::max(worst, std::isnan(got) ? 1e9 : error / tolerance(expected[d], heads.dtype));
+        }
+      }
+    }
+    CAPTURE(worst);
+    CHECK(worst <= 1.0);  // share of the tolerance
+  }
+
+ private:
+  const World& world_;
+  std::vector<SequenceLens> lens_;
+  DeviceBuffer<std::uint32_t> cu_query_lens_;
+  DeviceBuffer<std::uint32_t> context_lens_;
+  DeviceBuffer<std::uint32_t> tables_;
+  DeviceBuffer<std::byte> workspace_;
+  std::unique_ptr<DeviceBuffer<AttentionTile>> tiles_;
+  std::unique_ptr<DeviceBuffer<std::uint32_t>> decodes_;
+  std::unique_ptr<DeviceBuffer<std::uint16_t>> qkv_;
+  std::unique_ptr<DeviceBuffer<std::uint16_t>> out_;
+  std::uint32_t num_tiles_ = 0;
+  std::uint32_t num_decodes_ = 0;
+};
+
+}  // namespace inferno::ops::cuda

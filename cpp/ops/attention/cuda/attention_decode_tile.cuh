@@ -1,0 +1,241 @@
+// A warp's work in attention_decode: tiles of 16 positions, through the warp's own ring in shared
+// memory to the tensor cores. Lane = 4 * g + t, as the fragments of m16n8k16 are described.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/attention/cuda/attention_mma.cuh"
+
+namespace inferno::ops::cuda {
+
+inline constexpr std::uint32_t kDecodeTile = 16;  // positions of a warp's step: the m of a product
+inline constexpr std::uint32_t kDecodeHeads = 8;  // query heads of a block: the n
+
+struct DecodeParams {
+  const void* qkv;
+  const void* k;
+  const void* v;
+  void* out;
+  const std::uint32_t* cu_query_lens;
+  const std::uint32_t* context_lens;
+  const std::uint32_t* block_tables;
+  const std::uint32_t* decode_seqs;
+  std::uint32_t block_table_stride;
+  std::uint32_t block_size;
+  std::uint32_t num_heads;
+  std::uint32_t num_kv_heads;
+  std::uint32_t units_per_kv_head;
+  float scale_log2;
+  std::uint32_t* arrivals;  // [kMaxPartials] 0 between kernels
+  float* partials;          // [kMaxPartials, kDecodeHeads, head_dim + 2]
+};
+
+// What a block computes: heads first_head … of the sequence's one token, over tiles [begin, end).
+struct DecodeTask {
+  std::uint32_t context_len;
+  std::uint32_t begin;
+  std::uint32_t end;
+  std::uint32_t num_shares;
+  std::uint32_t row;
+  std::uint32_t kv_head;
+  std::uint32_t first_head;
+  std::uint32_t num_heads;
+  const std::uint32_t* table;
+};
+
+template <typename Element, int kHeadDim>
+struct DecodeStage {
+  static constexpr int kStride = kHeadDim + 8;  // rows begin 4 banks apart: ldmatrix in one go
+  Element k[kDecodeTile][kStride];
+  Element v[kDecodeTile][kStride];
+};
+
+inline constexpr int kDecodeStages = 2;
+
+// A warp's tiles of the share, every kWarps-th, and the ring that they pass through.
+template <typename Element, int kHeadDim, int kWarps>
+class DecodeTiles {
+ public:
+  using Stage = DecodeStage<Element, kHeadDim>;
+
+  __device__ DecodeTiles(const DecodeParams& p, const DecodeTask& task, Stage* ring)
+      : p_(p), task_(task), ring_(ring), tile_(task.begin + threadIdx.x / 32) {
+    look_up();
+    prefetch();
+  }
+
+  // The first copies; the previous kernel must have ended.
+  __device__ void start() {
+    for (std::uint32_t i = 0; i < kDecodeStages; ++i) copy(i);
+  }
+
+  __device__ bool done() const { return tile_ >= task_.end; }
+  __device__ std::uint32_t num_valid() const {
+    return min(task_.context_len - tile_ * kDecodeTile, kDecodeTile);
+  }
+
+  // The tile, when it has come.
+  __device__ const Stage& wait() const {
+    wait_for_copies<kDecodeStages - 1>();
+    __syncwarp();
+    return ring_[step_ % kDecodeStages];
+  }
+
+  __device__ void advance() {
+    __syncwarp();  // all lanes have read the stage
+    copy(kDecodeStages);
+    tile_ += kWarps;
+    if (++step_ % kLookUp == 0) look_up();
+  }
+
+ private:
+  static constexpr std::uint32_t kLookUp = 24;  // steps; a multiple of kDecodeStages
+  static_assert(kLookUp % kDecodeStages == 0 && kLookUp + kDecodeStages < 32);
+
+  // Lane i keeps the block id of the warp's tile i from here.
+  __device__ void look_up() {
+    const std::uint32_t tile = tile_ + threadIdx.x % 32 * kWarps;
+    const std::uint32_t place = tile / (p_.block_size / kDecodeTile);
+    // Not held against the context's end: its length may still be on its way.
+    ids_ = place < p_.block_table_stride ? task_.table[place] : 0;
+  }
+
+  // In elements, the same for keys and values.
+  __device__ std::size_t offset(std::uint32_t tile, std::uint32_t id) const {
+    const std::uint32_t tiles_per_block = p_.block_size / kDecodeTile;
+    return ((std::size_t{id} * p_.num_kv_heads + task_.kv_head) * tiles_per_block +
+            tile % tiles_per_block) *
+           (kDecodeTile * kHeadDim);
+  }
+
+  // The first tile, into the L2: that is where all writes meet, so it may come before the previous
+  // kernel has ended.
+  __device__ void prefetch() const {
+    if (tile_ >= task_.end) return;
+    constexpr std::uint32_t kLine = 128 / sizeof(Element);
+    const std::size_t begin = offset(tile_, __shfl_sync(0xffffffffU, ids_, 0));
+    for (std::uint32_t i = threadIdx.x % 32 * kLine; i < kDecodeTile * kHeadDim; i += 32 * kLine) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const Element*>(p_.k) + begin + i));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const Element*>(p_.v) + begin + i));
+    }
+  }
+
+  // Starts the copy of the tile that comes `ahead` steps later. Positions beyond the context,
+  // where anything may lie, become zeros.
+  __device__ void copy(std::uint32_t ahead) {
+    const std::uint32_t tile = tile_ + ahead * kWarps;
+    const std::uint32_t id = __shfl_sync(0xffffffffU, ids_, step_ % kLookUp + ahead);
+    if (tile < task_.end) {
+      constexpr std::uint32_t kChunks = kHeadDim / 8;
+      const std::size_t begin = offset(tile, id);
+      const auto* k = static_cast<const Element*>(p_.k) + begin;
+      const auto* v = static_cast<const Element*>(p_.v) + begin;
+      const std::uint32_t num_valid = task_.context_len - tile * kDecodeTile;
+      Stage& stage = ring_[(step_ + ahead) % kDecodeStages];
+#pragma unroll
+      for (std::uint32_t i = 0; i < kDecodeTile * kChunks; i += 32) {
+        const std::uint32_t chunk = i + threadIdx.x % 32;
+        const std::uint32_t position = chunk / kChunks;
+        copy_16(&stage.k[position][chunk % kChunks * 8], k + chunk * 8, position < num_valid);
+        copy_16(&stage.v[position][chunk % kChunks * 8], v + chunk * 8, position < num_valid);
+      }
+    }
+    commit_copies();
+  }
+
+  const DecodeParams& p_;
+  const DecodeTask& task_;
+  Stage* ring_;
+  std::uint32_t tile_;
+  std::uint32_t step_ = 0;
+  std::uint32_t ids_;
+};
+
+// Sᵀ = K · qᵀ (m = positions, n = heads) and Oᵀ += Vᵀ · Pᵀ (m = dims), with the running softmax.
+template <typename Element, int kHeadDim>
+struct DecodeSums {
+  using Stage = DecodeStage<Element, kHeadDim>;
+
+  std::uint32_t q[kHeadDim / 16][2];          // head g, dims 16 s + 2 t, + 1, + 8, + 9
+  float sums[kHeadDim / 16][4];               // dims 16 m + g and + 8, heads 2 t and 2 t + 1
+  float maximum[2] = {-INFINITY, -INFINITY};  // of heads 2 t and 2 t + 1, in units of log 2
+  float total[2] = {0.0F, 0.0F};              // this lane's part
+
+  // heads: [num_heads, head_dim]
+  __device__ void start(const Element* heads, std::uint32_t num_heads) {
+    const std::uint32_t g = threadIdx.x % 32 / 4;
+    const auto* words = reinterpret_cast<const std::uint32_t*>(heads) + g * (kHeadDim / 2);
+#pragma unroll
+    for (int s = 0; s < kHeadDim / 16; ++s) {
+      q[s][0] = g < num_heads ? words[s * 8 + threadIdx.x % 4] : 0;
+      q[s][1] = g < num_heads ? words[s * 8 + threadIdx.x % 4 + 4] : 0;
+      sums[s][0] = sums[s][1] = sums[s][2] = sums[s][3] = 0.0F;
+    }
+  }
+
+  __device__ void add(const Stage& stage, std::uint32_t num_valid, float scale_log2) {
+    float scores[4];
+    multiply_k(stage, scores);
+    softmax(scores, num_valid, scale_log2);
+    multiply_v(stage, scores);
+  }
+
+ private:
+  // scores: positions g (0, 1) and g + 8 (2, 3), heads 2 t and 2 t + 1.
+  __device__ void multiply_k(const Stage& stage, float (&scores)[4]) const {
+    const std::uint32_t lane = threadIdx.x % 32;
+    scores[0] = scores[1] = scores[2] = scores[3] = 0.0F;
+#pragma unroll
+    for (int s = 0; s < kHeadDim / 16; ++s) {
+      std::uint32_t a[4];
+      load_matrices<false>(a, &stage.k[lane % 16][s * 16 + lane / 16 * 8]);
+      mma_16816<Element>(scores, a, q[s][0], q[s][1]);
+    }
+  }
+
+  // Scores become weights against the new maximum; what was summed before is rescaled.
+  __device__ void softmax(float (&scores)[4], std::uint32_t num_valid, float scale_log2) {
+    const std::uint32_t position = threadIdx.x % 32 / 4;
+    float rescale[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      scores[h] = position < num_valid ? scores[h] * scale_log2 : -INFINITY;
+      scores[h + 2] = position + 8 < num_valid ? scores[h + 2] * scale_log2 : -INFINITY;
+      float largest = fmaxf(maximum[h], fmaxf(scores[h], scores[h + 2]));
+#pragma unroll
+      for (int step = 4; step < 32; step *= 2) {
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffU, largest, step));
+      }
+      rescale[h] = exp2_fast(maximum[h] - largest);
+      maximum[h] = largest;
+      scores[h] = exp2_fast(scores[h] - largest);
+      scores[h + 2] = exp2_fast(scores[h + 2] - largest);
+      total[h] = total[h] * rescale[h] + scores[h] + scores[h + 2];
+    }
+#pragma unroll
+    for (auto& sum : sums) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[i] *= rescale[i % 2];
+    }
+  }
+
+  __device__ void multiply_v(const Stage& stage, const float (&weights)[4]) {
+    const std::uint32_t lane = threadIdx.x % 32;
+    std::uint32_t b[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const auto pair = pack_pair<Element>(weights[2 * half], weights[2 * half + 1]);
+      asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(b[half]) : "r"(pair));
+    }
+#pragma unroll
+    for (int m = 0; m < kHeadDim / 16; ++m) {
+      std::uint32_t a[4];
+      load_matrices<true>(a, &stage.v[lane / 16 * 8 + lane % 8][m * 16 + lane / 8 % 2 * 8]);
+      mma_16816<Element>(sums[m], a, b[0], b[1]);
+    }
+  }
+};
+
+}  // namespace inferno::ops::cuda

@@ -1,0 +1,211 @@
+// The part of the prefill kernel for sm_90a that loads: which tiles a block takes, its shared
+// memory, the warp that gathers keys and values and those that gather queries. What a kernel before
+// does not write (tiles, lengths, block tables) is read before that kernel has ended.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/attention/cuda/attention_prefill.cuh"
+#include "ops/cuda/wgmma.cuh"
+
+namespace inferno::ops::cuda {
+
+inline constexpr int kKeyTile = 128;    // positions of a tile
+inline constexpr int kCopiedKeys = 16;  // positions of one copy; every block_size is a multiple
+inline constexpr int kLoadStages = 2;
+inline constexpr int kRowGroupRows = 64;  // of a warpgroup
+inline constexpr int kRowGroups = kPrefillRows / kRowGroupRows;
+inline constexpr int kQueryThreads = 96;  // that load queries
+inline constexpr int kPrefillThreads = (kRowGroups + 1) * 128;
+
+struct KvMaps {
+  CUtensorMap k;  // rows are positions of a KV head, 64 elements of 16 rows in a box
+  CUtensorMap v;
+};
+
+#ifdef INFERNO_SM90A
+
+// Which tiles a block takes, longest first: forth and back along the blocks, so that who has the
+// longest of one round has the shortest of the next.
+class Schedule {
+ public:
+  __device__ explicit Schedule(std::uint32_t num_tasks) : num_tasks_(num_tasks) {}
+  __device__ bool has(std::uint32_t round) const { return task(round) < num_tasks_; }
+  __device__ std::uint32_t task(std::uint32_t round) const {
+    const std::uint32_t place = round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
+    return round * gridDim.x + place;
+  }
+
+ private:
+  std::uint32_t num_tasks_;
+};
+
+// Planes of 64 elements (128 bytes) a row, as matrix_descriptor has them.
+template <typename Element, int kRows, int kHeadDim>
+struct SharedTile {
+  static constexpr int kPlanes = kHeadDim / 64;
+  static constexpr std::uint32_t kPlaneBytes = kRows * 128;
+
+  Element elements[kPlanes][kRows][64];
+
+  // Where dims 8 * chunk … of a row lie.
+  __device__ uint4* at(std::uint32_t row, std::uint32_t chunk) {
+    return reinterpret_cast<uint4*>(&elements[chunk / 8][row][(chunk % 8 ^ row % 8) * 8]);
+  }
+};
+
+template <typename Element, int kHeadDim>
+struct alignas(1024) PrefillShared {
+  using Kv = SharedTile<Element, kKeyTile, kHeadDim>;
+  using Q = SharedTile<Element, kPrefillRows, kHeadDim>;
+  Q q[kLoadStages];  // when they have been used, the results
+  Kv k[kLoadStages];
+  Kv v[kLoadStages];
+  PrefillTask tasks[kLoadStages];  // with q
+  // What the copy engine writes, one lane announces and a lane of each warp gives back; queries are
+  // ordinary writes and reads, so there every thread speaks for itself.
+  std::uint64_t q_full[kLoadStages];
+  std::uint64_t q_empty[kLoadStages];
+  std::uint64_t k_full[kLoadStages];
+  std::uint64_t k_empty[kLoadStages];
+  std::uint64_t v_full[kLoadStages];
+  std::uint64_t v_empty[kLoadStages];
+
+  __device__ void init() {
+    for (int i = 0; i < kLoadStages; ++i) {
+      init_barrier(&q_full[i], kQueryThreads);
+      init_barrier(&q_empty[i], kRowGroups * 128);
+      for (std::uint64_t* full : {k_full, v_full}) init_barrier(&full[i], 1);
+      for (std::uint64_t* empty : {k_empty, v_empty}) init_barrier(&empty[i], kRowGroups * 4);
+    }
+    fence_barrier_init();
+  }
+};
+
+// Counts uses of a ring's stages.
+struct RingPlace {
+  std::uint32_t count = 0;
+  __device__ std::uint32_t stage() const { return count % kLoadStages; }
+  // Of the phase that ends when the stage is full; its users' is the same.
+  __device__ std::uint32_t parity() const { return count / kLoadStages % 2; }
+};
+
+// The warps that load queries, of which this is `thread`.
+template <typename Element, int kHeadDim>
+__device__ void load_queries(const PrefillParams& p, const Schedule& schedule,
+                             PrefillShared<Element, kHeadDim>& shared, std::uint32_t thread) {
+  constexpr std::uint32_t kChunks = kHeadDim / 8;
+  for (RingPlace next; schedule.has(next.count); ++next.count) {
+    const PrefillTask task = prefill_task(p, schedule.task(next.count));
+    if (next.count == 0) wait_for_previous();
+    auto& q = shared.q[next.stage()];
+    wait_barrier(&shared.q_empty[next.stage()], next.parity() ^ 1);
+    if (thread == 0) shared.tasks[next.stage()] = task;
+#pragma unroll 4
+    for (std::uint32_t i = thread; i < kPrefillRows * kChunks; i += kQueryThreads) {
+      const std::uint32_t row = min(i / kChunks, task.num_rows - 1);
+      const std::size_t head = task.head_index(row, p.num_heads + 2 * p.num_kv_heads);
+      copy_16(q.at(i / kChunks, i % kChunks),
+              static_cast<const uint4*>(p.qkv) + head * kChunks + i % kChunks, true);
+    }
+    commit_copies();
+    wait_for_copies<0>();
+    fence_async_proxy();
+    arrive(&shared.q_full[next.stage()]);
+  }
+}
+
+// The warp that copies keys and values.
+template <typename Element, int kHeadDim>
+class Copier {
+  using Shared = PrefillShared<Element, kHeadDim>;
+  using Kv = typename Shared::Kv;
+  static constexpr std::uint32_t kPieces = kKeyTile / kCopiedKeys;
+  static constexpr std::uint32_t kPieceBytes = kCopiedKeys * kHeadDim * sizeof(Element);
+
+ public:
+  __device__ Copier(const PrefillParams& p, const KvMaps& maps, Shared& shared)
+      : p_(p), maps_(maps), shared_(shared) {}
+
+  __device__ void run(const Schedule& schedule) {
+    if (threadIdx.x == 0) {
+      prefetch_map(&maps_.k);
+      prefetch_map(&maps_.v);
+    }
+    for (std::uint32_t round = 0; schedule.has(round); ++round) {
+      task_ = prefill_task(p_, schedule.task(round));
+      look_up(0);
+      if (round == 0) wait_for_previous();
+      for (std::uint32_t i = 0; i * kKeyTile < task_.num_keys; ++i, ++next_.count) copy(i);
+    }
+  }
+
+ private:
+  // Keys and values of tile i.
+  __device__ void copy(std::uint32_t i) {
+    const std::uint32_t stage = next_.stage();
+    if (i > 0 && i % (32 / kPieces) == 0) look_up(i * kPieces);
+    wait_barrier(&shared_.k_empty[stage], next_.parity() ^ 1);
+    copy_tile(maps_.k, shared_.k[stage], &shared_.k_full[stage], i, kPieces);
+    wait_barrier(&shared_.v_empty[stage], next_.parity() ^ 1);
+    // A block's positions that are not yet written may hold anything, and 0 * NaN is not 0.
+    const bool ragged = (i + 1) * kKeyTile > task_.num_keys && task_.num_keys % kCopiedKeys != 0;
+    const std::uint32_t piece = ragged ? task_.num_keys % kKeyTile / kCopiedKeys : kPieces;
+    if (ragged) copy_ragged(shared_.v[stage], i, piece);
+    copy_tile(maps_.v, shared_.v[stage], &shared_.v_full[stage], i, piece);
+  }
+
+  // Lane l keeps the row of piece first + l in the maps; one beyond the last row reads as zeros.
+  __device__ void look_up(std::uint32_t first) {
+    const std::uint32_t position = (first + threadIdx.x % 32) * kCopiedKeys;
+    const std::uint32_t rows_per_block = p_.num_kv_heads << p_.block_shift;
+    row_ = p_.num_blocks * rows_per_block;
+    if (position >= task_.num_keys) return;
+    row_ = task_.table[position >> p_.block_shift] * rows_per_block +
+           (task_.kv_head << p_.block_shift) + position % (1U << p_.block_shift);
+  }
+
+  __device__ std::uint32_t row_of(std::uint32_t tile, std::uint32_t piece) const {
+    return __shfl_sync(0xffffffffU, row_, tile * kPieces % 32 + piece);
+  }
+
+  // A lane for each box; all pieces but `left_out`.
+  __device__ void copy_tile(const CUtensorMap& map, Kv& target, std::uint64_t* full,
+                            std::uint32_t tile, std::uint32_t left_out) {
+    const std::uint32_t lane = threadIdx.x % 32;
+    const std::uint32_t piece = lane % kPieces;
+    const std::uint32_t plane = lane / kPieces;
+    const std::uint32_t row = row_of(tile, piece);
+    if (lane == 0) arrive_expecting(full, (kPieces - (left_out < kPieces)) * kPieceBytes);
+    __syncwarp();
+    if (plane < Kv::kPlanes && piece != left_out) {
+      const std::uint32_t to = shared_address(&target.elements[plane][piece * kCopiedKeys]);
+      copy_box(to, &map, plane * 64, row, full);
+    }
+  }
+
+  __device__ void copy_ragged(Kv& target, std::uint32_t tile, std::uint32_t piece) {
+    constexpr std::uint32_t kChunks = kHeadDim / 8;
+    const auto* source = reinterpret_cast<const uint4*>(
+        static_cast<const Element*>(p_.v) + std::size_t{row_of(tile, piece)} * kHeadDim);
+#pragma unroll 4
+    for (std::uint32_t i = threadIdx.x % 32; i < kCopiedKeys * kChunks; i += 32) {
+      const bool valid = i / kChunks < task_.num_keys % kCopiedKeys;
+      *target.at(piece * kCopiedKeys + i / kChunks, i % kChunks) =
+          valid ? source[i] : make_uint4(0, 0, 0, 0);
+    }
+    fence_async_proxy();
+    __syncwarp();
+  }
+
+  const PrefillParams& p_;
+  const KvMaps& maps_;
+  Shared& shared_;
+  PrefillTask task_;
+  RingPlace next_;
+  std::uint32_t row_;
+};
+
+#endif  // INFERNO_SM90A
+
+}  // namespace inferno::ops::cuda

@@ -1,0 +1,72 @@
+#include "ops/cuda/tensor_map.h"
+
+#include <cudaTypedefs.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace inferno::ops::cuda {
+namespace {
+
+// The driver's function, found through the runtime: nothing links libcuda.
+PFN_cuTensorMapEncodeTiled_v12000 find_encode() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                         cudaEnableDefault, &found),
+        "cudaGetDriverEntryPointByVersion");
+  if (found != cudaDriverEntryPointSuccess) {
+    throw std::runtime_error("other: the driver has no cuTensorMapEncodeTiled (CUDA 12.0)");
+  }
+  return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
+}
+
+CUtensorMap encode(const DeviceMatrix& matrix, std::uint32_t rank, const cuuint64_t* size,
+                   const cuuint64_t* stride, const cuuint32_t* box) {
+  static const PFN_cuTensorMapEncodeTiled_v12000 function = find_encode();
+  const CUtensorMapDataType type = matrix.dtype == Dtype::BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const cuuint32_t every[] = {1, 1, 1, 1};
+  CUtensorMap map;
+  const CUresult status =
+      function(&map, type, rank, const_cast<void*>(matrix.data), size, stride, box, every,
+               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS) {
+    throw std::invalid_argument("other: no tensor map for " + std::to_string(matrix.num_rows) +
+                                " x " + std::to_string(matrix.num_columns) + " elements (error " +
+                                std::to_string(status) +
+                                "): data aligned to 16 bytes and a multiple of 8 columns expected");
+  }
+  return map;
+}
+
+}  // namespace
+
+CUtensorMap box_map(const DeviceMatrix& matrix, std::uint32_t box_rows) {
+  const cuuint64_t size[] = {matrix.num_columns, matrix.num_rows};
+  const cuuint64_t stride[] = {cuuint64_t{matrix.num_columns} * dtype_bytes(matrix.dtype)};
+  const cuuint32_t box[] = {kBoxColumns, box_rows};
+  return encode(matrix, 2, size, stride, box);
+}
+
+// A third dimension counts the boxes of a row.
+CUtensorMap boxes_map(const DeviceMatrix& matrix, std::uint32_t box_rows, std::uint32_t num_boxes) {
+  const cuuint64_t size[] = {kBoxColumns, matrix.num_rows, matrix.num_columns / kBoxColumns};
+  const std::uint64_t element = dtype_bytes(matrix.dtype);
+  const cuuint64_t stride[] = {matrix.num_columns * element, kBoxColumns * element};
+  const cuuint32_t box[] = {kBoxColumns, box_rows, num_boxes};
+  return encode(matrix, 3, size, stride, box);
+}
+
+// Column, row of a run, half, run.
+CUtensorMap paired_map(const DeviceMatrix& matrix, std::uint32_t box_rows) {
+  const std::uint32_t half = matrix.num_rows / 2;
+  const cuuint64_t row_bytes = cuuint64_t{matrix.num_columns} * dtype_bytes(matrix.dtype);
+  const cuuint64_t size[] = {matrix.num_columns, kPairRows, 2, half / kPairRows};
+  const cuuint64_t stride[] = {row_bytes, half * row_bytes, kPairRows * row_bytes};
+  const cuuint32_t box[] = {kBoxColumns, kPairRows, 2, box_rows / (2 * kPairRows)};
+  return encode(matrix, 4, size, stride, box);
+}
+
+}  // namespace inferno::ops::cuda

@@ -1,0 +1,26 @@
+// Tensor maps: what the copy engine knows of a matrix whose boxes it brings to shared memory.
+#pragma once
+
+#include <cuda.h>
+
+#include "ops/cuda/cuda_op.h"
+
+namespace inferno::ops::cuda {
+
+// Boxes are 64 columns of 16 bits wide, a row of a box being the 128 bytes of the swizzle.
+inline constexpr std::uint32_t kBoxColumns = 64;
+
+// The map for boxes of `box_rows` rows; outside of the matrix they are zero. A function of the
+// arguments only: a map says where the matrix is, not what it holds.
+CUtensorMap box_map(const DeviceMatrix& matrix, std::uint32_t box_rows);
+
+// The map for `num_boxes` such boxes side by side in one copy, one after the other in shared
+// memory. The matrix has a multiple of kBoxColumns columns.
+CUtensorMap boxes_map(const DeviceMatrix& matrix, std::uint32_t box_rows, std::uint32_t num_boxes);
+
+// The map for boxes that have rows of the matrix's upper and lower half by turns, kPairRows of
+// each: `box_rows` together, a multiple of 2 * kPairRows, as is the number of the matrix's rows.
+inline constexpr std::uint32_t kPairRows = 8;
+CUtensorMap paired_map(const DeviceMatrix& matrix, std::uint32_t box_rows);
+
+}  // namespace inferno::ops::cuda

@@ -1,0 +1,184 @@
+#include "ops/linear/cuda/linear_cuda.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "ops/cuda/elementwise_cuda.h"
+#include "ops/linear/cuda/cublaslt.h"
+#include "ops/linear/cuda/linear_fixups.h"
+#include "ops/linear/cuda/linear_product.h"
+
+namespace inferno::ops::cuda {
+namespace {
+
+std::size_t row_bytes(std::uint32_t num_columns, Dtype dtype) {
+  return std::size_t{num_columns} * dtype_bytes(dtype);
+}
+
+template <typename T>
+T* advance(T* pointer, std::size_t bytes) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
+  return pointer == nullptr ? nullptr
+                            : reinterpret_cast<T*>(reinterpret_cast<Byte*>(pointer) + bytes);
+}
+
+void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_rows) {
+  if (weight.num_columns % 8 != 0 || weight.num_columns == 0) {
+    throw std::invalid_argument("other: product over " + std::to_string(weight.num_columns) +
+                                " columns, expected a multiple of 8");
+  }
+  if (weight.dtype != Dtype::F16 && weight.dtype != Dtype::BF16) {
+    throw std::invalid_argument(std::string("other: weights of ") + dtype_name(weight.dtype) +
+                                ", expected f16 or bf16");
+  }
+  if (weight.scales != nullptr || weight.group_size != 0) {
+    throw std::invalid_argument("other: weights with scales are not there yet");
+  }
+  if (!few_rows && in.square_sums != nullptr) {
+    throw std::invalid_argument("other: deferred normalisation of " +
+                                std::to_string(in.num_tokens) + " rows, expected up to " +
+                                std::to_string(kMaxFewRows));
+  }
+}
+
+}  // namespace
+
+struct LinearCuda::Impl {
+  Impl(const CudaOp& op, std::byte* workspace, std::uint32_t max_tokens)
+      : few_rows_kernel(op), decode_rows_kernel(op), cublaslt(workspace, max_tokens) {}
+
+  bool few_rows(const LinearInput& in) const {
+    return in.num_tokens <= kMaxFewRows || batch_invariant;
+  }
+
+  // A product by the few-rows kernels, kCallRows rows at a time.
+  void multiply_few(const CudaOp& op, const FewRowsProduct& product) const;
+
+  // A product by cuBLASLt, and the bias.
+  void multiply_many(const CudaOp& op, const LtProduct& product, const float* bias);
+
+  FewRowsKernel few_rows_kernel;
+  DecodeRowsKernel decode_rows_kernel;
+  CublasLt cublaslt;
+  bool batch_invariant = false;
+};
+
+void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& product) const {
+  const DeviceMatrix& weight = product.weight;
+  const bool gate = product.epilogue == Epilogue::Gate;
+  const bool float_out =
+      product.epilogue == Epilogue::Add || product.epilogue == Epilogue::StoreFloat;
+  const std::uint32_t outputs = gate ? weight.num_rows / 2 : weight.num_rows;
+  const std::size_t out_bytes = row_bytes(outputs, float_out ? Dtype::F32 : weight.dtype);
+  for (std::size_t first = 0; first < product.in.num_tokens; first += kCallRows) {
+    FewRowsProduct part = product;
+    part.in.num_tokens =
+        std::min(kCallRows, product.in.num_tokens - static_cast<std::uint32_t>(first));
+    part.in.h = advance(part.in.h, first * row_bytes(weight.num_columns, weight.dtype));
+    part.in.square_sums =
+        advance(part.in.square_sums, first * row_bytes(norm_parts(weight.num_columns), Dtype::F32));
+    part.out = advance(part.out, first * out_bytes);
+    part.next.h = advance(part.next.h, first * row_bytes(outputs, weight.dtype));
+    part.next.square_sums =
+        advance(part.next.square_sums, first * row_bytes(norm_parts(outputs), Dtype::F32));
+    if (!batch_invariant && decode_rows_kernel.takes(part)) {
+      decode_rows_kernel(op, part);
+    } else if (few_rows_kernel.available()) {
+      few_rows_kernel(op, part);
+    } else {
+      few_rows_plain(op, part);
+    }
+  }
+}
+
+void LinearCuda::Impl::multiply_many(const CudaOp& op, const LtProduct& product,
+                                     const float* bias) {
+  cublaslt.multiply(op, product);
+  if (bias == nullptr) return;
+  add_bias_cuda(op, {.bias = bias,
+                     .num_tokens = product.num_tokens,
+                     .num_outputs = product.weight.num_rows,
+                     .dtype = product.float_y ? Dtype::F32 : product.weight.dtype,
+                     .y = product.y});
+}
+
+LinearCuda::LinearCuda(const CudaOp& op, void* workspace, std::uint32_t max_tokens)
+    : impl_(std::make_unique<Impl>(op, static_cast<std::byte*>(workspace), max_tokens)) {}
+
+LinearCuda::~LinearCuda() = default;
+
+std::size_t LinearCuda::workspace_bytes() { return CublasLt::workspace_bytes(); }
+
+void LinearCuda::set_batch_invariant(bool on) { impl_->batch_invariant = on; }
+
+void LinearCuda::store(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
+                       const float* bias, void* out) {
+  const bool few_rows = impl_->few_rows(in);
+  check_product(in, weight, few_rows);
+  if (in.num_tokens == 0 || weight.num_rows == 0) return;
+  if (few_rows) {
+    impl_->multiply_few(op, {in, weight, Epilogue::Store, bias, out, {}});
+  } else {
+    impl_->multiply_many(op, {in.h, in.num_tokens, weight, out, false, false}, bias);
+  }
+}
+
+void LinearCuda::store_f32(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
+                           const float* bias, float* out) {
+  const bool few_rows = impl_->few_rows(in);
+  check_product(in, weight, few_rows);
+  if (in.num_tokens == 0 || weight.num_rows == 0) return;
+  if (few_rows) {
+    impl_->multiply_few(op, {in, weight, Epilogue::StoreFloat, bias, out, {}});
+  } else {
+    impl_->multiply_many(op, {in.h, in.num_tokens, weight, out, true, false}, bias);
+  }
+}
+
+bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
+                     const float* bias, float* x, const NextNorm& next) {
+  const bool few_rows = impl_->few_rows(in);
+  check_product(in, weight, few_rows);
+  if (in.num_tokens == 0 || weight.num_rows == 0) return false;
+  if (few_rows) {
+    // x * weight, not yet divided by its norm, may leave the range of f16.
+    const bool defers = impl_->few_rows_kernel.available() && weight.dtype == Dtype::BF16;
+    impl_->multiply_few(op, {in, weight, Epilogue::Add, bias, x, defers ? next : NextNorm{}});
+    if (defers) return next.weight != nullptr;
+  } else {
+    impl_->multiply_many(op, {in.h, in.num_tokens, weight, x, true, true}, bias);
+  }
+  if (next.weight == nullptr) return false;
+  rms_norm_cuda(op, {.x = x,
+                     .weight = next.weight,
+                     .eps = next.eps,
+                     .num_tokens = in.num_tokens,
+                     .hidden_size = weight.num_rows,
+                     .dtype = weight.dtype,
+                     .out = next.h});
+  return false;
+}
+
+void LinearCuda::gate(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
+                      const float* bias, void* scratch, void* gated) {
+  const bool few_rows = impl_->few_rows(in);
+  check_product(in, weight, few_rows);
+  if (weight.num_rows % 16 != 0) {
+    throw std::invalid_argument("other: gate and up of " + std::to_string(weight.num_rows) +
+                                " rows together, expected a multiple of 16");
+  }
+  if (in.num_tokens == 0 || weight.num_rows == 0) return;
+  if (few_rows) {
+    impl_->multiply_few(op, {in, weight, Epilogue::Gate, bias, gated, {}});
+    return;
+  }
+  impl_->multiply_many(op, {in.h, in.num_tokens, weight, scratch, false, false}, bias);
+  silu_mul_cuda(op, {.gate_up = scratch,
+                     .num_tokens = in.num_tokens,
+                     .intermediate_size = weight.num_rows / 2,
+                     .dtype = weight.dtype,
+                     .out = gated});
+}
+
+}  // namespace inferno::ops::cuda

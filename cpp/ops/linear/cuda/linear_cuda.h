@@ -1,0 +1,89 @@
+// Products with a weight matrix on the GPU: y = h · Wᵀ, with what surrounds them in a decoder layer
+// fused where that saves memory traffic or launches.
+//
+// Few rows (up to kMaxFewRows): own kernels, which stream W once at the memory's pace through the
+// tensor copy engine into shared memory and multiply on the tensor cores. More rows: cuBLASLt and
+// small kernels around it. Both read the one row-major copy of W. An element type of fewer bits has
+// its scales in DeviceMatrix, and its conversion between shared memory and fragments.
+//
+// Deferred normalisation: RMSNorm scales a whole row by one number, so h = x * norm_weight can be
+// multiplied first, and the product scaled by 1 / sqrt(mean(x²) + eps) at the end. The kernel that
+// makes x leaves partial sums of squares beside it; no kernel of its own stands between.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "ops/cuda/cuda_op.h"
+
+namespace inferno::ops::cuda {
+
+// Where the own kernels are faster than cuBLASLt with what it needs around it, on an H200 and for
+// models of 1 to 8 billion parameters.
+inline constexpr std::uint32_t kMaxFewRows = 64;
+
+// The rows that a product reads.
+struct LinearInput {
+  const void* h = nullptr;       // [T, K] elements of the weight's dtype
+  std::uint32_t num_tokens = 0;  // T
+  // Null: h is taken as it is. Else [T, norm_parts(K)] sums of squares, and row t of the product is
+  // scaled by 1 / sqrt(sum(sums[t, :]) / K + eps). Only for T up to kMaxFewRows.
+  const float* square_sums = nullptr;
+  float eps = 0;
+};
+
+// What `add` leaves for the next product, besides x.
+struct NextNorm {
+  const float* weight = nullptr;  // [N], or null: nothing is left
+  float eps = 0;
+  void* h = nullptr;             // [T, N] elements
+  float* square_sums = nullptr;  // [T, norm_parts(N)]
+};
+
+// One for each device context; it owns cuBLASLt's handle, its workspace's address and what was
+// found out for each shape (tensor maps, heuristics). Not thread-safe.
+class LinearCuda {
+ public:
+  // `workspace`: workspace_bytes() of device memory, for this object alone. cuBLASLt's heuristics
+  // are asked for all T up to `max_tokens` when a matrix is first seen, later ones one by one.
+  // Throws "other: …" if cuBLASLt cannot be opened.
+  LinearCuda(const CudaOp& op, void* workspace, std::uint32_t max_tokens = 0);
+  ~LinearCuda();
+  LinearCuda(const LinearCuda&) = delete;
+  LinearCuda& operator=(const LinearCuda&) = delete;
+
+  static std::size_t workspace_bytes();
+
+  // Same bits for a row whatever the other rows and their number are: always the few-rows kernel,
+  // over parts of the batch. Off by default.
+  void set_batch_invariant(bool on);
+
+  // out [T, N] = h · Wᵀ + bias, elements of W's dtype. bias [N] float or null.
+  void store(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight, const float* bias,
+             void* out);
+
+  // The same in float: logits.
+  void store_f32(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
+                 const float* bias, float* out);
+
+  // x [T, N] float += h · Wᵀ + bias. With next.weight also next.h and, if the answer is true,
+  // next.square_sums: then next.h = x * weight, to be used with the sums; else next.h is normalised
+  // already and the sums are not to be used.
+  bool add(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight, const float* bias,
+           float* x, const NextNorm& next);
+
+  // gated [T, N / 2] = silu(gate) * up, of gate = h · W[0, N/2)ᵀ and up = h · W[N/2, N)ᵀ, each with
+  // its bias. `scratch` [T, N] elements.
+  void gate(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight, const float* bias,
+            void* scratch, void* gated);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Partial sums of squares of a row of N elements: one for each 16.
+constexpr std::uint32_t norm_parts(std::uint32_t num_columns) { return (num_columns + 15) / 16; }
+
+}  // namespace inferno::ops::cuda

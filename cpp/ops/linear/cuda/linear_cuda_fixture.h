@@ -1,0 +1,223 @@
+// For linear_cuda_test: random products on the host and on the device, and their outputs between
+// guards.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "ops/base/test_support.h"
+#include "ops/cuda/cuda_test_support.h"
+#include "ops/cuda/elementwise_cuda.h"
+#include "ops/linear/cuda/linear_cuda.h"
+#include "ops/linear/cuda/linear_product.h"
+
+namespace inferno::ops::cuda::test {
+
+using ops::test::Random;
+using ops::test::rounded;
+
+inline constexpr float kEps = 1e-5F;
+
+struct Case {
+  std::uint32_t rows;  // T
+  std::uint32_t outputs;
+  std::uint32_t columns;
+  Epilogue epilogue = Epilogue::Store;
+  Dtype dtype = Dtype::BF16;
+  bool bias = false;
+  bool deferred = false;  // the input comes with sums of squares
+};
+
+// A value and the sum of its terms' magnitudes.
+struct Sum {
+  double value = 0;
+  double magnitude = 0;
+};
+
+inline std::vector<float> rounded_all(std::vector<float> values, float factor, Dtype dtype) {
+  for (float& value : values) value = rounded(value * factor, dtype);
+  return values;
+}
+
+// A random problem, on the host and on the device.
+struct Problem {
+  Case shape;
+  std::vector<float> h, weights, bias, sums, x, norm_weight;
+  DeviceBuffer<std::uint16_t> device_h, device_weights;
+  DeviceBuffer<float> device_bias, device_sums, device_norm_weight;
+
+  Problem(const Case& c, std::uint32_t seed) : Problem(c, Random(seed)) {}
+  Problem(const Case& c, Random random)
+      : shape(c),
+        h(rounded_all(random.normals(std::size_t{c.rows} * c.columns), 1.0F, c.dtype)),
+        weights(rounded_all(random.normals(std::size_t{c.outputs} * c.columns), 0.05F, c.dtype)),
+        bias(random.normals(c.outputs)),
+        sums(random.normals(std::size_t{c.rows} * norm_parts(c.columns))),
+        x(random.normals(std::size_t{c.rows} * c.outputs)),
+        norm_weight(random.normals(c.outputs)),
+        device_h(to_elements(h, c.dtype)),
+        device_weights(to_elements(weights, c.dtype)),
+        device_bias(bias),
+        device_sums(squared(sums, c.columns)),
+        device_norm_weight(norm_weight) {}
+
+  static const std::vector<float>& squared(std::vector<float>& sums, std::uint32_t columns) {
+    for (float& sum : sums) sum *= sum * static_cast<float>(columns);
+    return sums;
+  }
+
+  DeviceMatrix matrix() const {
+    return {device_weights.data(), shape.outputs, shape.columns, shape.dtype};
+  }
+  // Rows [first, first + count).
+  LinearInput input(std::uint32_t first, std::uint32_t count) const {
+    const std::size_t parts = norm_parts(shape.columns);
+    return {device_h.data() + std::size_t{first} * shape.columns, count,
+            shape.deferred ? device_sums.data() + first * parts : nullptr, kEps};
+  }
+  const float* bias_or_null() const { return shape.bias ? device_bias.data() : nullptr; }
+  std::uint32_t columns_out() const {
+    return shape.epilogue == Epilogue::Gate ? shape.outputs / 2 : shape.outputs;
+  }
+
+  Sum product(std::uint32_t row, std::uint32_t output) const {
+    Sum sum;
+    for (std::uint32_t k = 0; k < shape.columns; ++k) {
+      const double term = double{h[std::size_t{row} * shape.columns + k]} *
+                          weights[std::size_t{output} * shape.columns + k];
+      sum.value += term;
+      sum.magnitude += std::abs(term);
+    }
+    const double scale = shape.deferred ? row_scale(row) : 1.0;
+    const double shift = shape.bias ? bias[output] : 0.0;
+    return {sum.value * scale + shift, sum.magnitude * scale + std::abs(shift)};
+  }
+
+  double row_scale(std::uint32_t row) const {
+    const std::uint32_t parts = norm_parts(shape.columns);
+    double sum = 0;
+    for (std::uint32_t i = 0; i < parts; ++i) sum += sums[std::size_t{row} * parts + i];
+    return 1.0 / std::sqrt(sum / shape.columns + kEps);
+  }
+};
+
+// What a call left.
+struct Outputs {
+  std::vector<float> out;  // [T, outputs]
+  std::vector<float> next_h;
+  std::vector<float> next_sums;
+  bool deferred = false;
+  bool guards_are_whole = false;
+
+  bool operator==(const Outputs& other) const {
+    return ops::test::same_bits(out, other.out) && ops::test::same_bits(next_h, other.next_h) &&
+           deferred == other.deferred &&
+           (!deferred || ops::test::same_bits(next_sums, other.next_sums));
+  }
+};
+
+// The memory that calls write for rows [first, first + count) of a problem.
+class Target {
+ public:
+  Target(const Problem& problem, std::uint32_t first, std::uint32_t count)
+      : problem_(problem),
+        first_(first),
+        count_(count),
+        elements_(size()),
+        floats_(size()),
+        scratch_(std::size_t{count} * problem.shape.outputs),
+        next_h_(size()),
+        next_sums_(std::size_t{std::max(count, kCallRows)} * norm_parts(problem.columns_out())) {
+    if (problem.shape.epilogue != Epilogue::Add) return;
+    floats_.copy_from(std::span(problem.x).subspan(std::size_t{first} * problem.columns_out()));
+  }
+
+  void call(LinearCuda& linear, const CudaOp& op) {
+    const LinearInput in = problem_.input(first_, count_);
+    const DeviceMatrix weight = problem_.matrix();
+    const float* bias = problem_.bias_or_null();
+    switch (problem_.shape.epilogue) {
+      case Epilogue::Store:
+        return linear.store(op, in, weight, bias, elements_.data());
+      case Epilogue::StoreFloat:
+        return linear.store_f32(op, in, weight, bias, floats_.data());
+      case Epilogue::Gate:
+        return linear.gate(op, in, weight, bias, scratch_.data(), elements_.data());
+      case Epilogue::Add:
+        deferred_ = linear.add(op, in, weight, bias, floats_.data(), next());
+    }
+  }
+
+  Outputs outputs() const {
+    Outputs outputs;
+    const Epilogue epilogue = problem_.shape.epilogue;
+    const bool floats = epilogue == Epilogue::StoreFloat || epilogue == Epilogue::Add;
+    outputs.out = floats ? floats_.to_host() : to_floats(elements_.to_host(), problem_.shape.dtype);
+    if (epilogue == Epilogue::Add) {
+      outputs.next_h = to_floats(next_h_.to_host(), problem_.shape.dtype);
+      outputs.next_sums = next_sums_.to_host();
+      outputs.next_sums.resize(std::size_t{count_} * norm_parts(problem_.columns_out()));
+    }
+    outputs.deferred = deferred_;
+    outputs.guards_are_whole = elements_.guards_are_whole() && floats_.guards_are_whole() &&
+                               scratch_.guards_are_whole() && next_h_.guards_are_whole() &&
+                               next_sums_.guards_are_whole();
+    return outputs;
+  }
+
+ private:
+  std::size_t size() const { return std::size_t{count_} * problem_.columns_out(); }
+  NextNorm next() const {
+    const std::uint32_t width = problem_.columns_out();
+    if (width % 8 != 0 || width > kMaxHiddenSize) return {};
+    return {problem_.device_norm_weight.data(), kEps, next_h_.data(), next_sums_.data()};
+  }
+
+  const Problem& problem_;
+  std::uint32_t first_;
+  std::uint32_t count_;
+  DeviceBuffer<std::uint16_t> elements_;
+  DeviceBuffer<float> floats_;
+  DeviceBuffer<std::uint16_t> scratch_;
+  DeviceBuffer<std::uint16_t> next_h_;
+  DeviceBuffer<float> next_sums_;
+  bool deferred_ = false;
+};
+
+// A device with the products' workspace.
+struct Bench {
+  explicit Bench(bool plain = false) : workspace(LinearCuda::workspace_bytes()) {
+    workspace.zero();
+    op = device.op();
+    if (plain) op.dependent_launch = false;
+    linear = std::make_unique<LinearCuda>(op, workspace.data());
+  }
+
+  Outputs run(const Problem& problem, std::uint32_t first, std::uint32_t count) {
+    Target target(problem, first, count);
+    target.call(*linear, op);
+    device.wait();
+    return target.outputs();
+  }
+  // Then products of any number of rows are the few-rows kernel's.
+  void set_batch_invariant() {
+    batch_invariant = true;
+    linear->set_batch_invariant(true);
+  }
+  Outputs run(const Problem& problem) { return run(problem, 0, problem.shape.rows); }
+
+  TestDevice device;
+  DeviceBuffer<std::byte> workspace;
+  CudaOp op{};
+  std::unique_ptr<LinearCuda> linear;
+  bool batch_invariant = false;
+};
+
+double rounding(Dtype dtype) { return dtype == Dtype::BF16 ? 0x1p-8 : 0x1p-11; }
+
+// Sums in float: 1e-5 of the terms' magnitudes; the rest is rounding to elements.
+constexpr double kSumError = 1e-5;
+constexpr double kTiny = 1e-6;  // below the smallest step of f16
+
+}  // namespace inferno::ops::cuda::test
