@@ -77,9 +77,15 @@ void CpuForward::attend(std::uint32_t layer) {
                 {w.qkv + shape_.q_size(), w.qkv + shape_.q_size() + shape_.kv_size(), row,
                  batch_.slot_mapping});
   ops::attention({device_.threads, device_.attention_isa, workspace_.ops}, kv,
-                 {w.qkv, row, shape_.num_heads,
-                  1.0F / std::sqrt(static_cast<float>(shape_.head_dim)), batch_.cu_query_lens,
-                  batch_.context_lens, batch_.block_tables, batch_.block_table_stride, w.attended});
+                 {w.qkv,
+                  row,
+                  shape_.num_heads,
+                  {.scale = 1.0F / std::sqrt(static_cast<float>(shape_.head_dim))},
+                  batch_.cu_query_lens,
+                  batch_.context_lens,
+                  batch_.block_tables,
+                  batch_.block_table_stride,
+                  w.attended});
 }
 
 void CpuForward::add_attended(const LayerWeights& layer) {

@@ -55,7 +55,11 @@ void check(const KvLayer& layer, const AttentionArgs& args) {
     if (num_blocks > args.block_table_stride) {
       refuse("sequence " + std::to_string(s) + ": the block table is shorter than the context");
     }
-    const auto table = args.block_tables.subspan(s * args.block_table_stride, num_blocks);
+    // Blocks before the first that is seen may belong to others by now.
+    const std::size_t first_block =
+        args.rule.first_seen(context_len - (end - begin)) / layer.block_size;
+    const auto table = args.block_tables.subspan(s * args.block_table_stride + first_block,
+                                                 num_blocks - first_block);
     if (std::any_of(table.begin(), table.end(),
                     [&](std::uint32_t id) { return id >= layer.num_blocks; })) {
       refuse("sequence " + std::to_string(s) + ": a block id is not below num_blocks");
@@ -100,6 +104,8 @@ AttentionTask make_task(const KvLayer& layer, const AttentionArgs& args, std::si
   const std::size_t head = std::size_t{kv_head} * group + head_in_group;
   const std::size_t row = std::size_t{first_row} + first_token;
   const std::size_t out_row_stride = std::size_t{args.num_heads} * layer.head_dim;
+  AttentionRule rule = args.rule;
+  if (rule.sinks != nullptr) rule.sinks += head;
   return {
       .q = args.q + row * args.q_row_stride + head * layer.head_dim,
       .q_row_stride = args.q_row_stride,
@@ -110,7 +116,7 @@ AttentionTask make_task(const KvLayer& layer, const AttentionArgs& args, std::si
       .num_tokens = std::min(cut.tokens_per_task, query_len - first_token),
       .num_heads = std::min(cut.heads_per_task, group - head_in_group),
       .kv_head = kv_head,
-      .scale = args.scale,
+      .rule = rule,
   };
 }
 
@@ -127,34 +133,46 @@ AttentionKernel kernel_for(Isa isa) {
   }
 }
 
-// One query row against positions 0 to num_positions - 1; `sums` is its output.
-void attend(const KvLayer& layer, const AttentionTask& task, const float* q,
-            std::uint32_t num_positions, float* sums) {
+float capped(float score, float softcap) {
+  return softcap > 0.0F ? softcap * std::tanh(score / softcap) : score;
+}
+
+// One query row of the task.
+void attend(const KvLayer& layer, const AttentionTask& task, std::uint32_t token,
+            std::uint32_t head) {
+  const AttentionRule& rule = task.rule;
+  const std::size_t column = std::size_t{head} * layer.head_dim;
+  const float* q = task.q + token * task.q_row_stride + column;
+  float* sums = task.out + token * task.out_row_stride + column;
   const auto slot_of = [&](std::uint32_t position) {
     return std::size_t{task.block_table[position / layer.block_size]} * layer.block_size +
            position % layer.block_size;
   };
-  float maximum = -std::numeric_limits<float>::infinity();
-  float total = 0.0F;
+  const std::uint32_t position = task.first_position + token;
+  const std::uint32_t first = rule.first_seen(position);
+  float maximum = rule.sinks ? rule.sinks[head] : -std::numeric_limits<float>::infinity();
+  float total = rule.sinks ? 1.0F : 0.0F;
   std::fill_n(sums, layer.head_dim, 0.0F);
-  for (std::uint32_t tile = 0; tile < num_positions; tile += kPositionTile) {
-    const std::uint32_t end = std::min(tile + kPositionTile, num_positions);
+  for (std::uint32_t tile = first / kPositionTile * kPositionTile; tile <= position;
+       tile += kPositionTile) {
+    const std::uint32_t begin = std::max(tile, first);
+    const std::uint32_t end = std::min(tile + kPositionTile, position + 1);
     float scores[kPositionTile];
     float new_maximum = maximum;
-    for (std::uint32_t p = tile; p < end; ++p) {
+    for (std::uint32_t p = begin; p < end; ++p) {
       const std::size_t key = key_index(layer, slot_of(p), task.kv_head, 0);
       float score = 0.0F;
       for (std::size_t d = 0; d < layer.head_dim; ++d) {
-        score += q[d] * task.scale * load_element(layer.k, layer.dtype, key + d * layer.block_size);
+        score += q[d] * rule.scale * load_element(layer.k, layer.dtype, key + d * layer.block_size);
       }
-      scores[p - tile] = score;
-      new_maximum = std::max(new_maximum, score);
+      scores[p - tile] = capped(score, rule.softcap);
+      new_maximum = std::max(new_maximum, scores[p - tile]);
     }
-    const float rescale = std::exp(maximum - new_maximum);  // 0 in the first tile
+    const float rescale = std::exp(maximum - new_maximum);  // 0 in the first tile without a sink
     maximum = new_maximum;
     total *= rescale;
     for (std::uint32_t d = 0; d < layer.head_dim; ++d) sums[d] *= rescale;
-    for (std::uint32_t p = tile; p < end; ++p) {
+    for (std::uint32_t p = begin; p < end; ++p) {
       const float weight = std::exp(scores[p - tile] - maximum);
       const std::size_t value = value_index(layer, slot_of(p), task.kv_head, 0);
       total += weight;
@@ -170,11 +188,7 @@ void attend(const KvLayer& layer, const AttentionTask& task, const float* q,
 
 void attention_kernel_portable(const KvLayer& layer, const AttentionTask& task, float*) {
   for (std::uint32_t token = 0; token < task.num_tokens; ++token) {
-    for (std::uint32_t head = 0; head < task.num_heads; ++head) {
-      const std::size_t column = std::size_t{head} * layer.head_dim;
-      attend(layer, task, task.q + token * task.q_row_stride + column,
-             task.first_position + token + 1, task.out + token * task.out_row_stride + column);
-    }
+    for (std::uint32_t head = 0; head < task.num_heads; ++head) attend(layer, task, token, head);
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "ops/attention/attention_task.h"
 #include "ops/base/simd_exp.h"
+#include "ops/base/simd_tanh.h"
 
 namespace inferno::ops {
 namespace {
@@ -142,6 +143,7 @@ class AttentionRows {
         dims_(layer.head_dim),
         stride_((layer.head_dim + 15) / 16 * 16),
         num_rows_(std::size_t{task.num_tokens} * task.num_heads),
+        window_(task.rule.window == 0 ? SIZE_MAX : task.rule.window),
         keys_(scratch),
         values_(keys_ + kTile * stride_),
         q_(values_ + kTile * stride_),
@@ -154,46 +156,65 @@ class AttentionRows {
   void run() {
     start();
     const std::size_t num_positions = std::size_t{task_.first_position} + task_.num_tokens;
-    for (std::size_t tile = 0; tile < num_positions; tile += kTile) {
+    const std::size_t first = first_seen(0);
+    for (std::size_t tile = first / kTile * kTile; tile < num_positions; tile += kTile) {
       const std::size_t left = num_positions - tile;
-      bring_tile(tile, left < kTile ? left : kTile);
-      add_tile(tile);
+      bring_tile(tile, {first > tile ? first - tile : 0, left < kTile ? left : kTile});
+      // The last token's window begins last.
+      if (first_seen(task_.num_tokens - 1) <= tile) {
+        add_tile(tile);
+      } else {
+        add_edge_tile(tile);
+      }
     }
     finish();
   }
 
  private:
+  // Positions begin to end - 1 of a tile.
+  struct Seen {
+    std::size_t begin;
+    std::size_t end;
+  };
+
+  // The first position that token `token` sees.
+  std::size_t first_seen(std::size_t token) const {
+    const std::size_t position = task_.first_position + token;
+    return position < window_ ? 0 : position - window_ + 1;
+  }
+
   void start() {
+    const float* sinks = task_.rule.sinks;
     for (std::size_t row = 0; row < num_rows_; ++row) {
       const float* q =
           task_.q + row / task_.num_heads * task_.q_row_stride + row % task_.num_heads * dims_;
-      for (std::size_t d = 0; d < dims_; ++d) q_[row * stride_ + d] = q[d] * task_.scale;
+      for (std::size_t d = 0; d < dims_; ++d) q_[row * stride_ + d] = q[d] * task_.rule.scale;
       for (std::size_t d = 0; d < stride_; ++d) sums_[row * stride_ + d] = 0.0F;
-      maximum_[row] = -__builtin_inff();
-      total_[row] = 0.0F;
+      maximum_[row] = sinks ? sinks[row % task_.num_heads] : -__builtin_inff();
+      total_[row] = sinks ? 1.0F : 0.0F;
     }
   }
 
-  void bring_tile(std::size_t tile, std::size_t count) {
+  void bring_tile(std::size_t tile, Seen seen) {
     switch (layer_.dtype) {
       case Dtype::F32:
-        return bring_tile_of<Dtype::F32>(tile, count);
+        return bring_tile_of<Dtype::F32>(tile, seen);
       case Dtype::F16:
-        return bring_tile_of<Dtype::F16>(tile, count);
+        return bring_tile_of<Dtype::F16>(tile, seen);
       case Dtype::BF16:
-        return bring_tile_of<Dtype::BF16>(tile, count);
+        return bring_tile_of<Dtype::BF16>(tile, seen);
     }
   }
 
-  // Positions tile to tile + count - 1 to keys_ [dims_, kTile] and values_ [kTile, stride_]; what
-  // lies beyond is 0 in the keys, as are the values' dimensions beyond dims_.
+  // The seen positions to keys_ [dims_, kTile] and values_ [kTile, stride_]; what lies beside them
+  // is 0 in the keys, as are the values' dimensions beyond dims_.
   template <Dtype D>
-  void bring_tile_of(std::size_t tile, std::size_t count) {
+  void bring_tile_of(std::size_t tile, Seen seen) {
     const std::size_t block_size = layer_.block_size;
-    for (std::size_t at = 0; at < count;) {
+    for (std::size_t at = seen.begin; at < seen.end;) {
       const std::size_t offset = (tile + at) % block_size;
       const std::size_t in_block = block_size - offset;
-      const std::size_t run = in_block < count - at ? in_block : count - at;
+      const std::size_t run = in_block < seen.end - at ? in_block : seen.end - at;
       const std::size_t block = task_.block_table[(tile + at) / block_size];
       const std::size_t head = block * layer_.num_kv_heads + task_.kv_head;
       const std::size_t start = head * dims_ * block_size;  // of keys and of values
@@ -201,9 +222,10 @@ class AttentionRows {
       bring_values<D>(start + offset * dims_, run, values_ + at * stride_);
       at += run;
     }
-    if (count == kTile) return;
+    if (seen.begin == 0 && seen.end == kTile) return;
     for (std::size_t d = 0; d < dims_; ++d) {
-      for (std::size_t at = count; at < kTile; ++at) keys_[d * kTile + at] = 0.0F;
+      for (std::size_t at = 0; at < seen.begin; ++at) keys_[d * kTile + at] = 0.0F;
+      for (std::size_t at = seen.end; at < kTile; ++at) keys_[d * kTile + at] = 0.0F;
     }
   }
 
@@ -234,45 +256,80 @@ class AttentionRows {
     return visible < kTile ? visible : kTile;
   }
 
+  // Scores of the rows first to end - 1.
+  void score(std::size_t first, std::size_t end) {
+    multiply<L>({q_ + first * stride_, stride_, keys_, kTile, dims_, scores_ + first * kTile, kTile,
+                 nullptr},
+                end - first, kTile);
+    if (task_.rule.softcap > 0.0F) cap(scores_ + first * kTile, scores_ + end * kTile);
+  }
+
+  void cap(float* scores, const float* end) const {
+    const auto softcap = L::set(task_.rule.softcap);
+    for (; scores < end; scores += L::kWidth) {
+      L::store(scores, L::multiply(softcap, tanh<L>(L::divide(L::load(scores), softcap))));
+    }
+  }
+
+  // A tile that is in the window of every token.
   void add_tile(std::size_t tile) {
     std::size_t token = tile > task_.first_position ? tile - task_.first_position : 0;
     const std::size_t first = token * task_.num_heads;
-    multiply<L>({q_ + first * stride_, stride_, keys_, kTile, dims_, scores_ + first * kTile, kTile,
-                 nullptr},
-                num_rows_ - first, kTile);
+    score(first, num_rows_);
     for (std::size_t row = first; row < num_rows_; ++row) {
-      soften(row, limit(tile, row / task_.num_heads));
+      soften<true>(row, {0, limit(tile, row / task_.num_heads)});
     }
     // Tokens that see the whole tile go together; the others each stop at their own position.
     for (; token < task_.num_tokens && limit(tile, token) < kTile; ++token) {
-      add_values(token * task_.num_heads, task_.num_heads, limit(tile, token));
+      add_values(token * task_.num_heads, task_.num_heads, {0, limit(tile, token)});
     }
     if (token < task_.num_tokens) {
-      add_values(token * task_.num_heads, num_rows_ - token * task_.num_heads, kTile);
+      add_values(token * task_.num_heads, num_rows_ - token * task_.num_heads, {0, kTile});
     }
   }
 
-  void add_values(std::size_t row, std::size_t count, std::size_t num_positions) {
-    multiply<L>({scores_ + row * kTile, kTile, values_, stride_, num_positions,
-                 sums_ + row * stride_, stride_, rescale_ + row},
+  // A tile in which the windows of some tokens begin, or which they are past.
+  void add_edge_tile(std::size_t tile) {
+    std::size_t token = tile > task_.first_position ? tile - task_.first_position : 0;
+    std::size_t end = task_.num_tokens;
+    while (end > token && first_seen(end - 1) >= tile + kTile) --end;
+    score(token * task_.num_heads, end * task_.num_heads);
+    for (; token < end; ++token) {
+      const std::size_t first = first_seen(token);
+      const Seen seen{first > tile ? first - tile : 0, limit(tile, token)};
+      const std::size_t row = token * task_.num_heads;
+      for (std::size_t head = 0; head < task_.num_heads; ++head) soften<false>(row + head, seen);
+      add_values(row, task_.num_heads, seen);
+    }
+  }
+
+  void add_values(std::size_t row, std::size_t count, Seen seen) {
+    multiply<L>({scores_ + row * kTile + seen.begin, kTile, values_ + seen.begin * stride_, stride_,
+                 seen.end - seen.begin, sums_ + row * stride_, stride_, rescale_ + row},
                 count, stride_);
   }
 
-  // Scores to weights relative to the new maximum; of the first n positions.
-  void soften(std::size_t row, std::size_t n) {
+  // Scores of the seen positions to weights relative to the new maximum, the others to 0.
+  template <bool kFromStart>  // seen.begin is 0
+  void soften(std::size_t row, Seen seen) {
     float* scores = scores_ + row * kTile;
     const auto nothing = L::set(-__builtin_inff());
-    const auto in_vector = [n](std::size_t i) { return n > i ? n - i : 0; };
+    const auto only_seen = [seen](typename L::Vec value, typename L::Vec other, std::size_t i) {
+      const auto in_vector = [i](std::size_t n) { return n > i ? n - i : 0; };
+      const auto kept = L::first_of(value, other, in_vector(seen.end));
+      if constexpr (kFromStart) return kept;
+      return L::first_of(other, kept, in_vector(seen.begin));
+    };
     auto largest = nothing;
     for (std::size_t i = 0; i < kTile; i += L::kWidth) {
-      largest = L::larger(largest, L::first_of(L::load(scores + i), nothing, in_vector(i)));
+      largest = L::larger(largest, only_seen(L::load(scores + i), nothing, i));
     }
     const float in_tile = L::largest(largest);
     const float maximum = in_tile > maximum_[row] ? in_tile : maximum_[row];
     auto sum = L::set(0.0F);
     for (std::size_t i = 0; i < kTile; i += L::kWidth) {
       const auto weight = exp<L>(L::subtract(L::load(scores + i), L::set(maximum)));
-      const auto kept = L::first_of(weight, L::set(0.0F), in_vector(i));
+      const auto kept = only_seen(weight, L::set(0.0F), i);
       L::store(scores + i, kept);
       sum = L::add(sum, kept);
     }
@@ -295,11 +352,12 @@ class AttentionRows {
   const std::size_t dims_;
   const std::size_t stride_;  // dims_ padded to whole vectors
   const std::size_t num_rows_;
-  float* const keys_;    // [dims_, kTile]
-  float* const values_;  // [kTile, stride_]
-  float* const q_;       // [num_rows_, stride_], scaled
-  float* const sums_;    // [num_rows_, stride_]
-  float* const scores_;  // [num_rows_, kTile]
+  const std::size_t window_;  // positions that a token sees
+  float* const keys_;         // [dims_, kTile]
+  float* const values_;       // [kTile, stride_]
+  float* const q_;            // [num_rows_, stride_], scaled
+  float* const sums_;         // [num_rows_, stride_]
+  float* const scores_;       // [num_rows_, kTile]
   float* const maximum_;
   float* const total_;
   float* const rescale_;

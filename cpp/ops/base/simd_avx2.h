@@ -40,6 +40,10 @@ struct Lanes {
   static Vec first_of(Vec a, Vec b, std::size_t n) {
     return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(mask(n)));
   }
+  // yes where a < b, else no.
+  static Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+  }
   // a rounded to whole numbers.
   static Vec round(Vec a) {
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

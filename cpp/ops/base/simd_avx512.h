@@ -38,6 +38,10 @@ struct Lanes {
   static Vec smaller(Vec a, Vec b) { return _mm512_min_ps(a, b); }
   // The first n lanes of a, the others of b.
   static Vec first_of(Vec a, Vec b, std::size_t n) { return _mm512_mask_blend_ps(mask(n), b, a); }
+  // yes where a < b, else no.
+  static Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+  }
   // a rounded to whole numbers.
   static Vec round(Vec a) {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
