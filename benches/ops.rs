@@ -15,11 +15,10 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 const HIDDEN: u64 = 2_048 * 4;
 const INTERMEDIATE: u64 = 8_192 * 4;
 const KV: u64 = 8 * 64;
-const OPS: [(&str, u64); 6] = [
+const OPS: [(&str, u64); 5] = [
     ("rms_norm", 2 * HIDDEN),
-    ("add_rms_norm", 4 * HIDDEN),
     ("rope", 2 * HIDDEN),
-    ("silu_mul", 3 * INTERMEDIATE),
+    ("glu", 3 * INTERMEDIATE),
     ("embed", HIDDEN / 2 + HIDDEN),
     ("kv_write", 2 * (KV * 4 + KV * 2)),
 ];

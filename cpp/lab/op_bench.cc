@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "ops/embed/embed.h"
+#include "ops/glu/glu.h"
 #include "ops/kv_write/kv_write.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope/rope.h"
-#include "ops/silu_mul/silu_mul.h"
 
 namespace {
 
@@ -46,7 +46,7 @@ class Block {
 // What the ops work on; values are plain, as no op's time depends on them.
 struct Inputs {
   std::vector<float> x = std::vector<float>(kMaxTokens * kHidden, 0.5F);
-  std::vector<float> addend = std::vector<float>(kMaxTokens * kHidden, 0.0F);
+  std::vector<float> v = std::vector<float>(kMaxTokens * kKvHeads * kHeadDim, 0.0F);
   std::vector<float> out = std::vector<float>(kMaxTokens * kIntermediate);
   std::vector<float> gate_up = std::vector<float>(kMaxTokens * 2 * kIntermediate, 0.5F);
   std::vector<float> norm = std::vector<float>(kHidden, 1.0F);
@@ -69,7 +69,7 @@ struct Inputs {
       token_ids.push_back(i * 7919U % kVocabulary);  // far apart, as words are
     }
     rope_inv_freq({kHeadDim, 500000.0F, RopeScaling::None, 1.0F, 1.0F, 4.0F, 0}, inv_freq);
-    rope_angles(context, inv_freq, positions, cos_sin.data());
+    rope_angles(context, {inv_freq, 1.0F, positions, cos_sin.data()});
   }
 };
 
@@ -80,22 +80,20 @@ std::map<std::string, Op> ops(const OpContext& context, Inputs& in) {
   ops["rms_norm"] = [&](std::uint32_t tokens) {
     rms_norm(context, {in.x.data(), in.norm.data(), 1e-5F, tokens, kHidden, in.out.data()});
   };
-  ops["add_rms_norm"] = [&](std::uint32_t tokens) {
-    add_rms_norm(context, {in.x.data(), in.addend.data(), in.norm.data(), 1e-5F, tokens, kHidden,
-                           in.out.data()});
-  };
   ops["rope"] = [&](std::uint32_t tokens) {
-    rope(context, {in.x.data(), kHeads * kHeadDim, in.cos_sin.data(), tokens, kHeads, kHeadDim});
+    rope(context,
+         {in.x.data(), kHeads * kHeadDim, in.cos_sin.data(), tokens, kHeads, kHeadDim, kHeadDim});
   };
-  ops["silu_mul"] = [&](std::uint32_t tokens) {
-    silu_mul(context, {in.gate_up.data(), tokens, kIntermediate, in.out.data()});
+  ops["glu"] = [&](std::uint32_t tokens) {
+    glu(context, {in.gate_up.data(), tokens, kIntermediate, {}, in.out.data()});
   };
   ops["embed"] = [&](std::uint32_t tokens) {
-    embed(context, {in.table.data(), in.table_shape}, {in.token_ids.data(), tokens}, in.out.data());
+    embed(context,
+          {{in.table.data(), in.table_shape}, {in.token_ids.data(), tokens}, 1.0F, in.out.data()});
   };
   ops["kv_write"] = [&](std::uint32_t tokens) {
     kv_write(context, in.layer,
-             {in.x.data(), in.addend.data(), kKvHeads * kHeadDim, {in.positions.data(), tokens}});
+             {in.x.data(), in.v.data(), kKvHeads * kHeadDim, {in.positions.data(), tokens}});
   };
   return ops;
 }

@@ -8,11 +8,11 @@
 #include "engine/error.h"
 #include "ops/attention/attention.h"
 #include "ops/embed/embed.h"
+#include "ops/glu/glu.h"
 #include "ops/kv_write/kv_write.h"
 #include "ops/linear/linear.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope/rope.h"
-#include "ops/silu_mul/silu_mul.h"
 
 namespace inferno::engine {
 
@@ -47,8 +47,9 @@ void CpuForward::begin(const StepBatch& batch) {
 
 void CpuForward::embed(const Weights& weights) {
   const ops::OpContext context = op_context();
-  ops::embed(context, weights.embedding, {workspace_.token_ids, batch_.num_tokens()}, workspace_.x);
-  ops::rope_angles(context, inv_freq_, batch_.positions, workspace_.cos_sin);
+  ops::embed(context,
+             {weights.embedding, {workspace_.token_ids, batch_.num_tokens()}, 1.0F, workspace_.x});
+  ops::rope_angles(context, {inv_freq_, 1.0F, batch_.positions, workspace_.cos_sin});
 }
 
 void CpuForward::norm(const float* weight) {
@@ -70,7 +71,7 @@ void CpuForward::attend(std::uint32_t layer) {
   const std::size_t row = shape_.qkv_size();
   // qkv [T, num_heads + 2 num_kv_heads, head_dim]: a token's q heads, k heads, v heads
   ops::rope(context, {w.qkv, row, w.cos_sin, batch_.num_tokens(),
-                      shape_.num_heads + shape_.num_kv_heads, shape_.head_dim});
+                      shape_.num_heads + shape_.num_kv_heads, shape_.head_dim, shape_.head_dim});
   // A token's own K and V are read back from the cache too: so a chunk's borders leave no trace in
   // its bits.
   ops::kv_write(context, kv,
@@ -101,7 +102,7 @@ void CpuForward::gate(const LayerWeights& layer) {
   // gate_up [T, 2, intermediate_size]
   ops::linear(context,
               {w.h, num_tokens, layer.gate_up.weight, layer.gate_up.bias, w.gate_up, false});
-  ops::silu_mul(context, {w.gate_up, num_tokens, shape_.intermediate_size, w.gated});
+  ops::glu(context, {w.gate_up, num_tokens, shape_.intermediate_size, {}, w.gated});
 }
 
 void CpuForward::add_gated(const LayerWeights& layer, const LayerWeights*) {

@@ -9,11 +9,16 @@
 
 namespace inferno::ops {
 
-// out[t, :] = table[token_ids[t], :], converted to float without loss.
-// table [vocab_size, H] is packed as for linear, so that tied embeddings need one copy only;
-// token_ids [T]; out [T, H]. Throws invalid_batch if an id is not below vocab_size; nothing is
-// written then.
-void embed(const OpContext& context, const PackedWeights& table,
-           std::span<const std::uint32_t> token_ids, float* out);
+struct EmbedArgs {
+  PackedWeights table;                       // [vocab_size, H], packed as for linear
+  std::span<const std::uint32_t> token_ids;  // [T]
+  float scale;                               // of every element, as in Gemma and Granite; 1: none
+  float* out;                                // [T, H]
+};
+
+// out[t, :] = table[token_ids[t], :] * scale; the table's elements become floats without loss.
+// The table is packed as for linear, so that tied embeddings need one copy only. Throws
+// invalid_batch if an id is not below vocab_size; nothing is written then.
+void embed(const OpContext& context, const EmbedArgs& args);
 
 }  // namespace inferno::ops

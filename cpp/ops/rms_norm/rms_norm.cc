@@ -1,18 +1,15 @@
 #include "ops/rms_norm/rms_norm.h"
 
-#include <algorithm>
 #include <cmath>
+
+#include "ops/base/for_each_row.h"
 
 namespace inferno::ops {
 
 namespace {
 
-constexpr std::uint32_t kLanes = 16;
-
-// Below this many elements for each thread, waking a thread takes longer than the work.
-constexpr std::uint32_t kElementsPerChunk = 16384;
-
 float sum_of_squares(const float* x, std::uint32_t size) {
+  constexpr std::uint32_t kLanes = 16;
   float lanes[kLanes] = {};
   const std::uint32_t whole = size / kLanes * kLanes;
   for (std::uint32_t i = 0; i < whole; i += kLanes) {
@@ -25,40 +22,23 @@ float sum_of_squares(const float* x, std::uint32_t size) {
   return lanes[0];
 }
 
-void normalize_row(const RmsNormArgs& args, std::uint32_t token) {
-  const std::size_t start = std::size_t{token} * args.hidden_size;
-  const float* x = args.x + start;
-  float* out = args.out + start;
-  const float mean = sum_of_squares(x, args.hidden_size) / static_cast<float>(args.hidden_size);
-  const float scale = 1.0F / std::sqrt(mean + args.eps);
-  for (std::uint32_t i = 0; i < args.hidden_size; ++i) out[i] = x[i] * scale * args.weight[i];
-}
-
-template <typename Row>
-void for_each_row(const OpContext& context, std::uint32_t num_tokens, std::uint32_t hidden_size,
-                  Row row) {
-  const std::uint32_t rows_per_chunk = std::max(1U, kElementsPerChunk / std::max(1U, hidden_size));
-  const std::uint32_t num_chunks = (num_tokens + rows_per_chunk - 1) / rows_per_chunk;
-  context.threads.parallel_for(num_chunks, [&](std::uint32_t chunk, std::uint32_t) {
-    const std::uint32_t end = std::min(num_tokens, (chunk + 1) * rows_per_chunk);
-    for (std::uint32_t token = chunk * rows_per_chunk; token < end; ++token) row(token);
-  });
-}
-
 }  // namespace
 
-void rms_norm(const OpContext& context, const RmsNormArgs& args) {
-  for_each_row(context, args.num_tokens, args.hidden_size,
-               [&](std::uint32_t token) { normalize_row(args, token); });
+void normalize_row(const NormRow& norm, const float* x, float* out) {
+  const float mean = sum_of_squares(x, norm.size) / static_cast<float>(norm.size);
+  const float scale = 1.0F / std::sqrt(mean + norm.eps);
+  if (norm.weight == nullptr) {
+    for (std::uint32_t i = 0; i < norm.size; ++i) out[i] = x[i] * scale;
+    return;
+  }
+  for (std::uint32_t i = 0; i < norm.size; ++i) out[i] = x[i] * scale * norm.weight[i];
 }
 
-void add_rms_norm(const OpContext& context, const AddRmsNormArgs& args) {
-  const RmsNormArgs norm{args.x,          args.weight,      args.eps,
-                         args.num_tokens, args.hidden_size, args.out};
-  for_each_row(context, args.num_tokens, args.hidden_size, [&](std::uint32_t token) {
-    const std::size_t start = std::size_t{token} * args.hidden_size;
-    for (std::size_t i = start; i < start + args.hidden_size; ++i) args.x[i] += args.addend[i];
-    normalize_row(norm, token);
+void rms_norm(const OpContext& context, const RmsNormArgs& args) {
+  const NormRow norm{args.weight, args.eps, args.hidden_size};
+  for_each_row(context, args.num_tokens, args.hidden_size, [&](std::size_t token) {
+    const std::size_t start = token * args.hidden_size;
+    normalize_row(norm, args.x + start, args.out + start);
   });
 }
 

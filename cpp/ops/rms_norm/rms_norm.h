@@ -10,7 +10,7 @@ namespace inferno::ops {
 
 struct RmsNormArgs {
   const float* x;             // [T, H]
-  const float* weight;        // [H]
+  const float* weight;        // [H], or null: 1, as in OLMo and nanochat
   float eps;                  // added to the mean of squares
   std::uint32_t num_tokens;   // T
   std::uint32_t hidden_size;  // H
@@ -21,17 +21,13 @@ struct RmsNormArgs {
 // Sum: 16 running sums, of the columns i with the same i % 16, then added pairwise.
 void rms_norm(const OpContext& context, const RmsNormArgs& args);
 
-struct AddRmsNormArgs {
-  float* x;             // [T, H] the residual stream, in place: x += addend
-  const float* addend;  // [T, H]
-  const float* weight;  // [H]
+struct NormRow {
+  const float* weight;  // [size], or null: 1
   float eps;
-  std::uint32_t num_tokens;
-  std::uint32_t hidden_size;
-  float* out;  // [T, H]; may be addend, not x
+  std::uint32_t size;
 };
 
-// x += addend; then out = rms_norm(x). The same bits as the two done one after the other.
-void add_rms_norm(const OpContext& context, const AddRmsNormArgs& args);
+// rms_norm of one row, for other ops: out [size] from x [size]; out may be x.
+void normalize_row(const NormRow& norm, const float* x, float* out);
 
 }  // namespace inferno::ops

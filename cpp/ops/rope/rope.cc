@@ -1,16 +1,16 @@
 #include "ops/rope/rope.h"
 
-#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <stdexcept>
+
+#include "ops/base/for_each_row.h"
 
 namespace inferno::ops {
 
 namespace {
 
-// Below this many elements for each thread, waking a thread takes longer than the work.
-constexpr std::size_t kElementsPerChunk = 16384;
+// Cosines and sines take longer than other elements.
 constexpr std::size_t kAnglesPerChunk = 1024;
 
 float scale_llama3(const RopeConfig& config, float inv_freq) {
@@ -38,7 +38,7 @@ void check(const RopeConfig& config, std::size_t length) {
   }
 }
 
-void turn_head(float* x, const float* cosine, const float* sine, std::uint32_t half) {
+void turn_halves(float* x, const float* cosine, const float* sine, std::uint32_t half) {
   for (std::uint32_t i = 0; i < half; ++i) {
     const float first = x[i];
     const float second = x[i + half];
@@ -47,15 +47,13 @@ void turn_head(float* x, const float* cosine, const float* sine, std::uint32_t h
   }
 }
 
-template <typename Row>
-void for_each_token(const OpContext& context, std::size_t num_tokens, std::size_t tokens_per_chunk,
-                    Row row) {
-  const std::size_t step = std::max<std::size_t>(1, tokens_per_chunk);
-  const auto num_chunks = static_cast<std::uint32_t>((num_tokens + step - 1) / step);
-  context.threads.parallel_for(num_chunks, [&](std::uint32_t chunk, std::uint32_t) {
-    const std::size_t end = std::min(num_tokens, (chunk + 1) * step);
-    for (std::size_t token = chunk * step; token < end; ++token) row(token);
-  });
+void turn_pairs(float* x, const float* cosine, const float* sine, std::uint32_t half) {
+  for (std::uint32_t i = 0; i < half; ++i) {
+    const float first = x[2 * i];
+    const float second = x[2 * i + 1];
+    x[2 * i] = first * cosine[i] - second * sine[i];
+    x[2 * i + 1] = second * cosine[i] + first * sine[i];
+  }
 }
 
 }  // namespace
@@ -71,31 +69,34 @@ void rope_inv_freq(const RopeConfig& config, std::span<float> inv_freq) {
   }
 }
 
-void rope_angles(const OpContext& context, std::span<const float> inv_freq,
-                 std::span<const std::uint32_t> positions, float* cos_sin) {
-  const std::size_t half = inv_freq.size();
-  if (half == 0) return;
-  for_each_token(context, positions.size(), kAnglesPerChunk / half, [&](std::size_t token) {
-    float* row = cos_sin + token * 2 * half;
+void rope_angles(const OpContext& context, const RopeAnglesArgs& args) {
+  const std::size_t half = args.inv_freq.size();
+  const auto fill = [&](std::size_t token) {
+    float* row = args.cos_sin + token * 2 * half;
     for (std::size_t i = 0; i < half; ++i) {
-      const float angle = static_cast<float>(positions[token]) * inv_freq[i];
-      row[i] = std::cos(angle);
-      row[half + i] = std::sin(angle);
+      const float angle = static_cast<float>(args.positions[token]) * args.inv_freq[i];
+      row[i] = std::cos(angle) * args.scale;
+      row[half + i] = std::sin(angle) * args.scale;
     }
-  });
+  };
+  for_each_row(context, args.positions.size(), half, fill, kAnglesPerChunk);
 }
 
 void rope(const OpContext& context, const RopeArgs& args) {
-  const std::size_t half = args.head_dim / 2;
+  if (args.rotary_dim % 2 != 0 || args.rotary_dim > args.head_dim) {
+    throw std::invalid_argument("other: rope: expected an even rotary_dim of at most head_dim");
+  }
+  const std::uint32_t half = args.rotary_dim / 2;
   const std::size_t row_size = std::size_t{args.num_heads} * args.head_dim;
-  if (row_size == 0) return;
-  for_each_token(context, args.num_tokens, kElementsPerChunk / row_size, [&](std::size_t token) {
-    const float* cosine = args.cos_sin + token * 2 * half;
+  const auto turn = args.interleaved ? turn_pairs : turn_halves;
+  for_each_row(context, args.num_tokens, row_size, [&](std::size_t token) {
+    const float* cosine = args.cos_sin + token * args.rotary_dim;
     float* row = args.x + token * args.row_stride;
     for (std::uint32_t head = 0; head < args.num_heads; ++head) {
-      turn_head(row + std::size_t{head} * args.head_dim, cosine, cosine + half,
-                static_cast<std::uint32_t>(half));
+      turn(row + std::size_t{head} * args.head_dim, cosine, cosine + half, half);
     }
+    if (args.head_scale == nullptr) return;
+    for (std::size_t i = 0; i < row_size; ++i) row[i] *= args.head_scale[token];
   });
 }
 
