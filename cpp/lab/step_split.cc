@@ -2,8 +2,11 @@
 
 #include <vector>
 
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/embed/embed_cuda.h"
+#include "ops/glu/glu_cuda.h"
 #include "ops/linear/cuda/linear_cuda.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
+#include "ops/rope/rope_kv_cuda.h"
 #include "ops/sample/sample_cuda.h"
 
 namespace inferno::lab {
@@ -89,7 +92,8 @@ double StepSplit::rope_kv_ms(const StepOfEquals& step) const {
            .cos_sin = cos_sin.data(),
            .slot_mapping = slots.data(),
            .num_tokens = num_tokens,
-           .num_heads = shape_.num_heads});
+           .num_heads = shape_.num_heads,
+           .rotary_dim = shape_.head_dim});
     }
   });
 }
@@ -124,11 +128,11 @@ double StepSplit::activation_ms(std::uint32_t num_tokens) const {
   const DeviceArray<Bf16> gated(size);
   return ms([&] {
     for (std::uint32_t i = 0; i < shape_.num_layers; ++i) {
-      ops::cuda::silu_mul_cuda(gpu_.op(), {.gate_up = gate_up.data(),
-                                           .num_tokens = num_tokens,
-                                           .intermediate_size = shape_.intermediate_size,
-                                           .dtype = shape_.dtype,
-                                           .out = gated.data()});
+      ops::cuda::glu_cuda(gpu_.op(), {.gate_up = gate_up.data(),
+                                      .num_tokens = num_tokens,
+                                      .intermediate_size = shape_.intermediate_size,
+                                      .dtype = shape_.dtype,
+                                      .out = gated.data()});
     }
   });
 }

@@ -8,8 +8,8 @@
 #include "engine/cuda/cuda_workspace.h"
 #include "engine/error.h"
 #include "ops/attention/cuda/attention_cuda.h"
-#include "ops/cuda/elementwise_cuda.h"
 #include "ops/random_fill/random_fill_cuda.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
 
 namespace inferno::engine {
 namespace {

@@ -6,7 +6,9 @@
 
 #include "engine/cpu/cpu_forward.h"
 #include "engine/error.h"
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/embed/embed_cuda.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
+#include "ops/rope/rope_kv_cuda.h"
 #include "ops/sample/sample_cuda.h"
 
 namespace inferno::engine {
@@ -154,7 +156,8 @@ ops::cuda::LinearInput CudaForward::normed() const {
   return {.h = workspace_.h,
           .num_tokens = slot_->counts().num_tokens,
           .square_sums = norm_is_deferred_ ? workspace_.square_sums : nullptr,
-          .eps = shape_.rms_norm_eps};
+          .eps = shape_.rms_norm_eps,
+          .dtype = shape_.dtype};
 }
 
 ops::cuda::NextNorm CudaForward::next_norm(const float* weight) const {
@@ -167,19 +170,20 @@ ops::cuda::KvLayerCuda CudaForward::kv_layer(std::uint32_t layer) const {
 }
 
 void CudaForward::embed(const Weights& weights) {
-  ops::cuda::embed_cuda(device_.op, {.table = matrix_of(weights.embedding),
-                                     .token_ids = arrays_.token_ids,
-                                     .feed_seats = arrays_.feed_seats,
-                                     .sampled_ids = workspace_.sampled_ids,
-                                     .num_tokens = slot_->counts().num_tokens,
-                                     .positions = arrays_.positions,
-                                     .inv_freq = workspace_.inv_freq,
-                                     .head_dim = shape_.head_dim,
-                                     .norm_weight = weights.layers[0].input_norm,
-                                     .eps = shape_.rms_norm_eps,
-                                     .x = workspace_.x,
-                                     .h = workspace_.h,
-                                     .cos_sin = workspace_.cos_sin});
+  ops::cuda::embed_cuda(device_.op,
+                        {.table = matrix_of(weights.embedding),
+                         .token_ids = arrays_.token_ids,
+                         .feed_seats = arrays_.feed_seats,
+                         .sampled_ids = workspace_.sampled_ids,
+                         .num_tokens = slot_->counts().num_tokens,
+                         .positions = arrays_.positions,
+                         .ropes = {{.inv_freq = workspace_.inv_freq,
+                                    .half = shape_.head_dim / 2,
+                                    .cos_sin = workspace_.cos_sin}},
+                         .num_ropes = 1,
+                         .norm = {true, weights.layers[0].input_norm, shape_.rms_norm_eps},
+                         .x = workspace_.x,
+                         .h = workspace_.h});
   norm_is_deferred_ = false;
 }
 
@@ -195,7 +199,8 @@ void CudaForward::attend(std::uint32_t layer) {
                            .cos_sin = workspace_.cos_sin,
                            .slot_mapping = arrays_.slot_mapping,
                            .num_tokens = counts.num_tokens,
-                           .num_heads = shape_.num_heads});
+                           .num_heads = shape_.num_heads,
+                           .rotary_dim = shape_.head_dim});
   ops::cuda::attention_cuda(device_.op, kv,
                             {.qkv = workspace_.qkv,
                              .num_heads = shape_.num_heads,
@@ -215,22 +220,23 @@ void CudaForward::attend(std::uint32_t layer) {
 }
 
 void CudaForward::add_attended(const LayerWeights& layer) {
-  const ops::cuda::LinearInput in{.h = workspace_.attended,
-                                  .num_tokens = slot_->counts().num_tokens};
+  const ops::cuda::LinearInput in{
+      .h = workspace_.attended, .num_tokens = slot_->counts().num_tokens, .dtype = shape_.dtype};
   norm_is_deferred_ = linear_->add(device_.op, in, matrix_of(layer.o.weight), layer.o.bias,
-                                   workspace_.x, next_norm(layer.post_attention_norm));
+                                   {workspace_.x, 1, next_norm(layer.post_attention_norm)});
 }
 
 void CudaForward::gate(const LayerWeights& layer) {
   linear_->gate(device_.op, normed(), matrix_of(layer.gate_up.weight), layer.gate_up.bias,
-                workspace_.gate_up, workspace_.gated);
+                {{}, workspace_.gate_up, workspace_.gated});
 }
 
 void CudaForward::add_gated(const LayerWeights& layer, const LayerWeights* next) {
-  const ops::cuda::LinearInput in{.h = workspace_.gated, .num_tokens = slot_->counts().num_tokens};
+  const ops::cuda::LinearInput in{
+      .h = workspace_.gated, .num_tokens = slot_->counts().num_tokens, .dtype = shape_.dtype};
   norm_is_deferred_ =
-      linear_->add(device_.op, in, matrix_of(layer.down.weight), layer.down.bias, workspace_.x,
-                   next_norm(next == nullptr ? nullptr : next->input_norm));
+      linear_->add(device_.op, in, matrix_of(layer.down.weight), layer.down.bias,
+                   {workspace_.x, 1, next_norm(next == nullptr ? nullptr : next->input_norm)});
 }
 
 void CudaForward::project_logits(const Weights& weights) {
@@ -243,7 +249,8 @@ void CudaForward::project_logits(const Weights& weights) {
                                         .hidden_size = shape_.hidden_size,
                                         .dtype = shape_.dtype,
                                         .out = workspace_.last});
-  linear_->store_f32(device_.op, {.h = workspace_.last, .num_tokens = num_rows},
+  linear_->store_f32(device_.op,
+                     {.h = workspace_.last, .num_tokens = num_rows, .dtype = shape_.dtype},
                      matrix_of(weights.lm_head.weight), weights.lm_head.bias, workspace_.logits);
 }
 

@@ -12,7 +12,7 @@
 #include "engine/cuda/cuda_memory.h"
 #include "engine/error.h"
 #include "engine/test_model.h"
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
 
 extern char** environ;
 

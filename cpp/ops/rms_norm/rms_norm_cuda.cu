@@ -1,6 +1,6 @@
 // A block for each row, which keeps the row in registers: x is read once.
-#include "ops/cuda/elementwise_cuda.cuh"
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/cuda/row.cuh"
+#include "ops/rms_norm/rms_norm_cuda.h"
 
 namespace inferno::ops::cuda {
 namespace {
@@ -8,13 +8,13 @@ namespace {
 template <typename Element, int kPacks>
 __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(RmsNormCudaArgs args) {
   let_next_start();
-  const auto weight = load_row<kPacks>(args.weight, args.hidden_size);
+  const auto weight = load_weight<kPacks>(args.weight, args.hidden_size);
   wait_for_previous();
   const std::size_t token = blockIdx.x;
   const std::size_t row = args.rows == nullptr ? token : args.rows[token];
   const auto x = load_row<kPacks>(args.x + row * args.hidden_size, args.hidden_size);
-  normalize_row(x, weight, args.eps, args.hidden_size,
-                static_cast<Element*>(args.out) + token * args.hidden_size);
+  store_row(normalized(x, weight, args.eps, args.hidden_size), args.hidden_size,
+            static_cast<Element*>(args.out) + token * args.hidden_size);
 }
 
 }  // namespace

@@ -268,7 +268,8 @@ bool DecodeRowsKernel::takes(const FewRowsProduct& product) const {
 void DecodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) const {
   const DeviceMatrix& weight = product.weight;
   const Variant& variant = variant_of(product, op.num_sms);
-  const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns, weight.dtype};
+  const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns,
+                           product.in.dtype};
   const bool gate = product.epilogue == Epilogue::Gate;
   DecodeArgs args{};
   args.weight_map = boxes_map(weight, variant.run_rows, variant.boxes);

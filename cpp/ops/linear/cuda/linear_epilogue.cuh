@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/cuda/cuda_device.cuh"
+#include "ops/glu/activation.cuh"
 #include "ops/linear/cuda/linear_product.h"
 
 namespace inferno::ops::cuda {
@@ -11,6 +12,7 @@ struct EpilogueArgs {
   std::uint32_t num_tokens;
   std::uint32_t num_outputs;  // columns of out: N, of Gate N / 2
   const float* bias;
+  float scale;  // of the product and its bias; of Add other than 1
   void* out;
   const float* next_weight;
   void* next_h;
@@ -18,6 +20,7 @@ struct EpilogueArgs {
   std::uint32_t num_square_sums;
   float eps;
   std::uint32_t num_columns;  // K
+  Activation activation;      // of Gate
 };
 
 inline std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
@@ -42,23 +45,25 @@ inline EpilogueArgs epilogue_args(const FewRowsProduct& product) {
           .num_tokens = product.in.num_tokens,
           .num_outputs = product.epilogue == Epilogue::Gate ? num_rows / 2 : num_rows,
           .bias = product.bias,
+          .scale = product.scale,
           .out = product.out,
           .next_weight = product.next.weight,
           .next_h = product.next.h,
           .square_sums = product.in.square_sums,
           .num_square_sums = norm_parts(num_columns),
           .eps = product.in.eps,
-          .num_columns = num_columns};
+          .num_columns = num_columns,
+          .activation = product.activation};
 }
 
-// What deferred normalisation multiplies rows `first`, `first` + `step` … of the product by; 1 of
-// rows that do not exist. All lanes of a warp together, so that the order of a sum is the same
-// everywhere.
+// What rows `first`, `first` + `step` … of the product are multiplied by: deferred normalisation
+// and the product's scale; anything of rows that do not exist. All lanes of a warp together, so
+// that the order of a sum is the same everywhere.
 template <int kRows>
 __device__ __forceinline__ void row_scales(const EpilogueArgs& args, std::uint32_t first,
                                            std::uint32_t step, float (&scales)[kRows]) {
 #pragma unroll
-  for (float& scale : scales) scale = 1.0F;
+  for (float& scale : scales) scale = args.scale;
   if (args.square_sums == nullptr) return;
   float squares[kRows] = {};
   const std::uint32_t lane = threadIdx.x % 32;
@@ -87,7 +92,7 @@ __device__ __forceinline__ void row_scales(const EpilogueArgs& args, std::uint32
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
     const float mean = warp_sum(squares[i]) / static_cast<float>(args.num_columns);
-    if (exists(i)) scales[i] = 1.0F / sqrtf(mean + args.eps);
+    if (exists(i)) scales[i] = args.scale / sqrtf(mean + args.eps);
   }
 }
 
@@ -98,17 +103,15 @@ __device__ __forceinline__ float row_scale(const EpilogueArgs& args, std::uint32
 }
 
 __device__ __forceinline__ float bias_of(const EpilogueArgs& args, std::uint32_t row) {
-  return args.bias == nullptr ? 0.0F : args.bias[row];
+  return args.bias == nullptr ? 0.0F : args.scale * args.bias[row];
 }
 
 // Of Gate: gate and up of one output.
 template <typename Element>
 __device__ __forceinline__ void finish_gated(const EpilogueArgs& args, std::uint32_t token,
                                              std::uint32_t output, float gate, float up) {
-  // The fast exponential and quotient: their errors vanish in elements of 16 bits.
-  const float gated = __fdividef(gate, 1.0F + __expf(-gate)) * up;
   static_cast<Element*>(args.out)[std::size_t{token} * args.num_outputs + output] =
-      from_float<Element>(gated);
+      from_float<Element>(activated(args.activation, gate, up));
 }
 
 // What every token's row has in common at an output; zeros beyond the last.

@@ -329,7 +329,8 @@ FewRowsKernel::FewRowsKernel(const CudaOp& op) {
 void FewRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) const {
   const DeviceMatrix& weight = product.weight;
   const Variant& variant = variant_of(weight.dtype, product.in.num_tokens);
-  const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns, weight.dtype};
+  const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns,
+                           product.in.dtype};
   const bool gate = product.epilogue == Epilogue::Gate;
   FewRowsArgs args{};
   args.weight_map = gate ? paired_map(weight, kTileRows) : box_map(weight, kTileRows);
