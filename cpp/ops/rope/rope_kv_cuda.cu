@@ -11,7 +11,8 @@ namespace inferno::ops::cuda {
 namespace {
 
 constexpr int kPack = 8;
-constexpr std::uint32_t kMaxThreads = 512;
+constexpr std::uint32_t kMaxThreads = 512;     // of a block of rope_kv_kernel
+constexpr std::uint32_t kMaxAnyThreads = 256;  // of any_rope_kv_kernel
 constexpr std::uint32_t kMaxLanes = 32;  // of a head, which any_rope_kv_kernel adds up in a warp
 
 template <typename Value>
@@ -57,8 +58,16 @@ __device__ Element* kv_row(const KvLayerCuda& layer, std::uint32_t slot, std::ui
   return static_cast<Element*>(is_value ? layer.v : layer.k) + row * layer.head_dim;
 }
 
+// What rope_kv_kernel needs of RopeKvArgs: a launch takes longer with more.
+struct PlainArgs {
+  void* qkv;
+  const float* cos_sin;
+  const std::uint32_t* slot_mapping;
+  std::uint32_t num_heads;
+};
+
 template <typename Element>
-__global__ void __launch_bounds__(kMaxThreads) rope_kv_kernel(KvLayerCuda layer, RopeKvArgs args) {
+__global__ void __launch_bounds__(kMaxThreads) rope_kv_kernel(KvLayerCuda layer, PlainArgs args) {
   let_next_start();
   wait_for_previous();
   const std::uint32_t half = layer.head_dim / 2;
@@ -145,18 +154,19 @@ __device__ void turn(float& first, float& second, float cosine, float sine) {
   first = turned;
 }
 
-__device__ void turn_pairs(Pairs<float>& values, const float* cosines, const float* sines,
-                           bool interleaved) {
+// By eight cosines and their sines.
+__device__ void turn_pairs(Pairs<float>& values, const Pairs<float>& angles, bool interleaved) {
   auto& [first, second] = values;
-  for_each_angle(cosines, sines, [&](int j, float cosine, float sine) {
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) {
     if (interleaved) {
       auto& pack = j < kPack / 2 ? first : second;
       const int i = j % (kPack / 2) * 2;
-      turn(pack.at[i], pack.at[i + 1], cosine, sine);
+      turn(pack.at[i], pack.at[i + 1], angles.first.at[j], angles.second.at[j]);
     } else {
-      turn(first.at[j], second.at[j], cosine, sine);
+      turn(first.at[j], second.at[j], angles.first.at[j], angles.second.at[j]);
     }
-  });
+  }
 }
 
 __device__ void scale_query(Pairs<float>& values, const RopeKvArgs& args, std::size_t token) {
@@ -176,8 +186,9 @@ struct Heads {
   std::uint32_t lanes;  // of a head, a power of two; the last ones may have no elements
 };
 
+// Of as many registers that four blocks share a multiprocessor.
 template <typename Element>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxAnyThreads, 4)
     any_rope_kv_kernel(KvLayerCuda layer, RopeKvArgs args, Heads heads) {
   let_next_start();
   const std::uint32_t num_rows = args.num_heads + 2 * layer.num_kv_heads;
@@ -202,13 +213,15 @@ __global__ void __launch_bounds__(kMaxThreads)
   Element* from = static_cast<Element*>(args.qkv) + (token * num_rows + row) * layer.head_dim;
   Pairs<Element> pairs{};
   if (exists) pairs = load_pairs<Element>(from + first, second);
+  Pairs<float> angles{};
+  if (turns) {
+    const float* cosines = args.cos_sin + token * args.rotary_dim + lane * kPack;
+    angles = load_pairs(cosines, args.rotary_dim / 2);
+  }
   if (!is_value) {
     auto values = to_floats(pairs);
     if (norm.normalise) normalise(values, weight, norm.eps, layer.head_dim, heads.lanes);
-    if (turns) {
-      const float* cosines = args.cos_sin + token * args.rotary_dim + lane * kPack;
-      turn_pairs(values, cosines, cosines + args.rotary_dim / 2, args.interleaved);
-    }
+    if (turns) turn_pairs(values, angles, args.interleaved);
     if (is_query && args.query_beta != 0.0F) scale_query(values, args, token);
     pairs = rounded<Element>(values);
   }
@@ -227,18 +240,17 @@ void check_rope_kv(const KvLayerCuda& layer, const RopeKvArgs& args) {
     throw std::invalid_argument(std::string("other: rope_kv: ") + name + " " + std::to_string(got) +
                                 ", expected " + expected);
   };
-  require(layer.head_dim % (2 * kPack) == 0, "head_dim", layer.head_dim, "a multiple of 16");
-  if (is_plain(layer, args)) return;
-  require(layer.head_dim <= kMaxLanes * 2 * kPack, "head_dim", layer.head_dim, "up to 512");
+  require(layer.head_dim % (2 * kPack) == 0 && layer.head_dim <= kMaxLanes * 2 * kPack, "head_dim",
+          layer.head_dim, "a multiple of 16 up to 512");
   if (args.cos_sin == nullptr) return;
   require(args.rotary_dim % (2 * kPack) == 0 && args.rotary_dim > 0 &&
               args.rotary_dim <= layer.head_dim,
           "rotary_dim", args.rotary_dim, "a multiple of 16 from 16 to head_dim");
 }
 
-// A block's threads and a token's blocks for as many items.
-LaunchShape shape_for(std::uint32_t num_tokens, std::uint32_t items) {
-  const std::uint32_t parts = (items + kMaxThreads - 1) / kMaxThreads;
+// A block's threads and a token's blocks for as many threads.
+LaunchShape shape_for(std::uint32_t num_tokens, std::uint32_t items, std::uint32_t max_threads) {
+  const std::uint32_t parts = (items + max_threads - 1) / max_threads;
   const std::uint32_t threads = (items + 32 * parts - 1) / (32 * parts) * 32;
   return {dim3(num_tokens, parts), threads};
 }
@@ -253,15 +265,16 @@ void rope_kv_cuda(const CudaOp& op, const KvLayerCuda& layer, const RopeKvArgs& 
   with_element(layer.dtype, [&](auto element) {
     using Element = decltype(element);
     if (is_plain(layer, args)) {
-      const LaunchShape shape = shape_for(args.num_tokens, num_rows * threads_of_head);
-      return launch(op, rope_kv_kernel<Element>, shape, layer, args);
+      const LaunchShape shape = shape_for(args.num_tokens, num_rows * threads_of_head, kMaxThreads);
+      const PlainArgs plain{args.qkv, args.cos_sin, args.slot_mapping, args.num_heads};
+      return launch(op, rope_kv_kernel<Element>, shape, layer, plain);
     }
     const bool changes_queries =
         args.cos_sin != nullptr || args.q_norm.normalise || args.query_beta != 0.0F;
     const Heads heads{changes_queries ? 0 : args.num_heads, std::bit_ceil(threads_of_head)};
     const std::uint32_t rows = num_rows - heads.first;
     if (rows == 0) return;
-    const LaunchShape shape = shape_for(args.num_tokens, rows * heads.lanes);
+    const LaunchShape shape = shape_for(args.num_tokens, rows * heads.lanes, kMaxAnyThreads);
     launch(op, any_rope_kv_kernel<Element>, shape, layer, args, heads);
   });
 }

@@ -14,7 +14,7 @@ namespace inferno::ops::cuda {
 
 inline constexpr std::uint32_t kNoSlot = 0xFFFFFFFF;  // padding of a graph: nothing is written
 
-// Of the layer, head_dim is a multiple of 16, with a norm up to 512; otherwise "other: …".
+// The layer's head_dim is a multiple of 16 up to 512; otherwise "other: …".
 struct RopeKvArgs {
   void* qkv = nullptr;             // [T, num_heads + 2 num_kv_heads, head_dim]: q changes in place
   const float* cos_sin = nullptr;  // [T, 2, rotary_dim / 2], or null: no rope

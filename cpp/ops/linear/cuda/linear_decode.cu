@@ -43,7 +43,11 @@ class Consumer {
         at_.advance();
       }
       meet(sums);
-      finish(tile, outputs);
+      if (is_silu(args_.epilogue)) {
+        finish<true>(tile, outputs);
+      } else {
+        finish<false>(tile, outputs);
+      }
     }
   }
 
@@ -144,6 +148,7 @@ class Consumer {
     }
   }
 
+  template <bool kSilu>
   __device__ void finish(std::uint32_t tile, const Outputs& outputs) const {
     const EpilogueArgs& epilogue = args_.epilogue;
 #pragma unroll
@@ -157,7 +162,7 @@ class Consumer {
         if (epilogue.kind == Epilogue::Gate) {
           const float up = sum_of(Ring::kRunRows + row, token) * scale +
                            bias_of(epilogue, epilogue.num_outputs + output);
-          finish_gated<Element>(epilogue, token, output, value, up);
+          finish_gated<Element, kSilu>(epilogue, token, output, value, up);
         } else {
           squares = finish_output<Element>(epilogue, token, output, outputs.before[i] + value,
                                            outputs.constants[i].next_weight);

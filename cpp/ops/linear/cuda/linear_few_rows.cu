@@ -176,10 +176,12 @@ class Consumer {
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums[i] *= shared_.scale[token(i)];
-    if (args_.epilogue.kind == Epilogue::Gate) {
-      finish_pairs(outputs.first, sums);
-    } else {
+    if (args_.epilogue.kind != Epilogue::Gate) {
       finish_sums(outputs, sums);
+    } else if (is_silu(args_.epilogue)) {
+      finish_pairs<true>(outputs.first, sums);
+    } else {
+      finish_pairs<false>(outputs.first, sums);
     }
   }
 
@@ -199,6 +201,7 @@ class Consumer {
     store_squares(outputs.first, token(1), squares[1]);
   }
 
+  template <bool kSilu>
   __device__ void finish_pairs(std::uint32_t output, const float (&sums)[4]) const {
     const EpilogueArgs& epilogue = args_.epilogue;
     if (output >= epilogue.num_outputs) return;
@@ -207,7 +210,8 @@ class Consumer {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (token(i) >= epilogue.num_tokens) continue;
-      finish_gated<Element>(epilogue, token(i), output, sums[i] + gate_bias, sums[i + 2] + up_bias);
+      finish_gated<Element, kSilu>(epilogue, token(i), output, sums[i] + gate_bias,
+                                   sums[i + 2] + up_bias);
     }
   }
 

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kWarps * 32) few_rows_plain_kernel(const Plain
       const float scale = row_scale(epilogue, first + t);
       if (threadIdx.x % 32 != t) continue;
       if (gate) {
-        finish_gated<Element>(
+        finish_gated<Element, false>(
             epilogue, first + t, output, sums[t] * scale + bias_of(epilogue, output),
             up_sums[t] * scale + bias_of(epilogue, epilogue.num_outputs + output));
       } else {
