@@ -5,10 +5,10 @@
 
 namespace inferno::ops::cuda {
 
-// Every activation is value / (1 + exp(-exponent)) * factor. Of the given kind, which the whole
-// grid has in common; a constant one leaves nothing of the others.
-__device__ __forceinline__ float activated(ActivationKind kind, const Activation& activation,
-                                           float gate, float up) {
+// Every activation is value / (1 + exp(-exponent)) * factor. A constant kind leaves nothing of the
+// others.
+__device__ __forceinline__ float activated_as(ActivationKind kind, const Activation& activation,
+                                              float gate, float up) {
   float value = gate;
   float exponent = gate;
   float factor = up;
@@ -25,6 +25,10 @@ __device__ __forceinline__ float activated(ActivationKind kind, const Activation
   // The fast exponential and quotient: their errors, a few 2^-23, vanish in elements of 16 bits,
   // and the accurate ones would take longer than the memory.
   return __fdividef(value, 1.0F + __expf(-exponent)) * factor;
+}
+
+__device__ __forceinline__ float activated(const Activation& activation, float gate, float up) {
+  return activated_as(activation.kind, activation, gate, up);
 }
 
 }  // namespace inferno::ops::cuda

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads) glu_kernel(GluCudaArgs args) {
 #pragma unroll
   for (int j = 0; j < kPack; ++j) {
     out.at[j] = from_float<Element>(
-        activated(kKind, args.activation, to_float(gate.at[j]), to_float(up.at[j])));
+        activated_as(kKind, args.activation, to_float(gate.at[j]), to_float(up.at[j])));
   }
   store_pack(static_cast<Element*>(args.out) + out_at, out);
 }

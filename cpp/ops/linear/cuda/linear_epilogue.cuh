@@ -117,7 +117,7 @@ __device__ __forceinline__ void finish_gated(const EpilogueArgs& args, std::uint
                                              std::uint32_t output, float gate, float up) {
   const ActivationKind kind = kSilu ? ActivationKind::Silu : args.activation.kind;
   static_cast<Element*>(args.out)[std::size_t{token} * args.num_outputs + output] =
-      from_float<Element>(activated(kind, args.activation, gate, up));
+      from_float<Element>(activated_as(kind, args.activation, gate, up));
 }
 
 // What every token's row has in common at an output; zeros beyond the last.
