@@ -41,11 +41,8 @@ __device__ __forceinline__ RowPart<kPacks> load_row(const Value* row, std::uint3
   return part;
 }
 
-// Ones where there is no weight.
 template <int kPacks>
-__device__ __forceinline__ RowPart<kPacks> load_weight(const float* weight,
-                                                       std::uint32_t hidden_size) {
-  if (weight != nullptr) return load_row<kPacks>(weight, hidden_size);
+__device__ __forceinline__ RowPart<kPacks> row_of_ones() {
   RowPart<kPacks> part;
 #pragma unroll
   for (auto& pack : part.packs) {
@@ -53,6 +50,13 @@ __device__ __forceinline__ RowPart<kPacks> load_weight(const float* weight,
     for (float& value : pack.at) value = 1.0F;
   }
   return part;
+}
+
+// Ones where there is no weight.
+template <int kPacks>
+__device__ __forceinline__ RowPart<kPacks> load_weight(const float* weight,
+                                                       std::uint32_t hidden_size) {
+  return weight == nullptr ? row_of_ones<kPacks>() : load_row<kPacks>(weight, hidden_size);
 }
 
 // out = x, rounded to elements or as floats.

@@ -33,29 +33,31 @@ __device__ void store_pairs(Value* first, std::uint32_t second, const Pairs<Valu
   store_pack(first + second, pairs.second);
 }
 
-// Calls fn(j, cosine, sine) for the angles of eight pairs.
-template <typename Fn>
-__device__ __forceinline__ void for_each_angle(const float* cosines, const float* sines, Fn fn) {
+template <typename Element>
+__device__ Pairs<Element> turned(const Pairs<Element>& pairs, const float* cosines,
+                                 const float* sines) {
+  Pairs<Element> result;
 #pragma unroll
   for (int begin = 0; begin < kPack; begin += 4) {
     const auto cosine = load_pack<float, 4>(cosines + begin);
     const auto sine = load_pack<float, 4>(sines + begin);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) fn(begin + j, cosine.at[j], sine.at[j]);
+    for (int j = 0; j < 4; ++j) {
+      const float first = to_float(pairs.first.at[begin + j]);
+      const float second = to_float(pairs.second.at[begin + j]);
+      result.first.at[begin + j] = from_float<Element>(first * cosine.at[j] - second * sine.at[j]);
+      result.second.at[begin + j] = from_float<Element>(second * cosine.at[j] + first * sine.at[j]);
+    }
   }
+  return result;
 }
 
-// Where a head of a token goes: of k and v into the cache. Null for a slot that the layer has not,
-// kNoSlot among them.
-template <typename Element>
-__device__ Element* kv_row(const KvLayerCuda& layer, std::uint32_t slot, std::uint32_t head) {
-  if (slot >= layer.num_blocks * layer.block_size) return nullptr;
-  const bool is_value = head >= layer.num_kv_heads;
-  if (is_value) head -= layer.num_kv_heads;
+// Where a head's row of a slot begins in the layer's k and v.
+__device__ std::size_t cache_row(const KvLayerCuda& layer, std::uint32_t slot, std::uint32_t head) {
   const std::uint32_t block = slot / layer.block_size;
   const std::size_t row =
       (std::size_t{block} * layer.num_kv_heads + head) * layer.block_size + slot % layer.block_size;
-  return static_cast<Element*>(is_value ? layer.v : layer.k) + row * layer.head_dim;
+  return row * layer.head_dim;
 }
 
 // What rope_kv_kernel needs of RopeKvArgs: a launch takes longer with more.
@@ -80,18 +82,20 @@ __global__ void __launch_bounds__(kMaxThreads) rope_kv_kernel(KvLayerCuda layer,
   const std::size_t token = blockIdx.x;
   const std::uint32_t slot = args.slot_mapping[token];
   const float* cosines = args.cos_sin + token * layer.head_dim + column;
-  Element* from = static_cast<Element*>(args.qkv) + (token * num_rows + row) * layer.head_dim;
-  auto pairs = load_pairs<Element>(from + column, half);
-  if (row < args.num_heads + layer.num_kv_heads) {
-    for_each_angle(cosines, cosines + half, [&](int j, float cosine, float sine) {
-      const float first = to_float(pairs.first.at[j]);
-      const float second = to_float(pairs.second.at[j]);
-      pairs.first.at[j] = from_float<Element>(first * cosine - second * sine);
-      pairs.second.at[j] = from_float<Element>(second * cosine + first * sine);
-    });
+  Element* from =
+      static_cast<Element*>(args.qkv) + (token * num_rows + row) * layer.head_dim + column;
+  auto pairs = load_pairs<Element>(from, half);
+  if (row < args.num_heads + layer.num_kv_heads) pairs = turned(pairs, cosines, cosines + half);
+
+  Element* to = from;
+  if (row >= args.num_heads) {
+    if (slot >= layer.num_blocks * layer.block_size) return;  // kNoSlot among them
+    const bool is_value = row >= args.num_heads + layer.num_kv_heads;
+    const std::uint32_t head = (row - args.num_heads) % layer.num_kv_heads;
+    to =
+        static_cast<Element*>(is_value ? layer.v : layer.k) + cache_row(layer, slot, head) + column;
   }
-  Element* to = row < args.num_heads ? from : kv_row<Element>(layer, slot, row - args.num_heads);
-  if (to != nullptr) store_pairs(to + column, half, pairs);
+  store_pairs(to, half, pairs);
 }
 
 template <typename Element>
@@ -225,8 +229,14 @@ __global__ void __launch_bounds__(kMaxAnyThreads, 4)
     if (is_query && args.query_beta != 0.0F) scale_query(values, args, token);
     pairs = rounded<Element>(values);
   }
-  Element* to = is_query ? from : kv_row<Element>(layer, slot, row - args.num_heads);
-  if (exists && to != nullptr) store_pairs(to + first, second, pairs);
+  if (!exists) return;
+  Element* to = from;
+  if (!is_query) {
+    if (slot >= layer.num_blocks * layer.block_size) return;  // kNoSlot among them
+    const std::uint32_t head = (row - args.num_heads) % layer.num_kv_heads;
+    to = static_cast<Element*>(is_value ? layer.v : layer.k) + cache_row(layer, slot, head);
+  }
+  store_pairs(to + first, second, pairs);
 }
 
 bool is_plain(const KvLayerCuda& layer, const RopeKvArgs& args) {
