@@ -62,8 +62,7 @@ CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
       workspace_(device.pool, parts.shape, parts.limits),
       linear_(std::make_unique<ops::cuda::LinearCuda>(device.op, workspace_.linear,
                                                       parts.limits.max_step_tokens)),
-      form_{ops::cuda::attention_tile_rows(parts.shape.head_dim, parts.shape.num_heads,
-                                           parts.shape.num_kv_heads),
+      form_{ops::cuda::attention_tile_rows(parts.shape.num_heads, parts.shape.num_kv_heads),
             device.deterministic || device.reference_attention},
       block_table_stride_((parts.limits.max_seq_len + parts.limits.block_size - 1) /
                           parts.limits.block_size),
@@ -196,22 +195,23 @@ void CudaForward::attend(std::uint32_t layer) {
                            .slot_mapping = arrays_.slot_mapping,
                            .num_tokens = counts.num_tokens,
                            .num_heads = shape_.num_heads});
-  ops::cuda::attention_cuda(device_.op, kv,
-                            {.qkv = workspace_.qkv,
-                             .num_heads = shape_.num_heads,
-                             .scale = 1.0F / std::sqrt(static_cast<float>(shape_.head_dim)),
-                             .num_seqs = counts.num_seqs,
-                             .cu_query_lens = arrays_.cu_query_lens,
-                             .context_lens = arrays_.context_lens,
-                             .block_tables = workspace_.block_tables,
-                             .block_table_stride = block_table_stride_,
-                             .decode_seqs = arrays_.decode_seqs,
-                             .num_decodes = counts.num_decodes,
-                             .tiles = arrays_.tiles,
-                             .num_tiles = counts.num_tiles,
-                             .out = workspace_.attended,
-                             .reference = device_.reference_attention,
-                             .workspace = workspace_.attention});
+  ops::cuda::attention_cuda(
+      device_.op, kv,
+      {.qkv = workspace_.qkv,
+       .num_heads = shape_.num_heads,
+       .rule = {.scale = 1.0F / std::sqrt(static_cast<float>(shape_.head_dim))},
+       .num_seqs = counts.num_seqs,
+       .cu_query_lens = arrays_.cu_query_lens,
+       .context_lens = arrays_.context_lens,
+       .block_tables = workspace_.block_tables,
+       .block_table_stride = block_table_stride_,
+       .decode_seqs = arrays_.decode_seqs,
+       .num_decodes = counts.num_decodes,
+       .tiles = arrays_.tiles,
+       .num_tiles = counts.num_tiles,
+       .out = workspace_.attended,
+       .reference = device_.reference_attention,
+       .workspace = workspace_.attention});
 }
 
 void CudaForward::add_attended(const LayerWeights& layer) {

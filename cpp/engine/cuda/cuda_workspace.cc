@@ -35,8 +35,7 @@ std::vector<std::uint32_t> prompt_graph_sizes(std::uint32_t longest) {
 StepCounts largest_step(const ModelShape& shape, const ModelLimits& limits) {
   const std::uint32_t seqs = limits.max_batch_size;
   const std::uint32_t tokens = std::max(limits.max_step_tokens, seqs);
-  const std::uint32_t rows =
-      ops::cuda::attention_tile_rows(shape.head_dim, shape.num_heads, shape.num_kv_heads);
+  const std::uint32_t rows = ops::cuda::attention_tile_rows(shape.num_heads, shape.num_kv_heads);
   return {tokens, seqs, seqs, seqs, tokens / rows + seqs};
 }
 
@@ -79,8 +78,7 @@ std::uint64_t CudaWorkspace::place_all(std::byte* base, const ModelShape& shape,
   bytes(inv_freq, shape.head_dim / 2 * sizeof(float));
   bytes(end_token_ids, limits.end_token_ids.size() * sizeof(std::uint32_t));
   opaque(linear, ops::cuda::LinearCuda::workspace_bytes());
-  opaque(attention, ops::cuda::attention_cuda_workspace_bytes(most.num_seqs, shape.num_heads,
-                                                              shape.num_kv_heads, shape.head_dim));
+  opaque(attention, ops::cuda::attention_cuda_workspace_bytes(shape.head_dim));
   opaque(sampler, ops::cuda::sample_cuda_workspace_bytes(most.num_rows, shape.vocab_size));
 
   // Attention and MLP take turns.
