@@ -71,7 +71,8 @@ __device__ __forceinline__ void hold(float (&d)[kCount]) {
 #define INFERNO_D24 INFERNO_D16, INFERNO_F8(16)
 #define INFERNO_D32 INFERNO_D24, INFERNO_F8(24)
 #define INFERNO_D40 INFERNO_D32, INFERNO_F8(32)
-#define INFERNO_D64 INFERNO_D40, INFERNO_F8(40), INFERNO_F8(48), INFERNO_F8(56)
+#define INFERNO_D48 INFERNO_D40, INFERNO_F8(40)
+#define INFERNO_D64 INFERNO_D48, INFERNO_F8(48), INFERNO_F8(56)
 #define INFERNO_D96 INFERNO_D64, INFERNO_F8(64), INFERNO_F8(72), INFERNO_F8(80), INFERNO_F8(88)
 #define INFERNO_D128 INFERNO_D96, INFERNO_F8(96), INFERNO_F8(104), INFERNO_F8(112), INFERNO_F8(120)
 #define INFERNO_LIST4 "%0, %1, %2, %3"
@@ -81,9 +82,10 @@ __device__ __forceinline__ void hold(float (&d)[kCount]) {
 #define INFERNO_LIST24 INFERNO_LIST16 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define INFERNO_LIST32 INFERNO_LIST24 ", %24, %25, %26, %27, %28, %29, %30, %31"
 #define INFERNO_LIST40 INFERNO_LIST32 ", %32, %33, %34, %35, %36, %37, %38, %39"
-#define INFERNO_LIST64                                                                 \
-  INFERNO_LIST40                                                                       \
-  ", %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, " \
+#define INFERNO_LIST48 INFERNO_LIST40 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define INFERNO_LIST64                         \
+  INFERNO_LIST48                               \
+  ", %48, %49, %50, %51, %52, %53, %54, %55, " \
   "%56, %57, %58, %59, %60, %61, %62, %63"
 #define INFERNO_LIST128                                                                   \
   INFERNO_LIST64                                                                          \
@@ -128,6 +130,11 @@ INFERNO_WGMMA_ROWS(128, 64, 64, 65, 66)
                "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"                              \
                : INFERNO_D64                                                            \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define INFERNO_WGMMA_RS48(types)                                                      \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32." types " {" INFERNO_LIST48 \
+               "}, {%48, %49, %50, %51}, %52, 1, 1, 1, 1;"                             \
+               : INFERNO_D48                                                           \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 #define INFERNO_WGMMA_RS32(types)                                                      \
   asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." types " {" INFERNO_LIST32 \
                "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                             \
@@ -147,6 +154,10 @@ __device__ __forceinline__ void wgmma_columns(float (&d)[kCount], const std::uin
     INFERNO_WGMMA_RS64("bf16.bf16");
   } else if constexpr (kCount == 64) {
     INFERNO_WGMMA_RS64("f16.f16");
+  } else if constexpr (kCount == 48 && kBf16) {
+    INFERNO_WGMMA_RS48("bf16.bf16");
+  } else if constexpr (kCount == 48) {
+    INFERNO_WGMMA_RS48("f16.f16");
   } else if constexpr (kBf16) {
     INFERNO_WGMMA_RS32("bf16.bf16");
   } else {
@@ -155,12 +166,14 @@ __device__ __forceinline__ void wgmma_columns(float (&d)[kCount], const std::uin
 }
 
 #undef INFERNO_WGMMA_RS32
+#undef INFERNO_WGMMA_RS48
 #undef INFERNO_WGMMA_RS64
 #undef INFERNO_WGMMA_RS128
 #undef INFERNO_WGMMA_ROWS
 #undef INFERNO_WGMMA_SS
 #undef INFERNO_LIST128
 #undef INFERNO_LIST64
+#undef INFERNO_LIST48
 #undef INFERNO_LIST40
 #undef INFERNO_LIST32
 #undef INFERNO_LIST24
@@ -171,6 +184,7 @@ __device__ __forceinline__ void wgmma_columns(float (&d)[kCount], const std::uin
 #undef INFERNO_D128
 #undef INFERNO_D96
 #undef INFERNO_D64
+#undef INFERNO_D48
 #undef INFERNO_D40
 #undef INFERNO_D32
 #undef INFERNO_D24

@@ -14,10 +14,16 @@ namespace {
 
 constexpr std::uint32_t kMaxSplits = 64;     // blocks that share a sequence's positions
 constexpr std::uint32_t kMaxPartials = 512;  // blocks that may leave partial results
-// A share worth a block of its own: below it, leaving and gathering partial results costs more.
-constexpr std::uint32_t kMinShare = 256 / kDecodeTile;
+// How many blocks are worth having for so many tiles: beyond that, leaving and gathering partial
+// results costs more.
+template <int kHeadDim>
+__device__ std::uint32_t useful_shares(std::uint32_t num_tiles) {
+  const std::uint32_t large = (num_tiles + 15) / 16;
+  if constexpr (kHeadDim <= 128) return large;
+  return max(large, min((num_tiles + 3) / 4, 16));
+}
 
-template <bool kSplit, bool kPlain>
+template <int kHeadDim, bool kSplit, bool kPlain>
 __device__ DecodeTask decode_task(const DecodeParams& p) {
   DecodeTask task;
   const std::uint32_t seq = p.decode_seqs[blockIdx.z];
@@ -35,7 +41,7 @@ __device__ DecodeTask decode_task(const DecodeParams& p) {
   task.num_shares = 1;
   if constexpr (kSplit) {
     const std::uint32_t num_tiles = task.end - task.begin;
-    const std::uint32_t wanted = min(gridDim.x, (num_tiles + kMinShare - 1) / kMinShare);
+    const std::uint32_t wanted = min(gridDim.x, useful_shares<kHeadDim>(num_tiles));
     const std::uint32_t share = wanted == 0 ? 1 : (num_tiles + wanted - 1) / wanted;
     task.num_shares = (num_tiles + share - 1) / share;
     task.begin = min(task.begin + blockIdx.x * share, task.end);
@@ -190,10 +196,10 @@ __global__ void __launch_bounds__(kWarps * 32)
   auto& warps = *reinterpret_cast<Warps*>(dynamic_shared);
   auto& own = warps[threadIdx.x / 32];
   let_next_start();
-  const DecodeTask task = decode_task<kSplit, kPlain>(p);
+  const DecodeTask task = decode_task<kHeadDim, kSplit, kPlain>(p);
   // A share that is not wanted ends at once; share 0 of each sequence waits for all.
   if (blockIdx.x > 0 && task.begin == task.end) return;
-  DecodeTiles<Element, kHeadDim, kWarps> tiles(p, task, own.ring);
+  DecodeTiles<Element, kHeadDim, kWarps, kPlain> tiles(p, task, own.ring);
   wait_for_previous();
   if (task.context_len == 0) {
     for (std::uint32_t i = threadIdx.x; i < task.num_heads * (kHeadDim / 2); i += kWarps * 32) {

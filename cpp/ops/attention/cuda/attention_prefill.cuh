@@ -76,7 +76,7 @@ __device__ inline float inverse_of_total(float total) {
   return total == 0.0F ? 0.0F : 1.0F / total;
 }
 
-// The kernel for sm_90a, which has head_dim 64 and 128.
+// The kernel for sm_90a, which has all head sizes but 32.
 bool has_attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer);
 void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,
                             const PrefillParams& params);

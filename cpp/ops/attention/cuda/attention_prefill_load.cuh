@@ -24,11 +24,13 @@ struct PrefillShape {
   // row group goes on while the other one's are on their way.
   static constexpr int kQueryParts = kQueryStages == 1 ? kRowGroups : 1;
   static constexpr int kPartRows = kPrefillRows / kQueryParts;
+  static constexpr int kPlanes = (kHeadDim + 63) / 64;  // of 64 elements
   // As PrefillShared, whose type only the device's pass has: queries, keys and values, then the
   // rest and what alignment takes.
   static constexpr std::uint32_t kSharedBytes =
-      (kQueryStages * kPrefillRows + 2 * kLoadStages * kKeyTile) * kHeadDim * 2 + 2048;
+      (kQueryStages * kPrefillRows + 2 * kLoadStages * kKeyTile) * kPlanes * 128 + 2048;
 };
+
 inline constexpr int kQueryThreads = 96;  // that load queries
 inline constexpr int kPrefillThreads = (kRowGroups + 1) * 128;
 
@@ -54,10 +56,11 @@ class Schedule {
   std::uint32_t num_tasks_;
 };
 
-// Planes of 64 elements (128 bytes) a row, as matrix_descriptor has them.
+// Planes of 64 elements (128 bytes) a row, as matrix_descriptor has them. Of a head's last plane,
+// what is beyond head_dim is not used.
 template <typename Element, int kRows, int kHeadDim>
 struct SharedTile {
-  static constexpr int kPlanes = kHeadDim / 64;
+  static constexpr int kPlanes = PrefillShape<kHeadDim>::kPlanes;
   static constexpr std::uint32_t kPlaneBytes = kRows * 128;
 
   Element elements[kPlanes][kRows][64];
@@ -78,12 +81,10 @@ struct RingPlace {
 };
 
 template <typename Element, int kHeadDim>
-struct alignas(1024) PrefillShared : PrefillShape<kHeadDim> {
+struct alignas(1024) PrefillShared {
   using Shape = PrefillShape<kHeadDim>;
   using Kv = SharedTile<Element, Shape::kKeyTile, kHeadDim>;
   using Q = SharedTile<Element, kPrefillRows, kHeadDim>;
-  using QueryPlace = RingPlace<Shape::kQueryStages>;
-  using KvPlace = RingPlace<kLoadStages>;
 
   Q q[Shape::kQueryStages];  // when they have been used, the results
   Kv k[kLoadStages];
@@ -152,7 +153,7 @@ class Copier {
   static constexpr std::uint32_t kKeyTile = PrefillShape<kHeadDim>::kKeyTile;
   static constexpr std::uint32_t kPieces = kKeyTile / kCopiedKeys;
   static constexpr std::uint32_t kLookUpTiles = 32 / kPieces;
-  static constexpr std::uint32_t kPieceBytes = kCopiedKeys * kHeadDim * sizeof(Element);
+  static constexpr std::uint32_t kPieceBytes = kCopiedKeys * Kv::kPlanes * 128;
 
  public:
   __device__ Copier(const PrefillParams& p, const KvMaps& maps, Shared& shared)

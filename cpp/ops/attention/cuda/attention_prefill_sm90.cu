@@ -1,4 +1,5 @@
-// Flash attention on wgmma, for head_dim 64, 128 and 256: Shah et al., "FlashAttention-3", 2024.
+// Flash attention on wgmma, for head_dim 64, 96, 128 and 256: Shah et al., "FlashAttention-3",
+// 2024.
 //
 // One block to a multiprocessor takes tiles one after another. Of its three warpgroups one only
 // loads: a warp gathers keys and values, 16 positions at a time, through the tensor copy engine
@@ -312,8 +313,7 @@ void launch_sm90(const CudaOp& op, const KvLayerCuda& layer, const PrefillParams
 }  // namespace
 
 bool has_attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer) {
-  return op.dependent_launch &&
-         (layer.head_dim == 64 || layer.head_dim == 128 || layer.head_dim == 256);
+  return op.dependent_launch && layer.head_dim >= 64;
 }
 
 void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,
@@ -323,6 +323,9 @@ void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,
     case 64:
       return bf16 ? launch_sm90<__nv_bfloat16, 64>(op, layer, params)
                   : launch_sm90<__half, 64>(op, layer, params);
+    case 96:
+      return bf16 ? launch_sm90<__nv_bfloat16, 96>(op, layer, params)
+                  : launch_sm90<__half, 96>(op, layer, params);
     case 128:
       return bf16 ? launch_sm90<__nv_bfloat16, 128>(op, layer, params)
                   : launch_sm90<__half, 128>(op, layer, params);

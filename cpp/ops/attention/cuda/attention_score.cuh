@@ -68,7 +68,7 @@ inline ScoreRule score_rule(const AttentionRule& rule) {
           .sinks = rule.sinks};
 }
 
-// Positions of a tile that are seen, from its beginning.
+// Positions of a tile that are seen, from its beginning; the end may be beyond the tile.
 struct SeenInTile {
   std::uint32_t first;
   std::uint32_t end;
