@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   const DecodeTask task = decode_task<kHeadDim, kSplit, kPlain>(p);
   // A share that is not wanted ends at once; share 0 of each sequence waits for all.
   if (blockIdx.x > 0 && task.begin == task.end) return;
-  DecodeTiles<Element, kHeadDim, kWarps, kPlain> tiles(p, task, own.ring);
+  DecodeTiles<Element, kHeadDim, kWarps> tiles(p, task, own.ring);
   wait_for_previous();
   if (task.context_len == 0) {
     for (std::uint32_t i = threadIdx.x; i < task.num_heads * (kHeadDim / 2); i += kWarps * 32) {
@@ -227,11 +227,9 @@ __global__ void __launch_bounds__(kWarps * 32)
 template <typename Element, int kHeadDim, int kWarps>
 constexpr std::uint32_t kSharedBytes = kWarps * sizeof(WarpShared<Element, kHeadDim>);
 
-template <typename Element, int kHeadDim, int kWarps, bool kSplit>
+template <typename Element, int kHeadDim, int kWarps, bool kSplit, bool kPlain>
 void launch_decode(const CudaOp& op, const DecodeParams& params, dim3 grid) {
-  const auto kernel = params.rule.is_plain()
-                          ? attention_decode_kernel<Element, kHeadDim, kWarps, kSplit, true>
-                          : attention_decode_kernel<Element, kHeadDim, kWarps, kSplit, false>;
+  const auto kernel = attention_decode_kernel<Element, kHeadDim, kWarps, kSplit, kPlain>;
   constexpr std::uint32_t kBytes = kSharedBytes<Element, kHeadDim, kWarps>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
@@ -247,25 +245,34 @@ std::uint32_t max_shared_bytes() {
   return static_cast<std::uint32_t>(bytes);
 }
 
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, bool kPlain>
 void launch_decode(const CudaOp& op, const DecodeParams& params, std::uint32_t num_decodes) {
   const std::uint32_t units = params.num_kv_heads * params.units_per_kv_head;
   constexpr int kFewWarps = kHeadDim > 128 ? 2 : 4;
   constexpr int kManyWarps = 2 * kFewWarps;
+  // Five of small heads have a window of 128 positions, up to nine tiles, on its way at once.
+  constexpr int kWindowWarps = kHeadDim > 64 ? kFewWarps : 5;
   // Enough blocks: small ones, of which several fit into a multiprocessor and hide each other's
   // beginning and end. Few: large ones, and sequences cut into shares.
   const std::uint32_t slots = std::min(op.num_sms, kMaxPartials) / (units * num_decodes);
   if (slots == 0) {
     const dim3 grid(1, units, num_decodes);
-    return launch_decode<Element, kHeadDim, kFewWarps, false>(op, params, grid);
+    constexpr int kWarps = kPlain ? kFewWarps : kWindowWarps;
+    return launch_decode<Element, kHeadDim, kWarps, false, kPlain>(op, params, grid);
   }
   const dim3 grid(std::min(slots, kMaxSplits), units, num_decodes);
   // Less than this only before sm_90, but for sm_80.
   constexpr std::uint32_t kGatherBytes = 8 * 1024;
   if (kSharedBytes<Element, kHeadDim, kManyWarps> + kGatherBytes > max_shared_bytes()) {
-    return launch_decode<Element, kHeadDim, kFewWarps, true>(op, params, grid);
+    return launch_decode<Element, kHeadDim, kFewWarps, true, kPlain>(op, params, grid);
   }
-  launch_decode<Element, kHeadDim, kManyWarps, true>(op, params, grid);
+  launch_decode<Element, kHeadDim, kManyWarps, true, kPlain>(op, params, grid);
+}
+
+template <typename Element, int kHeadDim>
+void launch_decode(const CudaOp& op, const DecodeParams& params, std::uint32_t num_decodes) {
+  params.rule.is_plain() ? launch_decode<Element, kHeadDim, true>(op, params, num_decodes)
+                         : launch_decode<Element, kHeadDim, false>(op, params, num_decodes);
 }
 
 template <typename Element>

@@ -56,7 +56,7 @@ struct DecodeStage {
 inline constexpr int kDecodeStages = 2;
 
 // A warp's tiles of the share, every kWarps-th, and the ring that they pass through.
-template <typename Element, int kHeadDim, int kWarps, bool kPlain>
+template <typename Element, int kHeadDim, int kWarps>
 class DecodeTiles {
  public:
   using Stage = DecodeStage<Element, kHeadDim>;
@@ -64,8 +64,7 @@ class DecodeTiles {
   __device__ DecodeTiles(const DecodeParams& p, const DecodeTask& task, Stage* ring)
       : p_(p), task_(task), ring_(ring), tile_(task.begin + threadIdx.x / 32) {
     look_up();
-    // All of a window's tiles, most times.
-    for (std::uint32_t i = 0; i < (kPlain ? 1 : kDecodeStages); ++i) prefetch(i);
+    prefetch();
   }
 
   // The first copies; the previous kernel must have ended.
@@ -116,14 +115,14 @@ class DecodeTiles {
            (kDecodeTile * kHeadDim);
   }
 
-  // A tile of the first copies, into the L2: that is where all writes meet, so it may come before
-  // the previous kernel has ended.
-  __device__ void prefetch(std::uint32_t ahead) const {
-    const std::uint32_t tile = tile_ + ahead * kWarps;
-    if (tile >= task_.end) return;
+  // The first tile, into the L2: that is where all writes meet, so it may come before the previous
+  // kernel has ended.
+  __device__ void prefetch() const {
+    if (tile_ >= task_.end) return;
     constexpr std::uint32_t kLine = 128 / sizeof(Element);
-    const std::size_t begin = offset(tile, __shfl_sync(0xffffffffU, ids_, ahead));
-    for (std::uint32_t i = threadIdx.x % 32 * kLine; i < kDecodeTile * kHeadDim; i += 32 * kLine) {
+    const std::size_t begin = offset(tile_, __shfl_sync(0xffffffffU, ids_, 0));
+    for (std::uint32_t i = seen().first * kHeadDim + threadIdx.x % 32 * kLine;
+         i < kDecodeTile * kHeadDim; i += 32 * kLine) {
       asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const Element*>(p_.k) + begin + i));
       asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const Element*>(p_.v) + begin + i));
     }
