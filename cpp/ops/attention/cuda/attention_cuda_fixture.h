@@ -158,7 +158,7 @@ class World {
   Heads heads;
   std::vector<Sequence> sequences;
   std::vector<float> sinks;
-  std::uint32_t spare_block = 0;  // another sequence's; all NaN
+  std::uint32_t spare_block = 0;  // in no table; all NaN
   std::vector<std::uint32_t> tables;
   std::uint32_t stride = 0;
   KvLayerCuda layer;
@@ -290,8 +290,8 @@ class Step {
   }
 
  private:
-  // Without the blocks that end before the window of each sequence's first query token: their
-  // places have no block's number, or another sequence's.
+  // Without the blocks that end before the window of each sequence's first query token: in their
+  // places stands no block's number, or that of a block of NaN.
   std::vector<std::uint32_t> tables_after_giving_back() const {
     std::vector<std::uint32_t> tables = world_.tables;
     const std::uint32_t block_size = world_.heads.block_size;
