@@ -7,6 +7,12 @@ add_library(inferno_cuda_ops OBJECT
   linear/cuda/cublaslt.cc
   cuda/cuda_op.cc
   embed/embed_cuda.cu
+  experts/cuda/experts_cuda.cc
+  experts/cuda/experts_plain.cu
+  experts/cuda/experts_stream.cu
+  experts/cuda/experts_sum.cu
+  experts/cuda/experts_tiles.cu
+  experts/cuda/route_cuda.cu
   linear/cuda/linear_cuda.cc
   linear/cuda/linear_decode.cu
   linear/cuda/linear_few_rows.cu

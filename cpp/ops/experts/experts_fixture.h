@@ -56,11 +56,13 @@ struct ExpertsProblem {
   ExpertsCase c;
   std::vector<float> h, gate_up, down, gate_up_bias, down_bias, weights;
   std::vector<std::uint32_t> ids;
+  std::vector<double> row_scales;  // [T] of what products read
 
   ExpertsProblem(const ExpertsCase& problem, Random& random) : c(problem) {
     const std::size_t wide = std::size_t{2} * c.shape.intermediate_size;
     const std::size_t hidden = c.shape.hidden_size;
     h = random.normals(c.tokens * hidden);
+    row_scales.assign(c.tokens, 1.0);
     const auto matrices = [&](std::size_t rows, std::size_t columns) {
       std::vector<float> values = random.normals(c.shape.num_experts * rows * columns);
       const float factor = 1.0F / std::sqrt(static_cast<float>(columns));
@@ -116,8 +118,8 @@ struct ExpertsProblem {
                   ExpertsAnswer& answer) const {
     const std::size_t hidden = c.shape.hidden_size;
     const std::size_t inner = c.shape.intermediate_size;
-    std::vector<float> x(h.begin() + t * hidden, h.begin() + (t + 1) * hidden);
-    for (float& value : x) value = rounded(value, between);
+    std::vector<double> x(h.begin() + t * hidden, h.begin() + (t + 1) * hidden);
+    for (double& value : x) value = rounded(static_cast<float>(value), between) * row_scales[t];
     const auto wide = [&](std::size_t row) {
       const double bias = c.bias ? gate_up_bias[e * 2 * inner + row] : 0.0;
       return product(&gate_up[(e * 2 * inner + row) * hidden], x.data(), hidden, bias);

@@ -27,8 +27,9 @@ struct ExpertsInput {
   // for T up to kMaxFewRows.
   const float* square_sums = nullptr;
   float eps = 0;
-  const std::uint32_t* expert_ids = nullptr;  // [T, k] those of a token all different
-  const float* weights = nullptr;             // [T, k]
+  // [T, k] those of a token all different; kNoExpert adds nothing, and reads no weights.
+  const std::uint32_t* expert_ids = nullptr;
+  const float* weights = nullptr;  // [T, k]
 };
 
 // One for each device context, for one form of experts. Not thread-safe.
