@@ -8,6 +8,7 @@ add_library(inferno_cuda_ops OBJECT
   cuda/cuda_op.cc
   embed/embed_cuda.cu
   experts/cuda/experts_cuda.cc
+  experts/cuda/experts_decode.cu
   experts/cuda/experts_plain.cu
   experts/cuda/experts_stream.cu
   experts/cuda/experts_sum.cu

@@ -1,4 +1,4 @@
-// The activations of gated linear units. Shazeer, "GLU Variants Improve Transformer", 2020.
+// What a gated MLP makes of its gate and its up; the same on every backend.
 #pragma once
 
 #include <cstdint>
@@ -6,16 +6,18 @@
 namespace inferno::ops {
 
 enum class ActivationKind : std::uint8_t {
-  Silu,         // gate / (1 + exp(-gate)) * up
-  GeluTanh,     // gelu(gate) * up, gelu(g) = g / 2 * (1 + tanh(sqrt(2 / pi) (g + 0.044715 g^3)))
-  ClampedSilu,  // gpt-oss: g / (1 + exp(-alpha g)) * (u + 1), g = min(gate, limit) and
-                // u = clamp(up, -limit, limit)
+  Silu,         // gate * sigmoid(gate) * up: SwiGLU, as in Llama
+  GeluTanh,     // gelu(gate) * up in its tanh form: GEGLU, as in Gemma
+  ClampedSilu,  // g * sigmoid(alpha * g) * (u + 1), as in gpt-oss
 };
 
+// gelu(g) = g / 2 * (1 + tanh(z / 2)) = g * sigmoid(z), z = 2 * sqrt(2 / pi) * (g + 0.044715 g^3):
+// Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016.
 struct Activation {
   ActivationKind kind = ActivationKind::Silu;
-  float alpha = 1;  // of ClampedSilu
-  float limit = 0;  // of ClampedSilu, above 0
+  // Of ClampedSilu: g = min(gate, limit), u = up between -limit and limit.
+  float alpha = 1.0F;
+  float limit = 0.0F;
 };
 
 }  // namespace inferno::ops
