@@ -10,7 +10,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed=INFERNO_COVERAGE");
 
     // Generates the bridge's headers, which the engine includes; the engine must follow it on the linker's line.
-    cxx_build::bridge("src/bridge.rs")
+    cxx_build::bridges(["src/bridge.rs", "src/bridge/spec.rs"])
         .include(root.join("cpp"))
         .std("c++20")
         .flag("-Wall")
@@ -36,6 +36,7 @@ fn main() {
     }
     println!("cargo:rerun-if-changed=cpp");
     println!("cargo:rerun-if-changed=src/bridge.rs");
+    println!("cargo:rerun-if-changed=src/bridge/spec.rs");
 }
 
 /// The static CUDA runtime that cmake found beside its compiler. The driver is opened at run time, so nothing else is linked.

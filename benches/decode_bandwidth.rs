@@ -3,39 +3,19 @@
 //!
 //! `cargo bench --bench decode_bandwidth`; needs 4 GB of memory.
 
+#[path = "support/spec.rs"]
+mod spec;
 #[path = "support/step.rs"]
 mod step;
 
 use std::time::Instant;
 
-use inferno_node::bridge::ffi::{self, Dtype, Isa, ModelLimits, ModelShape, RopeScaling};
+use inferno_node::bridge::ffi::{self, Isa, ModelLimits};
+use spec::llama;
 use step::Runner;
 
 const CONTEXT: u32 = 128;
 const STEPS: usize = 24;
-
-fn llama_1b() -> ModelShape {
-    ModelShape {
-        vocab_size: 128_256,
-        hidden_size: 2_048,
-        intermediate_size: 8_192,
-        num_layers: 16,
-        num_heads: 32,
-        num_kv_heads: 8,
-        head_dim: 64,
-        rms_norm_eps: 1e-5,
-        rope_theta: 500_000.0,
-        rope_scaling: RopeScaling::Llama3,
-        rope_factor: 32.0,
-        rope_low_freq_factor: 1.0,
-        rope_high_freq_factor: 4.0,
-        rope_original_max_positions: 8_192,
-        tie_word_embeddings: true,
-        attention_bias: false,
-        mlp_bias: false,
-        dtype: Dtype::BF16,
-    }
-}
 
 fn limits() -> ModelLimits {
     ModelLimits {
@@ -56,7 +36,7 @@ fn measure(isa: Isa, num_threads: u32) {
     // Before and after, the better one counts: the ceiling is what the machine can do, not what it did just then.
     let before = read_bandwidth(num_threads);
     let start = Instant::now();
-    let mut runner = Runner::new(&llama_1b(), &limits(), isa, num_threads);
+    let mut runner = Runner::new(&llama(128_256, 2_048, 8_192, 16), &limits(), isa, num_threads);
     let load = start.elapsed();
     let prompt: Vec<u32> = (0..CONTEXT).map(|i| (i * 7_919) % 128_256).collect();
     let start = Instant::now();

@@ -3,45 +3,24 @@
 
 #![allow(missing_docs)] // criterion_group! makes a public function
 
+#[path = "support/spec.rs"]
+mod spec;
 #[path = "support/step.rs"]
 mod step;
 
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use inferno_node::bridge::ffi::{
-    self, DeviceOptions, Dtype, Isa, ModelLimits, ModelShape, RopeScaling,
-};
+use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, ModelLimits};
+use inferno_node::bridge::spec::DecoderSpec;
+use spec::llama;
 use step::{FED, Runner};
 
 fn num_threads() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
-fn shape(vocab_size: u32, hidden_size: u32, intermediate_size: u32, num_layers: u32) -> ModelShape {
-    ModelShape {
-        vocab_size,
-        hidden_size,
-        intermediate_size,
-        num_layers,
-        num_heads: hidden_size.div_ceil(64),
-        num_kv_heads: hidden_size.div_ceil(64).div_ceil(4),
-        head_dim: 64,
-        rms_norm_eps: 1e-5,
-        rope_theta: 500_000.0,
-        rope_scaling: RopeScaling::None,
-        rope_factor: 1.0,
-        rope_low_freq_factor: 1.0,
-        rope_high_freq_factor: 4.0,
-        rope_original_max_positions: 0,
-        tie_word_embeddings: true,
-        attention_bias: false,
-        mlp_bias: false,
-        dtype: Dtype::BF16,
-    }
-}
-
-fn limits(shape: &ModelShape, max_batch_size: u32, max_seq_len: u32) -> ModelLimits {
+fn limits(spec: &DecoderSpec, max_batch_size: u32, max_seq_len: u32) -> ModelLimits {
     let mut limits = ModelLimits {
         block_size: 16,
         kv_bytes: 0,
@@ -50,16 +29,15 @@ fn limits(shape: &ModelShape, max_batch_size: u32, max_seq_len: u32) -> ModelLim
         max_seq_len,
         end_token_ids: Vec::new(),
     };
-    let need =
-        ffi::required_bytes(&DeviceOptions::cpu(num_threads(), Isa::Auto, 0), shape, &limits)
-            .expect("a good shape");
+    let need = ffi::required_bytes(&DeviceOptions::cpu(num_threads(), Isa::Auto, 0), spec, &limits)
+        .expect("a good spec");
     let blocks = u64::from(max_batch_size) * u64::from(max_seq_len.div_ceil(16));
     limits.kv_bytes = need.kv_bytes_per_block * blocks;
     limits
 }
 
-fn runner(shape: &ModelShape, max_batch_size: u32, max_seq_len: u32) -> Runner {
-    Runner::new(shape, &limits(shape, max_batch_size, max_seq_len), Isa::Auto, num_threads())
+fn runner(spec: &DecoderSpec, max_batch_size: u32, max_seq_len: u32) -> Runner {
+    Runner::new(spec, &limits(spec, max_batch_size, max_seq_len), Isa::Auto, num_threads())
 }
 
 fn prompt(length: u32) -> Vec<u32> {
@@ -68,13 +46,13 @@ fn prompt(length: u32) -> Vec<u32> {
 
 /// A model's three ranges taken and given back.
 fn memory_allocation(criterion: &mut Criterion) {
-    let shape = shape(512, 64, 128, 2);
-    let limits = limits(&shape, 4, 256);
+    let spec = llama(512, 64, 128, 2);
+    let limits = limits(&spec, 4, 256);
     let options = DeviceOptions::cpu(1, Isa::Auto, 64 << 20);
     let mut context = ffi::new_context(&options).expect("64 MiB");
     criterion.bench_function("memory_allocation", |b| {
         b.iter(|| {
-            let plan = context.pin_mut().add_model(&shape, &limits).expect("it fits");
+            let plan = context.pin_mut().add_model(&spec, &limits).expect("it fits");
             context.pin_mut().remove_model(plan.model).expect("it is there");
         });
     });
@@ -87,13 +65,13 @@ fn gpu_memory_allocation(criterion: &mut Criterion) {
         println!("left out: gpu_memory_allocation, for this build or machine has no GPU");
         return;
     }
-    let shape = shape(512, 64, 128, 2);
-    let limits = limits(&shape, 4, 256);
+    let spec = llama(512, 64, 128, 2);
+    let limits = limits(&spec, 4, 256);
     let options = DeviceOptions::cuda(0, 1, 256 << 20);
     let mut context = ffi::new_context(&options).expect("256 MiB");
     criterion.bench_function("gpu_memory_allocation", |b| {
         b.iter(|| {
-            let plan = context.pin_mut().add_model(&shape, &limits).expect("it fits");
+            let plan = context.pin_mut().add_model(&spec, &limits).expect("it fits");
             context.pin_mut().remove_model(plan.model).expect("it is there");
         });
     });
@@ -101,10 +79,10 @@ fn gpu_memory_allocation(criterion: &mut Criterion) {
 
 /// Products of one layer at several batch sizes: 46 MB of weights.
 fn op_matmul(criterion: &mut Criterion) {
-    let shape = shape(256, 2_048, 2_048, 1);
+    let spec = llama(256, 2_048, 2_048, 1);
     let mut group = criterion.benchmark_group("op_matmul");
     for batch in [1_u32, 8, 32] {
-        let mut runner = runner(&shape, batch, 64);
+        let mut runner = runner(&spec, batch, 64);
         let first = prompt(1);
         let rows: Vec<(u32, &[u32], u32)> = (0..batch).map(|s| (0, &first[..], s)).collect();
         runner.step(&rows);
@@ -117,10 +95,10 @@ fn op_matmul(criterion: &mut Criterion) {
 
 /// Decode attention over a long context; the weights are small beside it.
 fn op_attention(criterion: &mut Criterion) {
-    let shape = shape(256, 512, 64, 4);
+    let spec = llama(256, 512, 64, 4);
     let mut group = criterion.benchmark_group("op_attention");
     for context in [512_u32, 4_096] {
-        let mut runner = runner(&shape, 1, context + 16);
+        let mut runner = runner(&spec, 1, context + 16);
         for first in (0..context).step_by(512) {
             runner.step(&[(first, &prompt(512), 0)]);
         }
@@ -134,10 +112,10 @@ fn op_attention(criterion: &mut Criterion) {
 
 /// A chunk of a prompt: norms, rope, writing the cache, attention and products together.
 fn prefill(criterion: &mut Criterion) {
-    let shape = shape(256, 512, 1_408, 4);
+    let spec = llama(256, 512, 1_408, 4);
     let mut group = criterion.benchmark_group("prefill");
     for length in [32_u32, 512] {
-        let mut runner = runner(&shape, 1, length);
+        let mut runner = runner(&spec, 1, length);
         let tokens = prompt(length);
         group.throughput(Throughput::Elements(u64::from(length)));
         group.bench_function(BenchmarkId::from_parameter(length), |b| {
@@ -149,8 +127,8 @@ fn prefill(criterion: &mut Criterion) {
 
 /// One row of 128,256 logits.
 fn op_sample(criterion: &mut Criterion) {
-    let shape = shape(128_256, 64, 64, 1);
-    let mut runner = runner(&shape, 1, 64);
+    let spec = llama(128_256, 64, 64, 1);
+    let mut runner = runner(&spec, 1, 64);
     runner.step(&[(0, &prompt(1), 0)]);
     let mut group = criterion.benchmark_group("op_sample");
     for (name, temperature, top_k, top_p, min_p) in [
@@ -170,10 +148,10 @@ fn op_sample(criterion: &mut Criterion) {
 
 /// A decode step of a small model for a whole batch: what a step costs besides its weights.
 fn decode(criterion: &mut Criterion) {
-    let shape = shape(4_096, 256, 704, 6);
+    let spec = llama(4_096, 256, 704, 6);
     let mut group = criterion.benchmark_group("decode");
     for batch in [1_u32, 4, 8, 16, 32] {
-        let mut runner = runner(&shape, batch, 128);
+        let mut runner = runner(&spec, batch, 128);
         println!("decode/{batch} on {:?}, {} threads", runner.isa(), num_threads());
         let tokens = prompt(8);
         let rows: Vec<(u32, &[u32], u32)> = (0..batch).map(|s| (0, &tokens[..], s)).collect();

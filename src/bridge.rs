@@ -1,19 +1,16 @@
 //! The border between Rust and the engine: plain data down, plain data up, every call fallible, no logic.
 //!
-//! The only `cxx::bridge`, and with `models/mmap.rs` the only place with `unsafe`. A C++ exception arrives as an
+//! With `bridge/spec.rs`, whose types it carries, the only `cxx::bridge`; these and `models/mmap.rs` are the only places with `unsafe`. A C++ exception arrives as an
 //! error whose text starts with a fixed code and a colon; [`DeviceError::parse`] reads it.
+
+mod error;
+pub mod spec;
+
+pub use error::{DeviceError, DeviceErrorCode};
 
 #[allow(missing_docs, unsafe_code, clippy::missing_safety_doc)]
 #[cxx::bridge(namespace = "inferno")]
 pub mod ffi {
-    /// Element type of a tensor.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-    enum Dtype {
-        F32,
-        F16,
-        BF16,
-    }
-
     /// Which instruction set the CPU backend uses; `Auto` takes the best that the machine has.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     enum Isa {
@@ -42,16 +39,6 @@ pub mod ffi {
         Reference,
     }
 
-    /// How rotary frequencies are scaled for long contexts.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-    enum RopeScaling {
-        None,
-        /// Every frequency divided by the factor.
-        Linear,
-        /// Llama 3.1: low frequencies divided, high ones kept, a ramp between.
-        Llama3,
-    }
-
     /// What a device is made with.
     #[derive(Debug, Clone)]
     struct DeviceOptions {
@@ -67,30 +54,6 @@ pub mod ffi {
         attention: AttentionBackend,
         /// On a GPU: the same tokens alone and in any batch. The CPU always gives them.
         deterministic: bool,
-    }
-
-    /// A decoder's shape, in the names of the checkpoint's config.json.
-    #[derive(Debug, Clone, PartialEq)]
-    struct ModelShape {
-        vocab_size: u32,
-        hidden_size: u32,
-        intermediate_size: u32,
-        num_layers: u32,
-        num_heads: u32,
-        num_kv_heads: u32,
-        head_dim: u32,
-        rms_norm_eps: f32,
-        rope_theta: f32,
-        rope_scaling: RopeScaling,
-        rope_factor: f32,
-        rope_low_freq_factor: f32,
-        rope_high_freq_factor: f32,
-        rope_original_max_positions: u32,
-        tie_word_embeddings: bool,
-        attention_bias: bool,
-        mlp_bias: bool,
-        /// Element type of the weights on the device.
-        dtype: Dtype,
     }
 
     /// What a model may take on a device.
@@ -221,6 +184,12 @@ pub mod ffi {
 
     unsafe extern "C++" {
         include!("bridge/bridge.h");
+        include!("inferno-node/src/bridge/spec.rs.h");
+
+        #[namespace = "inferno::ops"]
+        type Dtype = super::spec::Dtype;
+        type DecoderSpec = super::spec::DecoderSpec;
+        type TensorSlot = super::spec::TensorSlot;
 
         /// One device: its memory pool and models. Made, used and dropped on one thread.
         type Context;
@@ -232,23 +201,23 @@ pub mod ffi {
         /// are not read.
         fn required_bytes(
             options: &DeviceOptions,
-            shape: &ModelShape,
+            spec: &DecoderSpec,
             limits: &ModelLimits,
         ) -> Result<MemoryNeed>;
 
         /// Takes memory for a model's weights, KV blocks and workspace; the weights are still to be set.
         fn add_model(
             self: Pin<&mut Context>,
-            shape: &ModelShape,
+            spec: &DecoderSpec,
             limits: &ModelLimits,
         ) -> Result<ModelPlan>;
 
-        /// Copies one checkpoint tensor, by its Hugging Face name (`model.layers.0.self_attn.q_proj.weight`),
-        /// little-endian and row-major, converting its element type and layout.
+        /// Copies one tensor into its slot, little-endian and row-major (`shape`: rows and columns, or elements), converting its
+        /// element type and layout.
         fn set_tensor(
             self: Pin<&mut Context>,
             model: u32,
-            name: &str,
+            slot: &TensorSlot,
             dtype: Dtype,
             shape: &[u64],
             data: &[u8],
@@ -335,74 +304,5 @@ impl ffi::DeviceOptions {
             attention: ffi::AttentionBackend::Auto,
             deterministic: false,
         }
-    }
-}
-
-/// What a device call failed with.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {message}")]
-pub struct DeviceError {
-    /// Which of the fixed codes.
-    pub code: DeviceErrorCode,
-    /// Detail for the log.
-    pub message: String,
-}
-
-/// The fixed codes that engine errors start with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeviceErrorCode {
-    /// The pool or the machine has not enough memory.
-    OutOfMemory,
-    /// The step's arrays contradict each other or the model.
-    InvalidBatch,
-    /// The device is unusable until the process restarts.
-    Sticky,
-    /// Anything else.
-    Other,
-}
-
-impl std::fmt::Display for DeviceErrorCode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            DeviceErrorCode::OutOfMemory => "out_of_memory",
-            DeviceErrorCode::InvalidBatch => "invalid_batch",
-            DeviceErrorCode::Sticky => "sticky",
-            DeviceErrorCode::Other => "other",
-        })
-    }
-}
-
-impl DeviceError {
-    /// Reads `code: message`; what has no known code is `other`.
-    pub fn parse(text: &str) -> Self {
-        let (code, message) = text.split_once(": ").unwrap_or(("", text));
-        let (code, message) = match code {
-            "out_of_memory" => (DeviceErrorCode::OutOfMemory, message),
-            "invalid_batch" => (DeviceErrorCode::InvalidBatch, message),
-            "sticky" => (DeviceErrorCode::Sticky, message),
-            "other" => (DeviceErrorCode::Other, message),
-            _ => (DeviceErrorCode::Other, text),
-        };
-        Self { code, message: message.to_owned() }
-    }
-}
-
-impl From<cxx::Exception> for DeviceError {
-    fn from(exception: cxx::Exception) -> Self {
-        Self::parse(exception.what())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codes_are_read_from_the_front_of_the_text() {
-        let error = DeviceError::parse("out_of_memory: need 12, have 3");
-        assert_eq!(error.code, DeviceErrorCode::OutOfMemory);
-        assert_eq!(error.message, "need 12, have 3");
-        assert_eq!(error.to_string(), "out_of_memory: need 12, have 3");
-        assert_eq!(DeviceError::parse("std::bad: thing").code, DeviceErrorCode::Other);
     }
 }

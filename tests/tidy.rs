@@ -157,8 +157,8 @@ fn functions_are_short() {
 }
 
 #[test]
-fn unsafe_stands_in_two_files_only() {
-    let allowed = ["src/bridge.rs", "src/models/mmap.rs"];
+fn unsafe_stands_in_the_bridge_and_in_the_mapping_only() {
+    let allowed = ["src/bridge.rs", "src/bridge/spec.rs", "src/models/mmap.rs"];
     let mut breaches = Vec::new();
     for path in files("src", &["rs"]) {
         let file = name(&path);

@@ -2,9 +2,9 @@
 
 use cxx::UniquePtr;
 use inferno_node::bridge::ffi::{
-    self, Context, DeviceOptions, Isa, ModelLimits, ModelPlan, ModelShape, SamplingRow, StepBatch,
-    StepOutput,
+    self, Context, DeviceOptions, Isa, ModelLimits, ModelPlan, SamplingRow, StepBatch, StepOutput,
 };
+use inferno_node::bridge::spec::DecoderSpec;
 
 /// Stands for "the token sampled last for this seat".
 pub const FED: u32 = u32::MAX;
@@ -24,13 +24,13 @@ pub struct Runner {
 
 impl Runner {
     /// Seat s has the blocks from s * ceil(max_seq_len / block_size) on; `kv_bytes` must hold them.
-    pub fn new(shape: &ModelShape, limits: &ModelLimits, isa: Isa, num_threads: u32) -> Self {
-        let need = ffi::required_bytes(&DeviceOptions::cpu(num_threads, isa, 0), shape, limits)
-            .expect("a good shape");
+    pub fn new(spec: &DecoderSpec, limits: &ModelLimits, isa: Isa, num_threads: u32) -> Self {
+        let need = ffi::required_bytes(&DeviceOptions::cpu(num_threads, isa, 0), spec, limits)
+            .expect("a good spec");
         let pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes;
         let options = DeviceOptions::cpu(num_threads, isa, pool_bytes);
         let mut context = ffi::new_context(&options).expect("memory for the pool");
-        let plan = context.pin_mut().add_model(shape, limits).expect("memory for the model");
+        let plan = context.pin_mut().add_model(spec, limits).expect("memory for the model");
         context.pin_mut().fill_random(plan.model, 1).expect("an empty model");
         context.pin_mut().finish_model(plan.model).expect("all weights");
         let sampling = SamplingRow {

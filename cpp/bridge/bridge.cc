@@ -2,9 +2,9 @@
 #include "bridge/bridge.h"
 
 #include <algorithm>
-#include <string_view>
 #include <vector>
 
+#include "bridge/spec.h"
 #include "engine/context.h"
 #include "engine/cuda/gpus.h"
 #include "inferno-node/src/bridge.rs.h"
@@ -39,30 +39,6 @@ Isa to_border(ops::Isa isa) {
   return Isa::Portable;
 }
 
-ops::Dtype to_engine(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::F16:
-      return ops::Dtype::F16;
-    case Dtype::BF16:
-      return ops::Dtype::BF16;
-    case Dtype::F32:
-      break;
-  }
-  return ops::Dtype::F32;
-}
-
-ops::RopeScaling to_engine(RopeScaling scaling) {
-  switch (scaling) {
-    case RopeScaling::Linear:
-      return ops::RopeScaling::Linear;
-    case RopeScaling::Llama3:
-      return ops::RopeScaling::Llama3;
-    case RopeScaling::None:
-      break;
-  }
-  return ops::RopeScaling::None;
-}
-
 engine::AttentionBackend to_engine(AttentionBackend attention) {
   switch (attention) {
     case AttentionBackend::Flash:
@@ -84,27 +60,6 @@ engine::DeviceOptions to_engine(const DeviceOptions& options) {
           .ordinal = options.ordinal,
           .attention = to_engine(options.attention),
           .deterministic = options.deterministic};
-}
-
-engine::ModelShape to_engine(const ModelShape& shape) {
-  return {.vocab_size = shape.vocab_size,
-          .hidden_size = shape.hidden_size,
-          .intermediate_size = shape.intermediate_size,
-          .num_layers = shape.num_layers,
-          .num_heads = shape.num_heads,
-          .num_kv_heads = shape.num_kv_heads,
-          .head_dim = shape.head_dim,
-          .rms_norm_eps = shape.rms_norm_eps,
-          .rope_theta = shape.rope_theta,
-          .rope_scaling = to_engine(shape.rope_scaling),
-          .rope_factor = shape.rope_factor,
-          .rope_low_freq_factor = shape.rope_low_freq_factor,
-          .rope_high_freq_factor = shape.rope_high_freq_factor,
-          .rope_original_max_positions = shape.rope_original_max_positions,
-          .tie_word_embeddings = shape.tie_word_embeddings,
-          .attention_bias = shape.attention_bias,
-          .mlp_bias = shape.mlp_bias,
-          .dtype = to_engine(shape.dtype)};
 }
 
 engine::ModelLimits to_engine(const ModelLimits& limits) {
@@ -150,18 +105,17 @@ Context::Context(const DeviceOptions& options)
     : impl_(std::make_unique<Impl>(to_engine(options))) {}
 Context::~Context() = default;
 
-ModelPlan Context::add_model(const ModelShape& shape, const ModelLimits& limits) {
-  const engine::ModelPlan plan = impl_->context.add_model(to_engine(shape), to_engine(limits));
+ModelPlan Context::add_model(const DecoderSpec& spec, const ModelLimits& limits) {
+  const engine::ModelPlan plan = impl_->context.add_model(to_engine(spec), to_engine(limits));
   return {plan.model, plan.num_blocks, plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes};
 }
 
-void Context::set_tensor(std::uint32_t model, rust::Str name, Dtype dtype,
+void Context::set_tensor(std::uint32_t model, const TensorSlot& slot, ops::Dtype dtype,
                          rust::Slice<const std::uint64_t> shape,
                          rust::Slice<const std::uint8_t> data) {
-  const engine::TensorView tensor{to_engine(dtype),
-                                  {shape.data(), shape.size()},
-                                  std::as_bytes(std::span(data.data(), data.size()))};
-  impl_->context.set_tensor(model, std::string_view(name.data(), name.size()), tensor);
+  const engine::TensorView tensor{
+      dtype, {shape.data(), shape.size()}, std::as_bytes(std::span(data.data(), data.size()))};
+  impl_->context.set_tensor(model, {slot.part, slot.layer, slot.expert, slot.first_row}, tensor);
 }
 
 void Context::fill_random(std::uint32_t model, std::uint64_t seed) {
@@ -222,10 +176,10 @@ std::unique_ptr<Context> new_context(const DeviceOptions& options) {
   return std::make_unique<Context>(options);
 }
 
-MemoryNeed required_bytes(const DeviceOptions& options, const ModelShape& shape,
+MemoryNeed required_bytes(const DeviceOptions& options, const DecoderSpec& spec,
                           const ModelLimits& limits) {
   const engine::MemoryNeed need =
-      engine::required_bytes(to_engine(options), to_engine(shape), to_engine(limits));
+      engine::required_bytes(to_engine(options), to_engine(spec), to_engine(limits));
   return {need.weight_bytes, need.kv_bytes_per_block, need.workspace_bytes};
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "engine/error.h"
+#include "ops/base/dtype.h"
 #include "rust/cxx.h"
 
 namespace rust::behavior {
@@ -24,14 +25,14 @@ static void trycatch(Try&& func, Fail&& fail) noexcept {
 
 namespace inferno {
 
-enum class Dtype : std::uint8_t;
 enum class Backend : std::uint8_t;
 enum class Isa : std::uint8_t;
 struct DeviceOptions;
 struct GpuKind;
 struct GpuMemory;
 struct MemoryNeed;
-struct ModelShape;
+struct DecoderSpec;
+struct TensorSlot;
 struct ModelLimits;
 struct ModelPlan;
 struct MemoryStats;
@@ -46,8 +47,8 @@ class Context {
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
-  ModelPlan add_model(const ModelShape& shape, const ModelLimits& limits);
-  void set_tensor(std::uint32_t model, rust::Str name, Dtype dtype,
+  ModelPlan add_model(const DecoderSpec& spec, const ModelLimits& limits);
+  void set_tensor(std::uint32_t model, const TensorSlot& slot, ops::Dtype dtype,
                   rust::Slice<const std::uint64_t> shape, rust::Slice<const std::uint8_t> data);
   void fill_random(std::uint32_t model, std::uint64_t seed);
   std::uint32_t finish_model_part(std::uint32_t model);
@@ -67,7 +68,7 @@ class Context {
 };
 
 std::unique_ptr<Context> new_context(const DeviceOptions& options);
-MemoryNeed required_bytes(const DeviceOptions& options, const ModelShape& shape,
+MemoryNeed required_bytes(const DeviceOptions& options, const DecoderSpec& spec,
                           const ModelLimits& limits);
 bool isa_available(Isa isa) noexcept;
 bool has_cuda() noexcept;

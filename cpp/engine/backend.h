@@ -10,14 +10,13 @@
 #include "engine/batch.h"
 #include "engine/memory_pool.h"
 #include "engine/random_weights.h"
-#include "engine/shape.h"
+#include "engine/spec.h"
 #include "ops/linear/packed_weights.h"
 
 namespace inferno::engine {
 
-class KvCache;
-class Weights;
-struct LayerWeights;
+struct Decoder;
+struct Layer;
 
 // What a kind of device takes for what; known without having one.
 class Sizes {
@@ -25,10 +24,10 @@ class Sizes {
   virtual ~Sizes() = default;
   // A matrix in the layout that the backend's products read, padding included.
   virtual std::uint64_t matrix_bytes(const ops::WeightShape& matrix) const = 0;
-  virtual std::uint64_t workspace_bytes(const ModelShape& shape,
+  virtual std::uint64_t workspace_bytes(const DecoderSpec& spec,
                                         const ModelLimits& limits) const = 0;
   // Throws other for a shape that the backend does not run, naming the field.
-  virtual void check(const ModelShape& shape, const ModelLimits& limits) const = 0;
+  virtual void check(const DecoderSpec& spec, const ModelLimits& limits) const = 0;
 };
 
 // A step of equal sequences.
@@ -50,20 +49,23 @@ class Forward {
   // call with a batch of the same form recorded.
   virtual void run(const std::function<void()>& pass) = 0;
 
-  // x [T, hidden_size] = the tokens' rows of the embedding
-  virtual void embed(const Weights& weights) = 0;
-  // qkv [T, q_size + 2 kv_size] = qkv_proj(norm(x))
-  virtual void project_qkv(const LayerWeights& layer) = 0;
+  // x [T, hidden_size] = embedding_scale * the tokens' rows of the embedding; h [T, hidden_size] =
+  // the first layer's norm of x
+  virtual void embed() = 0;
+  // qkv [T, q_size + 2 kv_size] = qkv_proj(h)
+  virtual void project_qkv(const Layer& layer) = 0;
   // attended [T, q_size] = attention(rope(q), rope(k), v), K and V written to the layer's blocks
-  virtual void attend(std::uint32_t layer) = 0;
-  // x += o_proj(attended)
-  virtual void add_attended(const LayerWeights& layer) = 0;
-  // gated [T, intermediate_size] = silu(gate_proj(norm(x))) * up_proj(norm(x))
-  virtual void gate(const LayerWeights& layer) = 0;
-  // x += down_proj(gated). `next`: the layer that reads x, or null after the last.
-  virtual void add_gated(const LayerWeights& layer, const LayerWeights* next) = 0;
-  // logits [R, vocab_size] = lm_head(norm(x)) of the last token of each sequence that samples
-  virtual void project_logits(const Weights& weights) = 0;
+  virtual void attend(const Layer& layer) = 0;
+  // x += scale * after(o_proj(attended)); h = next(x)
+  virtual void add_attended(const Layer& layer) = 0;
+  // gated [T, intermediate_size] = activation(gate_proj(h)) * up_proj(h)
+  virtual void gate(const Layer& layer) = 0;
+  // x += scale * after(down_proj(gated)); h = next(x)
+  virtual void add_gated(const Layer& layer) = 0;
+  // x += scale * after(the chosen experts' outputs, weighted); h = next(x)
+  virtual void add_experts(const Layer& layer) = 0;
+  // logits [R, vocab_size] = head(norm(x)) of the last token of each sequence that samples
+  virtual void project_logits() = 0;
   // Draws a token for each row of logits, also into the sequence's seat.
   virtual void sample() = 0;
 
@@ -86,10 +88,10 @@ struct MatrixRows {
   std::uint32_t num_rows = 0;
 };
 
+// What a forward pass runs, and within what; both outlive it.
 struct ForwardParts {
-  const ModelShape& shape;
+  const Decoder& decoder;
   const ModelLimits& limits;
-  const KvCache& kv;
 };
 
 // A device.

@@ -58,4 +58,7 @@ struct BatchBounds {
 void check_batch(const StepBatch& batch, const BatchBounds& bounds,
                  std::span<const bool> seat_filled, std::span<bool> seat_seen);
 
+// Throws other for a row that could not be sampled.
+[[noreturn]] void throw_not_sampled(std::uint32_t seq, ops::SampleStatus status);
+
 }  // namespace inferno::engine

@@ -13,17 +13,17 @@ Context::Context(const DeviceOptions& options) : backend_(make_backend(options))
   in_flight_.reserve(backend_->max_in_flight());
 }
 
-ModelPlan Context::add_model(const ModelShape& shape, const ModelLimits& limits) {
+ModelPlan Context::add_model(const DecoderSpec& spec, const ModelLimits& limits) {
   backend_->enter();
-  auto model = std::make_unique<Model>(*backend_, shape, limits);
+  auto model = std::make_unique<Model>(*backend_, spec, limits);
   ModelPlan plan = model->plan();
   plan.model = next_model_++;
   models_.emplace(plan.model, std::move(model));
   return plan;
 }
 
-void Context::set_tensor(std::uint32_t model, std::string_view name, const TensorView& tensor) {
-  find(model, ErrorCode::kOther).set_tensor(name, tensor);
+void Context::set_tensor(std::uint32_t model, const TensorSlot& slot, const TensorView& tensor) {
+  find(model, ErrorCode::kOther).set_tensor(slot, tensor);
 }
 
 void Context::fill_random(std::uint32_t model, std::uint64_t seed) {
@@ -83,14 +83,14 @@ Model& Context::find(std::uint32_t model, ErrorCode code) {
   return *found->second;
 }
 
-MemoryNeed required_bytes(const DeviceOptions& options, const ModelShape& shape,
+MemoryNeed required_bytes(const DeviceOptions& options, const DecoderSpec& spec,
                           const ModelLimits& limits) {
-  check_shape(shape);
-  check_limits(limits, shape);
+  check_spec(spec);
+  check_limits(limits, spec);
   const std::unique_ptr<Sizes> sizes = make_sizes(options);
-  sizes->check(shape, limits);
-  return {Weights::bytes_needed(*sizes, shape), KvCache::bytes_per_block(shape, limits.block_size),
-          sizes->workspace_bytes(shape, limits)};
+  sizes->check(spec, limits);
+  return {Weights::bytes_needed(*sizes, spec), KvCache::bytes_per_block(spec, limits.block_size),
+          sizes->workspace_bytes(spec, limits)};
 }
 
 }  // namespace inferno::engine

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -12,7 +11,7 @@
 #include "engine/error.h"
 #include "engine/memory_pool.h"
 #include "engine/model.h"
-#include "engine/shape.h"
+#include "engine/spec.h"
 
 namespace inferno::engine {
 
@@ -22,8 +21,8 @@ class Context {
   // Throws as make_backend.
   explicit Context(const DeviceOptions& options);
 
-  ModelPlan add_model(const ModelShape& shape, const ModelLimits& limits);
-  void set_tensor(std::uint32_t model, std::string_view name, const TensorView& tensor);
+  ModelPlan add_model(const DecoderSpec& spec, const ModelLimits& limits);
+  void set_tensor(std::uint32_t model, const TensorSlot& slot, const TensorView& tensor);
   void fill_random(std::uint32_t model, std::uint64_t seed);
   // Does the next part of making a model ready; answers how many parts are left.
   std::uint32_t finish_model_part(std::uint32_t model);
@@ -57,7 +56,7 @@ class Context {
 
 // What a pool must hold for a model on such a device; nothing is taken, and the device need not be
 // there.
-MemoryNeed required_bytes(const DeviceOptions& options, const ModelShape& shape,
+MemoryNeed required_bytes(const DeviceOptions& options, const DecoderSpec& spec,
                           const ModelLimits& limits);
 
 }  // namespace inferno::engine

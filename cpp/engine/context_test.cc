@@ -11,6 +11,7 @@
 
 #include "engine/error.h"
 #include "engine/test_model.h"
+#include "engine/test_reference.h"
 
 namespace inferno::engine {
 namespace {
@@ -29,7 +30,7 @@ std::string error_of(const std::function<void()>& call) {
 
 std::uint32_t add_random(Context& context, std::uint64_t seed,
                          const ModelLimits& limits = test::small_limits()) {
-  const auto plan = context.add_model(test::small_shape(ops::Dtype::BF16), limits);
+  const auto plan = context.add_model(test::small_spec(ops::Dtype::BF16), limits);
   context.fill_random(plan.model, seed);
   context.finish_model(plan.model);
   return plan.model;
@@ -152,14 +153,14 @@ TEST_CASE("models do not disturb each other, and a removed one leaves no trace i
 }
 
 TEST_CASE("the plan is what required_bytes said, and fits a pool of that size") {
-  const ModelShape shape = test::small_shape(ops::Dtype::F16);
+  const LlamaShape shape = test::small_shape(ops::Dtype::F16);
   ModelLimits limits = test::small_limits();
-  const MemoryNeed need = required_bytes(test::small_device(), shape, limits);
+  const MemoryNeed need = required_bytes(test::small_device(), spec_of(shape), limits);
   CHECK(need.kv_bytes_per_block == 3 * 2 * 2 * 12 * 4 * 2);
   limits.kv_bytes = 100 * need.kv_bytes_per_block + 8192;
   Context context(
       {2, ops::Isa::Portable, need.weight_bytes + need.workspace_bytes + limits.kv_bytes});
-  const ModelPlan plan = context.add_model(shape, limits);
+  const ModelPlan plan = context.add_model(spec_of(shape), limits);
   CHECK(plan.num_blocks >= 100);
   CHECK(plan.weight_bytes == need.weight_bytes);
   CHECK(plan.workspace_bytes == need.workspace_bytes);
@@ -175,15 +176,17 @@ TEST_CASE("the plan is what required_bytes said, and fits a pool of that size") 
 }
 
 TEST_CASE("too little memory is out_of_memory, and nothing stays taken") {
-  const ModelShape shape = test::small_shape(ops::Dtype::F32);
+  const LlamaShape shape = test::small_shape(ops::Dtype::F32);
   ModelLimits limits = test::small_limits();
-  const MemoryNeed need = required_bytes(test::small_device(), shape, limits);
+  const MemoryNeed need = required_bytes(test::small_device(), spec_of(shape), limits);
   Context context({2, ops::Isa::Portable, need.weight_bytes + 1000});
-  CHECK(error_of([&] { context.add_model(shape, limits); }).starts_with("out_of_memory: need "));
+  CHECK(error_of([&] {
+          context.add_model(spec_of(shape), limits);
+        }).starts_with("out_of_memory: need "));
   CHECK(context.memory_stats().used_bytes == 0);
   limits.kv_bytes = 100;
   CHECK(error_of([&] {
-          context.add_model(shape, limits);
+          context.add_model(spec_of(shape), limits);
         }).ends_with("have 100 (kv_bytes, for one block)"));
   CHECK(context.memory_stats().used_bytes == 0);
   CHECK(error_of([&] {
@@ -193,8 +196,7 @@ TEST_CASE("too little memory is out_of_memory, and nothing stays taken") {
 
 TEST_CASE("misuse is an error") {
   Context context(test::small_device());
-  const ModelPlan plan =
-      context.add_model(test::small_shape(ops::Dtype::F32), test::small_limits());
+  const ModelPlan plan = context.add_model(test::small_spec(ops::Dtype::F32), test::small_limits());
   const Step step({{.token_ids = {1}, .blocks = {0}}}, 4);
   CHECK(error_of([&] {
           context.run_step(plan.model, step.batch());
@@ -204,12 +206,12 @@ TEST_CASE("misuse is an error") {
   context.finish_model(plan.model);
   CHECK(error_of([&] { context.finish_model(plan.model); }).starts_with("other: "));
   CHECK(error_of([&] { context.fill_random(plan.model, 1); }).starts_with("other: "));
-  CHECK(error_of([&] { context.set_tensor(plan.model, "x", {}); }).starts_with("other: "));
-  ModelShape bad = test::small_shape(ops::Dtype::F32);
-  bad.head_dim = 3;
+  CHECK(error_of([&] { context.set_tensor(plan.model, {}, {}); }).starts_with("other: "));
+  LlamaShape bad = test::small_shape(ops::Dtype::F32);
+  bad.num_kv_heads = 4;
   CHECK(error_of([&] {
-          context.add_model(bad, test::small_limits());
-        }).starts_with("other: head_dim"));
+          context.add_model(spec_of(bad), test::small_limits());
+        }).starts_with("other: layers[0].num_kv_heads"));
   CHECK(error_of([] {
           Context(DeviceOptions{0, ops::Isa::Portable, 1024});
         }).starts_with("other: num_threads"));
@@ -225,31 +227,13 @@ TEST_CASE("misuse is an error") {
 
 TEST_CASE("weights that are no numbers fail the warm-up, not a request") {
   Context context(test::small_device());
-  ModelShape shape = test::small_shape(ops::Dtype::F32);
-  const ModelPlan plan = context.add_model(shape, test::small_limits());
-  const auto set = [&](const std::string& name, std::vector<std::uint64_t> dimensions,
-                       float value) {
-    std::uint64_t size = 1;
-    for (auto d : dimensions) size *= d;
-    const std::vector<float> values(size, value);
-    context.set_tensor(plan.model, name,
-                       {ops::Dtype::F32, dimensions, std::as_bytes(std::span(values))});
-  };
-  set("model.embed_tokens.weight", {211, 72}, 0.1F);
-  set("model.norm.weight", {72}, std::numeric_limits<float>::quiet_NaN());
-  set("lm_head.weight", {211, 72}, 0.1F);
-  for (int i = 0; i < 3; ++i) {
-    const std::string p = "model.layers." + std::to_string(i) + ".";
-    set(p + "input_layernorm.weight", {72}, 1);
-    set(p + "post_attention_layernorm.weight", {72}, 1);
-    set(p + "self_attn.q_proj.weight", {72, 72}, 0.1F);
-    set(p + "self_attn.k_proj.weight", {24, 72}, 0.1F);
-    set(p + "self_attn.v_proj.weight", {24, 72}, 0.1F);
-    set(p + "self_attn.o_proj.weight", {72, 72}, 0.1F);
-    set(p + "mlp.gate_proj.weight", {108, 72}, 0.1F);
-    set(p + "mlp.up_proj.weight", {108, 72}, 0.1F);
-    set(p + "mlp.down_proj.weight", {72, 108}, 0.1F);
+  const DecoderSpec spec = test::small_spec(ops::Dtype::F32);
+  const ModelPlan plan = context.add_model(spec, test::small_limits());
+  test::Checkpoint checkpoint(test::small_shape(ops::Dtype::F32));
+  for (double& value : checkpoint.tensors.at("model.norm.weight").values) {
+    value = std::numeric_limits<double>::quiet_NaN();
   }
+  checkpoint.load(context, plan.model);
   CHECK(error_of([&] { context.finish_model(plan.model); }) ==
         "other: sequence 0: logits that are no numbers");
 }

@@ -35,7 +35,7 @@ struct Loaded {
   Loaded(const Checkpoint& checkpoint, const DeviceOptions& device,
          const ModelLimits& limits = test::small_limits())
       : context(device), block_size(limits.block_size) {
-    plan = context.add_model(checkpoint.shape, limits);
+    plan = context.add_model(spec_of(checkpoint.shape), limits);
     model = plan.model;
     checkpoint.load(context, model);
     context.finish_model(model);
@@ -62,16 +62,11 @@ void check_near(const std::vector<float>& got, const Matrix& expected, double to
   CHECK_MESSAGE(worst <= tolerance * scale, "worst " << worst << " of " << scale);
 }
 
-std::vector<ModelShape> family() {
-  std::vector<ModelShape> shapes(4, test::small_shape(ops::Dtype::F32));
+std::vector<LlamaShape> family() {
+  std::vector<LlamaShape> shapes(4, test::small_shape(ops::Dtype::F32));
   shapes[1].tie_word_embeddings = true;
-  shapes[1].rope_scaling = ops::RopeScaling::Llama3;
-  shapes[1].rope_factor = 8;
-  shapes[1].rope_original_max_positions = 32;
   shapes[2].attention_bias = true;
   shapes[2].mlp_bias = true;
-  shapes[2].rope_scaling = ops::RopeScaling::Linear;
-  shapes[2].rope_factor = 4;
   shapes[3].num_kv_heads = shapes[3].num_heads;
   return shapes;
 }
@@ -80,9 +75,9 @@ TEST_CASE("logits agree with the reference for every member of the family and ev
   // Relative to the largest logit; 16-bit types round K and V, and bf16 kernels round activations.
   const std::map<ops::Dtype, double> tolerance = {
       {ops::Dtype::F32, 2e-5}, {ops::Dtype::F16, 5e-3}, {ops::Dtype::BF16, 4e-2}};
-  for (const ModelShape& base : family()) {
+  for (const LlamaShape& base : family()) {
     for (const auto& [dtype, error] : tolerance) {
-      ModelShape shape = base;
+      LlamaShape shape = base;
       shape.dtype = dtype;
       const Checkpoint checkpoint(shape);
       const auto ids = prompt(21, 1);
@@ -239,19 +234,19 @@ TEST_CASE("a sequence has the same bits on memory full of rubbish") {
     // Models with little besides weights fill the pool with NaN and leave.
     Context context(test::small_device(b.isa));
     Checkpoint bad = b.checkpoint;
-    for (auto& [name, values] : bad.tensors) values.assign(values.size(), NAN);
+    for (auto& [name, tensor] : bad.tensors) tensor.values.assign(tensor.values.size(), NAN);
     const ModelLimits little{1, 8192, 1, 1, 1, {}};
     std::vector<std::uint32_t> models;
     CHECK_THROWS_AS(
         while (true) {
-          models.push_back(context.add_model(bad.shape, little).model);
+          models.push_back(context.add_model(spec_of(bad.shape), little).model);
           bad.load(context, models.back());
         },
         Error);
     CHECK(models.size() > 5);
     CHECK_THROWS_AS(context.finish_model(models[0]), Error);
     for (const std::uint32_t model : models) context.remove_model(model);
-    const ModelPlan plan = context.add_model(b.checkpoint.shape, test::small_limits());
+    const ModelPlan plan = context.add_model(spec_of(b.checkpoint.shape), test::small_limits());
     b.checkpoint.load(context, plan.model);
     context.finish_model(plan.model);
     const StepOutput output = context.run_step(

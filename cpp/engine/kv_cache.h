@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "engine/memory_pool.h"
-#include "engine/shape.h"
+#include "engine/spec.h"
 #include "ops/kv_write/kv_write.h"
 
 namespace inferno::engine {
@@ -14,15 +14,16 @@ class KvCache {
  public:
   // Takes as many blocks as kv_bytes hold. Throws out_of_memory if that is none, or if the pool has
   // not got them.
-  KvCache(MemoryPool& pool, const ModelShape& shape, const ModelLimits& limits);
+  KvCache(MemoryPool& pool, const DecoderSpec& spec, const ModelLimits& limits);
 
   // K and V of one block in all layers.
-  static std::uint64_t bytes_per_block(const ModelShape& shape, std::uint32_t block_size);
+  static std::uint64_t bytes_per_block(const DecoderSpec& spec, std::uint32_t block_size);
 
   std::uint32_t num_blocks() const { return num_blocks_; }
   std::uint64_t bytes() const { return range_.bytes(); }
 
-  // K and V [num_blocks, …] of one layer, as kv_write and attention take them.
+  // K and V [num_blocks, …] of one layer, as kv_write and attention take them. Layers may differ in
+  // heads and head size.
   const ops::KvLayer& layer(std::uint32_t index) const { return layers_[index]; }
 
  private:

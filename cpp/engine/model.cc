@@ -1,6 +1,5 @@
-// The forward pass of the Llama family, written once: what runs where is the backend's business.
-// Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", 2023; Grattafiori et al.,
-// "The Llama 3 Herd of Models", 2024.
+// The forward pass of every family, written once: what a layer has is data (spec.h), what runs
+// where is the backend's business. Vaswani et al., "Attention Is All You Need", 2017.
 #include "engine/model.h"
 
 #include <algorithm>
@@ -11,28 +10,29 @@
 namespace inferno::engine {
 namespace {
 
-const ModelShape& checked(const Sizes& sizes, const ModelShape& shape, const ModelLimits& limits) {
-  check_shape(shape);
-  check_limits(limits, shape);
-  sizes.check(shape, limits);
-  return shape;
+const DecoderSpec& checked(const Sizes& sizes, const DecoderSpec& spec, const ModelLimits& limits) {
+  check_spec(spec);
+  check_limits(limits, spec);
+  sizes.check(spec, limits);
+  return spec;
 }
 
 }  // namespace
 
-Model::Model(Backend& device, const ModelShape& shape, const ModelLimits& limits)
-    : shape_(checked(device.sizes(), shape, limits)),
+Model::Model(Backend& device, const DecoderSpec& spec, const ModelLimits& limits)
+    : spec_(checked(device.sizes(), spec, limits)),
       limits_(limits),
-      workspace_bytes_(device.sizes().workspace_bytes(shape, limits)),
-      weights_(device, shape),
-      kv_(device.pool(), shape, limits),
-      forward_(device.make_forward({shape_, limits_, kv_})),
+      workspace_bytes_(device.sizes().workspace_bytes(spec, limits)),
+      weights_(device, spec_),
+      kv_(device.pool(), spec_, limits),
+      decoder_(spec_, weights_, kv_),
+      forward_(device.make_forward({decoder_, limits_})),
       seat_filled_(std::make_unique<bool[]>(limits.max_batch_size)),
       seat_seen_(std::make_unique<bool[]>(limits.max_batch_size)) {}
 
-void Model::set_tensor(std::string_view name, const TensorView& tensor) {
+void Model::set_tensor(const TensorSlot& slot, const TensorView& tensor) {
   if (finished_) throw Error(ErrorCode::kOther, "the model is finished; no tensor can be set");
-  weights_.set(name, tensor);
+  weights_.set(slot, tensor);
 }
 
 void Model::fill_random(std::uint64_t seed) {
@@ -46,7 +46,7 @@ ModelPlan Model::plan() const {
 
 void Model::submit_step(const StepBatch& batch) {
   if (!finished_) throw Error(ErrorCode::kInvalidBatch, "model: its weights are not finished");
-  const BatchBounds bounds{shape_.vocab_size,      limits_.block_size,      kv_.num_blocks(),
+  const BatchBounds bounds{spec_.vocab_size,       limits_.block_size,      kv_.num_blocks(),
                            limits_.max_batch_size, limits_.max_step_tokens, limits_.max_seq_len};
   check_batch(batch, bounds, {seat_filled_.get(), limits_.max_batch_size},
               {seat_seen_.get(), limits_.max_batch_size});
@@ -59,16 +59,19 @@ void Model::submit_step(const StepBatch& batch) {
 }
 
 void Model::pass() {
-  forward_->embed(weights_);
-  for (std::uint32_t i = 0; i < shape_.num_layers; ++i) {
-    const LayerWeights& layer = weights_.layers[i];
+  forward_->embed();
+  for (const Layer& layer : decoder_.layers) {
     forward_->project_qkv(layer);
-    forward_->attend(i);
+    forward_->attend(layer);
     forward_->add_attended(layer);
+    if (layer.mlp->kind == MlpKind::Experts) {
+      forward_->add_experts(layer);
+      continue;
+    }
     forward_->gate(layer);
-    forward_->add_gated(layer, i + 1 < shape_.num_layers ? &weights_.layers[i + 1] : nullptr);
+    forward_->add_gated(layer);
   }
-  forward_->project_logits(weights_);
+  forward_->project_logits();
 }
 
 std::uint32_t Model::finish_part() {

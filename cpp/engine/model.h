@@ -3,12 +3,12 @@
 
 #include <cstdint>
 #include <memory>
-#include <string_view>
 
 #include "engine/backend.h"
 #include "engine/batch.h"
+#include "engine/decoder.h"
 #include "engine/kv_cache.h"
-#include "engine/shape.h"
+#include "engine/spec.h"
 #include "engine/weights.h"
 
 namespace inferno::engine {
@@ -16,13 +16,13 @@ namespace inferno::engine {
 class Model {
  public:
   // Takes the memory, all or nothing; the device outlives it. Throws out_of_memory, or other for a
-  // shape or limits that make no sense or that the device does not run.
-  Model(Backend& device, const ModelShape& shape, const ModelLimits& limits);
+  // spec or limits that make no sense or that the device does not run.
+  Model(Backend& device, const DecoderSpec& spec, const ModelLimits& limits);
 
-  void set_tensor(std::string_view name, const TensorView& tensor);
+  void set_tensor(const TensorSlot& slot, const TensorView& tensor);
   void fill_random(std::uint64_t seed);
-  // Checks that the weights are complete, then, a call each, runs the steps that the first requests
-  // shall not pay for. Answers how many calls are left.
+  // Checks that the weights are complete, then, a call each, runs warm-up steps, so that the first
+  // requests do not pay for them. Answers how many calls are left.
   std::uint32_t finish_part();
 
   // One forward pass and sampling; take_step gives the answer. Throws invalid_batch before anything
@@ -38,11 +38,12 @@ class Model {
   void pass();
   void warm_up(const WarmUpStep& step);
 
-  ModelShape shape_;
+  DecoderSpec spec_;
   ModelLimits limits_;
   std::uint64_t workspace_bytes_;
   Weights weights_;
   KvCache kv_;
+  Decoder decoder_;
   std::unique_ptr<Forward> forward_;
 
   std::unique_ptr<bool[]> seat_filled_;  // [max_batch_size] between steps

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/context.h"
+#include "engine/llama_spec.h"
 
 namespace inferno::engine::test {
 
@@ -17,8 +18,8 @@ namespace inferno::engine::test {
 std::uint64_t num_news();
 
 // Odd sizes on purpose: nothing is a multiple of a vector's length.
-inline ModelShape small_shape(ops::Dtype dtype) {
-  ModelShape shape;
+inline LlamaShape small_shape(ops::Dtype dtype) {
+  LlamaShape shape;
   shape.vocab_size = 211;
   shape.hidden_size = 72;
   shape.intermediate_size = 108;
@@ -31,6 +32,8 @@ inline ModelShape small_shape(ops::Dtype dtype) {
   shape.dtype = dtype;
   return shape;
 }
+
+inline DecoderSpec small_spec(ops::Dtype dtype) { return spec_of(small_shape(dtype)); }
 
 inline ModelLimits small_limits() {
   return {.block_size = 4,

@@ -10,76 +10,100 @@
 #include <vector>
 
 #include "engine/context.h"
-#include "engine/shape.h"
+#include "engine/llama_spec.h"
 #include "ops/base/dtype.h"
 
 namespace inferno::engine::test {
 
 using Matrix = std::vector<double>;
 
-// Checkpoint tensors by name, already rounded to their type.
+// Checkpoint tensors by their Hugging Face names, already rounded to their type.
 struct Checkpoint {
-  ModelShape shape;
-  std::map<std::string, Matrix> tensors;
-  std::map<std::string, std::vector<std::uint64_t>> shapes;
+  struct Tensor {
+    TensorSlot slot;
+    std::vector<std::uint64_t> shape;
+    Matrix values;
+  };
+  LlamaShape shape;
+  std::map<std::string, Tensor> tensors;
 
-  explicit Checkpoint(const ModelShape& s) : shape(s) {
-    std::mt19937 random(5);
-    std::normal_distribution<float> normal(0, 1);
-    const auto add = [&](const std::string& name, std::vector<std::uint64_t> dimensions,
-                         float centre, float deviation) {
-      std::size_t size = 1;
-      for (auto d : dimensions) size *= d;
-      Matrix values(size);
-      std::byte element[4];
-      for (double& value : values) {
-        ops::store_element(element, s.dtype, 0, centre + deviation * normal(random));
-        value = ops::load_element(element, s.dtype, 0);
-      }
-      tensors[name] = values;
-      shapes[name] = std::move(dimensions);
-    };
+  explicit Checkpoint(const LlamaShape& s) : shape(s) {
     const std::uint64_t h = s.hidden_size;
-    const std::uint64_t inner = s.intermediate_size;
-    add("model.embed_tokens.weight", {s.vocab_size, h}, 0, 0.5F);
-    if (!s.tie_word_embeddings) add("lm_head.weight", {s.vocab_size, h}, 0, 0.2F);
-    add("model.norm.weight", {h}, 1, 0.1F);
-    for (std::uint32_t i = 0; i < s.num_layers; ++i) {
-      const std::string p = "model.layers." + std::to_string(i) + ".";
-      const auto linear = [&](const std::string& name, std::uint64_t n, std::uint64_t k,
-                              bool bias) {
-        add(p + name + ".weight", {n, k}, 0, 0.12F);
-        if (bias) add(p + name + ".bias", {n}, 0, 0.3F);
-      };
-      add(p + "input_layernorm.weight", {h}, 1, 0.1F);
-      add(p + "post_attention_layernorm.weight", {h}, 1, 0.1F);
-      linear("self_attn.q_proj", s.q_size(), h, s.attention_bias);
-      linear("self_attn.k_proj", s.kv_size(), h, s.attention_bias);
-      linear("self_attn.v_proj", s.kv_size(), h, s.attention_bias);
-      linear("self_attn.o_proj", h, s.q_size(), s.attention_bias);
-      linear("mlp.gate_proj", inner, h, s.mlp_bias);
-      linear("mlp.up_proj", inner, h, s.mlp_bias);
-      linear("mlp.down_proj", h, inner, s.mlp_bias);
+    add("model.embed_tokens.weight", {TensorPart::Embedding}, {s.vocab_size, h}, {0, 0.5F});
+    if (!s.tie_word_embeddings) {
+      add("lm_head.weight", {TensorPart::Head}, {s.vocab_size, h}, {0, 0.2F});
     }
+    add("model.norm.weight", {TensorPart::FinalNorm}, {h}, {1, 0.1F});
+    for (std::uint32_t i = 0; i < s.num_layers; ++i) add_layer(i);
   }
 
   void load(Context& context, std::uint32_t model) const {
-    for (const auto& [name, values] : tensors) {
-      std::vector<std::byte> data(values.size() * ops::dtype_bytes(shape.dtype) + 1);
+    for (const auto& [name, tensor] : tensors) {
+      std::vector<std::byte> data(tensor.values.size() * ops::dtype_bytes(shape.dtype) + 1);
       // One byte off: tensors in a file have no alignment to rely on.
-      for (std::size_t i = 0; i < values.size(); ++i) {
-        ops::store_element(data.data() + 1, shape.dtype, i, static_cast<float>(values[i]));
+      for (std::size_t i = 0; i < tensor.values.size(); ++i) {
+        ops::store_element(data.data() + 1, shape.dtype, i, static_cast<float>(tensor.values[i]));
       }
-      context.set_tensor(model, name, {shape.dtype, shapes.at(name), std::span(data).subspan(1)});
+      context.set_tensor(model, tensor.slot,
+                         {shape.dtype, tensor.shape, std::span(data).subspan(1)});
     }
   }
+
+ private:
+  struct Spread {
+    float centre;
+    float deviation;
+  };
+
+  void add(const std::string& name, TensorSlot slot, std::vector<std::uint64_t> dimensions,
+           Spread spread) {
+    std::size_t size = 1;
+    for (auto d : dimensions) size *= d;
+    Matrix values(size);
+    std::byte element[4];
+    for (double& value : values) {
+      const float drawn = spread.centre + spread.deviation * normal_(random_);
+      ops::store_element(element, shape.dtype, 0, drawn);
+      value = ops::load_element(element, shape.dtype, 0);
+    }
+    tensors[name] = {slot, std::move(dimensions), std::move(values)};
+  }
+
+  void add_layer(std::uint32_t i) {
+    const LlamaShape& s = shape;
+    const std::uint64_t h = s.hidden_size;
+    const std::uint32_t inner = s.intermediate_size;
+    const std::string p = "model.layers." + std::to_string(i) + ".";
+    const auto linear = [&](const std::string& name, TensorSlot slot, std::uint64_t n,
+                            std::uint64_t k) {
+      slot.layer = i;
+      add(p + name + ".weight", slot, {n, k}, {0, 0.12F});
+      const bool is_mlp = name.starts_with("mlp");
+      if (!(is_mlp ? s.mlp_bias : s.attention_bias)) return;
+      // A bias's part follows its matrix's.
+      slot.part = static_cast<TensorPart>(static_cast<int>(slot.part) + 1);
+      add(p + name + ".bias", slot, {n}, {0, 0.3F});
+    };
+    add(p + "input_layernorm.weight", {TensorPart::PreAttentionNorm, i}, {h}, {1, 0.1F});
+    add(p + "post_attention_layernorm.weight", {TensorPart::PreMlpNorm, i}, {h}, {1, 0.1F});
+    linear("self_attn.q_proj", {TensorPart::Qkv}, s.q_size(), h);
+    linear("self_attn.k_proj", {TensorPart::Qkv, 0, 0, s.q_size()}, s.kv_size(), h);
+    linear("self_attn.v_proj", {TensorPart::Qkv, 0, 0, s.q_size() + s.kv_size()}, s.kv_size(), h);
+    linear("self_attn.o_proj", {TensorPart::O}, h, s.q_size());
+    linear("mlp.gate_proj", {TensorPart::GateUp}, inner, h);
+    linear("mlp.up_proj", {TensorPart::GateUp, 0, 0, inner}, inner, h);
+    linear("mlp.down_proj", {TensorPart::Down}, h, inner);
+  }
+
+  std::mt19937 random_{5};
+  std::normal_distribution<float> normal_{0, 1};
 };
 
 // The paper, with nothing clever: all positions at once, in double.
 struct Reference {
   const Checkpoint& c;
 
-  const Matrix& weight(const std::string& name) const { return c.tensors.at(name); }
+  const Matrix& weight(const std::string& name) const { return c.tensors.at(name).values; }
 
   Matrix linear(const Matrix& x, const std::string& name, std::size_t n, std::size_t k) const {
     const Matrix& w = weight(name + ".weight");
@@ -88,7 +112,7 @@ struct Reference {
     Matrix out(rows * n);
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t i = 0; i < n; ++i) {
-        double sum = bias == c.tensors.end() ? 0 : bias->second[i];
+        double sum = bias == c.tensors.end() ? 0 : bias->second.values[i];
         for (std::size_t j = 0; j < k; ++j) sum += x[r * k + j] * w[i * k + j];
         out[r * n + i] = sum;
       }
@@ -109,16 +133,7 @@ struct Reference {
   }
 
   double frequency(std::size_t i) const {
-    const ModelShape& s = c.shape;
-    const double f = std::pow(s.rope_theta, -2.0 * static_cast<double>(i) / s.head_dim);
-    if (s.rope_scaling == ops::RopeScaling::None) return f;
-    if (s.rope_scaling == ops::RopeScaling::Linear) return f / s.rope_factor;
-    const double turns = s.rope_original_max_positions * f / (2 * M_PI);
-    if (turns < s.rope_low_freq_factor) return f / s.rope_factor;
-    if (turns > s.rope_high_freq_factor) return f;
-    const double smooth = (turns - s.rope_low_freq_factor) /
-                          (double{s.rope_high_freq_factor} - s.rope_low_freq_factor);
-    return (1 - smooth) * f / s.rope_factor + smooth * f;
+    return std::pow(c.shape.rope_theta, -2.0 * static_cast<double>(i) / c.shape.head_dim);
   }
 
   void rope(Matrix& x, std::size_t heads) const {
@@ -166,7 +181,7 @@ struct Reference {
 
   // logits [vocab_size] after the last token.
   Matrix logits(const std::vector<std::uint32_t>& ids) const {
-    const ModelShape& s = c.shape;
+    const LlamaShape& s = c.shape;
     const std::size_t h = s.hidden_size;
     Matrix x;
     for (auto id : ids) {

@@ -1,7 +1,6 @@
 #include "engine/weights.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "engine/error.h"
@@ -10,11 +9,11 @@ namespace inferno::engine {
 namespace {
 
 constexpr float kDeviation =
-    0.02F;  // initializer_range of the Llama family; trained weights stay near it
+    0.02F;  // initializer_range of most families; trained weights stay near it
 constexpr std::size_t kNamesInError = 8;
 
 [[noreturn]] void refuse(const std::string& tensor, const std::string& what) {
-  throw Error(ErrorCode::kOther, "tensor " + tensor + ": " + what);
+  throw Error(ErrorCode::kOther, tensor + ": " + what);
 }
 
 std::string shape_text(std::span<const std::uint64_t> shape) {
@@ -26,17 +25,64 @@ std::string shape_text(std::span<const std::uint64_t> shape) {
   return text + "]";
 }
 
+bool is_in_layer(TensorPart part) {
+  return part != TensorPart::Embedding && part != TensorPart::FinalNorm && part != TensorPart::Head;
+}
+
+std::string slot_text(std::uint32_t layer, TensorPart part, std::uint32_t expert) {
+  std::string text;
+  if (is_in_layer(part)) text.append("layers[").append(std::to_string(layer)).append("].");
+  text.append(part_name(part));
+  if (expert > 0) text.append("[").append(std::to_string(expert)).append("]");
+  return text;
+}
+
+TensorPart bias_of(TensorPart matrix) {
+  switch (matrix) {
+    case TensorPart::Qkv:
+      return TensorPart::QkvBias;
+    case TensorPart::O:
+      return TensorPart::OBias;
+    case TensorPart::Router:
+      return TensorPart::RouterBias;
+    case TensorPart::GateUp:
+      return TensorPart::GateUpBias;
+    case TensorPart::Down:
+      return TensorPart::DownBias;
+    default:
+      throw Error(ErrorCode::kOther, std::string(part_name(matrix)) + " has no bias");
+  }
+}
+
 }  // namespace
 
-Weights::Weights(Backend& device, const ModelShape& shape)
-    : device_(&device), sizes_(device.sizes()), shape_(shape) {
-  range_ = PoolRange(device.pool(), bytes_needed(sizes_, shape));
+const char* part_name(TensorPart part) {
+  static constexpr const char* kNames[] = {
+      "embedding",    "final_norm", "head",        "pre_attention_norm",
+      "qkv",          "qkv_bias",   "q_norm",      "k_norm",
+      "sinks",        "o",          "o_bias",      "post_attention_norm",
+      "pre_mlp_norm", "router",     "router_bias", "gate_up",
+      "gate_up_bias", "down",       "down_bias",   "post_mlp_norm"};
+  static_assert(std::size(kNames) == static_cast<std::size_t>(TensorPart::PostMlpNorm) + 1);
+  const auto index = static_cast<std::size_t>(part);
+  return index < std::size(kNames) ? kNames[index] : "unknown";
+}
+
+bool Weights::Target::is_complete() const {
+  std::uint64_t count = 0;
+  for (const Rows& rows : set) count += rows.count;
+  return count == length();
+}
+
+Weights::Weights(Backend& device, const DecoderSpec& spec)
+    : device_(&device), sizes_(device.sizes()), spec_(spec) {
+  range_ = PoolRange(device.pool(), bytes_needed(sizes_, spec));
   base_ = range_.data();
   place_all();
 }
 
-std::uint64_t Weights::bytes_needed(const Sizes& sizes, const ModelShape& shape) {
-  Weights dry_run(sizes, shape);
+std::uint64_t Weights::bytes_needed(const Sizes& sizes, const DecoderSpec& spec) {
+  Weights dry_run(sizes, spec);
   dry_run.place_all();
   return dry_run.layout_.bytes();
 }
@@ -46,147 +92,175 @@ std::byte* Weights::place(std::uint64_t bytes) {
   return base_ == nullptr ? nullptr : base_ + offset;
 }
 
-void Weights::add_target(Target target) {
-  by_name_.emplace(target.name, targets_.size());
-  targets_.push_back(std::move(target));
+void Weights::add_target(const TensorSlot& slot, Target target) {
+  if (base_ == nullptr) return;
+  targets_.emplace(Key{slot.layer, slot.part, slot.expert}, std::move(target));
 }
 
-ops::PackedWeights Weights::place_matrix(const std::string& prefix, Parts parts,
-                                         std::uint32_t num_columns) {
-  ops::WeightShape matrix{0, num_columns, shape_.dtype};
-  for (const Part& part : parts) matrix.num_rows += part.num_rows;
+ops::PackedWeights Weights::place_matrix(const TensorSlot& slot, Size size, WeightFormat format) {
+  const ops::WeightShape matrix{size.num_rows, size.num_columns, element_of(format)};
   std::byte* data = place(sizes_.matrix_bytes(matrix));
-  std::uint32_t first_row = 0;
-  for (const Part& part : parts) {
-    add_target({.name = prefix + part.name + ".weight",
-                .num_rows = part.num_rows,
-                .num_columns = num_columns,
-                .matrix = matrix,
-                .first_row = first_row,
-                .data = data});
-    first_row += part.num_rows;
-  }
+  add_target(slot, {.matrix = matrix, .data = data});
   return {data, matrix};
 }
 
-const float* Weights::place_vector(const std::string& prefix, Parts parts, float fill) {
-  std::uint32_t length = 0;
-  for (const Part& part : parts) length += part.num_rows;
+const float* Weights::place_vector(const TensorSlot& slot, std::uint32_t length, float fill) {
   std::byte* data = place(std::uint64_t{length} * sizeof(float));
-  std::uint64_t offset = 0;
-  for (const Part& part : parts) {
-    add_target({.name = prefix + part.name,
-                .is_vector = true,
-                .num_rows = 1,
-                .num_columns = part.num_rows,
-                .data = data == nullptr ? nullptr : data + offset,
-                .fill = fill});
-    offset += std::uint64_t{part.num_rows} * sizeof(float);
-  }
+  add_target(
+      slot,
+      {.is_vector = true, .matrix = {1, length, ops::Dtype::F32}, .data = data, .fill = fill});
   return reinterpret_cast<const float*>(data);
 }
 
-Linear Weights::place_linear(const std::string& prefix, Parts parts, std::uint32_t num_columns,
-                             bool with_bias) {
-  Linear linear;
-  linear.weight = place_matrix(prefix, parts, num_columns);
-  if (!with_bias) return linear;
-  const std::size_t first = targets_.size();
-  linear.bias = place_vector(prefix, parts, 0);
-  for (std::size_t i = first; i < targets_.size(); ++i) {
-    by_name_.erase(targets_[i].name);
-    targets_[i].name += ".bias";
-    by_name_.emplace(targets_[i].name, i);
+const float* Weights::place_norm(const TensorSlot& slot, NormKind kind) {
+  return kind == NormKind::Rms ? place_vector(slot, spec_.hidden_size, 1) : nullptr;
+}
+
+Linear Weights::place_linear(const TensorSlot& slot, Size size, const LinearSpec& linear) {
+  Linear placed;
+  placed.weight = place_matrix(slot, size, linear.format);
+  if (linear.bias) placed.bias = place_vector({bias_of(slot.part), slot.layer}, size.num_rows, 0);
+  return placed;
+}
+
+ops::ExpertMatrix Weights::place_experts(const TensorSlot& slot, Size size, const MlpSpec& mlp) {
+  const LinearSpec& linear = slot.part == TensorPart::Down ? mlp.down : mlp.gate_up;
+  const ops::WeightShape matrix{size.num_rows, size.num_columns, element_of(linear.format)};
+  ops::ExpertMatrix placed{.shape = matrix};
+  placed.expert_stride = sizes_.matrix_bytes(matrix);
+  std::byte* data = place(placed.expert_stride * mlp.num_experts);
+  placed.data = data;
+  std::byte* biases = nullptr;
+  const std::uint64_t bias_bytes = std::uint64_t{size.num_rows} * sizeof(float);
+  if (linear.bias) biases = place(bias_bytes * mlp.num_experts);
+  placed.bias = reinterpret_cast<const float*>(biases);
+  if (base_ == nullptr) return placed;
+  for (std::uint32_t expert = 0; expert < mlp.num_experts; ++expert) {
+    add_target({slot.part, slot.layer, expert},
+               {.matrix = matrix, .data = data + placed.expert_stride * expert});
+    if (!linear.bias) continue;
+    add_target({bias_of(slot.part), slot.layer, expert},
+               {.is_vector = true,
+                .matrix = {1, size.num_rows, ops::Dtype::F32},
+                .data = biases + bias_bytes * expert});
   }
-  return linear;
+  return placed;
+}
+
+void Weights::place_mlp(std::uint32_t layer, const MlpSpec& mlp, LayerWeights& weights) {
+  const std::uint32_t hidden = spec_.hidden_size;
+  const Size gate_up{2 * mlp.intermediate_size, hidden};
+  const Size down{hidden, mlp.intermediate_size};
+  if (mlp.kind == MlpKind::Dense) {
+    weights.gate_up = place_linear({TensorPart::GateUp, layer}, gate_up, mlp.gate_up);
+    weights.down = place_linear({TensorPart::Down, layer}, down, mlp.down);
+    return;
+  }
+  weights.router = place_linear({TensorPart::Router, layer}, {mlp.num_experts, hidden}, mlp.router);
+  weights.expert_gate_up = place_experts({TensorPart::GateUp, layer}, gate_up, mlp);
+  weights.expert_down = place_experts({TensorPart::Down, layer}, down, mlp);
 }
 
 LayerWeights Weights::place_layer(std::uint32_t index) {
-  const std::string layer = "model.layers." + std::to_string(index) + ".";
-  const std::string attention = layer + "self_attn.";
-  const std::string mlp = layer + "mlp.";
-  const ModelShape& s = shape_;
+  const LayerSpec& layer = spec_.layers[index];
+  const AttentionSpec& attention = layer.attention;
   LayerWeights weights;
-  weights.input_norm = place_vector(layer, {{"input_layernorm.weight", s.hidden_size}}, 1);
-  weights.qkv = place_linear(
-      attention, {{"q_proj", s.q_size()}, {"k_proj", s.kv_size()}, {"v_proj", s.kv_size()}},
-      s.hidden_size, s.attention_bias);
-  weights.o = place_linear(attention, {{"o_proj", s.hidden_size}}, s.q_size(), s.attention_bias);
+  weights.pre_attention_norm =
+      place_norm({TensorPart::PreAttentionNorm, index}, layer.pre_attention.kind);
+  weights.qkv = place_linear({TensorPart::Qkv, index}, {attention.qkv_size(), spec_.hidden_size},
+                             attention.qkv);
+  if (attention.qk_norm == QkNorm::PerHead || attention.qk_norm == QkNorm::PerRow) {
+    const bool per_head = attention.qk_norm == QkNorm::PerHead;
+    weights.q_norm = place_vector({TensorPart::QNorm, index},
+                                  per_head ? attention.head_dim : attention.q_size(), 1);
+    weights.k_norm = place_vector({TensorPart::KNorm, index},
+                                  per_head ? attention.head_dim : attention.kv_size(), 1);
+  }
+  if (attention.sinks) {
+    weights.sinks = place_vector({TensorPart::Sinks, index}, attention.num_heads, 0);
+  }
+  weights.o =
+      place_linear({TensorPart::O, index}, {spec_.hidden_size, attention.q_size()}, attention.o);
   weights.post_attention_norm =
-      place_vector(layer, {{"post_attention_layernorm.weight", s.hidden_size}}, 1);
-  weights.gate_up =
-      place_linear(mlp, {{"gate_proj", s.intermediate_size}, {"up_proj", s.intermediate_size}},
-                   s.hidden_size, s.mlp_bias);
-  weights.down = place_linear(mlp, {{"down_proj", s.hidden_size}}, s.intermediate_size, s.mlp_bias);
+      place_norm({TensorPart::PostAttentionNorm, index}, layer.post_attention.kind);
+  weights.pre_mlp_norm = place_norm({TensorPart::PreMlpNorm, index}, layer.pre_mlp.kind);
+  place_mlp(index, layer.mlp, weights);
+  weights.post_mlp_norm = place_norm({TensorPart::PostMlpNorm, index}, layer.post_mlp.kind);
   return weights;
 }
 
 void Weights::place_all() {
-  embedding = place_matrix("model.", {{"embed_tokens", shape_.vocab_size}}, shape_.hidden_size);
-  for (std::uint32_t i = 0; i < shape_.num_layers; ++i) layers.push_back(place_layer(i));
-  final_norm = place_vector("model.", {{"norm.weight", shape_.hidden_size}}, 1);
-  if (!shape_.tie_word_embeddings) {
-    lm_head = place_linear("", {{"lm_head", shape_.vocab_size}}, shape_.hidden_size, false);
-    return;
+  const Size table{spec_.vocab_size, spec_.hidden_size};
+  embedding = place_matrix({TensorPart::Embedding}, table, spec_.embedding);
+  layers.reserve(spec_.layers.size());
+  for (std::uint32_t i = 0; i < spec_.num_layers(); ++i) layers.push_back(place_layer(i));
+  final_norm = place_norm({TensorPart::FinalNorm}, spec_.final_norm.kind);
+  if (spec_.tied_embeddings) {
+    head.weight = embedding;
+  } else {
+    head = place_linear({TensorPart::Head}, table, {false, spec_.head.format});
   }
-  lm_head.weight = embedding;
-  add_target({.name = "lm_head.weight",
-              .num_rows = shape_.vocab_size,
-              .num_columns = shape_.hidden_size,
-              .is_alias = true});
 }
 
-void Weights::check(const Target& target, const TensorView& tensor) {
-  const std::uint64_t rows = target.num_rows;
-  const std::uint64_t columns = target.num_columns;
-  const bool fits = target.is_vector ? tensor.shape.size() == 1 && tensor.shape[0] == columns
-                                     : tensor.shape.size() == 2 && tensor.shape[0] == rows &&
-                                           tensor.shape[1] == columns;
+void Weights::set(const TensorSlot& slot, const TensorView& tensor) {
+  const std::string name = slot_text(slot.layer, slot.part, slot.expert);
+  const auto found = targets_.find({slot.layer, slot.part, slot.expert});
+  if (found == targets_.end()) refuse(name, "not part of this model");
+  Target& target = found->second;
+  const std::size_t rank = target.is_vector ? 1 : 2;
+  const bool fits = tensor.shape.size() == rank &&
+                    (target.is_vector || tensor.shape[1] == target.matrix.num_columns) &&
+                    slot.first_row < target.length() && tensor.shape[0] > 0 &&
+                    tensor.shape[0] <= target.length() - slot.first_row;
   if (!fits) {
-    const std::uint64_t expected[] = {rows, columns};
-    refuse(target.name, "expected shape " +
-                            shape_text(std::span(expected).subspan(target.is_vector ? 1 : 0)) +
-                            ", got " + shape_text(tensor.shape));
+    const std::uint64_t whole[] = {target.length(), target.matrix.num_columns};
+    refuse(name, "expected rows of " + shape_text(std::span(whole).first(rank)) + " from " +
+                     std::to_string(slot.first_row) + ", got " + shape_text(tensor.shape));
   }
-  const std::uint64_t bytes = rows * columns * ops::dtype_bytes(tensor.dtype);
+  const auto count = static_cast<std::uint32_t>(tensor.shape[0]);
+  const std::uint64_t columns = target.is_vector ? 1 : target.matrix.num_columns;
+  const std::uint64_t bytes = count * columns * ops::dtype_bytes(tensor.dtype);
   if (tensor.data.size() != bytes) {
-    refuse(target.name, "expected " + std::to_string(bytes) + " bytes of " +
-                            ops::dtype_name(tensor.dtype) + ", got " +
-                            std::to_string(tensor.data.size()));
+    refuse(name, "expected " + std::to_string(bytes) + " bytes of " +
+                     ops::dtype_name(tensor.dtype) + ", got " + std::to_string(tensor.data.size()));
   }
-  if (target.is_set) refuse(target.name, "given twice");
-}
-
-void Weights::set(std::string_view name, const TensorView& tensor) {
-  // Old Llama checkpoints carry what follows from the configuration.
-  if (name.ends_with(".rotary_emb.inv_freq")) return;
-  const auto found = by_name_.find(std::string(name));
-  if (found == by_name_.end()) refuse(std::string(name), "not part of this model");
-  Target& target = targets_[found->second];
-  check(target, tensor);
+  for (const Rows& rows : target.set) {
+    if (slot.first_row < rows.first + rows.count && rows.first < slot.first_row + count) {
+      refuse(name, "given twice");
+    }
+  }
   if (target.is_vector) {
-    std::vector<float> values(target.num_columns);
-    for (std::size_t i = 0; i < values.size(); ++i) {
+    std::vector<float> values(count);
+    for (std::size_t i = 0; i < count; ++i) {
       values[i] = ops::load_element(tensor.data.data(), tensor.dtype, i);
     }
-    device_->write_vector(reinterpret_cast<float*>(target.data), values);
-  } else if (!target.is_alias) {
-    device_->write_rows(target.rows(), {tensor.data.data(), tensor.dtype, target.num_rows});
+    device_->write_vector(reinterpret_cast<float*>(target.data) + slot.first_row, values);
+  } else {
+    device_->write_rows({target.matrix, target.data, slot.first_row, count},
+                        {tensor.data.data(), tensor.dtype, count});
   }
-  target.is_set = true;
+  target.set.push_back({slot.first_row, count});
 }
 
 void Weights::fill_random(std::uint64_t seed) {
-  const NormalTable normal(kDeviation, shape_.dtype);
-  for (std::size_t i = 0; i < targets_.size(); ++i) {
-    Target& target = targets_[i];
-    if (target.is_vector) {
-      const std::vector<float> values(target.num_columns, target.fill);
-      device_->write_vector(reinterpret_cast<float*>(target.data), values);
-    } else if (!target.is_alias) {
-      device_->randomise_rows(target.rows(), normal, tensor_key(seed, i));
+  // Matrices may have several formats; a device is handed all of one before the next.
+  for (const ops::Dtype dtype : {ops::Dtype::F16, ops::Dtype::BF16, ops::Dtype::F32}) {
+    const NormalTable normal(kDeviation, dtype);
+    std::uint64_t index = 0;
+    for (auto& [key, target] : targets_) {
+      const std::uint64_t stream = tensor_key(seed, index++);
+      if (target.matrix.dtype != dtype) continue;
+      if (target.is_vector) {
+        std::vector<float> values(target.length());
+        normal.fill(stream, 0, std::as_writable_bytes(std::span(values)));
+        for (float& value : values) value += target.fill;
+        device_->write_vector(reinterpret_cast<float*>(target.data), values);
+      } else {
+        const std::uint32_t rows = target.matrix.num_rows;
+        device_->randomise_rows({target.matrix, target.data, 0, rows}, normal, stream);
+      }
+      target.set = {{0, target.length()}};
     }
-    target.is_set = true;
   }
 }
 
@@ -194,13 +268,15 @@ void Weights::check_complete() const {
   device_->finish_writes();
   std::string names;
   std::size_t count = 0;
-  for (const Target& target : targets_) {
-    if (target.is_set || target.is_alias) continue;
-    if (++count <= kNamesInError) names += (count == 1 ? "" : ", ") + target.name;
+  for (const auto& [key, target] : targets_) {
+    if (target.is_complete()) continue;
+    const auto& [layer, part, expert] = key;
+    if (++count <= kNamesInError)
+      names += (count == 1 ? "" : ", ") + slot_text(layer, part, expert);
   }
   if (count == 0) return;
   if (count > kNamesInError) names += ", …";
-  throw Error(ErrorCode::kOther, std::to_string(count) + " tensors are missing: " + names);
+  throw Error(ErrorCode::kOther, std::to_string(count) + " parts are not complete: " + names);
 }
 
 }  // namespace inferno::engine

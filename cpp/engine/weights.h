@@ -1,20 +1,20 @@
-// The weights of one model in one range of the pool: what the forward pass reads, and how it is
-// filled from a checkpoint.
+// The weights of one model in one range of the pool: what the forward pass reads, and how they get
+// there. Names of a checkpoint's tensors are not known here: a tensor comes with its slot.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
+#include <map>
 #include <span>
 #include <string>
-#include <string_view>
-#include <unordered_map>
+#include <tuple>
 #include <vector>
 
 #include "engine/backend.h"
 #include "engine/layout.h"
 #include "engine/memory_pool.h"
-#include "engine/shape.h"
+#include "engine/spec.h"
+#include "ops/experts/experts.h"
 #include "ops/linear/packed_weights.h"
 
 namespace inferno::engine {
@@ -25,36 +25,78 @@ struct Linear {
   const float* bias = nullptr;  // [outputs], or null for none
 };
 
+// Null where the layer's spec has it not.
 struct LayerWeights {
-  const float* input_norm = nullptr;  // [hidden_size]
-  Linear qkv;                         // [q_size + 2 kv_size, hidden_size]: q, k, v below each other
-  Linear o;                           // [hidden_size, q_size]
+  const float* pre_attention_norm = nullptr;   // [hidden_size]
+  Linear qkv;                                  // [q_size + 2 kv_size, hidden_size]: q, then k, v
+  const float* q_norm = nullptr;               // [head_dim], PerRow: [q_size]
+  const float* k_norm = nullptr;               // [head_dim], PerRow: [kv_size]
+  const float* sinks = nullptr;                // [num_heads]
+  Linear o;                                    // [hidden_size, q_size]
   const float* post_attention_norm = nullptr;  // [hidden_size]
+  const float* pre_mlp_norm = nullptr;         // [hidden_size]
   Linear gate_up;                              // [2 intermediate_size, hidden_size]: gate, then up
   Linear down;                                 // [hidden_size, intermediate_size]
+  Linear router;                               // [experts, hidden_size]
+  ops::ExpertMatrix expert_gate_up;            // as gate_up, of each expert
+  ops::ExpertMatrix expert_down;               // as down
+  const float* post_mlp_norm = nullptr;        // [hidden_size]
 };
 
-// One checkpoint tensor, as it comes with set.
+// What a tensor is part of.
+enum class TensorPart : std::uint8_t {
+  Embedding,
+  FinalNorm,
+  Head,
+  PreAttentionNorm,
+  Qkv,
+  QkvBias,
+  QNorm,
+  KNorm,
+  Sinks,
+  O,
+  OBias,
+  PostAttentionNorm,
+  PreMlpNorm,
+  Router,
+  RouterBias,
+  GateUp,
+  GateUpBias,
+  Down,
+  DownBias,
+  PostMlpNorm,
+};
+const char* part_name(TensorPart part);
+
+// Where a tensor goes. Several may fill one part: q, k and v are rows of Qkv.
+struct TensorSlot {
+  TensorPart part = TensorPart::Embedding;
+  std::uint32_t layer = 0;      // 0 for what is no layer's
+  std::uint32_t expert = 0;     // 0 where there is one MLP
+  std::uint32_t first_row = 0;  // of a vector: its first element
+};
+
+// A tensor as it comes: rows of a matrix, or elements of a vector.
 struct TensorView {
   ops::Dtype dtype;
-  std::span<const std::uint64_t> shape;
-  std::span<const std::byte> data;  // little-endian, row-major, any alignment
+  std::span<const std::uint64_t> shape;  // [rows, columns], or [elements]
+  std::span<const std::byte> data;       // little-endian, row-major, any alignment
 };
 
 class Weights {
  public:
   // Takes the memory; contents are still to be set. The device outlives it.
-  Weights(Backend& device, const ModelShape& shape);
+  Weights(Backend& device, const DecoderSpec& spec);
 
   // What the constructor takes from a pool.
-  static std::uint64_t bytes_needed(const Sizes& sizes, const ModelShape& shape);
+  static std::uint64_t bytes_needed(const Sizes& sizes, const DecoderSpec& spec);
 
-  // Copies one tensor by its Hugging Face name, converting element type and layout. Throws other
-  // for an unknown name, a shape or size that is not the model's, or a tensor that was set before.
-  void set(std::string_view name, const TensorView& tensor);
+  // Copies one tensor, converting element type and layout. Throws other for a slot that the model
+  // has not, rows that do not fit, a size that is not the shape's, or what was set before.
+  void set(const TensorSlot& slot, const TensorView& tensor);
 
-  // Every tensor at once: normal values with the deviation of trained models (0.02), norms 1,
-  // biases 0.
+  // Everything at once, normal with the deviation of trained models (0.02): matrices, biases and
+  // sinks around 0, norms around 1.
   void fill_random(std::uint64_t seed);
 
   // Waits until all is on the device. Throws other naming what was not set.
@@ -65,52 +107,50 @@ class Weights {
   ops::PackedWeights embedding;       // [vocab_size, hidden_size]
   std::vector<LayerWeights> layers;   // [num_layers]
   const float* final_norm = nullptr;  // [hidden_size]
-  Linear lm_head;  // [vocab_size, hidden_size]; the embedding itself where they are tied
+  Linear head;  // [vocab_size, hidden_size]; the embedding itself where they are tied
 
  private:
-  // Where a checkpoint's tensor goes.
+  struct Rows {
+    std::uint32_t first;
+    std::uint32_t count;
+  };
+  // What a part's tensors fill together.
   struct Target {
-    std::string name;
     bool is_vector = false;
-    std::uint32_t num_rows = 0;  // 1 for a vector
-    std::uint32_t num_columns = 0;
-    ops::WeightShape matrix{};    // the whole fused matrix
-    std::uint32_t first_row = 0;  // of this tensor in it
-    std::byte* data = nullptr;    // of the fused matrix or the vector
-    float fill = 0;               // of a vector, when weights are random
-    bool is_alias = false;        // a second name for memory of another target: checked, not copied
-    bool is_set = false;
+    ops::WeightShape matrix{};  // of a vector: [1, its length]
+    std::byte* data = nullptr;
+    float fill = 0;  // what a vector is around, when weights are random
+    std::vector<Rows> set{};
 
-    MatrixRows rows() const { return {matrix, data, first_row, num_rows}; }
+    std::uint32_t length() const { return is_vector ? matrix.num_columns : matrix.num_rows; }
+    bool is_complete() const;
   };
-  struct Part {
-    const char* name;
+  using Key = std::tuple<std::uint32_t, TensorPart, std::uint32_t>;  // layer, part, expert
+  struct Size {
     std::uint32_t num_rows;
+    std::uint32_t num_columns;
   };
 
-  using Parts = std::initializer_list<Part>;
-
-  Weights(const Sizes& sizes, const ModelShape& shape) : sizes_(sizes), shape_(shape) {}
+  Weights(const Sizes& sizes, const DecoderSpec& spec) : sizes_(sizes), spec_(spec) {}
   // Places everything from base_ on; with a null base_ only to learn the size.
   void place_all();
   LayerWeights place_layer(std::uint32_t index);
-  ops::PackedWeights place_matrix(const std::string& prefix, Parts parts,
-                                  std::uint32_t num_columns);
-  const float* place_vector(const std::string& prefix, Parts parts, float fill);
-  Linear place_linear(const std::string& prefix, Parts parts, std::uint32_t num_columns,
-                      bool with_bias);
+  void place_mlp(std::uint32_t layer, const MlpSpec& mlp, LayerWeights& weights);
+  ops::PackedWeights place_matrix(const TensorSlot& slot, Size size, WeightFormat format);
+  const float* place_vector(const TensorSlot& slot, std::uint32_t length, float fill);
+  const float* place_norm(const TensorSlot& slot, NormKind kind);
+  Linear place_linear(const TensorSlot& slot, Size size, const LinearSpec& linear);
+  ops::ExpertMatrix place_experts(const TensorSlot& slot, Size size, const MlpSpec& mlp);
   std::byte* place(std::uint64_t bytes);
-  void add_target(Target target);
-  static void check(const Target& target, const TensorView& tensor);
+  void add_target(const TensorSlot& slot, Target target);
 
   Backend* device_ = nullptr;
   const Sizes& sizes_;
-  ModelShape shape_;
+  const DecoderSpec& spec_;
   Layout layout_;
   PoolRange range_;
   std::byte* base_ = nullptr;
-  std::vector<Target> targets_;                           // in the order of the forward pass
-  std::unordered_map<std::string, std::size_t> by_name_;  // -> targets_
+  std::map<Key, Target> targets_;
 };
 
 }  // namespace inferno::engine

@@ -32,13 +32,13 @@ struct Fixture {
   CpuBackend device{{.num_threads = 2, .pool_bytes = 32 << 20}};
 
   // Sets a tensor whose elements are first, first + 1, … in float.
-  static void set(Weights& weights, const std::string& name, std::vector<std::uint64_t> shape,
+  static void set(Weights& weights, const TensorSlot& slot, std::vector<std::uint64_t> shape,
                   float first) {
     std::uint64_t size = 1;
     for (auto d : shape) size *= d;
     std::vector<float> values(size);
     for (std::size_t i = 0; i < size; ++i) values[i] = first + static_cast<float>(i);
-    weights.set(name, {ops::Dtype::F32, shape, std::as_bytes(std::span(values))});
+    weights.set(slot, {ops::Dtype::F32, shape, std::as_bytes(std::span(values))});
   }
 };
 
@@ -50,16 +50,19 @@ std::vector<float> row(const ops::PackedWeights& matrix, std::uint32_t index) {
 
 TEST_CASE("parts of a fused matrix and bias find their rows, in any order") {
   Fixture f;
-  ModelShape shape = test::small_shape(ops::Dtype::F32);
+  LlamaShape shape = test::small_shape(ops::Dtype::F32);
   shape.attention_bias = true;
-  Weights weights(f.device, shape);
-  const std::string p = "model.layers.1.self_attn.";
-  Fixture::set(weights, p + "v_proj.weight", {24, 72}, 3e5F);
-  Fixture::set(weights, p + "q_proj.weight", {72, 72}, 1e5F);
-  Fixture::set(weights, p + "k_proj.weight", {24, 72}, 2e5F);
-  Fixture::set(weights, p + "k_proj.bias", {24}, 200);
-  Fixture::set(weights, p + "v_proj.bias", {24}, 300);
-  Fixture::set(weights, p + "q_proj.bias", {72}, 100);
+  const DecoderSpec spec = spec_of(shape);
+  Weights weights(f.device, spec);
+  const auto part = [](TensorPart part, std::uint32_t first_row) {
+    return TensorSlot{part, 1, 0, first_row};
+  };
+  Fixture::set(weights, part(TensorPart::Qkv, 96), {24, 72}, 3e5F);
+  Fixture::set(weights, part(TensorPart::Qkv, 0), {72, 72}, 1e5F);
+  Fixture::set(weights, part(TensorPart::Qkv, 72), {24, 72}, 2e5F);
+  Fixture::set(weights, part(TensorPart::QkvBias, 72), {24}, 200);
+  Fixture::set(weights, part(TensorPart::QkvBias, 96), {24}, 300);
+  Fixture::set(weights, part(TensorPart::QkvBias, 0), {72}, 100);
   const Linear& qkv = weights.layers[1].qkv;
   CHECK(qkv.weight.shape.num_rows == 120);
   CHECK(row(qkv.weight, 0)[0] == 1e5F);
@@ -73,70 +76,93 @@ TEST_CASE("parts of a fused matrix and bias find their rows, in any order") {
   CHECK(qkv.bias[119] == 323);
 }
 
+TEST_CASE("experts lie one after the other, each with its rows and its bias") {
+  Fixture f;
+  DecoderSpec spec = test::small_spec(ops::Dtype::F32);
+  MlpSpec& mlp = spec.layers[2].mlp;
+  mlp.kind = MlpKind::Experts;
+  mlp.num_experts = 3;
+  mlp.router = {true, WeightFormat::F32};
+  mlp.down.bias = true;
+  Weights weights(f.device, spec);
+  Fixture::set(weights, {TensorPart::GateUp, 2, 1}, {216, 72}, 0);
+  Fixture::set(weights, {TensorPart::Down, 2, 2}, {72, 108}, 5);
+  Fixture::set(weights, {TensorPart::DownBias, 2, 2}, {72}, 7);
+  Fixture::set(weights, {TensorPart::Router, 2}, {3, 72}, 0);
+  const ops::ExpertMatrix& gate_up = weights.layers[2].expert_gate_up;
+  const ops::PackedWeights second{gate_up.data + gate_up.expert_stride, gate_up.shape};
+  CHECK(row(second, 215)[71] == 216 * 72 - 1);
+  const ops::ExpertMatrix& down = weights.layers[2].expert_down;
+  CHECK(row({down.data + 2 * down.expert_stride, down.shape}, 0)[1] == 6);
+  CHECK(down.bias[2 * 72 + 71] == 78);
+  CHECK(weights.layers[1].expert_gate_up.data == nullptr);
+  CHECK(error_of([&] {
+          Fixture::set(weights, {TensorPart::Down, 2, 3}, {72, 108}, 0);
+        }) == "other: layers[2].down[3]: not part of this model");
+}
+
 TEST_CASE("what is missing is listed") {
   Fixture f;
-  ModelShape shape = test::small_shape(ops::Dtype::BF16);
-  shape.num_layers = 1;
-  Weights weights(f.device, shape);
+  DecoderSpec spec = test::small_spec(ops::Dtype::BF16);
+  spec.layers.resize(1);
+  Weights weights(f.device, spec);
   CHECK(error_of([&] { weights.check_complete(); }) ==
-        "other: 12 tensors are missing: model.embed_tokens.weight, "
-        "model.layers.0.input_layernorm.weight, model.layers.0.self_attn.q_proj.weight, "
-        "model.layers.0.self_attn.k_proj.weight, model.layers.0.self_attn.v_proj.weight, "
-        "model.layers.0.self_attn.o_proj.weight, model.layers.0.post_attention_layernorm.weight, "
-        "model.layers.0.mlp.gate_proj.weight, …");
+        "other: 9 parts are not complete: embedding, final_norm, head, "
+        "layers[0].pre_attention_norm, layers[0].qkv, layers[0].o, layers[0].pre_mlp_norm, "
+        "layers[0].gate_up, …");
   weights.fill_random(1);
   weights.check_complete();
 }
 
-TEST_CASE("tied embeddings are the LM head, without a copy") {
+TEST_CASE("tied embeddings are the head, without a copy") {
   Fixture f;
-  ModelShape shape = test::small_shape(ops::Dtype::F16);
-  const std::uint64_t untied = Weights::bytes_needed(f.device.sizes(), shape);
-  shape.tie_word_embeddings = true;
-  CHECK(Weights::bytes_needed(f.device.sizes(), shape) < untied);
-  Weights weights(f.device, shape);
-  CHECK(weights.lm_head.weight.data == weights.embedding.data);
-  Fixture::set(weights, "model.embed_tokens.weight", {211, 72}, 0);
-  // Some checkpoints have it all the same; it is checked and dropped.
-  Fixture::set(weights, "lm_head.weight", {211, 72}, 5);
-  CHECK(row(weights.lm_head.weight, 0)[3] == 3);
-  CHECK(error_of([&] { weights.check_complete(); }).find("lm_head") == std::string::npos);
+  DecoderSpec spec = test::small_spec(ops::Dtype::F16);
+  const std::uint64_t untied = Weights::bytes_needed(f.device.sizes(), spec);
+  spec.tied_embeddings = true;
+  CHECK(Weights::bytes_needed(f.device.sizes(), spec) < untied);
+  Weights weights(f.device, spec);
+  CHECK(weights.head.weight.data == weights.embedding.data);
+  Fixture::set(weights, {TensorPart::Embedding}, {211, 72}, 0);
+  CHECK(row(weights.head.weight, 0)[3] == 3);
+  CHECK(error_of([&] { weights.check_complete(); }).find("head") == std::string::npos);
 }
 
-TEST_CASE("refuses tensors that are not the model's, by name") {
+TEST_CASE("refuses what does not fit its slot, by name") {
   Fixture f;
-  Weights weights(f.device, test::small_shape(ops::Dtype::F32));
-  const auto set = [&](const std::string& name, std::vector<std::uint64_t> shape) {
-    return error_of([&] { Fixture::set(weights, name, std::move(shape), 0); });
+  const DecoderSpec spec = test::small_spec(ops::Dtype::F32);
+  Weights weights(f.device, spec);
+  const auto set = [&](const TensorSlot& slot, std::vector<std::uint64_t> shape) {
+    return error_of([&] { Fixture::set(weights, slot, std::move(shape), 0); });
   };
-  CHECK(set("model.layers.3.mlp.up_proj.weight", {108, 72}) ==
-        "other: tensor model.layers.3.mlp.up_proj.weight: not part of this model");
-  CHECK(set("model.layers.0.mlp.up_proj.bias", {108}).ends_with("not part of this model"));
-  CHECK(set("", {1}).ends_with("not part of this model"));
-  CHECK(set("model.norm.weight", {71}) ==
-        "other: tensor model.norm.weight: expected shape [72], got [71]");
-  CHECK(set("model.norm.weight", {1, 72}).ends_with("expected shape [72], got [1, 72]"));
-  CHECK(set("lm_head.weight", {72, 211}).ends_with("expected shape [211, 72], got [72, 211]"));
-  CHECK(set("lm_head.weight", {}).ends_with("got []"));
-  CHECK(set("model.norm.weight", {72}) == "accepted");
-  CHECK(set("model.norm.weight", {72}) == "other: tensor model.norm.weight: given twice");
-  CHECK(set("model.layers.0.self_attn.rotary_emb.inv_freq", {6}) == "accepted");
+  CHECK(set({TensorPart::GateUp, 3}, {108, 72}) ==
+        "other: layers[3].gate_up: not part of this model");
+  CHECK(set({TensorPart::GateUpBias}, {108}).ends_with("not part of this model"));
+  CHECK(set({static_cast<TensorPart>(200)}, {1}).ends_with("unknown: not part of this model"));
+  CHECK(set({TensorPart::FinalNorm}, {73}) ==
+        "other: final_norm: expected rows of [72] from 0, got [73]");
+  CHECK(set({TensorPart::FinalNorm}, {1, 72}).ends_with("got [1, 72]"));
+  CHECK(set({TensorPart::FinalNorm, 0, 0, 1}, {72}).ends_with("from 1, got [72]"));
+  CHECK(set({TensorPart::Head}, {72, 211}).ends_with("rows of [211, 72] from 0, got [72, 211]"));
+  CHECK(set({TensorPart::Head}, {}).ends_with("got []"));
+  CHECK(set({TensorPart::Head, 0, 0, 0xFFFFFFFF}, {2, 72}).ends_with("got [2, 72]"));
+  CHECK(set({TensorPart::FinalNorm}, {72}) == "accepted");
+  CHECK(set({TensorPart::FinalNorm}, {72}) == "other: final_norm: given twice");
   const std::uint64_t shape[] = {211, 72};
   const std::vector<std::byte> data(211 * 72 * 2);
   CHECK(error_of([&] {
-          weights.set("lm_head.weight", {ops::Dtype::F32, shape, data});
+          weights.set({TensorPart::Head}, {ops::Dtype::F32, shape, data});
         }).ends_with("expected 60768 bytes of f32, got 30384"));
   CHECK(error_of([&] {
-          weights.set("lm_head.weight", {ops::Dtype::F16, shape, data});
+          weights.set({TensorPart::Head}, {ops::Dtype::F16, shape, data});
         }) == "accepted");
 }
 
 TEST_CASE("random weights are normal, seeded, and the same on any number of threads") {
   Fixture f;
-  ModelShape shape = test::small_shape(ops::Dtype::F32);
-  shape.num_layers = 1;
-  shape.vocab_size = 2050;  // more than one batch of rows
-  Weights weights(f.device, shape);
+  DecoderSpec spec = test::small_spec(ops::Dtype::F32);
+  spec.layers.resize(1);
+  spec.vocab_size = 2050;  // more than one batch of rows
+  Weights weights(f.device, spec);
   weights.fill_random(9);
   double sum = 0;
   double squares = 0;
@@ -157,12 +183,12 @@ TEST_CASE("random weights are normal, seeded, and the same on any number of thre
   CHECK(extreme > 0.06);
   CHECK(extreme < 0.08);
   CHECK(first_column.size() > 1000);
-  CHECK(weights.layers[0].input_norm[71] == 1);
+  CHECK(weights.layers[0].pre_attention_norm[71] == doctest::Approx(1).epsilon(0.08));
 
   CpuBackend alone{{.num_threads = 1, .pool_bytes = 32 << 20}};
-  Weights again(alone, shape);
+  Weights again(alone, spec);
   again.fill_random(9);
-  Weights other(alone, shape);
+  Weights other(alone, spec);
   other.fill_random(10);
   int differing = 0;
   for (std::uint32_t r = 0; r < 72; ++r) {

@@ -32,6 +32,9 @@ struct Case {
   std::uint32_t context_len;
   std::uint32_t num_layers;
   bool portable = false;  // by the kernel for every card
+  std::uint32_t window = 0;
+  float softcap = 0;
+  bool sinks = false;
 
   std::uint32_t blocks_of_a_seq() const { return (context_len + kBlockSize - 1) / kBlockSize; }
   std::uint32_t num_blocks() const { return blocks_of_a_seq() * num_seqs; }
@@ -39,6 +42,15 @@ struct Case {
     return std::size_t{num_blocks()} * num_kv_heads * kBlockSize * head_dim;
   }
   std::size_t num_tokens() const { return std::size_t{num_seqs} * query_len; }
+  std::uint32_t num_seen(std::uint32_t position) const {
+    return window == 0 ? position + 1 : std::min(position + 1, window);
+  }
+  // Of queries and positions that they see, over all sequences.
+  double num_pairs() const {
+    double pairs = 0;
+    for (std::uint32_t i = context_len - query_len; i < context_len; ++i) pairs += num_seen(i);
+    return num_seqs * pairs;
+  }
 };
 
 constexpr Case kCases[] = {
@@ -63,7 +75,40 @@ constexpr Case kCases[] = {
     {"8B prefill 1 x 32768", 32, 8, 128, 1, 32768, 32768, 1},
     {"8B prefill 8 x 2048, portable", 32, 8, 128, 8, 2048, 2048, 2, true},
     {"1B prefill 8 x 2048, portable", 32, 8, 64, 8, 2048, 2048, 2, true},
+    {"96 prefill 8 x 2048", 32, 8, 96, 8, 2048, 2048, 2},
+    {"Phi-3-mini prefill 8 x 2048, window 2047", 32, 32, 96, 8, 2048, 2048, 2, false, 2047},
     {"96 prefill 8 x 2048, portable", 32, 8, 96, 8, 2048, 2048, 2, true},
+    {"Gemma2-9B decode 64 x 2048, cap", 16, 8, 256, 64, 1, 2048, 1, false, 0, 50},
+    {"Gemma2-9B decode 64 x 8192, window 4096, cap", 16, 8, 256, 64, 1, 8192, 1, false, 4096, 50},
+    {"Gemma2-2B decode 64 x 1024, cap", 8, 4, 256, 64, 1, 1024, 2, false, 0, 50},
+    {"Gemma2-2B decode 1 x 4096, cap", 8, 4, 256, 1, 1, 4096, 12, false, 0, 50},
+    {"Gemma3-12B decode 64 x 2048", 16, 8, 256, 64, 1, 2048, 1},
+    {"Gemma3-12B decode 256 x 384", 16, 8, 256, 256, 1, 384, 2},
+    {"Gemma3-12B decode 64 x 2048, window 1024", 16, 8, 256, 64, 1, 2048, 2, false, 1024},
+    {"Gemma3-12B decode 64 x 8192, window 1024", 16, 8, 256, 64, 1, 8192, 2, false, 1024},
+    {"Gemma3-4B decode 64 x 2048, window 1024", 8, 4, 256, 64, 1, 2048, 2, false, 1024},
+    {"Gemma3-4B decode 1 x 32768, window 1024", 8, 4, 256, 1, 1, 32768, 48, false, 1024},
+    {"gpt-oss decode 64 x 2048, sinks", 64, 8, 64, 64, 1, 2048, 2, false, 0, 0, true},
+    {"gpt-oss decode 256 x 1024, sinks", 64, 8, 64, 256, 1, 1024, 1, false, 0, 0, true},
+    {"gpt-oss decode 64 x 1000, window 128, sinks", 64, 8, 64, 64, 1, 1000, 16, false, 128, 0,
+     true},
+    {"gpt-oss decode 256 x 1000, window 128, sinks", 64, 8, 64, 256, 1, 1000, 6, false, 128, 0,
+     true},
+    {"gpt-oss decode 256 x 4096, window 128, sinks", 64, 8, 64, 256, 1, 4096, 6, false, 128, 0,
+     true},
+    {"gpt-oss decode 1 x 4096, window 128, sinks", 64, 8, 64, 1, 1, 4096, 128, false, 128, 0, true},
+    {"256 prefill 8 x 2048", 16, 4, 256, 8, 2048, 2048, 2},
+    {"Gemma2-9B prefill 8 x 2048, cap", 16, 8, 256, 8, 2048, 2048, 2, false, 0, 50},
+    {"Gemma2-9B prefill 2 x 8192, window 4096, cap", 16, 8, 256, 2, 8192, 8192, 2, false, 4096, 50},
+    {"Gemma3-12B prefill 8 x 2048", 16, 8, 256, 8, 2048, 2048, 2},
+    {"Gemma3-12B prefill 8 x 2048, window 1024", 16, 8, 256, 8, 2048, 2048, 2, false, 1024},
+    {"Gemma3-12B prefill 1 x 16384", 16, 8, 256, 1, 16384, 16384, 2},
+    {"Gemma3-12B prefill 1 x 16384, window 1024", 16, 8, 256, 1, 16384, 16384, 2, false, 1024},
+    {"Gemma3-12B prefill 2048 of 16384, window 1024", 16, 8, 256, 1, 2048, 16384, 2, false, 1024},
+    {"gpt-oss prefill 8 x 2048, sinks", 64, 8, 64, 8, 2048, 2048, 2, false, 0, 0, true},
+    {"gpt-oss prefill 8 x 2048, window 128, sinks", 64, 8, 64, 8, 2048, 2048, 2, false, 128, 0,
+     true},
+    {"8B prefill 8 x 2048, window 1024", 32, 8, 128, 8, 2048, 2048, 2, false, 1024},
     {"256 prefill 8 x 2048, portable", 16, 4, 256, 8, 2048, 2048, 2, true},
 };
 
@@ -90,8 +135,7 @@ std::vector<std::uint32_t> shuffled(std::uint32_t size) {
 std::vector<AttentionTile> tiles_of(const Case& c) {
   std::vector<AttentionTile> tiles;
   if (c.query_len == 1) return tiles;
-  const std::uint32_t rows =
-      ops::cuda::attention_tile_rows(c.head_dim, c.num_heads, c.num_kv_heads);
+  const std::uint32_t rows = ops::cuda::attention_tile_rows(c.num_heads, c.num_kv_heads);
   for (std::uint32_t end = (c.query_len + rows - 1) / rows; end > 0; --end) {
     for (std::uint32_t seq = 0; seq < c.num_seqs; ++seq) tiles.push_back({seq, (end - 1) * rows});
   }
@@ -110,8 +154,8 @@ class Bench {
         decode_seqs_(counting(c.num_seqs, 1)),
         tiles_(tiles_of(c)),
         out_(c.num_tokens() * c.num_heads * c.head_dim),
-        workspace_(ops::cuda::attention_cuda_workspace_bytes(c.num_seqs, c.num_heads,
-                                                             c.num_kv_heads, c.head_dim)) {
+        workspace_(ops::cuda::attention_cuda_workspace_bytes(c.head_dim)),
+        sinks_(std::vector(c.num_heads, 0.5F)) {
     for (std::uint32_t i = 0; i < c.num_layers; ++i) {
       k_.push_back(uniform_array(gpu, c.kv_elements()));
       v_.push_back(uniform_array(gpu, c.kv_elements()));
@@ -128,13 +172,12 @@ class Bench {
     const Case& c = case_;
     const double us = all_us / c.num_layers;
     if (c.query_len == 1) {
-      const double bytes = 4.0 * c.num_seqs * c.context_len * c.num_kv_heads * c.head_dim;
-      std::printf("%-30s %9.2f us  %6.3f TB/s    %5.1f %% of read\n", c.name, us, bytes / us / 1e6,
+      const double bytes = 4.0 * c.num_pairs() * c.num_kv_heads * c.head_dim;
+      std::printf("%-46s %9.2f us  %6.3f TB/s    %5.1f %% of read\n", c.name, us, bytes / us / 1e6,
                   bytes / us * 1e8 / ceilings.bytes);
     } else {
-      const double pairs = 1.0 * c.query_len * (c.context_len - 0.5 * c.query_len);
-      const double operations = 4.0 * c.num_seqs * c.num_heads * c.head_dim * pairs;
-      std::printf("%-30s %9.2f us  %6.1f TFLOP/s %5.1f %% of product\n", c.name, us,
+      const double operations = 4.0 * c.num_pairs() * c.num_heads * c.head_dim;
+      std::printf("%-46s %9.2f us  %6.1f TFLOP/s %5.1f %% of product\n", c.name, us,
                   operations / us / 1e6, operations / us * 1e8 / ceilings.operations);
     }
     std::fflush(stdout);
@@ -149,7 +192,10 @@ class Bench {
   AttentionCudaArgs args() const {
     return {.qkv = qkv_.data(),
             .num_heads = case_.num_heads,
-            .scale = 1.0F / std::sqrt(static_cast<float>(case_.head_dim)),
+            .rule = {.scale = 1.0F / std::sqrt(static_cast<float>(case_.head_dim)),
+                     .window = case_.window,
+                     .softcap = case_.softcap,
+                     .sinks = case_.sinks ? sinks_.data() : nullptr},
             .num_seqs = case_.num_seqs,
             .cu_query_lens = cu_query_lens_.data(),
             .context_lens = context_lens_.data(),
@@ -171,6 +217,7 @@ class Bench {
   DeviceArray<AttentionTile> tiles_;
   DeviceArray<Bf16> out_;
   DeviceArray<std::byte> workspace_;
+  DeviceArray<float> sinks_;
   std::vector<DeviceArray<Bf16>> k_, v_;  // of each layer
 };
 

@@ -6,8 +6,8 @@
 
 namespace inferno::lab {
 
-engine::ModelShape shape_of(std::string_view name) {
-  engine::ModelShape shape;
+engine::LlamaShape shape_of(std::string_view name) {
+  engine::LlamaShape shape;
   shape.rms_norm_eps = 1e-5F;
   shape.rope_theta = 500000;
   shape.num_heads = 32;

@@ -7,14 +7,14 @@
 #include <vector>
 
 #include "engine/batch.h"
-#include "engine/shape.h"
+#include "engine/llama_spec.h"
 
 namespace inferno::lab {
 
 inline constexpr std::uint32_t kBlockSize = 16;
 
 // Of 1b, 8b or 7b: Llama 3.2, Llama 3.1 and Llama 2.
-engine::ModelShape shape_of(std::string_view name);
+engine::LlamaShape shape_of(std::string_view name);
 
 // `context_len` positions of each sequence, the last `query_len` of them computed in the step.
 struct EqualSequences {

@@ -1,17 +1,24 @@
-// Times the ops of elementwise_cuda.h, the sampler and the random fill on the shapes of
+// Times the ops around products and attention, the sampler and the random fill on the shapes of
 // Llama-3.1-8B: launches chained in a graph, as a step chains them, on buffers in rotation so that
 // the L2 does not answer for the memory.
 //   elementwise_bench
 #include <algorithm>
 #include <cstdio>
 #include <functional>
+#include <string_view>
 #include <vector>
 
 #include "lab/ceilings.h"
 #include "lab/gpu_bench.h"
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/add_norm/add_norm_cuda.h"
+#include "ops/embed/embed_cuda.h"
+#include "ops/glu/glu_cuda.h"
 #include "ops/random_fill/random_fill_cuda.h"
+#include "ops/rms_norm/head_norm_cuda.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
+#include "ops/rope/rope_kv_cuda.h"
 #include "ops/sample/sample_cuda.h"
+#include "ops/softcap/softcap_cuda.h"
 
 namespace inferno::lab {
 namespace {
@@ -90,13 +97,12 @@ void bench_embed(const Bench& bench) {
                               .sampled_ids = token_ids.data(),
                               .num_tokens = tokens,
                               .positions = token_ids.data(),
-                              .inv_freq = floats.data(),
-                              .head_dim = kHeadDim,
-                              .norm_weight = floats.data(),
-                              .eps = 1e-5F,
+                              .ropes = {{floats.data(), kHeadDim / 2, 1,
+                                         reinterpret_cast<float*>(out + elements * 6)}},
+                              .num_ropes = 1,
+                              .norm = {true, floats.data(), 1e-5F},
                               .x = reinterpret_cast<float*>(out),
-                              .h = out + elements * 4,
-                              .cos_sin = reinterpret_cast<float*>(out + elements * 6)});
+                              .h = out + elements * 4});
     });
   }
 }
@@ -113,6 +119,47 @@ void bench_rms_norm(const Bench& bench) {
   }
 }
 
+// With both norms, as Gemma has them.
+void bench_add_norm(const Bench& bench) {
+  const DeviceArray<float> weight(std::vector(kHidden, 0.5F));
+  const RowNorm norm{true, weight.data(), 1e-5F};
+  for (const std::uint32_t tokens : {1U, 256U, kMaxTokens}) {
+    const std::size_t elements = std::size_t{tokens} * kHidden;
+    bench.time("add_norm", tokens, static_cast<double>(elements * 14), [&](std::size_t i) {
+      auto* x = bench.at<float>(elements * 10, i);
+      add_norm_cuda(bench.op(), {.x = x,
+                                 .y = x + elements,
+                                 .post = norm,
+                                 .next = norm,
+                                 .h = x + 2 * elements,
+                                 .num_tokens = tokens,
+                                 .hidden_size = kHidden});
+    });
+  }
+}
+
+// The whole q of qkv, as OLMo normalises it.
+void bench_head_norm(const Bench& bench) {
+  const DeviceArray<float> weight(std::vector(kHidden, 0.5F));
+  constexpr std::size_t kStride = (kHeads + 2 * kKvHeads) * kHeadDim;
+  for (const std::uint32_t tokens : {1U, 256U, kMaxTokens}) {
+    const auto bytes = static_cast<double>(std::size_t{tokens} * kHidden * 4);
+    bench.time("head_norm", tokens, bytes, [&](std::size_t i) {
+      head_norm_cuda(bench.op(), {.x = bench.at<void>(tokens * kStride * 2, i),
+                                  .row_stride = kStride,
+                                  .weight = weight.data(),
+                                  .eps = 1e-5F,
+                                  .num_tokens = tokens,
+                                  .width = kHidden});
+    });
+  }
+}
+
+struct RopeKind {
+  const char* name;
+  RopeKvArgs args;
+};
+
 void bench_rope_kv(const Bench& bench) {
   constexpr std::uint32_t kBlocks = kMaxTokens / kBlockSize;
   std::vector<std::uint32_t> slots(kMaxTokens);
@@ -123,24 +170,59 @@ void bench_rope_kv(const Bench& bench) {
   const DeviceArray<Bf16> k(std::size_t{kMaxTokens} * kKvHeads * kHeadDim);
   const DeviceArray<Bf16> v(k.size());
   const KvLayerCuda layer{k.data(), v.data(), Dtype::BF16, kBlocks, kBlockSize, kKvHeads, kHeadDim};
-  for (const std::uint32_t tokens : {1U, 256U, kMaxTokens}) {
-    const std::size_t qkv = std::size_t{tokens} * (kHeads + 2 * kKvHeads) * kHeadDim * 2;
-    const std::size_t angles = std::size_t{tokens} * kHeadDim * 4;
-    bench.time("rope_kv", tokens, static_cast<double>(2 * qkv + angles), [&](std::size_t i) {
-      char* from = bench.at<char>(qkv + angles, i);
-      rope_kv_cuda(
-          bench.op(), layer,
-          {from, reinterpret_cast<float*>(from + qkv), slot_mapping.data(), tokens, kHeads});
-    });
+  const DeviceArray<float> weight(std::vector(kHeadDim, 0.5F));
+  const RowNorm norm{true, weight.data(), 1e-6F};
+  const RopeKvArgs plain{
+      .slot_mapping = slot_mapping.data(), .num_heads = kHeads, .rotary_dim = kHeadDim};
+  RopeKind kinds[] = {{"rope_kv", plain}, {"rope_kv, head norms", plain}, {"kv, no rope", plain}};
+  kinds[1].args.q_norm = kinds[1].args.k_norm = norm;
+  for (auto& [name, args] : kinds) {
+    const bool turns = std::string_view(name) != "kv, no rope";
+    for (const std::uint32_t tokens : {1U, 256U, kMaxTokens}) {
+      const std::size_t qkv = std::size_t{tokens} * (kHeads + 2 * kKvHeads) * kHeadDim * 2;
+      const std::size_t angles = std::size_t{tokens} * kHeadDim * 4;
+      const std::size_t kv = std::size_t{tokens} * 2 * kKvHeads * kHeadDim * 2;
+      const auto bytes = static_cast<double>(turns ? 2 * qkv + angles : 2 * kv);
+      args.num_tokens = tokens;
+      bench.time(name, tokens, bytes, [&](std::size_t i) {
+        args.qkv = bench.at<char>(qkv + angles, i);
+        args.cos_sin = turns ? bench.at<float>(qkv + angles, i) + qkv / 4 : nullptr;
+        rope_kv_cuda(bench.op(), layer, args);
+      });
+    }
   }
 }
 
-void bench_silu_mul(const Bench& bench) {
-  for (const std::uint32_t tokens : {1U, 256U, kMaxTokens}) {
-    const std::size_t elements = std::size_t{tokens} * kIntermediate;
-    bench.time("silu_mul", tokens, static_cast<double>(elements * 6), [&](std::size_t i) {
-      auto* from = bench.at<Bf16>(elements * 6, i);
-      silu_mul_cuda(bench.op(), {from, tokens, kIntermediate, Dtype::BF16, from + 2 * elements});
+struct Glu {
+  const char* name;
+  ops::Activation activation;
+};
+
+void bench_glu(const Bench& bench) {
+  for (const auto& [name, activation] :
+       {Glu{"glu silu", {}},
+        {"glu gelu_tanh", {ops::ActivationKind::GeluTanh}},
+        {"glu clamped_silu", {ops::ActivationKind::ClampedSilu, 1.702F, 7.0F}}}) {
+    for (const std::uint32_t tokens : {1U, 256U, kMaxTokens}) {
+      const std::size_t elements = std::size_t{tokens} * kIntermediate;
+      bench.time(name, tokens, static_cast<double>(elements * 6), [&](std::size_t i) {
+        auto* from = bench.at<Bf16>(elements * 6, i);
+        glu_cuda(bench.op(), {.gate_up = from,
+                              .num_tokens = tokens,
+                              .intermediate_size = kIntermediate,
+                              .activation = activation,
+                              .out = from + 2 * elements});
+      });
+    }
+  }
+}
+
+void bench_softcap(const Bench& bench) {
+  for (const std::uint32_t rows : {1U, 256U}) {
+    const std::size_t count = std::size_t{rows} * kVocab;
+    bench.time("softcap", rows, static_cast<double>(count * 8), [&](std::size_t i) {
+      softcap_cuda(bench.op(),
+                   {.logits = bench.at<float>(count * 4, i), .count = count, .cap = 30});
     });
   }
 }
@@ -199,8 +281,11 @@ void run() {
   bench_sample(bench);
   bench_embed(bench);
   bench_rms_norm(bench);
+  bench_add_norm(bench);
   bench_rope_kv(bench);
-  bench_silu_mul(bench);
+  bench_head_norm(bench);
+  bench_glu(bench);
+  bench_softcap(bench);
   bench_random_fill(bench);  // last: it leaves other values in the arena
 }
 

@@ -94,7 +94,7 @@ class Products {
   void qkv(const Layer& layer) { linear_.store(op_, normed(), layer.qkv, nullptr, b_.qkv.data()); }
   void o(const Layer& layer) { add(b_.qkv.data(), layer.o); }
   void gate(const Layer& layer) {
-    linear_.gate(op_, normed(), layer.gate_up, nullptr, b_.scratch.data(), b_.gated.data());
+    linear_.gate(op_, normed(), layer.gate_up, nullptr, {{}, b_.scratch.data(), b_.gated.data()});
   }
   void down(const Layer& layer) { add(b_.gated.data(), layer.down); }
   void lm_head() {
@@ -114,11 +114,12 @@ class Products {
 
  private:
   LinearInput normed() const {
-    return {b_.h.data(), num_tokens_, deferred_ ? b_.sums.data() : nullptr, 1e-5F};
+    return {b_.h.data(), num_tokens_, deferred_ ? b_.sums.data() : nullptr, 1e-5F, Dtype::BF16};
   }
   void add(const Bf16* h, const DeviceMatrix& weight) {
-    deferred_ = linear_.add(op_, {h, num_tokens_, nullptr, 0}, weight, nullptr, b_.x.data(),
-                            {b_.norm_weight.data(), 1e-5F, b_.h.data(), b_.sums.data()});
+    const NextNorm next{b_.norm_weight.data(), 1e-5F, b_.h.data(), b_.sums.data()};
+    deferred_ = linear_.add(op_, {.h = h, .num_tokens = num_tokens_}, weight, nullptr,
+                            {b_.x.data(), 1, next});
   }
 
   const CudaOp& op_;
@@ -179,7 +180,7 @@ class Bench {
     for (int round = 0; round < 2; ++round) {
       const auto begin = std::chrono::steady_clock::now();
       for (int i = 0; i < kCalls; ++i) {
-        linear_.store(gpu_.op(), {arrays.data() + 8192, 1, nullptr, 0}, weight, nullptr,
+        linear_.store(gpu_.op(), {.h = arrays.data() + 8192, .num_tokens = 1}, weight, nullptr,
                       arrays.data() + 16384);
       }
       gpu_.wait();
@@ -206,12 +207,9 @@ class Bench {
   void plain(const Buffers& b, std::uint32_t num_tokens) const {
     const auto one = [&](const char* name, DeviceMatrix Layer::*weight, const Bf16* h) {
       layers(b, name, weight, num_tokens, [&](const Layer& layer) {
-        few_rows_plain(gpu_.op(), {{.h = h, .num_tokens = num_tokens},
-                                   layer.*weight,
-                                   Epilogue::Store,
-                                   nullptr,
-                                   b.scratch.data(),
-                                   {}});
+        few_rows_plain(gpu_.op(), {.in = {.h = h, .num_tokens = num_tokens},
+                                   .weight = layer.*weight,
+                                   .out = b.scratch.data()});
       });
     };
     one("qkv, plain", &Layer::qkv, b.h.data());

@@ -2,6 +2,7 @@
 // reads lines `<op> <tokens> <rounds>`, answers each with the nanoseconds of all rounds together.
 //   op_bench [threads]
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <iostream>
@@ -68,7 +69,9 @@ struct Inputs {
       positions.push_back(i);
       token_ids.push_back(i * 7919U % kVocabulary);  // far apart, as words are
     }
-    rope_inv_freq({kHeadDim, 500000.0F, RopeScaling::None, 1.0F, 1.0F, 4.0F, 0}, inv_freq);
+    for (std::uint32_t i = 0; i < kHeadDim / 2; ++i) {
+      inv_freq[i] = std::pow(500000.0F, -2.0F * static_cast<float>(i) / kHeadDim);
+    }
     rope_angles(context, {inv_freq, 1.0F, positions, cos_sin.data()});
   }
 };

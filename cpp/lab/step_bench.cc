@@ -117,17 +117,17 @@ double alone_ms(Context& context, std::uint32_t model, const EqualSequences& seq
 }
 
 // With just the blocks that the sequences need, so that the smaller cards have room, too.
-ModelLimits limits_for(const ModelShape& shape, const EqualSequences& largest,
+ModelLimits limits_for(const LlamaShape& shape, const EqualSequences& largest,
                        std::uint32_t max_step_tokens) {
   ModelLimits limits{kBlockSize, 0, largest.num_seqs, max_step_tokens, kMaxSeqLen, {2}};
-  limits.kv_bytes = KvCache::bytes_per_block(shape, kBlockSize) * largest.num_blocks();
+  limits.kv_bytes = KvCache::bytes_per_block(spec_of(shape), kBlockSize) * largest.num_blocks();
   return limits;
 }
 
-DeviceOptions options_for(const Asked& asked, const ModelShape& shape, const ModelLimits& limits) {
+DeviceOptions options_for(const Asked& asked, const LlamaShape& shape, const ModelLimits& limits) {
   DeviceOptions options{.num_threads = 8, .backend = BackendKind::Cuda};
   options.deterministic = asked.deterministic;
-  const MemoryNeed need = required_bytes(options, shape, limits);
+  const MemoryNeed need = required_bytes(options, spec_of(shape), limits);
   options.pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes + (1 << 20);
   return options;
 }
@@ -140,7 +140,7 @@ std::string figure(std::optional<double> value) {
 }
 
 // Milliseconds to read the weights once; of an embedding of its own a step reads some rows only.
-double floor_ms(const ModelShape& shape, const ModelPlan& plan, double read) {
+double floor_ms(const LlamaShape& shape, const ModelPlan& plan, double read) {
   const double embedding =
       shape.tie_word_embeddings ? 0 : 2.0 * shape.vocab_size * shape.hidden_size;
   return (static_cast<double>(plan.weight_bytes) - embedding) / read * 1e3;
@@ -181,11 +181,11 @@ void bench_prefills(Context& context, const ModelPlan& plan, const Asked& asked,
 }
 
 TimedSteps bench_steps(const Asked& asked, double read) {
-  const ModelShape shape = shape_of(asked.model);
+  const LlamaShape shape = shape_of(asked.model);
   const ModelLimits limits = limits_for(shape, decodes(kMaxBatch), kMaxStepTokens);
   Context context(options_for(asked, shape, limits));
   const double begin = now_ms();
-  const ModelPlan plan = context.add_model(shape, limits);
+  const ModelPlan plan = context.add_model(spec_of(shape), limits);
   context.fill_random(plan.model, 1);
   const double filled = now_ms();
   context.finish_model(plan.model);
@@ -221,7 +221,7 @@ void print_parts(const char* name, const StepParts& parts, const Timed& step) {
 }
 
 void bench_parts(const Asked& asked, const TimedSteps& timed) {
-  const ModelShape shape = shape_of(asked.model);
+  const LlamaShape shape = shape_of(asked.model);
   const ModelLimits limits = limits_for(shape, decodes(kMaxBatch), kMaxStepTokens);
   StepSplit split(shape, limits, options_for(asked, shape, limits));
   std::printf("parts of a step, each timed by itself over all layers: ms, share of the step\n");

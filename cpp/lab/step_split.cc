@@ -2,8 +2,11 @@
 
 #include <vector>
 
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/embed/embed_cuda.h"
+#include "ops/glu/glu_cuda.h"
 #include "ops/linear/cuda/linear_cuda.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
+#include "ops/rope/rope_kv_cuda.h"
 #include "ops/sample/sample_cuda.h"
 
 namespace inferno::lab {
@@ -22,12 +25,14 @@ bool few_rows(std::uint32_t num_tokens, bool deterministic) {
 StepSplit::StepSplit(const engine::ModelShape& shape, const engine::ModelLimits& limits,
                      const engine::DeviceOptions& options)
     : shape_(shape),
+      spec_(spec_of(shape)),
       limits_(limits),
       deterministic_(options.deterministic),
       backend_(options),
-      weights_(backend_, shape_),
-      kv_(backend_.pool(), shape_, limits_),
-      forward_({gpu_.op(), backend_.pool(), clock_, deterministic_}, {shape_, limits_, kv_}) {
+      weights_(backend_, spec_),
+      kv_(backend_.pool(), spec_, limits_),
+      decoder_(spec_, weights_, kv_),
+      forward_({gpu_.op(), backend_.pool(), clock_, deterministic_}, {decoder_, limits_}) {
   weights_.fill_random(1);
   weights_.check_complete();
   // Attention reads positions that no step has written: what memory held before may be no numbers.
@@ -38,7 +43,7 @@ StepParts StepSplit::measure(const EqualSequences& sequences) {
   const StepOfEquals step(sequences);
   // A whole step first: each part then finds what it reads.
   forward_.begin(step.batch());
-  forward_.embed(weights_);
+  forward_.embed();
   layers(true);
   forward_.sample();
   forward_.take();
@@ -47,7 +52,7 @@ StepParts StepSplit::measure(const EqualSequences& sequences) {
   const std::uint32_t num_tokens = sequences.num_seqs * sequences.query_len;
   StepParts parts;
   parts.embedding = ms([&] {
-                      for (std::uint32_t i = 0; i < kChain; ++i) forward_.embed(weights_);
+                      for (std::uint32_t i = 0; i < kChain; ++i) forward_.embed();
                     }) /
                     kChain;
   parts.rope_kv = rope_kv_ms(step);
@@ -55,7 +60,7 @@ StepParts StepSplit::measure(const EqualSequences& sequences) {
   parts.activation = activation_ms(num_tokens);
   parts.sampler = sampler_ms(sequences.num_seqs);
   const double attending = ms([&] {
-    for (std::uint32_t i = 0; i < shape_.num_layers; ++i) forward_.attend(i);
+    for (const engine::Layer& layer : decoder_.layers) forward_.attend(layer);
   });
   parts.attention = attending - parts.rope_kv;
   parts.products = ms([&] { layers(false); }) - parts.norms - parts.activation;
@@ -63,21 +68,20 @@ StepParts StepSplit::measure(const EqualSequences& sequences) {
 }
 
 void StepSplit::layers(bool attending) {
-  for (std::uint32_t i = 0; i < shape_.num_layers; ++i) {
-    const engine::LayerWeights& layer = weights_.layers[i];
+  for (const engine::Layer& layer : decoder_.layers) {
     forward_.project_qkv(layer);
-    if (attending) forward_.attend(i);
+    if (attending) forward_.attend(layer);
     forward_.add_attended(layer);
     forward_.gate(layer);
-    forward_.add_gated(layer, i + 1 < shape_.num_layers ? &weights_.layers[i + 1] : nullptr);
+    forward_.add_gated(layer);
   }
-  forward_.project_logits(weights_);
+  forward_.project_logits();
 }
 
 double StepSplit::rope_kv_ms(const StepOfEquals& step) const {
   const DeviceArray<std::uint32_t> slots(step.slot_mapping());
   const auto num_tokens = static_cast<std::uint32_t>(slots.size());
-  const DeviceArray<Bf16> qkv = uniform_array(gpu_, slots.size() * shape_.qkv_size());
+  const DeviceArray<Bf16> qkv = uniform_array(gpu_, slots.size() * (shape_.q_size() + 2 * shape_.kv_size()));
   const DeviceArray<float> cos_sin(slots.size() * shape_.head_dim);
   return ms([&] {
     for (std::uint32_t i = 0; i < shape_.num_layers; ++i) {
@@ -89,7 +93,8 @@ double StepSplit::rope_kv_ms(const StepOfEquals& step) const {
            .cos_sin = cos_sin.data(),
            .slot_mapping = slots.data(),
            .num_tokens = num_tokens,
-           .num_heads = shape_.num_heads});
+           .num_heads = shape_.num_heads,
+           .rotary_dim = shape_.head_dim});
     }
   });
 }
@@ -124,11 +129,11 @@ double StepSplit::activation_ms(std::uint32_t num_tokens) const {
   const DeviceArray<Bf16> gated(size);
   return ms([&] {
     for (std::uint32_t i = 0; i < shape_.num_layers; ++i) {
-      ops::cuda::silu_mul_cuda(gpu_.op(), {.gate_up = gate_up.data(),
-                                           .num_tokens = num_tokens,
-                                           .intermediate_size = shape_.intermediate_size,
-                                           .dtype = shape_.dtype,
-                                           .out = gated.data()});
+      ops::cuda::glu_cuda(gpu_.op(), {.gate_up = gate_up.data(),
+                                      .num_tokens = num_tokens,
+                                      .intermediate_size = shape_.intermediate_size,
+                                      .dtype = shape_.dtype,
+                                      .out = gated.data()});
     }
   });
 }

@@ -8,8 +8,7 @@
 
 #include "engine/cuda/cuda_backend.h"
 #include "engine/cuda/cuda_forward.h"
-#include "engine/kv_cache.h"
-#include "engine/weights.h"
+#include "engine/decoder.h"
 #include "lab/bench_model.h"
 #include "lab/gpu_bench.h"
 
@@ -32,7 +31,7 @@ struct StepParts {
 // A model of random weights with what runs it. Its limits outlive it.
 class StepSplit {
  public:
-  StepSplit(const engine::ModelShape& shape, const engine::ModelLimits& limits,
+  StepSplit(const engine::LlamaShape& shape, const engine::ModelLimits& limits,
             const engine::DeviceOptions& options);
 
   StepParts measure(const EqualSequences& sequences);
@@ -47,13 +46,15 @@ class StepSplit {
   double sampler_ms(std::uint32_t num_rows) const;
 
   Gpu gpu_;
-  engine::ModelShape shape_;
+  engine::LlamaShape shape_;
+  engine::DecoderSpec spec_;
   const engine::ModelLimits& limits_;
   bool deterministic_;
   engine::CudaBackend backend_;
   engine::StepClock clock_;
   engine::Weights weights_;
   engine::KvCache kv_;
+  engine::Decoder decoder_;
   engine::CudaForward forward_;
 };
 

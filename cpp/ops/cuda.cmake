@@ -5,19 +5,28 @@ add_library(inferno_cuda_ops OBJECT
   attention/cuda/attention_prefill.cu
   attention/cuda/attention_prefill_sm90.cu
   linear/cuda/cublaslt.cc
+  add_norm/add_norm_cuda.cu
   cuda/cuda_op.cc
   embed/embed_cuda.cu
+  glu/glu_cuda.cu
+  experts/cuda/experts_cuda.cc
+  experts/cuda/experts_plain.cu
+  experts/cuda/experts_stream.cu
+  experts/cuda/experts_sum.cu
+  experts/cuda/experts_tiles.cu
+  experts/cuda/route_cuda.cu
   linear/cuda/linear_cuda.cc
   linear/cuda/linear_decode.cu
   linear/cuda/linear_few_rows.cu
   linear/cuda/linear_fixups.cu
   linear/cuda/linear_plain.cu
   random_fill/random_fill_cuda.cu
+  rms_norm/head_norm_cuda.cu
   rms_norm/rms_norm_cuda.cu
   rope/rope_kv_cuda.cu
   sample/sample_cuda.cu
   sample/sample_filter_cuda.cu
-  silu_mul/silu_mul_cuda.cu
+  softcap/softcap_cuda.cu
   cuda/tensor_map.cc)
 target_include_directories(inferno_cuda_ops PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/..)
 target_include_directories(inferno_cuda_ops SYSTEM PUBLIC ${CUDA_INCLUDE})

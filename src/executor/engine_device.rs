@@ -87,8 +87,9 @@ impl Device for EngineDevice {
             max_seq_len: budget.max_seq_len,
             end_token_ids: load.checkpoint.end_token_ids().to_vec(),
         };
-        let shape = memory::shape_on(self.backend, load.checkpoint.shape());
-        let plan = self.context.pin_mut().add_model(&shape, &limits)?;
+        let spec = load.checkpoint.decoder().spec_for(budget.max_seq_len);
+        let spec = memory::spec_on(self.backend, spec);
+        let plan = self.context.pin_mut().add_model(&spec, &limits)?;
         self.handles.insert(load.model, plan.model);
         self.loading = Some(Loading {
             model: load.model,
@@ -116,14 +117,16 @@ impl Device for EngineDevice {
         let Some(tensor) = loading.checkpoint.tensor(loading.next) else {
             return self.finish(loading);
         };
-        self.context
-            .pin_mut()
-            .set_tensor(loading.plan.model, tensor.name, tensor.dtype, tensor.shape, tensor.data)
-            .map_err(|error| {
-                let error = DeviceError::from(error);
-                let message = format!("tensor {}: {}", tensor.name, error.message);
-                DeviceError { message, ..error }
-            })?;
+        for part in tensor.expected.parts(tensor.dtype, tensor.data) {
+            self.context
+                .pin_mut()
+                .set_tensor(loading.plan.model, &part.slot, part.dtype, &part.shape, &part.data)
+                .map_err(|error| {
+                    let error = DeviceError::from(error);
+                    let message = format!("tensor {}: {}", tensor.expected.name, error.message);
+                    DeviceError { message, ..error }
+                })?;
+        }
         loading.done_bytes += tensor.data.len() as u64;
         loading.next += 1;
         let stage = LoadStage::Weights { done_bytes: loading.done_bytes, total_bytes };

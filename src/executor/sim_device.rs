@@ -72,7 +72,7 @@ impl Device for SimDevice {
             max_step_tokens: load.budget.max_step_tokens,
             num_threads: 1,
         };
-        let need = memory::engine_need(load.checkpoint.shape(), &limits, load.budget.max_seq_len)?;
+        let need = memory::engine_need(load.checkpoint.spec(), &limits, load.budget.max_seq_len)?;
         let (weight_bytes, block_bytes) = (need.weight_bytes, need.kv_bytes_per_block.max(1));
         let blocks = self.costs.num_blocks.map_or(load.budget.kv_bytes / block_bytes, u64::from);
         let kv_bytes = match self.costs.num_blocks {

@@ -16,7 +16,7 @@ impl Vocabulary {
     /// end tokens.
     pub fn of(checkpoint: &Checkpoint) -> Self {
         let ends = checkpoint.end_token_ids();
-        let size = checkpoint.shape().vocab_size;
+        let size = checkpoint.spec().vocab_size;
         let usable = |id: &u32| *id < size && !ends.contains(id);
         let mut printable: Vec<u32> =
             printable_ids(checkpoint.directory()).into_iter().filter(usable).collect();

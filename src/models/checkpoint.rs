@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use crate::bridge::ffi::{Dtype, ModelShape};
+use crate::bridge::spec::{DecoderSpec, Dtype};
 
+use super::config::ModelConfig;
+use super::families::{Decoder, ExpectedTensor, Family, Root};
 use super::fault::{CheckpointError, CheckpointFault};
 use super::generation::GenerationConfig;
 use super::json_file::JsonFile;
 use super::mmap::MappedFile;
-use super::shape::{ModelConfig, dtype_bytes, expected_tensors, may_be_left_out};
 use super::tensors::{TensorEntry, read_header};
 
 const CONFIG: &str = "config.json";
@@ -32,12 +33,10 @@ pub enum LoadFormat {
 /// One tensor, still in its file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TensorView<'a> {
-    /// Its Hugging Face name.
-    pub name: &'a str,
+    /// Its name, its shape, and what it fills.
+    pub expected: &'a ExpectedTensor,
     /// Of an element.
     pub dtype: Dtype,
-    /// Row-major.
-    pub shape: &'a [u64],
     /// Little-endian.
     pub data: &'a [u8],
 }
@@ -46,11 +45,13 @@ pub struct TensorView<'a> {
 pub struct Checkpoint {
     directory: PathBuf,
     config: ModelConfig,
+    /// For the longest sequence that the model was made for.
+    spec: DecoderSpec,
     generation: GenerationConfig,
     load_format: LoadFormat,
     files: Vec<MappedFile>,
     /// In the order of the forward pass; empty for `dummy`.
-    tensors: Vec<(usize, TensorEntry)>,
+    tensors: Vec<Found>,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -69,26 +70,23 @@ impl Checkpoint {
     /// # Errors
     /// Names file, key or tensor, and reason.
     pub fn open(directory: &Path, load_format: LoadFormat) -> Result<Self, CheckpointError> {
-        let mut config = ModelConfig::read(&directory.join(CONFIG))?;
-        let generation =
-            GenerationConfig::read(&directory.join(GENERATION_CONFIG), config.shape.vocab_size)?;
+        let config_path = directory.join(CONFIG);
+        let mut config = ModelConfig::read(&config_path, None)?;
+        let vocab_size = config.decoder.spec.vocab_size;
+        let generation = GenerationConfig::read(&directory.join(GENERATION_CONFIG), vocab_size)?;
         let (files, tensors) = match load_format {
             LoadFormat::Dummy => (Vec::new(), Vec::new()),
-            LoadFormat::Safetensors => map_tensors(directory, &config.shape)?,
+            LoadFormat::Safetensors => map_tensors(directory, &mut config.decoder)?,
         };
         if config.dtype.is_none()
-            && let Some(dtype) = tensors.first().and_then(|(_, tensor)| tensor.dtype)
+            && let Some(dtype) = tensors.first().and_then(|tensor| tensor.entry.dtype)
         {
-            config.shape.dtype = dtype;
+            let tied_embeddings = config.decoder.spec.tied_embeddings;
+            config = ModelConfig::read(&config_path, Some(dtype))?;
+            config.decoder.spec.tied_embeddings = tied_embeddings;
         }
-        Ok(Self {
-            directory: directory.to_owned(),
-            config,
-            generation,
-            load_format,
-            files,
-            tensors,
-        })
+        let (directory, spec) = (directory.to_owned(), config.spec());
+        Ok(Self { directory, config, spec, generation, load_format, files, tensors })
     }
 
     /// Where it is.
@@ -96,14 +94,24 @@ impl Checkpoint {
         &self.directory
     }
 
-    /// What the engine builds.
-    pub fn shape(&self) -> &ModelShape {
-        &self.config.shape
+    /// Its family.
+    pub fn family(&self) -> &'static Family {
+        self.config.family
+    }
+
+    /// What its `config.json` says.
+    pub fn decoder(&self) -> &Decoder {
+        &self.config.decoder
+    }
+
+    /// What the engine builds where sequences may be as long as the model was made for.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
     }
 
     /// Longest sequence that the model was made for.
     pub fn max_position_embeddings(&self) -> u32 {
-        self.config.max_position_embeddings
+        self.config.decoder.max_position_embeddings
     }
 
     /// Tokens that end a completion: `generation_config.json`'s, else `config.json`'s.
@@ -128,13 +136,9 @@ impl Checkpoint {
 
     /// The tensor at `index` in the order of the forward pass; `None` beyond the last.
     pub fn tensor(&self, index: usize) -> Option<TensorView<'_>> {
-        let (file, entry) = self.tensors.get(index)?;
-        Some(TensorView {
-            name: &entry.name,
-            dtype: entry.dtype?,
-            shape: &entry.shape,
-            data: self.files.get(*file)?.bytes().get(entry.begin..entry.end)?,
-        })
+        let Found { expected, file, entry } = self.tensors.get(index)?;
+        let data = self.files.get(*file)?.bytes().get(entry.begin..entry.end)?;
+        Some(TensorView { expected, dtype: entry.dtype?, data })
     }
 
     /// Every tensor in the order of the forward pass.
@@ -146,20 +150,31 @@ impl Checkpoint {
     pub fn total_bytes(&self) -> u64 {
         match self.load_format {
             LoadFormat::Safetensors => {
-                self.tensors.iter().map(|(_, tensor)| (tensor.end - tensor.begin) as u64).sum()
+                self.tensors.iter().map(|found| found.entry.bytes() as u64).sum()
             }
-            LoadFormat::Dummy => tensor_bytes(&self.config.shape),
+            LoadFormat::Dummy => tensor_bytes(&self.config.decoder),
         }
     }
 }
 
-type Mapped = (Vec<MappedFile>, Vec<(usize, TensorEntry)>);
+/// A tensor that the model needs, in its file.
+struct Found {
+    expected: ExpectedTensor,
+    file: usize,
+    entry: TensorEntry,
+}
+
+/// Every tensor of the files by its name, with the file that it is in.
+type ByName = HashMap<String, (usize, TensorEntry)>;
 
 /// Maps every file and picks the model's tensors out of them.
-fn map_tensors(directory: &Path, shape: &ModelShape) -> Result<Mapped, CheckpointError> {
+fn map_tensors(
+    directory: &Path,
+    decoder: &mut Decoder,
+) -> Result<(Vec<MappedFile>, Vec<Found>), CheckpointError> {
     let sources = find_files(directory)?;
     let mut files = Vec::new();
-    let mut found: HashMap<String, (usize, TensorEntry)> = HashMap::new();
+    let mut found = ByName::new();
     for (path, wanted) in &sources {
         let file = MappedFile::open(path).map_err(|error| missing_or_io(path, &error))?;
         for entry in read_header(path, file.bytes())? {
@@ -179,19 +194,42 @@ fn map_tensors(directory: &Path, shape: &ModelShape) -> Result<Mapped, Checkpoin
         files.push(file);
     }
     let paths: Vec<_> = sources.into_iter().map(|(path, _)| path).collect();
-    let tensors = pick(directory, shape, &paths, found)?;
+    let root = root_of(decoder, &found);
+    untie(decoder, root, &files, &mut found);
+    let tensors = pick(directory, (decoder, root), &paths, found)?;
     Ok((files, tensors))
+}
+
+/// The names that this file uses; the usual ones where it uses none of those known.
+fn root_of(decoder: &Decoder, found: &ByName) -> &'static Root {
+    let roots = decoder.roots();
+    roots.iter().find(|root| found.contains_key(&root.embedding())).unwrap_or(&roots[0])
+}
+
+/// A head beside tied embeddings: a copy that some exports keep, or one of its own whatever `config.json` says (as transformers has it).
+fn untie(decoder: &mut Decoder, root: &Root, files: &[MappedFile], found: &mut ByName) {
+    if !decoder.spec.tied_embeddings {
+        return;
+    }
+    let bytes =
+        |(file, entry): &(usize, TensorEntry)| files[*file].bytes().get(entry.begin..entry.end);
+    let Some(head) = found.get(root.head) else { return };
+    if found.get(&root.embedding()).is_some_and(|embedding| bytes(embedding) != bytes(head)) {
+        decoder.spec.tied_embeddings = false;
+    } else {
+        found.remove(root.head);
+    }
 }
 
 /// The model's tensors in order, each held against `config.json`; what is left over must be harmless.
 fn pick(
     directory: &Path,
-    shape: &ModelShape,
+    (decoder, root): (&Decoder, &Root),
     paths: &[PathBuf],
-    mut found: HashMap<String, (usize, TensorEntry)>,
-) -> Result<Vec<(usize, TensorEntry)>, CheckpointError> {
+    mut found: ByName,
+) -> Result<Vec<Found>, CheckpointError> {
     let mut tensors = Vec::new();
-    for expected in expected_tensors(shape) {
+    for expected in decoder.tensors(root) {
         let Some((file, entry)) = found.remove(&expected.name) else {
             let reason = "the model needs this tensor and no file has it";
             let error = CheckpointError::new(CheckpointFault::MissingTensor, directory, reason);
@@ -209,11 +247,11 @@ fn pick(
                 format!("shape {:?}, but by {CONFIG} it must be {:?}", entry.shape, expected.shape);
             return wrong(CheckpointFault::WrongShape, reason);
         }
-        tensors.push((file, entry));
+        tensors.push(Found { expected, file, entry });
     }
     let mut unexpected: Vec<_> = found
         .into_iter()
-        .filter(|(name, _)| !may_be_left_out(name, shape))
+        .filter(|(name, _)| !root.may_be_left_out(name))
         .map(|(name, (file, _))| (name, file))
         .collect();
     unexpected.sort();
@@ -221,7 +259,7 @@ fn pick(
         None => Ok(tensors),
         Some((name, file)) => {
             let reason = format!(
-                "a Llama of this {CONFIG} has no such tensor (nor {} more like it)",
+                "a model of this {CONFIG} has no such tensor (nor {} more like it)",
                 unexpected.len() - 1
             );
             Err(CheckpointError::new(CheckpointFault::UnexpectedTensor, &paths[*file], reason)
@@ -285,11 +323,12 @@ fn missing_or_io(path: &Path, error: &std::io::Error) -> CheckpointError {
     }
 }
 
-/// Bytes of the weights of this shape, before any padding of the engine's.
-fn tensor_bytes(shape: &ModelShape) -> u64 {
-    let elements = expected_tensors(shape)
+/// Bytes of the weights, before any padding of the engine's.
+fn tensor_bytes(decoder: &Decoder) -> u64 {
+    let elements = decoder
+        .usual_tensors()
         .iter()
         .map(|tensor| tensor.shape.iter().product::<u64>())
         .fold(0_u64, u64::saturating_add);
-    elements.saturating_mul(dtype_bytes(shape.dtype))
+    elements.saturating_mul(decoder.spec.activation.bytes())
 }

@@ -80,7 +80,7 @@ impl Flows {
             tokenizer: Arc::new(tokenizer),
             chat_template,
             max_seq_len: entry.max_seq_len.get(),
-            vocab_size: checkpoint.shape().vocab_size,
+            vocab_size: checkpoint.spec().vocab_size,
             end_token_ids: checkpoint.end_token_ids().to_vec(),
             defaults: checkpoint.generation().defaults,
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
@@ -153,7 +153,7 @@ impl Flows {
         checkpoint: &Checkpoint,
         max_seq_len: u32,
     ) -> Result<ModelNeed> {
-        let need = ModelNeed::of(checkpoint.shape(), &self.start.limits, max_seq_len);
+        let need = ModelNeed::of(checkpoint.spec(), &self.start.limits, max_seq_len);
         let need = need.map_err(|error| {
             let directory = checkpoint.directory().display();
             Error::unsupported("model_path", format!("{directory}: {error}"))

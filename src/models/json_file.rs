@@ -1,5 +1,7 @@
 //! A JSON object of a checkpoint, read key by key, so that every complaint names file and key.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -14,6 +16,8 @@ pub(super) struct JsonFile {
     path: PathBuf,
     prefix: String,
     object: Map<String, Value>,
+    /// Keys that somebody asked for.
+    read: RefCell<BTreeSet<String>>,
 }
 
 impl JsonFile {
@@ -38,10 +42,13 @@ impl JsonFile {
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
             CheckpointError::new(CheckpointFault::Malformed, path, format!("no JSON: {error}"))
         })?;
+        Self::of(path, value).map(Some)
+    }
+
+    /// What a file of this path would hold.
+    pub(super) fn of(path: &Path, value: Value) -> Result<Self, CheckpointError> {
         match value {
-            Value::Object(object) => {
-                Ok(Some(Self { path: path.to_owned(), prefix: String::new(), object }))
-            }
+            Value::Object(object) => Ok(Self::new(path.to_owned(), String::new(), object)),
             other => Err(CheckpointError::new(
                 CheckpointFault::Malformed,
                 path,
@@ -57,9 +64,37 @@ impl JsonFile {
         })
     }
 
+    fn new(path: PathBuf, prefix: String, object: Map<String, Value>) -> Self {
+        Self { path, prefix, object, read: RefCell::default() }
+    }
+
+    /// Refuses the first key that nobody asked for: it may change what is to be computed. Those without effect, null, and names
+    /// that begin with `_` may stand there.
+    pub(super) fn refuse_unread(&self, without_effect: &[&str]) -> Result<(), CheckpointError> {
+        let read = self.read.borrow();
+        let is_fine =
+            |key: &str| read.contains(key) || without_effect.contains(&key) || key.starts_with('_');
+        match self.object.iter().find(|(key, value)| !value.is_null() && !is_fine(key)) {
+            None => Ok(()),
+            Some((key, value)) => {
+                let reason =
+                    format!("this key is not known for the family; got {}", abbreviate(value));
+                Err(self.fault(CheckpointFault::Unsupported, key, reason))
+            }
+        }
+    }
+
     /// A value; null is absent.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        if self.object.contains_key(key) {
+            self.read.borrow_mut().insert(key.to_owned());
+        }
         self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether the key is there, be it null.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.object.contains_key(key)
     }
 
     /// Every key with its value.
@@ -87,11 +122,10 @@ impl JsonFile {
     pub(super) fn object(&self, key: &str) -> Result<Option<JsonFile>, CheckpointError> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Object(object)) => Ok(Some(JsonFile {
-                path: self.path.clone(),
-                prefix: format!("{}{key}.", self.prefix),
-                object: object.clone(),
-            })),
+            Some(Value::Object(object)) => {
+                let prefix = format!("{}{key}.", self.prefix);
+                Ok(Some(Self::new(self.path.clone(), prefix, object.clone())))
+            }
             Some(_) => Err(self.expected(key, "an object")),
         }
     }
@@ -105,6 +139,21 @@ impl JsonFile {
             .filter(|number| (1..=max).contains(number))
             .map(Some)
             .ok_or_else(|| self.expected(key, &format!("a whole number of 1 to {max}")))
+    }
+
+    /// A whole number of `0..=max`.
+    pub(super) fn count(&self, key: &str, max: u32) -> Result<Option<u32>, CheckpointError> {
+        match self.get(key).and_then(Value::as_u64) {
+            Some(0) => Ok(Some(0)),
+            _ => self.size(key, max),
+        }
+    }
+
+    /// A list of numbers.
+    pub(super) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let numbers = value.as_array().map(|list| list.iter().map(Value::as_f64).collect());
+        numbers.flatten().map(Some).ok_or_else(|| self.expected(key, "a list of numbers"))
     }
 
     /// The same, and it must be there.

@@ -7,9 +7,8 @@
 //! model configured the pool is half of the available memory (the CPU backend takes pages only when they are used).
 
 use crate::bridge::DeviceError;
-use crate::bridge::ffi::{
-    Backend, DeviceOptions, Dtype, Isa, MemoryNeed, ModelLimits, ModelShape, required_bytes,
-};
+use crate::bridge::ffi::{Backend, DeviceOptions, Isa, MemoryNeed, ModelLimits, required_bytes};
+use crate::bridge::spec::{DecoderSpec, Dtype};
 use crate::executor::ModelBudget;
 
 /// The pool takes whole units of this.
@@ -34,23 +33,22 @@ pub struct StepLimits {
     pub backend: Backend,
 }
 
-/// The shape as a device of this kind holds it: a GPU multiplies elements of 16 bits, so float32 checkpoints become bfloat16
+/// The decoder as a device of this kind holds it: a GPU multiplies elements of 16 bits, so float32 checkpoints become bfloat16
 /// there.
 #[must_use]
-pub fn shape_on(backend: Backend, shape: &ModelShape) -> ModelShape {
-    let dtype = match (backend, shape.dtype) {
-        (Backend::Cuda, Dtype::F32) => Dtype::BF16,
-        (_, dtype) => dtype,
-    };
-    ModelShape { dtype, ..shape.clone() }
+pub fn spec_on(backend: Backend, spec: DecoderSpec) -> DecoderSpec {
+    match (backend, spec.activation) {
+        (Backend::Cuda, Dtype::F32) => spec.stored_as(Dtype::BF16),
+        _ => spec,
+    }
 }
 
-/// What the engine takes for a model of this shape.
+/// What the engine takes for a model.
 ///
 /// # Errors
-/// `other`, naming the field, for a shape that the engine does not run.
+/// `other`, naming the field, for a decoder that the engine does not run.
 pub fn engine_need(
-    shape: &ModelShape,
+    spec: &DecoderSpec,
     limits: &StepLimits,
     max_seq_len: u32,
 ) -> Result<MemoryNeed, DeviceError> {
@@ -64,7 +62,7 @@ pub fn engine_need(
     };
     let mut options = DeviceOptions::cpu(limits.num_threads, Isa::Auto, 0);
     options.backend = limits.backend;
-    Ok(required_bytes(&options, &shape_on(limits.backend, shape), &limits_of_model)?)
+    Ok(required_bytes(&options, &spec_on(limits.backend, spec.clone()), &limits_of_model)?)
 }
 
 /// What one model asks of a device.
@@ -79,16 +77,16 @@ pub struct ModelNeed {
 }
 
 impl ModelNeed {
-    /// Of a model of this shape.
+    /// Of a model.
     ///
     /// # Errors
     /// As [`engine_need`].
     pub fn of(
-        shape: &ModelShape,
+        spec: &DecoderSpec,
         limits: &StepLimits,
         max_seq_len: u32,
     ) -> Result<Self, DeviceError> {
-        let need = engine_need(shape, limits, max_seq_len)?;
+        let need = engine_need(spec, limits, max_seq_len)?;
         let blocks = u64::from(max_seq_len.div_ceil(limits.block_size.max(1)));
         let min_kv_bytes = need.kv_bytes_per_block.saturating_mul(blocks);
         Ok(Self {

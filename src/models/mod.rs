@@ -21,8 +21,10 @@ use crate::tokenizer::{ChatTemplate, Tokenizer};
 mod actor;
 mod checkpoint;
 mod choice;
+mod config;
 mod devices;
 mod eviction;
+pub mod families;
 mod fault;
 mod flows;
 mod generation;
@@ -36,7 +38,6 @@ mod placing;
 mod progress;
 pub mod random;
 mod registry;
-mod shape;
 mod tensors;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -46,14 +47,15 @@ mod tests;
 pub use actor::{Models, Start, start};
 pub use checkpoint::{Checkpoint, LoadFormat, TensorView};
 pub use choice::{Room, best};
+pub use config::ModelConfig;
 pub use devices::DeviceHandle;
 pub use eviction::{Candidate, victims};
+pub use families::ExpectedTensor;
 pub use fault::{CheckpointError, CheckpointFault};
 pub use generation::GenerationConfig;
 pub use hub::HubCache;
 pub use memory::{MemoryPlan, MemorySizes, StepLimits, available_bytes};
 pub use open::{max_seq_len, plan_memory};
-pub use shape::{ExpectedTensor, ModelConfig, expected_tensors};
 
 /// One `[[models]]` entry: what to load under which alias.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]

@@ -8,7 +8,8 @@ use super::checkpoint::{Checkpoint, LoadFormat};
 use super::fault::CheckpointError;
 use super::hub::HubCache;
 use super::memory::{self, MemoryPlan, MemorySizes, ModelNeed, StepLimits};
-use super::{ModelSpec, shape};
+use super::{ModelConfig, ModelSpec};
+use crate::bridge::spec::DecoderSpec;
 
 /// A model's files, opened and checked.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(super) fn open(spec: &ModelSpec, hub: &HubCache) -> Result<Opened, String> {
     for note in &checkpoint.generation().notes {
         tracing::warn!(model = %spec.name, "{note}");
     }
-    let vocab_size = checkpoint.shape().vocab_size;
+    let vocab_size = checkpoint.spec().vocab_size;
     if tokenizer.vocab_size() > vocab_size {
         // Common (tokens were added and never trained); such ids are refused with the prompt that has them.
         tracing::warn!(
@@ -78,9 +79,9 @@ pub fn plan_memory(
         let named = |error: String| format!("model {}: {error}", spec.name);
         let directory: PathBuf =
             hub.resolve(&spec.model_path).map_err(|error| named(error.to_string()))?;
-        let (shape, positions) = shape_of(spec, &directory).map_err(|e| named(e.to_string()))?;
+        let (decoder, positions) = spec_of(spec, &directory).map_err(|e| named(e.to_string()))?;
         let max_seq_len = max_seq_len(spec, positions).map_err(named)?;
-        let need = ModelNeed::of(&shape, limits, max_seq_len);
+        let need = ModelNeed::of(&decoder, limits, max_seq_len);
         needs.push(need.map_err(|error| named(format!("{}: {error}", directory.display())))?);
     }
     // Where the machine does not say, nothing is capped: the reservation itself fails then.
@@ -88,15 +89,16 @@ pub fn plan_memory(
     Ok(memory::plan(&needs, sizes, available, num_devices as u64))
 }
 
-/// The shape as loading will find it. A `config.json` with no dtype leaves that to the tensors, so they are opened then.
-fn shape_of(
+/// The decoder as loading will find it. A `config.json` with no dtype leaves that to the tensors, so they are opened then.
+fn spec_of(
     spec: &ModelSpec,
     directory: &std::path::Path,
-) -> Result<(crate::bridge::ffi::ModelShape, u32), CheckpointError> {
-    let config = shape::ModelConfig::read(&directory.join("config.json"))?;
+) -> Result<(DecoderSpec, u32), CheckpointError> {
+    let config = ModelConfig::read(&directory.join("config.json"), None)?;
+    let positions = config.decoder.max_position_embeddings;
     if config.dtype.is_some() || spec.load_format == LoadFormat::Dummy {
-        return Ok((config.shape, config.max_position_embeddings));
+        return Ok((config.spec(), positions));
     }
     let checkpoint = Checkpoint::open(directory, spec.load_format)?;
-    Ok((checkpoint.shape().clone(), config.max_position_embeddings))
+    Ok((checkpoint.spec().clone(), positions))
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use crate::bridge::ffi::Dtype;
+use crate::bridge::spec::Dtype;
 
 use super::fault::{CheckpointError, CheckpointFault};
 
@@ -38,6 +38,12 @@ struct RawEntry {
     dtype: String,
     shape: Vec<u64>,
     data_offsets: [u64; 2],
+}
+
+impl TensorEntry {
+    pub fn bytes(&self) -> usize {
+        self.end - self.begin
+    }
 }
 
 /// The header's tensors in the file's order, keys given twice kept, so that they can be refused.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use inferno_node::models::{
-    Checkpoint, CheckpointError, CheckpointFault, LoadFormat, expected_tensors,
+    Checkpoint, CheckpointError, CheckpointFault, ExpectedTensor, LoadFormat,
 };
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -27,6 +27,11 @@ pub fn tiny_config() -> Value {
     })
 }
 
+/// What the checkpoint's tensors must be.
+pub fn expected(checkpoint: &Checkpoint) -> Vec<ExpectedTensor> {
+    checkpoint.decoder().usual_tensors()
+}
+
 impl Builder {
     /// A whole checkpoint of `tiny_config` with `changes` to it.
     pub fn new(changes: &[(&str, Value)]) -> Self {
@@ -36,8 +41,7 @@ impl Builder {
             builder.config[*key] = value.clone();
         }
         builder.write_config();
-        let shape = builder.open_as(LoadFormat::Dummy).expect("a good config").shape().clone();
-        for tensor in expected_tensors(&shape) {
+        for tensor in expected(&builder.open_as(LoadFormat::Dummy).expect("a good config")) {
             let shape: Vec<usize> = tensor.shape.iter().map(|size| *size as usize).collect();
             builder.set(&tensor.name, safetensors::Dtype::F32, &shape);
         }
@@ -118,13 +122,12 @@ impl Builder {
 
     #[track_caller]
     pub fn holds(&self, checkpoint: &Checkpoint) {
-        let expected = expected_tensors(checkpoint.shape());
+        let expected = expected(checkpoint);
         assert_eq!(checkpoint.num_tensors(), expected.len());
         let mut total = 0;
         for (tensor, expected) in checkpoint.tensors().zip(expected) {
-            assert_eq!(tensor.name, expected.name);
-            assert_eq!(tensor.shape, expected.shape);
-            assert_eq!(tensor.data, self.tensors[tensor.name].2, "{}", tensor.name);
+            assert_eq!(*tensor.expected, expected);
+            assert_eq!(tensor.data, self.tensors[&expected.name].2, "{}", expected.name);
             total += tensor.data.len() as u64;
         }
         assert_eq!(checkpoint.total_bytes(), total);

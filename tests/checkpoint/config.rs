@@ -1,6 +1,6 @@
 //! `config.json` and `generation_config.json`.
 
-use inferno_node::bridge::ffi::RopeScaling;
+use inferno_node::models::families::RopeScaling;
 use inferno_node::models::{CheckpointFault, GenerationDefaults, LoadFormat};
 use serde_json::{Value, json};
 
@@ -107,17 +107,18 @@ fn both_generations_of_rope_keys_mean_the_same() {
         ("torch_dtype", Value::Null),
         ("dtype", json!("float32")),
     ]);
-    let classic = classic.open_as(LoadFormat::Dummy).expect("good").shape().clone();
-    assert_eq!(&classic, new.open_as(LoadFormat::Dummy).expect("good").shape());
-    assert_eq!(classic.rope_scaling, RopeScaling::Llama3);
-    assert_eq!((classic.rope_theta, classic.rope_factor), (500_000.0, 32.0));
-    assert_eq!(classic.rope_original_max_positions, 8192);
+    let rope_of = |builder: &Builder| {
+        builder.open_as(LoadFormat::Dummy).expect("good").decoder().ropes[0].clone()
+    };
+    let classic = rope_of(&classic);
+    assert_eq!(classic, rope_of(&new));
+    assert_eq!(classic.theta, 500_000.0);
+    let (factor, low, high, original) = (32.0, 1.0, 4.0, 8192);
+    assert_eq!(classic.scaling, RopeScaling::Llama3 { factor, low, high, original });
     let linear = Builder::new(&[("rope_scaling", json!({"type": "linear", "factor": 4}))]);
-    let linear = linear.open_as(LoadFormat::Dummy).expect("good").shape().clone();
-    assert_eq!((linear.rope_scaling, linear.rope_factor), (RopeScaling::Linear, 4.0));
+    assert_eq!(rope_of(&linear).scaling, RopeScaling::Linear { factor: 4.0 });
     let plain = Builder::new(&[("rope_scaling", json!({"rope_type": "default"}))]);
-    let plain = plain.open_as(LoadFormat::Dummy).expect("good").shape().clone();
-    assert_eq!(plain.rope_scaling, RopeScaling::None);
+    assert_eq!(rope_of(&plain).scaling, RopeScaling::None);
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod hub;
 
 use std::path::Path;
 
-use inferno_node::bridge::ffi::Dtype;
+use inferno_node::bridge::spec::Dtype;
 use inferno_node::models::{Checkpoint, CheckpointFault, LoadFormat};
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ fn a_single_file_gives_every_tensor_as_written() {
     assert_eq!(checkpoint.end_token_ids(), [3]);
     assert_eq!(checkpoint.max_position_embeddings(), 32);
     assert_eq!(checkpoint.directory(), builder.path());
-    assert_eq!(checkpoint.shape().head_dim, 2);
+    assert_eq!(checkpoint.spec().layers[0].attention.head_dim, 2);
 }
 
 #[test]
@@ -194,12 +194,12 @@ fn half_precision_weights_are_taken() {
             builder.set(&tensor, stored, &shape);
         }
         let checkpoint = builder.write_single().open().expect("a good checkpoint");
-        assert_eq!(checkpoint.shape().dtype, dtype);
+        assert_eq!(checkpoint.spec().activation, dtype);
         builder.holds(&checkpoint);
         // With no dtype in config.json the tensors say it.
         builder.config["torch_dtype"] = Value::Null;
         builder.write_config();
-        assert_eq!(builder.open().expect("a good checkpoint").shape().dtype, dtype);
+        assert_eq!(builder.open().expect("a good checkpoint").spec().activation, dtype);
     }
 }
 
@@ -283,9 +283,9 @@ fn every_fixture_of_transformers_opens() {
                 }
                 let bytes = std::fs::read(file.path()).ok()?;
                 let all = safetensors::SafeTensors::deserialize(&bytes).ok()?;
-                Some(all.tensor(tensor.name).ok()?.data().to_vec())
+                Some(all.tensor(&tensor.expected.name).ok()?.data().to_vec())
             });
-            assert_eq!(theirs.as_deref(), Some(tensor.data), "{}", tensor.name);
+            assert_eq!(theirs.as_deref(), Some(tensor.data), "{}", tensor.expected.name);
         }
         opened += 1;
     }

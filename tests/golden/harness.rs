@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use cxx::UniquePtr;
 use inferno_node::bridge::ffi::{
-    self, Context, DeviceOptions, Dtype, Isa, ModelLimits, ModelShape, RopeScaling, SamplingRow,
-    StepBatch, StepOutput,
+    self, Backend, Context, DeviceOptions, Isa, ModelLimits, SamplingRow, StepBatch, StepOutput,
 };
+use inferno_node::bridge::spec::{DecoderSpec, Dtype};
+use inferno_node::models::{Checkpoint, LoadFormat, memory};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -42,14 +43,15 @@ impl Device {
         }
     }
 
-    /// The shape as this device holds it: a GPU makes bfloat16 of float32.
-    pub fn shape(self, name: &str) -> ModelShape {
-        let shape = shape(name);
-        match (self, shape.dtype) {
-            (Device::Gpu { .. }, Dtype::F32) => ModelShape { dtype: Dtype::BF16, ..shape },
-            _ => shape,
-        }
+    /// The decoder as this device holds it: a GPU makes bfloat16 of float32.
+    pub fn spec(self, checkpoint: &Checkpoint) -> DecoderSpec {
+        let backend = if matches!(self, Device::Gpu { .. }) { Backend::Cuda } else { Backend::Cpu };
+        memory::spec_on(backend, checkpoint.decoder().spec_for(limits().max_seq_len))
     }
+}
+
+pub fn checkpoint(name: &str) -> Checkpoint {
+    Checkpoint::open(&fixture(name), LoadFormat::Safetensors).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Every instruction set of the processor, and a GPU in both of its modes.
@@ -83,7 +85,7 @@ pub fn gpus() -> Vec<Device> {
 /// golden values are in float32 throughout; ours round K and V to the device's type, and with AVX-512 BF16 and on GPUs the inputs of
 /// products too. `transformers` itself loses up to 0.2 (bf16) and 0.03 (f16) when run in these types.
 pub fn max_logit_error(name: &str, device: Device) -> f32 {
-    match (shape(name).dtype, device) {
+    match (checkpoint(name).spec().activation, device) {
         (Dtype::F16, _) => 0.03,
         (Dtype::BF16, _) => 0.2,
         // The weights themselves are rounded.
@@ -108,53 +110,8 @@ pub fn integer(value: &Value) -> u32 {
     value.as_u64().and_then(|v| u32::try_from(v).ok()).expect("fixtures have integers here")
 }
 
-pub fn float(value: &Value) -> f32 {
-    value.as_f64().expect("fixtures have numbers here") as f32
-}
-
 pub fn ids(value: &Value) -> Vec<u32> {
     value.as_array().expect("fixtures have lists here").iter().map(integer).collect()
-}
-
-/// A shape from config.json, classic keys or new ones.
-pub fn shape(name: &str) -> ModelShape {
-    let config = json(&fixture(name).join("config.json"));
-    let new_style = &config["rope_parameters"];
-    let rope = if new_style.is_object() { new_style } else { &config["rope_scaling"] };
-    let theta =
-        if new_style.is_object() { &new_style["rope_theta"] } else { &config["rope_theta"] };
-    let dtype = config["torch_dtype"].as_str().or(config["dtype"].as_str());
-    let scaled = rope["rope_type"].as_str() == Some("llama3");
-    let hidden_size = integer(&config["hidden_size"]);
-    let num_heads = integer(&config["num_attention_heads"]);
-    ModelShape {
-        vocab_size: integer(&config["vocab_size"]),
-        hidden_size,
-        intermediate_size: integer(&config["intermediate_size"]),
-        num_layers: integer(&config["num_hidden_layers"]),
-        num_heads,
-        num_kv_heads: integer(&config["num_key_value_heads"]),
-        head_dim: config["head_dim"].as_u64().map_or(hidden_size / num_heads, |d| d as u32),
-        rms_norm_eps: float(&config["rms_norm_eps"]),
-        rope_theta: float(theta),
-        rope_scaling: if scaled { RopeScaling::Llama3 } else { RopeScaling::None },
-        rope_factor: if scaled { float(&rope["factor"]) } else { 1.0 },
-        rope_low_freq_factor: if scaled { float(&rope["low_freq_factor"]) } else { 1.0 },
-        rope_high_freq_factor: if scaled { float(&rope["high_freq_factor"]) } else { 4.0 },
-        rope_original_max_positions: if scaled {
-            integer(&rope["original_max_position_embeddings"])
-        } else {
-            0
-        },
-        tie_word_embeddings: config["tie_word_embeddings"] == Value::Bool(true),
-        attention_bias: config["attention_bias"] == Value::Bool(true),
-        mlp_bias: config["mlp_bias"] == Value::Bool(true),
-        dtype: match dtype {
-            Some("float16") => Dtype::F16,
-            Some("bfloat16") => Dtype::BF16,
-            _ => Dtype::F32,
-        },
-    }
 }
 
 pub fn limits() -> ModelLimits {
@@ -165,32 +122,6 @@ pub fn limits() -> ModelLimits {
         max_step_tokens: MAX_STEP_TOKENS,
         max_seq_len: 512,
         end_token_ids: vec![1],
-    }
-}
-
-/// Every weight of a checkpoint, in one file or several.
-pub fn for_each_tensor(name: &str, mut f: impl FnMut(&str, Dtype, &[u64], &[u8])) {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(fixture(name))
-        .expect("the fixture is there")
-        .map(|entry| entry.expect("readable").path())
-        .filter(|path| {
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            file.starts_with("model") && file.ends_with(".safetensors")
-        })
-        .collect();
-    files.sort();
-    for file in files {
-        let bytes = std::fs::read(&file).expect("readable");
-        let tensors = SafeTensors::deserialize(&bytes).expect("a safetensors file");
-        for (name, tensor) in tensors.iter() {
-            let dtype = match tensor.dtype() {
-                safetensors::Dtype::F16 => Dtype::F16,
-                safetensors::Dtype::BF16 => Dtype::BF16,
-                _ => Dtype::F32,
-            };
-            let shape: Vec<u64> = tensor.shape().iter().map(|&d| d as u64).collect();
-            f(name, dtype, &shape, tensor.data());
-        }
     }
 }
 
@@ -262,28 +193,34 @@ pub struct Engine {
     pub device: Device,
     pub context: UniquePtr<Context>,
     pub model: u32,
-    pub shape: ModelShape,
+    vocab_size: u32,
     pub output: StepOutput,
 }
 
 impl Engine {
     pub fn new(name: &str, device: Device, num_threads: u32) -> Self {
-        let shape = device.shape(name);
+        let checkpoint = checkpoint(name);
+        let spec = device.spec(&checkpoint);
         let limits = limits();
-        let need = ffi::required_bytes(&device.options(num_threads, 0), &shape, &limits)
-            .expect("a good shape");
+        let need = ffi::required_bytes(&device.options(num_threads, 0), &spec, &limits)
+            .expect("a good spec");
         let pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes;
         let options = device.options(num_threads, pool_bytes);
         let mut context = ffi::new_context(&options).expect("a device");
-        let plan = context.pin_mut().add_model(&shape, &limits).expect("memory for the model");
+        let plan = context.pin_mut().add_model(&spec, &limits).expect("memory for the model");
         assert_eq!(plan.weight_bytes, need.weight_bytes);
         assert_eq!(plan.workspace_bytes, need.workspace_bytes);
-        for_each_tensor(name, |tensor, dtype, dimensions, data| {
-            let set = context.pin_mut().set_tensor(plan.model, tensor, dtype, dimensions, data);
-            set.unwrap_or_else(|e| panic!("{tensor}: {e}"));
-        });
+        for tensor in checkpoint.tensors() {
+            for part in tensor.expected.parts(tensor.dtype, tensor.data) {
+                let engine = context.pin_mut();
+                let set =
+                    engine.set_tensor(plan.model, &part.slot, part.dtype, &part.shape, &part.data);
+                set.unwrap_or_else(|e| panic!("{}: {e}", tensor.expected.name));
+            }
+        }
         context.pin_mut().finish_model(plan.model).expect("all tensors");
-        Self { device, context, model: plan.model, shape, output: StepOutput::default() }
+        let (model, vocab_size) = (plan.model, spec.vocab_size);
+        Self { device, context, model, vocab_size, output: StepOutput::default() }
     }
 
     /// Logits of the rows that sample; the sampled ids are left in `output`.
@@ -294,7 +231,7 @@ impl Engine {
     }
 
     pub fn vocab_size(&self) -> usize {
-        self.shape.vocab_size as usize
+        self.vocab_size as usize
     }
 }
 

@@ -9,10 +9,12 @@ mod harness;
 use std::collections::BTreeMap;
 
 use harness::{
-    CHECKPOINTS, Device, Engine, Query, batch, blocks, devices, golden, gpus, greedy, ids,
+    CHECKPOINTS, Device, Engine, Query, batch, blocks, checkpoint, devices, golden, gpus, greedy,
+    ids,
 };
 use harness::{largest_difference, limits, max_logit_error, query, same_bits_devices};
-use inferno_node::bridge::ffi::{self, DeviceOptions, Dtype, Isa, ModelShape, SamplingRow};
+use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, SamplingRow};
+use inferno_node::bridge::spec::{DecoderSpec, Dtype, TensorPart, TensorSlot};
 use inferno_node::bridge::{DeviceError, DeviceErrorCode};
 
 #[test]
@@ -260,7 +262,8 @@ fn errors_arrive_with_their_code() {
     for device in [Device::Cpu(Isa::Portable)].into_iter().chain(gpus()) {
         let options = device.options(1, 1 << 20);
         let mut context = ffi::new_context(&options).expect("a device");
-        let added = context.pin_mut().add_model(&device.shape("llama32-tiny"), &limits());
+        let added =
+            context.pin_mut().add_model(&device.spec(&checkpoint("llama32-tiny")), &limits());
         assert_eq!(code(added.expect_err("1 MiB is too little")), DeviceErrorCode::OutOfMemory);
         let huge = DeviceOptions { pool_bytes: u64::MAX, ..options };
         let made = ffi::new_context(&huge).err().expect("no machine has that");
@@ -270,7 +273,8 @@ fn errors_arrive_with_their_code() {
         bad.positions[1] = 7;
         let ran = engine.context.pin_mut().run_step(&bad, &mut engine.output);
         assert_eq!(code(ran.expect_err("contradicts itself")), DeviceErrorCode::InvalidBatch);
-        let set = engine.context.pin_mut().set_tensor(engine.model, "x", Dtype::F32, &[], &[]);
+        let slot = TensorSlot { part: TensorPart::Head, layer: 0, expert: 0, first_row: 0 };
+        let set = engine.context.pin_mut().set_tensor(engine.model, &slot, Dtype::F32, &[], &[]);
         assert_eq!(code(set.expect_err("finished")), DeviceErrorCode::Other);
     }
 }
@@ -296,16 +300,20 @@ fn a_shape_that_gpus_lack_is_refused_by_name() {
         println!("left out: this build has no CUDA");
         return;
     }
-    let good = Device::Gpu { deterministic: false }.shape("llama32-tiny");
+    let good = Device::Gpu { deterministic: false }.spec(&checkpoint("llama32-tiny"));
     let options = DeviceOptions::cuda(0, 1, 0);
+    let mut narrow = good.clone();
+    narrow.layers[0].mlp.intermediate_size = 90;
+    let mut odd = good.clone();
+    odd.layers[1].attention.head_dim = 72;
     assert!(ffi::required_bytes(&options, &good, &limits()).is_ok());
-    for (field, shape) in [
-        ("dtype", ModelShape { dtype: Dtype::F32, ..good.clone() }),
-        ("head_dim", ModelShape { head_dim: 48, ..good.clone() }),
-        ("hidden_size", ModelShape { hidden_size: 60, ..good.clone() }),
-        ("intermediate_size", ModelShape { intermediate_size: 90, ..good.clone() }),
+    for (field, spec) in [
+        ("activation", good.clone().stored_as(Dtype::F32)),
+        ("head_dim", odd),
+        ("hidden_size", DecoderSpec { hidden_size: 60, ..good.clone() }),
+        ("intermediate_size", narrow),
     ] {
-        let refused = ffi::required_bytes(&options, &shape, &limits()).expect_err(field);
+        let refused = ffi::required_bytes(&options, &spec, &limits()).expect_err(field);
         let error = DeviceError::from(refused);
         assert_eq!(error.code, DeviceErrorCode::Other);
         assert!(error.message.contains(field), "{error}");

@@ -33,8 +33,8 @@ std::uint64_t CpuSizes::matrix_bytes(const ops::WeightShape& matrix) const {
   return ops::packed_bytes(matrix);
 }
 
-std::uint64_t CpuSizes::workspace_bytes(const ModelShape& shape, const ModelLimits& limits) const {
-  return CpuWorkspace::bytes_needed(shape, limits, num_threads_);
+std::uint64_t CpuSizes::workspace_bytes(const DecoderSpec& spec, const ModelLimits& limits) const {
+  return CpuWorkspace::bytes_needed(spec, limits, num_threads_);
 }
 
 CpuBackend::CpuBackend(const DeviceOptions& options)

@@ -15,8 +15,8 @@ class CpuSizes : public Sizes {
   // Throws other for a number of threads out of range.
   explicit CpuSizes(std::uint32_t num_threads);
   std::uint64_t matrix_bytes(const ops::WeightShape& matrix) const override;
-  std::uint64_t workspace_bytes(const ModelShape& shape, const ModelLimits& limits) const override;
-  void check(const ModelShape&, const ModelLimits&) const override {}
+  std::uint64_t workspace_bytes(const DecoderSpec& spec, const ModelLimits& limits) const override;
+  void check(const DecoderSpec&, const ModelLimits&) const override {}
 
  private:
   std::uint32_t num_threads_;

@@ -6,25 +6,29 @@
 #include <string>
 
 #include "engine/error.h"
+#include "ops/add_norm/add_norm.h"
 #include "ops/attention/attention.h"
 #include "ops/embed/embed.h"
+#include "ops/experts/experts.h"
+#include "ops/experts/route.h"
 #include "ops/glu/glu.h"
+#include "ops/head_norm/head_norm.h"
 #include "ops/kv_write/kv_write.h"
 #include "ops/linear/linear.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope/rope.h"
+#include "ops/softcap/softcap.h"
 
 namespace inferno::engine {
 
 CpuForward::CpuForward(const CpuDevice& device, const ForwardParts& parts)
     : device_(device),
-      shape_(parts.shape),
+      decoder_(parts.decoder),
+      spec_(parts.decoder.spec),
       limits_(parts.limits),
-      kv_(parts.kv),
-      workspace_(device.pool, parts.shape, parts.limits, device.threads.num_threads()),
+      workspace_(device.pool, spec_, parts.limits, device.threads.num_threads()),
       warm_up_steps_{{1, std::min({parts.limits.block_size, parts.limits.max_step_tokens,
                                    parts.limits.max_seq_len, 8U})}},
-      inv_freq_(inverse_frequencies(parts.shape)),
       last_sampled_(parts.limits.max_batch_size),
       row_of_logits_(parts.limits.max_batch_size),
       sample_status_(parts.limits.max_batch_size) {
@@ -45,43 +49,108 @@ void CpuForward::begin(const StepBatch& batch) {
   }
 }
 
-void CpuForward::embed(const Weights& weights) {
+void CpuForward::embed() {
   const ops::OpContext context = op_context();
-  ops::embed(context,
-             {weights.embedding, {workspace_.token_ids, batch_.num_tokens()}, 1.0F, workspace_.x});
-  ops::rope_angles(context, {inv_freq_, 1.0F, batch_.positions, workspace_.cos_sin});
+  const CpuWorkspace& w = workspace_;
+  ops::embed(
+      context,
+      {decoder_.weights.embedding, {w.token_ids, batch_.num_tokens()}, spec_.embedding_scale, w.x});
+  for (std::size_t i = 0; i < spec_.ropes.size(); ++i) {
+    const RopeSpec& rope = spec_.ropes[i];
+    ops::rope_angles(context, {rope.inv_freq, rope.scale, batch_.positions, w.cos_sin[i]});
+    if (rope.query_beta == 0) continue;
+    for (std::uint32_t t = 0; t < batch_.num_tokens(); ++t) {
+      const std::uint32_t turns = batch_.positions[t] / rope.query_original_positions;
+      w.query_scale[i][t] = 1 + rope.query_beta * std::log1p(static_cast<float>(turns));
+    }
+  }
+  norm_x(decoder_.first);
 }
 
-void CpuForward::norm(const float* weight) {
+void CpuForward::product(const Linear& linear, const float* in, float* out, bool accumulate) const {
+  ops::linear(op_context(), {in, batch_.num_tokens(), linear.weight, linear.bias, out, accumulate});
+}
+
+void CpuForward::norm_x(const Norm& norm) const {
   const CpuWorkspace& w = workspace_;
+  const std::size_t size = std::size_t{batch_.num_tokens()} * spec_.hidden_size;
+  if (!norm.is_there()) {
+    std::copy_n(w.x, size, w.h);
+    return;
+  }
   ops::rms_norm(op_context(),
-                {w.x, weight, shape_.rms_norm_eps, batch_.num_tokens(), shape_.hidden_size, w.h});
+                {w.x, norm.weight, norm.eps, batch_.num_tokens(), spec_.hidden_size, w.h});
 }
 
-void CpuForward::project_qkv(const LayerWeights& layer) {
-  norm(layer.input_norm);
-  ops::linear(op_context(), {workspace_.h, batch_.num_tokens(), layer.qkv.weight, layer.qkv.bias,
-                             workspace_.qkv, false});
+void CpuForward::add_product(const Linear& linear, const float* in, const Join& join) const {
+  if (join.is_plain() && join.scale == 1) {
+    product(linear, in, workspace_.x, true);
+    if (!join.is_last) norm_x(join.next);
+    return;
+  }
+  product(linear, in, workspace_.branch, false);
+  add_branch(join);
 }
 
-void CpuForward::attend(std::uint32_t layer) {
-  const ops::OpContext context = op_context();
+void CpuForward::add_branch(const Join& join) const {
   const CpuWorkspace& w = workspace_;
-  const ops::KvLayer& kv = kv_.layer(layer);
-  const std::size_t row = shape_.qkv_size();
-  // qkv [T, num_heads + 2 num_kv_heads, head_dim]: a token's q heads, k heads, v heads
-  ops::rope(context, {w.qkv, row, w.cos_sin, batch_.num_tokens(),
-                      shape_.num_heads + shape_.num_kv_heads, shape_.head_dim, shape_.head_dim});
+  const Norm& after = join.after;
+  ops::add_norm(op_context(), {w.branch, after.is_there(), after.weight, after.eps, join.scale,
+                               batch_.num_tokens(), spec_.hidden_size, w.x});
+  if (!join.is_last) norm_x(join.next);
+}
+
+void CpuForward::project_qkv(const Layer& layer) {
+  product(layer.weights->qkv, workspace_.h, workspace_.qkv, false);
+}
+
+// qkv [T, num_heads + 2 num_kv_heads, head_dim]: a token's q heads, k heads, v heads
+void CpuForward::norm_heads(const Layer& layer) const {
+  const AttentionSpec& a = *layer.attention;
+  if (a.qk_norm == QkNorm::None) return;
+  const bool per_row = a.qk_norm == QkNorm::PerRow;
+  const auto norm = [&](std::uint32_t offset, std::uint32_t num_heads, const float* weight) {
+    ops::head_norm(op_context(), {workspace_.qkv + offset, a.qkv_size(), weight, a.qk_norm_eps,
+                                  batch_.num_tokens(), per_row ? 1 : num_heads,
+                                  per_row ? num_heads * a.head_dim : a.head_dim});
+  };
+  norm(0, a.num_heads, layer.weights->q_norm);
+  norm(a.q_size(), a.num_kv_heads, layer.weights->k_norm);
+}
+
+void CpuForward::turn_heads(const AttentionSpec& a) const {
+  if (a.rope == kNoRope) return;
+  const CpuWorkspace& w = workspace_;
+  const RopeSpec& spec = spec_.ropes[a.rope];
+  const auto turn = [&](std::uint32_t offset, std::uint32_t num_heads, const float* head_scale) {
+    ops::rope(op_context(),
+              {w.qkv + offset, a.qkv_size(), w.cos_sin[a.rope], batch_.num_tokens(), num_heads,
+               a.head_dim, 2 * static_cast<std::uint32_t>(spec.inv_freq.size()), spec.interleaved,
+               head_scale});
+  };
+  if (spec.query_beta == 0) {
+    turn(0, a.num_heads + a.num_kv_heads, nullptr);
+    return;
+  }
+  turn(0, a.num_heads, w.query_scale[a.rope]);
+  turn(a.q_size(), a.num_kv_heads, nullptr);
+}
+
+void CpuForward::attend(const Layer& layer) {
+  const AttentionSpec& a = *layer.attention;
+  const CpuWorkspace& w = workspace_;
+  const std::size_t row = a.qkv_size();
+  norm_heads(layer);
+  turn_heads(a);
   // A token's own K and V are read back from the cache too: so a chunk's borders leave no trace in
   // its bits.
-  ops::kv_write(context, kv,
-                {w.qkv + shape_.q_size(), w.qkv + shape_.q_size() + shape_.kv_size(), row,
-                 batch_.slot_mapping});
-  ops::attention({device_.threads, device_.attention_isa, workspace_.ops}, kv,
+  ops::kv_write(op_context(), *layer.kv,
+                {w.qkv + a.q_size(), w.qkv + a.q_size() + a.kv_size(), row, batch_.slot_mapping});
+  ops::attention({device_.threads, device_.attention_isa, workspace_.ops}, *layer.kv,
                  {w.qkv,
                   row,
-                  shape_.num_heads,
-                  {.scale = 1.0F / std::sqrt(static_cast<float>(shape_.head_dim))},
+                  a.num_heads,
+                  {a.scale, a.window, a.softcap, layer.weights->sinks},
                   batch_.cu_query_lens,
                   batch_.context_lens,
                   batch_.block_tables,
@@ -89,31 +158,47 @@ void CpuForward::attend(std::uint32_t layer) {
                   w.attended});
 }
 
-void CpuForward::add_attended(const LayerWeights& layer) {
-  ops::linear(op_context(), {workspace_.attended, batch_.num_tokens(), layer.o.weight, layer.o.bias,
-                             workspace_.x, true});
+void CpuForward::add_attended(const Layer& layer) {
+  add_product(layer.weights->o, workspace_.attended, layer.after_attention);
 }
 
-void CpuForward::gate(const LayerWeights& layer) {
-  const ops::OpContext context = op_context();
+void CpuForward::gate(const Layer& layer) {
+  const CpuWorkspace& w = workspace_;
+  // gate_up [T, 2, intermediate_size]
+  product(layer.weights->gate_up, w.h, w.gate_up, false);
+  ops::glu(op_context(), {w.gate_up, batch_.num_tokens(), layer.mlp->intermediate_size,
+                          layer.mlp->activation, w.gated});
+}
+
+void CpuForward::add_gated(const Layer& layer) {
+  add_product(layer.weights->down, workspace_.gated, layer.after_mlp);
+}
+
+void CpuForward::add_experts(const Layer& layer) {
+  const MlpSpec& mlp = *layer.mlp;
   const CpuWorkspace& w = workspace_;
   const std::uint32_t num_tokens = batch_.num_tokens();
-  norm(layer.post_attention_norm);
-  // gate_up [T, 2, intermediate_size]
-  ops::linear(context,
-              {w.h, num_tokens, layer.gate_up.weight, layer.gate_up.bias, w.gate_up, false});
-  ops::glu(context, {w.gate_up, num_tokens, shape_.intermediate_size, {}, w.gated});
+  product(layer.weights->router, w.h, w.router_logits, false);
+  const ops::RouteRule rule{mlp.router_kind, mlp.num_experts, mlp.experts_per_token,
+                            mlp.renormalise, mlp.routed_scale};
+  ops::route(op_context(), {w.router_logits, num_tokens, rule, w.expert_ids, w.expert_weights});
+  ops::experts(op_context(),
+               {w.h,
+                num_tokens,
+                experts_shape(spec_, mlp),
+                w.expert_ids,
+                w.expert_weights,
+                {layer.weights->expert_gate_up, layer.weights->expert_down, mlp.activation},
+                1,
+                w.branch,
+                false});
+  add_branch(layer.after_mlp);
 }
 
-void CpuForward::add_gated(const LayerWeights& layer, const LayerWeights*) {
-  ops::linear(op_context(), {workspace_.gated, batch_.num_tokens(), layer.down.weight,
-                             layer.down.bias, workspace_.x, true});
-}
-
-void CpuForward::project_logits(const Weights& weights) {
+void CpuForward::project_logits() {
   const ops::OpContext context = op_context();
   const CpuWorkspace& w = workspace_;
-  const std::size_t hidden_size = shape_.hidden_size;
+  const std::size_t hidden_size = spec_.hidden_size;
   num_rows_ = 0;
   for (std::uint32_t seq = 0; seq < batch_.num_seqs(); ++seq) {
     if (!batch_.sample[seq]) continue;
@@ -122,14 +207,17 @@ void CpuForward::project_logits(const Weights& weights) {
     row_of_logits_[num_rows_++] = seq;
   }
   // last [R, hidden_size]
-  ops::rms_norm(context, {w.last, weights.final_norm, shape_.rms_norm_eps, num_rows_,
-                          shape_.hidden_size, w.last});
-  ops::linear(context,
-              {w.last, num_rows_, weights.lm_head.weight, weights.lm_head.bias, w.logits, false});
+  const Norm& norm = decoder_.last;
+  const Linear& head = decoder_.weights.head;
+  ops::rms_norm(context, {w.last, norm.weight, norm.eps, num_rows_, spec_.hidden_size, w.last});
+  ops::linear(context, {w.last, num_rows_, head.weight, head.bias, w.logits, false});
+  if (spec_.logit_scale == 1 && spec_.logit_softcap == 0) return;
+  ops::softcap(context, {w.logits, std::size_t{num_rows_} * spec_.vocab_size, spec_.logit_scale,
+                         spec_.logit_softcap});
 }
 
 void CpuForward::sample() {
-  const std::size_t vocab_size = shape_.vocab_size;
+  const std::size_t vocab_size = spec_.vocab_size;
   sampled_.assign(batch_.num_seqs(), 0);
   num_logits_ = batch_.want_logits ? num_rows_ * vocab_size : 0;
   device_.threads.parallel_for(num_rows_, [&](std::uint32_t row, std::uint32_t thread) {
@@ -154,12 +242,5 @@ void CpuForward::sample() {
 }
 
 StepOutput CpuForward::take() { return {sampled_, {workspace_.logits, num_logits_}}; }
-
-void throw_not_sampled(std::uint32_t seq, ops::SampleStatus status) {
-  const bool rubbish = status == ops::SampleStatus::kNotANumber;
-  throw Error(ErrorCode::kOther,
-              "sequence " + std::to_string(seq) +
-                  (rubbish ? ": logits that are no numbers" : ": no token is left to be sampled"));
-}
 
 }  // namespace inferno::engine

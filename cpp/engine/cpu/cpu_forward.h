@@ -7,8 +7,7 @@
 
 #include "engine/backend.h"
 #include "engine/cpu/cpu_workspace.h"
-#include "engine/kv_cache.h"
-#include "engine/weights.h"
+#include "engine/decoder.h"
 #include "ops/base/op_context.h"
 
 namespace inferno::engine {
@@ -28,13 +27,14 @@ class CpuForward : public Forward {
 
   void begin(const StepBatch& batch) override;
   void run(const std::function<void()>& pass) override { pass(); }
-  void embed(const Weights& weights) override;
-  void project_qkv(const LayerWeights& layer) override;
-  void attend(std::uint32_t layer) override;
-  void add_attended(const LayerWeights& layer) override;
-  void gate(const LayerWeights& layer) override;
-  void add_gated(const LayerWeights& layer, const LayerWeights* next) override;
-  void project_logits(const Weights& weights) override;
+  void embed() override;
+  void project_qkv(const Layer& layer) override;
+  void attend(const Layer& layer) override;
+  void add_attended(const Layer& layer) override;
+  void gate(const Layer& layer) override;
+  void add_gated(const Layer& layer) override;
+  void add_experts(const Layer& layer) override;
+  void project_logits() override;
   void sample() override;
   bool has_ended() override { return true; }
   StepOutput take() override;
@@ -42,16 +42,23 @@ class CpuForward : public Forward {
 
  private:
   ops::OpContext op_context() const { return {device_.threads, device_.isa, workspace_.ops}; }
-  // h [T, hidden_size]
-  void norm(const float* weight);
+  // out [T, outputs] = linear(in [T, inputs])
+  void product(const Linear& linear, const float* in, float* out, bool accumulate) const;
+  // h [T, hidden_size] = norm(x)
+  void norm_x(const Norm& norm) const;
+  // x += scale * after(linear(in)); h = next(x)
+  void add_product(const Linear& linear, const float* in, const Join& join) const;
+  // The same of what stands in `branch`.
+  void add_branch(const Join& join) const;
+  void norm_heads(const Layer& layer) const;
+  void turn_heads(const AttentionSpec& attention) const;
 
   CpuDevice device_;
-  const ModelShape& shape_;
+  const Decoder& decoder_;
+  const DecoderSpec& spec_;
   const ModelLimits& limits_;
-  const KvCache& kv_;
   CpuWorkspace workspace_;
   std::vector<WarmUpStep> warm_up_steps_;
-  std::vector<float> inv_freq_;              // [head_dim / 2]
   std::vector<std::uint32_t> last_sampled_;  // [max_batch_size] by seat
 
   // Of one step.
@@ -62,8 +69,5 @@ class CpuForward : public Forward {
   std::vector<std::uint32_t> row_of_logits_;      // [max_batch_size] the sequence of each row
   std::vector<ops::SampleStatus> sample_status_;  // [max_batch_size]
 };
-
-// The CPU's and the GPU's word for a row that could not be sampled. Throws other.
-[[noreturn]] void throw_not_sampled(std::uint32_t seq, ops::SampleStatus status);
 
 }  // namespace inferno::engine

@@ -1,36 +1,42 @@
 // Scratch of a forward pass on the CPU: one range of the pool, taken once.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 #include "engine/memory_pool.h"
-#include "engine/shape.h"
+#include "engine/spec.h"
 
 namespace inferno::engine {
 
 class CpuWorkspace {
  public:
   // T: max_step_tokens; R: max_batch_size, at most T; threads: of the device.
-  CpuWorkspace(MemoryPool& pool, const ModelShape& shape, const ModelLimits& limits,
+  CpuWorkspace(MemoryPool& pool, const DecoderSpec& spec, const ModelLimits& limits,
                std::uint32_t num_threads);
 
-  // What the constructor takes from a pool, in units of 256 bytes for each term:
-  //   4 T (2 hidden_size + head_dim + 1 + max(qkv_size + q_size, 3 intermediate_size))
-  //   + 4 R (hidden_size + vocab_size) + 12 threads vocab_size + what the ops ask for.
-  static std::uint64_t bytes_needed(const ModelShape& shape, const ModelLimits& limits,
+  // What the constructor takes from a pool.
+  static std::uint64_t bytes_needed(const DecoderSpec& spec, const ModelLimits& limits,
                                     std::uint32_t num_threads);
 
   // x is the residual stream, h what the parts of a layer read.
-  float* x = nullptr;        // [T, hidden_size]
-  float* h = nullptr;        // [T, hidden_size]
-  float* cos_sin = nullptr;  // [T, 2, head_dim / 2]
-  // Attention and MLP take turns, so these two pairs lie over each other.
+  float* x = nullptr;       // [T, hidden_size]
+  float* h = nullptr;       // [T, hidden_size]
+  float* branch = nullptr;  // [T, hidden_size] what a norm or a scale stands before it joins x
+  std::array<float*, kMaxRopes> cos_sin{};      // of each rope: [T, 2, rotary_dim / 2]
+  std::array<float*, kMaxRopes> query_scale{};  // of each rope that has one: [T]
+  // Attention and MLP take turns, so these two pairs lie over each other; each has the size of the
+  // largest layer.
   float* qkv = nullptr;       // [T, q_size + 2 kv_size]
   float* attended = nullptr;  // [T, q_size]
   float* gate_up = nullptr;   // [T, 2, intermediate_size]
   float* gated = nullptr;     // [T, intermediate_size]
+
+  float* router_logits = nullptr;       // [T, experts]
+  std::uint32_t* expert_ids = nullptr;  // [T, experts_per_token]
+  float* expert_weights = nullptr;      // [T, experts_per_token]
 
   std::uint32_t* token_ids = nullptr;  // [T] with the fed ones filled in
   float* last = nullptr;               // [R, hidden_size] the last token of each row that samples
@@ -43,8 +49,9 @@ class CpuWorkspace {
 
  private:
   CpuWorkspace() = default;
+  static bool has_branches(const DecoderSpec& spec);
   // Returns the bytes; with a null base only that.
-  std::uint64_t place_all(std::byte* base, const ModelShape& shape, const ModelLimits& limits,
+  std::uint64_t place_all(std::byte* base, const DecoderSpec& spec, const ModelLimits& limits,
                           std::uint32_t num_threads);
 
   PoolRange range_;

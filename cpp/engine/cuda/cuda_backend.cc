@@ -8,8 +8,9 @@
 #include "engine/cuda/cuda_workspace.h"
 #include "engine/error.h"
 #include "ops/attention/cuda/attention_cuda.h"
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/experts/cuda/route_cuda.h"
 #include "ops/random_fill/random_fill_cuda.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
 
 namespace inferno::engine {
 namespace {
@@ -46,31 +47,66 @@ void require(bool holds, const char* field, const std::string& expected, std::ui
               std::string(field) + ": a GPU expects " + expected + ", got " + std::to_string(got));
 }
 
+// All layers' experts share one workspace and its plan.
+void check_experts(const DecoderSpec& spec, const MlpSpec& mlp) {
+  if (mlp.kind == MlpKind::Dense) return;
+  const MlpSpec& first = *first_experts(spec);
+  require(element_of(mlp.router.format) == spec.activation, "router", "the activations' format", 0);
+  require(mlp.num_experts <= ops::cuda::kMaxExperts, "num_experts",
+          "at most " + std::to_string(ops::cuda::kMaxExperts), mlp.num_experts);
+  require(mlp.experts_per_token <= ops::cuda::kMaxExpertsPerToken, "experts_per_token",
+          "at most " + std::to_string(ops::cuda::kMaxExpertsPerToken), mlp.experts_per_token);
+  require(mlp.num_experts == first.num_experts &&
+              mlp.experts_per_token == first.experts_per_token &&
+              mlp.intermediate_size == first.intermediate_size,
+          "num_experts", "alike experts in every layer that has them", mlp.num_experts);
+}
+
 }  // namespace
 
 std::uint64_t CudaSizes::matrix_bytes(const ops::WeightShape& matrix) const {
   return std::uint64_t{matrix.num_rows} * matrix.num_columns * ops::dtype_bytes(matrix.dtype);
 }
 
-std::uint64_t CudaSizes::workspace_bytes(const ModelShape& shape, const ModelLimits& limits) const {
-  return CudaWorkspace::bytes_needed(shape, limits);
+std::uint64_t CudaSizes::workspace_bytes(const DecoderSpec& spec, const ModelLimits& limits) const {
+  return CudaWorkspace::bytes_needed(spec, limits);
 }
 
-void CudaSizes::check(const ModelShape& shape, const ModelLimits& limits) const {
-  if (shape.dtype == ops::Dtype::F32) {
-    throw Error(ErrorCode::kOther, "dtype: a GPU expects f16 or bf16, got f32");
+void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const {
+  if (spec.activation == ops::Dtype::F32) {
+    throw Error(ErrorCode::kOther, "activation: a GPU expects f16 or bf16, got f32");
   }
-  require(shape.hidden_size % 8 == 0 && shape.hidden_size <= ops::cuda::kMaxHiddenSize,
-          "hidden_size", "a multiple of 8 up to " + std::to_string(ops::cuda::kMaxHiddenSize),
-          shape.hidden_size);
-  require(shape.intermediate_size % 8 == 0, "intermediate_size", "a multiple of 8",
-          shape.intermediate_size);
-  ops::cuda::check_attention_cuda({.dtype = shape.dtype,
-                                   .num_blocks = 1,
-                                   .block_size = limits.block_size,
-                                   .num_kv_heads = shape.num_kv_heads,
-                                   .head_dim = shape.head_dim},
-                                  shape.num_heads);
+  const auto same = [&](const char* field, WeightFormat format) {
+    require(element_of(format) == spec.activation, field, "the activations' format", 0);
+  };
+  same("embedding", spec.embedding);
+  same("head", spec.head.format);
+  require(spec.kv == spec.activation, "kv", "the activations' type", 0);
+  require(spec.hidden_size % 8 == 0 && spec.hidden_size <= ops::cuda::kMaxHiddenSize, "hidden_size",
+          "a multiple of 8 up to " + std::to_string(ops::cuda::kMaxHiddenSize), spec.hidden_size);
+  for (const RopeSpec& rope : spec.ropes) {
+    require(rope.inv_freq.size() % 8 == 0, "rotary_dim", "a multiple of 16",
+            2 * rope.inv_freq.size());
+  }
+  const AttentionSpec& first = spec.layers[0].attention;
+  for (const LayerSpec& layer : spec.layers) {
+    const AttentionSpec& attention = layer.attention;
+    for (const LinearSpec& linear :
+         {attention.qkv, attention.o, layer.mlp.gate_up, layer.mlp.down}) {
+      same("weights", linear.format);
+    }
+    require(layer.mlp.intermediate_size % 8 == 0, "intermediate_size", "a multiple of 8",
+            layer.mlp.intermediate_size);
+    ops::cuda::check_attention_cuda({.dtype = spec.kv,
+                                     .num_blocks = 1,
+                                     .block_size = limits.block_size,
+                                     .num_kv_heads = attention.num_kv_heads,
+                                     .head_dim = attention.head_dim},
+                                    attention.num_heads);
+    require(attention.num_heads / attention.num_kv_heads == first.num_heads / first.num_kv_heads,
+            "num_heads", "as many to a KV head in every layer", attention.num_heads);
+    check_experts(spec, layer.mlp);
+  }
 }
 
 CudaUploader::Part& CudaUploader::next_part() {

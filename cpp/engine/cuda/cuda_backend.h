@@ -16,8 +16,8 @@ namespace inferno::engine {
 class CudaSizes : public Sizes {
  public:
   std::uint64_t matrix_bytes(const ops::WeightShape& matrix) const override;
-  std::uint64_t workspace_bytes(const ModelShape& shape, const ModelLimits& limits) const override;
-  void check(const ModelShape& shape, const ModelLimits& limits) const override;
+  std::uint64_t workspace_bytes(const DecoderSpec& spec, const ModelLimits& limits) const override;
+  void check(const DecoderSpec& spec, const ModelLimits& limits) const override;
 };
 
 // Brings weights up through page-locked memory: while the copy engine fetches one part, threads

@@ -14,10 +14,10 @@
 #include "engine/cuda/cuda_memory.h"
 #include "engine/cuda/cuda_step.h"
 #include "engine/cuda/cuda_workspace.h"
-#include "engine/kv_cache.h"
-#include "engine/weights.h"
+#include "engine/decoder.h"
 #include "ops/attention/cuda/attention_cuda.h"
 #include "ops/cuda/cuda_op.h"
+#include "ops/experts/cuda/experts_cuda.h"
 #include "ops/linear/cuda/linear_cuda.h"
 
 namespace inferno::engine {
@@ -39,13 +39,14 @@ class CudaForward : public Forward {
 
   void begin(const StepBatch& batch) override;
   void run(const std::function<void()>& pass) override;
-  void embed(const Weights& weights) override;
-  void project_qkv(const LayerWeights& layer) override;
-  void attend(std::uint32_t layer) override;
-  void add_attended(const LayerWeights& layer) override;
-  void gate(const LayerWeights& layer) override;
-  void add_gated(const LayerWeights& layer, const LayerWeights* next) override;
-  void project_logits(const Weights& weights) override;
+  void embed() override;
+  void project_qkv(const Layer& layer) override;
+  void attend(const Layer& layer) override;
+  void add_attended(const Layer& layer) override;
+  void gate(const Layer& layer) override;
+  void add_gated(const Layer& layer) override;
+  void add_experts(const Layer& layer) override;
+  void project_logits() override;
   void sample() override;
   bool has_ended() override;
   StepOutput take() override;
@@ -54,16 +55,24 @@ class CudaForward : public Forward {
  private:
   std::optional<StepCounts> graph_of(const StepCounts& counts) const;
   void upload(const StepSlot& slot);
-  ops::cuda::LinearInput normed() const;
-  ops::cuda::NextNorm next_norm(const float* weight) const;
-  ops::cuda::KvLayerCuda kv_layer(std::uint32_t layer) const;
+  // h, and the sums that its norm still waits for.
+  ops::cuda::LinearInput normed(InputFrom from, const Norm& norm) const;
+  ops::cuda::LinearInput plain(const void* h, std::uint32_t num_rows) const;
+  ops::cuda::NextNorm next_norm(const Norm& norm) const;
+  // x += scale * after(linear(in)); h = next(x)
+  void add_product(const Linear& linear, const void* in, const Join& join);
+  // The same of what stands in `branch`.
+  void add_branch(const Join& join) const;
+  void norm_heads(const Layer& layer) const;
+  void write_kv(const Layer& layer) const;
 
   CudaDevice device_;
-  const ModelShape& shape_;
+  const Decoder& decoder_;
+  const DecoderSpec& spec_;
   const ModelLimits& limits_;
-  const KvCache& kv_;
   CudaWorkspace workspace_;
   std::unique_ptr<ops::cuda::LinearCuda> linear_;
+  std::unique_ptr<ops::cuda::ExpertsCuda> experts_;  // null where no layer has any
   StepForm form_;
   std::uint32_t block_table_stride_;  // on the device
   std::vector<std::uint32_t> decode_sizes_;
@@ -82,7 +91,6 @@ class CudaForward : public Forward {
   bool is_open_ = false;  // begun, and not yet wholly in the stream
   StepArrays arrays_;     // on the device
   std::optional<StepCounts> graph_;
-  bool norm_is_deferred_ = false;  // h is to be scaled by square_sums
 };
 
 }  // namespace inferno::engine

@@ -28,8 +28,8 @@ using test::Reference;
 using test::same_bits;
 using test::Step;
 
-ModelShape gpu_shape(ops::Dtype dtype, std::uint32_t head_dim = 64) {
-  ModelShape shape = test::small_shape(dtype);
+LlamaShape gpu_shape(ops::Dtype dtype, std::uint32_t head_dim = 64) {
+  LlamaShape shape = test::small_shape(dtype);
   shape.hidden_size = 136;  // not a multiple of any tile
   shape.intermediate_size = 200;
   shape.num_heads = 6;
@@ -60,7 +60,7 @@ struct Loaded {
   std::vector<std::uint32_t> tokens;  // of the last run
 
   Loaded(const Checkpoint& checkpoint, const DeviceOptions& device) : context(device) {
-    model = context.add_model(checkpoint.shape, gpu_limits()).model;
+    model = context.add_model(spec_of(checkpoint.shape), gpu_limits()).model;
     checkpoint.load(context, model);
     context.finish_model(model);
   }
@@ -92,18 +92,13 @@ void check_near(const std::vector<float>& got, const Matrix& expected, double to
   CHECK_MESSAGE(worst <= tolerance * scale, "worst " << worst << " of " << scale);
 }
 
-std::vector<ModelShape> family(ops::Dtype dtype) {
-  std::vector<ModelShape> shapes(4, gpu_shape(dtype));
+std::vector<LlamaShape> family(ops::Dtype dtype) {
+  std::vector<LlamaShape> shapes(4, gpu_shape(dtype));
   shapes[1].tie_word_embeddings = true;
   shapes[1].head_dim = 32;
-  shapes[1].rope_scaling = ops::RopeScaling::Llama3;
-  shapes[1].rope_factor = 8;
-  shapes[1].rope_original_max_positions = 32;
   shapes[2].attention_bias = true;
   shapes[2].mlp_bias = true;
   shapes[2].head_dim = 128;
-  shapes[2].rope_scaling = ops::RopeScaling::Linear;
-  shapes[2].rope_factor = 4;
   shapes[3].num_kv_heads = shapes[3].num_heads;
   shapes[3].head_dim = 96;
   return shapes;
@@ -114,7 +109,7 @@ const std::map<ops::Dtype, double> kTolerance = {{ops::Dtype::F16, 6e-3}, {ops::
 
 TEST_CASE("GPU: logits agree with the reference for every member of the family and every dtype") {
   for (const auto& [dtype, error] : kTolerance) {
-    for (const ModelShape& shape : family(dtype)) {
+    for (const LlamaShape& shape : family(dtype)) {
       for (const bool deterministic : {false, true}) {
         CAPTURE(std::string(ops::dtype_name(dtype)));
         CAPTURE(shape.head_dim);
@@ -351,15 +346,15 @@ TEST_CASE("GPU: steps take nothing from the pool, and what does not fit is out_o
 
 TEST_CASE("GPU: a shape that the kernels have not got is refused before memory is taken") {
   Context context(gpu());
-  const auto refuses = [&](ModelShape shape, const char* field) {
+  const auto refuses = [&](LlamaShape shape, const char* field) {
     try {
-      context.add_model(shape, gpu_limits());
+      context.add_model(spec_of(shape), gpu_limits());
       FAIL("accepted");
     } catch (const std::exception& error) {
       CHECK_MESSAGE(std::string(error.what()).find(field) != std::string::npos, error.what());
     }
   };
-  ModelShape shape = gpu_shape(ops::Dtype::F32);
+  LlamaShape shape = gpu_shape(ops::Dtype::F32);
   refuses(shape, "dtype");
   refuses(gpu_shape(ops::Dtype::BF16, 12), "head_dim");
   shape = gpu_shape(ops::Dtype::BF16);
@@ -371,11 +366,11 @@ TEST_CASE("GPU: a shape that the kernels have not got is refused before memory i
 }
 
 TEST_CASE("GPU: random weights are those of the CPU") {
-  const ModelShape shape = gpu_shape(ops::Dtype::BF16);
+  const LlamaShape shape = gpu_shape(ops::Dtype::BF16);
   const auto ids = prompt(12, 9);
   const auto logits_on = [&](const DeviceOptions& options) {
     Context context(options);
-    const std::uint32_t model = context.add_model(shape, gpu_limits()).model;
+    const std::uint32_t model = context.add_model(spec_of(shape), gpu_limits()).model;
     context.fill_random(model, 11);
     context.finish_model(model);
     const StepOutput output = context.run_step(

@@ -3,7 +3,8 @@
 #include <algorithm>
 
 #include "engine/layout.h"
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/embed/embed_cuda.h"
+#include "ops/rope/rope_kv_cuda.h"
 
 namespace inferno::engine {
 namespace {

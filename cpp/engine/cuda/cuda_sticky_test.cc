@@ -12,7 +12,7 @@
 #include "engine/cuda/cuda_memory.h"
 #include "engine/error.h"
 #include "engine/test_model.h"
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
 
 extern char** environ;
 
@@ -48,7 +48,7 @@ bool fails_with(const std::string& beginning, const Call& call) {
 }
 
 bool all_is_sticky() {
-  ModelShape shape = test::small_shape(ops::Dtype::BF16);
+  LlamaShape shape = test::small_shape(ops::Dtype::BF16);
   shape.intermediate_size = 104;
   shape.head_dim = 64;
   Context context({.num_threads = 2, .pool_bytes = 256 << 20, .backend = BackendKind::Cuda});
@@ -58,7 +58,7 @@ bool all_is_sticky() {
                            .max_step_tokens = 32,
                            .max_seq_len = 64,
                            .end_token_ids = {}};
-  const std::uint32_t model = context.add_model(shape, limits).model;
+  const std::uint32_t model = context.add_model(spec_of(shape), limits).model;
   context.fill_random(model, 1);
   context.finish_model(model);
   const test::Step step({{.token_ids = {1, 2, 3}, .blocks = {0}}}, 16);

@@ -1,13 +1,42 @@
 #include "engine/cuda/cuda_workspace.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "engine/layout.h"
 #include "ops/attention/cuda/attention_cuda.h"
+#include "ops/experts/cuda/experts_cuda.h"
 #include "ops/linear/cuda/linear_cuda.h"
 #include "ops/sample/sample_cuda.h"
 
 namespace inferno::engine {
+namespace {
+
+// A branch with a norm of its own stands beside x first.
+bool has_branches(const DecoderSpec& spec) {
+  return std::any_of(spec.layers.begin(), spec.layers.end(), [](const LayerSpec& layer) {
+    return layer.post_attention.is_there() || layer.post_mlp.is_there() ||
+           layer.pre_attention.kind != NormKind::Rms || layer.pre_mlp.kind != NormKind::Rms;
+  });
+}
+
+std::uint64_t attention_bytes(const DecoderSpec& spec) {
+  std::uint64_t bytes = 0;
+  for (const LayerSpec& layer : spec.layers) {
+    bytes = std::max<std::uint64_t>(
+        bytes, ops::cuda::attention_cuda_workspace_bytes(layer.attention.head_dim));
+  }
+  return bytes;
+}
+
+std::uint64_t experts_bytes(const DecoderSpec& spec, std::uint32_t max_tokens) {
+  const MlpSpec* mlp = first_experts(spec);
+  return mlp == nullptr
+             ? 0
+             : ops::cuda::ExpertsCuda::workspace_bytes(experts_shape(spec, *mlp), max_tokens);
+}
+
+}  // namespace
 
 std::vector<std::uint32_t> decode_graph_sizes(std::uint32_t max_batch_size) {
   std::vector<std::uint32_t> sizes;
@@ -32,64 +61,69 @@ std::vector<std::uint32_t> prompt_graph_sizes(std::uint32_t longest) {
   return sizes;
 }
 
-StepCounts largest_step(const ModelShape& shape, const ModelLimits& limits) {
+StepCounts largest_step(const DecoderSpec& spec, const ModelLimits& limits) {
   const std::uint32_t seqs = limits.max_batch_size;
   const std::uint32_t tokens = std::max(limits.max_step_tokens, seqs);
+  const AttentionSpec& attention = spec.layers[0].attention;
   const std::uint32_t rows =
-      ops::cuda::attention_tile_rows(shape.head_dim, shape.num_heads, shape.num_kv_heads);
+      ops::cuda::attention_tile_rows(attention.num_heads, attention.num_kv_heads);
   return {tokens, seqs, seqs, seqs, tokens / rows + seqs};
 }
 
-CudaWorkspace::CudaWorkspace(MemoryPool& pool, const ModelShape& shape, const ModelLimits& limits)
-    : range_(pool, bytes_needed(shape, limits)) {
-  place_all(range_.data(), shape, limits);
+CudaWorkspace::CudaWorkspace(MemoryPool& pool, const DecoderSpec& spec, const ModelLimits& limits)
+    : range_(pool, bytes_needed(spec, limits)) {
+  place_all(range_.data(), spec, limits);
 }
 
-std::uint64_t CudaWorkspace::bytes_needed(const ModelShape& shape, const ModelLimits& limits) {
-  return CudaWorkspace().place_all(nullptr, shape, limits);
+std::uint64_t CudaWorkspace::bytes_needed(const DecoderSpec& spec, const ModelLimits& limits) {
+  return CudaWorkspace().place_all(nullptr, spec, limits);
 }
 
-std::uint64_t CudaWorkspace::place_all(std::byte* base, const ModelShape& shape,
+std::uint64_t CudaWorkspace::place_all(std::byte* base, const DecoderSpec& spec,
                                        const ModelLimits& limits) {
   constexpr std::uint64_t kElement = 2;
   Layout layout;
-  const auto bytes = [&](auto*& array, std::uint64_t length) {
-    const std::uint64_t offset = layout.place(length);
-    if (base != nullptr) array = reinterpret_cast<decltype(&*array)>(base + offset);
+  const auto place = [&](auto*& array, std::uint64_t bytes) {
+    using Array = std::remove_reference_t<decltype(array)>;
+    const std::uint64_t offset = layout.place(bytes);
+    if (base != nullptr) array = static_cast<Array>(static_cast<void*>(base + offset));
   };
-  const auto opaque = [&](void*& array, std::uint64_t length) {
-    const std::uint64_t offset = layout.place(length);
-    if (base != nullptr) array = base + offset;
-  };
-  const StepCounts most = largest_step(shape, limits);
+  const StepCounts most = largest_step(spec, limits);
+  const LayerMaxima layers = maxima_of(spec);
   const std::uint64_t tokens = most.num_tokens;
   const std::uint64_t rows = most.num_rows;
-  const std::uint64_t blocks = (limits.max_seq_len + limits.block_size - 1) / limits.block_size;
-  bytes(x, tokens * shape.hidden_size * sizeof(float));
-  opaque(h, tokens * shape.hidden_size * kElement);
-  bytes(square_sums, tokens * ops::cuda::norm_parts(shape.hidden_size) * sizeof(float));
-  bytes(cos_sin, tokens * shape.head_dim * sizeof(float));
-  opaque(last, rows * shape.hidden_size * kElement);
-  bytes(logits, rows * shape.vocab_size * sizeof(float));
+  place(x, tokens * spec.hidden_size * sizeof(float));
+  place(h, tokens * spec.hidden_size * kElement);
+  place(square_sums, tokens * ops::cuda::norm_parts(spec.hidden_size) * sizeof(float));
+  place(branch, has_branches(spec) ? tokens * spec.hidden_size * sizeof(float) : 0);
+  for (std::size_t i = 0; i < spec.ropes.size(); ++i) {
+    const std::uint64_t half = spec.ropes[i].inv_freq.size();
+    place(cos_sin[i], tokens * 2 * half * sizeof(float));
+    place(inv_freq[i], half * sizeof(float));
+  }
+  place(last, rows * spec.hidden_size * kElement);
+  place(logits, rows * spec.vocab_size * sizeof(float));
   StepArrays arrays;
-  bytes(step, StepArrays::place(most, nullptr, arrays));
-  bytes(block_tables, most.num_seqs * blocks * sizeof(std::uint32_t));
-  bytes(sampled_ids, std::uint64_t{limits.max_batch_size} * sizeof(std::uint32_t));
-  bytes(sampled, rows * sizeof(ops::Sampled));
-  bytes(inv_freq, shape.head_dim / 2 * sizeof(float));
-  bytes(end_token_ids, limits.end_token_ids.size() * sizeof(std::uint32_t));
-  opaque(linear, ops::cuda::LinearCuda::workspace_bytes());
-  opaque(attention, ops::cuda::attention_cuda_workspace_bytes(most.num_seqs, shape.num_heads,
-                                                              shape.num_kv_heads, shape.head_dim));
-  opaque(sampler, ops::cuda::sample_cuda_workspace_bytes(most.num_rows, shape.vocab_size));
+  place(step, StepArrays::place(most, nullptr, arrays));
+  place(block_tables, std::uint64_t{most.num_seqs} * limits.max_blocks() * sizeof(std::uint32_t));
+  place(sampled_ids, std::uint64_t{limits.max_batch_size} * sizeof(std::uint32_t));
+  place(sampled, rows * sizeof(ops::Sampled));
+  place(end_token_ids, limits.end_token_ids.size() * sizeof(std::uint32_t));
+  place(linear, ops::cuda::LinearCuda::workspace_bytes());
+  place(attention, attention_bytes(spec));
+  place(sampler, ops::cuda::sample_cuda_workspace_bytes(most.num_rows, spec.vocab_size));
 
   // Attention and MLP take turns.
   const std::uint64_t layer = layout.here();
-  opaque(qkv, tokens * shape.qkv_size() * kElement);
-  opaque(attended, tokens * shape.q_size() * kElement);
+  place(qkv, tokens * layers.qkv_size * kElement);
+  place(attended, tokens * layers.q_size * kElement);
   layout.rewind(layer);
-  opaque(gate_up, tokens * 2 * shape.intermediate_size * kElement);
-  opaque(gated, tokens * shape.intermediate_size * kElement);
+  place(gate_up, tokens * 2 * layers.intermediate_size * kElement);
+  place(gated, tokens * layers.intermediate_size * kElement);
+  place(router_logits, tokens * layers.num_experts * sizeof(float));
+  place(expert_ids, tokens * layers.experts_per_token * sizeof(std::uint32_t));
+  place(expert_weights, tokens * layers.experts_per_token * sizeof(float));
+  place(experts, experts_bytes(spec, most.num_tokens));
   layout.join();
   return layout.bytes();
 }

@@ -40,6 +40,10 @@ template <>
 __device__ __forceinline__ float to_float(__half value) {
   return __half2float(value);
 }
+template <>
+__device__ __forceinline__ float to_float(float value) {
+  return value;
+}
 
 template <typename Element>
 __device__ __forceinline__ Element from_float(float value);
@@ -50,6 +54,10 @@ __device__ __forceinline__ __nv_bfloat16 from_float(float value) {
 template <>
 __device__ __forceinline__ __half from_float(float value) {
   return __float2half_rn(value);
+}
+template <>
+__device__ __forceinline__ float from_float(float value) {
+  return value;
 }
 
 // d [16, 8] += a [16, 16] · b [16, 8] by a warp (PTX ISA, "Matrix fragments for mma.m16n8k16"). A

@@ -33,10 +33,6 @@ struct DeviceMatrix {
   std::uint32_t num_rows = 0;     // N: outputs
   std::uint32_t num_columns = 0;  // K: inputs
   Dtype dtype = Dtype::BF16;
-  // Room for elements of 8 and 4 bits: [num_rows, num_columns / group_size], each the factor of a
-  // group of elements. None of today's dtypes has any.
-  const float* scales = nullptr;
-  std::uint32_t group_size = 0;
 };
 
 // Kernels of a step are launched with programmatic stream serialisation: a kernel may start while

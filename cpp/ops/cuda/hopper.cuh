@@ -113,6 +113,28 @@ __device__ __forceinline__ void copy_boxes(std::uint32_t to, const CUtensorMap* 
       : "memory");
 }
 
+// The same of a map of matrices (stack_map).
+__device__ __forceinline__ void copy_stack_boxes(std::uint32_t to, const CUtensorMap* map,
+                                                 const uint3& row_box_matrix,
+                                                 std::uint64_t* barrier, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
+      "l"(map), "r"(0), "r"(row_box_matrix.x), "r"(row_box_matrix.y), "r"(row_box_matrix.z),
+      "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
+
+// Copies `bytes` of neighbouring memory; everything a multiple of 16.
+__device__ __forceinline__ void copy_bytes(std::uint32_t to, const void* from, std::uint32_t bytes,
+                                           std::uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
 // The same of a map of paired rows (paired_map): from run number `run` of each half on.
 __device__ __forceinline__ void copy_paired_box(std::uint32_t to, const CUtensorMap* map,
                                                 std::uint32_t column, std::uint32_t run,

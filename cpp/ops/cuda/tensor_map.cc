@@ -59,6 +59,18 @@ CUtensorMap boxes_map(const DeviceMatrix& matrix, std::uint32_t box_rows, std::u
   return encode(matrix, 3, size, stride, box);
 }
 
+// A fourth dimension counts the matrices.
+CUtensorMap stack_map(const MatrixStack& stack, std::uint32_t box_rows, std::uint32_t num_boxes) {
+  const DeviceMatrix& matrix = stack.first;
+  const cuuint64_t size[] = {kBoxColumns, matrix.num_rows, matrix.num_columns / kBoxColumns,
+                             stack.num_matrices};
+  const std::uint64_t element = dtype_bytes(matrix.dtype);
+  const cuuint64_t stride[] = {matrix.num_columns * element, kBoxColumns * element,
+                               stack.stride_bytes};
+  const cuuint32_t box[] = {kBoxColumns, box_rows, num_boxes, 1};
+  return encode(matrix, 4, size, stride, box);
+}
+
 // Column, row of a run, half, run.
 CUtensorMap paired_map(const DeviceMatrix& matrix, std::uint32_t box_rows) {
   const std::uint32_t half = matrix.num_rows / 2;

@@ -23,4 +23,13 @@ CUtensorMap boxes_map(const DeviceMatrix& matrix, std::uint32_t box_rows, std::u
 inline constexpr std::uint32_t kPairRows = 8;
 CUtensorMap paired_map(const DeviceMatrix& matrix, std::uint32_t box_rows);
 
+// Matrices of one shape, `stride_bytes` (a multiple of 16) from one to the next.
+struct MatrixStack {
+  DeviceMatrix first;
+  std::uint32_t num_matrices = 0;
+  std::size_t stride_bytes = 0;
+};
+// The map for boxes_map's boxes of each of these. Beyond a matrix's rows they are zero, too.
+CUtensorMap stack_map(const MatrixStack& stack, std::uint32_t box_rows, std::uint32_t num_boxes);
+
 }  // namespace inferno::ops::cuda

@@ -70,17 +70,30 @@ __device__ __forceinline__ void hold(float (&d)[kCount]) {
 #define INFERNO_D16 INFERNO_F8(0), INFERNO_F8(8)
 #define INFERNO_D24 INFERNO_D16, INFERNO_F8(16)
 #define INFERNO_D32 INFERNO_D24, INFERNO_F8(24)
-#define INFERNO_D64 INFERNO_D32, INFERNO_F8(32), INFERNO_F8(40), INFERNO_F8(48), INFERNO_F8(56)
+#define INFERNO_D40 INFERNO_D32, INFERNO_F8(32)
+#define INFERNO_D48 INFERNO_D40, INFERNO_F8(40)
+#define INFERNO_D64 INFERNO_D48, INFERNO_F8(48), INFERNO_F8(56)
+#define INFERNO_D96 INFERNO_D64, INFERNO_F8(64), INFERNO_F8(72), INFERNO_F8(80), INFERNO_F8(88)
+#define INFERNO_D128 INFERNO_D96, INFERNO_F8(96), INFERNO_F8(104), INFERNO_F8(112), INFERNO_F8(120)
 #define INFERNO_LIST4 "%0, %1, %2, %3"
 #define INFERNO_LIST8 INFERNO_LIST4 ", %4, %5, %6, %7"
 #define INFERNO_LIST12 INFERNO_LIST8 ", %8, %9, %10, %11"
 #define INFERNO_LIST16 INFERNO_LIST12 ", %12, %13, %14, %15"
 #define INFERNO_LIST24 INFERNO_LIST16 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define INFERNO_LIST32 INFERNO_LIST24 ", %24, %25, %26, %27, %28, %29, %30, %31"
-#define INFERNO_LIST64                                                                      \
-  INFERNO_LIST32                                                                            \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
-  "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define INFERNO_LIST40 INFERNO_LIST32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define INFERNO_LIST48 INFERNO_LIST40 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define INFERNO_LIST64                         \
+  INFERNO_LIST48                               \
+  ", %48, %49, %50, %51, %52, %53, %54, %55, " \
+  "%56, %57, %58, %59, %60, %61, %62, %63"
+#define INFERNO_LIST128                                                                   \
+  INFERNO_LIST64                                                                          \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "    \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, " \
+  "%97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, "     \
+  "%111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, "  \
+  "%125, %126, %127"
 
 // d [64, columns] = or += a · bᵀ: both factors in shared memory with the summed dimension along the
 // rows. kFirst: d = instead of d +=. A thread has two floats in each of two rows for 8 columns.
@@ -104,12 +117,23 @@ INFERNO_WGMMA_ROWS(24, 12, 12, 13, 14)
 INFERNO_WGMMA_ROWS(32, 16, 16, 17, 18)
 INFERNO_WGMMA_ROWS(48, 24, 24, 25, 26)
 INFERNO_WGMMA_ROWS(64, 32, 32, 33, 34)
+INFERNO_WGMMA_ROWS(80, 40, 40, 41, 42)
 INFERNO_WGMMA_ROWS(128, 64, 64, 65, 66)
 
+#define INFERNO_WGMMA_RS128(types)                                                       \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." types " {" INFERNO_LIST128 \
+               "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 1;"                          \
+               : INFERNO_D128                                                            \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 #define INFERNO_WGMMA_RS64(types)                                                       \
   asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." types " {" INFERNO_LIST64 \
                "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"                              \
                : INFERNO_D64                                                            \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define INFERNO_WGMMA_RS48(types)                                                      \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32." types " {" INFERNO_LIST48 \
+               "}, {%48, %49, %50, %51}, %52, 1, 1, 1, 1;"                             \
+               : INFERNO_D48                                                           \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 #define INFERNO_WGMMA_RS32(types)                                                      \
   asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." types " {" INFERNO_LIST32 \
@@ -122,10 +146,18 @@ template <typename Element, int kCount>
 __device__ __forceinline__ void wgmma_columns(float (&d)[kCount], const std::uint32_t (&a)[4],
                                               std::uint64_t b) {
   constexpr bool kBf16 = std::is_same_v<Element, __nv_bfloat16>;
-  if constexpr (kCount == 64 && kBf16) {
+  if constexpr (kCount == 128 && kBf16) {
+    INFERNO_WGMMA_RS128("bf16.bf16");
+  } else if constexpr (kCount == 128) {
+    INFERNO_WGMMA_RS128("f16.f16");
+  } else if constexpr (kCount == 64 && kBf16) {
     INFERNO_WGMMA_RS64("bf16.bf16");
   } else if constexpr (kCount == 64) {
     INFERNO_WGMMA_RS64("f16.f16");
+  } else if constexpr (kCount == 48 && kBf16) {
+    INFERNO_WGMMA_RS48("bf16.bf16");
+  } else if constexpr (kCount == 48) {
+    INFERNO_WGMMA_RS48("f16.f16");
   } else if constexpr (kBf16) {
     INFERNO_WGMMA_RS32("bf16.bf16");
   } else {
@@ -134,17 +166,26 @@ __device__ __forceinline__ void wgmma_columns(float (&d)[kCount], const std::uin
 }
 
 #undef INFERNO_WGMMA_RS32
+#undef INFERNO_WGMMA_RS48
 #undef INFERNO_WGMMA_RS64
+#undef INFERNO_WGMMA_RS128
 #undef INFERNO_WGMMA_ROWS
 #undef INFERNO_WGMMA_SS
+#undef INFERNO_LIST128
 #undef INFERNO_LIST64
+#undef INFERNO_LIST48
+#undef INFERNO_LIST40
 #undef INFERNO_LIST32
 #undef INFERNO_LIST24
 #undef INFERNO_LIST16
 #undef INFERNO_LIST12
 #undef INFERNO_LIST8
 #undef INFERNO_LIST4
+#undef INFERNO_D128
+#undef INFERNO_D96
 #undef INFERNO_D64
+#undef INFERNO_D48
+#undef INFERNO_D40
 #undef INFERNO_D32
 #undef INFERNO_D24
 #undef INFERNO_D16

@@ -1,7 +1,6 @@
 #include "ops/rope/rope.h"
 
 #include <cmath>
-#include <numbers>
 #include <stdexcept>
 
 #include "ops/base/for_each_row.h"
@@ -12,31 +11,6 @@ namespace {
 
 // Cosines and sines take longer than other elements.
 constexpr std::size_t kAnglesPerChunk = 1024;
-
-float scale_llama3(const RopeConfig& config, float inv_freq) {
-  const auto original = static_cast<float>(config.original_max_positions);
-  const float wavelength = 2.0F * std::numbers::pi_v<float> / inv_freq;
-  if (wavelength > original / config.low_freq_factor) return inv_freq / config.factor;
-  if (wavelength < original / config.high_freq_factor) return inv_freq;
-  const float smooth = (original / wavelength - config.low_freq_factor) /
-                       (config.high_freq_factor - config.low_freq_factor);
-  return (1.0F - smooth) * inv_freq / config.factor + smooth * inv_freq;
-}
-
-void check(const RopeConfig& config, std::size_t length) {
-  if (config.head_dim % 2 != 0 || length != config.head_dim / 2) {
-    throw std::invalid_argument(
-        "other: rope: expected an even head_dim and head_dim / 2 frequencies");
-  }
-  if (config.scaling != RopeScaling::None && !(config.factor >= 1.0F)) {
-    throw std::invalid_argument("other: rope: expected a factor of at least 1");
-  }
-  if (config.scaling == RopeScaling::Llama3 &&
-      !(config.low_freq_factor > 0.0F && config.high_freq_factor > config.low_freq_factor)) {
-    throw std::invalid_argument(
-        "other: rope: expected high_freq_factor above low_freq_factor above 0");
-  }
-}
 
 void turn_halves(float* x, const float* cosine, const float* sine, std::uint32_t half) {
   for (std::uint32_t i = 0; i < half; ++i) {
@@ -57,17 +31,6 @@ void turn_pairs(float* x, const float* cosine, const float* sine, std::uint32_t 
 }
 
 }  // namespace
-
-void rope_inv_freq(const RopeConfig& config, std::span<float> inv_freq) {
-  check(config, inv_freq.size());
-  for (std::size_t i = 0; i < inv_freq.size(); ++i) {
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
-    float value = 1.0F / std::pow(config.theta, exponent);
-    if (config.scaling == RopeScaling::Linear) value /= config.factor;
-    if (config.scaling == RopeScaling::Llama3) value = scale_llama3(config, value);
-    inv_freq[i] = value;
-  }
-}
 
 void rope_angles(const OpContext& context, const RopeAnglesArgs& args) {
   const std::size_t half = args.inv_freq.size();

@@ -11,27 +11,6 @@
 
 namespace inferno::ops {
 
-enum class RopeScaling : std::uint8_t {
-  None,
-  Linear,  // every frequency divided by factor
-  Llama3,  // Llama 3.1: long waves divided by factor, short ones kept, a ramp between
-};
-
-struct RopeConfig {
-  std::uint32_t head_dim;  // even
-  float theta;
-  RopeScaling scaling;
-  float factor;                          // Linear, Llama3
-  float low_freq_factor;                 // Llama3
-  float high_freq_factor;                // Llama3
-  std::uint32_t original_max_positions;  // Llama3
-};
-
-// Fills inv_freq [head_dim / 2]: theta^(-2i / head_dim), scaled, in float arithmetic as
-// `transformers` does it (_compute_llama3_parameters and its neighbours). Throws other for an odd
-// head_dim, a span of another length, or factors out of range (factor below 1, high not above low).
-void rope_inv_freq(const RopeConfig& config, std::span<float> inv_freq);
-
 struct RopeAnglesArgs {
   std::span<const float> inv_freq;           // [rotary_dim / 2], scaled for the context already
   float scale;                               // YaRN's and LongRoPE's attention factor; 1: none

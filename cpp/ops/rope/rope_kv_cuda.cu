@@ -1,19 +1,37 @@
-// A thread for eight pairs of elements of a head of a token: elements i and i + head_dim / 2, which
-// rope turns together. Values are moved by the same pairs.
-#include "ops/cuda/elementwise_cuda.cuh"
-#include "ops/cuda/elementwise_cuda.h"
+// A thread for sixteen elements of a head of a token, as two packs of eight. Most models ask for
+// one thing only: all of a head turns, by halves; then the packs are elements i and
+// i + head_dim / 2, which turn together, and rope_kv_kernel does that and no more. Everything else
+// is any_rope_kv_kernel's, whose threads of one head agree on every condition.
+#include <bit>
+
+#include "ops/cuda/pack.cuh"
+#include "ops/rope/rope_kv_cuda.h"
 
 namespace inferno::ops::cuda {
 namespace {
 
 constexpr int kPack = 8;
-constexpr std::uint32_t kMaxThreads = 512;
+constexpr std::uint32_t kMaxThreads = 512;     // of a block of rope_kv_kernel
+constexpr std::uint32_t kMaxAnyThreads = 256;  // of any_rope_kv_kernel
+constexpr std::uint32_t kMaxLanes = 32;  // of a head, which any_rope_kv_kernel adds up in a warp
 
-template <typename Element>
+template <typename Value>
 struct Pairs {
-  Pack<Element, kPack> first;
-  Pack<Element, kPack> second;
+  Pack<Value, kPack> first;
+  Pack<Value, kPack> second;
 };
+
+// The packs at `first` and `second` elements behind it.
+template <typename Value>
+__device__ Pairs<Value> load_pairs(const Value* first, std::uint32_t second) {
+  return {load_pack<Value, kPack>(first), load_pack<Value, kPack>(first + second)};
+}
+
+template <typename Value>
+__device__ void store_pairs(Value* first, std::uint32_t second, const Pairs<Value>& pairs) {
+  store_pack(first, pairs.first);
+  store_pack(first + second, pairs.second);
+}
 
 template <typename Element>
 __device__ Pairs<Element> turned(const Pairs<Element>& pairs, const float* cosines,
@@ -42,8 +60,16 @@ __device__ std::size_t cache_row(const KvLayerCuda& layer, std::uint32_t slot, s
   return row * layer.head_dim;
 }
 
+// What rope_kv_kernel needs of RopeKvArgs: a launch takes longer with more.
+struct PlainArgs {
+  void* qkv;
+  const float* cos_sin;
+  const std::uint32_t* slot_mapping;
+  std::uint32_t num_heads;
+};
+
 template <typename Element>
-__global__ void __launch_bounds__(kMaxThreads) rope_kv_kernel(KvLayerCuda layer, RopeKvArgs args) {
+__global__ void __launch_bounds__(kMaxThreads) rope_kv_kernel(KvLayerCuda layer, PlainArgs args) {
   let_next_start();
   wait_for_previous();
   const std::uint32_t half = layer.head_dim / 2;
@@ -58,7 +84,7 @@ __global__ void __launch_bounds__(kMaxThreads) rope_kv_kernel(KvLayerCuda layer,
   const float* cosines = args.cos_sin + token * layer.head_dim + column;
   Element* from =
       static_cast<Element*>(args.qkv) + (token * num_rows + row) * layer.head_dim + column;
-  Pairs<Element> pairs{load_pack<Element, kPack>(from), load_pack<Element, kPack>(from + half)};
+  auto pairs = load_pairs<Element>(from, half);
   if (row < args.num_heads + layer.num_kv_heads) pairs = turned(pairs, cosines, cosines + half);
 
   Element* to = from;
@@ -69,25 +95,197 @@ __global__ void __launch_bounds__(kMaxThreads) rope_kv_kernel(KvLayerCuda layer,
     to =
         static_cast<Element*>(is_value ? layer.v : layer.k) + cache_row(layer, slot, head) + column;
   }
-  store_pack(to, pairs.first);
-  store_pack(to + half, pairs.second);
+  store_pairs(to, half, pairs);
+}
+
+template <typename Element>
+__device__ Pairs<float> to_floats(const Pairs<Element>& pairs) {
+  Pairs<float> values;
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) {
+    values.first.at[j] = to_float(pairs.first.at[j]);
+    values.second.at[j] = to_float(pairs.second.at[j]);
+  }
+  return values;
+}
+
+template <typename Element>
+__device__ Pairs<Element> rounded(const Pairs<float>& values) {
+  Pairs<Element> pairs;
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) {
+    pairs.first.at[j] = from_float<Element>(values.first.at[j]);
+    pairs.second.at[j] = from_float<Element>(values.second.at[j]);
+  }
+  return pairs;
+}
+
+// Ones where there is no weight.
+__device__ Pairs<float> load_weight(const float* first, std::uint32_t second) {
+  if (first != nullptr) return load_pairs(first, second);
+  Pairs<float> ones;
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) ones.first.at[j] = ones.second.at[j] = 1.0F;
+  return ones;
+}
+
+// The norm of a head that `lanes` neighbouring lanes have. Its sum goes through a lane's values,
+// then through the lanes by halves, whatever the warp's other heads are: values, which have no
+// norm, may be among them.
+__device__ void normalise(Pairs<float>& values, const Pairs<float>& weight, float eps,
+                          std::uint32_t head_dim, std::uint32_t lanes) {
+  float squares = 0.0F;
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) {
+    squares += values.first.at[j] * values.first.at[j];
+    squares += values.second.at[j] * values.second.at[j];
+  }
+  const std::uint32_t mask = (~0U >> (32 - lanes)) << (threadIdx.x % 32 / lanes * lanes);
+  for (std::uint32_t lane = lanes / 2; lane > 0; lane /= 2) {
+    squares += __shfl_xor_sync(mask, squares, lane);
+  }
+  const float scale = 1.0F / sqrtf(squares / static_cast<float>(head_dim) + eps);
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) {
+    values.first.at[j] *= scale * weight.first.at[j];
+    values.second.at[j] *= scale * weight.second.at[j];
+  }
+}
+
+__device__ void turn(float& first, float& second, float cosine, float sine) {
+  const float turned = first * cosine - second * sine;
+  second = second * cosine + first * sine;
+  first = turned;
+}
+
+// By eight cosines and their sines.
+__device__ void turn_pairs(Pairs<float>& values, const Pairs<float>& angles, bool interleaved) {
+  auto& [first, second] = values;
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) {
+    if (interleaved) {
+      auto& pack = j < kPack / 2 ? first : second;
+      const int i = j % (kPack / 2) * 2;
+      turn(pack.at[i], pack.at[i + 1], angles.first.at[j], angles.second.at[j]);
+    } else {
+      turn(first.at[j], second.at[j], angles.first.at[j], angles.second.at[j]);
+    }
+  }
+}
+
+__device__ void scale_query(Pairs<float>& values, const RopeKvArgs& args, std::size_t token) {
+  const auto position = static_cast<float>(args.positions[token]);
+  const float periods = floorf(position / args.query_original_positions);
+  const float scale = 1.0F + args.query_beta * logf(1.0F + periods);
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) {
+    values.first.at[j] *= scale;
+    values.second.at[j] *= scale;
+  }
+}
+
+// How the heads of a token are given to threads.
+struct Heads {
+  std::uint32_t first;  // 0, or the first of k where q stays as it is
+  std::uint32_t lanes;  // of a head, a power of two; the last ones may have no elements
+};
+
+// Of as many registers that four blocks share a multiprocessor.
+template <typename Element>
+__global__ void __launch_bounds__(kMaxAnyThreads, 4)
+    any_rope_kv_kernel(KvLayerCuda layer, RopeKvArgs args, Heads heads) {
+  let_next_start();
+  const std::uint32_t num_rows = args.num_heads + 2 * layer.num_kv_heads;
+  const std::uint32_t index = blockIdx.y * blockDim.x + threadIdx.x;
+  const std::uint32_t row = heads.first + index / heads.lanes;
+  if (row >= num_rows) return;
+  const bool is_query = row < args.num_heads;
+  const bool is_value = row >= args.num_heads + layer.num_kv_heads;
+  const std::uint32_t lane = index % heads.lanes;
+  const bool exists = lane * 2 * kPack < layer.head_dim;
+  const bool turns = !is_value && args.cos_sin != nullptr && lane * 2 * kPack < args.rotary_dim;
+  const bool by_halves = turns && !args.interleaved;
+  const std::uint32_t first = lane * (by_halves ? kPack : 2 * kPack);
+  const std::uint32_t second = by_halves ? args.rotary_dim / 2 : kPack;
+  const RowNorm norm = is_value ? RowNorm{} : is_query ? args.q_norm : args.k_norm;
+  const bool has_weight = exists && norm.weight != nullptr;
+  const auto weight = load_weight(has_weight ? norm.weight + first : nullptr, second);
+  wait_for_previous();
+
+  const std::size_t token = blockIdx.x;
+  const std::uint32_t slot = args.slot_mapping[token];
+  Element* from = static_cast<Element*>(args.qkv) + (token * num_rows + row) * layer.head_dim;
+  Pairs<Element> pairs{};
+  if (exists) pairs = load_pairs<Element>(from + first, second);
+  Pairs<float> angles{};
+  if (turns) {
+    const float* cosines = args.cos_sin + token * args.rotary_dim + lane * kPack;
+    angles = load_pairs(cosines, args.rotary_dim / 2);
+  }
+  if (!is_value) {
+    auto values = to_floats(pairs);
+    if (norm.normalise) normalise(values, weight, norm.eps, layer.head_dim, heads.lanes);
+    if (turns) turn_pairs(values, angles, args.interleaved);
+    if (is_query && args.query_beta != 0.0F) scale_query(values, args, token);
+    pairs = rounded<Element>(values);
+  }
+  if (!exists) return;
+  Element* to = from;
+  if (!is_query) {
+    if (slot >= layer.num_blocks * layer.block_size) return;  // kNoSlot among them
+    const std::uint32_t head = (row - args.num_heads) % layer.num_kv_heads;
+    to = static_cast<Element*>(is_value ? layer.v : layer.k) + cache_row(layer, slot, head);
+  }
+  store_pairs(to + first, second, pairs);
+}
+
+bool is_plain(const KvLayerCuda& layer, const RopeKvArgs& args) {
+  return args.cos_sin != nullptr && args.rotary_dim == layer.head_dim && !args.interleaved &&
+         !args.q_norm.normalise && !args.k_norm.normalise && args.query_beta == 0.0F;
+}
+
+void check_rope_kv(const KvLayerCuda& layer, const RopeKvArgs& args) {
+  const auto require = [](bool fits, const char* name, std::uint32_t got, const char* expected) {
+    if (fits) return;
+    throw std::invalid_argument(std::string("other: rope_kv: ") + name + " " + std::to_string(got) +
+                                ", expected " + expected);
+  };
+  require(layer.head_dim % (2 * kPack) == 0 && layer.head_dim <= kMaxLanes * 2 * kPack, "head_dim",
+          layer.head_dim, "a multiple of 16 up to 512");
+  if (args.cos_sin == nullptr) return;
+  require(args.rotary_dim % (2 * kPack) == 0 && args.rotary_dim > 0 &&
+              args.rotary_dim <= layer.head_dim,
+          "rotary_dim", args.rotary_dim, "a multiple of 16 from 16 to head_dim");
+}
+
+// A block's threads and a token's blocks for as many threads.
+LaunchShape shape_for(std::uint32_t num_tokens, std::uint32_t items, std::uint32_t max_threads) {
+  const std::uint32_t parts = (items + max_threads - 1) / max_threads;
+  const std::uint32_t threads = (items + 32 * parts - 1) / (32 * parts) * 32;
+  return {dim3(num_tokens, parts), threads};
 }
 
 }  // namespace
 
 void rope_kv_cuda(const CudaOp& op, const KvLayerCuda& layer, const RopeKvArgs& args) {
-  if (layer.head_dim % (2 * kPack) != 0) {
-    throw std::invalid_argument("other: rope_kv: head_dim " + std::to_string(layer.head_dim) +
-                                ", expected a multiple of 16");
-  }
+  check_rope_kv(layer, args);
   const std::uint32_t num_rows = args.num_heads + 2 * layer.num_kv_heads;
-  const std::uint32_t items = num_rows * (layer.head_dim / 2 / kPack);
-  if (args.num_tokens == 0 || items == 0) return;
-  const std::uint32_t parts = (items + kMaxThreads - 1) / kMaxThreads;
-  const std::uint32_t threads = (items + 32 * parts - 1) / (32 * parts) * 32;
+  const std::uint32_t threads_of_head = layer.head_dim / (2 * kPack);
+  if (args.num_tokens == 0 || num_rows == 0 || threads_of_head == 0) return;
   with_element(layer.dtype, [&](auto element) {
-    launch(op, rope_kv_kernel<decltype(element)>, {dim3(args.num_tokens, parts), threads}, layer,
-           args);
+    using Element = decltype(element);
+    if (is_plain(layer, args)) {
+      const LaunchShape shape = shape_for(args.num_tokens, num_rows * threads_of_head, kMaxThreads);
+      const PlainArgs plain{args.qkv, args.cos_sin, args.slot_mapping, args.num_heads};
+      return launch(op, rope_kv_kernel<Element>, shape, layer, plain);
+    }
+    const bool changes_queries =
+        args.cos_sin != nullptr || args.q_norm.normalise || args.query_beta != 0.0F;
+    const Heads heads{changes_queries ? 0 : args.num_heads, std::bit_ceil(threads_of_head)};
+    const std::uint32_t rows = num_rows - heads.first;
+    if (rows == 0) return;
+    const LaunchShape shape = shape_for(args.num_tokens, rows * heads.lanes, kMaxAnyThreads);
+    launch(op, any_rope_kv_kernel<Element>, shape, layer, args, heads);
   });
 }
 

@@ -10,10 +10,6 @@ namespace inferno::ops::test {
 
 namespace {
 
-RopeConfig plain(std::uint32_t head_dim) {
-  return {head_dim, 10000.0F, RopeScaling::None, 1.0F, 1.0F, 1.0F, 0};
-}
-
 struct Turn {
   std::uint32_t head_dim;
   std::uint32_t rotary_dim;
@@ -33,7 +29,9 @@ void check_turn(const Turn& turn) {
   const std::size_t stride = heads * dim + 10;
   const std::uint32_t tokens = 300;
   std::vector<float> inv_freq(half);
-  if (half > 0) rope_inv_freq(plain(turn.rotary_dim), inv_freq);
+  for (std::uint32_t i = 0; i < half; ++i) {
+    inv_freq[i] = std::pow(10000.0F, -static_cast<float>(i) / static_cast<float>(half));
+  }
   std::vector<std::uint32_t> positions;
   for (std::uint32_t t = 0; t < tokens; ++t) positions.push_back(random.integer(0, 2000));
   const auto x = random.normals(tokens * stride);
@@ -71,51 +69,6 @@ void check_turn(const Turn& turn) {
 }
 
 }  // namespace
-
-TEST_CASE("plain and linear frequencies are powers of theta") {
-  std::vector<float> none(8);
-  rope_inv_freq(plain(16), none);
-  RopeConfig linear = plain(16);
-  linear.scaling = RopeScaling::Linear;
-  linear.factor = 4.0F;
-  std::vector<float> scaled(8);
-  rope_inv_freq(linear, scaled);
-  for (int i = 0; i < 8; ++i) {
-    const double expected = std::pow(10000.0, -i / 8.0);
-    CHECK(none[i] == doctest::Approx(expected).epsilon(1e-6));
-    CHECK(scaled[i] == doctest::Approx(expected / 4.0).epsilon(1e-6));
-  }
-}
-
-TEST_CASE("llama3 frequencies keep short waves, divide long ones and ramp between") {
-  // Llama 3.2 1B: head_dim 64, theta 500000, factor 32, low 1, high 4, 8192 positions.
-  const RopeConfig config{64, 500000.0F, RopeScaling::Llama3, 32.0F, 1.0F, 4.0F, 8192};
-  std::vector<float> inv_freq(32);
-  rope_inv_freq(config, inv_freq);
-  const std::vector<std::pair<int, double>> expected = {
-      {0, 1.0},
-      {1, 0.663601238},
-      {14, 0.00321144599},  // the last short wave
-      {15, 0.00129054793},  // the ramp
-      {16, 0.000429556797},
-      {17, 9.7082878e-05},
-      {18, 1.94616382e-05},  // the first long wave
-      {31, 9.41830673e-08}};
-  for (const auto& [i, value] : expected) {
-    CAPTURE(i);
-    CHECK(inv_freq[i] == doctest::Approx(value).epsilon(1e-5));
-  }
-}
-
-TEST_CASE("contradictory rope settings are refused") {
-  std::vector<float> inv_freq(8);
-  CHECK_THROWS_AS(rope_inv_freq(plain(15), inv_freq), std::invalid_argument);
-  CHECK_THROWS_AS(rope_inv_freq(plain(18), inv_freq), std::invalid_argument);
-  RopeConfig config{16, 10000.0F, RopeScaling::Linear, 0.5F, 1.0F, 4.0F, 8192};
-  CHECK_THROWS_AS(rope_inv_freq(config, inv_freq), std::invalid_argument);
-  config = {16, 10000.0F, RopeScaling::Llama3, 8.0F, 4.0F, 4.0F, 8192};
-  CHECK_THROWS_AS(rope_inv_freq(config, inv_freq), std::invalid_argument);
-}
 
 TEST_CASE("heads turn in halves or pairs, whole or in part, and the rest of the row is left") {
   for (const bool interleaved : {false, true}) {

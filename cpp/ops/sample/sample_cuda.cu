@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cfloat>
 
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/embed/embed_cuda.h"
 #include "ops/sample/sample_cuda.cuh"
 #include "ops/sample/sample_cuda.h"
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{ModelShape, StepLimits};
+use super::{DecoderSpec, StepLimits};
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{Backend, MemoryNeed};
 use crate::executor::{DeviceId, gpu};
@@ -86,11 +86,11 @@ impl DeviceHere {
         }
     }
 
-    /// What of a model of this shape fits.
-    pub fn fit(&self, shape: &ModelShape, max_seq_len: u32) -> Fit {
+    /// What of a model fits.
+    pub fn fit(&self, spec: &DecoderSpec, max_seq_len: u32) -> Fit {
         let need = match &self.refused {
             Some(reason) => Err(reason.clone()),
-            None => engine_need(shape, &self.limits, max_seq_len).map_err(|error| error.message),
+            None => engine_need(spec, &self.limits, max_seq_len).map_err(|error| error.message),
         };
         match need {
             Ok(need) => self.fit_of(&need, max_seq_len),
@@ -133,10 +133,10 @@ impl DeviceHere {
 /// Keys and values of one token in the checkpoint's element type, by the engine's reckoning.
 ///
 /// # Errors
-/// For a shape that the engine does not run.
-pub(super) fn kv_bytes_per_token(shape: &ModelShape, max_seq_len: u32) -> Result<u64, DeviceError> {
+/// For a decoder that the engine does not run.
+pub(super) fn kv_bytes_per_token(spec: &DecoderSpec, max_seq_len: u32) -> Result<u64, DeviceError> {
     let limits = default_limits(Backend::Cpu);
-    let need = engine_need(shape, &limits, max_seq_len)?;
+    let need = engine_need(spec, &limits, max_seq_len)?;
     Ok(need.kv_bytes_per_block / u64::from(limits.block_size))
 }
 

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::bridge::ffi::{Dtype, ModelShape, RopeScaling};
+use crate::bridge::spec::{DecoderSpec, Dtype, MlpKind};
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 
+use super::families::Decoder;
 use super::memory::StepLimits;
 use super::{Checkpoint, HubCache, LoadFormat, ModelSpec, max_seq_len};
 
@@ -68,11 +69,18 @@ pub struct Architecture {
     pub head_dim: u32,
     pub vocab_size: u32,
     pub rope_theta: f32,
-    /// `default`, `linear` or `llama3`.
+    /// As `config.json` names it; of the first rope where there are two. `none` without rotation.
     pub rope_type: &'static str,
     /// 1 without scaling.
     pub rope_factor: f32,
     pub tie_word_embeddings: bool,
+    /// Of the layers that have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sliding_window: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_experts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts_per_token: Option<u32>,
 }
 
 /// Numbers of weights.
@@ -114,14 +122,14 @@ pub fn inspect(
         .transpose()
         .map_err(|error| error.to_string())?;
     let template = ChatTemplate::from_dir(&directory).map_err(|error| error.to_string())?;
-    let shape = checkpoint.shape();
-    let kv_bytes_per_token = devices::kv_bytes_per_token(shape, max_seq_len)
+    let spec = checkpoint.spec();
+    let kv_bytes_per_token = devices::kv_bytes_per_token(spec, max_seq_len)
         .map_err(|error| format!("{}: {error}", directory.display()))?;
-    let parts = Parts::of(shape);
+    let parts = Parts::of(checkpoint.decoder());
     Ok(Report {
-        family: "llama",
-        architecture: Architecture::of(shape),
-        dtype: dtype_name(shape.dtype),
+        family: checkpoint.family().model_type,
+        architecture: Architecture::of(checkpoint.decoder()),
+        dtype: dtype_name(spec.activation),
         parameters: Parameters::of(&parts),
         checkpoint_bytes: checkpoint.total_bytes(),
         kv_bytes_per_token,
@@ -130,30 +138,38 @@ pub fn inspect(
         end_token_ids: checkpoint.end_token_ids().to_vec(),
         tokenizer_ids: tokenizer.map(|tokenizer| tokenizer.vocab_size()),
         has_chat_template: template.is_some(),
-        devices: devices.iter().map(|device| device.fit(shape, max_seq_len)).collect(),
+        devices: devices.iter().map(|device| device.fit(spec, max_seq_len)).collect(),
         parts,
         directory,
     })
 }
 
 impl Architecture {
-    fn of(shape: &ModelShape) -> Self {
+    /// Layers may differ: what is said of one is said of the first.
+    fn of(decoder: &Decoder) -> Self {
+        let spec = &decoder.spec;
+        let (attention, rope) = (&spec.layers[0].attention, decoder.ropes.first());
+        let experts =
+            spec.layers.iter().map(|layer| &layer.mlp).find(|mlp| mlp.kind == MlpKind::Experts);
         Self {
-            num_layers: shape.num_layers,
-            hidden_size: shape.hidden_size,
-            intermediate_size: shape.intermediate_size,
-            num_heads: shape.num_heads,
-            num_kv_heads: shape.num_kv_heads,
-            head_dim: shape.head_dim,
-            vocab_size: shape.vocab_size,
-            rope_theta: shape.rope_theta,
-            rope_type: match shape.rope_scaling {
-                RopeScaling::Linear => "linear",
-                RopeScaling::Llama3 => "llama3",
-                _ => "default",
-            },
-            rope_factor: shape.rope_factor,
-            tie_word_embeddings: shape.tie_word_embeddings,
+            num_layers: spec.layers.len() as u32,
+            hidden_size: spec.hidden_size,
+            intermediate_size: spec.layers[0].mlp.intermediate_size,
+            num_heads: attention.num_heads,
+            num_kv_heads: attention.num_kv_heads,
+            head_dim: attention.head_dim,
+            vocab_size: spec.vocab_size,
+            rope_theta: rope.map_or(0.0, |rope| rope.theta),
+            rope_type: rope.map_or("none", |rope| rope.kind()),
+            rope_factor: rope.map_or(1.0, |rope| rope.factor()),
+            tie_word_embeddings: spec.tied_embeddings,
+            sliding_window: spec
+                .layers
+                .iter()
+                .map(|layer| layer.attention.window)
+                .find(|window| *window > 0),
+            num_experts: experts.map(|mlp| mlp.num_experts),
+            experts_per_token: experts.map(|mlp| mlp.experts_per_token),
         }
     }
 }

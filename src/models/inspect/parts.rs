@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::bridge::ffi::ModelShape;
-use crate::models::shape::{dtype_bytes, expected_tensors};
+use crate::bridge::spec::TensorPart;
+use crate::models::families::Decoder;
 
 /// How much one part is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -21,7 +21,7 @@ pub struct Parts {
     pub embedding: Part,
     /// Query, key, value and output projections of all layers.
     pub attention: Part,
-    /// Gate, up and down projections of all layers.
+    /// Gate, up and down projections of all layers, of all experts, and what chooses among them.
     pub mlp: Part,
     /// All of them.
     pub norms: Part,
@@ -30,14 +30,14 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Of a model of this shape.
-    pub fn of(shape: &ModelShape) -> Self {
+    /// Of a checkpoint of this decoder.
+    pub fn of(decoder: &Decoder) -> Self {
         let mut parts = Self::default();
-        for tensor in expected_tensors(shape) {
+        for tensor in decoder.usual_tensors() {
             let parameters = tensor.shape.iter().product::<u64>();
-            let part = parts.part_of(&tensor.name);
+            let part = parts.part_of(tensor.pieces[0].slot.part);
             part.parameters += parameters;
-            part.bytes += parameters * dtype_bytes(shape.dtype);
+            part.bytes += parameters * decoder.spec.activation.bytes();
         }
         parts
     }
@@ -61,18 +61,23 @@ impl Parts {
         })
     }
 
-    fn part_of(&mut self, tensor: &str) -> &mut Part {
-        if tensor.contains(".embed_tokens.") {
-            &mut self.embedding
-        } else if tensor.contains("norm.") {
+    fn part_of(&mut self, part: TensorPart) -> &mut Part {
+        match part {
+            TensorPart::Embedding => &mut self.embedding,
+            TensorPart::Head => &mut self.lm_head,
+            TensorPart::Qkv
+            | TensorPart::QkvBias
+            | TensorPart::Sinks
+            | TensorPart::O
+            | TensorPart::OBias => &mut self.attention,
+            TensorPart::Router
+            | TensorPart::RouterBias
+            | TensorPart::GateUp
+            | TensorPart::GateUpBias
+            | TensorPart::Down
+            | TensorPart::DownBias => &mut self.mlp,
             // Norms inside the attention (of queries and keys) too.
-            &mut self.norms
-        } else if tensor.contains(".self_attn.") {
-            &mut self.attention
-        } else if tensor.starts_with("lm_head.") {
-            &mut self.lm_head
-        } else {
-            &mut self.mlp
+            _ => &mut self.norms,
         }
     }
 }

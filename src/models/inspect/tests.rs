@@ -72,7 +72,7 @@ fn the_numbers_are_what_the_engine_plans() {
     let fit = &report.devices[0];
     let checkpoint =
         Checkpoint::open(&fixture("llama32-tiny-bf16"), LoadFormat::Safetensors).expect("loads");
-    let need = crate::models::memory::engine_need(checkpoint.shape(), &LIMITS, 64).expect("runs");
+    let need = crate::models::memory::engine_need(checkpoint.spec(), &LIMITS, 64).expect("runs");
     assert_eq!((fit.weight_bytes, fit.workspace_bytes), (need.weight_bytes, need.workspace_bytes));
     assert_eq!(report.kv_bytes_per_token * 16, need.kv_bytes_per_block);
     let left = (1 << 24) - need.weight_bytes - need.workspace_bytes;
@@ -97,11 +97,12 @@ fn a_device_with_a_pool_gives_no_more_than_that() {
     let checkpoint =
         Checkpoint::open(&fixture("llama3-tiny"), LoadFormat::Safetensors).expect("loads");
     let card = card((9, 0));
-    let fit = card.fit(checkpoint.shape(), 64);
-    let same = device(1 << 24).fit(checkpoint.shape(), 64);
+    let fit = card.fit(checkpoint.spec(), 64);
+    let same = device(1 << 24).fit(checkpoint.spec(), 64);
     assert_eq!((fit.kv_tokens, fit.sequences), (same.kv_tokens, same.sequences));
     assert_eq!(fit.kv_tokens_by_default, 4 * 64);
-    let refused = crate::bridge::ffi::ModelShape { head_dim: 3, ..checkpoint.shape().clone() };
+    let mut refused = checkpoint.spec().clone();
+    refused.layers[0].attention.head_dim = 3;
     let refused = card.fit(&refused, 64);
     assert!(!refused.fits && refused.refused.is_some(), "{refused:?}");
 }
@@ -131,10 +132,10 @@ fn a_card_whose_memory_cannot_be_read_is_shown_with_the_reason() {
     let checkpoint =
         Checkpoint::open(&fixture("llama3-tiny"), LoadFormat::Safetensors).expect("loads");
     let lost = || Err("cuda:0: GPU is lost".to_owned());
-    let fit = gpu_with((9, 0), lost()).fit(checkpoint.shape(), 64);
+    let fit = gpu_with((9, 0), lost()).fit(checkpoint.spec(), 64);
     assert_eq!(fit.refused.as_deref(), Some("cuda:0: GPU is lost"));
     assert_eq!((fit.fits, fit.free_bytes, fit.kv_tokens), (false, 0, 0));
-    let old = gpu_with((7, 5), lost()).fit(checkpoint.shape(), 64);
+    let old = gpu_with((7, 5), lost()).fit(checkpoint.spec(), 64);
     assert!(old.refused.is_some_and(|reason| reason.contains("got 7.5")));
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::models::shape::ExpectedTensor;
+use crate::models::families::ExpectedTensor;
 
 /// Of bf16.
 pub(super) const ELEMENT_BYTES: u64 = 2;
@@ -110,9 +110,15 @@ fn header(tensors: &[Placed]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::families::Transform;
 
     fn tensor(name: &str, elements: u64) -> ExpectedTensor {
-        ExpectedTensor { name: name.to_owned(), shape: vec![elements] }
+        ExpectedTensor {
+            name: name.to_owned(),
+            shape: vec![elements],
+            pieces: Vec::new(),
+            transform: Transform::None,
+        }
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::ModelConfig;
 use super::fault::CheckpointError;
-use super::shape::{ModelConfig, expected_tensors};
 
 mod layout;
 mod like;
@@ -140,8 +140,9 @@ fn fill(
     let begun = Instant::now();
     // Our own reader says which tensors this config.json asks for, so the two cannot differ.
     let config_path = place.write_json("config.json", &recipe.config)?;
-    let shape = ModelConfig::read(&config_path)?.shape;
-    let shards = layout::shards(&expected_tensors(&shape), max_shard_bytes);
+    let decoder = ModelConfig::read(&config_path, None)?.decoder;
+    let tensors = decoder.usual_tensors();
+    let shards = layout::shards(&tensors, max_shard_bytes);
     let bytes = shards.iter().map(layout::Shard::file_bytes).sum();
     place.check_space(bytes)?;
     let meter = Meter::new(recipe.name, bytes);

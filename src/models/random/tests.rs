@@ -11,7 +11,8 @@ use serde_json::Value;
 use super::like::Recipe;
 use super::place::Place;
 use super::*;
-use crate::bridge::ffi::{Dtype, RopeScaling};
+use crate::bridge::spec::Dtype;
+use crate::models::families::RopeScaling;
 use crate::models::{Checkpoint, LoadFormat};
 use crate::request::ChatMessage;
 use crate::tokenizer::{ChatTemplate, IncrementalDecoder, Tokenizer};
@@ -47,7 +48,10 @@ fn write_to(directory: &Path, recipe: &Recipe, seed: u64, max_shard_bytes: u64) 
 
 fn bytes_of(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let checkpoint = Checkpoint::open(directory, LoadFormat::Safetensors).expect("loads");
-    checkpoint.tensors().map(|tensor| (tensor.name.to_owned(), tensor.data.to_vec())).collect()
+    checkpoint
+        .tensors()
+        .map(|tensor| (tensor.expected.name.clone(), tensor.data.to_vec()))
+        .collect()
 }
 
 #[test]
@@ -58,14 +62,15 @@ fn every_family_loads() {
         let written = write_to(root.path(), &recipe, 1, MAX_SHARD_BYTES);
         let checkpoint = Checkpoint::open(root.path(), LoadFormat::Safetensors).expect("loads");
         assert_eq!(checkpoint.total_bytes(), written.parameters * 2, "{}", recipe.name);
-        assert_eq!(checkpoint.shape().dtype, Dtype::BF16);
+        assert_eq!(checkpoint.spec().activation, Dtype::BF16);
         assert_eq!(checkpoint.generation().defaults.top_p, Some(0.9));
         assert!(checkpoint.generation().notes.is_empty());
         assert_eq!(written.num_shards, 1);
         for tensor in checkpoint.tensors() {
             let one = bf16::ONE.to_le_bytes();
             let all_one = tensor.data.chunks_exact(2).all(|two| two == one);
-            assert_eq!(all_one, tensor.name.ends_with("norm.weight"), "{}", tensor.name);
+            let name = &tensor.expected.name;
+            assert_eq!(all_one, name.ends_with("norm.weight"), "{name}");
         }
         tokenizer_is_whole(root.path(), &recipe);
     }
@@ -109,23 +114,25 @@ fn the_true_values_of_each_family_are_kept() {
         let root = tempfile::tempdir().expect("a temporary directory");
         let path = root.path().join("config.json");
         std::fs::write(&path, Recipe::of(like).config.to_string()).expect("writes");
-        let config = ModelConfig::read(&path).expect("our own reader takes it");
-        let shards = layout::shards(&expected_tensors(&config.shape), MAX_SHARD_BYTES);
+        let config = ModelConfig::read(&path, None).expect("our own reader takes it");
+        let shards = layout::shards(&config.decoder.usual_tensors(), MAX_SHARD_BYTES);
         let count: u64 = shards.iter().map(layout::Shard::num_elements).sum();
         (count, shards.len(), config)
     };
     let (count, shards, config) = parameters(Like::Llama31With8B);
     assert_eq!((count, shards), (8_030_261_248, 4));
-    assert_eq!(config.shape.rope_scaling, RopeScaling::Llama3);
-    assert_eq!((config.shape.rope_factor, config.max_position_embeddings), (8.0, 131_072));
+    let rope = &config.decoder.ropes[0];
+    assert!(matches!(rope.scaling, RopeScaling::Llama3 { .. }));
+    assert_eq!((rope.factor(), config.decoder.max_position_embeddings), (8.0, 131_072));
     assert_eq!(config.end_token_ids, [128_001, 128_008, 128_009]);
     let (count, shards, config) = parameters(Like::Llama32With1B);
     assert_eq!((count, shards), (1_235_814_400, 1));
-    assert!(config.shape.tie_word_embeddings);
-    assert_eq!((config.shape.rope_factor, config.shape.head_dim), (32.0, 64));
+    let spec = config.spec();
+    assert!(spec.tied_embeddings);
+    assert_eq!((config.decoder.ropes[0].factor(), spec.layers[0].attention.head_dim), (32.0, 64));
     let (count, shards, config) = parameters(Like::Llama2With7B);
     assert_eq!((count, shards), (6_738_415_616, 3));
-    assert_eq!((config.max_position_embeddings, config.end_token_ids), (4096, vec![2]));
+    assert_eq!((config.decoder.max_position_embeddings, config.end_token_ids), (4096, vec![2]));
 }
 
 #[test]
@@ -187,8 +194,8 @@ fn a_file_that_cannot_be_written_ends_all_threads() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let path = root.path().join("config.json");
     std::fs::write(&path, tiny().config.to_string()).expect("writes");
-    let shape = ModelConfig::read(&path).expect("reads").shape;
-    let shards = layout::shards(&expected_tensors(&shape), 20_000);
+    let tensors = ModelConfig::read(&path, None).expect("reads").decoder.usual_tensors();
+    let shards = layout::shards(&tensors, 20_000);
     std::fs::write(root.path().join(&shards[1].file), b"in the way").expect("writes");
     let meter = Meter::new("tiny", 1);
     let stop = AtomicBool::new(false);
@@ -219,8 +226,8 @@ fn the_meter_counts_every_byte() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let path = root.path().join("config.json");
     std::fs::write(&path, tiny().config.to_string()).expect("writes");
-    let shape = ModelConfig::read(&path).expect("reads").shape;
-    let shards = layout::shards(&expected_tensors(&shape), MAX_SHARD_BYTES);
+    let tensors = ModelConfig::read(&path, None).expect("reads").decoder.usual_tensors();
+    let shards = layout::shards(&tensors, MAX_SHARD_BYTES);
     let meter = Meter::new("tiny", shards[0].file_bytes());
     let stop = AtomicBool::new(false);
     let job =

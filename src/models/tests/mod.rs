@@ -257,7 +257,7 @@ fn kind(result: Result<ModelInfo>) -> Kind {
 /// Bytes that one model of the tests takes at most.
 fn most_bytes() -> u64 {
     let (_dir, checkpoint) = testing::dummy();
-    let need = memory::ModelNeed::of(checkpoint.shape(), &LIMITS, 64).expect("a good shape");
+    let need = memory::ModelNeed::of(checkpoint.spec(), &LIMITS, 64).expect("a good shape");
     need.fixed_bytes + need.wish_kv_bytes
 }
 

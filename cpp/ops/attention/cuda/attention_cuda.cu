@@ -39,20 +39,19 @@ void check_attention_cuda(const KvLayerCuda& layer, std::uint32_t num_heads) {
   }
 }
 
-std::uint32_t attention_tile_rows(std::uint32_t, std::uint32_t num_heads,
-                                  std::uint32_t num_kv_heads) {
+std::uint32_t attention_tile_rows(std::uint32_t num_heads, std::uint32_t num_kv_heads) {
   return kPrefillRows / (num_heads / num_kv_heads);
 }
 
-std::size_t attention_cuda_workspace_bytes(std::uint32_t, std::uint32_t, std::uint32_t,
-                                           std::uint32_t head_dim) {
+std::size_t attention_cuda_workspace_bytes(std::uint32_t head_dim) {
   return attention_decode_workspace_bytes(head_dim);
 }
 
 void attention_cuda(const CudaOp& op, const KvLayerCuda& layer, const AttentionCudaArgs& args) {
   check_attention_cuda(layer, args.num_heads);
-  if (args.sliding_window != 0 || args.logit_softcap != 0) {
-    refuse("sliding windows and soft-caps are not there yet");
+  if (!(args.rule.scale > 0.0F) || !(args.rule.softcap >= 0.0F)) {
+    refuse("expected a scale above 0 and a softcap of at least 0, got " +
+           std::to_string(args.rule.scale) + " and " + std::to_string(args.rule.softcap));
   }
   if (args.num_tiles > 0) attention_prefill(op, layer, args);
   if (args.num_decodes > 0) attention_decode(op, layer, args);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ops/attention/attention_rule.h"
 #include "ops/cuda/cuda_op.h"
 
 namespace inferno::ops::cuda {
@@ -30,19 +31,20 @@ struct AttentionTile {
 };
 
 // Query tokens of one tile; any multiple of it may be a tile's first_query.
-std::uint32_t attention_tile_rows(std::uint32_t head_dim, std::uint32_t num_heads,
-                                  std::uint32_t num_kv_heads);
+std::uint32_t attention_tile_rows(std::uint32_t num_heads, std::uint32_t num_kv_heads);
 
 // The arrays of std::uint32_t and the tiles are read before the previous kernel has ended: what
 // writes them is not the kernel just before, but a copy or a kernel which that one has waited for.
 struct AttentionCudaArgs {
   const void* qkv = nullptr;  // [T, num_heads + 2 num_kv_heads, head_dim]; q is turned already
   std::uint32_t num_heads = 0;
-  float scale = 0;  // above 0
+  AttentionRule rule{};  // its scale is above 0; its sinks are weights: not written by a kernel
   std::uint32_t num_seqs = 0;
   const std::uint32_t* cu_query_lens = nullptr;  // [S + 1]
   const std::uint32_t* context_lens = nullptr;   // [S]; 0 (padding of a graph): out is zeros
-  const std::uint32_t* block_tables = nullptr;   // [S, block_table_stride]
+  // [S, block_table_stride]. Entries of blocks that end before the window of a sequence's first
+  // query token may hold anything: such blocks may have been given back.
+  const std::uint32_t* block_tables = nullptr;
   std::uint32_t block_table_stride = 0;
   // Sequences of one query token, by index; each of num_decodes sequences takes part once.
   const std::uint32_t* decode_seqs = nullptr;  // [num_decodes]
@@ -56,22 +58,19 @@ struct AttentionCudaArgs {
   // [attention_cuda_workspace_bytes], zeroed once before the first call. Calls that share it follow
   // each other in one stream.
   void* workspace = nullptr;
-  // Room for families to come; anything else is refused.
-  std::uint32_t sliding_window = 0;  // positions that a token sees before itself; 0: all
-  float logit_softcap = 0;           // c of c * tanh(score / c); 0: none
 };
 
-// A tile's rows: the bits of a row depend on its own q and the cached positions up to its own only,
-// whether it comes alone, in a batch, or as one of several query tokens. A decode's rows: also on
-// num_decodes, which decides how many blocks share the positions. So who needs the same bits
-// always gives every sequence as tiles, also those of one query token, and num_decodes is 0.
+// A tile's rows: the bits of a row depend on its own q and the cached positions that it sees only,
+// whether it comes alone, in a batch, or as one of several query tokens, at any place among them. A
+// decode's rows: also on num_decodes, which decides how many blocks share the positions. So who
+// needs the same bits always gives every sequence as tiles, also those of one query token, and
+// num_decodes is 0.
 //
 // The launches depend on num_decodes, num_tiles and the shapes only: a captured graph follows what
 // the arrays hold at each replay.
 void attention_cuda(const CudaOp& op, const KvLayerCuda& layer, const AttentionCudaArgs& args);
 
-std::size_t attention_cuda_workspace_bytes(std::uint32_t max_seqs, std::uint32_t num_heads,
-                                           std::uint32_t num_kv_heads, std::uint32_t head_dim);
+std::size_t attention_cuda_workspace_bytes(std::uint32_t head_dim);
 
 // Throws "other: …" for a shape that the kernels have not got, naming what they have.
 void check_attention_cuda(const KvLayerCuda& layer, std::uint32_t num_heads);

@@ -21,6 +21,14 @@ struct Heads {
   std::uint32_t head_dim;
   std::uint32_t block_size;
   Dtype dtype;
+  std::uint32_t window = 0;
+  float softcap = 0;
+  bool sinks = false;
+
+  // The first position that the token at `position` sees.
+  std::uint32_t first_seen(std::uint32_t position) const {
+    return window > 0 && position >= window ? position + 1 - window : 0;
+  }
 };
 
 struct SequenceLens {
@@ -51,22 +59,28 @@ struct Expected {
   double magnitude;  // the sum of the terms' absolute values, which bounds the error of rounding
 };
 
-inline std::vector<Expected> reference(const Heads& heads, const Sequence& sequence,
+// One row by the rule's own words, in double; `sink` counts where the heads have sinks.
+inline std::vector<Expected> reference(const Heads& heads, const Sequence& sequence, float sink,
                                        std::size_t position, std::size_t head) {
   const std::size_t dim = heads.head_dim;
   const std::size_t kv_head = head / (heads.num_heads / heads.num_kv_heads);
+  const std::size_t first = heads.first_seen(static_cast<std::uint32_t>(position));
   const float* q = sequence.q.data() + (position * heads.num_heads + head) * dim;
   std::vector<double> weights(position + 1);
-  for (std::size_t p = 0; p <= position; ++p) {
+  double maximum = heads.sinks ? sink : -INFINITY;
+  for (std::size_t p = first; p <= position; ++p) {
     const float* k = sequence.k.data() + (p * heads.num_kv_heads + kv_head) * dim;
     for (std::size_t d = 0; d < dim; ++d) weights[p] += double{q[d]} * k[d];
     weights[p] /= std::sqrt(static_cast<double>(dim));
+    if (heads.softcap > 0) weights[p] = heads.softcap * std::tanh(weights[p] / heads.softcap);
+    maximum = std::max(maximum, weights[p]);
   }
-  const double maximum = *std::max_element(weights.begin(), weights.end());
-  double total = 0.0;
-  for (double& weight : weights) total += weight = std::exp(weight - maximum);
+  double total = heads.sinks ? std::exp(sink - maximum) : 0.0;
+  for (std::size_t p = first; p <= position; ++p) {
+    total += weights[p] = std::exp(weights[p] - maximum);
+  }
   std::vector<Expected> out(dim);
-  for (std::size_t p = 0; p <= position; ++p) {
+  for (std::size_t p = first; p <= position; ++p) {
     const float* v = sequence.v.data() + (p * heads.num_kv_heads + kv_head) * dim;
     for (std::size_t d = 0; d < dim; ++d) {
       out[d].value += weights[p] / total * v[d];
@@ -122,6 +136,10 @@ class World {
     }
     k_ = std::make_unique<DeviceBuffer<std::uint16_t>>(k);
     v_ = std::make_unique<DeviceBuffer<std::uint16_t>>(v);
+    spare_block = free.back();
+    sinks = random.normals(heads.num_heads);
+    for (float& sink : sinks) sink *= 3.0F;
+    sinks_ = std::make_unique<DeviceBuffer<float>>(sinks);
     layer = {k_->data(),       v_->data(),         heads.dtype,   num_blocks,
              heads.block_size, heads.num_kv_heads, heads.head_dim};
   }
@@ -130,8 +148,17 @@ class World {
     return heads.dtype == Dtype::BF16 ? f32_to_bf16(value) : f32_to_f16(value);
   }
 
+  AttentionRule rule() const {
+    return {.scale = 1.0F / std::sqrt(static_cast<float>(heads.head_dim)),
+            .window = heads.window,
+            .softcap = heads.softcap,
+            .sinks = heads.sinks ? sinks_->data() : nullptr};
+  }
+
   Heads heads;
   std::vector<Sequence> sequences;
+  std::vector<float> sinks;
+  std::uint32_t spare_block = 0;  // in no table; all NaN
   std::vector<std::uint32_t> tables;
   std::uint32_t stride = 0;
   KvLayerCuda layer;
@@ -139,6 +166,7 @@ class World {
  private:
   std::unique_ptr<DeviceBuffer<std::uint16_t>> k_;
   std::unique_ptr<DeviceBuffer<std::uint16_t>> v_;
+  std::unique_ptr<DeviceBuffer<float>> sinks_;
 };
 
 // One step over a world: sequence s has its query tokens end at context_len. Sequences of one
@@ -150,12 +178,9 @@ class Step {
         cu_query_lens_(lens.size() + 1),
         context_lens_(lens.size()),
         tables_(world.tables),
-        workspace_(attention_cuda_workspace_bytes(static_cast<std::uint32_t>(lens.size()),
-                                                  world.heads.num_heads, world.heads.num_kv_heads,
-                                                  world.heads.head_dim)) {
+        workspace_(attention_cuda_workspace_bytes(world.heads.head_dim)) {
     const Heads& heads = world.heads;
-    const std::uint32_t rows =
-        attention_tile_rows(heads.head_dim, heads.num_heads, heads.num_kv_heads);
+    const std::uint32_t rows = attention_tile_rows(heads.num_heads, heads.num_kv_heads);
     std::vector<AttentionTile> tiles;
     std::vector<std::uint32_t> decodes;
     for (std::uint32_t s = 0; s < lens.size(); ++s) {
@@ -192,6 +217,7 @@ class Step {
         qkv.insert(qkv.end(), std::size_t{2} * heads.num_kv_heads * heads.head_dim, 0xffffU);
       }
     }
+    tables_.copy_from(tables_after_giving_back());
     cu_query_lens_.copy_from(cu_query_lens);
     context_lens_.copy_from(context_lens);
     if (!qkv_) {
@@ -209,7 +235,7 @@ class Step {
     AttentionCudaArgs args;
     args.qkv = qkv_->data();
     args.num_heads = world_.heads.num_heads;
-    args.scale = 1.0F / std::sqrt(static_cast<float>(world_.heads.head_dim));
+    args.rule = world_.rule();
     args.num_seqs = static_cast<std::uint32_t>(lens_.size());
     args.cu_query_lens = cu_query_lens_.data();
     args.context_lens = context_lens_.data();
@@ -247,7 +273,7 @@ class Step {
       for (int i = 0; i < 6; ++i) rows.push_back(random.integer(0, lens_[s].query_len - 1));
       for (const std::uint32_t row : rows) {
         const std::uint32_t head = random.integer(0, heads.num_heads - 1);
-        const auto expected = reference(heads, world_.sequences[s],
+        const auto expected = reference(heads, world_.sequences[s], world_.sinks[head],
                                         lens_[s].context_len - lens_[s].query_len + row, head);
         for (std::size_t d = 0; d < heads.head_dim; ++d) {
           const std::size_t i = ((first_row + row) * heads.num_heads + head) * heads.head_dim + d;
@@ -264,6 +290,22 @@ class Step {
   }
 
  private:
+  // Without the blocks that end before the window of each sequence's first query token: in their
+  // places stands no block's number, or that of a block of NaN.
+  std::vector<std::uint32_t> tables_after_giving_back() const {
+    std::vector<std::uint32_t> tables = world_.tables;
+    const std::uint32_t block_size = world_.heads.block_size;
+    for (std::size_t s = 0; s < lens_.size(); ++s) {
+      if (lens_[s].context_len == 0) continue;
+      const std::uint32_t first =
+          world_.heads.first_seen(lens_[s].context_len - lens_[s].query_len);
+      for (std::uint32_t block = 0; (block + 1) * block_size <= first; ++block) {
+        tables[s * world_.stride + block] = block % 2 == 0 ? 0xffffffffU : world_.spare_block;
+      }
+    }
+    return tables;
+  }
+
   const World& world_;
   std::vector<SequenceLens> lens_;
   DeviceBuffer<std::uint32_t> cu_query_lens_;

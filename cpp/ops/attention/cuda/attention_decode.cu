@@ -14,10 +14,16 @@ namespace {
 
 constexpr std::uint32_t kMaxSplits = 64;     // blocks that share a sequence's positions
 constexpr std::uint32_t kMaxPartials = 512;  // blocks that may leave partial results
-// A share worth a block of its own: below it, leaving and gathering partial results costs more.
-constexpr std::uint32_t kMinShare = 256 / kDecodeTile;
+// How many blocks are worth having for so many tiles: beyond that, leaving and gathering partial
+// results costs more.
+template <int kHeadDim>
+__device__ std::uint32_t useful_shares(std::uint32_t num_tiles) {
+  const std::uint32_t large = (num_tiles + 15) / 16;
+  if constexpr (kHeadDim <= 128) return large;
+  return max(large, min((num_tiles + 3) / 4, 16));
+}
 
-template <bool kSplit>
+template <int kHeadDim, bool kSplit, bool kPlain>
 __device__ DecodeTask decode_task(const DecodeParams& p) {
   DecodeTask task;
   const std::uint32_t seq = p.decode_seqs[blockIdx.z];
@@ -29,16 +35,17 @@ __device__ DecodeTask decode_task(const DecodeParams& p) {
   task.kv_head = blockIdx.y / p.units_per_kv_head;
   task.first_head = task.kv_head * group + head_in_group;
   task.num_heads = min(group - head_in_group, kDecodeHeads);
-  const std::uint32_t num_tiles = (task.context_len + kDecodeTile - 1) / kDecodeTile;
+  task.first_seen = p.rule.first_seen<kPlain>(task.context_len);
+  task.begin = task.first_seen / kDecodeTile;
+  task.end = (task.context_len + kDecodeTile - 1) / kDecodeTile;
   task.num_shares = 1;
-  task.begin = 0;
-  task.end = num_tiles;
   if constexpr (kSplit) {
-    const std::uint32_t wanted = min(gridDim.x, (num_tiles + kMinShare - 1) / kMinShare);
+    const std::uint32_t num_tiles = task.end - task.begin;
+    const std::uint32_t wanted = min(gridDim.x, useful_shares<kHeadDim>(num_tiles));
     const std::uint32_t share = wanted == 0 ? 1 : (num_tiles + wanted - 1) / wanted;
     task.num_shares = (num_tiles + share - 1) / share;
-    task.begin = min(blockIdx.x * share, num_tiles);
-    task.end = min(task.begin + share, num_tiles);
+    task.begin = min(task.begin + blockIdx.x * share, task.end);
+    task.end = min(task.begin + share, task.end);
   }
   return task;
 }
@@ -57,9 +64,9 @@ union WarpShared {
   WarpResult<kHeadDim> result;  // when the ring has been used
 };
 
-template <typename Element, int kHeadDim>
-__device__ void leave_result(const DecodeSums<Element, kHeadDim>& found, std::uint32_t num_heads,
-                             WarpResult<kHeadDim>& result) {
+template <typename Element, int kHeadDim, bool kPlain>
+__device__ void leave_result(const DecodeSums<Element, kHeadDim, kPlain>& found,
+                             std::uint32_t num_heads, WarpResult<kHeadDim>& result) {
   const std::uint32_t lane = threadIdx.x % 32;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -181,7 +188,7 @@ __device__ void finish(const DecodeParams& p, const DecodeTask& task,
 }
 
 // Grid: [shares, KV heads * units of each, sequences].
-template <typename Element, int kHeadDim, int kWarps, bool kSplit>
+template <typename Element, int kHeadDim, int kWarps, bool kSplit, bool kPlain>
 __global__ void __launch_bounds__(kWarps * 32)
     attention_decode_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ uint4 dynamic_shared[];
@@ -189,7 +196,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   auto& warps = *reinterpret_cast<Warps*>(dynamic_shared);
   auto& own = warps[threadIdx.x / 32];
   let_next_start();
-  const DecodeTask task = decode_task<kSplit>(p);
+  const DecodeTask task = decode_task<kHeadDim, kSplit, kPlain>(p);
   // A share that is not wanted ends at once; share 0 of each sequence waits for all.
   if (blockIdx.x > 0 && task.begin == task.end) return;
   DecodeTiles<Element, kHeadDim, kWarps> tiles(p, task, own.ring);
@@ -201,13 +208,16 @@ __global__ void __launch_bounds__(kWarps * 32)
     return;
   }
   tiles.start();
-  DecodeSums<Element, kHeadDim> sums;
+  DecodeSums<Element, kHeadDim, kPlain> sums;
   const std::size_t row = std::size_t{task.row} * (p.num_heads + 2 * p.num_kv_heads);
   sums.start(static_cast<const Element*>(p.qkv) + (row + task.first_head) * kHeadDim,
              task.num_heads);
+  if (p.rule.has_sinks<kPlain>() && blockIdx.x == 0 && threadIdx.x < 32) {
+    sums.add_sinks(p.rule.sinks + task.first_head, task.num_heads);
+  }
   for (; !tiles.done(); tiles.advance()) {
     const auto& stage = tiles.wait();
-    sums.add(stage, tiles.num_valid(), p.scale_log2);
+    sums.add(stage, tiles.seen(), p.rule);
   }
   leave_result(sums, task.num_heads, own.result);
   __syncthreads();
@@ -217,9 +227,9 @@ __global__ void __launch_bounds__(kWarps * 32)
 template <typename Element, int kHeadDim, int kWarps>
 constexpr std::uint32_t kSharedBytes = kWarps * sizeof(WarpShared<Element, kHeadDim>);
 
-template <typename Element, int kHeadDim, int kWarps, bool kSplit>
+template <typename Element, int kHeadDim, int kWarps, bool kSplit, bool kPlain>
 void launch_decode(const CudaOp& op, const DecodeParams& params, dim3 grid) {
-  const auto kernel = attention_decode_kernel<Element, kHeadDim, kWarps, kSplit>;
+  const auto kernel = attention_decode_kernel<Element, kHeadDim, kWarps, kSplit, kPlain>;
   constexpr std::uint32_t kBytes = kSharedBytes<Element, kHeadDim, kWarps>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
@@ -235,25 +245,34 @@ std::uint32_t max_shared_bytes() {
   return static_cast<std::uint32_t>(bytes);
 }
 
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, bool kPlain>
 void launch_decode(const CudaOp& op, const DecodeParams& params, std::uint32_t num_decodes) {
   const std::uint32_t units = params.num_kv_heads * params.units_per_kv_head;
   constexpr int kFewWarps = kHeadDim > 128 ? 2 : 4;
   constexpr int kManyWarps = 2 * kFewWarps;
+  // Five of small heads have a window of 128 positions, up to nine tiles, on its way at once.
+  constexpr int kWindowWarps = kHeadDim > 64 ? kFewWarps : 5;
   // Enough blocks: small ones, of which several fit into a multiprocessor and hide each other's
   // beginning and end. Few: large ones, and sequences cut into shares.
   const std::uint32_t slots = std::min(op.num_sms, kMaxPartials) / (units * num_decodes);
   if (slots == 0) {
     const dim3 grid(1, units, num_decodes);
-    return launch_decode<Element, kHeadDim, kFewWarps, false>(op, params, grid);
+    constexpr int kWarps = kPlain ? kFewWarps : kWindowWarps;
+    return launch_decode<Element, kHeadDim, kWarps, false, kPlain>(op, params, grid);
   }
   const dim3 grid(std::min(slots, kMaxSplits), units, num_decodes);
   // Less than this only before sm_90, but for sm_80.
   constexpr std::uint32_t kGatherBytes = 8 * 1024;
   if (kSharedBytes<Element, kHeadDim, kManyWarps> + kGatherBytes > max_shared_bytes()) {
-    return launch_decode<Element, kHeadDim, kFewWarps, true>(op, params, grid);
+    return launch_decode<Element, kHeadDim, kFewWarps, true, kPlain>(op, params, grid);
   }
-  launch_decode<Element, kHeadDim, kManyWarps, true>(op, params, grid);
+  launch_decode<Element, kHeadDim, kManyWarps, true, kPlain>(op, params, grid);
+}
+
+template <typename Element, int kHeadDim>
+void launch_decode(const CudaOp& op, const DecodeParams& params, std::uint32_t num_decodes) {
+  params.rule.is_plain() ? launch_decode<Element, kHeadDim, true>(op, params, num_decodes)
+                         : launch_decode<Element, kHeadDim, false>(op, params, num_decodes);
 }
 
 template <typename Element>
@@ -298,7 +317,7 @@ void attention_decode(const CudaOp& op, const KvLayerCuda& layer, const Attentio
       .num_heads = args.num_heads,
       .num_kv_heads = layer.num_kv_heads,
       .units_per_kv_head = (group + kDecodeHeads - 1) / kDecodeHeads,
-      .scale_log2 = args.scale * kLog2E,
+      .rule = score_rule(args.rule),
       .arrivals = reinterpret_cast<std::uint32_t*>(workspace),
       .partials = reinterpret_cast<float*>(workspace + kArrivalBytes),
   };

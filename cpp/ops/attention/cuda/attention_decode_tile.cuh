@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "ops/attention/cuda/attention_mma.cuh"
+#include "ops/attention/cuda/attention_score.cuh"
 
 namespace inferno::ops::cuda {
 
@@ -27,7 +27,7 @@ struct DecodeParams {
   std::uint32_t num_heads;
   std::uint32_t num_kv_heads;
   std::uint32_t units_per_kv_head;
-  float scale_log2;
+  ScoreRule rule;
   std::uint32_t* arrivals;  // [kMaxPartials] 0 between kernels
   float* partials;          // [kMaxPartials, kDecodeHeads, head_dim + 2]
 };
@@ -35,6 +35,7 @@ struct DecodeParams {
 // What a block computes: heads first_head … of the sequence's one token, over tiles [begin, end).
 struct DecodeTask {
   std::uint32_t context_len;
+  std::uint32_t first_seen;  // position
   std::uint32_t begin;
   std::uint32_t end;
   std::uint32_t num_shares;
@@ -72,9 +73,7 @@ class DecodeTiles {
   }
 
   __device__ bool done() const { return tile_ >= task_.end; }
-  __device__ std::uint32_t num_valid() const {
-    return min(task_.context_len - tile_ * kDecodeTile, kDecodeTile);
-  }
+  __device__ SeenInTile seen() const { return seen(tile_); }
 
   // The tile, when it has come.
   __device__ const Stage& wait() const {
@@ -102,6 +101,12 @@ class DecodeTiles {
     ids_ = place < p_.block_table_stride ? task_.table[place] : 0;
   }
 
+  __device__ SeenInTile seen(std::uint32_t tile) const {
+    const std::uint32_t begin = tile * kDecodeTile;
+    return {.first = task_.first_seen > begin ? task_.first_seen - begin : 0,
+            .end = task_.context_len - begin};
+  }
+
   // In elements, the same for keys and values.
   __device__ std::size_t offset(std::uint32_t tile, std::uint32_t id) const {
     const std::uint32_t tiles_per_block = p_.block_size / kDecodeTile;
@@ -116,14 +121,15 @@ class DecodeTiles {
     if (tile_ >= task_.end) return;
     constexpr std::uint32_t kLine = 128 / sizeof(Element);
     const std::size_t begin = offset(tile_, __shfl_sync(0xffffffffU, ids_, 0));
-    for (std::uint32_t i = threadIdx.x % 32 * kLine; i < kDecodeTile * kHeadDim; i += 32 * kLine) {
+    for (std::uint32_t i = seen().first * kHeadDim + threadIdx.x % 32 * kLine;
+         i < kDecodeTile * kHeadDim; i += 32 * kLine) {
       asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const Element*>(p_.k) + begin + i));
       asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const Element*>(p_.v) + begin + i));
     }
   }
 
-  // Starts the copy of the tile that comes `ahead` steps later. Positions beyond the context,
-  // where anything may lie, become zeros.
+  // Starts the copy of the tile that comes `ahead` steps later. Positions that are not seen, where
+  // anything may lie, become zeros.
   __device__ void copy(std::uint32_t ahead) {
     const std::uint32_t tile = tile_ + ahead * kWarps;
     const std::uint32_t id = __shfl_sync(0xffffffffU, ids_, step_ % kLookUp + ahead);
@@ -132,14 +138,14 @@ class DecodeTiles {
       const std::size_t begin = offset(tile, id);
       const auto* k = static_cast<const Element*>(p_.k) + begin;
       const auto* v = static_cast<const Element*>(p_.v) + begin;
-      const std::uint32_t num_valid = task_.context_len - tile * kDecodeTile;
+      const SeenInTile seen = this->seen(tile);
       Stage& stage = ring_[(step_ + ahead) % kDecodeStages];
 #pragma unroll
       for (std::uint32_t i = 0; i < kDecodeTile * kChunks; i += 32) {
         const std::uint32_t chunk = i + threadIdx.x % 32;
         const std::uint32_t position = chunk / kChunks;
-        copy_16(&stage.k[position][chunk % kChunks * 8], k + chunk * 8, position < num_valid);
-        copy_16(&stage.v[position][chunk % kChunks * 8], v + chunk * 8, position < num_valid);
+        copy_16(&stage.k[position][chunk % kChunks * 8], k + chunk * 8, seen(position));
+        copy_16(&stage.v[position][chunk % kChunks * 8], v + chunk * 8, seen(position));
       }
     }
     commit_copies();
@@ -154,7 +160,7 @@ class DecodeTiles {
 };
 
 // Sᵀ = K · qᵀ (m = positions, n = heads) and Oᵀ += Vᵀ · Pᵀ (m = dims), with the running softmax.
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, bool kPlain>
 struct DecodeSums {
   using Stage = DecodeStage<Element, kHeadDim>;
 
@@ -175,10 +181,22 @@ struct DecodeSums {
     }
   }
 
-  __device__ void add(const Stage& stage, std::uint32_t num_valid, float scale_log2) {
+  // Of one warp for a token: the sinks of its heads, as if a tile had been added that has only
+  // them.
+  __device__ void add_sinks(const float* sinks, std::uint32_t num_heads) {
+    const std::uint32_t lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (lane % 4 * 2 + h >= num_heads) continue;
+      maximum[h] = sinks[lane % 4 * 2 + h] * kLog2E;
+      total[h] = lane < 4 ? 1.0F : 0.0F;
+    }
+  }
+
+  __device__ void add(const Stage& stage, SeenInTile seen, const ScoreRule& rule) {
     float scores[4];
     multiply_k(stage, scores);
-    softmax(scores, num_valid, scale_log2);
+    softmax(scores, seen, rule);
     multiply_v(stage, scores);
   }
 
@@ -196,13 +214,13 @@ struct DecodeSums {
   }
 
   // Scores become weights against the new maximum; what was summed before is rescaled.
-  __device__ void softmax(float (&scores)[4], std::uint32_t num_valid, float scale_log2) {
+  __device__ void softmax(float (&scores)[4], SeenInTile seen, const ScoreRule& rule) {
     const std::uint32_t position = threadIdx.x % 32 / 4;
     float rescale[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      scores[h] = position < num_valid ? scores[h] * scale_log2 : -INFINITY;
-      scores[h + 2] = position + 8 < num_valid ? scores[h + 2] * scale_log2 : -INFINITY;
+      scores[h] = seen(position) ? rule.score_log2<kPlain>(scores[h]) : -INFINITY;
+      scores[h + 2] = seen(position + 8) ? rule.score_log2<kPlain>(scores[h + 2]) : -INFINITY;
       float largest = fmaxf(maximum[h], fmaxf(scores[h], scores[h + 2]));
 #pragma unroll
       for (int step = 4; step < 32; step *= 2) {

@@ -1,9 +1,10 @@
 // Flash attention for every head_dim on every device: mma.sync, keys and values through shared
 // memory by cp.async, two stages.
 //
-// Keys are taken in tiles of a fixed size from position 0 up, each row on its own; a tile that a
-// row does not see leaves its sums as they were, bit by bit. So a row's bits do not depend on what
-// else is in its block.
+// Keys are taken in tiles of a fixed size, whose first positions are multiples of it, from the
+// first that a row of the block sees; each row on its own. A tile that a row does not see, before
+// its window or beyond its position, leaves its sums as they were, bit by bit. So a row's bits do
+// not depend on what else is in its block.
 #include <bit>
 #include <cmath>
 
@@ -23,13 +24,15 @@ struct PrefillStage {
   Element k[kKeys][kStride];
   Element v[kKeys][kStride];
 
-  // Positions from num_keys on become zeros: what lies there may be anything.
+  // Positions before first_key and from num_keys on become zeros: what lies there may be anything.
+  template <bool kPlain>
   __device__ void load(const PrefillParams& p, const PrefillTask& task, std::uint32_t first) {
     constexpr std::uint32_t kChunks = kHeadDim / 8;
     const std::uint32_t block_size = 1U << p.block_shift;
+    const std::uint32_t first_key = task.first_key<kPlain>(p.rule);
     for (std::uint32_t i = threadIdx.x; i < kKeys * kChunks; i += kThreads) {
       const std::uint32_t position = first + i / kChunks;
-      const bool valid = position < task.num_keys;
+      const bool valid = position >= first_key && position < task.num_keys;
       const std::uint32_t id = valid ? task.table[position >> p.block_shift] : 0;
       const std::size_t source =
           (((std::size_t{id} * p.num_kv_heads + task.kv_head) << p.block_shift) +
@@ -44,7 +47,7 @@ struct PrefillStage {
 };
 
 // A warp's 16 rows; lane = 4 * g + t has rows g and g + 8 of them.
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, bool kPlain>
 class PrefillRows {
   using Stage = PrefillStage<Element, kHeadDim>;
   static constexpr int kScoreTiles = Stage::kKeys / 8;
@@ -56,6 +59,11 @@ class PrefillRows {
     for (int r = 0; r < 2; ++r) {
       const std::uint32_t row = first_row() + r * 8;
       limit_[r] = task.position(row) + 1;
+      first_[r] = p.rule.first_seen<kPlain>(limit_[r]);
+      if (p.rule.has_sinks<kPlain>()) {
+        maximum_[r] = p.rule.sinks[task.head(row)] * kLog2E;
+        total_[r] = threadIdx.x % 4 == 0 ? 1.0F : 0.0F;
+      }
       const auto* q = static_cast<const std::uint32_t*>(p.qkv) +
                       task.head_index(row, heads_per_token) * (kHeadDim / 2) + threadIdx.x % 4;
 #pragma unroll
@@ -68,10 +76,10 @@ class PrefillRows {
     for (auto& sum : sums_) sum[0] = sum[1] = sum[2] = sum[3] = 0.0F;
   }
 
-  __device__ void attend(const Stage& stage, std::uint32_t first, float scale_log2) {
+  __device__ void attend(const Stage& stage, std::uint32_t first, const ScoreRule& rule) {
     float scores[kScoreTiles][4];
     multiply_k(stage, scores);
-    softmax(scores, first, scale_log2);
+    softmax(scores, first, rule);
     multiply_v(stage, scores);
   }
 
@@ -116,7 +124,8 @@ class PrefillRows {
     }
   }
 
-  __device__ void softmax(float (&scores)[kScoreTiles][4], std::uint32_t first, float scale_log2) {
+  __device__ void softmax(float (&scores)[kScoreTiles][4], std::uint32_t first,
+                          const ScoreRule& rule) {
     const std::uint32_t column = first + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -126,13 +135,16 @@ class PrefillRows {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores[n][2 * r + i];
-          score = column + n * 8 + i < limit_[r] ? score * scale_log2 : -INFINITY;
+          const std::uint32_t position = column + n * 8 + i;
+          const bool seen = position >= first_[r] && position < limit_[r];
+          score = seen ? rule.score_log2<kPlain>(score) : -INFINITY;
           largest = fmaxf(largest, score);
         }
       }
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffU, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffU, largest, 2));
-      const float rescale = exp2_fast(maximum_[r] - largest);
+      const float shift = shift_of<kPlain>(largest);
+      const float rescale = exp2_fast(maximum_[r] - shift);
       maximum_[r] = largest;
       total_[r] *= rescale;
 #pragma unroll
@@ -140,7 +152,7 @@ class PrefillRows {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores[n][2 * r + i];
-          score = exp2_fast(score - largest);
+          score = exp2_fast(score - shift);
           total_[r] += score;
         }
       }
@@ -177,11 +189,12 @@ class PrefillRows {
   float sums_[kHeadDim / 8][4];
   float maximum_[2] = {-INFINITY, -INFINITY};
   float total_[2] = {0.0F, 0.0F};  // this lane's part
-  std::uint32_t limit_[2];         // positions that the row sees
+  std::uint32_t first_[2];         // position that the row sees
+  std::uint32_t limit_[2];         // one past the last
 };
 
 // Grid: tiles * KV heads.
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, bool kPlain>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_prefill_kernel(const __grid_constant__ PrefillParams p) {
   using Stage = PrefillStage<Element, kHeadDim>;
@@ -190,14 +203,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   let_next_start();
   const PrefillTask task = prefill_task(p, blockIdx.x);
   wait_for_previous();
-  stages[0].load(p, task, 0);
-  PrefillRows<Element, kHeadDim> rows(p, task);
-  for (std::uint32_t first = 0, i = 0; first < task.num_keys; first += Stage::kKeys, ++i) {
+  std::uint32_t first = task.first_key<kPlain>(p.rule) / Stage::kKeys * Stage::kKeys;
+  stages[0].template load<kPlain>(p, task, first);
+  PrefillRows<Element, kHeadDim, kPlain> rows(p, task);
+  for (std::uint32_t i = 0; first < task.num_keys; first += Stage::kKeys, ++i) {
     // Beyond the end this is all zeros, and nobody reads it.
-    stages[(i + 1) % 2].load(p, task, first + Stage::kKeys);
+    stages[(i + 1) % 2].template load<kPlain>(p, task, first + Stage::kKeys);
     wait_for_copies<1>();
     __syncthreads();
-    rows.attend(stages[i % 2], first, p.scale_log2);
+    rows.attend(stages[i % 2], first, p.rule);
     __syncthreads();
   }
   wait_for_copies<0>();
@@ -206,7 +220,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <typename Element, int kHeadDim>
 void launch_prefill(const CudaOp& op, const PrefillParams& params) {
-  const auto kernel = attention_prefill_kernel<Element, kHeadDim>;
+  const auto kernel = params.rule.is_plain() ? attention_prefill_kernel<Element, kHeadDim, true>
+                                             : attention_prefill_kernel<Element, kHeadDim, false>;
   constexpr std::uint32_t kBytes = 2 * sizeof(PrefillStage<Element, kHeadDim>);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
@@ -247,7 +262,7 @@ void attention_prefill(const CudaOp& op, const KvLayerCuda& layer, const Attenti
       .num_heads = args.num_heads,
       .num_kv_heads = layer.num_kv_heads,
       .num_tiles = args.num_tiles,
-      .scale_log2 = args.scale * kLog2E,
+      .rule = score_rule(args.rule),
   };
   if (!args.reference && has_attention_prefill_sm90(op, layer)) {
     return attention_prefill_sm90(op, layer, params);

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "ops/attention/cuda/attention_mma.cuh"
 #include "ops/attention/cuda/attention_prefill.h"
+#include "ops/attention/cuda/attention_score.cuh"
 
 namespace inferno::ops::cuda {
 
@@ -23,7 +23,7 @@ struct PrefillParams {
   std::uint32_t num_heads;
   std::uint32_t num_kv_heads;
   std::uint32_t num_tiles;
-  float scale_log2;
+  ScoreRule rule;
 };
 
 // Row r of a block is head r % group of the KV head's group, of token r / group of the tile: what
@@ -41,9 +41,17 @@ struct PrefillTask {
     return first_position + row / group;
   }
 
+  __device__ std::uint32_t head(std::uint32_t row) const { return kv_head * group + row % group; }
+
+  // The first position that a row of the tile sees: its first token's.
+  template <bool kPlain>
+  __device__ std::uint32_t first_key(const ScoreRule& rule) const {
+    return rule.first_seen<kPlain>(first_position + 1);
+  }
+
   // In heads: the place of a row's head in an array of `heads_per_token` heads for each token.
   __device__ std::size_t head_index(std::uint32_t row, std::uint32_t heads_per_token) const {
-    return std::size_t{first_token + row / group} * heads_per_token + kv_head * group + row % group;
+    return std::size_t{first_token + row / group} * heads_per_token + head(row);
   }
 };
 
@@ -68,7 +76,7 @@ __device__ inline float inverse_of_total(float total) {
   return total == 0.0F ? 0.0F : 1.0F / total;
 }
 
-// The kernel for sm_90a, which has head_dim 64 and 128.
+// The kernel for sm_90a, which has all head sizes but 32.
 bool has_attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer);
 void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,
                             const PrefillParams& params);

@@ -10,11 +10,27 @@
 
 namespace inferno::ops::cuda {
 
-inline constexpr int kKeyTile = 128;    // positions of a tile
 inline constexpr int kCopiedKeys = 16;  // positions of one copy; every block_size is a multiple
 inline constexpr int kLoadStages = 2;
 inline constexpr int kRowGroupRows = 64;  // of a warpgroup
 inline constexpr int kRowGroups = kPrefillRows / kRowGroupRows;
+
+// What fits into the registers of a row group and into shared memory.
+template <int kHeadDim>
+struct PrefillShape {
+  static constexpr int kKeyTile = kHeadDim > 128 ? 80 : 128;  // positions of a tile
+  static constexpr int kQueryStages = kHeadDim > 128 ? 1 : kLoadStages;
+  // Queries of a stage that are loaded and given back by themselves: where there is one stage, one
+  // row group goes on while the other one's are on their way.
+  static constexpr int kQueryParts = kQueryStages == 1 ? kRowGroups : 1;
+  static constexpr int kPartRows = kPrefillRows / kQueryParts;
+  static constexpr int kPlanes = (kHeadDim + 63) / 64;  // of 64 elements
+  // As PrefillShared, whose type only the device's pass has: queries, keys and values, then the
+  // rest and what alignment takes.
+  static constexpr std::uint32_t kSharedBytes =
+      (kQueryStages * kPrefillRows + 2 * kLoadStages * kKeyTile) * kPlanes * 128 + 2048;
+};
+
 inline constexpr int kQueryThreads = 96;  // that load queries
 inline constexpr int kPrefillThreads = (kRowGroups + 1) * 128;
 
@@ -40,10 +56,11 @@ class Schedule {
   std::uint32_t num_tasks_;
 };
 
-// Planes of 64 elements (128 bytes) a row, as matrix_descriptor has them.
+// Planes of 64 elements (128 bytes) a row, as matrix_descriptor has them. Of a head's last plane,
+// what is beyond head_dim is not used.
 template <typename Element, int kRows, int kHeadDim>
 struct SharedTile {
-  static constexpr int kPlanes = kHeadDim / 64;
+  static constexpr int kPlanes = PrefillShape<kHeadDim>::kPlanes;
   static constexpr std::uint32_t kPlaneBytes = kRows * 128;
 
   Element elements[kPlanes][kRows][64];
@@ -54,27 +71,42 @@ struct SharedTile {
   }
 };
 
+// Counts uses of a ring's stages.
+template <int kStages>
+struct RingPlace {
+  std::uint32_t count = 0;
+  __device__ std::uint32_t stage() const { return count % kStages; }
+  // Of the phase that ends when the stage is full; its users' is the same.
+  __device__ std::uint32_t parity() const { return count / kStages % 2; }
+};
+
 template <typename Element, int kHeadDim>
 struct alignas(1024) PrefillShared {
-  using Kv = SharedTile<Element, kKeyTile, kHeadDim>;
+  using Shape = PrefillShape<kHeadDim>;
+  using Kv = SharedTile<Element, Shape::kKeyTile, kHeadDim>;
   using Q = SharedTile<Element, kPrefillRows, kHeadDim>;
-  Q q[kLoadStages];  // when they have been used, the results
+
+  Q q[Shape::kQueryStages];  // when they have been used, the results
   Kv k[kLoadStages];
   Kv v[kLoadStages];
-  PrefillTask tasks[kLoadStages];  // with q
+  PrefillTask tasks[Shape::kQueryStages][Shape::kQueryParts];  // with q
   // What the copy engine writes, one lane announces and a lane of each warp gives back; queries are
   // ordinary writes and reads, so there every thread speaks for itself.
-  std::uint64_t q_full[kLoadStages];
-  std::uint64_t q_empty[kLoadStages];
+  std::uint64_t q_full[Shape::kQueryStages][Shape::kQueryParts];
+  std::uint64_t q_empty[Shape::kQueryStages][Shape::kQueryParts];
   std::uint64_t k_full[kLoadStages];
   std::uint64_t k_empty[kLoadStages];
   std::uint64_t v_full[kLoadStages];
   std::uint64_t v_empty[kLoadStages];
 
   __device__ void init() {
+    for (int i = 0; i < Shape::kQueryStages; ++i) {
+      for (int part = 0; part < Shape::kQueryParts; ++part) {
+        init_barrier(&q_full[i][part], kQueryThreads);
+        init_barrier(&q_empty[i][part], Shape::kPartRows / kRowGroupRows * 128);
+      }
+    }
     for (int i = 0; i < kLoadStages; ++i) {
-      init_barrier(&q_full[i], kQueryThreads);
-      init_barrier(&q_empty[i], kRowGroups * 128);
       for (std::uint64_t* full : {k_full, v_full}) init_barrier(&full[i], 1);
       for (std::uint64_t* empty : {k_empty, v_empty}) init_barrier(&empty[i], kRowGroups * 4);
     }
@@ -82,46 +114,46 @@ struct alignas(1024) PrefillShared {
   }
 };
 
-// Counts uses of a ring's stages.
-struct RingPlace {
-  std::uint32_t count = 0;
-  __device__ std::uint32_t stage() const { return count % kLoadStages; }
-  // Of the phase that ends when the stage is full; its users' is the same.
-  __device__ std::uint32_t parity() const { return count / kLoadStages % 2; }
-};
-
 // The warps that load queries, of which this is `thread`.
 template <typename Element, int kHeadDim>
 __device__ void load_queries(const PrefillParams& p, const Schedule& schedule,
                              PrefillShared<Element, kHeadDim>& shared, std::uint32_t thread) {
+  using Shape = PrefillShape<kHeadDim>;
   constexpr std::uint32_t kChunks = kHeadDim / 8;
-  for (RingPlace next; schedule.has(next.count); ++next.count) {
+  RingPlace<Shape::kQueryStages> next;
+  for (; schedule.has(next.count); ++next.count) {
     const PrefillTask task = prefill_task(p, schedule.task(next.count));
     if (next.count == 0) wait_for_previous();
-    auto& q = shared.q[next.stage()];
-    wait_barrier(&shared.q_empty[next.stage()], next.parity() ^ 1);
-    if (thread == 0) shared.tasks[next.stage()] = task;
+    const std::uint32_t stage = next.stage();
+    auto& q = shared.q[stage];
+    for (std::uint32_t part = 0; part < Shape::kQueryParts; ++part) {
+      wait_barrier(&shared.q_empty[stage][part], next.parity() ^ 1);
+      if (thread == 0) shared.tasks[stage][part] = task;
 #pragma unroll 4
-    for (std::uint32_t i = thread; i < kPrefillRows * kChunks; i += kQueryThreads) {
-      const std::uint32_t row = min(i / kChunks, task.num_rows - 1);
-      const std::size_t head = task.head_index(row, p.num_heads + 2 * p.num_kv_heads);
-      copy_16(q.at(i / kChunks, i % kChunks),
-              static_cast<const uint4*>(p.qkv) + head * kChunks + i % kChunks, true);
+      for (std::uint32_t i = thread; i < Shape::kPartRows * kChunks; i += kQueryThreads) {
+        const std::uint32_t to = part * Shape::kPartRows + i / kChunks;
+        const std::uint32_t row = min(to, task.num_rows - 1);
+        const std::size_t head = task.head_index(row, p.num_heads + 2 * p.num_kv_heads);
+        copy_16(q.at(to, i % kChunks),
+                static_cast<const uint4*>(p.qkv) + head * kChunks + i % kChunks, true);
+      }
+      commit_copies();
+      wait_for_copies<0>();
+      fence_async_proxy();
+      arrive(&shared.q_full[stage][part]);
     }
-    commit_copies();
-    wait_for_copies<0>();
-    fence_async_proxy();
-    arrive(&shared.q_full[next.stage()]);
   }
 }
 
 // The warp that copies keys and values.
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, bool kPlain>
 class Copier {
   using Shared = PrefillShared<Element, kHeadDim>;
   using Kv = typename Shared::Kv;
+  static constexpr std::uint32_t kKeyTile = PrefillShape<kHeadDim>::kKeyTile;
   static constexpr std::uint32_t kPieces = kKeyTile / kCopiedKeys;
-  static constexpr std::uint32_t kPieceBytes = kCopiedKeys * kHeadDim * sizeof(Element);
+  static constexpr std::uint32_t kLookUpTiles = 32 / kPieces;
+  static constexpr std::uint32_t kPieceBytes = kCopiedKeys * Kv::kPlanes * 128;
 
  public:
   __device__ Copier(const PrefillParams& p, const KvMaps& maps, Shared& shared)
@@ -134,9 +166,12 @@ class Copier {
     }
     for (std::uint32_t round = 0; schedule.has(round); ++round) {
       task_ = prefill_task(p_, schedule.task(round));
-      look_up(0);
+      first_tile_ = task_.first_key<kPlain>(p_.rule) / kKeyTile;
+      look_up(first_tile_);
       if (round == 0) wait_for_previous();
-      for (std::uint32_t i = 0; i * kKeyTile < task_.num_keys; ++i, ++next_.count) copy(i);
+      for (std::uint32_t i = first_tile_; i * kKeyTile < task_.num_keys; ++i, ++next_.count) {
+        copy(i);
+      }
     }
   }
 
@@ -144,7 +179,7 @@ class Copier {
   // Keys and values of tile i.
   __device__ void copy(std::uint32_t i) {
     const std::uint32_t stage = next_.stage();
-    if (i > 0 && i % (32 / kPieces) == 0) look_up(i * kPieces);
+    if (i > first_tile_ && (i - first_tile_) % kLookUpTiles == 0) look_up(i);
     wait_barrier(&shared_.k_empty[stage], next_.parity() ^ 1);
     copy_tile(maps_.k, shared_.k[stage], &shared_.k_full[stage], i, kPieces);
     wait_barrier(&shared_.v_empty[stage], next_.parity() ^ 1);
@@ -155,18 +190,20 @@ class Copier {
     copy_tile(maps_.v, shared_.v[stage], &shared_.v_full[stage], i, piece);
   }
 
-  // Lane l keeps the row of piece first + l in the maps; one beyond the last row reads as zeros.
-  __device__ void look_up(std::uint32_t first) {
-    const std::uint32_t position = (first + threadIdx.x % 32) * kCopiedKeys;
+  // Lane l keeps the row in the maps of piece l from this tile on; one beyond the last row reads as
+  // zeros, as all pieces do of which no position is seen.
+  __device__ void look_up(std::uint32_t tile) {
+    const std::uint32_t position = (tile * kPieces + threadIdx.x % 32) * kCopiedKeys;
     const std::uint32_t rows_per_block = p_.num_kv_heads << p_.block_shift;
     row_ = p_.num_blocks * rows_per_block;
     if (position >= task_.num_keys) return;
+    if (!kPlain && position + kCopiedKeys <= task_.first_key<kPlain>(p_.rule)) return;
     row_ = task_.table[position >> p_.block_shift] * rows_per_block +
            (task_.kv_head << p_.block_shift) + position % (1U << p_.block_shift);
   }
 
   __device__ std::uint32_t row_of(std::uint32_t tile, std::uint32_t piece) const {
-    return __shfl_sync(0xffffffffU, row_, tile * kPieces % 32 + piece);
+    return __shfl_sync(0xffffffffU, row_, (tile - first_tile_) % kLookUpTiles * kPieces + piece);
   }
 
   // A lane for each box; all pieces but `left_out`.
@@ -202,7 +239,8 @@ class Copier {
   const KvMaps& maps_;
   Shared& shared_;
   PrefillTask task_;
-  RingPlace next_;
+  RingPlace<kLoadStages> next_;
+  std::uint32_t first_tile_;
   std::uint32_t row_;
 };
 

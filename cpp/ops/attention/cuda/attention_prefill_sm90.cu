@@ -1,4 +1,5 @@
-// Flash attention on wgmma, for head_dim 64 and 128: Shah et al., "FlashAttention-3", 2024.
+// Flash attention on wgmma, for head_dim 64, 96, 128 and 256: Shah et al., "FlashAttention-3",
+// 2024.
 //
 // One block to a multiprocessor takes tiles one after another. Of its three warpgroups one only
 // loads: a warp gathers keys and values, 16 positions at a time, through the tensor copy engine
@@ -19,11 +20,13 @@ namespace {
 #ifdef INFERNO_SM90A
 
 // A warpgroup's 64 rows. Lane 4 * g + t of warp w has rows 16 w + g and 16 w + g + 8.
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, bool kPlain>
 class RowGroup {
   using Shared = PrefillShared<Element, kHeadDim>;
+  using Shape = PrefillShape<kHeadDim>;
   using Kv = typename Shared::Kv;
   using Q = typename Shared::Q;
+  static constexpr int kKeyTile = Shape::kKeyTile;
   static constexpr std::uint32_t kChunks = kHeadDim / 8;
 
  public:
@@ -31,12 +34,14 @@ class RowGroup {
       : p_(p), shared_(shared), group_(threadIdx.x / 128 - 1) {}
 
   __device__ void run(const Schedule& schedule) {
-    for (RingPlace next; schedule.has(next.count); ++next.count) {
+    const std::uint32_t part = Shape::kQueryParts == 1 ? 0 : group_;
+    RingPlace<Shape::kQueryStages> next;
+    for (; schedule.has(next.count); ++next.count) {
       const std::uint32_t stage = next.stage();
-      wait_barrier(&shared_.q_full[stage], next.parity());
-      attend(shared_.tasks[stage], shared_.q[stage]);
-      store(shared_.tasks[stage], shared_.q[stage]);
-      arrive(&shared_.q_empty[stage]);
+      wait_barrier(&shared_.q_full[stage][part], next.parity());
+      attend(shared_.tasks[stage][part], shared_.q[stage]);
+      store(shared_.tasks[stage][part], shared_.q[stage]);
+      arrive(&shared_.q_empty[stage][part]);
     }
   }
 
@@ -52,9 +57,14 @@ class RowGroup {
   __device__ void start(const PrefillTask& task) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      limit_[r] = task.position(group_ * kRowGroupRows + own_row() + r * 8) + 1;
+      const std::uint32_t row = group_ * kRowGroupRows + own_row() + r * 8;
+      limit_[r] = task.position(row) + 1;
       maximum_[r] = -INFINITY;
       total_[r] = 0.0F;
+      if (p_.rule.has_sinks<kPlain>()) {
+        maximum_[r] = p_.rule.sinks[task.head(row)] * (kLog2E / p_.rule.to_log2);
+        total_[r] = threadIdx.x % 4 == 0 ? 1.0F : 0.0F;
+      }
     }
 #pragma unroll
     for (float& sum : sums_) sum = 0.0F;
@@ -64,10 +74,11 @@ class RowGroup {
     const std::uint32_t num_tiles = (task.num_keys + kKeyTile - 1) / kKeyTile;
     start(task);
     if (task.num_keys == 0) return;  // a graph's padding, for which nothing is copied
+    std::uint32_t i = task.first_key<kPlain>(p_.rule) / kKeyTile;
     start_scores(q);
-    finish_scores<0>(task, 0);
+    finish_scores<0>(task, i);
     pack_weights();
-    for (std::uint32_t i = 1; i < num_tiles; ++i) {
+    for (++i; i < num_tiles; ++i) {
       start_scores(q);
       start_sums();
       finish_scores<1>(task, i);
@@ -135,8 +146,12 @@ class RowGroup {
 
   // Scores become weights against the new maximum.
   __device__ void softmax(const PrefillTask& task, std::uint32_t tile) {
+    if (p_.rule.has_softcap<kPlain>()) cap();
     if ((tile + 1) * kKeyTile > task.first_position + 1) {
       mask(tile * kKeyTile + threadIdx.x % 4 * 2);
+    }
+    if (!kPlain && p_.rule.first_seen<kPlain>(task.num_keys) > tile * kKeyTile) {
+      mask_before_window(tile * kKeyTile + threadIdx.x % 4 * 2);
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -147,16 +162,17 @@ class RowGroup {
       }
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffU, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffU, largest, 2));
-      rescale_[r] = exp2_fast((maximum_[r] - largest) * p_.scale_log2);
+      const float base = shift_of<kPlain>(largest);
+      rescale_[r] = exp2_fast((maximum_[r] - base) * p_.rule.to_log2);
       maximum_[r] = largest;
       total_[r] *= rescale_[r];
-      const float shift = largest * p_.scale_log2;
+      const float shift = base * p_.rule.to_log2;
 #pragma unroll
       for (int n = 0; n < kKeyTile / 8; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores_[4 * n + 2 * r + i];
-          score = exp2_fast(fmaf(score, p_.scale_log2, -shift));
+          score = exp2_fast(fmaf(score, p_.rule.to_log2, -shift));
           total_[r] += score;
         }
       }
@@ -171,6 +187,23 @@ class RowGroup {
         if (column + n * 8 + i % 2 >= limit_[i / 2]) scores_[4 * n + i] = -INFINITY;
       }
     }
+  }
+
+  __device__ void mask_before_window(std::uint32_t column) {
+    const std::uint32_t first[2] = {p_.rule.first_seen<kPlain>(limit_[0]),
+                                    p_.rule.first_seen<kPlain>(limit_[1])};
+#pragma unroll
+    for (int n = 0; n < kKeyTile / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (column + n * 8 + i % 2 < first[i / 2]) scores_[4 * n + i] = -INFINITY;
+      }
+    }
+  }
+
+  __device__ void cap() {
+#pragma unroll
+    for (float& score : scores_) score = p_.rule.tanh_of(score);
   }
 
   __device__ void rescale_sums() {
@@ -215,8 +248,8 @@ class RowGroup {
   const PrefillParams& p_;
   Shared& shared_;
   std::uint32_t group_;
-  RingPlace k_next_;
-  RingPlace v_next_;
+  RingPlace<kLoadStages> k_next_;
+  RingPlace<kLoadStages> v_next_;
   std::uint32_t limit_[2];  // positions that the row sees
   float scores_[kKeyTile / 2];
   float sums_[kHeadDim / 2];
@@ -229,7 +262,7 @@ class RowGroup {
 #endif  // INFERNO_SM90A
 
 // Grid: any.
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, bool kPlain>
 __global__ void __launch_bounds__(kPrefillThreads, 1)
     attention_prefill_sm90_kernel(const __grid_constant__ PrefillParams p,
                                   const __grid_constant__ KvMaps maps) {
@@ -245,13 +278,13 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x < 32) {
-      Copier<Element, kHeadDim>(p, maps, shared).run(schedule);
+      Copier<Element, kHeadDim, kPlain>(p, maps, shared).run(schedule);
     } else {
       load_queries<Element, kHeadDim>(p, schedule, shared, threadIdx.x - 32);
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    RowGroup<Element, kHeadDim>(p, shared).run(schedule);
+    RowGroup<Element, kHeadDim, kPlain>(p, shared).run(schedule);
   }
 #else
   __trap();  // built for other cards than the one it was chosen for
@@ -266,11 +299,10 @@ CUtensorMap kv_map(const KvLayerCuda& layer, const void* data) {
 
 template <typename Element, int kHeadDim>
 void launch_sm90(const CudaOp& op, const KvLayerCuda& layer, const PrefillParams& params) {
-  const auto kernel = attention_prefill_sm90_kernel<Element, kHeadDim>;
-  // As PrefillShared, whose type only the device's pass has: stages of q, k and v, then the rest
-  // and what alignment takes.
-  constexpr std::uint32_t kBytes =
-      kLoadStages * (kPrefillRows + 2 * kKeyTile) * kHeadDim * sizeof(Element) + 2048;
+  const auto kernel = params.rule.is_plain()
+                          ? attention_prefill_sm90_kernel<Element, kHeadDim, true>
+                          : attention_prefill_sm90_kernel<Element, kHeadDim, false>;
+  constexpr std::uint32_t kBytes = PrefillShape<kHeadDim>::kSharedBytes;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
   const std::uint32_t grid = std::min(op.num_sms, params.num_tiles * params.num_kv_heads);
@@ -281,18 +313,25 @@ void launch_sm90(const CudaOp& op, const KvLayerCuda& layer, const PrefillParams
 }  // namespace
 
 bool has_attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer) {
-  return op.dependent_launch && (layer.head_dim == 64 || layer.head_dim == 128);
+  return op.dependent_launch && layer.head_dim >= 64;
 }
 
 void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,
                             const PrefillParams& params) {
   const bool bf16 = layer.dtype == Dtype::BF16;
-  if (layer.head_dim == 64) {
-    bf16 ? launch_sm90<__nv_bfloat16, 64>(op, layer, params)
-         : launch_sm90<__half, 64>(op, layer, params);
-  } else {
-    bf16 ? launch_sm90<__nv_bfloat16, 128>(op, layer, params)
-         : launch_sm90<__half, 128>(op, layer, params);
+  switch (layer.head_dim) {
+    case 64:
+      return bf16 ? launch_sm90<__nv_bfloat16, 64>(op, layer, params)
+                  : launch_sm90<__half, 64>(op, layer, params);
+    case 96:
+      return bf16 ? launch_sm90<__nv_bfloat16, 96>(op, layer, params)
+                  : launch_sm90<__half, 96>(op, layer, params);
+    case 128:
+      return bf16 ? launch_sm90<__nv_bfloat16, 128>(op, layer, params)
+                  : launch_sm90<__half, 128>(op, layer, params);
+    default:
+      return bf16 ? launch_sm90<__nv_bfloat16, 256>(op, layer, params)
+                  : launch_sm90<__half, 256>(op, layer, params);
   }
 }
 

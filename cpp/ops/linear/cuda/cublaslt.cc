@@ -76,7 +76,7 @@ struct CublasLt::Descriptors {
       : library_(library) {
     const std::uint32_t rows = product.weight.num_rows;
     const std::uint32_t columns = product.weight.num_columns;
-    const cudaDataType_t element = product.weight.dtype == Dtype::BF16 ? CUDA_R_16BF : CUDA_R_16F;
+    const cudaDataType_t element = product.dtype == Dtype::BF16 ? CUDA_R_16BF : CUDA_R_16F;
     const cublasOperation_t transposed = CUBLAS_OP_T;
     check_lt(library.desc_create(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDesc");
     check_lt(library.desc_set(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)),
@@ -165,10 +165,9 @@ const cublasLtMatmulAlgo_t& CublasLt::algorithm(const LtProduct& product) {
 cublasStatus_t CublasLt::run(const CudaOp& op, const LtProduct& product,
                              const cublasLtMatmulAlgo_t& algorithm) const {
   const Descriptors d(*library_, product, product.num_tokens);
-  const float one = 1.0F;
   const float beta = product.add ? 1.0F : 0.0F;
-  return library_->matmul(handle_, d.desc, &one, product.weight.data, d.weight, product.h, d.h,
-                          &beta, product.y, d.y, product.y, d.y, &algorithm, workspace_,
+  return library_->matmul(handle_, d.desc, &product.scale, product.weight.data, d.weight, product.h,
+                          d.h, &beta, product.y, d.y, product.y, d.y, &algorithm, workspace_,
                           kWorkspaceBytes, op.stream);
 }
 

@@ -14,14 +14,16 @@
 
 namespace inferno::ops::cuda {
 
-// y [T, N] = h · Wᵀ, or y += it.
+// y [T, N] = scale * (h · Wᵀ), or y += it.
 struct LtProduct {
-  const void* h = nullptr;       // [T, K] elements of the weight's dtype
+  const void* h = nullptr;       // [T, K] elements of `dtype`
   std::uint32_t num_tokens = 0;  // T
-  DeviceMatrix weight;           // [N, K]
+  Dtype dtype = Dtype::BF16;     // of h and y
+  DeviceMatrix weight;           // [N, K]; of the same dtype
   void* y = nullptr;             // elements, or float
   bool float_y = false;
   bool add = false;
+  float scale = 1;
 };
 
 // Not thread-safe.

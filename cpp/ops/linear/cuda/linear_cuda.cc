@@ -4,10 +4,11 @@
 #include <stdexcept>
 #include <string>
 
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/glu/glu_cuda.h"
 #include "ops/linear/cuda/cublaslt.h"
 #include "ops/linear/cuda/linear_fixups.h"
 #include "ops/linear/cuda/linear_product.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
 
 namespace inferno::ops::cuda {
 namespace {
@@ -32,8 +33,10 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
     throw std::invalid_argument(std::string("other: weights of ") + dtype_name(weight.dtype) +
                                 ", expected f16 or bf16");
   }
-  if (weight.scales != nullptr || weight.group_size != 0) {
-    throw std::invalid_argument("other: weights with scales are not there yet");
+  if (in.dtype != weight.dtype) {
+    throw std::invalid_argument(std::string("other: product of ") + dtype_name(in.dtype) +
+                                " with weights of " + dtype_name(weight.dtype) +
+                                ", expected the same");
   }
   if (!few_rows && in.square_sums != nullptr) {
     throw std::invalid_argument("other: deferred normalisation of " +
@@ -42,14 +45,18 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
   }
 }
 
+LtProduct lt_product(const LinearInput& in, const DeviceMatrix& weight, void* y) {
+  return {.h = in.h, .num_tokens = in.num_tokens, .dtype = in.dtype, .weight = weight, .y = y};
+}
+
 }  // namespace
 
 struct LinearCuda::Impl {
   Impl(const CudaOp& op, std::byte* workspace, std::uint32_t max_tokens)
       : few_rows_kernel(op), decode_rows_kernel(op), cublaslt(workspace, max_tokens) {}
 
-  bool few_rows(const LinearInput& in) const {
-    return in.num_tokens <= kMaxFewRows || batch_invariant;
+  bool few_rows(std::uint32_t num_tokens) const {
+    return num_tokens <= kMaxFewRows || batch_invariant;
   }
 
   // A product by the few-rows kernels, kCallRows rows at a time.
@@ -70,16 +77,17 @@ void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& prod
   const bool float_out =
       product.epilogue == Epilogue::Add || product.epilogue == Epilogue::StoreFloat;
   const std::uint32_t outputs = gate ? weight.num_rows / 2 : weight.num_rows;
-  const std::size_t out_bytes = row_bytes(outputs, float_out ? Dtype::F32 : weight.dtype);
+  const Dtype dtype = product.in.dtype;
+  const std::size_t out_bytes = row_bytes(outputs, float_out ? Dtype::F32 : dtype);
   for (std::size_t first = 0; first < product.in.num_tokens; first += kCallRows) {
     FewRowsProduct part = product;
     part.in.num_tokens =
         std::min(kCallRows, product.in.num_tokens - static_cast<std::uint32_t>(first));
-    part.in.h = advance(part.in.h, first * row_bytes(weight.num_columns, weight.dtype));
+    part.in.h = advance(part.in.h, first * row_bytes(weight.num_columns, dtype));
     part.in.square_sums =
         advance(part.in.square_sums, first * row_bytes(norm_parts(weight.num_columns), Dtype::F32));
     part.out = advance(part.out, first * out_bytes);
-    part.next.h = advance(part.next.h, first * row_bytes(outputs, weight.dtype));
+    part.next.h = advance(part.next.h, first * row_bytes(outputs, dtype));
     part.next.square_sums =
         advance(part.next.square_sums, first * row_bytes(norm_parts(outputs), Dtype::F32));
     if (!batch_invariant && decode_rows_kernel.takes(part)) {
@@ -99,7 +107,8 @@ void LinearCuda::Impl::multiply_many(const CudaOp& op, const LtProduct& product,
   add_bias_cuda(op, {.bias = bias,
                      .num_tokens = product.num_tokens,
                      .num_outputs = product.weight.num_rows,
-                     .dtype = product.float_y ? Dtype::F32 : product.weight.dtype,
+                     .dtype = product.float_y ? Dtype::F32 : product.dtype,
+                     .scale = product.scale,
                      .y = product.y});
 }
 
@@ -114,55 +123,69 @@ void LinearCuda::set_batch_invariant(bool on) { impl_->batch_invariant = on; }
 
 void LinearCuda::store(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                        const float* bias, void* out) {
-  const bool few_rows = impl_->few_rows(in);
+  const bool few_rows = impl_->few_rows(in.num_tokens);
   check_product(in, weight, few_rows);
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
   if (few_rows) {
-    impl_->multiply_few(op, {in, weight, Epilogue::Store, bias, out, {}});
+    impl_->multiply_few(op, {in, weight, Epilogue::Store, bias, out});
   } else {
-    impl_->multiply_many(op, {in.h, in.num_tokens, weight, out, false, false}, bias);
+    impl_->multiply_many(op, lt_product(in, weight, out), bias);
   }
 }
 
 void LinearCuda::store_f32(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                            const float* bias, float* out) {
-  const bool few_rows = impl_->few_rows(in);
+  const bool few_rows = impl_->few_rows(in.num_tokens);
   check_product(in, weight, few_rows);
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
   if (few_rows) {
-    impl_->multiply_few(op, {in, weight, Epilogue::StoreFloat, bias, out, {}});
+    impl_->multiply_few(op, {in, weight, Epilogue::StoreFloat, bias, out});
   } else {
-    impl_->multiply_many(op, {in.h, in.num_tokens, weight, out, true, false}, bias);
+    LtProduct product = lt_product(in, weight, out);
+    product.float_y = true;
+    impl_->multiply_many(op, product, bias);
   }
 }
 
+bool LinearCuda::defers(std::uint32_t num_tokens, Dtype dtype) const {
+  // x * weight, not yet divided by its norm, may leave the range of f16.
+  return impl_->few_rows(num_tokens) && impl_->few_rows_kernel.available() && dtype == Dtype::BF16;
+}
+
 bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
-                     const float* bias, float* x, const NextNorm& next) {
-  const bool few_rows = impl_->few_rows(in);
+                     const float* bias, const Residual& residual) {
+  const bool few_rows = impl_->few_rows(in.num_tokens);
   check_product(in, weight, few_rows);
   if (in.num_tokens == 0 || weight.num_rows == 0) return false;
+  const bool defers_next = residual.next.weight != nullptr && defers(in.num_tokens, in.dtype);
   if (few_rows) {
-    // x * weight, not yet divided by its norm, may leave the range of f16.
-    const bool defers = impl_->few_rows_kernel.available() && weight.dtype == Dtype::BF16;
-    impl_->multiply_few(op, {in, weight, Epilogue::Add, bias, x, defers ? next : NextNorm{}});
-    if (defers) return next.weight != nullptr;
+    impl_->multiply_few(op, {.in = in,
+                             .weight = weight,
+                             .epilogue = Epilogue::Add,
+                             .bias = bias,
+                             .out = residual.x,
+                             .scale = residual.scale,
+                             .next = defers_next ? residual.next : NextNorm{}});
   } else {
-    impl_->multiply_many(op, {in.h, in.num_tokens, weight, x, true, true}, bias);
+    LtProduct product = lt_product(in, weight, residual.x);
+    product.float_y = product.add = true;
+    product.scale = residual.scale;
+    impl_->multiply_many(op, product, bias);
   }
-  if (next.weight == nullptr) return false;
-  rms_norm_cuda(op, {.x = x,
-                     .weight = next.weight,
-                     .eps = next.eps,
+  if (defers_next || residual.next.weight == nullptr) return defers_next;
+  rms_norm_cuda(op, {.x = residual.x,
+                     .weight = residual.next.weight,
+                     .eps = residual.next.eps,
                      .num_tokens = in.num_tokens,
                      .hidden_size = weight.num_rows,
-                     .dtype = weight.dtype,
-                     .out = next.h});
+                     .dtype = in.dtype,
+                     .out = residual.next.h});
   return false;
 }
 
 void LinearCuda::gate(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
-                      const float* bias, void* scratch, void* gated) {
-  const bool few_rows = impl_->few_rows(in);
+                      const float* bias, const Gated& gated) {
+  const bool few_rows = impl_->few_rows(in.num_tokens);
   check_product(in, weight, few_rows);
   if (weight.num_rows % 16 != 0) {
     throw std::invalid_argument("other: gate and up of " + std::to_string(weight.num_rows) +
@@ -170,15 +193,21 @@ void LinearCuda::gate(const CudaOp& op, const LinearInput& in, const DeviceMatri
   }
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
   if (few_rows) {
-    impl_->multiply_few(op, {in, weight, Epilogue::Gate, bias, gated, {}});
+    impl_->multiply_few(op, {.in = in,
+                             .weight = weight,
+                             .epilogue = Epilogue::Gate,
+                             .bias = bias,
+                             .out = gated.out,
+                             .activation = gated.activation});
     return;
   }
-  impl_->multiply_many(op, {in.h, in.num_tokens, weight, scratch, false, false}, bias);
-  silu_mul_cuda(op, {.gate_up = scratch,
-                     .num_tokens = in.num_tokens,
-                     .intermediate_size = weight.num_rows / 2,
-                     .dtype = weight.dtype,
-                     .out = gated});
+  impl_->multiply_many(op, lt_product(in, weight, gated.scratch), bias);
+  glu_cuda(op, {.gate_up = gated.scratch,
+                .num_tokens = in.num_tokens,
+                .intermediate_size = weight.num_rows / 2,
+                .activation = gated.activation,
+                .dtype = in.dtype,
+                .out = gated.out});
 }
 
 }  // namespace inferno::ops::cuda

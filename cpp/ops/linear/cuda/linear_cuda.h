@@ -3,8 +3,7 @@
 //
 // Few rows (up to kMaxFewRows): own kernels, which stream W once at the memory's pace through the
 // tensor copy engine into shared memory and multiply on the tensor cores. More rows: cuBLASLt and
-// small kernels around it. Both read the one row-major copy of W. An element type of fewer bits has
-// its scales in DeviceMatrix, and its conversion between shared memory and fragments.
+// small kernels around it. Both read the one row-major copy of W.
 //
 // Deferred normalisation: RMSNorm scales a whole row by one number, so h = x * norm_weight can be
 // multiplied first, and the product scaled by 1 / sqrt(mean(x²) + eps) at the end. The kernel that
@@ -16,6 +15,7 @@
 #include <memory>
 
 #include "ops/cuda/cuda_op.h"
+#include "ops/glu/activation.h"
 
 namespace inferno::ops::cuda {
 
@@ -25,12 +25,13 @@ inline constexpr std::uint32_t kMaxFewRows = 64;
 
 // The rows that a product reads.
 struct LinearInput {
-  const void* h = nullptr;       // [T, K] elements of the weight's dtype
+  const void* h = nullptr;       // [T, K] elements of dtype
   std::uint32_t num_tokens = 0;  // T
   // Null: h is taken as it is. Else [T, norm_parts(K)] sums of squares, and row t of the product is
   // scaled by 1 / sqrt(sum(sums[t, :]) / K + eps). Only for T up to kMaxFewRows.
   const float* square_sums = nullptr;
   float eps = 0;
+  Dtype dtype = Dtype::BF16;  // of h, and of what a product leaves in 16 bits; today also of W
 };
 
 // What `add` leaves for the next product, besides x.
@@ -39,6 +40,20 @@ struct NextNorm {
   float eps = 0;
   void* h = nullptr;             // [T, N] elements
   float* square_sums = nullptr;  // [T, norm_parts(N)]
+};
+
+// Where `add` adds.
+struct Residual {
+  float* x = nullptr;  // [T, N] in place
+  float scale = 1;     // of what is added
+  NextNorm next{};
+};
+
+// Where `gate` leaves its results.
+struct Gated {
+  Activation activation{};
+  void* scratch = nullptr;  // [T, N] elements
+  void* out = nullptr;      // [T, N / 2] elements
 };
 
 // One for each device context; it owns cuBLASLt's handle, its workspace's address and what was
@@ -59,7 +74,7 @@ class LinearCuda {
   // over parts of the batch. Off by default.
   void set_batch_invariant(bool on);
 
-  // out [T, N] = h · Wᵀ + bias, elements of W's dtype. bias [N] float or null.
+  // out [T, N] = h · Wᵀ + bias, elements of h's dtype. bias [N] float or null.
   void store(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight, const float* bias,
              void* out);
 
@@ -67,16 +82,19 @@ class LinearCuda {
   void store_f32(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                  const float* bias, float* out);
 
-  // x [T, N] float += h · Wᵀ + bias. With next.weight also next.h and, if the answer is true,
+  // x += scale * (h · Wᵀ + bias). With next.weight also next.h and, if `defers`,
   // next.square_sums: then next.h = x * weight, to be used with the sums; else next.h is normalised
-  // already and the sums are not to be used.
+  // already and the sums are not to be used. Answers whether sums were left.
   bool add(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight, const float* bias,
-           float* x, const NextNorm& next);
+           const Residual& residual);
 
-  // gated [T, N / 2] = silu(gate) * up, of gate = h · W[0, N/2)ᵀ and up = h · W[N/2, N)ᵀ, each with
-  // its bias. `scratch` [T, N] elements.
+  // Whether `add` of as many rows of as many bits leaves the next norm to the next product.
+  bool defers(std::uint32_t num_tokens, Dtype dtype) const;
+
+  // gated.out = activation(gate, up), of gate = h · W[0, N/2)ᵀ and up = h · W[N/2, N)ᵀ, each with
+  // its bias.
   void gate(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight, const float* bias,
-            void* scratch, void* gated);
+            const Gated& gated);
 
  private:
   struct Impl;

@@ -8,9 +8,9 @@
 
 #include "ops/base/test_support.h"
 #include "ops/cuda/cuda_test_support.h"
-#include "ops/cuda/elementwise_cuda.h"
 #include "ops/linear/cuda/linear_cuda.h"
 #include "ops/linear/cuda/linear_product.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
 
 namespace inferno::ops::cuda::test {
 
@@ -27,7 +27,14 @@ struct Case {
   Dtype dtype = Dtype::BF16;
   bool bias = false;
   bool deferred = false;  // the input comes with sums of squares
+  float scale = 1;        // of Add
+  Activation activation{};
 };
+
+// Of Add: where the outputs are a width that has a norm.
+inline bool next_is_asked(const Case& c) {
+  return c.outputs % 8 == 0 && c.outputs <= kMaxHiddenSize;
+}
 
 // A value and the sum of its terms' magnitudes.
 struct Sum {
@@ -74,7 +81,7 @@ struct Problem {
   LinearInput input(std::uint32_t first, std::uint32_t count) const {
     const std::size_t parts = norm_parts(shape.columns);
     return {device_h.data() + std::size_t{first} * shape.columns, count,
-            shape.deferred ? device_sums.data() + first * parts : nullptr, kEps};
+            shape.deferred ? device_sums.data() + first * parts : nullptr, kEps, shape.dtype};
   }
   const float* bias_or_null() const { return shape.bias ? device_bias.data() : nullptr; }
   std::uint32_t columns_out() const {
@@ -89,8 +96,8 @@ struct Problem {
       sum.value += term;
       sum.magnitude += std::abs(term);
     }
-    const double scale = shape.deferred ? row_scale(row) : 1.0;
-    const double shift = shape.bias ? bias[output] : 0.0;
+    const double scale = (shape.deferred ? row_scale(row) : 1.0) * shape.scale;
+    const double shift = shape.bias ? double{bias[output]} * shape.scale : 0.0;
     return {sum.value * scale + shift, sum.magnitude * scale + std::abs(shift)};
   }
 
@@ -143,9 +150,11 @@ class Target {
       case Epilogue::StoreFloat:
         return linear.store_f32(op, in, weight, bias, floats_.data());
       case Epilogue::Gate:
-        return linear.gate(op, in, weight, bias, scratch_.data(), elements_.data());
+        return linear.gate(op, in, weight, bias,
+                           {problem_.shape.activation, scratch_.data(), elements_.data()});
       case Epilogue::Add:
-        deferred_ = linear.add(op, in, weight, bias, floats_.data(), next());
+        deferred_ =
+            linear.add(op, in, weight, bias, {floats_.data(), problem_.shape.scale, next()});
     }
   }
 
@@ -169,8 +178,7 @@ class Target {
  private:
   std::size_t size() const { return std::size_t{count_} * problem_.columns_out(); }
   NextNorm next() const {
-    const std::uint32_t width = problem_.columns_out();
-    if (width % 8 != 0 || width > kMaxHiddenSize) return {};
+    if (!next_is_asked(problem_.shape)) return {};
     return {problem_.device_norm_weight.data(), kEps, next_h_.data(), next_sums_.data()};
   }
 
@@ -206,6 +214,7 @@ struct Bench {
     linear->set_batch_invariant(true);
   }
   Outputs run(const Problem& problem) { return run(problem, 0, problem.shape.rows); }
+  bool defers(const Case& c) const { return linear->defers(c.rows, c.dtype); }
 
   TestDevice device;
   DeviceBuffer<std::byte> workspace;

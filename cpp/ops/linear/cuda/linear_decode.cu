@@ -11,6 +11,7 @@
 // the kernel before this one has ended by then, there is exactly one free place on each
 // multiprocessor.
 #include <algorithm>
+#include <span>
 
 #include "ops/linear/cuda/linear_tiles.cuh"
 
@@ -22,7 +23,7 @@ using namespace tiles;
 #ifdef INFERNO_SM90
 
 // By all consumer warps.
-template <typename Element, int kMatrices>
+template <typename Element, int kMatrices, bool kExtras>
 class Consumer {
  public:
   __device__ Consumer(const DecodeArgs& args, const Shared& shared)
@@ -64,7 +65,7 @@ class Consumer {
 
   __device__ void load_scale() const {
     if (warp_ >= args_.epilogue.num_tokens) return;
-    const float scale = row_scale(args_.epilogue, warp_);
+    const float scale = row_scale<kExtras>(args_.epilogue, warp_);
     if (lane_ == 0) shared_.scale[warp_] = scale;
   }
 
@@ -140,7 +141,8 @@ class Consumer {
       const bool exists = place(tile, i, row, token, output);
       const bool adds = exists && args_.epilogue.kind == Epilogue::Add;
       outputs.before[i] = adds ? load_output(args_.epilogue, token, output) : 0.0F;
-      outputs.constants[i] = exists ? constants_of(args_.epilogue, output) : OutputConstants{};
+      outputs.constants[i] =
+          exists ? constants_of<kExtras>(args_.epilogue, output) : OutputConstants{};
     }
   }
 
@@ -156,8 +158,8 @@ class Consumer {
         const float value = sum_of(row, token) * scale + outputs.constants[i].bias;
         if (epilogue.kind == Epilogue::Gate) {
           const float up = sum_of(Ring::kRunRows + row, token) * scale +
-                           bias_of(epilogue, epilogue.num_outputs + output);
-          finish_gated<Element>(epilogue, token, output, value, up);
+                           bias_of<kExtras>(epilogue, epilogue.num_outputs + output);
+          finish_gated<Element, kExtras>(epilogue, token, output, value, up);
         } else {
           squares = finish_output<Element>(epilogue, token, output, outputs.before[i] + value,
                                            outputs.constants[i].next_weight);
@@ -184,7 +186,7 @@ class Consumer {
 
 #endif  // INFERNO_SM90
 
-template <typename Element, int kMatrices>
+template <typename Element, int kMatrices, bool kExtras>
 __global__ void __launch_bounds__(kThreads, 2)
     decode_rows_kernel(const __grid_constant__ DecodeArgs args) {
 #ifdef INFERNO_SM90
@@ -212,7 +214,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     return;
   }
   wait_for_previous();
-  Consumer<Element, kMatrices>(args, shared).run();
+  Consumer<Element, kMatrices, kExtras>(args, shared).run();
 #endif
 }
 
@@ -224,19 +226,27 @@ struct Variant {
   std::uint32_t boxes;
 };
 
-template <typename Element, int kMatrices>
-constexpr Variant kVariant = {decode_rows_kernel<Element, kMatrices>, Ring<kMatrices>::kRunRows,
-                              Ring<kMatrices>::kBoxes};
+template <typename Element, int kMatrices, bool kExtras>
+constexpr Variant kVariant = {decode_rows_kernel<Element, kMatrices, kExtras>,
+                              Ring<kMatrices>::kRunRows, Ring<kMatrices>::kBoxes};
 
-template <typename Element>
-constexpr Variant kVariants[] = {kVariant<Element, 1>, kVariant<Element, 2>, kVariant<Element, 3>};
+template <typename Element, bool kExtras>
+constexpr Variant kVariants[] = {kVariant<Element, 1, kExtras>, kVariant<Element, 2, kExtras>,
+                                 kVariant<Element, 3, kExtras>};
+
+std::span<const Variant> variants_of(Dtype dtype, bool extras) {
+  if (dtype == Dtype::BF16) {
+    return extras ? std::span(kVariants<__nv_bfloat16, true>)
+                  : std::span(kVariants<__nv_bfloat16, false>);
+  }
+  return extras ? std::span(kVariants<__half, true>) : std::span(kVariants<__half, false>);
+}
 
 // The tile that gives the fullest multiprocessor least to do; of equals the largest.
 const Variant& variant_of(const FewRowsProduct& product, std::uint32_t num_sms) {
   const std::uint32_t pairs =
       product.weight.num_rows / 2;  // of rows: a tile takes run_rows of them
-  const auto* variants =
-      product.weight.dtype == Dtype::BF16 ? kVariants<__nv_bfloat16> : kVariants<__half>;
+  const auto variants = variants_of(product.weight.dtype, has_extras(product));
   const auto most = [&](const Variant& variant) {
     return divide_up(divide_up(pairs, variant.run_rows), num_sms) * variant.run_rows;
   };
@@ -250,10 +260,12 @@ const Variant& variant_of(const FewRowsProduct& product, std::uint32_t num_sms) 
 }  // namespace
 
 DecodeRowsKernel::DecodeRowsKernel(const CudaOp& op) : available_(op.dependent_launch) {
-  for (const auto* variants : {kVariants<__nv_bfloat16>, kVariants<__half>}) {
-    for (int i = 0; i < 3; ++i) {
-      available_ = available_ && prepare(variants[i].kernel, kSharedBytes);
-      if (!available_) return;
+  for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
+    for (const bool extras : {false, true}) {
+      for (const Variant& variant : variants_of(dtype, extras)) {
+        available_ = available_ && prepare(variant.kernel, kSharedBytes);
+        if (!available_) return;
+      }
     }
   }
 }
@@ -268,7 +280,8 @@ bool DecodeRowsKernel::takes(const FewRowsProduct& product) const {
 void DecodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) const {
   const DeviceMatrix& weight = product.weight;
   const Variant& variant = variant_of(product, op.num_sms);
-  const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns, weight.dtype};
+  const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns,
+                           product.in.dtype};
   const bool gate = product.epilogue == Epilogue::Gate;
   DecodeArgs args{};
   args.weight_map = boxes_map(weight, variant.run_rows, variant.boxes);

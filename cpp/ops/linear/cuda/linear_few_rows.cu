@@ -26,7 +26,7 @@ using namespace boxes;
 
 #ifdef INFERNO_SM90A
 
-template <typename Element, int kTokens>
+template <typename Element, int kTokens, bool kExtras>
 class Consumer {
  public:
   __device__ Consumer(const FewRowsArgs& args, const Shared& shared)
@@ -79,7 +79,7 @@ class Consumer {
   // A warp has every kConsumers-th token; the loads of all are under way together.
   __device__ void load_scales() const {
     float scales[kTokens / kConsumers];
-    row_scales(args_.epilogue, warp_, kConsumers, scales);
+    row_scales<kExtras>(args_.epilogue, warp_, kConsumers, scales);
 #pragma unroll
     for (int i = 0; i < kTokens / kConsumers; ++i) {
       if (lane_ == 0) shared_.scale[warp_ + i * kConsumers] = scales[i];
@@ -156,8 +156,8 @@ class Consumer {
       const bool adds = epilogue.kind == Epilogue::Add && exists(token(i), output);
       outputs.before[i] = adds ? load_output(epilogue, token(i), output) : 0.0F;
     }
-    outputs.constants[0] = constants_of(epilogue, outputs.first);
-    outputs.constants[1] = constants_of(epilogue, outputs.first + 8);
+    outputs.constants[0] = constants_of<kExtras>(epilogue, outputs.first);
+    outputs.constants[1] = constants_of<kExtras>(epilogue, outputs.first + 8);
   }
 
   // By all warps, of which one finishes each group of tokens.
@@ -202,12 +202,13 @@ class Consumer {
   __device__ void finish_pairs(std::uint32_t output, const float (&sums)[4]) const {
     const EpilogueArgs& epilogue = args_.epilogue;
     if (output >= epilogue.num_outputs) return;
-    const float gate_bias = bias_of(epilogue, output);
-    const float up_bias = bias_of(epilogue, epilogue.num_outputs + output);
+    const float gate_bias = bias_of<kExtras>(epilogue, output);
+    const float up_bias = bias_of<kExtras>(epilogue, epilogue.num_outputs + output);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (token(i) >= epilogue.num_tokens) continue;
-      finish_gated<Element>(epilogue, token(i), output, sums[i] + gate_bias, sums[i + 2] + up_bias);
+      finish_gated<Element, kExtras>(epilogue, token(i), output, sums[i] + gate_bias,
+                                     sums[i + 2] + up_bias);
     }
   }
 
@@ -230,7 +231,7 @@ class Consumer {
 
 #endif  // INFERNO_SM90A
 
-template <typename Element, int kTokens>
+template <typename Element, int kTokens, bool kExtras>
 __global__ void __launch_bounds__(kThreads, 1)
     few_rows_kernel(const __grid_constant__ FewRowsArgs args) {
 #ifdef INFERNO_SM90A
@@ -265,7 +266,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   wait_for_cluster();
   let_next_start();
   wait_for_previous();
-  Consumer<Element, kTokens>(args, shared).run();
+  Consumer<Element, kTokens, kExtras>(args, shared).run();
 #endif
 }
 
@@ -277,22 +278,27 @@ struct Variant {
   std::uint32_t max_tokens;
 };
 
-template <typename Element, int kTokens>
-constexpr Variant kVariant = {few_rows_kernel<Element, kTokens>, Ring<kTokens>::kSharedBytes,
-                              kTokens};
+template <typename Element, int kTokens, bool kExtras>
+constexpr Variant kVariant = {few_rows_kernel<Element, kTokens, kExtras>,
+                              Ring<kTokens>::kSharedBytes, kTokens};
 
-template <typename Element>
-constexpr Variant kVariants[] = {kVariant<Element, 8>,  kVariant<Element, 16>,
-                                 kVariant<Element, 24>, kVariant<Element, 32>,
-                                 kVariant<Element, 48>, kVariant<Element, 64>};
+template <typename Element, bool kExtras>
+constexpr Variant kVariants[] = {kVariant<Element, 8, kExtras>,  kVariant<Element, 16, kExtras>,
+                                 kVariant<Element, 24, kExtras>, kVariant<Element, 32, kExtras>,
+                                 kVariant<Element, 48, kExtras>, kVariant<Element, 64, kExtras>};
 
-std::span<const Variant> variants_of(Dtype dtype) {
-  return dtype == Dtype::BF16 ? std::span(kVariants<__nv_bfloat16>) : std::span(kVariants<__half>);
+std::span<const Variant> variants_of(Dtype dtype, bool extras) {
+  if (dtype == Dtype::BF16) {
+    return extras ? std::span(kVariants<__nv_bfloat16, true>)
+                  : std::span(kVariants<__nv_bfloat16, false>);
+  }
+  return extras ? std::span(kVariants<__half, true>) : std::span(kVariants<__half, false>);
 }
 
-const Variant& variant_of(Dtype dtype, std::uint32_t num_tokens) {
+const Variant& variant_of(const FewRowsProduct& product) {
   return *std::ranges::find_if(
-      variants_of(dtype), [&](const Variant& variant) { return num_tokens <= variant.max_tokens; });
+      variants_of(product.weight.dtype, has_extras(product)),
+      [&](const Variant& variant) { return product.in.num_tokens <= variant.max_tokens; });
 }
 
 // Of clusters of this kernel, how many a device runs at once.
@@ -318,9 +324,11 @@ FewRowsKernel::FewRowsKernel(const CudaOp& op) {
   if (!op.dependent_launch) return;
   std::uint32_t clusters = op.num_sms;
   for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
-    for (const Variant& variant : variants_of(dtype)) {
-      if (!prepare(variant.kernel, variant.shared_bytes)) return;
-      clusters = std::min(clusters, clusters_at_once(op, variant));
+    for (const bool extras : {false, true}) {
+      for (const Variant& variant : variants_of(dtype, extras)) {
+        if (!prepare(variant.kernel, variant.shared_bytes)) return;
+        clusters = std::min(clusters, clusters_at_once(op, variant));
+      }
     }
   }
   num_clusters_ = clusters;
@@ -328,8 +336,9 @@ FewRowsKernel::FewRowsKernel(const CudaOp& op) {
 
 void FewRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) const {
   const DeviceMatrix& weight = product.weight;
-  const Variant& variant = variant_of(weight.dtype, product.in.num_tokens);
-  const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns, weight.dtype};
+  const Variant& variant = variant_of(product);
+  const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns,
+                           product.in.dtype};
   const bool gate = product.epilogue == Epilogue::Gate;
   FewRowsArgs args{};
   args.weight_map = gate ? paired_map(weight, kTileRows) : box_map(weight, kTileRows);

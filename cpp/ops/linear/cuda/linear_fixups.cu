@@ -6,27 +6,16 @@ namespace {
 
 constexpr std::uint32_t kThreads = 256;
 
-__device__ float to_float(float value) { return value; }
-
-template <typename Value>
-__device__ Value from_float_to(float value) {
-  return from_float<Value>(value);
-}
-template <>
-__device__ float from_float_to<float>(float value) {
-  return value;
-}
-
 // A thread for each output of a token.
 template <typename Value>
 __global__ void __launch_bounds__(kThreads) add_bias_kernel(AddBiasArgs args) {
   let_next_start();
   const std::uint32_t output = blockIdx.y * kThreads + threadIdx.x;
-  const float bias = output < args.num_outputs ? args.bias[output] : 0.0F;
+  const float bias = output < args.num_outputs ? args.scale * args.bias[output] : 0.0F;
   wait_for_previous();
   if (output >= args.num_outputs) return;
   Value* y = static_cast<Value*>(args.y) + std::size_t{blockIdx.x} * args.num_outputs + output;
-  *y = from_float_to<Value>(to_float(*y) + bias);
+  *y = from_float<Value>(to_float(*y) + bias);
 }
 
 }  // namespace

@@ -10,7 +10,8 @@ struct AddBiasArgs {
   std::uint32_t num_tokens = 0;
   std::uint32_t num_outputs = 0;  // N
   Dtype dtype = Dtype::BF16;      // of y; F32 too
-  void* y = nullptr;              // [T, N] += bias
+  float scale = 1;                // of the bias
+  void* y = nullptr;              // [T, N] += scale * bias
 };
 
 void add_bias_cuda(const CudaOp& op, const AddBiasArgs& args);

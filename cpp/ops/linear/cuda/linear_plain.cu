@@ -65,17 +65,17 @@ __global__ void __launch_bounds__(kWarps * 32) few_rows_plain_kernel(const Plain
 #pragma unroll
     for (std::uint32_t t = 0; t < kTokens; ++t) {
       if (first + t >= epilogue.num_tokens) break;
-      const float scale = row_scale(epilogue, first + t);
+      const float scale = row_scale<true>(epilogue, first + t);
       if (threadIdx.x % 32 != t) continue;
       if (gate) {
-        finish_gated<Element>(
-            epilogue, first + t, output, sums[t] * scale + bias_of(epilogue, output),
-            up_sums[t] * scale + bias_of(epilogue, epilogue.num_outputs + output));
+        finish_gated<Element, true>(
+            epilogue, first + t, output, sums[t] * scale + bias_of<true>(epilogue, output),
+            up_sums[t] * scale + bias_of<true>(epilogue, epilogue.num_outputs + output));
       } else {
         const bool adds = epilogue.kind == Epilogue::Add;
         const float before = adds ? load_output(epilogue, first + t, output) : 0.0F;
         finish_output<Element>(epilogue, first + t, output,
-                               before + sums[t] * scale + bias_of(epilogue, output), 0.0F);
+                               before + sums[t] * scale + bias_of<true>(epilogue, output), 0.0F);
       }
     }
   }

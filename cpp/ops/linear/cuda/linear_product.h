@@ -14,7 +14,7 @@ enum class Epilogue : std::uint32_t {
   Store,       // elements
   StoreFloat,  // float
   Add,         // x += it, and what the next norm needs
-  Gate,        // silu(gate) * up
+  Gate,        // activation(gate, up)
 };
 
 struct FewRowsProduct {
@@ -22,8 +22,10 @@ struct FewRowsProduct {
   DeviceMatrix weight;
   Epilogue epilogue = Epilogue::Store;
   const float* bias = nullptr;
-  void* out = nullptr;  // of Add: x
-  NextNorm next;        // of Add
+  void* out = nullptr;      // of Add: x
+  float scale = 1;          // of Add: of the product and its bias
+  NextNorm next{};          // of Add
+  Activation activation{};  // of Gate
 };
 
 // Outputs of a partial sum of squares.

@@ -1,40 +1,12 @@
-// A decoder's shape, what it may take, and what it took.
+// What a device is made with, what a model may take of it, and what it took.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "ops/base/dtype.h"
 #include "ops/base/isa.h"
-#include "ops/rope/rope.h"
 
 namespace inferno::engine {
-
-// In the names of the checkpoint's config.json.
-struct ModelShape {
-  std::uint32_t vocab_size = 0;
-  std::uint32_t hidden_size = 0;
-  std::uint32_t intermediate_size = 0;
-  std::uint32_t num_layers = 0;
-  std::uint32_t num_heads = 0;
-  std::uint32_t num_kv_heads = 0;
-  std::uint32_t head_dim = 0;
-  float rms_norm_eps = 0;
-  float rope_theta = 0;
-  ops::RopeScaling rope_scaling = ops::RopeScaling::None;
-  float rope_factor = 1;
-  float rope_low_freq_factor = 1;
-  float rope_high_freq_factor = 4;
-  std::uint32_t rope_original_max_positions = 0;
-  bool tie_word_embeddings = false;
-  bool attention_bias = false;
-  bool mlp_bias = false;
-  ops::Dtype dtype = ops::Dtype::BF16;  // of weights and KV blocks on the device
-
-  std::uint32_t q_size() const { return num_heads * head_dim; }
-  std::uint32_t kv_size() const { return num_kv_heads * head_dim; }
-  std::uint32_t qkv_size() const { return q_size() + 2 * kv_size(); }
-};
 
 struct ModelLimits {
   std::uint32_t block_size = 0;              // positions of one KV block
@@ -43,6 +15,8 @@ struct ModelLimits {
   std::uint32_t max_step_tokens = 0;         // tokens in one step
   std::uint32_t max_seq_len = 0;             // positions of one sequence
   std::vector<std::uint32_t> end_token_ids;  // held back while a row has suppress_end
+
+  std::uint32_t max_blocks() const { return (max_seq_len + block_size - 1) / block_size; }
 };
 
 struct ModelPlan {
@@ -75,13 +49,5 @@ struct DeviceOptions {
   AttentionBackend attention = AttentionBackend::Auto;
   bool deterministic = false;  // of a GPU: same tokens alone and in any batch; the CPU always is
 };
-
-// Throws other naming the field that is out of range. After it no size computed from the shape
-// overflows 64 bits.
-void check_shape(const ModelShape& shape);
-void check_limits(const ModelLimits& limits, const ModelShape& shape);
-
-// Rotary frequencies [head_dim / 2] of a checked shape.
-std::vector<float> inverse_frequencies(const ModelShape& shape);
 
 }  // namespace inferno::engine

@@ -1,33 +1,14 @@
-// What the kernels of elementwise_cuda.h share: neighbouring elements moved as one word, a row
-// normalised by one block, the choice of a kernel by element type.
+// A row of floats spread over one block, which keeps it in registers: loads, its norm, stores.
 #pragma once
 
-#include <stdexcept>
-#include <string>
 #include <type_traits>
 
-#include "ops/cuda/cuda_device.cuh"
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/cuda/pack.cuh"
+#include "ops/rms_norm/rms_norm_cuda.h"
 
 namespace inferno::ops::cuda {
 
-// Neighbouring elements, which memory gives and takes as one word.
-template <typename Element, int kCount>
-struct alignas(kCount * sizeof(Element)) Pack {
-  Element at[kCount];
-};
-
-template <typename Element, int kCount>
-__device__ __forceinline__ Pack<Element, kCount> load_pack(const Element* from) {
-  return *reinterpret_cast<const Pack<Element, kCount>*>(from);
-}
-
-template <typename Element, int kCount>
-__device__ __forceinline__ void store_pack(Element* to, const Pack<Element, kCount>& pack) {
-  *reinterpret_cast<Pack<Element, kCount>*>(to) = pack;
-}
-
-// A row of H floats spread over a block: thread t has packs t, t + blockDim.x, …
+// Thread t has packs t, t + blockDim.x, …
 inline constexpr int kRowPack = 4;
 inline constexpr std::uint32_t kMaxRowThreads = 1024;
 inline constexpr int kMaxRowPacks = 4;  // of a thread
@@ -48,16 +29,50 @@ __device__ __forceinline__ void for_each_row_pack(std::uint32_t hidden_size, Fn 
   }
 }
 
-template <int kPacks>
-__device__ __forceinline__ RowPart<kPacks> load_row(const float* row, std::uint32_t hidden_size) {
+// Elements become floats.
+template <int kPacks, typename Value>
+__device__ __forceinline__ RowPart<kPacks> load_row(const Value* row, std::uint32_t hidden_size) {
   RowPart<kPacks> part;
   for_each_row_pack<kPacks>(hidden_size, [&](int i, std::uint32_t column) {
-    part.packs[i] = load_pack<float, kRowPack>(row + column);
+    const auto pack = load_pack<Value, kRowPack>(row + column);
+#pragma unroll
+    for (int j = 0; j < kRowPack; ++j) part.packs[i].at[j] = to_float(pack.at[j]);
   });
   return part;
 }
 
-// The sum over the block, in a fixed order. Once in a kernel.
+template <int kPacks>
+__device__ __forceinline__ RowPart<kPacks> row_of_ones() {
+  RowPart<kPacks> part;
+#pragma unroll
+  for (auto& pack : part.packs) {
+#pragma unroll
+    for (float& value : pack.at) value = 1.0F;
+  }
+  return part;
+}
+
+// Ones where there is no weight.
+template <int kPacks>
+__device__ __forceinline__ RowPart<kPacks> load_weight(const float* weight,
+                                                       std::uint32_t hidden_size) {
+  return weight == nullptr ? row_of_ones<kPacks>() : load_row<kPacks>(weight, hidden_size);
+}
+
+// out = x, rounded to elements or as floats.
+template <int kPacks, typename Value>
+__device__ __forceinline__ void store_row(const RowPart<kPacks>& x, std::uint32_t hidden_size,
+                                          Value* out) {
+  for_each_row_pack<kPacks>(hidden_size, [&](int i, std::uint32_t column) {
+    Pack<Value, kRowPack> pack;
+#pragma unroll
+    for (int j = 0; j < kRowPack; ++j) pack.at[j] = from_float<Value>(x.packs[i].at[j]);
+    store_pack(out + column, pack);
+  });
+}
+
+// The sum over the block, in a fixed order. Each kNth once in a kernel.
+template <int kNth>
 __device__ __forceinline__ float block_sum(float value) {
   __shared__ float sums[kMaxRowThreads / 32];
   value = warp_sum(value);
@@ -67,25 +82,26 @@ __device__ __forceinline__ float block_sum(float value) {
   return warp_sum(lane < blockDim.x / 32 ? sums[lane] : 0.0F);
 }
 
-// out = rms_norm(x) of one row. The bits depend on the row and H only.
-template <int kPacks, typename Element>
-__device__ __forceinline__ void normalize_row(const RowPart<kPacks>& x,
-                                              const RowPart<kPacks>& weight, float eps,
-                                              std::uint32_t hidden_size, Element* out) {
+// rms_norm(x) of one row, by all threads of its block. The bits depend on the row and H only.
+// Each kNth once in a kernel.
+template <int kNth = 0, int kPacks>
+__device__ __forceinline__ RowPart<kPacks> normalized(const RowPart<kPacks>& x,
+                                                      const RowPart<kPacks>& weight, float eps,
+                                                      std::uint32_t hidden_size) {
   float squares = 0.0F;
   for_each_row_pack<kPacks>(hidden_size, [&](int i, std::uint32_t) {
     for (const float value : x.packs[i].at) squares += value * value;
   });
-  const float mean = block_sum(squares) / static_cast<float>(hidden_size);
+  const float mean = block_sum<kNth>(squares) / static_cast<float>(hidden_size);
   const float scale = 1.0F / sqrtf(mean + eps);
-  for_each_row_pack<kPacks>(hidden_size, [&](int i, std::uint32_t column) {
-    Pack<Element, kRowPack> pack;
+  RowPart<kPacks> result;
+  for_each_row_pack<kPacks>(hidden_size, [&](int i, std::uint32_t) {
 #pragma unroll
     for (int j = 0; j < kRowPack; ++j) {
-      pack.at[j] = from_float<Element>(x.packs[i].at[j] * scale * weight.packs[i].at[j]);
+      result.packs[i].at[j] = x.packs[i].at[j] * scale * weight.packs[i].at[j];
     }
-    store_pack(out + column, pack);
   });
+  return result;
 }
 
 template <int kPacks>
@@ -107,20 +123,6 @@ void launch_by_hidden_size(std::uint32_t hidden_size, LaunchRow launch_row) {
     launch_row(PacksOf<2>{}, threads(2));
   } else {
     launch_row(PacksOf<kMaxRowPacks>{}, threads(kMaxRowPacks));
-  }
-}
-
-// Calls fn with a value of the element type.
-template <typename Fn>
-void with_element(Dtype dtype, Fn fn) {
-  switch (dtype) {
-    case Dtype::F16:
-      return fn(__half{});
-    case Dtype::BF16:
-      return fn(__nv_bfloat16{});
-    default:
-      throw std::invalid_argument(std::string("other: elements of ") + dtype_name(dtype) +
-                                  ", expected f16 or bf16");
   }
 }
 

@@ -1,0 +1,12 @@
+// The border's decoder as the engine's.
+#pragma once
+
+#include "engine/spec.h"
+
+namespace inferno {
+
+struct DecoderSpec;
+
+engine::DecoderSpec to_engine(const DecoderSpec& spec);
+
+}  // namespace inferno

@@ -1,0 +1,319 @@
+//! A decoder as data: what a family's file makes of `config.json` and the engine runs. The fields are explained in
+//! `cpp/engine/spec.h`, whose order of computation they follow; the enumerations are the engine's own, held against it by the compiler.
+
+#[allow(missing_docs, unsafe_code)]
+#[cxx::bridge(namespace = "inferno")]
+pub mod ffi {
+    /// Element type of a tensor.
+    #[namespace = "inferno::ops"]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    enum Dtype {
+        F32,
+        F16,
+        BF16,
+    }
+
+    /// How a matrix is stored on the device.
+    #[namespace = "inferno::engine"]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    enum WeightFormat {
+        F32,
+        F16,
+        BF16,
+    }
+
+    #[namespace = "inferno::engine"]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    enum NormKind {
+        None,
+        Rms,
+        RmsUnweighted,
+    }
+
+    /// The norm of q and k before they are turned.
+    #[namespace = "inferno::engine"]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    enum QkNorm {
+        None,
+        PerHead,
+        PerHeadUnweighted,
+        /// One over all heads of a token.
+        PerRow,
+    }
+
+    #[namespace = "inferno::ops"]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    enum ActivationKind {
+        Silu,
+        GeluTanh,
+        /// gpt-oss's.
+        ClampedSilu,
+    }
+
+    #[namespace = "inferno::engine"]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    enum MlpKind {
+        Dense,
+        Experts,
+    }
+
+    /// How a router's logits become weights.
+    #[namespace = "inferno::ops"]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    enum RouterKind {
+        /// Softmax over all experts, then the top k.
+        SoftmaxTopK,
+        /// The top k, then softmax over these.
+        TopKSoftmax,
+    }
+
+    /// What a tensor is part of.
+    #[namespace = "inferno::engine"]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[repr(u8)]
+    enum TensorPart {
+        Embedding,
+        FinalNorm,
+        Head,
+        PreAttentionNorm,
+        Qkv,
+        QkvBias,
+        QNorm,
+        KNorm,
+        Sinks,
+        O,
+        OBias,
+        PostAttentionNorm,
+        PreMlpNorm,
+        Router,
+        RouterBias,
+        GateUp,
+        GateUpBias,
+        Down,
+        DownBias,
+        PostMlpNorm,
+    }
+
+    /// Where a tensor goes.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct TensorSlot {
+        part: TensorPart,
+        /// 0 for what is no layer's.
+        layer: u32,
+        /// 0 where there is one MLP.
+        expert: u32,
+        /// Of a vector: its first element.
+        first_row: u32,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct NormSpec {
+        kind: NormKind,
+        eps: f32,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct LinearSpec {
+        bias: bool,
+        format: WeightFormat,
+    }
+
+    #[derive(Debug, Clone, PartialEq)]
+    struct RopeSpec {
+        /// \[rotary_dim / 2\]
+        inv_freq: Vec<f32>,
+        /// Of cosine and sine.
+        scale: f32,
+        interleaved: bool,
+        query_beta: f32,
+        query_original_positions: u32,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct AttentionSpec {
+        num_heads: u32,
+        num_kv_heads: u32,
+        head_dim: u32,
+        qkv: LinearSpec,
+        o: LinearSpec,
+        qk_norm: QkNorm,
+        qk_norm_eps: f32,
+        /// Index into the decoder's ropes, or [`NO_ROPE`](super::NO_ROPE).
+        rope: u32,
+        /// Positions that a token sees, itself included; 0: all.
+        window: u32,
+        scale: f32,
+        /// 0: none.
+        softcap: f32,
+        sinks: bool,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct Activation {
+        kind: ActivationKind,
+        alpha: f32,
+        limit: f32,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct MlpSpec {
+        kind: MlpKind,
+        /// Of an expert, where there are several.
+        intermediate_size: u32,
+        activation: Activation,
+        gate_up: LinearSpec,
+        down: LinearSpec,
+        num_experts: u32,
+        experts_per_token: u32,
+        router: LinearSpec,
+        router_kind: RouterKind,
+        renormalise: bool,
+        routed_scale: f32,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct LayerSpec {
+        pre_attention: NormSpec,
+        post_attention: NormSpec,
+        pre_mlp: NormSpec,
+        post_mlp: NormSpec,
+        attention: AttentionSpec,
+        mlp: MlpSpec,
+        residual_scale: f32,
+    }
+
+    #[derive(Debug, Clone, PartialEq)]
+    struct DecoderSpec {
+        vocab_size: u32,
+        hidden_size: u32,
+        /// Between the parts of a GPU; a CPU computes in float.
+        activation: Dtype,
+        kv: Dtype,
+        embedding: WeightFormat,
+        embedding_scale: f32,
+        /// The head is the embedding itself.
+        tied_embeddings: bool,
+        head: LinearSpec,
+        final_norm: NormSpec,
+        logit_scale: f32,
+        /// 0: none.
+        logit_softcap: f32,
+        ropes: Vec<RopeSpec>,
+        layers: Vec<LayerSpec>,
+    }
+
+    unsafe extern "C++" {
+        include!("engine/spec.h");
+        include!("engine/weights.h");
+
+        #[namespace = "inferno::ops"]
+        type Dtype;
+        #[namespace = "inferno::engine"]
+        type WeightFormat;
+        #[namespace = "inferno::engine"]
+        type NormKind;
+        #[namespace = "inferno::engine"]
+        type QkNorm;
+        #[namespace = "inferno::ops"]
+        type ActivationKind;
+        #[namespace = "inferno::engine"]
+        type MlpKind;
+        #[namespace = "inferno::ops"]
+        type RouterKind;
+        #[namespace = "inferno::engine"]
+        type TensorPart;
+    }
+}
+
+pub use ffi::*;
+
+/// An attention without rotation has this for its rope.
+pub const NO_ROPE: u32 = u32::MAX;
+
+impl NormSpec {
+    /// No norm.
+    pub const NONE: Self = Self { kind: NormKind::None, eps: 0.0 };
+
+    /// RMSNorm with a weight.
+    pub fn rms(eps: f32) -> Self {
+        Self { kind: NormKind::Rms, eps }
+    }
+
+    /// Whether there is a weight to load.
+    pub fn has_weight(&self) -> bool {
+        self.kind == NormKind::Rms
+    }
+}
+
+impl Activation {
+    /// x · sigmoid(x).
+    pub const SILU: Self = Self { kind: ActivationKind::Silu, alpha: 1.0, limit: 0.0 };
+    /// GELU by its tanh approximation.
+    pub const GELU_TANH: Self = Self { kind: ActivationKind::GeluTanh, alpha: 1.0, limit: 0.0 };
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn bytes(self) -> u64 {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+}
+
+impl From<Dtype> for WeightFormat {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F16 => Self::F16,
+            Dtype::BF16 => Self::BF16,
+            _ => Self::F32,
+        }
+    }
+}
+
+impl AttentionSpec {
+    /// Outputs of q.
+    pub fn q_size(&self) -> u32 {
+        self.num_heads * self.head_dim
+    }
+
+    /// Outputs of k, and of v.
+    pub fn kv_size(&self) -> u32 {
+        self.num_kv_heads * self.head_dim
+    }
+}
+
+impl DecoderSpec {
+    /// The same with all matrices, activations and KV of one type.
+    #[must_use]
+    pub fn stored_as(mut self, dtype: Dtype) -> Self {
+        let format = WeightFormat::from(dtype);
+        self.activation = dtype;
+        self.kv = dtype;
+        self.embedding = format;
+        self.head.format = format;
+        for layer in &mut self.layers {
+            let (attention, mlp) = (&mut layer.attention, &mut layer.mlp);
+            for linear in [&mut attention.qkv, &mut attention.o, &mut mlp.gate_up, &mut mlp.down] {
+                linear.format = format;
+            }
+            mlp.router.format = format;
+        }
+        self
+    }
+
+    /// The largest number of positions that some layer looks back on; `None`: some layer sees all.
+    pub fn widest_window(&self) -> Option<u32> {
+        let windows = self.layers.iter().map(|layer| layer.attention.window);
+        windows
+            .map(|window| (window > 0).then_some(window))
+            .collect::<Option<Vec<_>>>()?
+            .into_iter()
+            .max()
+    }
+}

@@ -1,0 +1,71 @@
+//! `config.json`: which family, what it computes, in which type, and which tokens end a completion.
+
+use std::path::Path;
+
+use crate::bridge::spec::{DecoderSpec, Dtype};
+
+use super::families::{self, Decoder, Family};
+use super::fault::{CheckpointError, CheckpointFault};
+use super::json_file::JsonFile;
+
+/// What `config.json` says.
+pub struct ModelConfig {
+    /// Whose kind it is.
+    pub family: &'static Family,
+    /// What the engine builds, and which tensors it needs.
+    pub decoder: Decoder,
+    /// The weights' element type, where the file names it; else float32 was taken.
+    pub dtype: Option<Dtype>,
+    /// `eos_token_id`, one or several.
+    pub end_token_ids: Vec<u32>,
+}
+
+impl ModelConfig {
+    /// Reads and checks `config.json`. `stored`: the tensors' element type, for a file that does not name it.
+    ///
+    /// # Errors
+    /// Names the key and says what was expected and what came.
+    pub fn read(path: &Path, stored: Option<Dtype>) -> Result<Self, CheckpointError> {
+        Self::of(&JsonFile::read(path)?, stored)
+    }
+
+    /// The same of a value that stands in no file, for tests and benchmarks.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub fn parse(config: serde_json::Value) -> Result<Self, CheckpointError> {
+        Self::of(&JsonFile::of(Path::new("config.json"), config)?, None)
+    }
+
+    fn of(file: &JsonFile, stored: Option<Dtype>) -> Result<Self, CheckpointError> {
+        let dtype = read_dtype(file)?;
+        let (family, decoder) = families::read(file, dtype.or(stored).unwrap_or(Dtype::F32))?;
+        let vocab_size = decoder.spec.vocab_size;
+        let end_token_ids = file.token_ids("eos_token_id", vocab_size)?.unwrap_or_default();
+        Ok(Self { family, decoder, dtype, end_token_ids })
+    }
+
+    /// What the engine builds where sequences may be as long as the model was made for.
+    pub fn spec(&self) -> DecoderSpec {
+        self.decoder.spec_for(self.decoder.max_position_embeddings)
+    }
+}
+
+fn read_dtype(file: &JsonFile) -> Result<Option<Dtype>, CheckpointError> {
+    for key in ["torch_dtype", "dtype"] {
+        if let Some(name) = file.text(key)? {
+            return match name.strip_prefix("torch.").unwrap_or(name) {
+                "float32" => Ok(Some(Dtype::F32)),
+                "float16" => Ok(Some(Dtype::F16)),
+                "bfloat16" => Ok(Some(Dtype::BF16)),
+                "auto" => Ok(None),
+                other => Err(file.fault(
+                    CheckpointFault::Unsupported,
+                    key,
+                    format!("expected float32, float16 or bfloat16, got \"{other}\""),
+                )),
+            };
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,88 @@
+//! Gemma 3: Gemma Team, "Gemma 3 Technical Report", 2025. Gemma 2's layers with q and k normalised head by head instead of soft-caps;
+//! five of six layers see a window and have a rope of their own. Of multimodal files the decoder.
+
+use super::gemma2::{NAMES, sandwich, softcap};
+use super::names::Root;
+use super::ropes::{self, Rope, RopeDefaults};
+use super::sizes::{Defaults, RequiredSizes, Sizes, refuse_unless, refuse_unread, rounded_to};
+use super::{Decoder, Family, Source, windows};
+use crate::bridge::spec::QkNorm;
+use crate::models::fault::CheckpointError;
+use crate::models::json_file::JsonFile;
+
+pub(super) static GEMMA3: Family =
+    Family { name: "Gemma 3", architecture: "Gemma3ForCausalLM", model_type: "gemma3_text", read };
+
+pub(super) static GEMMA3_MULTIMODAL: Family = Family {
+    name: "Gemma 3 (text)",
+    architecture: "Gemma3ForConditionalGeneration",
+    model_type: "gemma3",
+    read: read_multimodal,
+};
+
+/// The published `text_config`s leave out what is the class's default.
+const DEFAULTS: Defaults = Defaults {
+    num_kv_heads: Some(4),
+    head_dim: Some(256),
+    rms_norm_eps: 1e-6,
+    tied: true,
+    gelu: true,
+    sizes: Some(RequiredSizes {
+        vocab_size: 262_208,
+        hidden_size: 2304,
+        intermediate_size: 9216,
+        num_layers: 26,
+        num_heads: 8,
+        max_position_embeddings: 131_072,
+    }),
+};
+
+fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
+    let config = source.config;
+    let sizes = Sizes::read(source, DEFAULTS)?;
+    let mut layer = sandwich(config, &sizes)?;
+    layer.attention.qk_norm = QkNorm::PerHead;
+    refuse_unless(config, "attn_logit_softcapping", &serde_json::Value::Null)?;
+    let pattern = config.size("sliding_window_pattern", u32::MAX)?.unwrap_or(6);
+    let windows = windows::windows(config, sizes.all.num_layers, Some(4096), |index| {
+        !u64::from(index + 1).is_multiple_of(pattern.into())
+    })?;
+    let max_position_embeddings = sizes.all.max_position_embeddings;
+    let of_heads = RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings);
+    let ropes = two_ropes(config, of_heads)?;
+    let logit_softcap = softcap(config, "final_logit_softcapping", None)?;
+    refuse_unread(config)?;
+    let mut spec = sizes.decoder(|index| {
+        let mut layer = layer;
+        layer.attention.window = windows[index as usize];
+        layer.attention.rope = u32::from(layer.attention.window > 0);
+        layer
+    });
+    spec.embedding_scale = rounded_to(source.dtype, (spec.hidden_size as f32).sqrt());
+    spec.logit_softcap = logit_softcap;
+    Ok(Decoder { spec, ropes, max_position_embeddings, names: NAMES, roots: Root::PLAIN })
+}
+
+/// Of layers that see all, and of those that see a window.
+fn two_ropes(config: &JsonFile, defaults: RopeDefaults) -> Result<Vec<Rope>, CheckpointError> {
+    let full = RopeDefaults { theta: 1e6, ..defaults };
+    if let Some(ropes) = ropes::by_layer_type(config, full, defaults)? {
+        return Ok(ropes);
+    }
+    let local_theta = config.positive("rope_local_base_freq")?;
+    let local = ropes::read_object(config, None, local_theta, defaults)?;
+    Ok(vec![ropes::read(config, full)?, local])
+}
+
+fn read_multimodal(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
+    let whole = source.config;
+    let Some(config) = whole.object("text_config")? else {
+        return Err(whole.expected("text_config", "the decoder's own object"));
+    };
+    // Its class leaves the cap out.
+    refuse_unless(&config, "final_logit_softcapping", &serde_json::Value::Null)?;
+    let mut decoder = read(&Source { config: &config, dtype: source.dtype })?;
+    decoder.spec.tied_embeddings = whole.boolean("tie_word_embeddings")?.unwrap_or(true);
+    decoder.roots = Root::MULTIMODAL;
+    Ok(decoder)
+}

@@ -1,0 +1,90 @@
+//! Ministral 3: Mistral's decoder with YaRN and queries that grow with their position (Llama 4's temperature). Its files, and those of
+//! Mistral Small 3.1 and 3.2, hold a vision tower beside the decoder, which is left out.
+
+use super::names::{Names, Root};
+use super::ropes::{self, Rope, RopeDefaults, RopeScaling};
+use super::sizes::{Defaults, Sizes, refuse_unless, refuse_unread};
+use super::windows::MAX_WINDOW;
+use super::{Decoder, Family, Source, mistral};
+use crate::models::fault::{CheckpointError, CheckpointFault};
+
+pub(super) static MINISTRAL3: Family = Family {
+    name: "Ministral 3",
+    architecture: "Ministral3ForCausalLM",
+    model_type: "ministral3",
+    read,
+};
+
+pub(super) static MISTRAL3: Family = Family {
+    name: "Mistral 3 (text)",
+    architecture: "Mistral3ForConditionalGeneration",
+    model_type: "mistral3",
+    read: read_multimodal,
+};
+
+fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
+    let config = source.config;
+    let defaults = Defaults {
+        num_kv_heads: Some(8),
+        head_dim: Some(128),
+        rms_norm_eps: 1e-5,
+        ..Defaults::default()
+    };
+    let sizes = Sizes::read(source, defaults)?;
+    refuse_unless(config, "attention_bias", &false.into())?;
+    let mut layer = sizes.layer();
+    layer.attention.window = config.size("sliding_window", MAX_WINDOW)?.unwrap_or(0);
+    let max_position_embeddings = sizes.all.max_position_embeddings;
+    let of_heads = RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings);
+    let rope = match config.get("rope_parameters").is_some() || config.get("rope_scaling").is_some()
+    {
+        true => ropes::read(config, of_heads)?,
+        false => class_rope(sizes.head_dim),
+    };
+    refuse_unread(config)?;
+    Ok(Decoder {
+        spec: sizes.decoder(|_| layer),
+        ropes: vec![rope],
+        max_position_embeddings,
+        names: Names::LLAMA,
+        roots: Root::PLAIN,
+    })
+}
+
+/// What the class takes where a file has no rope.
+fn class_rope(head_dim: u32) -> Rope {
+    Rope {
+        theta: 1e6,
+        rotary_dim: head_dim,
+        interleaved: false,
+        scaling: RopeScaling::Yarn {
+            factor: 16.0,
+            original: 16_384,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: 1.0,
+        },
+        query_scale: Some((0.1, 16_384)),
+    }
+}
+
+fn read_multimodal(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
+    let whole = source.config;
+    let Some(config) = whole.object("text_config")? else {
+        return Err(whole.expected("text_config", "the decoder's own object"));
+    };
+    let text = Source { config: &config, dtype: source.dtype };
+    let mut decoder = match config.text("model_type")?.unwrap_or("mistral") {
+        "mistral" => mistral::read(&text)?,
+        "ministral3" => read(&text)?,
+        other => {
+            let reason = format!("expected mistral or ministral3, got \"{other}\"");
+            return Err(config.fault(CheckpointFault::Unsupported, "model_type", reason));
+        }
+    };
+    // The top level's word counts, and the class's default is true.
+    decoder.spec.tied_embeddings = whole.boolean("tie_word_embeddings")?.unwrap_or(true);
+    decoder.roots = Root::MULTIMODAL;
+    Ok(decoder)
+}

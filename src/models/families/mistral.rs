@@ -1,0 +1,35 @@
+//! Mistral 7B, Nemo and Small: Jiang et al., "Mistral 7B", 2023. Llama's decoder without biases; the first versions see a window.
+
+use super::names::{Names, Root};
+use super::ropes::{self, RopeDefaults};
+use super::sizes::{Defaults, Sizes, refuse_unless, refuse_unread};
+use super::windows::MAX_WINDOW;
+use super::{Decoder, Family, Source};
+use crate::models::fault::CheckpointError;
+
+pub(super) static MISTRAL: Family =
+    Family { name: "Mistral", architecture: "MistralForCausalLM", model_type: "mistral", read };
+
+pub(super) fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
+    let config = source.config;
+    let defaults = Defaults { num_kv_heads: Some(8), rms_norm_eps: 1e-6, ..Defaults::default() };
+    let sizes = Sizes::read(source, defaults)?;
+    refuse_unless(config, "attention_bias", &false.into())?;
+    let mut layer = sizes.layer();
+    // Silence means the first version's window; later ones say null.
+    layer.attention.window = match config.has("sliding_window") {
+        true => config.size("sliding_window", MAX_WINDOW)?.unwrap_or(0),
+        false => 4096,
+    };
+    let max_position_embeddings = sizes.all.max_position_embeddings;
+    let rope =
+        ropes::read(config, RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings))?;
+    refuse_unread(config)?;
+    Ok(Decoder {
+        spec: sizes.decoder(|_| layer),
+        ropes: vec![rope],
+        max_position_embeddings,
+        names: Names::LLAMA,
+        roots: Root::PLAIN,
+    })
+}

@@ -1,0 +1,41 @@
+//! Mixtral: Jiang et al., "Mixtral of Experts", 2024. Mistral's attention, and experts in every layer.
+
+use super::names::{ExpertNames, Names, Root};
+use super::ropes::{self, RopeDefaults};
+use super::sizes::{Defaults, Sizes, refuse_unless, refuse_unread};
+use super::windows::MAX_WINDOW;
+use super::{Decoder, Family, Source};
+use crate::bridge::spec::MlpKind;
+use crate::models::fault::CheckpointError;
+
+pub(super) static MIXTRAL: Family =
+    Family { name: "Mixtral", architecture: "MixtralForCausalLM", model_type: "mixtral", read };
+
+const NAMES: Names = Names {
+    experts: ExpertNames::Each { block: "block_sparse_moe", gate: "w1", up: "w3", down: "w2" },
+    ..Names::LLAMA
+};
+
+fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
+    let config = source.config;
+    let defaults = Defaults { num_kv_heads: Some(8), rms_norm_eps: 1e-5, ..Defaults::default() };
+    let sizes = Sizes::read(source, defaults)?;
+    refuse_unless(config, "attention_bias", &false.into())?;
+    let mut layer = sizes.layer();
+    layer.attention.window = config.size("sliding_window", MAX_WINDOW)?.unwrap_or(0);
+    layer.mlp.kind = MlpKind::Experts;
+    layer.mlp.num_experts = super::num_experts(config, 8)?;
+    layer.mlp.experts_per_token = super::experts_per_token(config, 2, layer.mlp.num_experts)?;
+    layer.mlp.renormalise = true;
+    let max_position_embeddings = sizes.all.max_position_embeddings;
+    let of_heads = RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings);
+    let rope = ropes::read(config, RopeDefaults { theta: 1e6, ..of_heads })?;
+    refuse_unread(config)?;
+    Ok(Decoder {
+        spec: sizes.decoder(|_| layer),
+        ropes: vec![rope],
+        max_position_embeddings,
+        names: NAMES,
+        roots: Root::PLAIN,
+    })
+}

@@ -1,0 +1,47 @@
+//! Qwen 2 and 2.5 and what was distilled into them: Yang et al., "Qwen2 Technical Report", 2024. Biases of q, k and v.
+
+use super::names::{Names, Root};
+use super::ropes::{self, RopeDefaults};
+use super::sizes::{Defaults, Sizes, refuse_unless, refuse_unread};
+use super::{Decoder, Family, Source, windows};
+use crate::bridge::spec::LayerSpec;
+use crate::models::fault::CheckpointError;
+
+pub(super) static QWEN2: Family =
+    Family { name: "Qwen 2, 2.5", architecture: "Qwen2ForCausalLM", model_type: "qwen2", read };
+
+fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
+    let defaults = Defaults { num_kv_heads: Some(32), rms_norm_eps: 1e-6, ..Defaults::default() };
+    let sizes = Sizes::read(source, defaults)?;
+    let mut layer = sizes.layer();
+    layer.attention.qkv.bias = true;
+    windowed(source, &sizes, layer)
+}
+
+/// The rest of what Qwen 2 and 3 have in common: the upper layers may see a window.
+pub(super) fn windowed(
+    source: &Source<'_>,
+    sizes: &Sizes,
+    layer: LayerSpec,
+) -> Result<Decoder, CheckpointError> {
+    let config = source.config;
+    refuse_unless(config, "use_mrope", &false.into())?;
+    let first = config.count("max_window_layers", u32::MAX)?.unwrap_or(28);
+    let windows = windows::if_used(config, sizes.all.num_layers, |index| index >= first)?;
+    let max_position_embeddings = sizes.all.max_position_embeddings;
+    let rope =
+        ropes::read(config, RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings))?;
+    refuse_unread(config)?;
+    let spec = sizes.decoder(|index| {
+        let mut layer = layer;
+        layer.attention.window = windows[index as usize];
+        layer
+    });
+    Ok(Decoder {
+        spec,
+        ropes: vec![rope],
+        max_position_embeddings,
+        names: Names::LLAMA,
+        roots: Root::PLAIN,
+    })
+}
