@@ -3,6 +3,13 @@
 //! The only `cxx::bridge`, and with `models/mmap.rs` the only place with `unsafe`. A C++ exception arrives as an
 //! error whose text starts with a fixed code and a colon; [`DeviceError::parse`] reads it.
 
+mod error;
+mod options;
+mod step;
+
+pub use error::{DeviceError, DeviceErrorCode};
+pub use step::{NO_MASK, NO_TOKEN};
+
 #[allow(missing_docs, unsafe_code, clippy::missing_safety_doc)]
 #[cxx::bridge(namespace = "inferno")]
 pub mod ffi {
@@ -159,36 +166,74 @@ pub mod ffi {
         free_bytes: u64,
     }
 
-    /// How one sequence samples.
+    /// A number added to one token's logit.
     #[derive(Debug, Clone, Copy, PartialEq)]
-    struct SamplingRow {
+    struct TokenBias {
+        token_id: u32,
+        value: f32,
+    }
+
+    /// What a sequence wants of sampling; bound to its seat once. What changes with each token (counts, the random number's
+    /// position) the engine keeps.
+    #[derive(Debug, Clone, Default, PartialEq)]
+    struct SamplerSpec {
         /// 0 is greedy: the lowest id among equal logits.
         temperature: f32,
         /// 0 is off.
         top_k: u32,
         top_p: f32,
         min_p: f32,
-        /// With `position`, the key of the random number.
+        /// With the sampled token's index in the sequence, the key of the random number.
         seed: u64,
-        /// Index of the token to be sampled in the whole sequence, prompt included.
-        position: u32,
-        /// No end token may be sampled (`min_tokens`, `ignore_eos` does not set it).
-        suppress_end: bool,
+        /// Over completion tokens.
+        presence_penalty: f32,
+        /// Over completion tokens.
+        frequency_penalty: f32,
+        /// Over prompt and completion; 1 is off.
+        repetition_penalty: f32,
+        /// Index in the whole sequence from which an end token may be sampled (`min_tokens`); 0: at once.
+        end_from: u32,
+        /// Count as end tokens for `end_from`.
+        stop_token_ids: Vec<u32>,
+        bias: Vec<TokenBias>,
+        /// Empty: all.
+        allowed_ids: Vec<u32>,
+        banned_ids: Vec<u32>,
+        /// Sequences of two or more tokens, one after the other: the last of each is banned where the others precede.
+        banned_words: Vec<u32>,
+        /// How many tokens each has.
+        banned_word_lens: Vec<u32>,
+        /// Alternatives beside the sampled token's log probability, 0 to 20.
+        num_logprobs: u32,
+        /// The log probability of the sampled token.
+        want_logprob: bool,
+        /// Log probabilities are of what was drawn from; else of the model's own distribution (temperature 1, before penalties,
+        /// bias and filters).
+        processed_logprobs: bool,
+    }
+
+    /// What became of one sequence's row.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum RowStatus {
+        /// Nothing was to be sampled.
+        None,
+        Sampled,
+        /// The logits are no numbers.
+        NotANumber,
+        /// Mask, bans and filters leave no token.
+        NothingLeft,
     }
 
     /// One step's flat arrays. T tokens of S sequences, those of one sequence adjacent and in order.
+    #[cxx_name = "SeatedBatch"]
     #[derive(Debug, Clone, Default)]
     struct StepBatch {
         model: u32,
         /// \[T\]; what stands where `feed_sampled` holds is not read.
         token_ids: Vec<u32>,
-        /// \[T\] 0-based positions.
-        positions: Vec<u32>,
-        /// \[T\] block_id * block_size + offset: where each token's K and V go.
-        slot_mapping: Vec<u32>,
-        /// \[S + 1\] running sum of query lengths.
-        cu_query_lens: Vec<u32>,
-        /// \[S\] tokens whose KV exists after the step.
+        /// \[S\] tokens computed.
+        query_lens: Vec<u32>,
+        /// \[S\] tokens whose KV exists after the step; the index of the token to be sampled.
         context_lens: Vec<u32>,
         /// \[S, block_table_stride\] block ids.
         block_tables: Vec<u32>,
@@ -199,23 +244,85 @@ pub mod ffi {
         feed_sampled: Vec<bool>,
         /// \[S\] whether to sample after the last query token (false inside a prompt).
         sample: Vec<bool>,
-        /// \[S\] read where `sample` holds.
-        sampling: Vec<SamplingRow>,
+        /// \[S\] whether the log probabilities of this chunk's prompt tokens are wanted.
+        score: Vec<bool>,
+        /// \[S\] the token after the chunk, where `score` holds and there is one, else `NO_TOKEN`.
+        next_token_ids: Vec<u32>,
+        /// \[rows with a mask, ceil(vocab_size / 32)\] a bit for each token that may be sampled.
+        masks: Vec<u32>,
+        /// \[S\] which of the masks; `NO_MASK`: none.
+        mask_rows: Vec<u32>,
         /// Copy the logits of sampled rows out (tests).
         want_logits: bool,
     }
 
     /// What a step gives back.
+    #[cxx_name = "SeatedOutput"]
     #[derive(Debug, Clone, Default)]
     struct StepOutput {
-        /// \[S\] sampled ids; 0 where `sample` was false.
+        /// \[S\] sampled ids; 0 where nothing was.
         token_ids: Vec<u32>,
+        /// \[S\]
+        status: Vec<RowStatus>,
+        /// \[S\] of the sampled token, where its seat wants it.
+        logprobs: Vec<f32>,
+        /// \[S + 1\] running sum of the alternatives' numbers.
+        top_starts: Vec<u32>,
+        /// The likeliest tokens, likeliest first.
+        top_ids: Vec<u32>,
+        top_logprobs: Vec<f32>,
+        /// \[S + 1\] running sum of the scored prompt tokens' numbers.
+        score_starts: Vec<u32>,
+        /// Of each prompt token after the first, given those before it.
+        score_logprobs: Vec<f32>,
+        /// \[scored tokens, the seat's num_logprobs\] the likeliest tokens there.
+        score_top_ids: Vec<u32>,
+        score_top_logprobs: Vec<f32>,
         /// \[rows with `sample`, vocab_size\] if wanted, else empty; end tokens that were held back are -infinity.
         logits: Vec<f32>,
         /// How long a GPU took for it, by its own clock, in microseconds; 0 on other devices.
         device_us: f32,
         /// How long it had had nothing to do before, since the step before, in microseconds; 0 on other devices and before the first
         /// step.
+        idle_us: f32,
+    }
+
+    // What the engine takes until it binds seats; made by `executor/engine_adapter.rs`.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct SamplingRow {
+        temperature: f32,
+        top_k: u32,
+        top_p: f32,
+        min_p: f32,
+        seed: u64,
+        position: u32,
+        suppress_end: bool,
+    }
+
+    #[cxx_name = "StepBatch"]
+    #[derive(Debug, Clone, Default)]
+    struct EngineBatch {
+        model: u32,
+        token_ids: Vec<u32>,
+        positions: Vec<u32>,
+        slot_mapping: Vec<u32>,
+        cu_query_lens: Vec<u32>,
+        context_lens: Vec<u32>,
+        block_tables: Vec<u32>,
+        block_table_stride: u32,
+        seats: Vec<u32>,
+        feed_sampled: Vec<bool>,
+        sample: Vec<bool>,
+        sampling: Vec<SamplingRow>,
+        want_logits: bool,
+    }
+
+    #[cxx_name = "StepOutput"]
+    #[derive(Debug, Clone, Default)]
+    struct EngineOutput {
+        token_ids: Vec<u32>,
+        logits: Vec<f32>,
+        device_us: f32,
         idle_us: f32,
     }
 
@@ -268,13 +375,13 @@ pub mod ffi {
         fn remove_model(self: Pin<&mut Context>, model: u32) -> Result<()>;
 
         /// Starts one forward pass and sampling; at most [`Context::max_in_flight`] steps are under way.
-        fn submit_step(self: Pin<&mut Context>, batch: &StepBatch) -> Result<()>;
+        fn submit_step(self: Pin<&mut Context>, batch: &EngineBatch) -> Result<()>;
 
         /// Whether [`Context::take_step`] would not wait.
         fn step_has_ended(self: Pin<&mut Context>) -> Result<bool>;
 
         /// The oldest step's answer; waits for it.
-        fn take_step(self: Pin<&mut Context>, output: &mut StepOutput) -> Result<()>;
+        fn take_step(self: Pin<&mut Context>, output: &mut EngineOutput) -> Result<()>;
 
         /// How many steps may be submitted before the first is taken.
         fn max_in_flight(self: &Context) -> u32;
@@ -282,8 +389,8 @@ pub mod ffi {
         /// One step, submitted and taken.
         fn run_step(
             self: Pin<&mut Context>,
-            batch: &StepBatch,
-            output: &mut StepOutput,
+            batch: &EngineBatch,
+            output: &mut EngineOutput,
         ) -> Result<()>;
 
         /// The pool's state.
@@ -307,102 +414,5 @@ pub mod ffi {
         /// Sustained read bandwidth in bytes/s over `bytes` of memory with `num_threads` threads, best of `rounds`:
         /// the ceiling beside decode figures.
         fn measure_read_bandwidth(bytes: u64, num_threads: u32, rounds: u32) -> Result<f64>;
-    }
-}
-
-impl ffi::DeviceOptions {
-    /// A CPU device.
-    pub fn cpu(num_threads: u32, isa: ffi::Isa, pool_bytes: u64) -> Self {
-        Self {
-            num_threads,
-            isa,
-            pool_bytes,
-            backend: ffi::Backend::Cpu,
-            ordinal: 0,
-            attention: ffi::AttentionBackend::Auto,
-            deterministic: false,
-        }
-    }
-
-    /// A GPU, whose weights are copied by so many threads.
-    pub fn cuda(ordinal: u32, num_threads: u32, pool_bytes: u64) -> Self {
-        Self {
-            num_threads,
-            isa: ffi::Isa::Auto,
-            pool_bytes,
-            backend: ffi::Backend::Cuda,
-            ordinal,
-            attention: ffi::AttentionBackend::Auto,
-            deterministic: false,
-        }
-    }
-}
-
-/// What a device call failed with.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {message}")]
-pub struct DeviceError {
-    /// Which of the fixed codes.
-    pub code: DeviceErrorCode,
-    /// Detail for the log.
-    pub message: String,
-}
-
-/// The fixed codes that engine errors start with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeviceErrorCode {
-    /// The pool or the machine has not enough memory.
-    OutOfMemory,
-    /// The step's arrays contradict each other or the model.
-    InvalidBatch,
-    /// The device is unusable until the process restarts.
-    Sticky,
-    /// Anything else.
-    Other,
-}
-
-impl std::fmt::Display for DeviceErrorCode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            DeviceErrorCode::OutOfMemory => "out_of_memory",
-            DeviceErrorCode::InvalidBatch => "invalid_batch",
-            DeviceErrorCode::Sticky => "sticky",
-            DeviceErrorCode::Other => "other",
-        })
-    }
-}
-
-impl DeviceError {
-    /// Reads `code: message`; what has no known code is `other`.
-    pub fn parse(text: &str) -> Self {
-        let (code, message) = text.split_once(": ").unwrap_or(("", text));
-        let (code, message) = match code {
-            "out_of_memory" => (DeviceErrorCode::OutOfMemory, message),
-            "invalid_batch" => (DeviceErrorCode::InvalidBatch, message),
-            "sticky" => (DeviceErrorCode::Sticky, message),
-            "other" => (DeviceErrorCode::Other, message),
-            _ => (DeviceErrorCode::Other, text),
-        };
-        Self { code, message: message.to_owned() }
-    }
-}
-
-impl From<cxx::Exception> for DeviceError {
-    fn from(exception: cxx::Exception) -> Self {
-        Self::parse(exception.what())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codes_are_read_from_the_front_of_the_text() {
-        let error = DeviceError::parse("out_of_memory: need 12, have 3");
-        assert_eq!(error.code, DeviceErrorCode::OutOfMemory);
-        assert_eq!(error.message, "need 12, have 3");
-        assert_eq!(error.to_string(), "out_of_memory: need 12, have 3");
-        assert_eq!(DeviceError::parse("std::bad: thing").code, DeviceErrorCode::Other);
     }
 }

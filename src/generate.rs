@@ -317,6 +317,7 @@ mod tests {
             seq: 0,
             token_ids: (0..tokens).collect(),
             text: String::new(),
+            logprobs: None,
             finish_reason,
             usage: None,
             receipt: None,

@@ -2,8 +2,8 @@
 
 use cxx::UniquePtr;
 use inferno_node::bridge::ffi::{
-    self, Context, DeviceOptions, Isa, ModelLimits, ModelPlan, ModelShape, SamplingRow, StepBatch,
-    StepOutput,
+    self, Context, DeviceOptions, EngineBatch as StepBatch, EngineOutput as StepOutput, Isa,
+    ModelLimits, ModelPlan, ModelShape, SamplingRow,
 };
 
 /// Stands for "the token sampled last for this seat".

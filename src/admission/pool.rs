@@ -119,16 +119,43 @@ impl Shared {
 }
 
 fn work(shared: &Shared, results: &UnboundedSender<Tokenized>) {
-    while let Some(Job { reserved, prompt, .. }) = shared.next() {
+    while let Some(Job { mut reserved, prompt, .. }) = shared.next() {
         let token_ids = if reserved.is_unwanted() {
             Err(cancelled())
         } else {
-            let model = &reserved.model;
-            catch_unwind(AssertUnwindSafe(|| tokenize(prompt, model)))
-                .unwrap_or_else(|_| Err(Error::internal("the tokenizer panicked on this prompt")))
+            catch_unwind(AssertUnwindSafe(|| {
+                reserved.bad_words = bad_words(&reserved.params.bad_words, &reserved.model)?;
+                tokenize(prompt, &reserved.model)
+            }))
+            .unwrap_or_else(|_| Err(Error::internal("the tokenizer panicked on this prompt")))
         };
         // Without a receiver the node goes down; the request is refused by being dropped.
         let _ = results.send(Tokenized { reserved, token_ids });
+    }
+}
+
+/// The ids of words, as vLLM takes them: each as it is, and behind a space where that begins with another token and is as long.
+fn bad_words(words: &[String], model: &ServedModel) -> Result<Vec<Vec<u32>>> {
+    let invalid = |text: String| Error::invalid("bad_words", text);
+    let encode = |text: &str| {
+        let ids = model.tokenizer.encode(text, false);
+        ids.map_err(|reason| Error::internal(format!("the tokenizer failed: {reason}")))
+    };
+    let mut all = Vec::new();
+    for word in words {
+        let word = word.trim_start();
+        let plain = encode(word)?;
+        let Some(first) = plain.first() else {
+            return Err(invalid(format!("expected at least one token in a word, got {word:?}")));
+        };
+        let spaced = encode(&format!(" {word}"))?;
+        let differs = spaced.first() != Some(first) && spaced.len() == plain.len();
+        all.extend(differs.then_some(spaced));
+        all.push(plain);
+    }
+    match all.iter().flatten().find(|id| **id >= model.vocab_size) {
+        Some(id) => Err(invalid(format!("expected words of the model's tokens, got token {id}"))),
+        None => Ok(all),
     }
 }
 

@@ -173,6 +173,7 @@ fn event(id: &RequestId, seq: u32, token_ids: Vec<u32>) -> Event {
         seq,
         text: token_ids.iter().map(|i| token_text(*i)).collect(),
         token_ids,
+        logprobs: None,
         finish_reason: None,
         usage: None,
         receipt: None,

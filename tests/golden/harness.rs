@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use cxx::UniquePtr;
 use inferno_node::bridge::ffi::{
-    self, Context, DeviceOptions, Dtype, Isa, ModelLimits, ModelShape, RopeScaling, SamplingRow,
-    StepBatch, StepOutput,
+    self, Context, DeviceOptions, Dtype, EngineBatch as StepBatch, EngineOutput as StepOutput, Isa,
+    ModelLimits, ModelShape, RopeScaling, SamplingRow,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;

@@ -238,6 +238,7 @@ impl Played {
             seq,
             token_ids: vec![7],
             text: text.to_owned(),
+            logprobs: None,
             finish_reason: None,
             usage: None,
             receipt: None,
