@@ -134,6 +134,10 @@ fn work(shared: &Shared, results: &UnboundedSender<Tokenized>) {
     }
 }
 
+/// Longest word in tokens, and all of them together: what a seat holds on the device (`cpp/ops/process_logits`).
+const MAX_WORD_TOKENS: usize = 16;
+const MAX_WORDS_TOKENS: usize = 2_048;
+
 /// The ids of words, as vLLM takes them: each as it is, and behind a space where that begins with another token and is as long.
 fn bad_words(words: &[String], model: &ServedModel) -> Result<Vec<Vec<u32>>> {
     let invalid = |text: String| Error::invalid("bad_words", text);
@@ -153,10 +157,18 @@ fn bad_words(words: &[String], model: &ServedModel) -> Result<Vec<Vec<u32>>> {
         all.extend(differs.then_some(spaced));
         all.push(plain);
     }
-    match all.iter().flatten().find(|id| **id >= model.vocab_size) {
-        Some(id) => Err(invalid(format!("expected words of the model's tokens, got token {id}"))),
-        None => Ok(all),
+    if let Some(id) = all.iter().flatten().find(|id| **id >= model.vocab_size) {
+        return Err(invalid(format!("expected words of the model's tokens, got token {id}")));
     }
+    let longest = all.iter().map(Vec::len).max().unwrap_or(0);
+    let together: usize = all.iter().map(Vec::len).sum();
+    if longest > MAX_WORD_TOKENS || together > MAX_WORDS_TOKENS {
+        return Err(invalid(format!(
+            "expected at most {MAX_WORD_TOKENS} tokens in a word and {MAX_WORDS_TOKENS} in all (each word counts with and without \
+             a space before it), got {longest} and {together}"
+        )));
+    }
+    Ok(all)
 }
 
 /// A prompt's ids.
@@ -220,6 +232,23 @@ mod tests {
         assert_eq!(first.refusal(), None);
         drop(pool);
         assert_eq!(first.refusal().map(|e| e.kind), Some(Kind::Unavailable));
+    }
+
+    #[test]
+    fn words_are_banned_with_and_without_a_space_where_that_is_another_token() {
+        let model = model("m");
+        let ids = |text: &str| model.tokenizer.encode(text, false).expect("plain text");
+        let banned = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            bad_words(&words, &model).map_err(|e| (e.kind, e.param.unwrap_or_default()))
+        };
+        // A space is a token of its own here, so the longer form is none of vLLM's.
+        assert_eq!(banned(&["a", "  bc"]), Ok(vec![ids("a"), ids("bc")]));
+        let refused = Err((Kind::Invalid, "bad_words".to_owned()));
+        assert_eq!(banned(&["  "]), refused, "no token is left");
+        assert_eq!(banned(&["x".repeat(17).as_str()]), refused);
+        assert_eq!(banned(&["x".repeat(16).as_str(); 129]), refused);
+        assert_eq!(banned(&[]), Ok(Vec::new()));
     }
 
     #[test]

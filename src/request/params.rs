@@ -106,7 +106,7 @@ params! {
     /// Taken off the logit of a token, times how often the completion has it.
     frequency_penalty: Option<f32>, Rule::range(-2.0, 2.0), sampler 0.0;
     /// Divides a positive logit, and multiplies a negative one, of every token that prompt or completion has.
-    repetition_penalty: Option<f32>, Rule::above(0.0, f64::INFINITY), sampler 1.0;
+    repetition_penalty: Option<f32>, Rule::above(0.0, 1_000.0), sampler 1.0;
 
     /// The same seed gives the same text.
     seed: Option<u64>, Rule::any();

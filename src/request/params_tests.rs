@@ -159,7 +159,7 @@ fn numbers_are_taken_up_to_their_bounds_and_not_beyond() {
         ("min_p", vec![0.0, 1.0], vec![-0.1, 1.1]),
         ("presence_penalty", vec![-2.0, 2.0], vec![-2.1, 2.1]),
         ("frequency_penalty", vec![-2.0, 2.0], vec![-2.1, 2.1]),
-        ("repetition_penalty", vec![0.1, 9.0], vec![0.0, -1.0, 1e300, 1e-300]),
+        ("repetition_penalty", vec![0.1, 1_000.0], vec![0.0, -1.0, 1_001.0, 1e300, 1e-300]),
         ("logprobs", vec![0.0, 20.0], vec![21.0]),
         ("top_logprobs", vec![0.0], vec![21.0]),
     ] {
@@ -221,7 +221,7 @@ fn messages_say_what_was_expected_and_what_came() {
     for (body, text) in [
         (json!({"temperature": 2.1}), "expected 0 to 2, got 2.1"),
         (json!({"top_p": 0}), "expected above 0 to 1, got 0"),
-        (json!({"repetition_penalty": -1}), "expected a number above 0, got -1"),
+        (json!({"repetition_penalty": -1}), "expected above 0 to 1000, got -1"),
         (json!({"max_tokens": 0}), "expected at least 1, got 0"),
         (json!({"max_tokens": "1"}), "expected a whole number of 0 to 4294967295, got \"1\""),
         (json!({"logit_bias": {"7": 101}}), "expected -100 to 100, got 101 for token 7"),

@@ -83,10 +83,9 @@ impl Rule {
         }
         let (min, max) = (self.min, self.max);
         let expected = match (self.above, max.is_finite()) {
+            (true, _) => format!("above {min} to {max}"),
             (false, true) => format!("{min} to {max}"),
             (false, false) => format!("at least {min}"),
-            (true, true) => format!("above {min} to {max}"),
-            (true, false) => format!("a number above {min}"),
         };
         Err(format!("expected {expected}, got {got}"))
     }

@@ -46,7 +46,7 @@ pub fn extend(digest: u64, token: u32) -> u64 {
 /// sequence in ten sooner or later.
 pub fn sample(spec: &SamplerSpec, position: u32, digest: u64) -> Option<u32> {
     let key = mix(digest ^ mix(spec.seed) ^ u64::from(position));
-    if spec.seed % 10 == 3 && (key >> 32) % 12 == 0 {
+    if spec.seed % 10 == 3 && (key >> 32).is_multiple_of(12) {
         return None;
     }
     let token = (key % VOCABULARY) as u32;
