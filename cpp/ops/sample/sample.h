@@ -54,10 +54,23 @@ struct Sampled {
   std::uint32_t token_id = 0;
 };
 
+inline constexpr std::uint64_t kKeepAll = ~std::uint64_t{0};
+
+// The distribution that a row is drawn from: ids that rank before or at last_key and weigh `least`
+// or more, by (logit - max) * scale. Of a greedy row: all, at temperature 1.
+struct Kept {
+  float max = 0;
+  float temperature = 1;
+  float scale = kLog2E;  // log2(e) / temperature
+  float least = 0;       // min_p * 2^40
+  std::uint64_t last_key = kKeepAll;
+};
+
 // `logits` [vocab_size] is changed: held-back end tokens become -infinity. `end_token_ids` below
-// vocab_size.
+// vocab_size. `kept`, if not null, is what was drawn from, where the status is kOk.
 Sampled sample_row(std::span<float> logits, const SampleParams& params,
-                   std::span<const std::uint32_t> end_token_ids, const SampleScratch& scratch);
+                   std::span<const std::uint32_t> end_token_ids, const SampleScratch& scratch,
+                   Kept* kept = nullptr);
 
 // Philox4x32-10: counter and key to four random words.
 std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
