@@ -191,7 +191,8 @@ Sampled sample_row(std::span<float> logits, const SampleParams& params,
   std::uint64_t last_key = kKeepAll;
   if (params.top_k != 0 || params.top_p < 1 || params.min_p > 0) last_key = filter(row);
   if (kept != nullptr) {
-    *kept = {max, params.temperature, scale, std::ldexp(params.min_p, kOctaves), last_key};
+    const float least = std::max(std::ldexp(params.min_p, kOctaves), 1.0F);
+    *kept = {max, params.temperature, scale, least, last_key};
   }
   return {SampleStatus::kOk, draw(row)};
 }

@@ -57,12 +57,12 @@ struct Sampled {
 inline constexpr std::uint64_t kKeepAll = ~std::uint64_t{0};
 
 // The distribution that a row is drawn from: ids that rank before or at last_key and weigh `least`
-// or more, by (logit - max) * scale. Of a greedy row: all, at temperature 1.
+// or more, by (logit - max) * scale. Of a greedy row: all ids, at temperature 1.
 struct Kept {
   float max = 0;
   float temperature = 1;
   float scale = kLog2E;  // log2(e) / temperature
-  float least = 0;       // min_p * 2^40
+  float least = 0;       // min_p * 2^40, and 1, for less is never drawn
   std::uint64_t last_key = kKeepAll;
 };
 

@@ -63,7 +63,10 @@ __device__ void finish_scan(const SampleCudaArgs& args, std::uint32_t row, std::
     record.is_drawn = 1;
     record.log2_weight = {max, fminf(__fdiv_rn(kLog2E, params.temperature), FLT_MAX)};
     record.last_key = kKeepAll;
-    kept = {max, params.temperature, record.log2_weight.scale, least_weight(params), kKeepAll};
+    kept = {.max = max,
+            .temperature = params.temperature,
+            .scale = record.log2_weight.scale,
+            .least = fmaxf(least_weight(params), 1)};
   }
   if (args.kept != nullptr) args.kept[row] = kept;
 }

@@ -31,7 +31,7 @@ std::uint64_t mass_of(const Row& row) {
   constexpr std::size_t kPart = 512;
   std::array<float, kPart> weights;
   const Kept& kept = row.kept;
-  const bool keeps_all = kept.last_key == kKeepAll && kept.least <= 0;
+  const bool counts_all = kept.last_key == kKeepAll && kept.least <= 1;  // less counts nothing
   std::uint64_t mass = 0;
   for (std::size_t begin = 0; begin < row.logits.size(); begin += kPart) {
     const std::size_t size = std::min(kPart, row.logits.size() - begin);
@@ -41,7 +41,7 @@ std::uint64_t mass_of(const Row& row) {
     }
     for (std::size_t i = 0; i < size; ++i) {
       mass +=
-          keeps_all ? static_cast<std::uint64_t>(weights[i]) : row.mass_of(begin + i, weights[i]);
+          counts_all ? static_cast<std::uint64_t>(weights[i]) : row.mass_of(begin + i, weights[i]);
     }
   }
   return mass;

@@ -12,7 +12,7 @@ namespace {
 constexpr std::uint32_t kThreads = 256;
 constexpr std::uint32_t kWordsPerThread = 8;
 constexpr std::uint32_t kWordsPerBlock = kThreads * kWordsPerThread;
-constexpr std::uint64_t kBadKey = 0;  // the row has a NaN or +infinity
+constexpr std::uint64_t kBadKey = 0;  // before every rank: the row has a NaN or +infinity
 constexpr std::uint64_t kNoKey = kKeepAll;
 
 // A row between the two kernels. The keys of its parts follow it.
@@ -40,14 +40,14 @@ __device__ std::uint64_t* part_keys(ScoreRecord& record, std::uint32_t part) {
   return reinterpret_cast<std::uint64_t*>(&record + 1) + std::size_t{part} * kMaxTop;
 }
 
+// Ids whose rank a part finds: the first tells the best logit in any case.
+__device__ std::uint32_t num_ranked(const RowLogprobs& wanted) { return max(wanted.num_top, 1U); }
+
 // The logits of a row and which of its ids have a probability.
 struct ScoredRow {
   RowLogits logits;
   Kept kept;
 
-  __device__ static bool is_of_drawn(const ScoreCudaArgs& args, std::uint32_t row) {
-    return args.rows[row].processed && args.kept != nullptr;
-  }
   __device__ static RowLogits logits_of(const ScoreCudaArgs& args, std::uint32_t row) {
     const bool is_changed =
         args.rows[row].processed && args.rules != nullptr && args.rules[row].change_logits();
@@ -56,18 +56,17 @@ struct ScoredRow {
 
   __device__ ScoredRow(const ScoreCudaArgs& args, std::uint32_t row)
       : logits(logits_of(args, row)), kept{} {
-    if (is_of_drawn(args, row)) kept = args.kept[row];
+    if (args.rows[row].processed && args.kept != nullptr) kept = args.kept[row];
   }
 
   __device__ float weight(float logit) const {
     return weight_of(Log2Weight{kept.max, kept.scale}(logit));
   }
-  __device__ std::uint64_t key_of(float logit, std::uint32_t id) const {
-    if (!(logit < INFINITY)) return kBadKey;
-    if (!(logit > -INFINITY)) return kNoKey;
-    const std::uint64_t key = rank_key(logit, id);
-    const bool is_kept = key <= kept.last_key && (kept.least <= 0 || weight(logit) >= kept.least);
-    return is_kept ? key : kNoKey;
+  // With `least` up to 1, what weighs less counts nothing in any case.
+  __device__ bool counts_all() const { return kept.last_key == kKeepAll && kept.least <= 1; }
+  __device__ bool lists_all() const { return kept.last_key == kKeepAll && kept.least <= 0; }
+  __device__ bool keeps(float logit, std::uint32_t id, float weight) const {
+    return weight >= kept.least && rank_key(logit, id) <= kept.last_key;
   }
 };
 
@@ -77,52 +76,130 @@ __device__ bool is_scored(const ScoreCudaArgs& args, std::uint32_t row) {
   return wanted.wanted && (is_drawn || !wanted.processed);
 }
 
-// The `count` smallest keys of a block's threads in order, each to put(index, key) in one thread.
-// next_after(key): a thread's smallest key beyond this one, or kNoKey. No key twice.
-template <typename Next, typename Put>
-__device__ void take_smallest(std::uint32_t count, Next next_after, Put put) {
-  std::uint64_t mine = next_after(0, true);
-  for (std::uint32_t i = 0; i < count; ++i) {
-    const std::uint64_t best = block_min<kThreads>(mine);
-    if (threadIdx.x == 0) put(i, best);
-    if (best == kNoKey || best == kBadKey) {
-      for (++i; threadIdx.x == 0 && i < count; ++i) put(i, best);
-      return;
+// A thread's part of a block's share.
+struct Share {
+  float4 words[kWordsPerThread];
+  std::uint32_t first_id;  // of the first word; the others follow kThreads words apart
+  bool is_bad;             // a NaN or +infinity was met
+
+  __device__ static constexpr std::uint32_t id_at(std::uint32_t word, std::uint32_t i) {
+    return word * kThreads * 4 + i;
+  }
+  __device__ static float& element(float4& word, std::uint32_t i) {
+    return i == 0 ? word.x : i == 1 ? word.y : i == 2 ? word.z : word.w;
+  }
+
+  // What has no probability becomes -infinity, as what lies beyond the row is.
+  __device__ Share(const ScoredRow& row, Words range)
+      : first_id((range.begin + threadIdx.x) * 4 - row.logits.lead), is_bad(false) {
+    const bool lists_all = row.lists_all();
+#pragma unroll
+    for (std::uint32_t w = 0; w < kWordsPerThread; ++w) {
+      const std::uint32_t word = range.begin + threadIdx.x + w * kThreads;
+      constexpr float kNone = -INFINITY;
+      words[w] = word < range.end ? row.logits.load(word) : float4{kNone, kNone, kNone, kNone};
     }
-    if (mine == best) mine = next_after(best, false);
+#pragma unroll
+    for (std::uint32_t w = 0; w < kWordsPerThread; ++w) {
+#pragma unroll
+      for (std::uint32_t i = 0; i < 4; ++i) {
+        float& logit = element(words[w], i);
+        is_bad = is_bad || !(logit < INFINITY);
+        if (!lists_all && !row.keeps(logit, first_id + id_at(w, i), row.weight(logit))) {
+          logit = -INFINITY;
+        }
+      }
+    }
+  }
+
+  // The key of the best id that is left but `taken`, which is left out from now on.
+  __device__ std::uint64_t next_best(std::uint32_t taken) {
+    float best = -INFINITY;
+    std::uint32_t best_id = 0;
+#pragma unroll
+    for (std::uint32_t w = 0; w < kWordsPerThread; ++w) {
+#pragma unroll
+      for (std::uint32_t i = 0; i < 4; ++i) {
+        float& logit = element(words[w], i);
+        if (first_id + id_at(w, i) == taken) logit = -INFINITY;
+        if (logit > best) {
+          best = logit;
+          best_id = first_id + id_at(w, i);
+        }
+      }
+    }
+    return best > -INFINITY ? rank_key(best, best_id) : kNoKey;
+  }
+};
+
+// The keys of a share's best ids, in order, by thread 0.
+__device__ void rank_share(Share& share, std::uint32_t count, std::uint64_t* keys) {
+  constexpr std::uint32_t kNone = 0xFFFFFFFF;  // no id
+  std::uint64_t mine = share.next_best(kNone);
+  if (share.is_bad) mine = kBadKey;
+  std::uint64_t best = kNoKey;
+  std::uint32_t i = 0;
+  do {
+    best = block_min<kThreads>(mine);
+    if (threadIdx.x == 0) keys[i] = best;
+    ++i;
+    if (mine == best) mine = share.next_best(static_cast<std::uint32_t>(best));
+  } while (i < count && best != kBadKey && best != kNoKey);
+  for (; threadIdx.x == 0 && i < count; ++i) keys[i] = best;
+}
+
+// The `count` smallest of the parts' keys, in order, into `best` [kMaxTop] in shared memory: a
+// key's place is the number of those before it.
+__device__ void merge_parts(ScoreRecord& record, std::uint32_t count, std::uint64_t* best) {
+  constexpr std::uint32_t kAtOnce = 32;  // parts
+  __shared__ std::uint64_t keys[(kAtOnce + 1) * kMaxTop];
+  if (threadIdx.x < kMaxTop) best[threadIdx.x] = kNoKey;
+  __syncthreads();
+  for (std::uint32_t first = 0; first < gridDim.x; first += kAtOnce) {
+    const std::uint32_t parts = min(kAtOnce, gridDim.x - first);
+    const std::uint32_t size = (parts + 1) * count;
+    for (std::uint32_t i = threadIdx.x; i < size; i += kThreads) {
+      const std::uint32_t part = i / count;
+      const auto* from = reinterpret_cast<const unsigned long long*>(
+          part_keys(record, first + part - 1) + i % count);
+      keys[i] = part == 0 ? best[i] : __ldcg(from);
+    }
+    __syncthreads();
+    for (std::uint32_t i = threadIdx.x; i < size; i += kThreads) {
+      const std::uint64_t key = keys[i];
+      if (key == kNoKey) continue;
+      std::uint32_t place = 0;
+      for (std::uint32_t other = 0; other < size; ++other) {
+        place += keys[other] < key || (keys[other] == key && other < i) ? 1 : 0;
+      }
+      if (place < count) best[place] = key;
+    }
+    __syncthreads();
   }
 }
 
-__device__ void finish_top(const ScoreCudaArgs& args, std::uint32_t row, ScoreRecord& record) {
-  const std::uint32_t count = max(args.rows[row].num_top, 1U);
-  const ScoredRow scored(args, row);
-  const std::uint32_t num_keys = gridDim.x * count;
-  RowScore& score = args.scores[row];
-  const auto next_after = [&](std::uint64_t key, bool is_first) {
-    std::uint64_t next = kNoKey;
-    for (std::uint32_t i = threadIdx.x; i < num_keys; i += kThreads) {
-      const std::uint64_t found = __ldcg(
-          reinterpret_cast<const unsigned long long*>(part_keys(record, i / count) + i % count));
-      if (is_first || found > key) next = min(next, found);
-    }
-    return next;
-  };
-  if (threadIdx.x == 0) {
-    score = {.temperature = scored.kept.temperature};
-    record.is_valid = 0;
-  }
-  take_smallest(count, next_after, [&](std::uint32_t i, std::uint64_t key) {
-    if (key == kBadKey || key == kNoKey) return;
-    if (i == 0) {
-      record.is_valid = 1;
-      score.max = logit_of(key);
-    }
-    if (args.rows[row].num_top == 0) return;
+__device__ void finish_top(const ScoreCudaArgs& args, const ScoredRow& scored,
+                           ScoreRecord& record) {
+  __shared__ std::uint64_t best[kMaxTop];
+  const std::uint32_t row = blockIdx.y;
+  const std::uint32_t num_top = args.rows[row].num_top;
+  merge_parts(record, num_ranked(args.rows[row]), best);
+  const bool is_valid = best[0] != kBadKey && best[0] != kNoKey;
+  const std::uint64_t key = threadIdx.x < num_top ? best[threadIdx.x] : kNoKey;
+  if (is_valid && key != kNoKey) {
     // The logit itself: a key has +0 for -0.
     const auto id = static_cast<std::uint32_t>(key);
-    args.top[std::size_t{row} * kMaxTop + i] = {id, scored.logits.first[id]};
-    score.num_top = i + 1;
-  });
+    args.top[std::size_t{row} * kMaxTop + threadIdx.x] = {id, scored.logits.first[id]};
+  }
+  const auto found = static_cast<std::uint32_t>(__syncthreads_count(key != kNoKey));
+  if (threadIdx.x != 0) return;
+  record.is_valid = is_valid ? 1 : 0;
+  RowScore score{.temperature = scored.kept.temperature};
+  if (is_valid) {
+    score.max = logit_of(best[0]);
+    score.num_top = found;
+  }
+  args.scores[row] = score;
 }
 
 __global__ void __launch_bounds__(kThreads) top_kernel(ScoreCudaArgs args) {
@@ -131,33 +208,10 @@ __global__ void __launch_bounds__(kThreads) top_kernel(ScoreCudaArgs args) {
   const std::uint32_t row = blockIdx.y;
   if (!is_scored(args, row)) return;
   const ScoredRow scored(args, row);
-  const Words words = scored.logits.part(blockIdx.x, gridDim.x);
-  float4 share[kWordsPerThread];
-#pragma unroll
-  for (std::uint32_t i = 0; i < kWordsPerThread; ++i) {
-    const std::uint32_t word = words.begin + threadIdx.x + i * kThreads;
-    constexpr float kNone = -INFINITY;
-    share[i] = word < words.end ? scored.logits.load(word) : float4{kNone, kNone, kNone, kNone};
-  }
-  const auto next_after = [&](std::uint64_t key, bool is_first) {
-    std::uint64_t next = kNoKey;
-#pragma unroll
-    for (std::uint32_t i = 0; i < kWordsPerThread; ++i) {
-      scored.logits.visit(words.begin + threadIdx.x + i * kThreads, share[i],
-                          [&](float logit, std::uint32_t id) {
-                            const std::uint64_t found = scored.key_of(logit, id);
-                            if (is_first || found > key) next = min(next, found);
-                          });
-    }
-    return next;
-  };
   ScoreRecord& record = score_record(args, row);
-  const std::uint32_t count = max(args.rows[row].num_top, 1U);
-  // A part of fewer ids fills up with kNoKey.
-  take_smallest(count, next_after, [&](std::uint32_t i, std::uint64_t key) {
-    part_keys(record, blockIdx.x)[i] = key;
-  });
-  if (finish_part(record.finished)) finish_top(args, row, record);
+  Share share(scored, scored.logits.part(blockIdx.x, gridDim.x));
+  rank_share(share, num_ranked(args.rows[row]), part_keys(record, blockIdx.x));
+  if (finish_part(record.finished)) finish_top(args, scored, record);
 }
 
 __global__ void __launch_bounds__(kThreads) mass_kernel(ScoreCudaArgs args) {
@@ -168,15 +222,15 @@ __global__ void __launch_bounds__(kThreads) mass_kernel(ScoreCudaArgs args) {
   if (!is_scored(args, row) || record.is_valid == 0) return;
   ScoredRow scored(args, row);
   scored.kept.max = args.scores[row].max;
-  const bool keeps_all = scored.kept.last_key == kKeepAll && scored.kept.least <= 0;
+  const bool counts_all = scored.counts_all();
   std::uint64_t sum = 0;
-  for_each_logit<kThreads>(
-      scored.logits, scored.logits.part(blockIdx.x, gridDim.x), [&](float logit, std::uint32_t id) {
-        const float weight = scored.weight(logit);
-        const bool is_kept = keeps_all || (weight >= scored.kept.least &&
-                                           rank_key(logit, id) <= scored.kept.last_key);
-        if (is_kept) sum += __float2ull_rz(weight);
-      });
+  for_each_logit<kThreads>(scored.logits, scored.logits.part(blockIdx.x, gridDim.x),
+                           [&](float logit, std::uint32_t id) {
+                             const float weight = scored.weight(logit);
+                             if (counts_all || scored.keeps(logit, id, weight)) {
+                               sum += __float2ull_rz(weight);
+                             }
+                           });
   sum = block_sum<kThreads>(sum);
   auto* mass = reinterpret_cast<unsigned long long*>(&record.mass);
   if (threadIdx.x == 0) atomicAdd(mass, sum);

@@ -45,7 +45,8 @@ std::vector<double> reference(std::span<const float> logits, const SampleParams&
     }
     const double least = values[ids[0]] + std::log(static_cast<double>(params.min_p));
     for (std::size_t i = 0; i < ids.size(); ++i) {
-      if (i >= kept || values[ids[i]] < least) values[ids[i]] = -kInf;
+      const bool is_drawn = values[ids[i]] - values[ids[0]] > -40 * std::log(2);
+      if (i >= kept || values[ids[i]] < least || !is_drawn) values[ids[i]] = -kInf;
     }
   }
   const double sum = log_sum_exp(values);
