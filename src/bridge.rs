@@ -113,7 +113,7 @@ pub mod ffi {
         max_step_tokens: u32,
         /// Most positions of one sequence.
         max_seq_len: u32,
-        /// Tokens that end a completion; held back while a row has `suppress_end`.
+        /// Tokens that end a completion; held back up to a seat's `end_from`.
         end_token_ids: Vec<u32>,
     }
 
@@ -195,11 +195,13 @@ pub mod ffi {
         end_from: u32,
         /// Count as end tokens for `end_from`.
         stop_token_ids: Vec<u32>,
+        /// At most 1,024, no token twice.
         bias: Vec<TokenBias>,
         /// Empty: all.
         allowed_ids: Vec<u32>,
         banned_ids: Vec<u32>,
-        /// Sequences of two or more tokens, one after the other: the last of each is banned where the others precede.
+        /// Sequences of two to sixteen tokens, one after the other: the last of each is banned where the others precede, in
+        /// prompt or completion. At most 512, of 2,048 tokens together.
         banned_words: Vec<u32>,
         /// How many tokens each has.
         banned_word_lens: Vec<u32>,
@@ -212,20 +214,8 @@ pub mod ffi {
         processed_logprobs: bool,
     }
 
-    /// What became of one sequence's row.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum RowStatus {
-        /// Nothing was to be sampled.
-        None,
-        Sampled,
-        /// The logits are no numbers.
-        NotANumber,
-        /// Mask, bans and filters leave no token.
-        NothingLeft,
-    }
-
-    /// One step's flat arrays. T tokens of S sequences, those of one sequence adjacent and in order.
-    #[cxx_name = "SeatedBatch"]
+    /// One step's flat arrays. T tokens of S sequences, those of one sequence adjacent and in order; they are the last of their
+    /// context.
     #[derive(Debug, Clone, Default)]
     struct StepBatch {
         model: u32,
@@ -238,91 +228,63 @@ pub mod ffi {
         /// \[S, block_table_stride\] block ids.
         block_tables: Vec<u32>,
         block_table_stride: u32,
-        /// \[S\] the sequence's seat, below max_batch_size; its last sampled token is kept there between steps.
+        /// \[S\] the sequence's seat, below max_batch_size, bound before; its last sampled token is kept there between steps.
         seats: Vec<u32>,
         /// \[S\] the only query token is the one sampled last for this seat (the host has not seen it yet).
         feed_sampled: Vec<bool>,
         /// \[S\] whether to sample after the last query token (false inside a prompt).
         sample: Vec<bool>,
-        /// \[S\] whether the log probabilities of this chunk's prompt tokens are wanted.
+        /// \[S\] whether the log probabilities of the tokens that follow these are wanted (`prompt_logprobs`).
         score: Vec<bool>,
-        /// \[S\] the token after the chunk, where `score` holds and there is one, else `NO_TOKEN`.
+        /// \[S\] the token after the last query token, where `score` holds and it is a prompt's, else `NO_TOKEN`.
         next_token_ids: Vec<u32>,
-        /// \[rows with a mask, ceil(vocab_size / 32)\] a bit for each token that may be sampled.
+        /// \[M, ceil(vocab_size / 32)\] bit id % 32 of word id / 32: whether the token may be sampled.
         masks: Vec<u32>,
-        /// \[S\] which of the masks; `NO_MASK`: none.
+        /// \[S\] which of the masks, below M; `NO_MASK`: none.
         mask_rows: Vec<u32>,
-        /// Copy the logits of sampled rows out (tests).
+        /// Copy the model's logits of sampled rows out (tests).
         want_logits: bool,
     }
 
+    /// What became of one sequence's row.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum RowStatus {
+        /// Nothing was to be sampled.
+        None,
+        Sampled,
+        /// A logit is NaN or +infinity.
+        NotANumber,
+        /// Mask, bans and bias leave no token.
+        NothingLeft,
+    }
+
     /// What a step gives back.
-    #[cxx_name = "SeatedOutput"]
     #[derive(Debug, Clone, Default)]
     struct StepOutput {
         /// \[S\] sampled ids; 0 where nothing was.
         token_ids: Vec<u32>,
         /// \[S\]
         status: Vec<RowStatus>,
-        /// \[S\] of the sampled token, where its seat wants it.
+        /// \[S\] of the sampled token, where its seat wants it; else 0.
         logprobs: Vec<f32>,
         /// \[S + 1\] running sum of the alternatives' numbers.
         top_starts: Vec<u32>,
-        /// The likeliest tokens, likeliest first.
+        /// The likeliest tokens, likeliest first; those without a probability are left out.
         top_ids: Vec<u32>,
         top_logprobs: Vec<f32>,
-        /// \[S + 1\] running sum of the scored prompt tokens' numbers.
+        /// \[S + 1\] running sum of the scored tokens' numbers.
         score_starts: Vec<u32>,
-        /// Of each prompt token after the first, given those before it.
+        /// Of the tokens that follow the query tokens, given all before them; of the model's own distribution.
         score_logprobs: Vec<f32>,
-        /// \[scored tokens, the seat's num_logprobs\] the likeliest tokens there.
+        /// \[scored tokens, the seat's num_logprobs\] the likeliest tokens there; `NO_TOKEN` and -infinity where there are fewer.
         score_top_ids: Vec<u32>,
         score_top_logprobs: Vec<f32>,
-        /// \[rows with `sample`, vocab_size\] if wanted, else empty; end tokens that were held back are -infinity.
+        /// \[rows with `sample`, vocab_size\] the model's own if wanted, else empty.
         logits: Vec<f32>,
         /// How long a GPU took for it, by its own clock, in microseconds; 0 on other devices.
         device_us: f32,
         /// How long it had had nothing to do before, since the step before, in microseconds; 0 on other devices and before the first
         /// step.
-        idle_us: f32,
-    }
-
-    // What the engine takes until it binds seats; made by `executor/engine_adapter.rs`.
-    #[derive(Debug, Clone, Copy, PartialEq)]
-    struct SamplingRow {
-        temperature: f32,
-        top_k: u32,
-        top_p: f32,
-        min_p: f32,
-        seed: u64,
-        position: u32,
-        suppress_end: bool,
-    }
-
-    #[cxx_name = "StepBatch"]
-    #[derive(Debug, Clone, Default)]
-    struct EngineBatch {
-        model: u32,
-        token_ids: Vec<u32>,
-        positions: Vec<u32>,
-        slot_mapping: Vec<u32>,
-        cu_query_lens: Vec<u32>,
-        context_lens: Vec<u32>,
-        block_tables: Vec<u32>,
-        block_table_stride: u32,
-        seats: Vec<u32>,
-        feed_sampled: Vec<bool>,
-        sample: Vec<bool>,
-        sampling: Vec<SamplingRow>,
-        want_logits: bool,
-    }
-
-    #[cxx_name = "StepOutput"]
-    #[derive(Debug, Clone, Default)]
-    struct EngineOutput {
-        token_ids: Vec<u32>,
-        logits: Vec<f32>,
-        device_us: f32,
         idle_us: f32,
     }
 
@@ -374,14 +336,25 @@ pub mod ffi {
         /// Gives the model's memory back.
         fn remove_model(self: Pin<&mut Context>, model: u32) -> Result<()>;
 
+        /// Gives a seat the sampler of a sequence, for the steps submitted from here on; what it had is forgotten. `token_ids` are
+        /// the sequence's so far, the first `prompt_len` of them its prompt.
+        fn bind_seat(
+            self: Pin<&mut Context>,
+            model: u32,
+            seat: u32,
+            spec: &SamplerSpec,
+            prompt_len: u32,
+            token_ids: &[u32],
+        ) -> Result<()>;
+
         /// Starts one forward pass and sampling; at most [`Context::max_in_flight`] steps are under way.
-        fn submit_step(self: Pin<&mut Context>, batch: &EngineBatch) -> Result<()>;
+        fn submit_step(self: Pin<&mut Context>, batch: &StepBatch) -> Result<()>;
 
         /// Whether [`Context::take_step`] would not wait.
         fn step_has_ended(self: Pin<&mut Context>) -> Result<bool>;
 
         /// The oldest step's answer; waits for it.
-        fn take_step(self: Pin<&mut Context>, output: &mut EngineOutput) -> Result<()>;
+        fn take_step(self: Pin<&mut Context>, output: &mut StepOutput) -> Result<()>;
 
         /// How many steps may be submitted before the first is taken.
         fn max_in_flight(self: &Context) -> u32;
@@ -389,8 +362,8 @@ pub mod ffi {
         /// One step, submitted and taken.
         fn run_step(
             self: Pin<&mut Context>,
-            batch: &EngineBatch,
-            output: &mut EngineOutput,
+            batch: &StepBatch,
+            output: &mut StepOutput,
         ) -> Result<()>;
 
         /// The pool's state.

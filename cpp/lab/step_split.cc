@@ -41,6 +41,7 @@ StepParts StepSplit::measure(const EqualSequences& sequences) {
   forward_.embed(weights_);
   layers(true);
   forward_.sample();
+  forward_.end();
   forward_.take();
   // Parts of this one are repeated; it is never ended.
   forward_.begin(step.batch());

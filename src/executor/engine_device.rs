@@ -1,16 +1,15 @@
 //! A device that computes: the engine behind the bridge.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{
-    self, Backend, Context, DeviceOptions, EngineOutput, MemoryStats, ModelLimits, ModelPlan,
-    StepBatch, StepOutput,
+    self, Backend, Context, DeviceOptions, MemoryStats, ModelLimits, ModelPlan, StepBatch,
+    StepOutput,
 };
 use crate::models::{Checkpoint, LoadFormat, memory};
 
-use super::engine_adapter::{self, Seats};
 use super::{
     Device, DeviceLoad, LoadStage, LoadState, LoadedModel, ModelId, Pipeline, SeatBinding,
 };
@@ -24,9 +23,6 @@ pub(super) struct EngineDevice {
     backend: Backend,
     /// The engine's handles of loaded models, and of the one being loaded.
     handles: HashMap<ModelId, u32>,
-    seats: HashMap<ModelId, Seats>,
-    /// \[S\] of the steps under way, oldest first: whether each row samples.
-    samples: VecDeque<Vec<bool>>,
     loading: Option<Loading>,
 }
 
@@ -53,14 +49,7 @@ impl EngineDevice {
         } else {
             tracing::info!(ordinal, pool_bytes, "GPU device is up");
         }
-        Ok(Self {
-            context,
-            backend,
-            handles: HashMap::new(),
-            seats: HashMap::new(),
-            samples: VecDeque::new(),
-            loading: None,
-        })
+        Ok(Self { context, backend, handles: HashMap::new(), loading: None })
     }
 
     fn handle(&self, model: ModelId) -> Result<u32, DeviceError> {
@@ -103,7 +92,6 @@ impl Device for EngineDevice {
         let shape = memory::shape_on(self.backend, load.checkpoint.shape());
         let plan = self.context.pin_mut().add_model(&shape, &limits)?;
         self.handles.insert(load.model, plan.model);
-        self.seats.insert(load.model, Seats::new(budget.block_size, budget.max_batch_size));
         self.loading = Some(Loading {
             model: load.model,
             plan,
@@ -148,16 +136,15 @@ impl Device for EngineDevice {
     fn unload(&mut self, model: ModelId) -> Result<(), DeviceError> {
         let handle = self.handle(model)?;
         self.handles.remove(&model);
-        self.seats.remove(&model);
         self.loading = self.loading.take().filter(|loading| loading.model != model);
         Ok(self.context.pin_mut().remove_model(handle)?)
     }
 
     fn bind(&mut self, model: ModelId, binding: &SeatBinding) -> Result<(), DeviceError> {
-        if let Some(seats) = self.seats.get_mut(&model) {
-            seats.bind(binding);
-        }
-        Ok(())
+        let handle = self.handle(model)?;
+        let SeatBinding { seat, sampler, num_prompt_tokens, token_ids } = binding;
+        let prompt_len = *num_prompt_tokens;
+        Ok(self.context.pin_mut().bind_seat(handle, *seat, sampler, prompt_len, token_ids)?)
     }
 
     fn run(
@@ -166,8 +153,8 @@ impl Device for EngineDevice {
         batch: &mut StepBatch,
         output: &mut StepOutput,
     ) -> Result<(), DeviceError> {
-        self.submit(model, batch)?;
-        self.take(output)
+        batch.model = self.handle(model)?;
+        Ok(self.context.pin_mut().run_step(batch, output)?)
     }
 
     fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
@@ -182,10 +169,7 @@ impl Device for EngineDevice {
 impl Pipeline for EngineDevice {
     fn submit(&mut self, model: ModelId, batch: &mut StepBatch) -> Result<(), DeviceError> {
         batch.model = self.handle(model)?;
-        let seats = self.seats.get(&model).expect("made with the handle");
-        self.context.pin_mut().submit_step(&seats.batch(batch))?;
-        self.samples.push_back(batch.sample.clone());
-        Ok(())
+        Ok(self.context.pin_mut().submit_step(batch)?)
     }
 
     fn has_ended(&mut self) -> Result<bool, DeviceError> {
@@ -193,10 +177,6 @@ impl Pipeline for EngineDevice {
     }
 
     fn take(&mut self, output: &mut StepOutput) -> Result<(), DeviceError> {
-        let mut taken = EngineOutput::default();
-        let sample = self.samples.pop_front().unwrap_or_default();
-        self.context.pin_mut().take_step(&mut taken)?;
-        engine_adapter::output(taken, &sample, output);
-        Ok(())
+        Ok(self.context.pin_mut().take_step(output)?)
     }
 }

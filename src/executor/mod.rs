@@ -21,7 +21,6 @@ mod actor;
 mod byte_size;
 mod config;
 mod cost_model;
-mod engine_adapter;
 mod engine_device;
 mod faults;
 pub mod gpu;

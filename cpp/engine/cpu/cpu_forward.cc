@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <string>
 
-#include "engine/error.h"
 #include "ops/attention/attention.h"
 #include "ops/embed/embed.h"
 #include "ops/kv_write/kv_write.h"
@@ -25,30 +23,41 @@ CpuForward::CpuForward(const CpuDevice& device, const ForwardParts& parts)
       warm_up_steps_{{1, std::min({parts.limits.block_size, parts.limits.max_step_tokens,
                                    parts.limits.max_seq_len, 8U})}},
       inv_freq_(inverse_frequencies(parts.shape)),
-      last_sampled_(parts.limits.max_batch_size),
-      row_of_logits_(parts.limits.max_batch_size),
-      sample_status_(parts.limits.max_batch_size) {
-  sampled_.reserve(parts.limits.max_batch_size);
+      sampler_(device.threads, workspace_.sampler, parts.limits.max_batch_size),
+      positions_(parts.limits.max_step_tokens),
+      slot_mapping_(parts.limits.max_step_tokens),
+      cu_query_lens_(std::size_t{parts.limits.max_batch_size} + 1),
+      answer_(parts.limits.max_batch_size, parts.limits.max_step_tokens) {
+  row_seqs_.reserve(parts.limits.max_batch_size);
+  scored_.reserve(parts.limits.max_step_tokens);
   // The first touch takes the pages. KV blocks get theirs when they are first used: a node that
   // never fills its cache never pays for it.
   const std::span<std::byte> all = workspace_.all();
   std::memset(all.data(), 0, all.size());
 }
 
+void CpuForward::bind(const ops::SamplerSpec& spec, const ops::SeatHistory& history) {
+  sampler_.bind(spec, history);
+}
+
 void CpuForward::begin(const StepBatch& batch) {
   batch_ = batch;
+  derive_arrays(batch, limits_.block_size,
+                {positions_.data(), slot_mapping_.data(), cu_query_lens_.data()});
+  answer_.begin(batch.num_seqs());
   // token_ids [T], with the token that the host has not seen yet in its place.
   std::copy(batch.token_ids.begin(), batch.token_ids.end(), workspace_.token_ids);
   for (std::uint32_t seq = 0; seq < batch.num_seqs(); ++seq) {
     if (!batch.feed_sampled[seq]) continue;
-    workspace_.token_ids[batch.cu_query_lens[seq]] = last_sampled_[batch.seats[seq]];
+    workspace_.token_ids[cu_query_lens_[seq]] = sampler_.last_sampled(batch.seats[seq]);
   }
 }
 
 void CpuForward::embed(const Weights& weights) {
   const ops::OpContext context = op_context();
   ops::embed(context, weights.embedding, {workspace_.token_ids, batch_.num_tokens()}, workspace_.x);
-  ops::rope_angles(context, inv_freq_, batch_.positions, workspace_.cos_sin);
+  ops::rope_angles(context, inv_freq_, {positions_.data(), batch_.num_tokens()},
+                   workspace_.cos_sin);
 }
 
 void CpuForward::norm(const float* weight) {
@@ -74,12 +83,15 @@ void CpuForward::attend(std::uint32_t layer) {
   // A token's own K and V are read back from the cache too: so a chunk's borders leave no trace in
   // its bits.
   ops::kv_write(context, kv,
-                {w.qkv + shape_.q_size(), w.qkv + shape_.q_size() + shape_.kv_size(), row,
-                 batch_.slot_mapping});
-  ops::attention({device_.threads, device_.attention_isa, workspace_.ops}, kv,
-                 {w.qkv, row, shape_.num_heads,
-                  1.0F / std::sqrt(static_cast<float>(shape_.head_dim)), batch_.cu_query_lens,
-                  batch_.context_lens, batch_.block_tables, batch_.block_table_stride, w.attended});
+                {w.qkv + shape_.q_size(),
+                 w.qkv + shape_.q_size() + shape_.kv_size(),
+                 row,
+                 {slot_mapping_.data(), batch_.num_tokens()}});
+  ops::attention(
+      {device_.threads, device_.attention_isa, workspace_.ops}, kv,
+      {w.qkv, row, shape_.num_heads, 1.0F / std::sqrt(static_cast<float>(shape_.head_dim)),
+       std::span(cu_query_lens_).first(batch_.num_seqs() + 1), batch_.context_lens,
+       batch_.block_tables, batch_.block_table_stride, w.attended});
 }
 
 void CpuForward::add_attended(const LayerWeights& layer) {
@@ -104,55 +116,57 @@ void CpuForward::add_gated(const LayerWeights& layer, const LayerWeights*) {
 }
 
 void CpuForward::project_logits(const Weights& weights) {
-  const ops::OpContext context = op_context();
-  const CpuWorkspace& w = workspace_;
+  weights_ = &weights;
   const std::size_t hidden_size = shape_.hidden_size;
-  num_rows_ = 0;
+  row_seqs_.clear();
   for (std::uint32_t seq = 0; seq < batch_.num_seqs(); ++seq) {
     if (!batch_.sample[seq]) continue;
-    const std::size_t token = batch_.cu_query_lens[seq + 1] - 1;
-    std::copy_n(w.x + token * hidden_size, hidden_size, w.last + num_rows_ * hidden_size);
-    row_of_logits_[num_rows_++] = seq;
+    const std::size_t token = cu_query_lens_[seq + 1] - 1;
+    std::copy_n(workspace_.x + token * hidden_size, hidden_size,
+                workspace_.last + row_seqs_.size() * hidden_size);
+    row_seqs_.push_back(seq);
   }
-  // last [R, hidden_size]
-  ops::rms_norm(context, {w.last, weights.final_norm, shape_.rms_norm_eps, num_rows_,
+  project_last(static_cast<std::uint32_t>(row_seqs_.size()));
+}
+
+void CpuForward::project_last(std::uint32_t num_rows) {
+  const ops::OpContext context = op_context();
+  const CpuWorkspace& w = workspace_;
+  ops::rms_norm(context, {w.last, weights_->final_norm, shape_.rms_norm_eps, num_rows,
                           shape_.hidden_size, w.last});
-  ops::linear(context,
-              {w.last, num_rows_, weights.lm_head.weight, weights.lm_head.bias, w.logits, false});
+  ops::linear(context, {w.last, num_rows, weights_->lm_head.weight, weights_->lm_head.bias,
+                        w.logits, false});
 }
 
 void CpuForward::sample() {
-  const std::size_t vocab_size = shape_.vocab_size;
-  sampled_.assign(batch_.num_seqs(), 0);
-  num_logits_ = batch_.want_logits ? num_rows_ * vocab_size : 0;
-  device_.threads.parallel_for(num_rows_, [&](std::uint32_t row, std::uint32_t thread) {
-    const std::uint32_t seq = row_of_logits_[row];
-    const ops::SampleScratch scratch{{workspace_.weights + thread * vocab_size, vocab_size},
-                                     {workspace_.ranked + thread * vocab_size, vocab_size}};
-    const ops::Sampled sampled =
-        ops::sample_row({workspace_.logits + row * vocab_size, vocab_size}, batch_.sampling[seq],
-                        limits_.end_token_ids, scratch);
-    sampled_[seq] = sampled.token_id;
-    sample_status_[row] = sampled.status;
-  });
-  for (std::uint32_t row = 0; row < num_rows_; ++row) {
-    if (sample_status_[row] != ops::SampleStatus::kOk) {
-      throw_not_sampled(row_of_logits_[row], sample_status_[row]);
+  sampler_.sample(batch_, row_seqs_, workspace_.logits, answer_);
+  logits_ = {workspace_.logits, batch_.want_logits ? row_seqs_.size() * shape_.vocab_size : 0};
+}
+
+void CpuForward::score() {
+  scored_.clear();
+  for_each_scored(batch_, [&](const ScoredToken& token) { scored_.push_back(token); });
+  if (scored_.empty()) return;
+  // The logits of the rows that sample make room.
+  wanted_logits_.assign(logits_.begin(), logits_.end());
+  logits_ = wanted_logits_;
+  const std::size_t hidden_size = shape_.hidden_size;
+  const std::size_t max_rows = std::min(limits_.max_batch_size, limits_.max_step_tokens);
+  for (std::size_t first = 0; first < scored_.size(); first += max_rows) {
+    const auto part = std::span(scored_).subspan(first, std::min(max_rows, scored_.size() - first));
+    for (std::size_t row = 0; row < part.size(); ++row) {
+      std::copy_n(workspace_.x + part[row].token * hidden_size, hidden_size,
+                  workspace_.last + row * hidden_size);
     }
-  }
-  for (std::uint32_t row = 0; row < num_rows_; ++row) {
-    const std::uint32_t seq = row_of_logits_[row];
-    last_sampled_[batch_.seats[seq]] = sampled_[seq];
+    project_last(static_cast<std::uint32_t>(part.size()));
+    sampler_.score(batch_, part, workspace_.logits, answer_);
   }
 }
 
-StepOutput CpuForward::take() { return {sampled_, {workspace_.logits, num_logits_}}; }
-
-void throw_not_sampled(std::uint32_t seq, ops::SampleStatus status) {
-  const bool rubbish = status == ops::SampleStatus::kNotANumber;
-  throw Error(ErrorCode::kOther,
-              "sequence " + std::to_string(seq) +
-                  (rubbish ? ": logits that are no numbers" : ": no token is left to be sampled"));
+StepOutput CpuForward::take() {
+  StepOutput output = answer_.finish();
+  output.logits = logits_;
+  return output;
 }
 
 }  // namespace inferno::engine

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/layout.h"
+#include "engine/seat_states.h"
 #include "ops/attention/attention.h"
 #include "ops/linear/linear.h"
 
@@ -47,8 +48,10 @@ std::uint64_t CpuWorkspace::place_all(std::byte* base, const ModelShape& shape,
   place(token_ids, tokens);
   place(last, rows * shape.hidden_size);
   place(logits, rows * shape.vocab_size);
-  place(weights, std::uint64_t{num_threads} * shape.vocab_size);
-  place(ranked, std::uint64_t{num_threads} * shape.vocab_size);
+  place(sampler.processed, std::uint64_t{num_threads} * shape.vocab_size);
+  place(sampler.weights, std::uint64_t{num_threads} * shape.vocab_size);
+  place(sampler.ranked, std::uint64_t{num_threads} * shape.vocab_size);
+  place_seat_states(place, limits.max_batch_size, shape.vocab_size, sampler.states);
 
   const std::uint64_t layer = layout.here();
   place(qkv, tokens * shape.qkv_size());

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/cpu/cpu_sampler.h"
 #include "engine/memory_pool.h"
 #include "engine/shape.h"
 
@@ -18,7 +19,8 @@ class CpuWorkspace {
 
   // What the constructor takes from a pool, in units of 256 bytes for each term:
   //   4 T (2 hidden_size + head_dim + 1 + max(qkv_size + q_size, 3 intermediate_size))
-  //   + 4 R (hidden_size + vocab_size) + 12 threads vocab_size + what the ops ask for.
+  //   + 4 R (hidden_size + vocab_size) + 16 threads vocab_size + what the ops ask for
+  //   + max_batch_size (2.25 vocab_size + what ops/process_logits lets a seat have of lists).
   static std::uint64_t bytes_needed(const ModelShape& shape, const ModelLimits& limits,
                                     std::uint32_t num_threads);
 
@@ -35,9 +37,8 @@ class CpuWorkspace {
   std::uint32_t* token_ids = nullptr;  // [T] with the fed ones filled in
   float* last = nullptr;               // [R, hidden_size] the last token of each row that samples
   float* logits = nullptr;             // [R, vocab_size]
-  float* weights = nullptr;            // [threads, vocab_size] the sampler's
-  std::uint64_t* ranked = nullptr;     // [threads, vocab_size] the sampler's
-  std::span<std::byte> ops;            // the ops' own scratch
+  CpuSamplerArrays sampler;
+  std::span<std::byte> ops;  // the ops' own scratch
 
   std::span<std::byte> all() const { return {range_.data(), range_.bytes()}; }
 

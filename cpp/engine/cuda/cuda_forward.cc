@@ -4,10 +4,8 @@
 #include <cmath>
 #include <utility>
 
-#include "engine/cpu/cpu_forward.h"
 #include "engine/error.h"
 #include "ops/cuda/elementwise_cuda.h"
-#include "ops/sample/sample_cuda.h"
 
 namespace inferno::engine {
 namespace {
@@ -60,27 +58,29 @@ CudaForward::CudaForward(const CudaDevice& device, const ForwardParts& parts)
       limits_(parts.limits),
       kv_(parts.kv),
       workspace_(device.pool, parts.shape, parts.limits),
+      sampler_(device.op, workspace_.sampler, parts.limits.max_batch_size,
+               parts.limits.max_seq_len),
       linear_(std::make_unique<ops::cuda::LinearCuda>(device.op, workspace_.linear,
                                                       parts.limits.max_step_tokens)),
-      form_{ops::cuda::attention_tile_rows(parts.shape.head_dim, parts.shape.num_heads,
+      form_{parts.limits.block_size,
+            ops::cuda::attention_tile_rows(parts.shape.head_dim, parts.shape.num_heads,
                                            parts.shape.num_kv_heads),
             device.deterministic || device.reference_attention},
       block_table_stride_((parts.limits.max_seq_len + parts.limits.block_size - 1) /
                           parts.limits.block_size),
       decode_sizes_(decode_graph_sizes(parts.limits.max_batch_size)),
       prompt_sizes_(prompt_graph_sizes(longest_prompt(parts.limits))),
-      warm_up_steps_(plan_warm_up(longest_prompt(parts.limits), prompt_sizes_, decode_sizes_)) {
+      warm_up_steps_(plan_warm_up(longest_prompt(parts.limits), prompt_sizes_, decode_sizes_)),
+      answer_(parts.limits.max_batch_size, parts.limits.max_step_tokens) {
   linear_->set_batch_invariant(device.deterministic);
   for (auto& slot : slots_) {
-    slot = std::make_unique<StepSlot>(largest_step(shape_, limits_), block_table_stride_);
+    slot = std::make_unique<StepSlot>(largest_step(shape_, limits_), block_table_stride_,
+                                      shape_.vocab_size);
   }
-  answer_.reserve(limits_.max_batch_size);
   const cudaStream_t stream = device_.op.stream;
   check(cudaMemsetAsync(workspace_.data(), 0, workspace_.bytes(), stream), "cudaMemsetAsync");
   const std::vector<float> inv_freq = inverse_frequencies(shape_);
   copy_up(workspace_.inv_freq, inv_freq.data(), inv_freq.size() * sizeof(float), stream);
-  copy_up(workspace_.end_token_ids, limits_.end_token_ids.data(),
-          limits_.end_token_ids.size() * sizeof(std::uint32_t), stream);
   check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
@@ -108,6 +108,10 @@ std::optional<StepCounts> CudaForward::graph_of(const StepCounts& counts) const 
   return StepCounts{*size, 1, 1, 0, counts.num_tiles};
 }
 
+void CudaForward::bind(const ops::SamplerSpec& spec, const ops::SeatHistory& history) {
+  sampler_.bind(spec, history);
+}
+
 void CudaForward::begin(const StepBatch& batch) {
   if (num_begun_ - num_taken_ >= slots_.size()) {
     throw Error(ErrorCode::kInvalidBatch, "two steps are under way already");
@@ -118,7 +122,7 @@ void CudaForward::begin(const StepBatch& batch) {
   slot_ = slots_[num_begun_ % slots_.size()].get();
   const StepCounts counts = count(batch, form_);
   graph_ = graph_of(counts);
-  slot_->fill(batch, form_, graph_.value_or(counts));
+  slot_->fill(batch, form_, graph_.value_or(counts), sampler_.seats());
   StepArrays::place(slot_->counts(), workspace_.step, arrays_);
   slot_->step = device_.clock.begin(device_.op.stream);
   upload(*slot_);
@@ -127,6 +131,7 @@ void CudaForward::begin(const StepBatch& batch) {
 void CudaForward::upload(const StepSlot& slot) {
   const cudaStream_t stream = device_.op.stream;
   copy_up(workspace_.step, slot.staged(), slot.staged_bytes(), stream);
+  sampler_.upload(slot);
   const std::size_t width = slot.block_table_stride * sizeof(std::uint32_t);
   if (width == 0 || slot.num_seqs == 0) return;
   check(cudaMemcpy2DAsync(workspace_.block_tables, block_table_stride_ * sizeof(std::uint32_t),
@@ -170,7 +175,7 @@ void CudaForward::embed(const Weights& weights) {
   ops::cuda::embed_cuda(device_.op, {.table = matrix_of(weights.embedding),
                                      .token_ids = arrays_.token_ids,
                                      .feed_seats = arrays_.feed_seats,
-                                     .sampled_ids = workspace_.sampled_ids,
+                                     .sampled_ids = workspace_.sampler.sampled_ids,
                                      .num_tokens = slot_->counts().num_tokens,
                                      .positions = arrays_.positions,
                                      .inv_freq = workspace_.inv_freq,
@@ -234,48 +239,50 @@ void CudaForward::add_gated(const LayerWeights& layer, const LayerWeights* next)
 }
 
 void CudaForward::project_logits(const Weights& weights) {
-  const std::uint32_t num_rows = slot_->counts().num_rows;
+  weights_ = &weights;
+  project_rows(arrays_.last_tokens, slot_->counts().num_rows);
+}
+
+void CudaForward::project_rows(const std::uint32_t* rows, std::uint32_t num_rows) {
   ops::cuda::rms_norm_cuda(device_.op, {.x = workspace_.x,
-                                        .rows = arrays_.last_tokens,
-                                        .weight = weights.final_norm,
+                                        .rows = rows,
+                                        .weight = weights_->final_norm,
                                         .eps = shape_.rms_norm_eps,
                                         .num_tokens = num_rows,
                                         .hidden_size = shape_.hidden_size,
                                         .dtype = shape_.dtype,
                                         .out = workspace_.last});
   linear_->store_f32(device_.op, {.h = workspace_.last, .num_tokens = num_rows},
-                     matrix_of(weights.lm_head.weight), weights.lm_head.bias, workspace_.logits);
+                     matrix_of(weights_->lm_head.weight), weights_->lm_head.bias,
+                     workspace_.logits);
 }
 
 void CudaForward::sample() {
   const auto alone = no_waiting_for_device();
-  const cudaStream_t stream = device_.op.stream;
-  const auto num_rows = static_cast<std::uint32_t>(slot_->row_seqs.size());
-  const auto num_end_tokens = static_cast<std::uint32_t>(limits_.end_token_ids.size());
-  ops::cuda::sample_cuda(device_.op, {.logits = workspace_.logits,
-                                      .params = arrays_.params,
-                                      .seats = arrays_.seats,
-                                      .num_rows = num_rows,
-                                      .vocab_size = shape_.vocab_size,
-                                      .end_token_ids = workspace_.end_token_ids,
-                                      .num_end_tokens = num_end_tokens,
-                                      .any_random = slot_->any_random,
-                                      .any_filter = slot_->any_filter,
-                                      .workspace = workspace_.sampler,
-                                      .sampled = workspace_.sampled,
-                                      .sampled_ids = workspace_.sampled_ids});
-  if (num_rows > 0) {
-    check(cudaMemcpyAsync(slot_->sampled(), workspace_.sampled, num_rows * sizeof(ops::Sampled),
-                          cudaMemcpyDeviceToHost, stream),
-          "cudaMemcpyAsync");
+  sampler_.sample(*slot_, arrays_, workspace_.logits);
+  slot_->logits.resize(slot_->want_logits ? slot_->row_seqs.size() * shape_.vocab_size : 0);
+  if (slot_->logits.empty()) return;
+  check(
+      cudaMemcpyAsync(slot_->logits.data(), workspace_.logits, slot_->logits.size() * sizeof(float),
+                      cudaMemcpyDeviceToHost, device_.op.stream),
+      "cudaMemcpyAsync");
+}
+
+void CudaForward::score() {
+  const std::uint32_t count = slot_->num_scored();
+  if (count == 0) return;
+  const auto alone = no_waiting_for_device();
+  ScoredArrays scored;
+  ScoredArrays::place(count, workspace_.sampler.scored, scored);
+  for (std::uint32_t first = 0; first < count; first += limits_.max_batch_size) {
+    const std::uint32_t rows = std::min(limits_.max_batch_size, count - first);
+    project_rows(scored.tokens + first, rows);
+    sampler_.score(*slot_, first, rows, workspace_.logits);
   }
-  slot_->logits.resize(slot_->want_logits ? std::size_t{num_rows} * shape_.vocab_size : 0);
-  if (!slot_->logits.empty()) {
-    check(cudaMemcpyAsync(slot_->logits.data(), workspace_.logits,
-                          slot_->logits.size() * sizeof(float), cudaMemcpyDeviceToHost, stream),
-          "cudaMemcpyAsync");
-  }
-  device_.clock.end(slot_->step, stream);
+}
+
+void CudaForward::end() {
+  device_.clock.end(slot_->step, device_.op.stream);
   ++num_begun_;
   is_open_ = false;
 }
@@ -289,15 +296,12 @@ StepOutput CudaForward::take() {
   StepSlot& slot = *slots_[num_taken_++ % slots_.size()];
   StepClock& clock = device_.clock;
   clock.wait(slot.step);
-  answer_.assign(slot.num_seqs, 0);
-  for (std::size_t row = 0; row < slot.row_seqs.size(); ++row) {
-    const ops::Sampled& sampled = slot.sampled()[row];
-    if (sampled.status != ops::SampleStatus::kOk) {
-      throw_not_sampled(slot.row_seqs[row], sampled.status);
-    }
-    answer_[slot.row_seqs[row]] = sampled.token_id;
-  }
-  return {answer_, slot.logits, clock.device_ms(slot.step), clock.idle_ms(slot.step)};
+  slot.put_answer(answer_);
+  StepOutput output = answer_.finish();
+  output.logits = slot.logits;
+  output.device_ms = clock.device_ms(slot.step);
+  output.idle_ms = clock.idle_ms(slot.step);
+  return output;
 }
 
 }  // namespace inferno::engine

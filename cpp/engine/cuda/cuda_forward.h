@@ -37,6 +37,7 @@ class CudaForward : public Forward {
   CudaForward(const CudaDevice& device, const ForwardParts& parts);
   ~CudaForward() override;
 
+  void bind(const ops::SamplerSpec& spec, const ops::SeatHistory& history) override;
   void begin(const StepBatch& batch) override;
   void run(const std::function<void()>& pass) override;
   void embed(const Weights& weights) override;
@@ -47,6 +48,8 @@ class CudaForward : public Forward {
   void add_gated(const LayerWeights& layer, const LayerWeights* next) override;
   void project_logits(const Weights& weights) override;
   void sample() override;
+  void score() override;
+  void end() override;
   bool has_ended() override;
   StepOutput take() override;
   std::span<const WarmUpStep> warm_up_steps() const override { return warm_up_steps_; }
@@ -54,6 +57,8 @@ class CudaForward : public Forward {
  private:
   std::optional<StepCounts> graph_of(const StepCounts& counts) const;
   void upload(const StepSlot& slot);
+  // logits [R, vocab_size] of the rows of x that `rows` [num_rows] names
+  void project_rows(const std::uint32_t* rows, std::uint32_t num_rows);
   ops::cuda::LinearInput normed() const;
   ops::cuda::NextNorm next_norm(const float* weight) const;
   ops::cuda::KvLayerCuda kv_layer(std::uint32_t layer) const;
@@ -63,6 +68,7 @@ class CudaForward : public Forward {
   const ModelLimits& limits_;
   const KvCache& kv_;
   CudaWorkspace workspace_;
+  CudaSampler sampler_;
   std::unique_ptr<ops::cuda::LinearCuda> linear_;
   StepForm form_;
   std::uint32_t block_table_stride_;  // on the device
@@ -75,10 +81,11 @@ class CudaForward : public Forward {
   std::array<std::unique_ptr<StepSlot>, 2> slots_;
   std::uint64_t num_begun_ = 0;
   std::uint64_t num_taken_ = 0;
-  std::vector<std::uint32_t> answer_;  // [S]
+  StepAnswer answer_;
 
   // Of the step that is being put into the stream.
   StepSlot* slot_ = nullptr;
+  const Weights* weights_ = nullptr;
   bool is_open_ = false;  // begun, and not yet wholly in the stream
   StepArrays arrays_;     // on the device
   std::optional<StepCounts> graph_;

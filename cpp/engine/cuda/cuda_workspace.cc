@@ -3,9 +3,11 @@
 #include <algorithm>
 
 #include "engine/layout.h"
+#include "engine/seat_states.h"
 #include "ops/attention/cuda/attention_cuda.h"
 #include "ops/linear/cuda/linear_cuda.h"
 #include "ops/sample/sample_cuda.h"
+#include "ops/score/score_cuda.h"
 
 namespace inferno::engine {
 
@@ -39,6 +41,28 @@ StepCounts largest_step(const ModelShape& shape, const ModelLimits& limits) {
       ops::cuda::attention_tile_rows(shape.head_dim, shape.num_heads, shape.num_kv_heads);
   return {tokens, seqs, seqs, seqs, tokens / rows + seqs};
 }
+
+namespace {
+
+// All but the seats' state and `processed`.
+template <typename Place>
+void place_sampler(Place& place, const StepCounts& most, std::uint32_t vocab_size,
+                   CudaSamplerArrays& arrays) {
+  const std::uint64_t rows = most.num_rows;
+  const std::uint64_t tokens = most.num_tokens;
+  place(arrays.masks, rows * ops::mask_words(vocab_size));
+  place(arrays.sampled, rows);
+  place(arrays.sampled_ids, most.num_seqs);
+  place(arrays.kept, rows);
+  place(arrays.scores, rows);
+  place(arrays.top, rows * ops::kMaxTop);
+  ScoredArrays scored;
+  place(arrays.scored, ScoredArrays::place(most.num_tokens, nullptr, scored));
+  place(arrays.token_scores, tokens);
+  place(arrays.token_top, tokens * ops::kMaxTop);
+}
+
+}  // namespace
 
 CudaWorkspace::CudaWorkspace(MemoryPool& pool, const ModelShape& shape, const ModelLimits& limits)
     : range_(pool, bytes_needed(shape, limits)) {
@@ -74,14 +98,17 @@ std::uint64_t CudaWorkspace::place_all(std::byte* base, const ModelShape& shape,
   StepArrays arrays;
   bytes(step, StepArrays::place(most, nullptr, arrays));
   bytes(block_tables, most.num_seqs * blocks * sizeof(std::uint32_t));
-  bytes(sampled_ids, std::uint64_t{limits.max_batch_size} * sizeof(std::uint32_t));
-  bytes(sampled, rows * sizeof(ops::Sampled));
   bytes(inv_freq, shape.head_dim / 2 * sizeof(float));
-  bytes(end_token_ids, limits.end_token_ids.size() * sizeof(std::uint32_t));
   opaque(linear, ops::cuda::LinearCuda::workspace_bytes());
   opaque(attention, ops::cuda::attention_cuda_workspace_bytes(most.num_seqs, shape.num_heads,
                                                               shape.num_kv_heads, shape.head_dim));
-  opaque(sampler, ops::cuda::sample_cuda_workspace_bytes(most.num_rows, shape.vocab_size));
+  opaque(sampler.sample, ops::cuda::sample_cuda_workspace_bytes(rows, shape.vocab_size));
+  opaque(sampler.score, ops::cuda::score_cuda_workspace_bytes(rows, shape.vocab_size));
+  const auto place = [&](auto*& array, std::uint64_t length) {
+    bytes(array, length * sizeof(*array));
+  };
+  place_seat_states(place, limits.max_batch_size, shape.vocab_size, sampler.states);
+  place_sampler(place, most, shape.vocab_size, sampler);
 
   // Attention and MLP take turns.
   const std::uint64_t layer = layout.here();
@@ -90,6 +117,8 @@ std::uint64_t CudaWorkspace::place_all(std::byte* base, const ModelShape& shape,
   layout.rewind(layer);
   opaque(gate_up, tokens * 2 * shape.intermediate_size * kElement);
   opaque(gated, tokens * shape.intermediate_size * kElement);
+  layout.rewind(layer);  // the sampler's turn comes after them
+  bytes(sampler.processed, rows * shape.vocab_size * sizeof(float));
   layout.join();
   return layout.bytes();
 }

@@ -168,16 +168,11 @@ std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
   return counter;
 }
 
-Sampled sample_row(std::span<float> logits, const SampleParams& params,
-                   std::span<const std::uint32_t> end_token_ids, const SampleScratch& scratch,
-                   Kept* kept) {
+Sampled sample_row(std::span<const float> logits, const SampleParams& params,
+                   const SampleScratch& scratch, Kept* kept) {
   const RowScan scanned = scan_row(logits);
   if (!scanned.valid) return {SampleStatus::kNotANumber, 0};
-  float max = scanned.max;
-  if (params.suppress_end) {
-    for (const std::uint32_t id : end_token_ids) logits[id] = -kInfinity;
-    max = scan_row(logits).max;
-  }
+  const float max = scanned.max;
   if (max == -kInfinity) return {SampleStatus::kNothingLeft, 0};
   if (kept != nullptr) *kept = {.max = max};
   if (params.temperature == 0) {

@@ -31,9 +31,8 @@ struct SampleParams {
   float top_p = 1;          // above 0 to 1
   float min_p = 0;          // 0 to 1, of the likeliest token's probability
   std::uint64_t seed = 0;   // key of the random number
-  std::uint32_t position =
-      0;                      // its counter: index of the token to be sampled in the whole sequence
-  bool suppress_end = false;  // no end token may be sampled
+  // Its counter: index of the token to be sampled in the whole sequence.
+  std::uint32_t position = 0;
 };
 
 // Scratch of one row.
@@ -46,7 +45,7 @@ struct SampleScratch {
 enum class SampleStatus : std::uint8_t {
   kOk,
   kNotANumber,  // a logit is NaN or +infinity
-  kNothingLeft  // every logit is -infinity, or an end token that is held back
+  kNothingLeft  // every logit is -infinity
 };
 
 struct Sampled {
@@ -66,11 +65,9 @@ struct Kept {
   std::uint64_t last_key = kKeepAll;
 };
 
-// `logits` [vocab_size] is changed: held-back end tokens become -infinity. `end_token_ids` below
-// vocab_size. `kept`, if not null, is what was drawn from, where the status is kOk.
-Sampled sample_row(std::span<float> logits, const SampleParams& params,
-                   std::span<const std::uint32_t> end_token_ids, const SampleScratch& scratch,
-                   Kept* kept = nullptr);
+// Of logits [vocab_size]. `kept`, if not null, is what was drawn from, where the status is kOk.
+Sampled sample_row(std::span<const float> logits, const SampleParams& params,
+                   const SampleScratch& scratch, Kept* kept = nullptr);
 
 // Philox4x32-10: counter and key to four random words.
 std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,

@@ -33,20 +33,6 @@ __device__ std::uint64_t part_value(const RowRecord& record, std::uint32_t part)
   return __ldcg(reinterpret_cast<const unsigned long long*>(&record.parts[part]));
 }
 
-// Sets the end tokens of this block's share to -infinity. True in a thread that met a bad one.
-__device__ bool hold_back_ends(const SampleCudaArgs& args, const RowLogits& row, Words words) {
-  bool bad = false;
-  for (std::uint32_t i = threadIdx.x; i < args.num_end_tokens; i += kThreads) {
-    const std::uint32_t id = args.end_token_ids[i];
-    const std::uint32_t word = (id + row.lead) / 4;
-    if (id >= row.vocab_size || word < words.begin || word >= words.end) continue;
-    bad = bad || is_bad(row.first[id]);
-    row.first[id] = -INFINITY;
-  }
-  __syncthreads();
-  return bad;
-}
-
 __device__ void finish_scan(const SampleCudaArgs& args, std::uint32_t row, std::uint64_t best_key) {
   const SampleParams& params = args.params[row];
   RowRecord& record = record_of(args, row);
@@ -77,7 +63,7 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(SampleCudaArgs args) {
   const std::uint32_t row = blockIdx.y;
   const RowLogits logits = drawn_logits(args, row);
   const Words words = logits.part(blockIdx.x, gridDim.x);
-  bool bad = args.params[row].suppress_end && hold_back_ends(args, logits, words);
+  bool bad = false;
   float best = -INFINITY;
   std::uint32_t best_id = 0;
   for_each_logit<kThreads>(logits, words, [&](float logit, std::uint32_t id) {

@@ -54,6 +54,8 @@ struct SeatSampler {
   RowLogprobs logprobs;
   std::uint32_t end_from = 0;
 
+  // Whether some row reads the seat's masks.
+  bool has_masks() const { return end_from > 0 || rules.seat_mask != SeatMask::kNone; }
   SampleParams params_at(std::uint32_t position) const;
   LogitRules rules_at(std::uint32_t position, std::uint32_t mask_row) const;
 };
@@ -62,8 +64,8 @@ struct SeatSampler {
 struct SeatHistory {
   std::uint32_t seat = 0;
   std::uint32_t prompt_len = 0;
-  std::span<const std::uint32_t> token_ids;      // prompt, and completion after a pre-emption
-  std::span<const std::uint32_t> end_token_ids;  // of the model
+  std::span<const std::uint32_t> token_ids{};      // prompt, and completion after a pre-emption
+  std::span<const std::uint32_t> end_token_ids{};  // of the model
 };
 
 // The part of a seat's state that is made of lists; of one seat, in SeatStates' shapes.

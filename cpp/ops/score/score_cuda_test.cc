@@ -134,10 +134,9 @@ Expected expected_of(const Rows& rows, std::uint32_t row) {
   std::vector<float> weights(rows.vocab);
   std::vector<std::uint64_t> ranked(rows.vocab);
   const auto drawn = rows.drawn(row);
-  std::vector<float> copy(drawn.begin(), drawn.end());
   Kept kept;
   const RowLogprobs& wanted = rows.wanted[row];
-  Expected expected{sample_row(copy, rows.params[row], {}, {weights, ranked}, &kept),
+  Expected expected{sample_row(drawn, rows.params[row], {weights, ranked}, &kept),
                     {},
                     std::vector<TokenLogit>(wanted.num_top)};
   const bool is_drawn = expected.sampled.status == SampleStatus::kOk;

@@ -128,7 +128,7 @@ TEST_CASE("what was drawn from is renormalised over what the filters keep") {
       for (std::uint32_t position = 0; position < 20; ++position) {
         params.position = position;
         Kept kept;
-        const Sampled sampled = sample_row(logits, params, {}, {weights, ranked}, &kept);
+        const Sampled sampled = sample_row(logits, params, {weights, ranked}, &kept);
         REQUIRE(sampled.status == SampleStatus::kOk);
         check_row(logits, &kept, params, sampled.token_id, 20);
       }
@@ -148,11 +148,10 @@ TEST_CASE("gives what torch and transformers give") {
                                         -3.9F,        -kInf,       -kInf, -0.975F,
                                         2.330769062F, -0.9076923F, -kInf, -kInf};
   const SampleParams params{.temperature = 0.8F, .top_k = 5, .top_p = 0.9F, .min_p = 0.05F};
-  std::vector<float> logits = processed;
   std::vector<float> weights(12);
   std::vector<std::uint64_t> ranked(12);
   Kept kept;
-  REQUIRE(sample_row(logits, params, {}, {weights, ranked}, &kept).status == SampleStatus::kOk);
+  REQUIRE(sample_row(processed, params, {weights, ranked}, &kept).status == SampleStatus::kOk);
   std::vector<TokenLogit> top(20);
   const RowScore drawn = score_row(processed, &kept, 0, top);
   REQUIRE(drawn.num_top == 2);
