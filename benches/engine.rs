@@ -11,7 +11,7 @@ mod step;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, ModelLimits};
+use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, ModelLimits, SamplerSpec};
 use inferno_node::bridge::spec::DecoderSpec;
 use spec::llama;
 use step::{FED, Runner};
@@ -129,18 +129,20 @@ fn prefill(criterion: &mut Criterion) {
 fn op_sample(criterion: &mut Criterion) {
     let spec = llama(128_256, 64, 64, 1);
     let mut runner = runner(&spec, 1, 64);
-    runner.step(&[(0, &prompt(1), 0)]);
     let mut group = criterion.benchmark_group("op_sample");
-    for (name, temperature, top_k, top_p, min_p) in [
-        ("greedy", 0.0, 0, 1.0, 0.0),
-        ("temperature", 1.0, 0, 1.0, 0.0),
-        ("top_k", 1.0, 50, 1.0, 0.0),
-        ("top_p", 1.0, 0, 0.9, 0.0),
-        ("all", 0.7, 50, 0.9, 0.05),
+    let greedy = SamplerSpec::greedy;
+    let random = SamplerSpec::neutral;
+    for (name, sampler) in [
+        ("greedy", greedy()),
+        ("temperature", random()),
+        ("top_k", SamplerSpec { top_k: 50, ..random() }),
+        ("top_p", SamplerSpec { top_p: 0.9, ..random() }),
+        ("all", SamplerSpec { temperature: 0.7, top_k: 50, top_p: 0.9, min_p: 0.05, ..random() }),
+        ("penalties", SamplerSpec { repetition_penalty: 1.1, ..greedy() }),
+        ("top_logprobs", SamplerSpec { num_logprobs: 20, ..greedy() }),
     ] {
-        let sampling = &mut runner.sampling;
-        (sampling.temperature, sampling.top_k) = (temperature, top_k);
-        (sampling.top_p, sampling.min_p) = (top_p, min_p);
+        runner.bind(&sampler);
+        runner.step(&[(0, &prompt(1), 0)]);
         group.bench_function(name, |b| b.iter(|| runner.step(&[(1, &[FED], 0)])));
     }
     group.finish();

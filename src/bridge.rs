@@ -1,12 +1,15 @@
 //! The border between Rust and the engine: plain data down, plain data up, every call fallible, no logic.
 //!
-//! With `bridge/spec.rs`, whose types it carries, the only `cxx::bridge`; these and `models/mmap.rs` are the only places with `unsafe`. A C++ exception arrives as an
-//! error whose text starts with a fixed code and a colon; [`DeviceError::parse`] reads it.
+//! With `bridge/spec.rs`, whose types it carries, the only `cxx::bridge`; these two and `models/mmap.rs` are the only places with
+//! `unsafe`. A C++ exception arrives as an error whose text starts with a fixed code and a colon; [`DeviceError::parse`] reads it.
 
 mod error;
+mod options;
 pub mod spec;
+mod step;
 
 pub use error::{DeviceError, DeviceErrorCode};
+pub use step::{NO_MASK, NO_TOKEN};
 
 #[allow(missing_docs, unsafe_code, clippy::missing_safety_doc)]
 #[cxx::bridge(namespace = "inferno")]
@@ -69,7 +72,7 @@ pub mod ffi {
         max_step_tokens: u32,
         /// Most positions of one sequence.
         max_seq_len: u32,
-        /// Tokens that end a completion; held back while a row has `suppress_end`.
+        /// Tokens that end a completion; held back up to a seat's `end_from`.
         end_token_ids: Vec<u32>,
     }
 
@@ -122,58 +125,120 @@ pub mod ffi {
         free_bytes: u64,
     }
 
-    /// How one sequence samples.
+    /// A number added to one token's logit.
     #[derive(Debug, Clone, Copy, PartialEq)]
-    struct SamplingRow {
+    struct TokenBias {
+        token_id: u32,
+        value: f32,
+    }
+
+    /// What a sequence wants of sampling; bound to its seat once. What changes with each token (counts, the random number's
+    /// position) the engine keeps.
+    #[derive(Debug, Clone, Default, PartialEq)]
+    struct SamplerSpec {
         /// 0 is greedy: the lowest id among equal logits.
         temperature: f32,
         /// 0 is off.
         top_k: u32,
         top_p: f32,
         min_p: f32,
-        /// With `position`, the key of the random number.
+        /// With the sampled token's index in the sequence, the key of the random number.
         seed: u64,
-        /// Index of the token to be sampled in the whole sequence, prompt included.
-        position: u32,
-        /// No end token may be sampled (`min_tokens`, `ignore_eos` does not set it).
-        suppress_end: bool,
+        /// Over completion tokens.
+        presence_penalty: f32,
+        /// Over completion tokens.
+        frequency_penalty: f32,
+        /// Over prompt and completion; 1 is off.
+        repetition_penalty: f32,
+        /// Index in the whole sequence from which an end token may be sampled (`min_tokens`); 0: at once.
+        end_from: u32,
+        /// Count as end tokens for `end_from`.
+        stop_token_ids: Vec<u32>,
+        /// At most 1,024, no token twice.
+        bias: Vec<TokenBias>,
+        /// Empty: all.
+        allowed_ids: Vec<u32>,
+        banned_ids: Vec<u32>,
+        /// Sequences of two to sixteen tokens, one after the other: the last of each is banned where the others precede, in
+        /// prompt or completion. At most 512, of 2,048 tokens together.
+        banned_words: Vec<u32>,
+        /// How many tokens each has.
+        banned_word_lens: Vec<u32>,
+        /// Alternatives beside the sampled token's log probability, 0 to 20.
+        num_logprobs: u32,
+        /// The log probability of the sampled token.
+        want_logprob: bool,
+        /// Log probabilities are of what was drawn from; else of the model's own distribution (temperature 1, before penalties,
+        /// bias and filters).
+        processed_logprobs: bool,
     }
 
-    /// One step's flat arrays. T tokens of S sequences, those of one sequence adjacent and in order.
+    /// One step's flat arrays. T tokens of S sequences, those of one sequence adjacent and in order; they are the last of their
+    /// context.
     #[derive(Debug, Clone, Default)]
     struct StepBatch {
         model: u32,
         /// \[T\]; what stands where `feed_sampled` holds is not read.
         token_ids: Vec<u32>,
-        /// \[T\] 0-based positions.
-        positions: Vec<u32>,
-        /// \[T\] block_id * block_size + offset: where each token's K and V go.
-        slot_mapping: Vec<u32>,
-        /// \[S + 1\] running sum of query lengths.
-        cu_query_lens: Vec<u32>,
-        /// \[S\] tokens whose KV exists after the step.
+        /// \[S\] tokens computed.
+        query_lens: Vec<u32>,
+        /// \[S\] tokens whose KV exists after the step; the index of the token to be sampled.
         context_lens: Vec<u32>,
         /// \[S, block_table_stride\] block ids.
         block_tables: Vec<u32>,
         block_table_stride: u32,
-        /// \[S\] the sequence's seat, below max_batch_size; its last sampled token is kept there between steps.
+        /// \[S\] the sequence's seat, below max_batch_size, bound before; its last sampled token is kept there between steps.
         seats: Vec<u32>,
         /// \[S\] the only query token is the one sampled last for this seat (the host has not seen it yet).
         feed_sampled: Vec<bool>,
         /// \[S\] whether to sample after the last query token (false inside a prompt).
         sample: Vec<bool>,
-        /// \[S\] read where `sample` holds.
-        sampling: Vec<SamplingRow>,
-        /// Copy the logits of sampled rows out (tests).
+        /// \[S\] whether the log probabilities of the tokens that follow these are wanted (`prompt_logprobs`).
+        score: Vec<bool>,
+        /// \[S\] the token after the last query token, where `score` holds and it is a prompt's, else `NO_TOKEN`.
+        next_token_ids: Vec<u32>,
+        /// \[M, ceil(vocab_size / 32)\] bit id % 32 of word id / 32: whether the token may be sampled.
+        masks: Vec<u32>,
+        /// \[S\] which of the masks, below M; `NO_MASK`: none.
+        mask_rows: Vec<u32>,
+        /// Copy the model's logits of sampled rows out (tests).
         want_logits: bool,
+    }
+
+    /// What became of one sequence's row.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum RowStatus {
+        /// Nothing was to be sampled.
+        None,
+        Sampled,
+        /// A logit is NaN or +infinity.
+        NotANumber,
+        /// Mask, bans and bias leave no token.
+        NothingLeft,
     }
 
     /// What a step gives back.
     #[derive(Debug, Clone, Default)]
     struct StepOutput {
-        /// \[S\] sampled ids; 0 where `sample` was false.
+        /// \[S\] sampled ids; 0 where nothing was.
         token_ids: Vec<u32>,
-        /// \[rows with `sample`, vocab_size\] if wanted, else empty; end tokens that were held back are -infinity.
+        /// \[S\]
+        status: Vec<RowStatus>,
+        /// \[S\] of the sampled token, where its seat wants it; else 0.
+        logprobs: Vec<f32>,
+        /// \[S + 1\] running sum of the alternatives' numbers.
+        top_starts: Vec<u32>,
+        /// The likeliest tokens, likeliest first; those without a probability are left out.
+        top_ids: Vec<u32>,
+        top_logprobs: Vec<f32>,
+        /// \[S + 1\] running sum of the scored tokens' numbers.
+        score_starts: Vec<u32>,
+        /// Of the tokens that follow the query tokens, given all before them; of the model's own distribution.
+        score_logprobs: Vec<f32>,
+        /// \[scored tokens, the seat's num_logprobs\] the likeliest tokens there; `NO_TOKEN` and -infinity where there are fewer.
+        score_top_ids: Vec<u32>,
+        score_top_logprobs: Vec<f32>,
+        /// \[rows with `sample`, vocab_size\] the model's own if wanted, else empty.
         logits: Vec<f32>,
         /// How long a GPU took for it, by its own clock, in microseconds; 0 on other devices.
         device_us: f32,
@@ -236,6 +301,17 @@ pub mod ffi {
         /// Gives the model's memory back.
         fn remove_model(self: Pin<&mut Context>, model: u32) -> Result<()>;
 
+        /// Gives a seat the sampler of a sequence, for the steps submitted from here on; what it had is forgotten. `token_ids` are
+        /// the sequence's so far, the first `prompt_len` of them its prompt.
+        fn bind_seat(
+            self: Pin<&mut Context>,
+            model: u32,
+            seat: u32,
+            spec: &SamplerSpec,
+            prompt_len: u32,
+            token_ids: &[u32],
+        ) -> Result<()>;
+
         /// Starts one forward pass and sampling; at most [`Context::max_in_flight`] steps are under way.
         fn submit_step(self: Pin<&mut Context>, batch: &StepBatch) -> Result<()>;
 
@@ -276,33 +352,5 @@ pub mod ffi {
         /// Sustained read bandwidth in bytes/s over `bytes` of memory with `num_threads` threads, best of `rounds`:
         /// the ceiling beside decode figures.
         fn measure_read_bandwidth(bytes: u64, num_threads: u32, rounds: u32) -> Result<f64>;
-    }
-}
-
-impl ffi::DeviceOptions {
-    /// A CPU device.
-    pub fn cpu(num_threads: u32, isa: ffi::Isa, pool_bytes: u64) -> Self {
-        Self {
-            num_threads,
-            isa,
-            pool_bytes,
-            backend: ffi::Backend::Cpu,
-            ordinal: 0,
-            attention: ffi::AttentionBackend::Auto,
-            deterministic: false,
-        }
-    }
-
-    /// A GPU, whose weights are copied by so many threads.
-    pub fn cuda(ordinal: u32, num_threads: u32, pool_bytes: u64) -> Self {
-        Self {
-            num_threads,
-            isa: ffi::Isa::Auto,
-            pool_bytes,
-            backend: ffi::Backend::Cuda,
-            ordinal,
-            attention: ffi::AttentionBackend::Auto,
-            deterministic: false,
-        }
     }
 }

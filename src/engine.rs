@@ -35,7 +35,7 @@ use crate::models::{Load, ModelInfo, ModelSpec, Spread, Unload};
 use crate::node::Node;
 use crate::request::{
     DEFAULT_PRIORITY, DefaultLength, Event, FinishReason, Handle, Params, Prompt, Receipt, Request,
-    RequestId, Sink, SinkClosed, Usage,
+    RequestId, Sink, SinkClosed, TokenLogprob, Usage,
 };
 
 /// One generation request of a program.
@@ -94,6 +94,8 @@ pub struct Answer {
     pub generated_text: String,
     /// Everything sampled.
     pub token_ids: Vec<u32>,
+    /// One for each of `token_ids`, where the request wants them.
+    pub logprobs: Option<Vec<TokenLogprob>>,
     /// Stop or length.
     pub finish_reason: FinishReason,
     /// Tokens counted.

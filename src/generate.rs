@@ -42,6 +42,9 @@ pub struct GenerateArgs {
     /// Ends the completion before this text; can be given several times
     #[arg(long)]
     pub stop: Vec<String>,
+    /// A further parameter, such as min_p=0.1 or bad_words=["dog"]; can be given several times
+    #[arg(long = "param", short = 'p', value_name = "NAME=VALUE", value_parser = named_value)]
+    pub params: Vec<(String, Value)>,
     /// 0 to 255, 255 first
     #[arg(long)]
     pub priority: Option<u8>,
@@ -75,6 +78,13 @@ pub struct GenerateArgs {
     /// No figures at the end
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+/// What is no JSON is a string.
+fn named_value(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((name.to_owned(), value))
 }
 
 /// Why there is no whole completion.
@@ -172,6 +182,9 @@ fn body(args: &GenerateArgs) -> Value {
     set("top_p", args.top_p.map(Value::from));
     set("seed", args.seed.map(Value::from));
     set("stop", (!args.stop.is_empty()).then(|| args.stop.clone().into()));
+    for (name, value) in &args.params {
+        set(name, Some(value.clone()));
+    }
     let mut body = json!({"params": params});
     if args.chat {
         let system =
@@ -287,6 +300,12 @@ mod tests {
             "x",
             "--stop",
             "y",
+            "--param",
+            "min_p=0.5",
+            "-p",
+            "bad_words=[\"dog\"]",
+            "-p",
+            "logprobs_mode=raw",
             "--priority",
             "9",
             "--request-id",
@@ -299,7 +318,8 @@ mod tests {
         ]);
         let expected = json!({
             "messages": [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}],
-            "params": {"max_tokens": 5, "seed": 7, "top_p": 0.5, "temperature": 0.0, "stop": ["x", "y"]},
+            "params": {"max_tokens": 5, "seed": 7, "top_p": 0.5, "temperature": 0.0, "stop": ["x", "y"],
+                "min_p": 0.5, "bad_words": ["dog"], "logprobs_mode": "raw"},
             "request_id": "r1", "priority": 9,
         });
         assert_eq!(body(&args), expected);
@@ -317,6 +337,7 @@ mod tests {
             seq: 0,
             token_ids: (0..tokens).collect(),
             text: String::new(),
+            logprobs: None,
             finish_reason,
             usage: None,
             receipt: None,

@@ -13,6 +13,15 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 
+mod params;
+mod rule;
+mod token;
+mod value;
+
+pub use params::{Members, Params};
+pub use token::{LogprobsMode, Scores, Token, TokenLogprob, TopLogprob};
+pub use value::Value;
+
 /// The longest request id, in characters.
 pub const MAX_REQUEST_ID_LEN: usize = 64;
 
@@ -80,44 +89,6 @@ pub struct ChatMessage {
     pub role: String,
     /// The text.
     pub content: String,
-}
-
-/// Generation parameters as the client gave them; `None` takes the checkpoint's or the node's default.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Params {
-    /// Most tokens of the completion.
-    pub max_tokens: Option<u32>,
-    /// Fewest tokens before an end token or stop string may end it.
-    pub min_tokens: Option<u32>,
-    /// 0 (greedy) to 2.
-    pub temperature: Option<f32>,
-    /// Above 0 to 1.
-    pub top_p: Option<f32>,
-    /// 0 is off.
-    pub top_k: Option<u32>,
-    /// 0 to 1, relative to the likeliest token.
-    pub min_p: Option<f32>,
-    /// The same seed gives the same text.
-    pub seed: Option<u64>,
-    /// At most 16 strings, none empty.
-    pub stop: Vec<String>,
-    /// Go on after an end token.
-    pub ignore_eos: Option<bool>,
-}
-
-impl Params {
-    /// The names of the fields. Admission's errors name them bare; a door whose clients write them inside an object says so.
-    pub const FIELDS: [&str; 9] = [
-        "max_tokens",
-        "min_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "seed",
-        "stop",
-        "ignore_eos",
-    ];
 }
 
 /// How many tokens a request gets that names no `max_tokens`.
@@ -248,6 +219,9 @@ pub struct Event {
     pub token_ids: Vec<u32>,
     /// What can be shown: whole characters, no part of a possible stop string.
     pub text: String,
+    /// One for each of `token_ids`, where the request wants them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Vec<TokenLogprob>>,
     /// In the last event only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,

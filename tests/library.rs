@@ -54,8 +54,18 @@ async fn an_answer_has_everything_the_plan_names() {
     assert!(engine.is_ready());
     let mut asked = request(1);
     asked.request_id = Some(RequestId::parse("mine").expect("an id"));
-    let Answer { request_id, generated_text, token_ids, finish_reason, usage, latency, receipt } =
-        engine.infer(asked).await.expect("an answer");
+    let answer = engine.infer(asked).await.expect("an answer");
+    let Answer {
+        request_id,
+        generated_text,
+        token_ids,
+        logprobs,
+        finish_reason,
+        usage,
+        latency,
+        receipt,
+    } = answer;
+    assert_eq!(logprobs, None, "not asked for");
     assert_eq!(request_id.as_str(), "mine");
     assert!(!generated_text.is_empty());
     assert_eq!((token_ids.len(), usage.completion_tokens), (24, 24));

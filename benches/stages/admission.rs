@@ -11,7 +11,7 @@ use criterion::{Criterion, Throughput};
 use inferno_node::admission::{Admission, Admit, Config, Ledger, ModelUp, Start};
 use inferno_node::clock::Timestamp;
 use inferno_node::health::Progress;
-use inferno_node::models::{GenerationDefaults, ServedModel};
+use inferno_node::models::ServedModel;
 use inferno_node::request::{DefaultLength, Params, Prompt, Request, RequestId};
 use inferno_node::scheduler::{Enqueue, Sweep};
 use inferno_node::telemetry::{self, Metrics};
@@ -59,7 +59,7 @@ fn model() -> Arc<ServedModel> {
         max_seq_len: 2_048,
         vocab_size: 3_072,
         end_token_ids: vec![1],
-        defaults: GenerationDefaults::default(),
+        defaults: Params::default(),
         created: 0,
         in_use: AtomicU64::new(0),
         last_used: AtomicU64::new(0),

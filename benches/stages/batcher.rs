@@ -33,7 +33,7 @@ fn sequence(id: u64, prompt: u32, max_tokens: u32, shared: bool) -> Sequence {
 
 fn settle(policy: &mut Batching<()>, step: PlannedStep, out: &mut Output<()>) {
     let token_ids = vec![5; step.batch.seats.len()];
-    let answer = StepOutput { token_ids, ..StepOutput::default() };
+    let answer = StepOutput::of_tokens(token_ids, &step.batch.sample);
     policy.settle(step.step, &answer, step.batch, out).expect("in order");
     out.produced.clear();
     out.started.clear();

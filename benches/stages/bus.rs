@@ -14,6 +14,7 @@ fn event(seq: u32) -> Event {
         seq,
         token_ids: vec![11_873],
         text: " example".to_owned(),
+        logprobs: None,
         finish_reason: None,
         usage: None,
         receipt: None,

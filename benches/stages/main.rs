@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use inferno_node::batcher::{Sampling, Sequence};
+use inferno_node::batcher::Sequence;
+use inferno_node::bridge::ffi::SamplerSpec;
 use inferno_node::clock::Timestamp;
 use inferno_node::error::Error;
 use inferno_node::executor::ModelId;
@@ -35,7 +36,7 @@ fn sequence(id: u64, max_tokens: u32) -> Sequence {
         max_tokens,
         min_tokens: 0,
         ignore_eos: true,
-        sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: id },
+        sampler: SamplerSpec::greedy().into(),
         priority: 128,
         accepted_at: Timestamp::from_micros(id),
         attempt: 1,

@@ -6,7 +6,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use inferno_node::clock::Timestamp;
 use inferno_node::executor::DeviceId;
 use inferno_node::reply::{Permit, SharedStream, Stream, StreamStart};
-use inferno_node::request::FinishReason;
+use inferno_node::request::{FinishReason, Token};
 use inferno_node::telemetry::{self, Metrics};
 use inferno_node::tokenizer::{IncrementalDecoder, Tokenizer};
 
@@ -27,6 +27,8 @@ fn stream(tokenizer: &Arc<Tokenizer>, metrics: &Arc<Metrics>, stop: &[&str]) -> 
         sink: Box::new(Nowhere),
         decoder: IncrementalDecoder::new(tokenizer.clone(), &sequence.token_ids),
         stop: stop.iter().map(|text| (*text).to_owned()).collect(),
+        include_stop: false,
+        logprobs: false,
         min_tokens: 0,
         stream: true,
         num_prompt_tokens: LEN,
@@ -44,7 +46,7 @@ fn complete(stream: SharedStream) {
     stream.scheduled(&device, 0, Timestamp::from_micros(1));
     for at in 1..=LEN {
         let finish = (at == LEN).then_some(FinishReason::Length);
-        stream.push(1, &[300 + at * 37], finish, Timestamp::from_micros(at.into()));
+        stream.push(1, &[Token::from(300 + at * 37)], finish, Timestamp::from_micros(at.into()));
     }
 }
 

@@ -3,7 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use inferno_node::batcher::{Credit, Sampling, Sequence};
+use inferno_node::batcher::{Credit, Sequence};
+use inferno_node::bridge::ffi::SamplerSpec;
 use inferno_node::clock::Timestamp;
 use inferno_node::executor::{DeviceId, ModelId};
 use inferno_node::request::{Handle, RequestId, SequenceId};
@@ -20,7 +21,7 @@ fn sequence(id: u64) -> Sequence {
         max_tokens: 64,
         min_tokens: 0,
         ignore_eos: false,
-        sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: id },
+        sampler: SamplerSpec::greedy().into(),
         priority: (id % 256) as u8,
         accepted_at: Timestamp::from_micros(id),
         attempt: 1,

@@ -2,9 +2,10 @@
 
 use cxx::UniquePtr;
 use inferno_node::bridge::ffi::{
-    self, Context, DeviceOptions, Isa, ModelLimits, ModelPlan, SamplingRow, StepBatch, StepOutput,
+    self, Context, DeviceOptions, Isa, ModelLimits, ModelPlan, SamplerSpec, StepBatch, StepOutput,
 };
 use inferno_node::bridge::spec::DecoderSpec;
+use inferno_node::bridge::{NO_MASK, NO_TOKEN};
 
 /// Stands for "the token sampled last for this seat".
 pub const FED: u32 = u32::MAX;
@@ -14,10 +15,8 @@ pub struct Runner {
     context: UniquePtr<Context>,
     /// What the model took.
     pub plan: ModelPlan,
-    block_size: u32,
     blocks_per_seat: u32,
-    /// How every row samples.
-    pub sampling: SamplingRow,
+    num_seats: u32,
     batch: StepBatch,
     output: StepOutput,
 }
@@ -33,23 +32,24 @@ impl Runner {
         let plan = context.pin_mut().add_model(spec, limits).expect("memory for the model");
         context.pin_mut().fill_random(plan.model, 1).expect("an empty model");
         context.pin_mut().finish_model(plan.model).expect("all weights");
-        let sampling = SamplingRow {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            seed: 1,
-            position: 0,
-            suppress_end: false,
-        };
-        Self {
+        let mut runner = Self {
             context,
             batch: StepBatch { model: plan.model, ..StepBatch::default() },
             plan,
-            block_size: limits.block_size,
             blocks_per_seat: limits.max_seq_len.div_ceil(limits.block_size),
-            sampling,
+            num_seats: limits.max_batch_size,
             output: StepOutput::default(),
+        };
+        runner.bind(&SamplerSpec { seed: 1, ..SamplerSpec::greedy() });
+        runner
+    }
+
+    /// Every seat samples so from here on; none has a token to be fed.
+    pub fn bind(&mut self, sampler: &SamplerSpec) {
+        let model = self.plan.model;
+        for seat in 0..self.num_seats {
+            let bound = self.context.pin_mut().bind_seat(model, seat, sampler, 0, &[]);
+            bound.expect("a good sampler");
         }
     }
 
@@ -62,36 +62,35 @@ impl Runner {
     pub fn step(&mut self, queries: &[(u32, &[u32], u32)]) {
         let batch = &mut self.batch;
         let model = batch.model;
-        *batch = StepBatch { model, cu_query_lens: vec![0], ..std::mem::take(batch) };
+        *batch = StepBatch { model, ..std::mem::take(batch) };
         for list in [
             &mut batch.token_ids,
-            &mut batch.positions,
-            &mut batch.slot_mapping,
+            &mut batch.query_lens,
             &mut batch.context_lens,
             &mut batch.block_tables,
             &mut batch.seats,
+            &mut batch.next_token_ids,
+            &mut batch.mask_rows,
         ] {
             list.clear();
         }
-        batch.feed_sampled.clear();
-        batch.sample.clear();
-        batch.sampling.clear();
+        for list in [&mut batch.feed_sampled, &mut batch.sample, &mut batch.score] {
+            list.clear();
+        }
         batch.block_table_stride = self.blocks_per_seat;
         for &(first, token_ids, seat) in queries {
             let base = seat * self.blocks_per_seat;
-            for (position, &id) in (first..).zip(token_ids) {
-                batch.token_ids.push(id);
-                batch.positions.push(position);
-                batch.slot_mapping.push(base * self.block_size + position);
-            }
-            batch.cu_query_lens.push(batch.token_ids.len() as u32);
-            let context_len = first + token_ids.len() as u32;
-            batch.context_lens.push(context_len);
+            let query_len = token_ids.len() as u32;
+            batch.token_ids.extend_from_slice(token_ids);
+            batch.query_lens.push(query_len);
+            batch.context_lens.push(first + query_len);
             batch.block_tables.extend(base..base + self.blocks_per_seat);
             batch.seats.push(seat);
             batch.feed_sampled.push(token_ids == [FED]);
             batch.sample.push(true);
-            batch.sampling.push(SamplingRow { position: context_len, ..self.sampling });
+            batch.score.push(false);
+            batch.next_token_ids.push(NO_TOKEN);
+            batch.mask_rows.push(NO_MASK);
         }
         self.context.pin_mut().run_step(batch, &mut self.output).expect("a good batch");
     }

@@ -1,7 +1,6 @@
 // Maps the border's types to the engine's; no logic.
 #include "bridge/bridge.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "bridge/spec.h"
@@ -71,19 +70,45 @@ engine::ModelLimits to_engine(const ModelLimits& limits) {
           .end_token_ids = {limits.end_token_ids.begin(), limits.end_token_ids.end()}};
 }
 
-ops::SampleParams to_engine(const SamplingRow& row) {
-  return {.temperature = row.temperature,
-          .top_k = row.top_k,
-          .top_p = row.top_p,
-          .min_p = row.min_p,
-          .seed = row.seed,
-          .position = row.position,
-          .suppress_end = row.suppress_end};
-}
-
 template <typename T>
 std::span<const T> view(const rust::Vec<T>& values) {
   return {values.data(), values.size()};
+}
+
+// A view: `bias` outlives it.
+ops::SamplerSpec to_engine(const SamplerSpec& spec, std::span<const ops::TokenBias> bias) {
+  return {.temperature = spec.temperature,
+          .top_k = spec.top_k,
+          .top_p = spec.top_p,
+          .min_p = spec.min_p,
+          .seed = spec.seed,
+          .presence_penalty = spec.presence_penalty,
+          .frequency_penalty = spec.frequency_penalty,
+          .repetition_penalty = spec.repetition_penalty,
+          .end_from = spec.end_from,
+          .stop_token_ids = view(spec.stop_token_ids),
+          .bias = bias,
+          .allowed_ids = view(spec.allowed_ids),
+          .banned_ids = view(spec.banned_ids),
+          .banned_words = view(spec.banned_words),
+          .banned_word_lens = view(spec.banned_word_lens),
+          .num_logprobs = spec.num_logprobs,
+          .want_logprob = spec.want_logprob,
+          .processed_logprobs = spec.processed_logprobs};
+}
+
+RowStatus to_border(engine::RowStatus status) {
+  switch (status) {
+    case engine::RowStatus::kSampled:
+      return RowStatus::Sampled;
+    case engine::RowStatus::kNotANumber:
+      return RowStatus::NotANumber;
+    case engine::RowStatus::kNothingLeft:
+      return RowStatus::NothingLeft;
+    case engine::RowStatus::kNone:
+      break;
+  }
+  return RowStatus::None;
 }
 
 template <typename T>
@@ -98,7 +123,6 @@ void replace(rust::Vec<T>& out, std::span<const T> values) {
 struct Context::Impl {
   explicit Impl(const engine::DeviceOptions& options) : context(options) {}
   engine::Context context;
-  std::vector<ops::SampleParams> sampling;  // of one step; keeps its memory
 };
 
 Context::Context(const DeviceOptions& options)
@@ -130,21 +154,28 @@ void Context::finish_model(std::uint32_t model) { impl_->context.finish_model(mo
 
 void Context::remove_model(std::uint32_t model) { impl_->context.remove_model(model); }
 
+void Context::bind_seat(std::uint32_t model, std::uint32_t seat, const SamplerSpec& spec,
+                        std::uint32_t prompt_len, rust::Slice<const std::uint32_t> token_ids) {
+  std::vector<ops::TokenBias> bias;
+  for (const TokenBias& entry : spec.bias) bias.push_back({entry.token_id, entry.value});
+  impl_->context.bind_seat(
+      model, to_engine(spec, bias),
+      {.seat = seat, .prompt_len = prompt_len, .token_ids = {token_ids.data(), token_ids.size()}});
+}
+
 void Context::submit_step(const StepBatch& batch) {
-  impl_->sampling.resize(batch.sampling.size());
-  std::transform(batch.sampling.begin(), batch.sampling.end(), impl_->sampling.begin(),
-                 [](const SamplingRow& row) { return to_engine(row); });
   impl_->context.submit_step(batch.model, {.token_ids = view(batch.token_ids),
-                                           .positions = view(batch.positions),
-                                           .slot_mapping = view(batch.slot_mapping),
-                                           .cu_query_lens = view(batch.cu_query_lens),
+                                           .query_lens = view(batch.query_lens),
                                            .context_lens = view(batch.context_lens),
                                            .block_tables = view(batch.block_tables),
                                            .block_table_stride = batch.block_table_stride,
                                            .seats = view(batch.seats),
                                            .feed_sampled = view(batch.feed_sampled),
                                            .sample = view(batch.sample),
-                                           .sampling = impl_->sampling,
+                                           .score = view(batch.score),
+                                           .next_token_ids = view(batch.next_token_ids),
+                                           .masks = view(batch.masks),
+                                           .mask_rows = view(batch.mask_rows),
                                            .want_logits = batch.want_logits});
 }
 
@@ -153,6 +184,16 @@ bool Context::step_has_ended() { return impl_->context.step_has_ended(); }
 void Context::take_step(StepOutput& output) {
   const engine::StepOutput result = impl_->context.take_step();
   replace(output.token_ids, result.token_ids);
+  output.status.clear();
+  for (const engine::RowStatus status : result.statuses) output.status.push_back(to_border(status));
+  replace(output.logprobs, result.logprobs);
+  replace(output.top_starts, result.top_starts);
+  replace(output.top_ids, result.top_ids);
+  replace(output.top_logprobs, result.top_logprobs);
+  replace(output.score_starts, result.score_starts);
+  replace(output.score_logprobs, result.score_logprobs);
+  replace(output.score_top_ids, result.score_top_ids);
+  replace(output.score_top_logprobs, result.score_top_logprobs);
   replace(output.logits, result.logits);
   output.device_us = result.device_ms * 1e3F;
   output.idle_us = result.idle_ms * 1e3F;

@@ -36,6 +36,7 @@ struct TensorSlot;
 struct ModelLimits;
 struct ModelPlan;
 struct MemoryStats;
+struct SamplerSpec;
 struct StepBatch;
 struct StepOutput;
 
@@ -54,6 +55,8 @@ class Context {
   std::uint32_t finish_model_part(std::uint32_t model);
   void finish_model(std::uint32_t model);
   void remove_model(std::uint32_t model);
+  void bind_seat(std::uint32_t model, std::uint32_t seat, const SamplerSpec& spec,
+                 std::uint32_t prompt_len, rust::Slice<const std::uint32_t> token_ids);
   void submit_step(const StepBatch& batch);
   bool step_has_ended();
   void take_step(StepOutput& output);

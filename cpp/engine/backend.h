@@ -12,6 +12,7 @@
 #include "engine/random_weights.h"
 #include "engine/spec.h"
 #include "ops/linear/packed_weights.h"
+#include "ops/sample/sampler.h"
 
 namespace inferno::engine {
 
@@ -42,6 +43,10 @@ class Forward {
  public:
   virtual ~Forward() = default;
 
+  // Gives a seat the sampler of a sequence, for the steps that are begun from here on. Both are
+  // checked; their views are not kept.
+  virtual void bind(const ops::SamplerSpec& spec, const ops::SeatHistory& history) = 0;
+
   // Takes a checked batch; its views are not kept. At most max_in_flight() steps that were begun
   // and not taken.
   virtual void begin(const StepBatch& batch) = 0;
@@ -68,11 +73,14 @@ class Forward {
   virtual void project_logits() = 0;
   // Draws a token for each row of logits, also into the sequence's seat.
   virtual void sample() = 0;
+  // Log probabilities of the tokens that the batch wants scored, from rows of logits of their own.
+  virtual void score() = 0;
+  // The step is wholly under way.
+  virtual void end() = 0;
 
   // Whether take would not wait. Steps end in the order in which they began.
   virtual bool has_ended() = 0;
-  // The oldest step's result; good until the next call. Throws other for logits that are no
-  // numbers.
+  // The oldest step's result; good until the next call.
   virtual StepOutput take() = 0;
 
   // Steps to be run once before the first request, so that none pays for page faults, the loading

@@ -1,7 +1,6 @@
 #include "engine/batch.h"
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 
 #include "engine/error.h"
@@ -45,30 +44,44 @@ void check_sizes(const StepBatch& batch, const BatchBounds& bounds) {
     refuse("block_table_stride: expected at most the " + std::to_string(most_blocks) +
            " blocks of max_seq_len, got " + std::to_string(batch.block_table_stride));
   }
-  check_size("positions", batch.positions.size(), num_tokens);
-  check_size("slot_mapping", batch.slot_mapping.size(), num_tokens);
-  check_size("cu_query_lens", batch.cu_query_lens.size(), num_seqs + 1);
+  check_size("query_lens", batch.query_lens.size(), num_seqs);
   check_size("context_lens", batch.context_lens.size(), num_seqs);
   check_size("block_tables", batch.block_tables.size(), num_seqs * batch.block_table_stride);
   check_size("feed_sampled", batch.feed_sampled.size(), num_seqs);
   check_size("sample", batch.sample.size(), num_seqs);
-  check_size("sampling", batch.sampling.size(), num_seqs);
+  check_size("score", batch.score.size(), num_seqs);
+  check_size("next_token_ids", batch.next_token_ids.size(), num_seqs);
+  check_size("mask_rows", batch.mask_rows.size(), num_seqs);
+  const std::size_t words = ops::mask_words(bounds.vocab_size);
+  const std::size_t num_masks = batch.masks.size() / words;
+  check_size("masks", batch.masks.size(), num_masks * words);
+  if (num_masks > num_seqs) {
+    refuse("masks: expected at most one for each sequence, got " + std::to_string(num_masks));
+  }
 }
 
-void check_sampling(const ops::SampleParams& params, std::size_t seq) {
-  const auto require = [&](bool good, const char* field, float value) {
-    if (!good) refuse(at("sampling", seq) + "." + field + ": got " + std::to_string(value));
-  };
-  require(std::isfinite(params.temperature) && params.temperature >= 0, "temperature",
-          params.temperature);
-  require(params.top_p > 0 && params.top_p <= 1, "top_p", params.top_p);
-  require(params.min_p >= 0 && params.min_p <= 1, "min_p", params.min_p);
+// Every sequence has a query, and together they have the tokens.
+void check_query_lens(const StepBatch& batch) {
+  std::uint64_t sum = 0;
+  for (std::uint32_t seq = 0; seq < batch.num_seqs(); ++seq) {
+    if (batch.query_lens[seq] == 0) refuse(at("query_lens", seq) + ": expected at least 1, got 0");
+    sum += batch.query_lens[seq];
+  }
+  if (sum != batch.num_tokens()) {
+    refuse("query_lens: expected a sum of " + std::to_string(batch.num_tokens()) + ", got " +
+           std::to_string(sum));
+  }
 }
 
-// The sequence's lengths, seat and blocks.
-void check_sequence(const StepBatch& batch, const BatchBounds& bounds, std::uint32_t seq) {
+// The sequence's lengths and blocks.
+void check_context(const StepBatch& batch, const BatchBounds& bounds, std::uint32_t seq) {
   const std::uint64_t context_len = batch.context_lens[seq];
   check_below("context_lens", seq, context_len, std::uint64_t{bounds.max_seq_len} + 1);
+  if (batch.query_lens[seq] > context_len) {
+    refuse(at("context_lens", seq) + ": expected at least the " +
+           std::to_string(batch.query_lens[seq]) + " query tokens, got " +
+           std::to_string(context_len));
+  }
   const std::uint64_t num_blocks = (context_len + bounds.block_size - 1) / bounds.block_size;
   if (num_blocks > batch.block_table_stride) {
     refuse("block_table_stride: " + at("context_lens", seq) + " needs " +
@@ -79,71 +92,73 @@ void check_sequence(const StepBatch& batch, const BatchBounds& bounds, std::uint
     check_below("block_tables", first + block, batch.block_tables[first + block],
                 bounds.num_blocks);
   }
-  if (batch.sample[seq]) check_sampling(batch.sampling[seq], seq);
 }
 
-// The query tokens are the last ones of the context, and their slots are those of the block table.
-void check_tokens(const StepBatch& batch, const BatchBounds& bounds, std::uint32_t seq) {
-  const std::uint32_t begin = batch.cu_query_lens[seq];
-  const std::uint32_t query_len = batch.query_len(seq);
-  const std::uint32_t context_len = batch.context_lens[seq];
-  const std::size_t table = std::size_t{seq} * batch.block_table_stride;
-  for (std::uint32_t i = 0; i < query_len; ++i) {
-    const std::uint32_t token = begin + i;
-    const std::uint32_t position = context_len - query_len + i;
-    if (batch.positions[token] != position) {
-      refuse(at("positions", token) + ": expected " + std::to_string(position) +
-             " (from context_lens and cu_query_lens), got " +
-             std::to_string(batch.positions[token]));
-    }
-    const std::uint64_t block = batch.block_tables[table + position / bounds.block_size];
-    const std::uint64_t slot = block * bounds.block_size + position % bounds.block_size;
-    if (batch.slot_mapping[token] != slot) {
-      refuse(at("slot_mapping", token) + ": expected " + std::to_string(slot) +
-             " (from block_tables), got " + std::to_string(batch.slot_mapping[token]));
-    }
-    if (!batch.feed_sampled[seq]) {
-      check_below("token_ids", token, batch.token_ids[token], bounds.vocab_size);
-    }
+void check_seat(const StepBatch& batch, std::span<const SeatState> seats, std::uint32_t seq) {
+  const std::uint32_t seat = batch.seats[seq];
+  const auto name = [&] { return std::to_string(seat); };
+  if ((batch.sample[seq] || batch.score[seq]) && seats[seat] == SeatState::kFree) {
+    refuse(at("seats", seq) + ": nothing is bound to seat " + name());
+  }
+  if (!batch.feed_sampled[seq]) return;
+  if (batch.query_lens[seq] != 1) {
+    refuse(at("feed_sampled", seq) + ": expected one query token, got " +
+           std::to_string(batch.query_lens[seq]));
+  }
+  if (seats[seat] != SeatState::kFilled) {
+    refuse(at("feed_sampled", seq) + ": nothing was sampled for seat " + name());
+  }
+  if (batch.score[seq]) refuse(at("score", seq) + ": a fed token is no part of a prompt");
+}
+
+void check_rows(const StepBatch& batch, const BatchBounds& bounds, std::uint32_t seq) {
+  const std::uint32_t next = batch.next_token_ids[seq];
+  if (batch.score[seq] && next != ops::kNoToken) {
+    check_below("next_token_ids", seq, next, bounds.vocab_size);
+  }
+  const std::uint32_t mask_row = batch.mask_rows[seq];
+  if (mask_row != ops::kNoMaskRow) {
+    check_below("mask_rows", seq, mask_row,
+                batch.masks.size() / ops::mask_words(bounds.vocab_size));
   }
 }
 
 }  // namespace
 
-void check_batch(const StepBatch& batch, const BatchBounds& bounds,
-                 std::span<const bool> seat_filled, std::span<bool> seat_seen) {
-  check_sizes(batch, bounds);
-  const std::uint32_t num_seqs = batch.num_seqs();
-  if (batch.cu_query_lens[0] != 0 || batch.cu_query_lens[num_seqs] != batch.num_tokens()) {
-    refuse("cu_query_lens: expected to run from 0 to " + std::to_string(batch.num_tokens()) +
-           ", got " + std::to_string(batch.cu_query_lens[0]) + " to " +
-           std::to_string(batch.cu_query_lens[num_seqs]));
-  }
-  for (std::uint32_t seq = 0; seq < num_seqs; ++seq) {
-    if (batch.cu_query_lens[seq] >= batch.cu_query_lens[seq + 1]) {
-      refuse(at("cu_query_lens", seq + 1) + ": expected more than the one before it");
+void derive_arrays(const StepBatch& batch, std::uint32_t block_size, const DerivedArrays& out) {
+  std::uint32_t token = 0;
+  for (std::uint32_t seq = 0; seq < batch.num_seqs(); ++seq) {
+    out.cu_query_lens[seq] = token;
+    const std::uint32_t* table =
+        batch.block_tables.data() + std::size_t{seq} * batch.block_table_stride;
+    const std::uint32_t end = batch.context_lens[seq];
+    for (std::uint32_t position = end - batch.query_lens[seq]; position < end; ++position) {
+      out.positions[token] = position;
+      out.slot_mapping[token] = table[position / block_size] * block_size + position % block_size;
+      ++token;
     }
   }
+  out.cu_query_lens[batch.num_seqs()] = token;
+}
+
+void check_batch(const StepBatch& batch, const BatchBounds& bounds,
+                 std::span<const SeatState> seats, std::span<bool> seat_seen) {
+  check_sizes(batch, bounds);
+  check_query_lens(batch);
   std::fill(seat_seen.begin(), seat_seen.end(), false);
-  for (std::uint32_t seq = 0; seq < num_seqs; ++seq) {
+  std::size_t token = 0;
+  for (std::uint32_t seq = 0; seq < batch.num_seqs(); ++seq) {
     const std::uint32_t seat = batch.seats[seq];
     check_below("seats", seq, seat, bounds.max_batch_size);
     if (seat_seen[seat]) refuse(at("seats", seq) + ": " + std::to_string(seat) + " is given twice");
     seat_seen[seat] = true;
-    check_sequence(batch, bounds, seq);
-    const std::uint32_t query_len = batch.query_len(seq);
-    if (query_len > batch.context_lens[seq]) {
-      refuse(at("context_lens", seq) + ": expected at least the " + std::to_string(query_len) +
-             " query tokens, got " + std::to_string(batch.context_lens[seq]));
+    check_context(batch, bounds, seq);
+    check_seat(batch, seats, seq);
+    check_rows(batch, bounds, seq);
+    for (std::uint32_t i = 0; i < batch.query_lens[seq]; ++i, ++token) {
+      if (batch.feed_sampled[seq]) continue;
+      check_below("token_ids", token, batch.token_ids[token], bounds.vocab_size);
     }
-    if (batch.feed_sampled[seq] && query_len != 1) {
-      refuse(at("feed_sampled", seq) + ": expected one query token, got " +
-             std::to_string(query_len));
-    }
-    if (batch.feed_sampled[seq] && !seat_filled[seat]) {
-      refuse(at("feed_sampled", seq) + ": nothing was sampled for seat " + std::to_string(seat));
-    }
-    check_tokens(batch, bounds, seq);
   }
 }
 

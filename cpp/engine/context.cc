@@ -47,6 +47,11 @@ void Context::remove_model(std::uint32_t model) {
   models_.erase(model);
 }
 
+void Context::bind_seat(std::uint32_t model, const ops::SamplerSpec& spec,
+                        const ops::SeatHistory& history) {
+  find(model, ErrorCode::kInvalidBatch).bind_seat(spec, history);
+}
+
 void Context::submit_step(std::uint32_t model, const StepBatch& batch) {
   Model& found = find(model, ErrorCode::kInvalidBatch);
   if (in_flight_.size() >= max_in_flight()) {

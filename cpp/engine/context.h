@@ -30,6 +30,9 @@ class Context {
   void finish_model(std::uint32_t model);
   void remove_model(std::uint32_t model);
 
+  // See Model::bind_seat. Steps that are under way go on with what the seat had.
+  void bind_seat(std::uint32_t model, const ops::SamplerSpec& spec,
+                 const ops::SeatHistory& history);
   // Steps are taken in the order in which they were submitted; at most max_in_flight() are under
   // way.
   void submit_step(std::uint32_t model, const StepBatch& batch);

@@ -33,28 +33,36 @@ std::uint32_t add_random(Context& context, std::uint64_t seed,
   const auto plan = context.add_model(test::small_spec(ops::Dtype::BF16), limits);
   context.fill_random(plan.model, seed);
   context.finish_model(plan.model);
+  test::bind_seats(context, plan.model, limits.max_batch_size);
   return plan.model;
 }
 
 std::vector<std::uint32_t> run(Context& context, std::uint32_t model,
                                const std::vector<Query>& queries) {
-  const StepOutput output = context.run_step(model, Step(queries, 4).batch());
+  const StepOutput output = context.run_step(model, Step(queries).batch());
   return {output.token_ids.begin(), output.token_ids.end()};
 }
 
 TEST_CASE("no step takes memory, from the pool or the heap") {
   Context context(test::small_device());
   const auto model = add_random(context, 1);
-  const Step prefill({{.token_ids = {1, 2, 3, 4, 5}, .blocks = {0, 1}},
-                      {.token_ids = {9}, .blocks = {2}, .seat = 1, .sample = false}},
-                     4);
-  const Step decode({{.token_ids = {0},
-                      .first_position = 5,
-                      .blocks = {0, 1},
-                      .feed_sampled = true,
-                      .params = {.temperature = 1, .top_k = 9, .top_p = 0.9F, .min_p = 0.01F}},
-                     {.token_ids = {8}, .first_position = 1, .blocks = {2}, .seat = 1}},
-                    4);
+  const Step prefill(
+      {{.token_ids = {1, 2, 3, 4, 5}, .blocks = {0, 1}},
+       {.token_ids = {9, 3}, .blocks = {2}, .seat = 1, .sample = false, .score = true}});
+  const std::uint32_t all[] = {~0U, ~0U, ~0U, ~0U, ~0U, ~0U, ~0U};  // 211 ids
+  const Step decode(
+      {{.token_ids = {0}, .first_position = 5, .blocks = {0, 1}, .feed_sampled = true},
+       {.token_ids = {8}, .first_position = 2, .blocks = {2}, .seat = 1, .mask_row = 0}},
+      {std::begin(all), std::end(all)});
+  context.bind_seat(model,
+                    {.temperature = 1,
+                     .top_k = 9,
+                     .top_p = 0.9F,
+                     .min_p = 0.01F,
+                     .presence_penalty = 0.5F,
+                     .repetition_penalty = 1.2F,
+                     .num_logprobs = 20},
+                    {.seat = 0});
   const std::uint64_t allocations = context.memory_stats().num_allocations;
   const std::uint64_t before = test::num_news();
   for (int i = 0; i < 20; ++i) {
@@ -103,15 +111,14 @@ TEST_CASE("only rows that sample give tokens and logits") {
   const auto model = add_random(context, 3);
   const Step step({{.token_ids = {1}, .blocks = {0}, .seat = 0, .sample = false},
                    {.token_ids = {2}, .blocks = {1}, .seat = 1},
-                   {.token_ids = {3}, .blocks = {2}, .seat = 2, .sample = false}},
-                  4);
+                   {.token_ids = {3}, .blocks = {2}, .seat = 2, .sample = false}});
   const StepOutput output = context.run_step(model, step.batch());
   CHECK(output.token_ids.size() == 3);
   CHECK(output.token_ids[0] == 0);
   CHECK(output.token_ids[2] == 0);
   CHECK(output.logits.size() == 211);
   CHECK(context.run_step(model, step.batch(false)).logits.empty());
-  const Step none({{.token_ids = {1}, .blocks = {0}, .sample = false}}, 4);
+  const Step none({{.token_ids = {1}, .blocks = {0}, .sample = false}});
   CHECK(context.run_step(model, none.batch()).token_ids.size() == 1);
 }
 
@@ -125,9 +132,10 @@ TEST_CASE("end tokens are held back while a row asks for it") {
   limits.end_token_ids = {best};
   const auto model = add_random(context, 4, limits);
   CHECK(run(context, model, greedy)[0] == best);
-  auto held = greedy;
-  held[0].params.suppress_end = true;
-  CHECK(run(context, model, held)[0] != best);
+  context.bind_seat(model, {.end_from = 3}, {.seat = 0});  // the index after the prompt is 2
+  CHECK(run(context, model, greedy)[0] != best);
+  context.bind_seat(model, {.end_from = 2}, {.seat = 0});
+  CHECK(run(context, model, greedy)[0] == best);
 }
 
 TEST_CASE("models do not disturb each other, and a removed one leaves no trace in the pool") {
@@ -170,9 +178,9 @@ TEST_CASE("the plan is what required_bytes said, and fits a pool of that size") 
   context.fill_random(plan.model, 1);
   context.finish_model(plan.model);
   // The last block and the last seat are the model's too.
-  context.run_step(
-      plan.model,
-      Step({{.token_ids = {1}, .blocks = {plan.num_blocks - 1}, .seat = 5}}, 4).batch());
+  test::bind_seats(context, plan.model, limits.max_batch_size);
+  context.run_step(plan.model,
+                   Step({{.token_ids = {1}, .blocks = {plan.num_blocks - 1}, .seat = 5}}).batch());
 }
 
 TEST_CASE("too little memory is out_of_memory, and nothing stays taken") {
@@ -197,13 +205,16 @@ TEST_CASE("too little memory is out_of_memory, and nothing stays taken") {
 TEST_CASE("misuse is an error") {
   Context context(test::small_device());
   const ModelPlan plan = context.add_model(test::small_spec(ops::Dtype::F32), test::small_limits());
-  const Step step({{.token_ids = {1}, .blocks = {0}}}, 4);
+  const Step step({{.token_ids = {1}, .blocks = {0}}});
   CHECK(error_of([&] {
           context.run_step(plan.model, step.batch());
         }).starts_with("invalid_batch: model: its weights are not finished"));
   CHECK(error_of([&] { context.finish_model(plan.model); }).starts_with("other: "));
   context.fill_random(plan.model, 1);
   context.finish_model(plan.model);
+  CHECK(error_of([&] {
+          context.run_step(plan.model, step.batch());
+        }).starts_with("invalid_batch: seats[0]: nothing is bound to seat 0"));
   CHECK(error_of([&] { context.finish_model(plan.model); }).starts_with("other: "));
   CHECK(error_of([&] { context.fill_random(plan.model, 1); }).starts_with("other: "));
   CHECK(error_of([&] { context.set_tensor(plan.model, {}, {}); }).starts_with("other: "));

@@ -34,20 +34,20 @@ struct Loaded {
 
   Loaded(const Checkpoint& checkpoint, const DeviceOptions& device,
          const ModelLimits& limits = test::small_limits())
-      : context(device), block_size(limits.block_size) {
+      : context(device) {
     plan = context.add_model(spec_of(checkpoint.shape), limits);
     model = plan.model;
     checkpoint.load(context, model);
     context.finish_model(model);
+    test::bind_seats(context, model, limits.max_batch_size);
   }
 
   std::vector<float> run(const std::vector<Query>& queries) {
-    const StepOutput output = context.run_step(model, Step(queries, block_size).batch());
+    const StepOutput output = context.run_step(model, Step(queries).batch());
     tokens.assign(output.token_ids.begin(), output.token_ids.end());
     return {output.logits.begin(), output.logits.end()};
   }
 
-  std::uint32_t block_size;
   std::vector<std::uint32_t> tokens;  // of the last run
 };
 
@@ -249,8 +249,9 @@ TEST_CASE("a sequence has the same bits on memory full of rubbish") {
     const ModelPlan plan = context.add_model(spec_of(b.checkpoint.shape), test::small_limits());
     b.checkpoint.load(context, plan.model);
     context.finish_model(plan.model);
+    test::bind_seats(context, plan.model, 1);
     const StepOutput output = context.run_step(
-        plan.model, Step({{.token_ids = b.ids, .blocks = test::blocks_from(0, 8)}}, 4).batch());
+        plan.model, Step({{.token_ids = b.ids, .blocks = test::blocks_from(0, 8)}}).batch());
     CHECK(same_bits(output.logits, b.alone));
   });
 }

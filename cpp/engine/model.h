@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "engine/backend.h"
 #include "engine/batch.h"
@@ -25,8 +26,11 @@ class Model {
   // requests do not pay for them. Answers how many calls are left.
   std::uint32_t finish_part();
 
+  // Gives a seat the sampler of a sequence; what it had is forgotten. history.end_token_ids is not
+  // read: they are the model's. Throws invalid_batch before anything is changed.
+  void bind_seat(const ops::SamplerSpec& spec, const ops::SeatHistory& history);
   // One forward pass and sampling; take_step gives the answer. Throws invalid_batch before anything
-  // is changed, or other for logits that are no numbers. Takes no memory.
+  // is changed. Takes no memory.
   void submit_step(const StepBatch& batch);
   bool step_has_ended() { return forward_->has_ended(); }
   StepOutput take_step() { return forward_->take(); }
@@ -36,7 +40,9 @@ class Model {
  private:
   // The forward pass, in the order of the paper.
   void pass();
+  void run(const StepBatch& batch);
   void warm_up(const WarmUpStep& step);
+  void bind_for_warm_up(std::uint32_t seat);
 
   DecoderSpec spec_;
   ModelLimits limits_;
@@ -46,8 +52,8 @@ class Model {
   Decoder decoder_;
   std::unique_ptr<Forward> forward_;
 
-  std::unique_ptr<bool[]> seat_filled_;  // [max_batch_size] between steps
-  std::unique_ptr<bool[]> seat_seen_;    // [max_batch_size] of one step
+  std::vector<SeatState> seats_;       // [max_batch_size] between steps
+  std::unique_ptr<bool[]> seat_seen_;  // [max_batch_size] of one step
   bool finished_ = false;
   std::uint32_t warmed_up_ = 0;  // of warm_up_steps()
 };

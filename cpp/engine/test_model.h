@@ -57,65 +57,69 @@ struct Query {
   std::uint32_t seat = 0;
   bool sample = true;
   bool feed_sampled = false;
-  ops::SampleParams params{};
+  bool score = false;
+  std::uint32_t next_token_id = ops::kNoToken;
+  std::uint32_t mask_row = ops::kNoMaskRow;
 };
 
 // Owns the arrays of a step.
 class Step {
  public:
-  Step(const std::vector<Query>& queries, std::uint32_t block_size) {
+  explicit Step(const std::vector<Query>& queries, std::vector<std::uint32_t> masks = {})
+      : masks_(std::move(masks)) {
     for (const Query& query : queries) {
       stride_ = std::max(stride_, static_cast<std::uint32_t>(query.blocks.size()));
     }
-    flags_ = std::make_unique<bool[]>(2 * queries.size());
+    flags_ = std::make_unique<bool[]>(3 * queries.size());
     num_seqs_ = queries.size();
-    cu_query_lens_.push_back(0);
-    for (std::size_t seq = 0; seq < queries.size(); ++seq) add(queries[seq], seq, block_size);
+    for (std::size_t seq = 0; seq < queries.size(); ++seq) add(queries[seq], seq);
   }
 
   StepBatch batch(bool want_logits = true) const {
     return {.token_ids = token_ids_,
-            .positions = positions_,
-            .slot_mapping = slot_mapping_,
-            .cu_query_lens = cu_query_lens_,
+            .query_lens = query_lens_,
             .context_lens = context_lens_,
             .block_tables = block_tables_,
             .block_table_stride = stride_,
             .seats = seats_,
             .feed_sampled = {flags_.get(), num_seqs_},
             .sample = {flags_.get() + num_seqs_, num_seqs_},
-            .sampling = sampling_,
+            .score = {flags_.get() + 2 * num_seqs_, num_seqs_},
+            .next_token_ids = next_token_ids_,
+            .masks = masks_,
+            .mask_rows = mask_rows_,
             .want_logits = want_logits};
   }
 
  private:
-  void add(const Query& query, std::size_t seq, std::uint32_t block_size) {
-    std::uint32_t position = query.first_position;
-    for (const std::uint32_t id : query.token_ids) {
-      token_ids_.push_back(id);
-      positions_.push_back(position);
-      slot_mapping_.push_back(query.blocks[position / block_size] * block_size +
-                              position % block_size);
-      ++position;
-    }
-    cu_query_lens_.push_back(static_cast<std::uint32_t>(token_ids_.size()));
-    context_lens_.push_back(position);
+  void add(const Query& query, std::size_t seq) {
+    token_ids_.insert(token_ids_.end(), query.token_ids.begin(), query.token_ids.end());
+    const auto query_len = static_cast<std::uint32_t>(query.token_ids.size());
+    query_lens_.push_back(query_len);
+    context_lens_.push_back(query.first_position + query_len);
     std::vector<std::uint32_t> row = query.blocks;
     row.resize(stride_);
     block_tables_.insert(block_tables_.end(), row.begin(), row.end());
     seats_.push_back(query.seat);
     flags_[seq] = query.feed_sampled;
     flags_[num_seqs_ + seq] = query.sample;
-    sampling_.push_back(query.params);
+    flags_[2 * num_seqs_ + seq] = query.score;
+    next_token_ids_.push_back(query.next_token_id);
+    mask_rows_.push_back(query.mask_row);
   }
 
-  std::vector<std::uint32_t> token_ids_, positions_, slot_mapping_, cu_query_lens_, context_lens_,
-      block_tables_, seats_;
+  std::vector<std::uint32_t> token_ids_, query_lens_, context_lens_, block_tables_, seats_,
+      next_token_ids_, masks_, mask_rows_;
   std::uint32_t stride_ = 0;
   std::size_t num_seqs_ = 0;
   std::unique_ptr<bool[]> flags_;
-  std::vector<ops::SampleParams> sampling_;
 };
+
+// Seats 0 to count - 1 get a sampler, of an empty sequence.
+inline void bind_seats(Context& context, std::uint32_t model, std::uint32_t count,
+                       const ops::SamplerSpec& spec = {}) {
+  for (std::uint32_t seat = 0; seat < count; ++seat) context.bind_seat(model, spec, {.seat = seat});
+}
 
 inline std::vector<std::uint32_t> blocks_from(std::uint32_t first, std::uint32_t count) {
   std::vector<std::uint32_t> blocks(count);

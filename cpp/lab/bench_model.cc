@@ -29,20 +29,17 @@ engine::LlamaShape shape_of(std::string_view name) {
 
 StepOfEquals::StepOfEquals(const EqualSequences& sequences)
     : sequences_(sequences),
-      cu_query_lens_{0},
+      query_lens_(sequences.num_seqs, sequences.query_len),
       context_lens_(sequences.num_seqs, sequences.context_len),
-      sampling_(sequences.num_seqs),
+      no_tokens_(sequences.num_seqs, ops::kNoToken),
+      no_masks_(sequences.num_seqs, ops::kNoMaskRow),
       feed_sampled_(std::make_unique<bool[]>(sequences.num_seqs)),
-      sample_(std::make_unique<bool[]>(sequences.num_seqs)) {
-  const std::uint32_t stride = sequences.blocks_of_a_seq();
-  const std::uint32_t before = sequences.context_len - sequences.query_len;
+      sample_(std::make_unique<bool[]>(sequences.num_seqs)),
+      score_(std::make_unique<bool[]>(sequences.num_seqs)) {
   for (std::uint32_t seq = 0; seq < sequences.num_seqs; ++seq) {
     for (std::uint32_t i = 0; i < sequences.query_len; ++i) {
       token_ids_.push_back((seq * 7919 + i * 31) % 30000);
-      positions_.push_back(before + i);
-      slot_mapping_.push_back(seq * stride * kBlockSize + before + i);
     }
-    cu_query_lens_.push_back(static_cast<std::uint32_t>(token_ids_.size()));
     seats_.push_back(seq);
   }
   for (std::uint32_t i = 0; i < sequences.num_blocks(); ++i) block_tables_.push_back(i);
@@ -52,16 +49,25 @@ StepOfEquals::StepOfEquals(const EqualSequences& sequences)
 
 engine::StepBatch StepOfEquals::batch() const {
   return {.token_ids = token_ids_,
-          .positions = positions_,
-          .slot_mapping = slot_mapping_,
-          .cu_query_lens = cu_query_lens_,
+          .query_lens = query_lens_,
           .context_lens = context_lens_,
           .block_tables = block_tables_,
           .block_table_stride = sequences_.blocks_of_a_seq(),
           .seats = seats_,
           .feed_sampled = {feed_sampled_.get(), sequences_.num_seqs},
           .sample = {sample_.get(), sequences_.num_seqs},
-          .sampling = sampling_};
+          .score = {score_.get(), sequences_.num_seqs},
+          .next_token_ids = no_tokens_,
+          .mask_rows = no_masks_};
+}
+
+std::vector<std::uint32_t> StepOfEquals::slot_mapping() const {
+  std::vector<std::uint32_t> positions(token_ids_.size());
+  std::vector<std::uint32_t> slots(token_ids_.size());
+  std::vector<std::uint32_t> cu_query_lens(seats_.size() + 1);
+  engine::derive_arrays(batch(), kBlockSize,
+                        {positions.data(), slots.data(), cu_query_lens.data()});
+  return slots;
 }
 
 }  // namespace inferno::lab

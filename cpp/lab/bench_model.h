@@ -27,19 +27,18 @@ struct EqualSequences {
   std::uint32_t blocks_of_a_seq() const { return (context_len + kBlockSize - 1) / kBlockSize; }
 };
 
-// The arrays of such a step, every sequence sampling greedily.
+// The arrays of such a step; every sequence samples.
 class StepOfEquals {
  public:
   explicit StepOfEquals(const EqualSequences& sequences);
   engine::StepBatch batch() const;
-  const std::vector<std::uint32_t>& slot_mapping() const { return slot_mapping_; }
+  std::vector<std::uint32_t> slot_mapping() const;
 
  private:
   EqualSequences sequences_;
-  std::vector<std::uint32_t> token_ids_, positions_, slot_mapping_, cu_query_lens_, context_lens_,
-      block_tables_, seats_;
-  std::vector<ops::SampleParams> sampling_;
-  std::unique_ptr<bool[]> feed_sampled_, sample_;
+  std::vector<std::uint32_t> token_ids_, query_lens_, context_lens_, block_tables_, seats_,
+      no_tokens_, no_masks_;
+  std::unique_ptr<bool[]> feed_sampled_, sample_, score_;
 };
 
 }  // namespace inferno::lab

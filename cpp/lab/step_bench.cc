@@ -161,6 +161,40 @@ void bench_decodes(Context& context, const ModelPlan& plan, const StepPeer& peer
   }
 }
 
+// Every seat samples so, and has a token, which decode steps are fed.
+void bind_seats(Context& context, std::uint32_t model, const ops::SamplerSpec& spec) {
+  std::vector<std::uint32_t> prompt(kContextLen - 1);
+  for (std::uint32_t i = 0; i < prompt.size(); ++i) prompt[i] = i * 31 % 30000;
+  const auto prompt_len = static_cast<std::uint32_t>(prompt.size());
+  for (std::uint32_t seat = 0; seat < kMaxBatch; ++seat) {
+    context.bind_seat(model, spec, {.seat = seat, .prompt_len = prompt_len, .token_ids = prompt});
+  }
+  context.run_step(model, StepOfEquals({kMaxBatch, 1, 1}).batch());
+}
+
+// What a sequence may want of its sampler, by all rows of a decode step.
+void bench_samplers(Context& context, std::uint32_t model) {
+  constexpr std::uint32_t kRows = 64;
+  const std::pair<const char*, ops::SamplerSpec> samplers[] = {
+      {"greedy", {}},
+      {"temperature, top-p", {.temperature = 0.8F, .top_p = 0.9F}},
+      {"penalties", {.frequency_penalty = 0.5F, .repetition_penalty = 1.1F}},
+      {"log probability", {.want_logprob = true}},
+      {"top 20", {.num_logprobs = 20}},
+      {"penalties and top 20", {.repetition_penalty = 1.1F, .num_logprobs = 20}},
+  };
+  std::printf("%-24s %9s %10s %10s\n", "samplers, batch 64", "ms", "device ms", "% of greedy");
+  double greedy = 0;
+  for (const auto& [name, spec] : samplers) {
+    bind_seats(context, model, spec);
+    const Timed timed = time_steps(context, model, decodes(kRows), 120);
+    if (greedy == 0) greedy = timed.step_ms;
+    std::printf("%-24s %9.3f %10.3f %10.1f\n", name, timed.step_ms, timed.device_ms,
+                100 * timed.step_ms / greedy);
+    std::fflush(stdout);
+  }
+}
+
 void bench_prefills(Context& context, const ModelPlan& plan, const Asked& asked, TimedSteps& all) {
   std::printf("%-20s %9s %10s %9s %8s\n", "prefill", "ms", "tok/s", "alone ms", "vLLM");
   for (const EqualSequences& sequences : kPrefills) {
@@ -194,12 +228,12 @@ TimedSteps bench_steps(const Asked& asked, double read) {
       asked.model.c_str(), asked.deterministic ? ", deterministic" : "", plan.weight_bytes / 1e9,
       plan.workspace_bytes / 1e9, plan.num_blocks, filled - begin, now_ms() - filled);
   std::printf("vLLM: 0.24 offline; probe: ours of a step's structure; both measured on an H200\n");
-  // Every seat gets a token, which decode steps are fed.
-  context.run_step(plan.model, StepOfEquals({kMaxBatch, 1, 1}).batch());
+  bind_seats(context, plan.model, {});
   const StepPeer& peer = step_peer(asked.model);
   TimedSteps timed;
   bench_decodes(context, plan, peer, floor_ms(shape, plan, read), timed);
   bench_prefills(context, plan, asked, timed);
+  bench_samplers(context, plan.model);
   return timed;
 }
 

@@ -22,7 +22,7 @@ bool few_rows(std::uint32_t num_tokens, bool deterministic) {
 
 }  // namespace
 
-StepSplit::StepSplit(const engine::ModelShape& shape, const engine::ModelLimits& limits,
+StepSplit::StepSplit(const engine::LlamaShape& shape, const engine::ModelLimits& limits,
                      const engine::DeviceOptions& options)
     : shape_(shape),
       spec_(spec_of(shape)),
@@ -46,6 +46,7 @@ StepParts StepSplit::measure(const EqualSequences& sequences) {
   forward_.embed();
   layers(true);
   forward_.sample();
+  forward_.end();
   forward_.take();
   // Parts of this one are repeated; it is never ended.
   forward_.begin(step.batch());
@@ -81,7 +82,8 @@ void StepSplit::layers(bool attending) {
 double StepSplit::rope_kv_ms(const StepOfEquals& step) const {
   const DeviceArray<std::uint32_t> slots(step.slot_mapping());
   const auto num_tokens = static_cast<std::uint32_t>(slots.size());
-  const DeviceArray<Bf16> qkv = uniform_array(gpu_, slots.size() * (shape_.q_size() + 2 * shape_.kv_size()));
+  const DeviceArray<Bf16> qkv =
+      uniform_array(gpu_, slots.size() * (shape_.q_size() + 2 * shape_.kv_size()));
   const DeviceArray<float> cos_sin(slots.size() * shape_.head_dim);
   return ms([&] {
     for (std::uint32_t i = 0; i < shape_.num_layers; ++i) {

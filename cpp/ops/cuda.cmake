@@ -10,6 +10,7 @@ add_library(inferno_cuda_ops OBJECT
   embed/embed_cuda.cu
   glu/glu_cuda.cu
   experts/cuda/experts_cuda.cc
+  experts/cuda/experts_decode.cu
   experts/cuda/experts_plain.cu
   experts/cuda/experts_stream.cu
   experts/cuda/experts_sum.cu
@@ -20,12 +21,14 @@ add_library(inferno_cuda_ops OBJECT
   linear/cuda/linear_few_rows.cu
   linear/cuda/linear_fixups.cu
   linear/cuda/linear_plain.cu
+  process_logits/process_logits_cuda.cu
   random_fill/random_fill_cuda.cu
   rms_norm/head_norm_cuda.cu
   rms_norm/rms_norm_cuda.cu
   rope/rope_kv_cuda.cu
   sample/sample_cuda.cu
   sample/sample_filter_cuda.cu
+  score/score_cuda.cu
   softcap/softcap_cuda.cu
   cuda/tensor_map.cc)
 target_include_directories(inferno_cuda_ops PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/..)
@@ -34,3 +37,6 @@ target_include_directories(inferno_cuda_ops SYSTEM PUBLIC ${CUDA_INCLUDE})
 set_property(TARGET inferno_cuda_ops PROPERTY COMPILE_OPTIONS
   "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror>"
   "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>")
+# These call the constexpr functions of process_logits.h.
+set_property(SOURCE process_logits/process_logits_cuda.cu sample/sample_cuda.cu sample/sample_filter_cuda.cu
+             score/score_cuda.cu PROPERTY COMPILE_OPTIONS "--expt-relaxed-constexpr")

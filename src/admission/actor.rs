@@ -16,7 +16,6 @@ use super::rate::Rate;
 use super::reserved::{Hold, Reserved};
 use super::validate;
 use super::{Admit, AdmitAll, Cancel, Config, DevicesUp, Drain, ModelDown, ModelUp};
-use crate::batcher::Sequence;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::health::Progress;
@@ -24,7 +23,6 @@ use crate::reply::{Stream, StreamStart};
 use crate::request::{Ended, Handle, Prompt, Request, RequestId, SequenceId};
 use crate::scheduler::{Enqueue, Sweep};
 use crate::telemetry::Metrics;
-use crate::tokenizer::IncrementalDecoder;
 
 /// Requests that wait to be looked at. A look takes tens of microseconds, so this is a few milliseconds of burst; beyond it
 /// the doors refuse. What is in the node is bounded by the permits, not here.
@@ -129,9 +127,12 @@ impl Admission {
                 return;
             }
         };
-        if let Prompt::TokenIds(token_ids) = prompt {
-            return self.complete(reserved, Ok(token_ids), now);
-        }
+        let prompt = match prompt {
+            Prompt::TokenIds(token_ids) if reserved.params.bad_words.is_empty() => {
+                return self.complete(reserved, Ok(token_ids), now);
+            }
+            prompt => prompt,
+        };
         match self.pool.submit(Job { reserved, prompt, bytes }) {
             Ok(()) => {
                 self.tokenizing += 1;
@@ -152,7 +153,7 @@ impl Admission {
         group: Option<&Arc<Group>>,
         now: Timestamp,
     ) -> std::result::Result<(Prompt, Reserved, usize), (Request, Error)> {
-        let (model, checked, bytes) = match self.door.check(&mut request) {
+        let (model, params, bytes) = match self.door.check(&mut request) {
             Ok(checked) => checked,
             Err(error) => return Err((request, error)),
         };
@@ -169,7 +170,8 @@ impl Admission {
         let reserved = Reserved {
             handle,
             model,
-            checked,
+            params,
+            bad_words: Vec::new(),
             prompt_field: validate::prompt_field(&request.prompt),
             stream: request.stream,
             priority: request.priority,
@@ -230,28 +232,13 @@ impl Admission {
         }
         let Some(mut hold) = reserved.hold.take() else { return };
         hold.permit.announce();
-        let sequence = Sequence {
-            id: reserved.handle.sequence_id(),
-            model: reserved.model.id,
-            num_prompt_tokens,
-            max_tokens,
-            min_tokens: reserved.checked.min_tokens,
-            ignore_eos: reserved.checked.ignore_eos,
-            sampling: reserved.checked.sampling,
-            priority: reserved.priority,
-            accepted_at: reserved.received_at,
-            attempt: 1,
-            failed_steps: 0,
-            failed_at: 0,
-            handle: Arc::clone(&reserved.handle),
-            token_ids,
-        };
-        let tokenizer = Arc::clone(&reserved.model.tokenizer);
+        let sequence = reserved.sequence(token_ids, max_tokens);
         let stream = Stream::new(StreamStart {
-            handle: Arc::clone(&reserved.handle),
             sink: hold.sink,
-            decoder: IncrementalDecoder::new(tokenizer, &sequence.token_ids),
-            stop: std::mem::take(&mut reserved.checked.stop),
+            decoder: reserved.decoder(&sequence.token_ids),
+            stop: std::mem::take(&mut reserved.params.stop),
+            include_stop: reserved.params.include_stop_str_in_output.unwrap_or(false),
+            logprobs: reserved.params.logprobs.is_some(),
             min_tokens: sequence.min_tokens,
             stream: reserved.stream,
             num_prompt_tokens,
@@ -259,6 +246,7 @@ impl Admission {
             node_id: Arc::clone(&self.node_id),
             metrics: Arc::clone(&self.metrics),
             permit: Box::new(hold.permit),
+            handle: Arc::clone(&reserved.handle),
         });
         let mut told = stream.lock().unwrap_or_else(PoisonError::into_inner);
         match self.enqueue.try_send(Enqueue { sequence, stream: Arc::clone(&stream) }) {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::Config;
 use super::reserved::{Reserved, cancelled};
-use super::validate::{self, Checked};
+use super::validate;
 use crate::error::{Error, Kind, Result};
 use crate::models::ServedModel;
-use crate::request::Request;
+use crate::request::{Params, Request};
 
 /// The state of the door.
 pub(super) struct Door {
@@ -46,20 +46,16 @@ impl Door {
 
     /// What can be said of a request before its prompt is tokenized. Takes its parameters; gives them checked, with the model
     /// and the prompt's size in bytes.
-    pub(super) fn check(
-        &self,
-        request: &mut Request,
-    ) -> Result<(Arc<ServedModel>, Checked, usize)> {
+    pub(super) fn check(&self, request: &mut Request) -> Result<(Arc<ServedModel>, Params, usize)> {
         self.check_open()?;
         let model = self.model(&request.model)?;
         let params = std::mem::take(&mut request.params);
-        let checked =
-            validate::check_params(params, &model.defaults, &self.config, rand::random())?;
+        let params = validate::check_params(params, model, &self.config, rand::random())?;
         let bytes = validate::check_prompt(&request.prompt, model, &self.config)?;
         if request.sink.is_closed() {
             return Err(cancelled());
         }
-        Ok((Arc::clone(model), checked, bytes))
+        Ok((Arc::clone(model), params, bytes))
     }
 
     /// What is to be said of a request once its tokens are known; much may have changed meanwhile. Gives the tokens and
@@ -80,7 +76,7 @@ impl Door {
         }
         validate::check_token_ids(&token_ids, reserved.prompt_field, model)?;
         let max_tokens = validate::completion_length(
-            &reserved.checked,
+            &reserved.params,
             // It is below max_seq_len.
             token_ids.len() as u32,
             reserved.default_length,

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Result;
 use crate::models::ServedModel;
-use crate::request::{Ended, Request, RequestId};
+use crate::request::{Ended, Params, Request, RequestId};
 
 mod actor;
 mod door;
@@ -25,7 +25,6 @@ mod validate;
 
 pub use actor::{Admission, MAILBOX_CAPACITY, Start};
 pub use ledger::{Ledger, RequestPermit};
-pub use validate::{MAX_STOP_BYTES, MAX_STOP_STRINGS};
 
 /// A request from a door. If the mailbox is full, the door refuses with `queue_full` itself.
 #[derive(Message)]
@@ -153,11 +152,28 @@ impl Config {
         expect(threads <= 256, "tokenizer_threads", "1 to 256", &threads);
         let retry = self.retry_after_ms;
         expect((1..=3_600_000).contains(&retry), "retry_after_ms", "1 to 3600000", &retry);
-        let temperature = self.temperature;
-        expect(validate::is_temperature(temperature), "temperature", "0 to 2", &temperature);
-        expect(validate::is_top_p(self.top_p), "top_p", "above 0 to 1", &self.top_p);
-        expect(validate::is_min_p(self.min_p), "min_p", "0 to 1", &self.min_p);
+        let alone = |params: Params| params.check(0).err();
+        let defaults = [
+            alone(Params { temperature: Some(self.temperature), ..Params::default() }),
+            alone(Params { top_p: Some(self.top_p), ..Params::default() }),
+            alone(Params { min_p: Some(self.min_p), ..Params::default() }),
+        ];
+        for fault in defaults.into_iter().flatten() {
+            let key = fault.param.unwrap_or_default();
+            faults.push(format!("admission.{key}: {}", fault.message));
+        }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// What a request gets that neither names a parameter nor has a checkpoint that does.
+    pub(super) fn defaults(&self) -> Params {
+        Params {
+            temperature: Some(self.temperature),
+            top_p: Some(self.top_p),
+            top_k: Some(self.top_k),
+            min_p: Some(self.min_p),
+            ..Params::default()
+        }
     }
 
     /// How many threads tokenize.

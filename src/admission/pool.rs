@@ -119,17 +119,56 @@ impl Shared {
 }
 
 fn work(shared: &Shared, results: &UnboundedSender<Tokenized>) {
-    while let Some(Job { reserved, prompt, .. }) = shared.next() {
+    while let Some(Job { mut reserved, prompt, .. }) = shared.next() {
         let token_ids = if reserved.is_unwanted() {
             Err(cancelled())
         } else {
-            let model = &reserved.model;
-            catch_unwind(AssertUnwindSafe(|| tokenize(prompt, model)))
-                .unwrap_or_else(|_| Err(Error::internal("the tokenizer panicked on this prompt")))
+            catch_unwind(AssertUnwindSafe(|| {
+                reserved.bad_words = bad_words(&reserved.params.bad_words, &reserved.model)?;
+                tokenize(prompt, &reserved.model)
+            }))
+            .unwrap_or_else(|_| Err(Error::internal("the tokenizer panicked on this prompt")))
         };
         // Without a receiver the node goes down; the request is refused by being dropped.
         let _ = results.send(Tokenized { reserved, token_ids });
     }
+}
+
+/// Longest word in tokens, and all of them together: what a seat holds on the device (`cpp/ops/process_logits`).
+const MAX_WORD_TOKENS: usize = 16;
+const MAX_WORDS_TOKENS: usize = 2_048;
+
+/// The ids of words, as vLLM takes them: each as it is, and behind a space where that begins with another token and is as long.
+fn bad_words(words: &[String], model: &ServedModel) -> Result<Vec<Vec<u32>>> {
+    let invalid = |text: String| Error::invalid("bad_words", text);
+    let encode = |text: &str| {
+        let ids = model.tokenizer.encode(text, false);
+        ids.map_err(|reason| Error::internal(format!("the tokenizer failed: {reason}")))
+    };
+    let mut all = Vec::new();
+    for word in words {
+        let word = word.trim_start();
+        let plain = encode(word)?;
+        let Some(first) = plain.first() else {
+            return Err(invalid(format!("expected at least one token in a word, got {word:?}")));
+        };
+        let spaced = encode(&format!(" {word}"))?;
+        let differs = spaced.first() != Some(first) && spaced.len() == plain.len();
+        all.extend(differs.then_some(spaced));
+        all.push(plain);
+    }
+    if let Some(id) = all.iter().flatten().find(|id| **id >= model.vocab_size) {
+        return Err(invalid(format!("expected words of the model's tokens, got token {id}")));
+    }
+    let longest = all.iter().map(Vec::len).max().unwrap_or(0);
+    let together: usize = all.iter().map(Vec::len).sum();
+    if longest > MAX_WORD_TOKENS || together > MAX_WORDS_TOKENS {
+        return Err(invalid(format!(
+            "expected at most {MAX_WORD_TOKENS} tokens in a word and {MAX_WORDS_TOKENS} in all (each word counts with and without \
+             a space before it), got {longest} and {together}"
+        )));
+    }
+    Ok(all)
 }
 
 /// A prompt's ids.
@@ -193,6 +232,23 @@ mod tests {
         assert_eq!(first.refusal(), None);
         drop(pool);
         assert_eq!(first.refusal().map(|e| e.kind), Some(Kind::Unavailable));
+    }
+
+    #[test]
+    fn words_are_banned_with_and_without_a_space_where_that_is_another_token() {
+        let model = model("m");
+        let ids = |text: &str| model.tokenizer.encode(text, false).expect("plain text");
+        let banned = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            bad_words(&words, &model).map_err(|e| (e.kind, e.param.unwrap_or_default()))
+        };
+        // A space is a token of its own here, so the longer form is none of vLLM's.
+        assert_eq!(banned(&["a", "  bc"]), Ok(vec![ids("a"), ids("bc")]));
+        let refused = Err((Kind::Invalid, "bad_words".to_owned()));
+        assert_eq!(banned(&["  "]), refused, "no token is left");
+        assert_eq!(banned(&["x".repeat(17).as_str()]), refused);
+        assert_eq!(banned(&["x".repeat(16).as_str(); 129]), refused);
+        assert_eq!(banned(&[]), Ok(Vec::new()));
     }
 
     #[test]

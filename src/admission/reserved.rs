@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use super::ledger::RequestPermit;
-use super::validate::Checked;
+use crate::batcher::Sequence;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 use crate::models::ServedModel;
-use crate::request::{DefaultLength, Ended, FinishReason, Handle, Sink};
+use crate::request::{DefaultLength, Ended, FinishReason, Handle, Params, Sink};
 use crate::telemetry::Metrics;
+use crate::tokenizer::IncrementalDecoder;
 
 /// What admission knows of a request beside its prompt.
 pub(super) struct Reserved {
     pub(super) handle: Arc<Handle>,
     pub(super) model: Arc<ServedModel>,
-    pub(super) checked: Checked,
+    /// In range, with all defaults.
+    pub(super) params: Params,
+    /// The token ids of `params.bad_words`, once they are known.
+    pub(super) bad_words: Vec<Vec<u32>>,
     /// The field that the prompt came in.
     pub(super) prompt_field: &'static str,
     pub(super) stream: bool,
@@ -36,6 +40,33 @@ impl Reserved {
     /// Whether nobody wants the answer any more.
     pub(super) fn is_unwanted(&self) -> bool {
         self.handle.is_cancelled() || self.hold.as_ref().is_none_or(|hold| hold.sink.is_closed())
+    }
+
+    /// What is to be computed.
+    pub(super) fn sequence(&self, token_ids: Vec<u32>, max_tokens: u32) -> Sequence {
+        let num_prompt_tokens = token_ids.len() as u32;
+        Sequence {
+            id: self.handle.sequence_id(),
+            model: self.model.id,
+            num_prompt_tokens,
+            max_tokens,
+            min_tokens: self.params.min_tokens.unwrap_or(0),
+            ignore_eos: self.params.ignore_eos.unwrap_or(false),
+            sampler: Arc::new(self.params.sampler(num_prompt_tokens, &self.bad_words)),
+            priority: self.priority,
+            accepted_at: self.received_at,
+            attempt: 1,
+            failed_steps: 0,
+            failed_at: 0,
+            handle: Arc::clone(&self.handle),
+            token_ids,
+        }
+    }
+
+    /// What makes text of the tokens that follow `prompt`.
+    pub(super) fn decoder(&self, prompt: &[u32]) -> IncrementalDecoder {
+        IncrementalDecoder::new(Arc::clone(&self.model.tokenizer), prompt)
+            .with_special_tokens(self.params.skip_special_tokens == Some(false))
     }
 
     /// Says no; the permit goes back before those who wait for the end are told.

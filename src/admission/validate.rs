@@ -1,126 +1,25 @@
-//! What a request may ask: parameters, prompt and length against the model. A field's value comes from the request, else from
+//! What a request may ask: parameters, prompt and length against the model. A parameter comes from the request, else from
 //! the checkpoint's `generation_config.json`, else from the node's configuration.
 
 use super::Config;
-use crate::batcher::Sampling;
 use crate::error::{Error, Kind, Result};
-use crate::models::{GenerationDefaults, ServedModel};
+use crate::models::ServedModel;
 use crate::request::{DefaultLength, Params, Prompt};
-
-/// Most stop strings of a request.
-pub const MAX_STOP_STRINGS: usize = 16;
-
-/// Longest stop string in bytes. It bounds the text that is held back from the client, and the memory of the search.
-pub const MAX_STOP_BYTES: usize = 256;
 
 /// `max_tokens` of `/v1/completions`, as OpenAI has it.
 const COMPLETIONS_MAX_TOKENS: u32 = 16;
 
-/// Parameters in range.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Checked {
-    pub(super) max_tokens: Option<u32>,
-    pub(super) min_tokens: u32,
-    pub(super) ignore_eos: bool,
-    pub(super) stop: Vec<String>,
-    pub(super) sampling: Sampling,
-}
-
-pub(super) fn is_temperature(value: f32) -> bool {
-    (0.0..=2.0).contains(&value)
-}
-
-pub(super) fn is_top_p(value: f32) -> bool {
-    value > 0.0 && value <= 1.0
-}
-
-pub(super) fn is_min_p(value: f32) -> bool {
-    (0.0..=1.0).contains(&value)
-}
-
-/// Checks what does not need the prompt's tokens. `seed` is for a request that names none.
+/// Checks what does not need the prompt's tokens; gives the parameters with all defaults. `seed` is for a request that names none.
 pub(super) fn check_params(
     params: Params,
-    checkpoint: &GenerationDefaults,
+    model: &ServedModel,
     config: &Config,
     seed: u64,
-) -> Result<Checked> {
-    let temperature = Field { name: "temperature", expected: "0 to 2", is_valid: is_temperature };
-    let top_p = Field { name: "top_p", expected: "above 0 to 1", is_valid: is_top_p };
-    let min_p = Field { name: "min_p", expected: "0 to 1", is_valid: is_min_p };
-    let sampling = Sampling {
-        temperature: temperature.of(
-            params.temperature,
-            checkpoint.temperature,
-            config.temperature,
-        )?,
-        top_p: top_p.of(params.top_p, checkpoint.top_p, config.top_p)?,
-        min_p: min_p.of(params.min_p, checkpoint.min_p, config.min_p)?,
-        top_k: params.top_k.or(checkpoint.top_k).unwrap_or(config.top_k),
-        seed: params.seed.unwrap_or(seed),
-    };
-    if params.max_tokens == Some(0) {
-        return Err(Error::invalid("max_tokens", "expected at least 1, got 0"));
-    }
-    let min_tokens = params.min_tokens.unwrap_or(0);
-    if let Some(max_tokens) = params.max_tokens {
-        check_min_tokens(min_tokens, max_tokens)?;
-    }
-    check_stop(&params.stop)?;
-    Ok(Checked {
-        max_tokens: params.max_tokens,
-        min_tokens,
-        ignore_eos: params.ignore_eos.unwrap_or(false),
-        stop: params.stop,
-        sampling,
-    })
-}
-
-struct Field {
-    name: &'static str,
-    expected: &'static str,
-    is_valid: fn(f32) -> bool,
-}
-
-impl Field {
-    /// A checkpoint's value that is out of range is no reason to refuse every request: the node's stands in.
-    fn of(&self, request: Option<f32>, checkpoint: Option<f32>, node: f32) -> Result<f32> {
-        match request {
-            Some(value) if (self.is_valid)(value) => Ok(value),
-            Some(value) => {
-                Err(Error::invalid(self.name, format!("expected {}, got {value}", self.expected)))
-            }
-            None => Ok(checkpoint.filter(|&value| (self.is_valid)(value)).unwrap_or(node)),
-        }
-    }
-}
-
-fn check_stop(stop: &[String]) -> Result<()> {
-    if stop.len() > MAX_STOP_STRINGS {
-        return Err(Error::invalid(
-            "stop",
-            format!("expected at most {MAX_STOP_STRINGS} strings, got {}", stop.len()),
-        ));
-    }
-    for text in stop {
-        if text.is_empty() || text.len() > MAX_STOP_BYTES {
-            return Err(Error::invalid(
-                "stop",
-                format!("expected 1 to {MAX_STOP_BYTES} bytes in a string, got {}", text.len()),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn check_min_tokens(min_tokens: u32, max_tokens: u32) -> Result<()> {
-    if min_tokens > max_tokens {
-        return Err(Error::invalid(
-            "min_tokens",
-            format!("expected at most max_tokens ({max_tokens}), got {min_tokens}"),
-        ));
-    }
-    Ok(())
+) -> Result<Params> {
+    let mut params = params.or(&model.defaults).or(&config.defaults());
+    params.check(model.vocab_size)?;
+    params.seed.get_or_insert(seed);
+    Ok(params)
 }
 
 /// The field that a prompt came in.
@@ -193,14 +92,14 @@ pub(super) fn check_token_ids(ids: &[u32], field: &str, model: &ServedModel) -> 
 
 /// How many completion tokens a request gets; its prompt is shorter than the context.
 pub(super) fn completion_length(
-    checked: &Checked,
+    params: &Params,
     num_prompt_tokens: u32,
     default_length: DefaultLength,
     config: &Config,
     model: &ServedModel,
 ) -> Result<u32> {
     let left = model.max_seq_len.saturating_sub(num_prompt_tokens);
-    let max_tokens = match checked.max_tokens {
+    let max_tokens = match params.max_tokens {
         Some(wanted) if wanted <= left => wanted,
         Some(wanted) => {
             return Err(Error::new(
@@ -218,90 +117,64 @@ pub(super) fn completion_length(
             DefaultLength::Context => left.min(config.default_max_tokens),
         },
     };
-    check_min_tokens(checked.min_tokens, max_tokens)?;
+    params.check_min_tokens(max_tokens)?;
     Ok(max_tokens)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::actor::testing::model;
     use super::*;
+    use crate::bridge::ffi::SamplerSpec;
     use crate::request::ChatMessage;
 
-    const NO_DEFAULTS: GenerationDefaults =
-        GenerationDefaults { temperature: None, top_p: None, top_k: None, min_p: None };
-
-    fn check(params: Params) -> Result<Checked> {
-        check_params(params, &NO_DEFAULTS, &Config::default(), 7)
-    }
-
-    fn fault(params: Params) -> (Kind, String) {
-        let error = check(params).expect_err("out of range");
-        (error.kind, error.param.unwrap_or_default())
-    }
-
-    #[test]
-    fn values_out_of_range_are_refused_by_name() {
-        let none = Params::default;
-        for value in [-0.1, 2.1, f32::NAN, f32::INFINITY] {
-            let params = Params { temperature: Some(value), ..none() };
-            assert_eq!(fault(params), (Kind::Invalid, "temperature".into()), "{value}");
-        }
-        for value in [0.0, -1.0, 1.1, f32::NAN] {
-            let params = Params { top_p: Some(value), ..none() };
-            assert_eq!(fault(params), (Kind::Invalid, "top_p".into()), "{value}");
-        }
-        for value in [-0.1, 1.1, f32::NAN] {
-            let params = Params { min_p: Some(value), ..none() };
-            assert_eq!(fault(params), (Kind::Invalid, "min_p".into()), "{value}");
-        }
-        let params = Params { max_tokens: Some(0), ..none() };
-        assert_eq!(fault(params), (Kind::Invalid, "max_tokens".into()));
-        let params = Params { max_tokens: Some(2), min_tokens: Some(3), ..none() };
-        assert_eq!(fault(params), (Kind::Invalid, "min_tokens".into()));
-        for stop in [vec![String::new()], vec!["x".repeat(257)], vec!["x".to_owned(); 17]] {
-            assert_eq!(fault(Params { stop, ..none() }), (Kind::Invalid, "stop".into()));
-        }
-    }
-
-    #[test]
-    fn values_at_their_limits_are_taken() {
-        let params = Params {
-            max_tokens: Some(3),
-            min_tokens: Some(3),
-            temperature: Some(2.0),
-            top_p: Some(1.0),
-            top_k: Some(u32::MAX),
-            min_p: Some(1.0),
-            seed: Some(u64::MAX),
-            stop: vec!["é".repeat(128); 16],
-            ignore_eos: Some(true),
-        };
-        let checked = check(params.clone()).expect("in range");
-        let sampling =
-            Sampling { temperature: 2.0, top_k: u32::MAX, top_p: 1.0, min_p: 1.0, seed: u64::MAX };
-        assert_eq!(checked.sampling, sampling);
-        assert_eq!((checked.min_tokens, checked.ignore_eos, checked.stop.len()), (3, true, 16));
-        let greedy = check(Params { temperature: Some(0.0), min_p: Some(0.0), ..params });
-        assert_eq!(greedy.map(|c| c.sampling.temperature), Ok(0.0));
+    fn check(params: Params) -> Result<Params> {
+        check_params(params, &model("m"), &Config::default(), 7)
     }
 
     #[test]
     fn a_value_comes_from_request_then_checkpoint_then_node() {
-        let checkpoint = GenerationDefaults {
+        let mut model = model("m");
+        Arc::get_mut(&mut model).expect("new").defaults = Params {
             temperature: Some(0.6),
-            top_p: Some(9.0),
             top_k: Some(40),
-            min_p: None,
+            repetition_penalty: Some(1.1),
+            ..Params::default()
         };
         let config = Config { top_p: 0.5, min_p: 0.25, ..Config::default() };
-        let params = Params { temperature: Some(0.1), ..Params::default() };
-        let sampling = |params| check_params(params, &checkpoint, &config, 7).map(|c| c.sampling);
-        // The checkpoint's top_p is out of range and does not count.
-        let from_defaults =
-            Sampling { temperature: 0.6, top_k: 40, top_p: 0.5, min_p: 0.25, seed: 7 };
-        assert_eq!(sampling(Params::default()), Ok(from_defaults));
-        assert_eq!(sampling(params), Ok(Sampling { temperature: 0.1, ..from_defaults }));
+        let sampler =
+            |params| check_params(params, &model, &config, 7).map(|params| params.sampler(4, &[]));
+        let from_defaults = SamplerSpec {
+            temperature: 0.6,
+            top_k: 40,
+            top_p: 0.5,
+            min_p: 0.25,
+            repetition_penalty: 1.1,
+            seed: 7,
+            ..SamplerSpec::neutral()
+        };
+        assert_eq!(sampler(Params::default()), Ok(from_defaults.clone()));
+        let params = Params { temperature: Some(0.1), seed: Some(u64::MAX), ..Params::default() };
+        let from_request = SamplerSpec { temperature: 0.1, seed: u64::MAX, ..from_defaults };
+        assert_eq!(sampler(params), Ok(from_request));
+    }
+
+    #[test]
+    fn a_token_id_that_the_model_has_not_is_refused_by_name() {
+        let beyond = || vec![3, 258];
+        let cases = [
+            Params { stop_token_ids: beyond(), ..Params::default() },
+            Params { allowed_token_ids: Some(beyond()), ..Params::default() },
+            Params { banned_token_ids: beyond(), ..Params::default() },
+            Params { logit_bias: [(258, 1.0)].into(), ..Params::default() },
+        ];
+        let fault = |params| check(params).map_err(|e| (e.kind, e.param.unwrap_or_default()));
+        let names = ["stop_token_ids", "allowed_token_ids", "banned_token_ids", "logit_bias"];
+        for (params, name) in cases.into_iter().zip(names) {
+            assert_eq!(fault(params), Err((Kind::Invalid, name.to_owned())));
+        }
     }
 
     #[test]
@@ -333,7 +206,7 @@ mod tests {
     #[test]
     fn messages_need_a_chat_template() {
         let mut model = model("m");
-        std::sync::Arc::get_mut(&mut model).expect("new").chat_template = None;
+        Arc::get_mut(&mut model).expect("new").chat_template = None;
         let message = ChatMessage { role: "user".into(), content: "hi".into() };
         let error = check_prompt(&Prompt::Messages(vec![message]), &model, &Config::default());
         assert_eq!(error.map_err(|e| e.kind), Err(Kind::Unsupported));

@@ -124,8 +124,12 @@ impl Batcher {
             let planned = self.policy.next_step(&mut self.output);
             self.announce(now);
             let Some(planned) = planned else { break };
-            let step = RunStep { step: planned.step, model: planned.model, batch: planned.batch };
-            self.outbox.step(step);
+            self.outbox.step(RunStep {
+                step: planned.step,
+                model: planned.model,
+                bindings: planned.bindings,
+                batch: planned.batch,
+            });
             self.flush(now);
         }
         self.renew_credits();
@@ -161,8 +165,9 @@ impl Batcher {
         let deliveries = self.output.produced.drain(..).map(|produced| Delivery {
             stream: produced.stream,
             attempt: produced.attempt,
-            token_ids: produced.token_ids,
+            token: produced.token,
             finish: produced.finish,
+            fault: produced.fault,
         });
         self.outbox.deliver(Deliver { deliveries: deliveries.collect(), at });
     }

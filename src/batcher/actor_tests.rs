@@ -91,9 +91,8 @@ impl Rig {
     }
 
     fn done(&self, step: RunStep, result: Result<u32, StepFailure>) {
-        let rows = step.batch.seats.len();
-        let result = result
-            .map(|token| StepOutput { token_ids: vec![token; rows], ..StepOutput::default() });
+        let sample = &step.batch.sample;
+        let result = result.map(|token| StepOutput::of_tokens(vec![token; sample.len()], sample));
         let (started, ended) = (Timestamp::from_micros(1), Timestamp::from_micros(2));
         self.tell(StepDone { step: step.step, result, batch: step.batch, started, ended });
     }
@@ -107,7 +106,7 @@ fn device_error(code: DeviceErrorCode) -> StepFailure {
 fn hand_on(deliver: Deliver) {
     for one in deliver.deliveries {
         let mut stream = one.stream.lock().expect("no test panics in it");
-        stream.push(one.attempt, &one.token_ids, one.finish, deliver.at);
+        stream.push(one.attempt, one.token.as_slice(), one.finish, deliver.at);
     }
 }
 

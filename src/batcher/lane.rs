@@ -45,6 +45,8 @@ pub(super) struct Lane<S> {
     pub leaving: u32,
     /// In the order in which they get seats.
     pub waiting: Vec<Waiting<S>>,
+    /// Seats whose sequences the device does not know yet.
+    pub unbound: Vec<u32>,
     /// Somebody got no block in the step being planned.
     stalled: bool,
     /// The next step is a suspect's, if there is one.
@@ -67,6 +69,7 @@ impl<S: Clone> Lane<S> {
             order: Vec::with_capacity(seats as usize),
             leaving: 0,
             waiting: Vec::new(),
+            unbound: Vec::new(),
             stalled: false,
             suspect_next: false,
             walk: Vec::with_capacity(seats as usize),
@@ -147,6 +150,7 @@ impl<S: Clone> Lane<S> {
         debug_assert_eq!(run.in_flight, 0, "a step in flight writes these blocks");
         self.kv.release(&mut run.table);
         self.free_seats.push(seat);
+        self.unbound.retain(|other| *other != seat);
         Some(run)
     }
 
@@ -323,6 +327,7 @@ impl<S: Clone> Lane<S> {
         });
         self.order.insert(at, seat);
         self.seats[seat as usize] = Some(run);
+        self.unbound.push(seat);
         seat
     }
 
@@ -332,8 +337,9 @@ impl<S: Clone> Lane<S> {
             out.produced.push(Produced {
                 stream: run.stream.clone(),
                 attempt: run.sequence.attempt,
-                token_ids: Vec::new(),
+                token: None,
                 finish: Some(FinishReason::Length),
+                fault: None,
             });
         }
         self.end(seat);
@@ -376,8 +382,9 @@ fn announce_cancel<S: Clone>(sequence: &Sequence, stream: &S, out: &mut Output<S
         out.produced.push(Produced {
             stream: stream.clone(),
             attempt: sequence.attempt,
-            token_ids: Vec::new(),
+            token: None,
             finish: Some(FinishReason::Cancelled),
+            fault: None,
         });
     }
 }

@@ -13,6 +13,7 @@ use actix::{Message, Recipient};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::bridge::ffi::SamplerSpec;
 use crate::clock::Timestamp;
 use crate::executor::{DeviceId, LoadedModel, ModelBudget, ModelId, RunStep};
 use crate::reply::SharedStream;
@@ -60,8 +61,8 @@ pub struct Sequence {
     pub min_tokens: u32,
     /// End tokens do not end it.
     pub ignore_eos: bool,
-    /// How it samples.
-    pub sampling: Sampling,
+    /// What its seat is bound with.
+    pub sampler: Arc<SamplerSpec>,
     /// 0 to 255, 255 first.
     pub priority: u8,
     /// When it was accepted.
@@ -96,21 +97,6 @@ impl Sequence {
     pub fn num_completion_tokens(&self) -> u32 {
         self.len().saturating_sub(self.num_prompt_tokens)
     }
-}
-
-/// Checked sampling parameters.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// 0 is greedy.
-    pub temperature: f32,
-    /// 0 is off.
-    pub top_k: u32,
-    /// Above 0 to 1.
-    pub top_p: f32,
-    /// 0 to 1.
-    pub min_p: f32,
-    /// Key of the random numbers.
-    pub seed: u64,
 }
 
 /// Gives a sequence to the device. Sent only within the device's credit.

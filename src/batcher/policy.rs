@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use super::estimate::most_blocks_needed;
 use super::lane::{Lane, Row};
 use super::running::{Departure, Output, State, Waiting};
+use super::settle::check_answer;
 use super::{Credit, Sequence, step_batch};
 use crate::bridge::ffi::{StepBatch, StepOutput};
-use crate::executor::{DeviceId, ModelId};
+use crate::executor::{DeviceId, ModelId, SeatBinding};
 
 /// Steps that the device may hold: one runs, the next stands ready, so it never waits for the host. A third would only make
 /// decisions earlier than necessary.
@@ -43,6 +44,8 @@ pub struct PlannedStep {
     pub step: u64,
     /// Whose weights and blocks.
     pub model: ModelId,
+    /// Seats that the device is to bind before.
+    pub bindings: Vec<SeatBinding>,
     /// The flat arrays.
     pub batch: StepBatch,
 }
@@ -178,10 +181,11 @@ impl<S: Clone> Batching<S> {
             self.turn = index + 1;
             let mut batch = self.spare_batches.pop().unwrap_or_default();
             step_batch::fill(&mut batch, lane, &rows);
+            let bindings = step_batch::bindings(lane);
             let (step, model) = (self.next_step, lane.model());
             self.next_step += 1;
             self.in_flight.push_back(InFlight { step, model, rows });
-            return Some(PlannedStep { step, model, batch });
+            return Some(PlannedStep { step, model, bindings, batch });
         }
         self.spare_rows.push(rows);
         None
@@ -198,17 +202,15 @@ impl<S: Clone> Batching<S> {
         batch: StepBatch,
         out: &mut Output<S>,
     ) -> Result<u32, Defect> {
-        let sent = self.in_flight.front().map(|sent| (sent.step, sent.rows.len()));
-        if sent != Some((step, output.token_ids.len())) {
-            let got = output.token_ids.len();
-            return Err(Defect(format!(
-                "expected the answer of (step, rows) {sent:?}, got step {step} with {got}"
-            )));
-        }
+        let Some(sent) = self.in_flight.front().filter(|sent| sent.step == step) else {
+            let sent = self.in_flight.front().map(|sent| sent.step);
+            return Err(Defect(format!("expected the answer of step {sent:?}, got {step}'s")));
+        };
+        check_answer(&sent.rows, output).map_err(Defect)?;
         let Some(sent) = self.in_flight.pop_front() else { return Ok(0) };
         let computed = sent.rows.iter().map(|row| row.query_len).sum();
         if let Some(lane) = self.lane_mut(sent.model) {
-            lane.settle(&sent.rows, &output.token_ids, out);
+            lane.settle(&sent.rows, output, out);
         }
         self.spare_rows.push(sent.rows);
         self.spare_batches.push(batch);
@@ -307,9 +309,13 @@ impl<S: Clone> Batching<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::running::tests::sequence;
     use super::*;
-    use crate::request::FinishReason;
+    use crate::bridge::ffi::RowStatus;
+    use crate::reply::RowFault;
+    use crate::request::{FinishReason, Scores};
 
     fn spec() -> LaneSpec {
         LaneSpec {
@@ -337,12 +343,12 @@ mod tests {
 
     /// The query lengths of a step.
     fn lens(step: &PlannedStep) -> Vec<u32> {
-        step.batch.cu_query_lens.windows(2).map(|pair| pair[1] - pair[0]).collect()
+        step.batch.query_lens.clone()
     }
 
     fn settle(policy: &mut Batching<u64>, out: &mut Output<u64>, step: PlannedStep, token: u32) {
         let token_ids = vec![token; step.batch.seats.len()];
-        let output = StepOutput { token_ids, ..StepOutput::default() };
+        let output = StepOutput::of_tokens(token_ids, &step.batch.sample);
         policy.settle(step.step, &output, step.batch, out).expect("in order");
         assert_eq!(policy.audit(), Ok(()));
     }
@@ -369,7 +375,10 @@ mod tests {
         settle(&mut policy, &mut out, second, 51);
         settle(&mut policy, &mut out, third, 52);
         let tokens = out.produced.iter().filter(|one| one.stream == 1);
-        assert_eq!(tokens.flat_map(|one| one.token_ids.clone()).collect::<Vec<_>>(), [50, 51, 52]);
+        assert_eq!(
+            tokens.flat_map(|one| one.token.as_ref().map(|token| token.id)).collect::<Vec<_>>(),
+            [50, 51, 52]
+        );
     }
 
     #[test]
@@ -428,7 +437,7 @@ mod tests {
         assert_eq!(ended.first(), Some(&1), "the older one was not held up");
         for stream in [1, 2] {
             let taken = out.produced.iter().filter(|one| one.stream == stream);
-            assert_eq!(taken.flat_map(|one| &one.token_ids).count(), 15);
+            assert_eq!(taken.filter(|one| one.token.is_some()).count(), 15);
         }
         assert_eq!(out.started.len(), 2, "a pre-emption is no new start");
     }
@@ -559,25 +568,87 @@ mod tests {
     fn an_answer_that_fits_no_step_is_a_defect() {
         let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
         let first = policy.next_step(&mut out).expect("work");
-        let answer = StepOutput { token_ids: vec![1], ..StepOutput::default() };
+        let answer = StepOutput::of_tokens(vec![1], &[true]);
         assert!(policy.settle(99, &answer, StepBatch::default(), &mut out).is_err());
-        let short = StepOutput::default();
-        assert!(policy.settle(first.step, &short, StepBatch::default(), &mut out).is_err());
+        type Break = fn(&mut StepOutput);
+        let breaks: [Break; 6] = [
+            |output| output.token_ids.clear(),
+            |output| output.status[0] = RowStatus::None,
+            |output| output.logprobs.clear(),
+            |output| output.top_starts.clear(),
+            |output| output.top_starts[1] = 1,
+            |output| output.top_logprobs.push(0.0),
+        ];
+        for break_it in breaks {
+            let mut bad = answer.clone();
+            break_it(&mut bad);
+            assert!(policy.settle(first.step, &bad, StepBatch::default(), &mut out).is_err());
+        }
         assert_eq!(policy.settle(first.step, &answer, first.batch, &mut out), Ok(3));
     }
 
     #[test]
-    fn end_tokens_are_held_back_until_min_tokens() {
-        let (mut policy, mut out) = policy(spec(), &[]);
-        let mut long = sequence(1, 3, 9);
-        long.min_tokens = 1;
-        policy.assign(long, 1).expect("the model is here");
+    fn a_seat_is_bound_with_its_first_step_and_again_after_a_preemption() {
+        // Four blocks of four: two sequences of eight tokens fill them.
+        let tight = LaneSpec { num_blocks: 4, ..spec() };
+        let (mut policy, mut out) = policy(tight, &[(1, 7, 8), (2, 7, 8)]);
+        let mut bound = Vec::new();
+        for token in 50..70 {
+            let Some(step) = policy.next_step(&mut out) else { break };
+            for binding in &step.bindings {
+                assert!(step.batch.seats.contains(&binding.seat));
+                let known = binding.token_ids.len();
+                bound.push((binding.sampler.seed, binding.num_prompt_tokens, known));
+                assert!(binding.token_ids[7..].iter().all(|id| *id >= 50), "its completion");
+            }
+            settle(&mut policy, &mut out, step, token);
+        }
+        assert_eq!(bound[..2], [(1, 7, 7), (2, 7, 7)]);
+        assert_eq!(bound.len(), 3, "{bound:?}");
+        assert!(bound[2].0 == 2 && bound[2].2 > 7, "with what it has: {bound:?}");
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_sampled_ends_its_own_sequence() {
+        for (status, fault) in [
+            (RowStatus::NotANumber, RowFault::NotANumber),
+            (RowStatus::NothingLeft, RowFault::NothingLeft),
+        ] {
+            let (mut policy, mut out) = policy(spec(), &[(1, 3, 9), (2, 3, 9)]);
+            let first = policy.next_step(&mut out).expect("work");
+            let second = policy.next_step(&mut out).expect("formed while the first runs");
+            let mut answer = StepOutput::of_tokens(vec![50, 0], &first.batch.sample);
+            answer.status[1] = status;
+            policy.settle(first.step, &answer, first.batch, &mut out).expect("a sound step");
+            let ended: Vec<_> = out.produced.iter().filter(|one| one.stream == 2).collect();
+            assert_eq!((ended[0].token.as_ref(), ended[0].fault), (None, Some(fault)));
+            assert_eq!(ended[0].finish, Some(FinishReason::Failed));
+            settle(&mut policy, &mut out, second, 51);
+            assert_eq!(out.produced.iter().filter(|one| one.stream == 2).count(), 1);
+            let third = policy.next_step(&mut out).expect("the other goes on");
+            assert_eq!(third.batch.seats.len(), 1);
+        }
+    }
+
+    #[test]
+    fn log_probabilities_stay_with_the_token_whose_seat_wants_them() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
+        let mut curious = sequence(2, 3, 9);
+        Arc::make_mut(&mut curious.sampler).want_logprob = true;
+        policy.assign(curious, 2).expect("the model is here");
         let first = policy.next_step(&mut out).expect("work");
-        let second = policy.next_step(&mut out).expect("work");
-        let row = |step: &PlannedStep| {
-            (step.batch.sampling[0].suppress_end, step.batch.sampling[0].position)
+        let answer = StepOutput {
+            logprobs: vec![0.0, -0.5],
+            top_starts: vec![0, 0, 2],
+            top_ids: vec![51, 9],
+            top_logprobs: vec![-0.5, -1.5],
+            ..StepOutput::of_tokens(vec![50, 51], &first.batch.sample)
         };
-        assert_eq!((row(&first), row(&second)), ((true, 3), (false, 4)));
+        policy.settle(first.step, &answer, first.batch, &mut out).expect("a sound step");
+        let scores = |at: usize| out.produced[at].token.clone().and_then(|token| token.scores);
+        assert_eq!(scores(0), None);
+        let expected = Scores { logprob: -0.5, top: vec![(51, -0.5), (9, -1.5)] };
+        assert_eq!(scores(1), Some(Box::new(expected)));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use super::block_pool::BlockId;
 use super::kv_blocks::Chain;
 use super::{NUM_LEVELS, Sequence};
 use crate::clock::Timestamp;
-use crate::request::{FinishReason, SequenceId};
+use crate::reply::RowFault;
+use crate::request::{FinishReason, SequenceId, Token};
 
 /// What one step gave one sequence.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,10 +18,12 @@ pub struct Produced<S> {
     pub stream: S,
     /// The start it belongs to.
     pub attempt: u32,
-    /// Sampled, in order.
-    pub token_ids: Vec<u32>,
+    /// What was sampled; none with a finish alone.
+    pub token: Option<Token>,
     /// Set when the sequence has ended with it.
     pub finish: Option<FinishReason>,
+    /// Why it failed.
+    pub fault: Option<RowFault>,
 }
 
 /// A sequence got a seat for the first time in this attempt.
@@ -157,8 +160,8 @@ impl<S> Running<S> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::Sampling;
     use super::*;
+    use crate::bridge::ffi::SamplerSpec;
     use crate::executor::ModelId;
     use crate::request::{Handle, RequestId};
 
@@ -172,7 +175,7 @@ pub(super) mod tests {
             max_tokens,
             min_tokens: 0,
             ignore_eos: false,
-            sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: id },
+            sampler: SamplerSpec { seed: id, ..SamplerSpec::greedy() }.into(),
             priority: 128,
             accepted_at: Timestamp::from_micros(id),
             attempt: 1,

@@ -3,27 +3,29 @@
 use super::Sequence;
 use super::lane::{Lane, Row};
 use super::running::{Departure, Output, Produced, State};
-use crate::request::FinishReason;
+use crate::bridge::ffi::{RowStatus, StepOutput};
+use crate::reply::RowFault;
+use crate::request::{FinishReason, Scores, Token};
 
 /// Failed steps after which a sequence is not tried again.
 pub(super) const MAX_FAILED_STEPS: u32 = 2;
 
 impl<S: Clone> Lane<S> {
-    /// Takes in what a step sampled, one id per row.
-    pub fn settle(&mut self, rows: &[Row], sampled: &[u32], out: &mut Output<S>) {
-        for (row, token) in rows.iter().zip(sampled) {
-            self.settle_row(row, *token, out);
+    /// Takes in what a step sampled; `output` answers these rows.
+    pub fn settle(&mut self, rows: &[Row], output: &StepOutput, out: &mut Output<S>) {
+        for (index, row) in rows.iter().enumerate() {
+            self.settle_row(row, Sampled { output, index }, out);
         }
     }
 
-    fn settle_row(&mut self, row: &Row, token: u32, out: &mut Output<S>) {
+    fn settle_row(&mut self, row: &Row, sampled: Sampled<'_>, out: &mut Output<S>) {
         let Some(run) = &mut self.seats[row.seat as usize] else { return };
         run.in_flight -= 1;
         run.settled += row.query_len;
         run.unseen -= u32::from(row.sample);
         let left_alone = run.in_flight == 0;
         if run.state == State::Ended {
-            // It ended in the step before, so what this one sampled for it is nobody's.
+            // It ended in the step before, so the token that this step sampled for it is dropped.
             if left_alone {
                 self.leaving -= 1;
                 self.vacate(row.seat);
@@ -32,17 +34,31 @@ impl<S: Clone> Lane<S> {
         }
         let preempting = run.state == State::Preempting;
         let mut finish = None;
+        let mut sound = true;
         if row.sample {
-            run.sequence.token_ids.push(token);
-            finish = finish_reason(&run.sequence, &self.spec.end_token_ids, self.spec.max_seq_len);
+            let token = sampled.token(run.sequence.sampler.want_logprob);
+            finish = match &token {
+                Ok(token) => {
+                    run.sequence.token_ids.push(token.id);
+                    finish_reason(&run.sequence, &self.spec.end_token_ids, self.spec.max_seq_len)
+                }
+                Err(fault) => {
+                    // Keys and values that lead to no numbers are not for others.
+                    sound = *fault != RowFault::NotANumber;
+                    Some(FinishReason::Failed)
+                }
+            };
             out.produced.push(Produced {
                 stream: run.stream.clone(),
                 attempt: run.sequence.attempt,
-                token_ids: vec![token],
+                fault: token.as_ref().err().copied(),
+                token: token.ok(),
                 finish,
             });
         }
-        self.kv.register(&mut run.chain, &run.sequence.token_ids, &run.table, run.settled);
+        if sound {
+            self.kv.register(&mut run.chain, &run.sequence.token_ids, &run.table, run.settled);
+        }
         if run.suspect && run.settled >= run.sequence.failed_at {
             // Cleared for good: a pre-emption does not make it a suspect again. Its count of failed steps stays.
             run.suspect = false;
@@ -90,11 +106,71 @@ impl<S: Clone> Lane<S> {
     }
 }
 
-/// Whether a sequence's last token ends it.
+/// One row of a step's answer.
+#[derive(Clone, Copy)]
+struct Sampled<'a> {
+    output: &'a StepOutput,
+    index: usize,
+}
+
+impl Sampled<'_> {
+    fn token(self, want_logprob: bool) -> Result<Token, RowFault> {
+        let Self { output, index } = self;
+        match output.status[index] {
+            RowStatus::NotANumber => Err(RowFault::NotANumber),
+            RowStatus::NothingLeft => Err(RowFault::NothingLeft),
+            _ => Ok(Token {
+                id: output.token_ids[index],
+                scores: want_logprob.then(|| Box::new(self.scores())),
+            }),
+        }
+    }
+
+    fn scores(self) -> Scores {
+        let Self { output, index } = self;
+        let range = output.top_starts[index] as usize..output.top_starts[index + 1] as usize;
+        let ids = output.top_ids[range.clone()].iter().copied();
+        let top = ids.zip(output.top_logprobs[range].iter().copied()).collect();
+        Scores { logprob: output.logprobs[index], top }
+    }
+}
+
+/// Whether an answer has what these rows need of it.
+///
+/// # Errors
+/// Says what does not fit: nothing in such an answer can be trusted.
+pub(super) fn check_answer(rows: &[Row], output: &StepOutput) -> Result<(), String> {
+    let expected = rows.len();
+    for (name, got) in [
+        ("token_ids", output.token_ids.len()),
+        ("status", output.status.len()),
+        ("logprobs", output.logprobs.len()),
+        ("top_starts", output.top_starts.len().wrapping_sub(1)),
+    ] {
+        if got != expected {
+            return Err(format!("{name}: expected an answer for {expected} rows, got {got}"));
+        }
+    }
+    let tops = output.top_ids.len();
+    let starts = &output.top_starts;
+    let whole = starts.last().is_some_and(|last| *last as usize == tops);
+    if !whole || output.top_logprobs.len() != tops || !starts.is_sorted() {
+        return Err(format!("top_starts: expected a running sum up to {tops}"));
+    }
+    let none = |(row, status): (&Row, &RowStatus)| row.sample == (*status == RowStatus::None);
+    if rows.iter().zip(&output.status).any(none) {
+        return Err("status: expected a token, or why there is none, where one was wanted".into());
+    }
+    Ok(())
+}
+
+/// Whether a sequence's last token ends it. A stop token does so even where end tokens do not.
 fn finish_reason(sequence: &Sequence, ends: &[u32], max_seq_len: u32) -> Option<FinishReason> {
     let completion = sequence.num_completion_tokens();
     let last = sequence.token_ids.last()?;
-    if !sequence.ignore_eos && completion > sequence.min_tokens && ends.contains(last) {
+    let stops = sequence.sampler.stop_token_ids.contains(last)
+        || (!sequence.ignore_eos && ends.contains(last));
+    if stops && completion > sequence.min_tokens {
         Some(FinishReason::Stop)
     } else if completion >= sequence.max_tokens || sequence.len() >= max_seq_len {
         Some(FinishReason::Length)
@@ -105,6 +181,8 @@ fn finish_reason(sequence: &Sequence, ends: &[u32], max_seq_len: u32) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::running::tests::sequence;
     use super::*;
 
@@ -122,6 +200,9 @@ mod tests {
         sequence.min_tokens = 0;
         sequence.ignore_eos = true;
         assert_eq!(finish_reason(&sequence, &ends, 100), None);
+        Arc::make_mut(&mut sequence.sampler).stop_token_ids = vec![7];
+        assert_eq!(finish_reason(&sequence, &ends, 100), Some(FinishReason::Stop));
+        Arc::make_mut(&mut sequence.sampler).stop_token_ids = vec![5];
         sequence.token_ids.push(7);
         assert_eq!(finish_reason(&sequence, &ends, 100), Some(FinishReason::Length));
     }

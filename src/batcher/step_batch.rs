@@ -1,66 +1,66 @@
 //! Rows of a step → the flat arrays of the border.
 
-use super::lane::{Lane, Row};
-use super::running::Running;
-use crate::bridge::ffi::{SamplingRow, StepBatch};
+use std::sync::Arc;
 
-/// Fills a batch with the rows of a lane, keeping the memory of its arrays.
+use super::lane::{Lane, Row};
+use crate::bridge::ffi::StepBatch;
+use crate::bridge::{NO_MASK, NO_TOKEN};
+use crate::executor::SeatBinding;
+
+/// Fills a batch with the rows of a lane, keeping the memory of its arrays. A row's context length is the index of the token to
+/// be sampled in the whole sequence, and with the seed the key of its random number: it does not depend on how the sequence was
+/// batched, chunked, pre-empted or started again.
 pub(super) fn fill<S: Clone>(batch: &mut StepBatch, lane: &Lane<S>, rows: &[Row]) {
     clear(batch);
     let seated =
         || rows.iter().filter_map(|row| Some((row, lane.seats[row.seat as usize].as_ref()?)));
     let stride = seated().map(|(_, run)| run.table.len()).max().unwrap_or(0);
     batch.block_table_stride = stride as u32;
-    batch.cu_query_lens.push(0);
     for (row, run) in seated() {
         let end = row.start + row.query_len;
-        for position in row.start..end {
-            let block = run.table[(position / lane.spec.block_size) as usize];
-            batch.slot_mapping.push(block * lane.spec.block_size + position % lane.spec.block_size);
-        }
-        batch.positions.extend(row.start..end);
         if row.feed_sampled {
             batch.token_ids.push(0);
         } else {
             let known = &run.sequence.token_ids[row.start as usize..end as usize];
             batch.token_ids.extend_from_slice(known);
         }
-        batch.cu_query_lens.push(batch.token_ids.len() as u32);
+        batch.query_lens.push(row.query_len);
         batch.context_lens.push(end);
         batch.block_tables.extend_from_slice(&run.table);
         batch.block_tables.resize(batch.context_lens.len() * stride, 0);
         batch.seats.push(row.seat);
         batch.feed_sampled.push(row.feed_sampled);
         batch.sample.push(row.sample);
-        batch.sampling.push(sampling_row(run, end));
+        batch.score.push(false);
+        batch.next_token_ids.push(NO_TOKEN);
+        batch.mask_rows.push(NO_MASK);
     }
 }
 
-/// `position` is the index of the token to be sampled in the whole sequence, so that the random number does not depend on how
-/// the sequence was batched, chunked, pre-empted or started again.
-fn sampling_row<S>(run: &Running<S>, position: u32) -> SamplingRow {
-    let sequence = &run.sequence;
-    let sampling = &sequence.sampling;
-    SamplingRow {
-        temperature: sampling.temperature,
-        top_k: sampling.top_k,
-        top_p: sampling.top_p,
-        min_p: sampling.min_p,
-        seed: sampling.seed,
-        position,
-        suppress_end: position.saturating_sub(sequence.num_prompt_tokens) < sequence.min_tokens,
-    }
+/// Samplers of the sequences that were seated since the last call; they go with the next step.
+pub(super) fn bindings<S: Clone>(lane: &mut Lane<S>) -> Vec<SeatBinding> {
+    let binding = |seat| {
+        let sequence = &lane.seats[seat as usize].as_ref()?.sequence;
+        Some(SeatBinding {
+            seat,
+            sampler: Arc::clone(&sequence.sampler),
+            num_prompt_tokens: sequence.num_prompt_tokens,
+            token_ids: sequence.token_ids.clone(),
+        })
+    };
+    lane.unbound.drain(..).filter_map(binding).collect()
 }
 
 fn clear(batch: &mut StepBatch) {
     batch.token_ids.clear();
-    batch.positions.clear();
-    batch.slot_mapping.clear();
-    batch.cu_query_lens.clear();
+    batch.query_lens.clear();
     batch.context_lens.clear();
     batch.block_tables.clear();
     batch.seats.clear();
     batch.feed_sampled.clear();
     batch.sample.clear();
-    batch.sampling.clear();
+    batch.score.clear();
+    batch.next_token_ids.clear();
+    batch.masks.clear();
+    batch.mask_rows.clear();
 }

@@ -1,4 +1,4 @@
-//! What a call of the engine failed with.
+//! What a call of the engine fails with.
 
 /// What a device call failed with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::connect::Auth;
 use super::encode::Names;
 use crate::error::Error;
-use crate::request::{FinishReason, Receipt, RequestId, Usage};
+use crate::request::{FinishReason, Receipt, RequestId, TokenLogprob, Usage};
 
 /// How long a node may take to accept, and to send the next event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,9 @@ pub struct TokenEvent {
     pub token_ids: Vec<u32>,
     /// What can be shown.
     pub text: String,
+    /// One for each of `token_ids`, where the request wants them.
+    #[serde(default)]
+    pub logprobs: Option<Vec<TokenLogprob>>,
     /// In the last event only.
     #[serde(default)]
     pub finish_reason: Option<FinishReason>,

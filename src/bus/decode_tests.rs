@@ -28,7 +28,8 @@ fn reads_every_member() {
         "request_id": "a-1", "prompt": "Hi", "priority": 200, "detached": true,
         "params": {
             "max_tokens": 5, "min_tokens": 2, "temperature": 0.5, "top_p": 1, "top_k": 40, "min_p": 0.25,
-            "seed": 18_446_744_073_709_551_615_u64, "stop": ["a", "b"], "ignore_eos": true, "stream": false
+            "seed": 18_446_744_073_709_551_615_u64, "stop": ["a", "b"], "ignore_eos": true, "stream": false,
+            "logprobs": 2, "logit_bias": {"7": -1.5}
         }
     }))
     .expect("decodes");
@@ -42,6 +43,9 @@ fn reads_every_member() {
         seed: Some(u64::MAX),
         stop: vec!["a".into(), "b".into()],
         ignore_eos: Some(true),
+        logprobs: Some(2),
+        logit_bias: [(7, -1.5)].into(),
+        ..Params::default()
     };
     let expected = Decoded {
         id: RequestId::parse("a-1").ok(),
@@ -79,8 +83,7 @@ fn null_is_absent_everywhere() {
 #[test]
 fn neutral_values_of_what_is_not_here_are_taken() {
     let body = json!({"prompt": "a", "params": {
-        "n": 1, "best_of": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "repetition_penalty": 1.0,
-        "logprobs": false, "echo": false, "logit_bias": {}, "tools": [], "stop": "end", "seed": -1
+        "n": 1, "best_of": 1, "logprobs": false, "echo": false, "tools": [], "stop": "end", "seed": -1
     }});
     let decoded = both(&body).expect("decodes");
     assert_eq!(decoded.params.stop, ["end"]);
@@ -95,7 +98,7 @@ fn what_is_not_built_yet_is_unsupported_by_name() {
         assert_eq!(refused(&body), (Kind::Unsupported, name.into()));
     }
     for (name, value) in
-        [("n", json!(2)), ("logprobs", json!(true)), ("response_format", json!({"type": "text"}))]
+        [("n", json!(2)), ("echo", json!(true)), ("response_format", json!({"type": "text"}))]
     {
         let body = json!({"prompt": "a", "params": {name: value}});
         assert_eq!(refused(&body), (Kind::Unsupported, format!("params.{name}")));
@@ -128,7 +131,7 @@ fn a_wrong_type_or_range_is_invalid_by_name() {
         (json!({"prompt": "a", "params": {"max_tokens": -1}}), "params.max_tokens"),
         (json!({"prompt": "a", "params": {"max_tokens": "5"}}), "params.max_tokens"),
         (json!({"prompt": "a", "params": {"top_p": "1"}}), "params.top_p"),
-        (json!({"prompt": "a", "params": {"stop": [1]}}), "params.stop"),
+        (json!({"prompt": "a", "params": {"stop": [1]}}), "params.stop[0]"),
         (json!({"prompt": "a", "params": {"stop": true}}), "params.stop"),
         (json!({"prompt": "a", "params": {"stream": 1}}), "params.stream"),
         (json!({"prompt": "a", "params": {"seed": 0.5}}), "params.seed"),

@@ -183,11 +183,12 @@ pub(super) fn cancelled(encoding: Encoding, id: &RequestId, ended: Ended) -> Byt
 /// Appends an event's bytes to `out`. The common event (tokens and text) is written by hand, which is what most of the bus's
 /// time would otherwise go to; the result is the same as serde's.
 pub fn encode_event(encoding: Encoding, event: &Event, out: &mut BytesMut) {
-    let last = event.finish_reason.is_some()
+    let more = event.logprobs.is_some()
+        || event.finish_reason.is_some()
         || event.usage.is_some()
         || event.receipt.is_some()
         || event.error.is_some();
-    if last || encoding == Encoding::Msgpack {
+    if more || encoding == Encoding::Msgpack {
         return encoding.write_to(out, event);
     }
     out.reserve(96 + 11 * event.token_ids.len() + event.text.len());
@@ -236,6 +237,7 @@ mod tests {
             seq: 40,
             token_ids,
             text: text.to_owned(),
+            logprobs: None,
             finish_reason: None,
             usage: None,
             receipt: None,

@@ -14,6 +14,9 @@ pub fn merge(last: &mut Event, next: Event) -> Result<(), Box<Event>> {
     }
     last.token_ids.extend_from_slice(&next.token_ids);
     last.text.push_str(&next.text);
+    if let Some(entries) = next.logprobs {
+        last.logprobs.get_or_insert_default().extend(entries);
+    }
     last.finish_reason = next.finish_reason;
     last.usage = next.usage;
     last.receipt = next.receipt;
@@ -43,6 +46,9 @@ fn halve(mut event: Event) -> (Event, Event) {
     let (tokens, bytes) = (event.token_ids.len(), event.text.len());
     // One token goes to the first half, so that only text, which may lag, comes later.
     let token_ids = event.token_ids.split_off(tokens.div_ceil(2));
+    let logprobs = event.logprobs.as_mut();
+    let logprobs =
+        logprobs.map(|entries| entries.split_off(event.token_ids.len().min(entries.len())));
     let mut at = event.text.floor_char_boundary(bytes / 2);
     if at == 0 && tokens < 2 {
         at = event.text.ceil_char_boundary(1);
@@ -54,6 +60,7 @@ fn halve(mut event: Event) -> (Event, Event) {
         seq: event.seq + event.token_ids.len() as u32,
         token_ids,
         text,
+        logprobs,
         finish_reason: event.finish_reason.take(),
         usage: event.usage.take(),
         receipt: event.receipt.take(),
@@ -66,7 +73,7 @@ fn halve(mut event: Event) -> (Event, Event) {
 mod tests {
     use super::*;
     use crate::error::Error;
-    use crate::request::{FinishReason, RequestId, Usage};
+    use crate::request::{FinishReason, RequestId, TokenLogprob, Usage};
 
     fn event(seq: u32, token_ids: Vec<u32>, text: &str) -> Event {
         Event {
@@ -75,6 +82,7 @@ mod tests {
             seq,
             token_ids,
             text: text.to_owned(),
+            logprobs: None,
             finish_reason: None,
             usage: None,
             receipt: None,
@@ -130,6 +138,35 @@ mod tests {
                 let joined: String = parts.iter().map(|part| part.text.as_str()).collect();
                 assert_eq!(joined, text);
             }
+        }
+    }
+
+    #[test]
+    fn log_probabilities_are_joined_and_split_with_their_tokens() {
+        let with = |event: Event| Event {
+            logprobs: Some(
+                event
+                    .token_ids
+                    .iter()
+                    .map(|id| TokenLogprob {
+                        token: id.to_string(),
+                        bytes: None,
+                        logprob: -1.0,
+                        text_offset: 0,
+                        top: Vec::new(),
+                    })
+                    .collect(),
+            ),
+            ..event
+        };
+        let mut whole = with(event(0, vec![1, 2], "ab"));
+        assert_eq!(merge(&mut whole, with(event(2, vec![3, 4, 5], "cde"))), Ok(()));
+        let parts = split(whole, &mut |part| part.token_ids.len() < 3);
+        assert!(parts.len() > 1);
+        for part in parts {
+            let tokens: Vec<String> = part.token_ids.iter().map(u32::to_string).collect();
+            let entries = part.logprobs.expect("wanted");
+            assert_eq!(entries.into_iter().map(|entry| entry.token).collect::<Vec<_>>(), tokens);
         }
     }
 }

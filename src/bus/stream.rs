@@ -258,6 +258,7 @@ impl Drop for BusSink {
                     seq: self.next_seq,
                     token_ids: Vec::new(),
                     text: String::new(),
+                    logprobs: None,
                     finish_reason: Some(FinishReason::Failed),
                     usage: None,
                     receipt: None,

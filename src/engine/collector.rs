@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::Answer;
 use crate::error::{Error, Kind, Result};
-use crate::request::{Event, FinishReason, Receipt, RequestId, Usage};
+use crate::request::{Event, FinishReason, Receipt, RequestId, TokenLogprob, Usage};
 
 /// Gathers events into an [`Answer`].
 #[derive(Default)]
 pub(super) struct Collector {
     text: String,
     token_ids: Vec<u32>,
+    logprobs: Option<Vec<TokenLogprob>>,
     last: Option<(FinishReason, Usage, Receipt)>,
 }
 
@@ -19,6 +20,9 @@ impl Collector {
     pub(super) fn take(&mut self, event: Event) -> Result<bool> {
         self.text.push_str(&event.text);
         self.token_ids.extend(event.token_ids);
+        if let Some(entries) = event.logprobs {
+            self.logprobs.get_or_insert_default().extend(entries);
+        }
         match event.finish_reason {
             None => Ok(false),
             Some(FinishReason::Failed) => {
@@ -40,6 +44,7 @@ impl Collector {
             request_id,
             generated_text: self.text,
             token_ids: self.token_ids,
+            logprobs: self.logprobs,
             finish_reason,
             usage,
             latency,

@@ -87,10 +87,10 @@ impl CostModel {
     /// The time of one step.
     pub fn step_time(&self, batch: &StepBatch) -> Duration {
         let mut us = self.step_us;
-        for bounds in batch.cu_query_lens.windows(2) {
-            match bounds[1].saturating_sub(bounds[0]) {
+        for query_len in &batch.query_lens {
+            match query_len {
                 1 => us += self.decode_us_per_sequence,
-                tokens => us += self.prefill_us_per_token * f64::from(tokens),
+                tokens => us += self.prefill_us_per_token * f64::from(*tokens),
             }
         }
         if self.context_us_per_1k > 0.0 {
@@ -120,7 +120,7 @@ mod tests {
             ..CostModel::default()
         };
         let batch = StepBatch {
-            cu_query_lens: vec![0, 1, 2, 52],
+            query_lens: vec![1, 1, 50],
             context_lens: vec![1000, 900, 100],
             ..StepBatch::default()
         };
@@ -135,7 +135,7 @@ mod tests {
         let zero = CostModel::read(&root.join("zero.toml")).expect("reads");
         assert_eq!(zero.step_time(&StepBatch::default()), Duration::ZERO);
         let h200 = CostModel::read(&root.join("h200-8b.toml")).expect("reads");
-        let eight = StepBatch { cu_query_lens: (0..=8).collect(), ..StepBatch::default() };
+        let eight = StepBatch { query_lens: vec![1; 8], ..StepBatch::default() };
         assert!(h200.step_time(&eight) > Duration::from_millis(3));
     }
 

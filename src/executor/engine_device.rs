@@ -10,7 +10,9 @@ use crate::bridge::ffi::{
 };
 use crate::models::{Checkpoint, LoadFormat, memory};
 
-use super::{Device, DeviceLoad, LoadStage, LoadState, LoadedModel, ModelId, Pipeline};
+use super::{
+    Device, DeviceLoad, LoadStage, LoadState, LoadedModel, ModelId, Pipeline, SeatBinding,
+};
 
 /// Random weights are the same on every device and in every run.
 const DUMMY_SEED: u64 = 0;
@@ -139,6 +141,13 @@ impl Device for EngineDevice {
         self.handles.remove(&model);
         self.loading = self.loading.take().filter(|loading| loading.model != model);
         Ok(self.context.pin_mut().remove_model(handle)?)
+    }
+
+    fn bind(&mut self, model: ModelId, binding: &SeatBinding) -> Result<(), DeviceError> {
+        let handle = self.handle(model)?;
+        let SeatBinding { seat, sampler, num_prompt_tokens, token_ids } = binding;
+        let prompt_len = *num_prompt_tokens;
+        Ok(self.context.pin_mut().bind_seat(handle, *seat, sampler, prompt_len, token_ids)?)
     }
 
     fn run(

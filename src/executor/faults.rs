@@ -7,7 +7,7 @@ use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode};
 
 use super::config::{Fault, FaultKind};
-use super::{Device, DeviceId, DeviceLoad, LoadState, ModelId, Pipeline};
+use super::{Device, DeviceId, DeviceLoad, LoadState, ModelId, Pipeline, SeatBinding};
 
 /// The faults of one device. The node keeps it over rebuilds, so a fault that strikes once does not strike every new build.
 #[derive(Debug, Default)]
@@ -61,10 +61,11 @@ impl FaultPlan {
 
 /// Whether the step computes this token. Where the last sampled token is fed back, the host's array holds nothing.
 fn computes(batch: &StepBatch, token_id: u32) -> bool {
-    batch.cu_query_lens.windows(2).enumerate().any(|(sequence, bounds)| {
-        let fed = batch.feed_sampled.get(sequence).copied().unwrap_or(false);
-        let tokens = batch.token_ids.get(bounds[0] as usize..bounds[1] as usize);
-        !fed && tokens.is_some_and(|tokens| tokens.contains(&token_id))
+    let mut rest = batch.token_ids.as_slice();
+    batch.query_lens.iter().zip(&batch.feed_sampled).any(|(len, fed)| {
+        let tokens;
+        (tokens, rest) = rest.split_at(rest.len().min(*len as usize));
+        !fed && tokens.contains(&token_id)
     })
 }
 
@@ -85,6 +86,10 @@ impl Device for FaultyDevice {
 
     fn unload(&mut self, model: ModelId) -> Result<(), DeviceError> {
         self.device.unload(model)
+    }
+
+    fn bind(&mut self, model: ModelId, binding: &SeatBinding) -> Result<(), DeviceError> {
+        self.device.bind(model, binding)
     }
 
     fn run(
@@ -136,7 +141,7 @@ mod tests {
     fn batch(token_ids: &[u32], feed: bool) -> StepBatch {
         StepBatch {
             token_ids: token_ids.to_vec(),
-            cu_query_lens: vec![0, token_ids.len() as u32],
+            query_lens: vec![token_ids.len() as u32],
             feed_sampled: vec![feed],
             ..StepBatch::default()
         }

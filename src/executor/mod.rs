@@ -12,7 +12,7 @@ use std::sync::Arc;
 use actix::Message;
 use tokio::sync::oneshot;
 
-use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
+use crate::bridge::ffi::{MemoryStats, SamplerSpec, StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode};
 use crate::clock::Timestamp;
 use crate::models::Checkpoint;
@@ -74,8 +74,23 @@ pub struct RunStep {
     pub step: u64,
     /// Whose weights and blocks.
     pub model: ModelId,
+    /// Sequences that got a seat since the step before; bound before this one runs.
+    pub bindings: Vec<SeatBinding>,
     /// The flat arrays; `batch.model` is filled in by the executor.
     pub batch: StepBatch,
+}
+
+/// A sequence's sampler for its seat. What the seat was bound to before is forgotten.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeatBinding {
+    /// Which seat of the model's.
+    pub seat: u32,
+    /// What the sequence wants.
+    pub sampler: Arc<SamplerSpec>,
+    /// How many of `token_ids` are the prompt.
+    pub num_prompt_tokens: u32,
+    /// All tokens so far: after a pre-emption or a failure some of the completion are known.
+    pub token_ids: Vec<u32>,
 }
 
 /// A step's answer.
@@ -201,6 +216,11 @@ pub trait Device {
     /// # Errors
     /// `other` if the model is not there.
     fn unload(&mut self, model: ModelId) -> Result<(), DeviceError>;
+    /// Binds a seat, for the steps that are run or submitted from here on.
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    fn bind(&mut self, model: ModelId, binding: &SeatBinding) -> Result<(), DeviceError>;
     /// Runs one step; `output` is overwritten.
     ///
     /// # Errors

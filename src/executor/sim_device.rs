@@ -1,15 +1,16 @@
 //! A device that computes nothing: it takes the time of a [`CostModel`] and samples printable tokens.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bridge::ffi::{Backend, MemoryStats, StepBatch, StepOutput};
-use crate::bridge::{DeviceError, DeviceErrorCode};
+use crate::bridge::ffi::{Backend, MemoryStats, RowStatus, SamplerSpec, StepBatch, StepOutput};
+use crate::bridge::{DeviceError, DeviceErrorCode, NO_MASK};
 use crate::models::{StepLimits, memory};
 
 use super::cost_model::CostModel;
 use super::vocabulary::Vocabulary;
-use super::{Device, DeviceLoad, LoadState, LoadedModel, ModelBudget, ModelId};
+use super::{Device, DeviceLoad, LoadState, LoadedModel, ModelBudget, ModelId, SeatBinding};
 
 /// A step sleeps no shorter than this: below it, a sleep takes longer than it is asked to.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(20);
@@ -27,6 +28,8 @@ pub(super) struct SimDevice {
 
 struct SimModel {
     vocabulary: Vocabulary,
+    /// \[max_batch_size\]
+    seats: Vec<Option<Arc<SamplerSpec>>>,
     budget: ModelBudget,
     loaded: LoadedModel,
     taken_bytes: u64,
@@ -99,7 +102,8 @@ impl Device for SimDevice {
             memory: self.stats(),
         };
         let vocabulary = Vocabulary::of(&load.checkpoint);
-        let model = SimModel { vocabulary, budget: load.budget, loaded, taken_bytes };
+        let seats = vec![None; load.budget.max_batch_size as usize];
+        let model = SimModel { vocabulary, seats, budget: load.budget, loaded, taken_bytes };
         self.models.insert(load.model, model);
         Ok(())
     }
@@ -118,6 +122,15 @@ impl Device for SimDevice {
         Ok(())
     }
 
+    fn bind(&mut self, model: ModelId, binding: &SeatBinding) -> Result<(), DeviceError> {
+        let loaded = self.models.get_mut(&model).ok_or_else(|| unknown(model))?;
+        let Some(seat) = loaded.seats.get_mut(binding.seat as usize) else {
+            return Err(invalid(format!("seat {}: the model has fewer", binding.seat)));
+        };
+        *seat = Some(Arc::clone(&binding.sampler));
+        Ok(())
+    }
+
     fn run(
         &mut self,
         model: ModelId,
@@ -125,19 +138,8 @@ impl Device for SimDevice {
         output: &mut StepOutput,
     ) -> Result<(), DeviceError> {
         let loaded = self.models.get(&model).ok_or_else(|| unknown(model))?;
-        check(batch, &loaded.budget)
-            .map_err(|message| DeviceError { code: DeviceErrorCode::InvalidBatch, message })?;
-        output.logits.clear();
-        output.token_ids.clear();
-        let end_after = self.costs.end_after;
-        output.token_ids.extend(batch.sample.iter().zip(&batch.sampling).map(|(sample, row)| {
-            let ends = end_after.is_some_and(|end| row.position >= end) && !row.suppress_end;
-            match loaded.vocabulary.end {
-                _ if !sample => 0,
-                Some(end) if ends => end,
-                _ => loaded.vocabulary.token(row.seed, row.position),
-            }
-        }));
+        check(batch, &loaded.budget).map_err(invalid)?;
+        loaded.sample(batch, self.costs.end_after, output).map_err(invalid)?;
         self.spend(self.costs.step_time(batch));
         Ok(())
     }
@@ -151,30 +153,90 @@ fn unknown(model: ModelId) -> DeviceError {
     DeviceError::other(format!("model {} is not on this device", model.0))
 }
 
+fn invalid(message: String) -> DeviceError {
+    DeviceError { code: DeviceErrorCode::InvalidBatch, message }
+}
+
+impl SimModel {
+    /// Fills `output`; `end_after` is as in the cost model.
+    fn sample(
+        &self,
+        batch: &StepBatch,
+        end_after: Option<u32>,
+        output: &mut StepOutput,
+    ) -> Result<(), String> {
+        clear(output);
+        for (row, seat) in batch.seats.iter().enumerate() {
+            let spec = self.seats.get(*seat as usize).and_then(Option::as_deref);
+            let spec = spec.ok_or_else(|| format!("seats: {seat} is not bound"))?;
+            let position = batch.context_lens[row];
+            let may_end = end_after.is_some_and(|end| position >= end);
+            let (status, token_id) = match self.vocabulary.sample(spec, position, may_end) {
+                _ if !batch.sample[row] => (RowStatus::None, 0),
+                Some(token_id) => (RowStatus::Sampled, token_id),
+                None => (RowStatus::NothingLeft, 0),
+            };
+            output.token_ids.push(token_id);
+            output.status.push(status);
+            let wanted = spec.want_logprob && status == RowStatus::Sampled;
+            output.logprobs.push(if wanted { likelihood(0) } else { 0.0 });
+            if wanted {
+                let others = self.vocabulary.others(token_id);
+                let top = std::iter::once(token_id).chain(others);
+                output.top_ids.extend(top.take(spec.num_logprobs as usize));
+            }
+            output.top_starts.push(output.top_ids.len() as u32);
+            let first = output.top_logprobs.len();
+            output.top_logprobs.extend((0..output.top_ids.len() - first).map(likelihood));
+            output.score_starts.push(0);
+        }
+        Ok(())
+    }
+}
+
+/// The log probability of the `rank`-th likeliest token: half of those before it.
+fn likelihood(rank: usize) -> f32 {
+    -std::f32::consts::LN_2 * (rank + 1) as f32
+}
+
+fn clear(output: &mut StepOutput) {
+    *output = StepOutput {
+        token_ids: std::mem::take(&mut output.token_ids),
+        status: std::mem::take(&mut output.status),
+        logprobs: std::mem::take(&mut output.logprobs),
+        ..StepOutput::default()
+    };
+    output.token_ids.clear();
+    output.status.clear();
+    output.logprobs.clear();
+    output.top_starts.push(0);
+    output.score_starts.push(0);
+}
+
 /// The sizes of the flat arrays against each other and the budget.
 fn check(batch: &StepBatch, budget: &ModelBudget) -> Result<(), String> {
     let tokens = batch.token_ids.len();
     let sequences = batch.context_lens.len();
     for (name, len, expected) in [
-        ("positions", batch.positions.len(), tokens),
-        ("slot_mapping", batch.slot_mapping.len(), tokens),
-        ("cu_query_lens", batch.cu_query_lens.len(), sequences + 1),
+        ("query_lens", batch.query_lens.len(), sequences),
         ("seats", batch.seats.len(), sequences),
         ("feed_sampled", batch.feed_sampled.len(), sequences),
         ("sample", batch.sample.len(), sequences),
-        ("sampling", batch.sampling.len(), sequences),
+        ("score", batch.score.len(), sequences),
+        ("next_token_ids", batch.next_token_ids.len(), sequences),
+        ("mask_rows", batch.mask_rows.len(), sequences),
         ("block_tables", batch.block_tables.len(), sequences * batch.block_table_stride as usize),
     ] {
         if len != expected {
             return Err(format!("{name}: expected {expected} entries, got {len}"));
         }
     }
-    let sums = &batch.cu_query_lens;
-    if sums.first() != Some(&0) || sums.last().map(|last| *last as usize) != Some(tokens) {
-        return Err(format!("cu_query_lens: expected 0 to {tokens}, got {sums:?}"));
+    let lens = &batch.query_lens;
+    if lens.contains(&0) || lens.iter().map(|len| *len as usize).sum::<usize>() != tokens {
+        return Err(format!("query_lens: expected {tokens} tokens, got {lens:?}"));
     }
-    if sums.windows(2).any(|pair| pair[0] >= pair[1]) {
-        return Err("cu_query_lens: expected a token of every sequence".to_owned());
+    if lens.iter().zip(&batch.context_lens).any(|(query, context)| query > context) {
+        return Err("context_lens: expected at least query_lens".to_owned());
     }
     if tokens > budget.max_step_tokens as usize || sequences > budget.max_batch_size as usize {
         return Err(format!(
@@ -182,51 +244,57 @@ fn check(batch: &StepBatch, budget: &ModelBudget) -> Result<(), String> {
             budget.max_step_tokens, budget.max_batch_size
         ));
     }
-    if batch.want_logits {
-        return Err("want_logits: a sim device has none".to_owned());
+    if batch.want_logits || batch.mask_rows.iter().any(|row| *row != NO_MASK) {
+        return Err("want_logits, mask_rows: a sim device has neither".to_owned());
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::bridge::ffi::SamplingRow;
+    use crate::bridge::NO_TOKEN;
     use crate::models::testing;
 
     const MODEL: ModelId = ModelId(1);
 
-    fn row(seed: u64, position: u32) -> SamplingRow {
-        let suppress_end = false;
-        SamplingRow {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            seed,
-            position,
-            suppress_end,
-        }
+    /// A sequence that samples the token at a position.
+    #[derive(Clone)]
+    struct Row {
+        sampler: SamplerSpec,
+        position: u32,
+    }
+
+    fn row(seed: u64, position: u32) -> Row {
+        Row { sampler: SamplerSpec { seed, ..SamplerSpec::neutral() }, position }
     }
 
     /// Sequences that each compute one token.
-    fn batch(rows: &[SamplingRow]) -> StepBatch {
+    fn batch(rows: &[Row]) -> StepBatch {
         let len = rows.len() as u32;
         StepBatch {
             token_ids: vec![2; rows.len()],
-            positions: rows.iter().map(|row| row.position - 1).collect(),
-            slot_mapping: (0..len).collect(),
-            cu_query_lens: (0..=len).collect(),
+            query_lens: vec![1; rows.len()],
             context_lens: rows.iter().map(|row| row.position).collect(),
             block_tables: (0..len).collect(),
             block_table_stride: 1,
             seats: (0..len).collect(),
             feed_sampled: vec![false; rows.len()],
             sample: vec![true; rows.len()],
-            sampling: rows.to_vec(),
+            score: vec![false; rows.len()],
+            next_token_ids: vec![NO_TOKEN; rows.len()],
+            mask_rows: vec![NO_MASK; rows.len()],
             ..StepBatch::default()
+        }
+    }
+
+    fn bind(device: &mut SimDevice, rows: &[Row]) {
+        for (seat, row) in (0..).zip(rows) {
+            let sampler = Arc::new(row.sampler.clone());
+            let token_ids = vec![2; row.position as usize];
+            let num_prompt_tokens = row.position;
+            let binding = SeatBinding { seat, sampler, num_prompt_tokens, token_ids };
+            device.bind(MODEL, &binding).expect("a seat");
         }
     }
 
@@ -248,10 +316,15 @@ mod tests {
         }
     }
 
-    fn run(device: &mut SimDevice, rows: &[SamplingRow]) -> Vec<u32> {
+    fn step(device: &mut SimDevice, rows: &[Row]) -> StepOutput {
         let mut output = StepOutput::default();
+        bind(device, rows);
         device.run(MODEL, &mut batch(rows), &mut output).expect("a good batch");
-        output.token_ids
+        output
+    }
+
+    fn run(device: &mut SimDevice, rows: &[Row]) -> Vec<u32> {
+        step(device, rows).token_ids
     }
 
     #[test]
@@ -260,7 +333,8 @@ mod tests {
         let rows: Vec<_> = (1..=30).map(|position| row(5, position)).collect();
         let together = run(&mut device, &rows);
         assert!(together.iter().all(|id| testing::WORDS.contains(id)), "{together:?}");
-        let alone: Vec<u32> = rows.iter().flat_map(|row| run(&mut device, &[*row])).collect();
+        let alone: Vec<u32> =
+            rows.iter().flat_map(|row| run(&mut device, std::slice::from_ref(row))).collect();
         assert_eq!(together, alone);
         let other: Vec<_> = (1..=30).map(|position| row(6, position)).collect();
         assert_ne!(run(&mut device, &other), together);
@@ -271,12 +345,15 @@ mod tests {
     #[test]
     fn what_is_not_to_be_sampled_is_zero() {
         let (mut device, _) = loaded(CostModel::default());
-        let mut batch = batch(&[row(1, 3), row(1, 4)]);
+        let rows = [row(1, 3), row(1, 4)];
+        bind(&mut device, &rows);
+        let mut batch = batch(&rows);
         batch.sample[0] = false;
         let mut output =
             StepOutput { token_ids: vec![9; 5], logits: vec![1.0], ..StepOutput::default() };
         device.run(MODEL, &mut batch, &mut output).expect("a good batch");
         assert_eq!((output.token_ids.len(), output.token_ids[0]), (2, 0));
+        assert_eq!(output.status, [RowStatus::None, RowStatus::Sampled]);
         assert!(output.logits.is_empty());
     }
 
@@ -284,10 +361,48 @@ mod tests {
     fn the_end_token_comes_only_when_asked_for() {
         let costs = CostModel { end_after: Some(10), ..CostModel::default() };
         let (mut device, _) = loaded(costs);
-        let held_back = SamplingRow { suppress_end: true, ..row(1, 10) };
+        let mut held_back = row(1, 10);
+        held_back.sampler.end_from = 11;
         let tokens = run(&mut device, &[row(1, 9), row(1, 10), held_back, row(1, 11)]);
         let ends: Vec<bool> = tokens.iter().map(|id| *id == testing::END).collect();
         assert_eq!(ends, [false, true, false, true]);
+    }
+
+    #[test]
+    fn what_is_allowed_and_not_banned_is_sampled_or_the_row_says_so() {
+        let (mut device, _) = loaded(CostModel::default());
+        let mut rows = [row(1, 3), row(1, 4), row(1, 5)];
+        let words: Vec<u32> = testing::WORDS.collect();
+        rows[0].sampler.allowed_ids = vec![words[1]];
+        rows[1].sampler.banned_ids = words.clone();
+        rows[1].sampler.allowed_ids = words.clone();
+        let output = step(&mut device, &rows);
+        assert_eq!(output.status, [RowStatus::Sampled, RowStatus::NothingLeft, RowStatus::Sampled]);
+        assert_eq!(output.token_ids[0], words[1]);
+    }
+
+    #[test]
+    fn log_probabilities_come_where_they_are_wanted() {
+        let (mut device, _) = loaded(CostModel::default());
+        let mut rows = [row(1, 3), row(1, 4), row(1, 5)];
+        rows[0].sampler.want_logprob = true;
+        rows[2].sampler.want_logprob = true;
+        rows[2].sampler.num_logprobs = 3;
+        let output = step(&mut device, &rows);
+        assert_eq!(output.logprobs, [likelihood(0), 0.0, likelihood(0)]);
+        assert_eq!(output.top_starts, [0, 0, 0, 3]);
+        assert_eq!((output.top_ids.len(), output.top_ids[0]), (3, output.token_ids[2]));
+        assert_eq!(output.top_logprobs, [0, 1, 2].map(likelihood));
+    }
+
+    #[test]
+    fn a_seat_that_is_not_bound_is_refused() {
+        let (mut device, _) = loaded(CostModel::default());
+        let error = device.run(MODEL, &mut batch(&[row(1, 3)]), &mut StepOutput::default());
+        assert_eq!(error.map_err(|e| e.code), Err(DeviceErrorCode::InvalidBatch));
+        let (sampler, seat) = (Arc::new(SamplerSpec::neutral()), 32);
+        let binding = SeatBinding { seat, sampler, num_prompt_tokens: 1, token_ids: vec![2] };
+        assert!(device.bind(MODEL, &binding).is_err());
     }
 
     #[test]
@@ -320,17 +435,19 @@ mod tests {
         let (mut device, _) = loaded(CostModel::default());
         let good = batch(&[row(1, 1), row(1, 2)]);
         type Break = fn(&mut StepBatch);
-        let breaks: [(&str, Break); 10] = [
-            ("positions", |b| b.positions.truncate(1)),
-            ("slot_mapping", |b| b.slot_mapping.clear()),
-            ("cu_query_lens", |b| b.cu_query_lens = vec![0, 2]),
-            ("cu_query_lens", |b| b.cu_query_lens = vec![0, 1, 3]),
-            ("cu_query_lens", |b| b.cu_query_lens = vec![0, 0, 2]),
+        let breaks: [(&str, Break); 12] = [
+            ("query_lens", |b| b.query_lens = vec![2]),
+            ("query_lens", |b| b.query_lens = vec![0, 2]),
+            ("query_lens", |b| b.query_lens = vec![1, 2]),
+            ("context_lens", |b| b.context_lens[1] = 0),
             ("seats", |b| b.seats.push(3)),
             ("feed_sampled", |b| b.feed_sampled.clear()),
-            ("sampling", |b| b.sampling.truncate(1)),
+            ("score", |b| b.score.truncate(1)),
+            ("next_token_ids", |b| b.next_token_ids.truncate(1)),
+            ("mask_rows", |b| b.mask_rows.clear()),
             ("block_tables", |b| b.block_table_stride = 2),
             ("want_logits", |b| b.want_logits = true),
+            ("want_logits, mask_rows", |b| b.mask_rows[0] = 0),
         ];
         for (name, break_it) in breaks {
             let mut bad = good.clone();

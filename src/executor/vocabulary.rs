@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use crate::bridge::ffi::SamplerSpec;
 use crate::models::Checkpoint;
 
 /// What a sim device may sample.
 pub(super) struct Vocabulary {
     printable: Vec<u32>,
     /// The first end token.
-    pub end: Option<u32>,
+    end: Option<u32>,
 }
 
 impl Vocabulary {
@@ -27,11 +28,33 @@ impl Vocabulary {
         Self { printable, end: ends.first().copied() }
     }
 
-    /// A pure function of its arguments.
-    pub fn token(&self, seed: u64, position: u32) -> u32 {
-        let key = mix(seed ^ mix(u64::from(position).wrapping_add(0x9e37_79b9_7f4a_7c15)));
-        let index = key % self.printable.len().max(1) as u64;
-        self.printable.get(index as usize).copied().unwrap_or(0)
+    /// The token at `position`, the end token if it may be (and is allowed); none if nothing is allowed. A pure function of
+    /// its arguments.
+    pub fn sample(&self, spec: &SamplerSpec, position: u32, may_end: bool) -> Option<u32> {
+        let allowed = |id: &u32| {
+            (spec.allowed_ids.is_empty() || spec.allowed_ids.contains(id))
+                && !spec.banned_ids.contains(id)
+        };
+        let end = self.end.filter(|end| may_end && position >= spec.end_from && allowed(end));
+        if end.is_some() {
+            return end;
+        }
+        let key = mix(spec.seed ^ mix(u64::from(position).wrapping_add(0x9e37_79b9_7f4a_7c15)));
+        let pick = |ids: &[u32]| {
+            let index = key % ids.len().max(1) as u64;
+            ids.get(index as usize).copied()
+        };
+        if spec.allowed_ids.is_empty() && spec.banned_ids.is_empty() {
+            return pick(&self.printable);
+        }
+        let candidates =
+            if spec.allowed_ids.is_empty() { &self.printable } else { &spec.allowed_ids };
+        pick(&candidates.iter().copied().filter(allowed).collect::<Vec<_>>())
+    }
+
+    /// Other tokens, in a fixed order.
+    pub fn others(&self, token_id: u32) -> impl Iterator<Item = u32> {
+        self.printable.iter().copied().filter(move |id| *id != token_id)
     }
 }
 

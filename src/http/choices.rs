@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
-use crate::request::{Event, FinishReason, Handle, Receipt, SinkClosed, Usage};
+use crate::request::{Event, FinishReason, Handle, Receipt, SinkClosed, TokenLogprob, Usage};
 
 /// What the reader takes at once: everything of one choice since it took the last time.
 #[derive(Debug, PartialEq)]
 pub(super) struct Taken {
     /// Which choice.
     pub(super) index: usize,
-    /// May be empty with an end.
+    /// May be empty with log probabilities or an end.
     pub(super) text: String,
+    /// Of the tokens since the last time; none where nobody wants them.
+    pub(super) logprobs: Option<Vec<TokenLogprob>>,
     /// In the last one of the choice.
     pub(super) end: Option<End>,
 }
@@ -50,10 +52,19 @@ pub(super) struct Choices {
 struct Choice {
     handle: Option<Arc<Handle>>,
     text: String,
+    logprobs: Option<Vec<TokenLogprob>>,
     /// When the oldest part of `text` came.
     since: Option<Timestamp>,
     end: Option<End>,
     ended: bool,
+}
+
+impl Choice {
+    /// There is nothing for the reader.
+    fn is_empty(&self) -> bool {
+        let logprobs = self.logprobs.as_ref().is_none_or(Vec::is_empty);
+        self.text.is_empty() && logprobs && self.end.is_none()
+    }
 }
 
 impl Choices {
@@ -116,9 +127,13 @@ impl Choices {
             return Err(SinkClosed);
         }
         let mut wake = !event.text.is_empty();
+        if let Some(entries) = event.logprobs {
+            wake |= !entries.is_empty();
+            choice.logprobs.get_or_insert_default().extend(entries);
+        }
         if choice.text.is_empty() {
             choice.text = event.text;
-            choice.since = slow.map(|(_, now)| now).filter(|_| wake);
+            choice.since = choice.since.or(slow.map(|(_, now)| now).filter(|_| wake));
         } else {
             choice.text.push_str(&event.text);
         }
@@ -147,6 +162,7 @@ impl Choices {
         self.close();
         for index in 0..self.choices.len() {
             self.choices[index].text = String::new();
+            self.choices[index].logprobs = None;
             self.end(index, End::Failed(Error::new(Kind::Cancelled, message.clone())));
         }
     }
@@ -171,13 +187,14 @@ impl Choices {
         for step in 0..count {
             let index = (self.next + step) % count;
             let choice = &mut self.choices[index];
-            if choice.text.is_empty() && choice.end.is_none() {
+            if choice.is_empty() {
                 continue;
             }
             choice.since = None;
             let (text, end) = (std::mem::take(&mut choice.text), choice.end.take());
+            let logprobs = choice.logprobs.as_mut().map(std::mem::take);
             self.next = (index + 1) % count;
-            return Some(Taken { index, text, end });
+            return Some(Taken { index, text, logprobs, end });
         }
         None
     }
@@ -195,6 +212,7 @@ mod tests {
             seq: 0,
             token_ids: Vec::new(),
             text: text.to_owned(),
+            logprobs: None,
             finish_reason: None,
             usage: None,
             receipt: None,

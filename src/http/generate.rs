@@ -21,11 +21,11 @@ use super::parse::{self, Generation};
 use super::refusal::Refused;
 use super::routes::{Door, REQUEST_ID};
 use super::sse::Events;
-use super::wire::{self, Api, Title};
+use super::wire::{self, Api, Title, Whole};
 use crate::admission::{Admit, AdmitAll};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::request::{DefaultLength, Prompt, Request, RequestId};
+use crate::request::{DefaultLength, Prompt, Request, RequestId, TokenLogprob};
 
 /// What a client is told to wait when admission's mailbox is full: by then it has worked through it.
 const MAILBOX_RETRY_MS: u64 = 1_000;
@@ -186,6 +186,7 @@ async fn whole(
     first: Taken,
 ) -> std::result::Result<HttpResponse, Refused> {
     let mut texts = vec![String::new(); running.choices];
+    let mut logprobs: Vec<Option<Vec<TokenLogprob>>> = vec![None; running.choices];
     let mut reasons = vec![None; running.choices];
     let mut bill = Bill::default();
     let mut next = Some(first);
@@ -195,6 +196,9 @@ async fn whole(
             None => poll_fn(|cx| running.reader.poll_take(cx)).await,
         };
         texts[taken.index].push_str(&taken.text);
+        if let Some(entries) = taken.logprobs {
+            logprobs[taken.index].get_or_insert_default().extend(entries);
+        }
         match taken.end {
             None => {}
             Some(End::Failed(error)) => return Err(error.into()),
@@ -204,7 +208,9 @@ async fn whole(
             }
         }
     }
-    let choices: Vec<_> = texts.into_iter().zip(reasons.into_iter().flatten()).collect();
+    let choices = texts.into_iter().zip(logprobs).zip(reasons.into_iter().flatten());
+    let choices: Vec<_> =
+        choices.map(|((text, logprobs), reason)| Whole { text, logprobs, reason }).collect();
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "application/json"))
         .body(wire::body(title, &choices, &bill)))

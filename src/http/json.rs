@@ -11,6 +11,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{self, Error, Kind};
+use crate::request::Value;
 
 /// A JSON value; text is borrowed from the body where it has no escapes.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +39,22 @@ impl Json<'_> {
             Json::Text(_) => "a string",
             Json::Array(_) => "an array",
             Json::Object(_) => "an object",
+        }
+    }
+}
+
+impl From<Json<'_>> for Value {
+    fn from(json: Json<'_>) -> Self {
+        match json {
+            Json::Null => Value::Null,
+            Json::Bool(value) => Value::Bool(value),
+            Json::Integer(value) => Value::Int(value),
+            Json::Float(value) => Value::Float(value),
+            Json::Text(value) => Value::Text(value.into_owned()),
+            Json::Array(items) => Value::List(items.into_iter().map(Value::from).collect()),
+            Json::Object(members) => Value::Map(
+                members.into_iter().map(|(key, value)| (key.into_owned(), value.into())).collect(),
+            ),
         }
     }
 }

@@ -28,6 +28,7 @@ mod config;
 mod fields;
 mod generate;
 mod json;
+mod logprobs;
 mod messages;
 mod openai_params;
 mod outbox;

@@ -16,8 +16,6 @@ enum Neutral {
     False,
     /// Any boolean, because what it governs does not occur here.
     Boolean,
-    /// 0 (or `false`, for flags that are a count elsewhere).
-    Zero,
     /// 1.
     One,
     /// An empty string, array or object.
@@ -38,12 +36,7 @@ enum Neutral {
 const COMMON: &[(&str, Neutral)] = &[
     ("deadline_ms", Neutral::Nothing),
     ("detached", Neutral::False),
-    ("frequency_penalty", Neutral::Zero),
-    ("logit_bias", Neutral::Empty),
-    ("logprobs", Neutral::False),
     ("n", Neutral::One),
-    ("presence_penalty", Neutral::Zero),
-    ("repetition_penalty", Neutral::One),
     ("tenant", Neutral::Nothing),
     ("user", Neutral::Label),
 ];
@@ -72,7 +65,6 @@ const CHAT: &[(&str, Neutral)] = &[
     ("store", Neutral::False),
     ("tool_choice", Neutral::OneOf(&["none", "auto"])),
     ("tools", Neutral::Empty),
-    ("top_logprobs", Neutral::Zero),
     ("verbosity", Neutral::OneOf(&["medium"])),
     ("web_search_options", Neutral::Nothing),
 ];
@@ -131,8 +123,6 @@ impl Neutral {
         match (self, value) {
             (Neutral::False, Json::Bool(value)) => !value,
             (Neutral::Boolean, Json::Bool(_)) => true,
-            (Neutral::Zero, Json::Integer(value)) => *value == 0,
-            (Neutral::Zero, Json::Float(value)) => *value == 0.0,
             (Neutral::One, Json::Integer(value)) => *value == 1,
             (Neutral::One, Json::Float(value)) => *value == 1.0,
             (Neutral::Empty, Json::Text(value)) => value.is_empty(),
@@ -156,7 +146,6 @@ impl Neutral {
             Neutral::Nothing => "leave it out".to_owned(),
             Neutral::False => "expected false or nothing".to_owned(),
             Neutral::Boolean => "expected a boolean or nothing".to_owned(),
-            Neutral::Zero => "expected 0 or nothing".to_owned(),
             Neutral::One => "expected 1 or nothing".to_owned(),
             Neutral::Empty => "expected it empty or nothing".to_owned(),
             Neutral::OneOf(accepted) => format!("expected {} or nothing", accepted.join(", ")),
@@ -186,14 +175,13 @@ mod tests {
 
     #[test]
     fn neutral_values_are_taken() {
-        let chat = r#"{"n":1,"frequency_penalty":0,"presence_penalty":0.0,"logprobs":false,"user":"u",
-            "logit_bias":{},"top_logprobs":0,"tools":[],"tool_choice":"auto","function_call":"none",
+        let chat = r#"{"n":1,"user":"u","tools":[],"tool_choice":"auto","function_call":"none",
             "functions":[],"metadata":{"a":"b"},"modalities":["text"],"parallel_tool_calls":true,
             "prompt_cache_key":"k","prompt_cache_retention":"in_memory","reasoning_effort":"none",
             "response_format":{"type":"text"},"safety_identifier":"s","service_tier":"auto",
-            "store":false,"verbosity":"medium","repetition_penalty":1.0,"prediction":null}"#;
+            "store":false,"verbosity":"medium","prediction":null}"#;
         assert_eq!(take(chat, Place::Chat), Ok(()));
-        let completion = r#"{"best_of":1,"echo":false,"suffix":"","logprobs":null,"n":1}"#;
+        let completion = r#"{"best_of":1,"echo":false,"suffix":"","n":1.0}"#;
         assert_eq!(take(completion, Place::Completions), Ok(()));
         assert_eq!(take(r#"{"tool_calls":[],"refusal":null}"#, Place::Message), Ok(()));
     }
@@ -203,11 +191,6 @@ mod tests {
         let bad = [
             r#""n":2"#,
             r#""n":1.5"#,
-            r#""frequency_penalty":0.1"#,
-            r#""presence_penalty":1"#,
-            r#""logprobs":true"#,
-            r#""logit_bias":{"1":2}"#,
-            r#""top_logprobs":3"#,
             r#""tools":[{}]"#,
             r#""tool_choice":"required""#,
             r#""tool_choice":{}"#,

@@ -155,6 +155,7 @@ mod tests {
             seq: 0,
             token_ids: Vec::new(),
             text: text.to_owned(),
+            logprobs: None,
             finish_reason: None,
             usage: None,
             receipt: None,

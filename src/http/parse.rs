@@ -32,7 +32,7 @@ pub(super) struct Generation {
 /// `invalid` or `unsupported`, naming the field.
 pub(super) fn chat(body: &[u8]) -> Result<Generation> {
     let mut fields = Fields::of(json::parse(body)?, "")?;
-    let mut params = take_params(&mut fields)?;
+    let mut params = Params::read(&mut fields)?;
     let max_completion_tokens = fields.u32("max_completion_tokens")?;
     if max_completion_tokens.is_some() {
         if params.max_tokens.is_some() && params.max_tokens != max_completion_tokens {
@@ -55,7 +55,7 @@ pub(super) fn chat(body: &[u8]) -> Result<Generation> {
 /// `invalid` or `unsupported`, naming the field.
 pub(super) fn completion(body: &[u8], max_prompts: usize) -> Result<Generation> {
     let mut fields = Fields::of(json::parse(body)?, "")?;
-    let params = take_params(&mut fields)?;
+    let params = Params::read(&mut fields)?;
     let prompts = prompts::read(fields.required("prompt", "a prompt")?)?;
     if prompts.len() > max_prompts {
         return Err(Error::invalid(
@@ -65,21 +65,6 @@ pub(super) fn completion(body: &[u8], max_prompts: usize) -> Result<Generation> 
     }
     take_neutral(&mut fields, Place::Completions)?;
     finish(fields, params, prompts)
-}
-
-fn take_params(fields: &mut Fields<'_>) -> Result<Params> {
-    Ok(Params {
-        max_tokens: fields.u32("max_tokens")?,
-        min_tokens: fields.u32("min_tokens")?,
-        temperature: fields.number("temperature")?,
-        top_p: fields.number("top_p")?,
-        top_k: fields.u32("top_k")?,
-        min_p: fields.number("min_p")?,
-        // 64 bits, signed or not: OpenAI's seeds may be negative.
-        seed: fields.integer("seed", i64::MIN.into(), u64::MAX.into())?.map(|seed| seed as u64),
-        stop: fields.texts("stop")?.unwrap_or_default(),
-        ignore_eos: fields.boolean("ignore_eos")?,
-    })
 }
 
 fn finish(mut fields: Fields<'_>, params: Params, prompts: Vec<Prompt>) -> Result<Generation> {
@@ -155,6 +140,7 @@ mod tests {
         let generation = at_chat(
             r#","max_tokens":7,"min_tokens":2,"temperature":0.5,"top_p":1,"top_k":4,"min_p":0.25,
                "seed":-1,"stop":["a","b"],"ignore_eos":true,"stream":true,"priority":255,
+               "logprobs":true,"top_logprobs":2,"logit_bias":{"7":-1.5},
                "stream_options":{"include_usage":true,"include_obfuscation":false},"request_id":"r-1""#,
         )
         .expect("valid");
@@ -168,6 +154,10 @@ mod tests {
             seed: Some(u64::MAX),
             stop: vec!["a".to_owned(), "b".to_owned()],
             ignore_eos: Some(true),
+            logprobs: Some(0),
+            top_logprobs: Some(2),
+            logit_bias: [(7, -1.5)].into(),
+            ..Params::default()
         };
         assert_eq!(generation.params, params);
         assert!(generation.stream && generation.include_usage && generation.priority == 255);

@@ -44,12 +44,13 @@ impl Events {
     }
 
     fn write(&mut self, out: &mut Vec<u8>, taken: Taken) {
-        let Taken { index, text, end } = taken;
+        let Taken { index, text, logprobs, end } = taken;
         if !std::mem::replace(&mut self.begun[index], true) {
             self.chunks.role(out, index);
         }
-        if !text.is_empty() {
-            self.chunks.text(out, index, &text);
+        let logprobs = logprobs.as_deref().filter(|entries| !entries.is_empty());
+        if !text.is_empty() || logprobs.is_some() {
+            self.chunks.text(out, index, &text, logprobs);
         }
         match end {
             None => {}

@@ -5,7 +5,8 @@ use std::io::Write as _;
 use serde::Serialize;
 
 use super::bill::{Bill, WireUsage};
-use crate::request::{FinishReason, Receipt, RequestId};
+use super::logprobs::Logprobs;
+use crate::request::{FinishReason, Receipt, RequestId, TokenLogprob};
 
 /// What answers as `system_fingerprint`: same engine, same numbers.
 const FINGERPRINT: &str = concat!("inferno-", env!("CARGO_PKG_VERSION"));
@@ -47,8 +48,17 @@ pub(super) struct Title {
     pub(super) created: u64,
 }
 
+/// A choice that has ended.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) text: String,
+    /// None where nobody wants them.
+    pub(super) logprobs: Option<Vec<TokenLogprob>>,
+    pub(super) reason: FinishReason,
+}
+
 /// One whole body; `choices` in the order of the prompts.
-pub(super) fn body(title: &Title, choices: &[(String, FinishReason)], bill: &Bill) -> Vec<u8> {
+pub(super) fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
     #[derive(Serialize)]
     struct Body<'a> {
         id: String,
@@ -66,7 +76,7 @@ pub(super) fn body(title: &Title, choices: &[(String, FinishReason)], bill: &Bil
         index: usize,
         #[serde(flatten)]
         content: Content<'a>,
-        logprobs: (),
+        logprobs: Option<Logprobs<'a>>,
         finish_reason: FinishReason,
     }
     #[derive(Serialize)]
@@ -84,14 +94,14 @@ pub(super) fn body(title: &Title, choices: &[(String, FinishReason)], bill: &Bil
         choices: choices
             .iter()
             .enumerate()
-            .map(|(index, (text, finish_reason))| Choice {
+            .map(|(index, Whole { text, logprobs, reason })| Choice {
                 index,
                 content: match title.api {
                     Api::Completions => Content::Text(text),
                     Api::Chat => Content::Message { role: "assistant", content: text, refusal: () },
                 },
-                logprobs: (),
-                finish_reason: *finish_reason,
+                logprobs: logprobs.as_deref().map(|entries| Logprobs::of(title.api, entries)),
+                finish_reason: *reason,
             })
             .collect(),
         usage: bill.usage(),
@@ -146,11 +156,22 @@ impl Chunks {
         }
     }
 
-    /// A piece of text.
-    pub(super) fn text(&self, out: &mut Vec<u8>, index: usize, text: &str) {
+    /// A piece of text, with the log probabilities of its tokens if they are wanted.
+    pub(super) fn text(
+        &self,
+        out: &mut Vec<u8>,
+        index: usize,
+        text: &str,
+        logprobs: Option<&[TokenLogprob]>,
+    ) {
         self.open(out, index);
         self.piece(out, text);
-        out.extend_from_slice(b",\"logprobs\":null,\"finish_reason\":null}");
+        out.extend_from_slice(b",\"logprobs\":");
+        match logprobs {
+            Some(entries) => json(out, &Logprobs::of(self.api, entries)),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"finish_reason\":null}");
         out.extend_from_slice(self.tail);
     }
 
@@ -256,7 +277,8 @@ mod tests {
     fn bodies_are_openais() {
         let mut bill = Bill::default();
         bill.add(&mut finished("cpu:0", 1.0));
-        let choices = [("a\n".to_owned(), FinishReason::Stop)];
+        let choices =
+            [Whole { text: "a\n".to_owned(), logprobs: None, reason: FinishReason::Stop }];
         let body: Value =
             serde_json::from_slice(&super::body(&title(Api::Chat), &choices, &bill)).expect("JSON");
         assert_eq!(body["id"], "chatcmpl-r-1");
@@ -289,7 +311,7 @@ mod tests {
         let chunks = Chunks::new(&title(Api::Chat), false);
         let (mut out, mut bill) = (Vec::new(), Bill::default());
         chunks.role(&mut out, 0);
-        chunks.text(&mut out, 0, "a\"\n\u{1}ä");
+        chunks.text(&mut out, 0, "a\"\n\u{1}ä", None);
         bill.add(&mut finished("cpu:0", 1.0));
         chunks.finish(&mut out, 0, FinishReason::Length, Some(&bill));
         chunks.done(&mut out, &bill);
@@ -316,7 +338,7 @@ mod tests {
         let chunks = Chunks::new(&title(Api::Completions), true);
         let (mut out, mut bill) = (Vec::new(), Bill::default());
         chunks.role(&mut out, 1);
-        chunks.text(&mut out, 1, "x");
+        chunks.text(&mut out, 1, "x", None);
         bill.add(&mut finished("cpu:0", 1.0));
         chunks.finish(&mut out, 1, FinishReason::Stop, Some(&bill));
         chunks.done(&mut out, &bill);

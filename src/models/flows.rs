@@ -82,7 +82,7 @@ impl Flows {
             max_seq_len: entry.max_seq_len.get(),
             vocab_size: checkpoint.spec().vocab_size,
             end_token_ids: checkpoint.end_token_ids().to_vec(),
-            defaults: checkpoint.generation().defaults,
+            defaults: checkpoint.generation().defaults.clone(),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
             in_use: AtomicU64::new(0),
             last_used: AtomicU64::new(Timestamp::now().as_micros()),

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use super::GenerationDefaults;
-use super::fault::CheckpointError;
+use serde::Deserialize as _;
+
+use super::fault::{CheckpointError, CheckpointFault};
 use super::json_file::JsonFile;
+use crate::error::Error;
+use crate::request::{Members, Params, Value};
 
 /// Keys that would change what is generated and that this engine does not have, with their neutral value.
 const WITHOUT_EFFECT: &[(&str, f64)] = &[
-    ("repetition_penalty", 1.0),
     ("encoder_repetition_penalty", 1.0),
     ("length_penalty", 1.0),
     ("num_beams", 1.0),
@@ -25,7 +27,7 @@ pub struct GenerationConfig {
     /// Replaces `config.json`'s end tokens where present.
     pub end_token_ids: Option<Vec<u32>>,
     /// For requests that do not say.
-    pub defaults: GenerationDefaults,
+    pub defaults: Params,
     /// What was found and has no effect here, for the log.
     pub notes: Vec<String>,
 }
@@ -37,16 +39,12 @@ impl GenerationConfig {
     /// Names the key and says what was expected and what came.
     pub fn read(path: &Path, vocab_size: u32) -> Result<Self, CheckpointError> {
         let Some(file) = JsonFile::read_if_there(path)? else { return Ok(Self::default()) };
-        let within = |key: &str, range: &str, holds: fn(f64) -> bool| match file.number(key)? {
-            Some(number) if !holds(number) => Err(file.expected(key, range)),
-            number => Ok(number.map(|number| number as f32)),
+        let wrong = |error: Error| {
+            let key = error.param.unwrap_or_default();
+            file.fault(CheckpointFault::Malformed, &key, error.message)
         };
-        let mut defaults = GenerationDefaults {
-            temperature: within("temperature", "0 to 2", |t| (0.0..=2.0).contains(&t))?,
-            top_p: within("top_p", "above 0 to 1", |p| p > 0.0 && p <= 1.0)?,
-            top_k: top_k(&file)?,
-            min_p: within("min_p", "0 to 1", |p| (0.0..=1.0).contains(&p))?,
-        };
+        let mut defaults = Params::read(&mut SamplerMembers(&file)).map_err(wrong)?;
+        defaults.check(vocab_size).map_err(wrong)?;
         // Said, not just left out: greedy, whatever else stands there.
         if file.boolean("do_sample")? == Some(false) {
             defaults.temperature = Some(0.0);
@@ -61,15 +59,13 @@ impl GenerationConfig {
     }
 }
 
-/// −1 is transformers' other way to say off.
-fn top_k(file: &JsonFile) -> Result<Option<u32>, CheckpointError> {
-    let Some(value) = file.get("top_k") else { return Ok(None) };
-    if value.as_i64() == Some(-1) {
-        return Ok(Some(0));
+/// The members of the file that are scalars of the sampler.
+struct SamplerMembers<'a>(&'a JsonFile);
+
+impl Members for SamplerMembers<'_> {
+    fn take(&mut self, name: &str) -> Option<Value> {
+        let value = self.0.get(name).filter(|_| Params::SCALARS.contains(&name))?;
+        // What JSON can hold, a value can.
+        Value::deserialize(value).ok()
     }
-    value
-        .as_u64()
-        .and_then(|k| u32::try_from(k).ok())
-        .map(Some)
-        .ok_or_else(|| file.expected("top_k", "a whole number from 0"))
 }

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Result;
 use crate::executor::{DeviceId, ModelId};
+use crate::request::Params;
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 
 mod actor;
@@ -113,26 +114,13 @@ pub struct ServedModel {
     /// Tokens that end a completion.
     pub end_token_ids: Vec<u32>,
     /// The checkpoint's `generation_config.json`.
-    pub defaults: GenerationDefaults,
+    pub defaults: Params,
     /// When it was loaded, in Unix seconds.
     pub created: u64,
     /// Requests running or waiting; a permit counts it up and down.
     pub in_use: AtomicU64,
     /// The last admission, in microseconds of [`Timestamp`](crate::clock::Timestamp).
     pub last_used: AtomicU64,
-}
-
-/// Sampling defaults of a checkpoint.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct GenerationDefaults {
-    /// 0 to 2.
-    pub temperature: Option<f32>,
-    /// Above 0 to 1.
-    pub top_p: Option<f32>,
-    /// 0 is off.
-    pub top_k: Option<u32>,
-    /// 0 to 1.
-    pub min_p: Option<f32>,
 }
 
 /// On which of the node's devices a model is loaded.

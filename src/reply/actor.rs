@@ -52,8 +52,9 @@ impl Handler<Deliver> for Reply {
 fn deliver(delivery: &Delivery, at: Timestamp) {
     // Whoever panicked with the lock in hand, the stream behind it is still to be ended.
     let mut stream = delivery.stream.lock().unwrap_or_else(PoisonError::into_inner);
-    let pushed = catch_unwind(AssertUnwindSafe(|| {
-        stream.push(delivery.attempt, &delivery.token_ids, delivery.finish, at);
+    let pushed = catch_unwind(AssertUnwindSafe(|| match delivery.fault {
+        Some(fault) => stream.fault(delivery.attempt, fault, at),
+        None => stream.push(delivery.attempt, delivery.token.as_slice(), delivery.finish, at),
     }));
     if pushed.is_err() {
         tracing::error!(request_id = %stream.request_id(), "the request's reply panicked");
@@ -72,7 +73,7 @@ mod tests {
 
     use super::super::testing::{Collected, Fixture};
     use super::*;
-    use crate::request::{Event, FinishReason, Handle, Sink, SinkClosed};
+    use crate::request::{Event, FinishReason, Handle, Sink, SinkClosed, Token};
     use crate::tokenizer::testing;
 
     struct Panics;
@@ -86,8 +87,9 @@ mod tests {
     }
 
     fn delivery(stream: &super::super::SharedStream, finish: Option<FinishReason>) -> Delivery {
-        let token_ids = testing::bytes().encode("hi", false).expect("plain text");
-        Delivery { stream: Arc::clone(stream), attempt: 1, token_ids, finish }
+        let token_ids = testing::bytes().encode("h", false).expect("plain text");
+        let token = token_ids.first().map(|id| Token::from(*id));
+        Delivery { stream: Arc::clone(stream), attempt: 1, token, finish, fault: None }
     }
 
     #[test]
@@ -110,7 +112,7 @@ mod tests {
             assert_eq!(good_end.await.map(|e| e.reason), Ok(FinishReason::Length));
             arbiter.stop();
         });
-        assert_eq!(collected.text(), "hi");
+        assert_eq!(collected.text(), "h");
         assert_eq!((bad.permits(), good.permits()), (0, 0));
     }
 

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex};
 use actix::Message;
 
 use crate::clock::Timestamp;
-use crate::request::FinishReason;
+use crate::error::{Error, Kind};
+use crate::request::{FinishReason, Token};
 
 mod actor;
 mod stop;
 mod stream;
+mod text;
 mod times;
 
 pub use actor::{MAILBOX_CAPACITY, Reply};
@@ -37,12 +39,41 @@ pub struct Deliver {
 pub struct Delivery {
     /// Whose.
     pub stream: SharedStream,
-    /// The start these tokens belong to; a stream that has started again ignores an older one.
+    /// The start the token belongs to; a stream that has started again ignores an older one.
     pub attempt: u32,
-    /// Sampled, in order; may be empty with a finish.
-    pub token_ids: Vec<u32>,
-    /// Set in the last one, when the batcher knows the end (end token, length, cancel).
+    /// None with a finish alone.
+    pub token: Option<Token>,
+    /// Set in the last one, when the batcher knows the end (end token, length, cancel, fault).
     pub finish: Option<FinishReason>,
+    /// Why it failed.
+    pub fault: Option<RowFault>,
+}
+
+/// Why no token could be sampled for a sequence. It ends that sequence alone: the step and the device are sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowFault {
+    /// The model's logits are no numbers.
+    NotANumber,
+    /// What the request bans and allows leaves no token.
+    NothingLeft,
+}
+
+impl RowFault {
+    /// What the client is told; `position` is the token's index in the completion.
+    pub fn error(self, position: u32) -> Error {
+        match self {
+            RowFault::NotANumber => Error::internal(format!(
+                "the model's logits for token {position} of the completion are not numbers (NaN or infinite)"
+            )),
+            RowFault::NothingLeft => Error::new(
+                Kind::Invalid,
+                format!(
+                    "no token is left to sample as token {position} of the completion: allowed and banned tokens, bad words, \
+                     logit_bias and min_tokens together exclude every one"
+                ),
+            ),
+        }
+    }
 }
 
 #[cfg(test)]

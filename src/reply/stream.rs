@@ -6,13 +6,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
+use super::text::Text;
 use super::times::Times;
-use super::{SharedStream, StopMatcher};
+use super::{RowFault, SharedStream};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 use crate::executor::DeviceId;
 use crate::request::{
-    Ended, Event, FinishReason, Handle, Receipt, RequestId, Sink, SinkClosed, Usage,
+    Ended, Event, FinishReason, Handle, Receipt, RequestId, Sink, SinkClosed, Token, Usage,
 };
 use crate::telemetry::Metrics;
 use crate::tokenizer::IncrementalDecoder;
@@ -38,6 +39,10 @@ pub struct StreamStart {
     pub decoder: IncrementalDecoder,
     /// Checked stop strings.
     pub stop: Vec<String>,
+    /// The stop string, or the token, that ends the completion is shown.
+    pub include_stop: bool,
+    /// Events say how likely each token was.
+    pub logprobs: bool,
     /// So many tokens come before a stop string counts.
     pub min_tokens: u32,
     /// False: one event with everything.
@@ -59,10 +64,7 @@ pub struct Stream {
     handle: Arc<Handle>,
     /// None once the last word is said.
     open: Option<Open>,
-    decoder: IncrementalDecoder,
-    stop: StopMatcher,
-    /// Decoded and not sent: what a stop string may still take back, or everything of a request that does not stream.
-    text: String,
+    text: Text,
     /// Ids not sent: those of a request that does not stream.
     token_ids: Vec<u32>,
     min_tokens: u32,
@@ -90,9 +92,8 @@ impl Stream {
         Arc::new(Mutex::new(Self {
             handle: start.handle,
             open: Some(Open { sink: start.sink, permit: start.permit, accepted: false }),
-            decoder: start.decoder,
-            stop: StopMatcher::new(start.stop),
-            text: String::new(),
+            text: Text::new(start.decoder, start.stop, start.include_stop)
+                .with_logprobs(start.logprobs),
             token_ids: Vec::new(),
             min_tokens: start.min_tokens,
             streams: start.stream,
@@ -164,12 +165,12 @@ impl Stream {
         }
     }
 
-    /// Takes what a step gave. `finish` is the batcher's: with [`FinishReason::Stop`] the last id is the end token, which
-    /// is counted and not shown. Ignored after the end, and for an attempt that was given up.
+    /// Takes what a step gave. `finish` is the batcher's: with [`FinishReason::Stop`] the last token is the end token, which
+    /// is counted and mostly not shown. Ignored after the end, and for an attempt that was given up.
     pub fn push(
         &mut self,
         attempt: u32,
-        token_ids: &[u32],
+        tokens: &[Token],
         finish: Option<FinishReason>,
         now: Timestamp,
     ) {
@@ -177,35 +178,35 @@ impl Stream {
             return;
         }
         self.attempt = attempt;
-        let shown = match finish {
-            Some(FinishReason::Stop) => token_ids.len().saturating_sub(1),
-            _ => token_ids.len(),
-        };
-        let (taken, stopped) = match self.decode(&token_ids[..shown]) {
-            Some(stopped_after) => (&token_ids[..stopped_after], true),
-            None => (token_ids, false),
-        };
+        let hides_last = finish == Some(FinishReason::Stop) && !self.text.shows_end();
+        let shown = tokens.len().saturating_sub(usize::from(hides_last));
+        let (taken, stopped) = self.take_in(tokens, shown);
         self.count(taken, now);
         let finish = if stopped { Some(FinishReason::Stop) } else { finish };
         match finish {
-            Some(reason) => self.finish(reason, taken, None, now),
-            None if self.handle.is_cancelled() => {
-                self.finish(FinishReason::Cancelled, taken, None, now);
-            }
-            None if !taken.is_empty() => self.deliver(taken, now),
+            Some(reason) => self.finish(reason, None, now),
+            None if self.handle.is_cancelled() => self.finish(FinishReason::Cancelled, None, now),
+            None if taken > 0 => self.deliver(now),
             None => {}
+        }
+    }
+
+    /// No token could be sampled, which ends the request. Ignored for an attempt that was given up.
+    pub fn fault(&mut self, attempt: u32, fault: RowFault, now: Timestamp) {
+        if attempt >= self.attempt {
+            self.fail(fault.error(self.num_tokens), now);
         }
     }
 
     /// The request was cancelled and is on no device (or will get nothing more from it): ends it.
     pub fn cancel(&mut self, now: Timestamp) {
         self.handle.cancel();
-        self.finish(FinishReason::Cancelled, &[], None, now);
+        self.finish(FinishReason::Cancelled, None, now);
     }
 
     /// Ends it with an error.
     pub fn fail(&mut self, error: Error, now: Timestamp) {
-        self.finish(FinishReason::Failed, &[], Some(error), now);
+        self.finish(FinishReason::Failed, Some(error), now);
     }
 
     /// The sequence starts again after a failure, as `attempt`: what comes late from an older one is ignored. Gives the
@@ -215,31 +216,31 @@ impl Stream {
         self.num_tokens
     }
 
-    /// Adds the ids' text; gives how many ids it took to complete a stop string, if one is complete.
-    fn decode(&mut self, token_ids: &[u32]) -> Option<usize> {
-        for (index, &token_id) in token_ids.iter().enumerate() {
-            let before = self.text.len();
-            self.decoder.push(token_id, &mut self.text);
-            if self.stop.is_empty() || self.text.len() == before {
+    /// Adds tokens, those from `shown` on without their text; gives how many there are up to the end of a stop string, and
+    /// whether one is complete.
+    fn take_in(&mut self, tokens: &[Token], shown: usize) -> (usize, bool) {
+        for (index, token) in tokens.iter().enumerate() {
+            self.token_ids.push(token.id);
+            if index >= shown {
+                self.text.push_unseen(token);
                 continue;
             }
             let armed = self.num_tokens as usize + index >= self.min_tokens as usize;
-            if let Some(found) = self.stop.push(&self.text[before..], armed) {
-                self.text.truncate(before + found.end - found.len);
-                return Some(index + 1);
+            if self.text.push(token, armed) {
+                return (index + 1, true);
             }
         }
-        None
+        (tokens.len(), false)
     }
 
-    fn count(&mut self, token_ids: &[u32], now: Timestamp) {
-        let Some(open) = self.open.as_mut().filter(|_| !token_ids.is_empty()) else { return };
-        let count = u32::try_from(token_ids.len()).unwrap_or(u32::MAX);
+    fn count(&mut self, tokens: usize, now: Timestamp) {
+        let Some(open) = self.open.as_mut().filter(|_| tokens > 0) else { return };
+        let count = u32::try_from(tokens).unwrap_or(u32::MAX);
         let mut done = count;
         match self.times.last_token_at {
             Some(last) => {
                 let gap = now.since(last).as_secs_f64() / f64::from(count);
-                self.metrics.inter_token_latency.record_many(gap, token_ids.len());
+                self.metrics.inter_token_latency.record_many(gap, tokens);
             }
             None => {
                 let waited = now.since(self.times.accepted_at);
@@ -256,57 +257,55 @@ impl Stream {
     }
 
     /// Sends what a step gave, or keeps it for the one event. A sink that has closed ends the request as cancelled.
-    fn deliver(&mut self, token_ids: &[u32], now: Timestamp) {
+    fn deliver(&mut self, now: Timestamp) {
+        let event = self.streams.then(|| {
+            let text = self.text.take_shown();
+            self.next_event(text)
+        });
         let Some(open) = &mut self.open else { return };
-        let sent = if self.streams {
-            let text = split_front(&mut self.text, self.stop.held());
-            open.sink.event(Event {
-                request_id: self.handle.request_id().clone(),
-                attempt: self.attempt,
-                seq: self.num_tokens - token_ids.len() as u32,
-                token_ids: token_ids.to_vec(),
-                text,
-                finish_reason: None,
-                usage: None,
-                receipt: None,
-                error: None,
-            })
-        } else {
-            self.token_ids.extend_from_slice(token_ids);
-            if open.sink.is_closed() { Err(SinkClosed) } else { Ok(()) }
+        let sent = match event {
+            Some(event) => open.sink.event(event),
+            None if open.sink.is_closed() => Err(SinkClosed),
+            None => Ok(()),
         };
         if sent.is_err() {
             self.cancel(now);
         }
     }
 
-    /// The last event, once. What lies in `text` and `token_ids` goes out with it; half a character does not.
-    fn finish(
-        &mut self,
-        reason: FinishReason,
-        token_ids: &[u32],
-        error: Option<Error>,
-        now: Timestamp,
-    ) {
-        let Some(open) = self.open.take() else { return };
-        self.token_ids.extend_from_slice(token_ids);
+    /// An event with the tokens that no other had.
+    fn next_event(&mut self, text: String) -> Event {
         let token_ids = std::mem::take(&mut self.token_ids);
+        Event {
+            request_id: self.handle.request_id().clone(),
+            attempt: self.attempt,
+            seq: self.num_tokens - token_ids.len() as u32,
+            token_ids,
+            text,
+            logprobs: self.text.take_logprobs(),
+            finish_reason: None,
+            usage: None,
+            receipt: None,
+            error: None,
+        }
+    }
+
+    /// The last event, once, with what no other had; half a character does not go out.
+    fn finish(&mut self, reason: FinishReason, error: Option<Error>, now: Timestamp) {
+        let Some(open) = self.open.take() else { return };
         let (reason, error) = self.true_reason(reason, error);
         let ended = self.ended(reason);
         let request_id = self.handle.request_id();
         tracing::debug!(%request_id, ?reason, tokens = self.num_tokens, ?error, "ended");
         self.metrics.finished(reason);
         self.metrics.request_time.record(now.since(self.times.accepted_at).as_secs_f64());
+        let text = self.text.take_all();
         let event = Event {
-            request_id: self.handle.request_id().clone(),
-            attempt: self.attempt,
-            seq: self.num_tokens - token_ids.len() as u32,
-            token_ids,
-            text: std::mem::take(&mut self.text),
             finish_reason: Some(reason),
             usage: Some(self.usage()),
             receipt: Some(self.receipt(now)),
             error,
+            ..self.next_event(text)
         };
         // The batcher need not wait for the sink.
         self.handle.set_stopped();
@@ -388,12 +387,6 @@ impl Drop for AtEnd<'_> {
     fn drop(&mut self) {
         self.handle.end(self.ended);
     }
-}
-
-/// Takes all of `text` but its last `keep` bytes, which begin at a character because stop strings do.
-fn split_front(text: &mut String, keep: usize) -> String {
-    let tail = text.split_off(text.len().saturating_sub(keep));
-    std::mem::replace(text, tail)
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ fn aged_level(level: u8, waited: Duration, ageing: Duration) -> u8 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::batcher::Sampling;
+    use crate::bridge::ffi::SamplerSpec;
     use crate::executor::ModelId;
     use crate::request::{Handle, RequestId};
 
@@ -142,7 +142,7 @@ pub(super) mod tests {
             max_tokens: 16,
             min_tokens: 0,
             ignore_eos: false,
-            sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: id },
+            sampler: SamplerSpec::greedy().into(),
             priority,
             accepted_at: second(id),
             attempt: 1,

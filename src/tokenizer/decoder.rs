@@ -24,6 +24,8 @@ const CONTEXT_TOKENS: usize = 8;
 pub struct IncrementalDecoder {
     tokenizer: Arc<Tokenizer>,
     state: State,
+    /// Tokens that are marks, not text, are shown as they are spelt.
+    shows_special: bool,
 }
 
 #[derive(Debug)]
@@ -39,15 +41,51 @@ impl IncrementalDecoder {
             Some(pieces) => State::Bytes(ByteState::new(pieces, prompt)),
             None => State::Window(WindowState::new(&tokenizer, prompt)),
         };
-        Self { tokenizer, state }
+        Self { tokenizer, state, shows_special: false }
     }
 
-    /// Appends to `text` what this token makes whole. Special tokens add nothing.
+    /// Shows tokens that are marks, not text, as they are spelt.
+    #[must_use]
+    pub fn with_special_tokens(self, shown: bool) -> Self {
+        Self { shows_special: shown, ..self }
+    }
+
+    /// The tokens' spelling.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Appends to `text` what this token makes whole. Special tokens add nothing, unless they are shown.
     pub fn push(&mut self, token_id: u32, text: &mut String) {
+        if self.shows_special && self.tokenizer.is_special(token_id) {
+            self.state.end_character(&self.tokenizer, text);
+            text.push_str(&String::from_utf8_lossy(&self.tokenizer.token_bytes(token_id)));
+            return;
+        }
         match (&mut self.state, self.tokenizer.pieces()) {
             (State::Bytes(state), Some(pieces)) => state.push(pieces, token_id, text),
             (State::Window(state), _) => state.push(&self.tokenizer, token_id, text),
             (State::Bytes(_), None) => unreachable!("made from the table, which never goes away"),
+        }
+    }
+}
+
+impl State {
+    /// Shows what is held back as it is: nothing more belongs to that character.
+    fn end_character(&mut self, tokenizer: &Tokenizer, text: &mut String) {
+        match self {
+            State::Bytes(state) => {
+                text.push_str(&String::from_utf8_lossy(&state.held));
+                state.held.clear();
+                state.begun = true;
+            }
+            State::Window(state) => {
+                let held = &state.ids[state.read..];
+                text.push_str(&tokenizer.decode(held, true).unwrap_or_default());
+                state.ids.clear();
+                state.read = 0;
+                state.context.clear();
+            }
         }
     }
 }

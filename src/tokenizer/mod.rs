@@ -3,6 +3,7 @@
 //! [`Tokenizer`] is `tokenizer.json` by its authors' crate; [`IncrementalDecoder`] gives a completion's text token by token
 //! and never splits a character; [`ChatTemplate`] renders a conversation as Hugging Face's templates want it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -116,6 +117,17 @@ impl Tokenizer {
     /// The vocabulary's spelling of an id.
     pub fn id_to_token(&self, token_id: u32) -> Option<String> {
         self.inner.id_to_token(token_id)
+    }
+
+    /// What an id adds to the middle of a text, as bytes; for a mark its spelling.
+    pub fn token_bytes(&self, token_id: u32) -> Cow<'_, [u8]> {
+        match &self.pieces {
+            _ if self.is_special(token_id) => {
+                Cow::Owned(self.id_to_token(token_id).unwrap_or_default().into_bytes())
+            }
+            Some(pieces) => Cow::Borrowed(pieces.get(token_id)),
+            None => Cow::Owned(self.decode(&[token_id], false).unwrap_or_default().into_bytes()),
+        }
     }
 
     fn pieces(&self) -> Option<&Pieces> {

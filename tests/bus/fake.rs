@@ -14,7 +14,8 @@ use inferno_node::bus::{self, Bus, Config, Deps};
 use inferno_node::error::{Error, Kind};
 use inferno_node::health::Progress;
 use inferno_node::request::{
-    Ended, Event, FinishReason, Handle, Prompt, Receipt, Request, RequestId, SequenceId, Usage,
+    Ended, Event, FinishReason, Handle, Prompt, Receipt, Request, RequestId, SequenceId,
+    TokenLogprob, Usage,
 };
 use inferno_node::telemetry::Metrics;
 
@@ -140,7 +141,9 @@ fn play(seen: &Seen, mut request: Request, script: &str, handle: &Arc<Handle>) {
             break;
         }
         if request.stream {
-            if request.sink.event(event(&request.id, done, vec![done])).is_err() {
+            let mut next = event(&request.id, done, vec![done]);
+            next.logprobs = request.params.logprobs.map(|_| vec![token_logprob(done)]);
+            if request.sink.event(next).is_err() {
                 handle.cancel();
             }
         } else {
@@ -166,6 +169,12 @@ fn play(seen: &Seen, mut request: Request, script: &str, handle: &Arc<Handle>) {
     seen.end(handle, Ended { reason, completion_tokens: done });
 }
 
+/// Its log probability is minus its number.
+fn token_logprob(i: u32) -> TokenLogprob {
+    let (token, logprob) = (token_text(i), -(i as f32));
+    TokenLogprob { token, bytes: None, logprob, text_offset: 3 * i, top: Vec::new() }
+}
+
 fn event(id: &RequestId, seq: u32, token_ids: Vec<u32>) -> Event {
     Event {
         request_id: id.clone(),
@@ -173,6 +182,7 @@ fn event(id: &RequestId, seq: u32, token_ids: Vec<u32>) -> Event {
         seq,
         text: token_ids.iter().map(|i| token_text(*i)).collect(),
         token_ids,
+        logprobs: None,
         finish_reason: None,
         usage: None,
         receipt: None,

@@ -22,6 +22,30 @@ async fn a_request_with_an_id_is_accepted_and_streamed_on_its_subject() {
 }
 
 #[tokio::test]
+async fn log_probabilities_are_one_entry_for_each_token() {
+    let (_server, node, client) = setup().await;
+    let mut events = client.subscribe("inferno.v1.tokens.r1").await.expect("subscribes");
+    let params = json!({"max_tokens": 5, "logprobs": 0});
+    let body = json!({"request_id": "r1", "prompt": "Hi", "params": params});
+    client.publish(GENERATE, body.to_string().into()).await.expect("publishes");
+    let (mut ids, mut entries) = (Vec::new(), Vec::new());
+    loop {
+        let event = parsed(&next(&mut events).await);
+        let list = |name: &str| event[name].as_array().cloned().unwrap_or_default();
+        assert_eq!(list("token_ids").len(), list("logprobs").len());
+        ids.extend(list("token_ids"));
+        entries.extend(list("logprobs"));
+        if event.get("finish_reason").is_some() {
+            break;
+        }
+    }
+    assert_eq!(ids.len(), 5);
+    let third = json!({"token": "<2>", "logprob": -2.0, "text_offset": 6, "top": []});
+    assert_eq!(entries[2], third);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn the_first_event_carries_a_reply_subject_of_the_nodes() {
     let (_server, node, client) = setup().await;
     let mut events = client.subscribe("inferno.v1.tokens.r1").await.expect("subscribes");

@@ -1,7 +1,8 @@
 //! `config.json` and `generation_config.json`.
 
 use inferno_node::models::families::RopeScaling;
-use inferno_node::models::{CheckpointFault, GenerationDefaults, LoadFormat};
+use inferno_node::models::{CheckpointFault, LoadFormat};
+use inferno_node::request::Params;
 use serde_json::{Value, json};
 
 use crate::builder::{Builder, tiny_config};
@@ -10,7 +11,7 @@ use crate::builder::{Builder, tiny_config};
 fn config_json_is_checked_key_by_key() {
     use CheckpointFault::{Malformed, Unsupported};
     for (key, value, item, fault) in [
-        ("architectures", json!(["MistralForCausalLM"]), "architectures", Unsupported),
+        ("architectures", json!(["GPT2LMHeadModel"]), "architectures", Unsupported),
         ("architectures", json!("LlamaForCausalLM"), "architectures", Unsupported),
         ("model_type", json!("gpt2"), "model_type", Unsupported),
         ("hidden_act", json!("gelu"), "hidden_act", Unsupported),
@@ -21,7 +22,21 @@ fn config_json_is_checked_key_by_key() {
             Unsupported,
         ),
         ("torch_dtype", json!("float8_e4m3fn"), "torch_dtype", Unsupported),
-        ("rope_scaling", json!({"type": "yarn", "factor": 2}), "rope_scaling.type", Unsupported),
+        ("rope_scaling", json!({"type": "mrope"}), "rope_scaling.type", Unsupported),
+        (
+            "rope_scaling",
+            json!({"type": "yarn", "factor": 2, "beta": 3}),
+            "rope_scaling.beta",
+            Unsupported,
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "longrope"}),
+            "rope_scaling.original_max_position_embeddings",
+            Malformed,
+        ),
+        ("sliding_window", json!(4096), "sliding_window", Unsupported),
+        ("mixture_of_depths", json!(true), "mixture_of_depths", Unsupported),
         (
             "rope_scaling",
             json!({"rope_type": "llama3", "factor": 8}),
@@ -31,12 +46,7 @@ fn config_json_is_checked_key_by_key() {
         ("rope_scaling", json!({"type": "linear"}), "rope_scaling.factor", Malformed),
         ("rope_scaling", json!([]), "rope_scaling", Malformed),
         ("rope_parameters", json!({"rope_theta": -1}), "rope_parameters.rope_theta", Malformed),
-        (
-            "rope_parameters",
-            json!({"rope_type": "dynamic"}),
-            "rope_parameters.rope_type",
-            Unsupported,
-        ),
+        ("rope_parameters", json!({"rope_type": "dynamic"}), "rope_parameters.factor", Malformed),
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor", Unsupported),
         ("rope_theta", json!("10000"), "rope_theta", Malformed),
         ("rms_norm_eps", json!(0), "rms_norm_eps", Malformed),
@@ -130,32 +140,35 @@ fn generation_config_gives_ends_and_defaults() {
     };
     let checkpoint = open(
         "{\"eos_token_id\": [1, 2], \"do_sample\": true, \"temperature\": 0.6, \"top_p\": 0.9, \"top_k\": 50, \
-         \"min_p\": 0.05, \"repetition_penalty\": 1.1, \"num_beams\": 1}",
+         \"min_p\": 0.05, \"repetition_penalty\": 1.1, \"num_beams\": 1, \"length_penalty\": 2, \"max_tokens\": 3}",
     )
     .expect("good");
     assert_eq!(checkpoint.end_token_ids(), [1, 2]);
-    let expected = GenerationDefaults {
+    let expected = Params {
         temperature: Some(0.6),
         top_p: Some(0.9),
         top_k: Some(50),
         min_p: Some(0.05),
+        repetition_penalty: Some(1.1),
+        ..Params::default()
     };
     assert_eq!(checkpoint.generation().defaults, expected);
     let notes = &checkpoint.generation().notes;
-    assert!(notes.len() == 1 && notes[0].contains("repetition_penalty"), "{notes:?}");
+    assert!(notes.len() == 1 && notes[0].contains("length_penalty"), "{notes:?}");
 
     let greedy = open("{\"do_sample\": false, \"temperature\": 0.6, \"top_k\": -1}").expect("good");
     assert_eq!(greedy.generation().defaults.temperature, Some(0.0));
     assert_eq!(greedy.generation().defaults.top_k, Some(0));
     assert_eq!(greedy.end_token_ids(), [3], "config.json's");
     let silent = open("{\"eos_token_id\": null}").expect("good");
-    assert_eq!(silent.generation().defaults, GenerationDefaults::default());
+    assert_eq!(silent.generation().defaults, Params::default());
 
     for (text, item) in [
         ("{\"temperature\": 3}", "temperature"),
         ("{\"temperature\": \"hot\"}", "temperature"),
         ("{\"top_p\": 0}", "top_p"),
         ("{\"min_p\": 2}", "min_p"),
+        ("{\"repetition_penalty\": 0}", "repetition_penalty"),
         ("{\"top_k\": -2}", "top_k"),
         ("{\"top_k\": 1.5}", "top_k"),
         ("{\"eos_token_id\": 99}", "eos_token_id"),

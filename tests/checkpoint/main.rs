@@ -46,10 +46,21 @@ fn biases_and_tied_embeddings_change_what_is_needed() {
     builder.holds(&builder.write_single().open().expect("a good checkpoint"));
     // What some exports add is left out: a copy of the tied weights, frequencies that are computed anyway.
     let without: Vec<String> = builder.tensors.keys().cloned().collect();
-    builder.set("lm_head.weight", safetensors::Dtype::F32, &[10, 8]);
+    let embedding = builder.tensors["model.embed_tokens.weight"].clone();
+    builder.tensors.insert("lm_head.weight".to_owned(), embedding);
     builder.set("model.layers.0.self_attn.rotary_emb.inv_freq", safetensors::Dtype::F64, &[1]);
     let checkpoint = builder.write_single().open().expect("a good checkpoint");
     assert_eq!(checkpoint.num_tensors(), without.len());
+    assert!(checkpoint.spec().tied_embeddings);
+}
+
+#[test]
+fn a_head_of_its_own_counts_whatever_the_config_says_of_ties() {
+    let mut builder = Builder::new(&[("tie_word_embeddings", json!(true))]);
+    builder.set("lm_head.weight", safetensors::Dtype::F32, &[10, 8]);
+    let checkpoint = builder.write_single().open().expect("a good checkpoint");
+    assert!(!checkpoint.spec().tied_embeddings);
+    assert_eq!(checkpoint.num_tensors(), builder.tensors.len());
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use cxx::UniquePtr;
 use inferno_node::bridge::ffi::{
-    self, Backend, Context, DeviceOptions, Isa, ModelLimits, SamplingRow, StepBatch, StepOutput,
+    self, Backend, Context, DeviceOptions, Isa, ModelLimits, SamplerSpec, StepBatch, StepOutput,
 };
 use inferno_node::bridge::spec::{DecoderSpec, Dtype};
+use inferno_node::bridge::{NO_MASK, NO_TOKEN};
 use inferno_node::models::{Checkpoint, LoadFormat, memory};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -134,7 +135,8 @@ pub struct Query {
     pub seat: u32,
     pub sample: bool,
     pub feed_sampled: bool,
-    pub sampling: SamplingRow,
+    /// Bound to the seat where it is not what the seat has.
+    pub sampler: SamplerSpec,
 }
 
 pub fn query(token_ids: &[u32], first_position: u32, blocks: &[u32]) -> Query {
@@ -145,19 +147,7 @@ pub fn query(token_ids: &[u32], first_position: u32, blocks: &[u32]) -> Query {
         seat: 0,
         sample: true,
         feed_sampled: false,
-        sampling: greedy(),
-    }
-}
-
-pub fn greedy() -> SamplingRow {
-    SamplingRow {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        seed: 0,
-        position: 0,
-        suppress_end: false,
+        sampler: SamplerSpec::greedy(),
     }
 }
 
@@ -165,26 +155,23 @@ pub fn batch(model: u32, queries: &[Query]) -> StepBatch {
     let stride = queries.iter().map(|q| q.blocks.len()).max().unwrap_or(0);
     let mut batch = StepBatch {
         model,
-        cu_query_lens: vec![0],
         block_table_stride: stride as u32,
         want_logits: true,
         ..StepBatch::default()
     };
     for query in queries {
-        for (position, &id) in (query.first_position..).zip(&query.token_ids) {
-            let block = query.blocks[(position / BLOCK_SIZE) as usize];
-            batch.token_ids.push(id);
-            batch.positions.push(position);
-            batch.slot_mapping.push(block * BLOCK_SIZE + position % BLOCK_SIZE);
-        }
-        batch.cu_query_lens.push(batch.token_ids.len() as u32);
-        batch.context_lens.push(query.first_position + query.token_ids.len() as u32);
+        let query_len = query.token_ids.len() as u32;
+        batch.token_ids.extend(&query.token_ids);
+        batch.query_lens.push(query_len);
+        batch.context_lens.push(query.first_position + query_len);
         batch.block_tables.extend(&query.blocks);
         batch.block_tables.resize(batch.block_tables.len() + stride - query.blocks.len(), 0);
         batch.seats.push(query.seat);
         batch.feed_sampled.push(query.feed_sampled);
         batch.sample.push(query.sample);
-        batch.sampling.push(query.sampling);
+        batch.score.push(false);
+        batch.next_token_ids.push(NO_TOKEN);
+        batch.mask_rows.push(NO_MASK);
     }
     batch
 }
@@ -195,6 +182,8 @@ pub struct Engine {
     pub model: u32,
     vocab_size: u32,
     pub output: StepOutput,
+    /// What each seat has.
+    samplers: BTreeMap<u32, SamplerSpec>,
 }
 
 impl Engine {
@@ -220,11 +209,25 @@ impl Engine {
         }
         context.pin_mut().finish_model(plan.model).expect("all tensors");
         let (model, vocab_size) = (plan.model, spec.vocab_size);
-        Self { device, context, model, vocab_size, output: StepOutput::default() }
+        let (output, samplers) = (StepOutput::default(), BTreeMap::new());
+        let mut engine = Self { device, context, model, vocab_size, output, samplers };
+        (0..limits.max_batch_size).for_each(|seat| engine.bind(seat, &SamplerSpec::greedy()));
+        engine
+    }
+
+    fn bind(&mut self, seat: u32, sampler: &SamplerSpec) {
+        let bound = self.context.pin_mut().bind_seat(self.model, seat, sampler, 0, &[]);
+        bound.expect("a good sampler");
+        self.samplers.insert(seat, sampler.clone());
     }
 
     /// Logits of the rows that sample; the sampled ids are left in `output`.
     pub fn run(&mut self, queries: &[Query]) -> Vec<f32> {
+        for query in queries {
+            if self.samplers.get(&query.seat) != Some(&query.sampler) {
+                self.bind(query.seat, &query.sampler);
+            }
+        }
         let batch = batch(self.model, queries);
         self.context.pin_mut().run_step(&batch, &mut self.output).expect("a good batch");
         self.output.logits.clone()

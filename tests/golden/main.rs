@@ -9,11 +9,10 @@ mod harness;
 use std::collections::BTreeMap;
 
 use harness::{
-    CHECKPOINTS, Device, Engine, Query, batch, blocks, checkpoint, devices, golden, gpus, greedy,
-    ids,
+    CHECKPOINTS, Device, Engine, Query, batch, blocks, checkpoint, devices, golden, gpus, ids,
 };
 use harness::{largest_difference, limits, max_logit_error, query, same_bits_devices};
-use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, SamplingRow};
+use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, SamplerSpec};
 use inferno_node::bridge::spec::{DecoderSpec, Dtype, TensorPart, TensorSlot};
 use inferno_node::bridge::{DeviceError, DeviceErrorCode};
 
@@ -226,19 +225,17 @@ fn draw(engine: &mut Engine, seeds: &[u64]) -> Vec<Vec<u32>> {
     let (temperature, top_k, top_p, min_p) = (0.9, 50, 0.95, 0.01);
     let mut queries: Vec<Query> = Vec::new();
     for (seat, &seed) in (0..).zip(seeds) {
-        let sampling = SamplingRow { temperature, top_k, top_p, min_p, seed, ..greedy() };
+        let neutral = SamplerSpec::neutral();
+        let sampler = SamplerSpec { temperature, top_k, top_p, min_p, seed, ..neutral };
         let prompt = query(&[9, 8, 7, 6], 0, &blocks(seat * 4, 40));
-        queries.push(Query { seat, sampling, ..prompt });
+        queries.push(Query { seat, sampler, ..prompt });
     }
     let mut drawn = vec![Vec::new(); seeds.len()];
     for _ in 0..24 {
-        for query in &mut queries {
-            query.sampling.position = query.first_position + query.token_ids.len() as u32;
-        }
         engine.run(&queries);
         for (row, query) in queries.iter_mut().enumerate() {
             drawn[row].push(engine.output.token_ids[row]);
-            query.first_position = query.sampling.position;
+            query.first_position += query.token_ids.len() as u32;
             query.token_ids = vec![0];
             query.feed_sampled = true;
         }
@@ -270,7 +267,7 @@ fn errors_arrive_with_their_code() {
         assert_eq!(code(made), DeviceErrorCode::OutOfMemory);
         let mut engine = Engine::new("llama32-tiny", device, 1);
         let mut bad = batch(engine.model, &[query(&[1, 2], 0, &[0])]);
-        bad.positions[1] = 7;
+        bad.query_lens[0] = 1;
         let ran = engine.context.pin_mut().run_step(&bad, &mut engine.output);
         assert_eq!(code(ran.expect_err("contradicts itself")), DeviceErrorCode::InvalidBatch);
         let slot = TensorSlot { part: TensorPart::Head, layer: 0, expert: 0, first_row: 0 };

@@ -252,3 +252,47 @@ async fn a_failure_after_some_text_of_a_whole_answer_is_a_status() {
     assert_eq!(fault(answer.await.unwrap()).await.0, 500);
     first.cancelled().await;
 }
+
+#[actix_web::test]
+async fn log_probabilities_come_in_openais_two_shapes() {
+    let mut rig = Rig::new();
+    let entry = |token: &str, top: Value| {
+        let bytes = token.as_bytes();
+        json!({"token": token, "logprob": -0.5, "bytes": bytes, "top_logprobs": top})
+    };
+    let likely = |token: &str, logprob: f32| json!({"token": token, "logprob": logprob, "bytes": token.as_bytes()});
+    let a = entry("a", json!([likely("a", -0.5), likely("1", -1.0)]));
+    let b = entry("b", json!([likely("b", -0.5), likely("1", -1.0)]));
+
+    let answer = rig.post(CHAT, chat(json!({"logprobs": true, "top_logprobs": 2})));
+    rig.next().await.play(&["a", "b"]);
+    let body: Value = answer.await.unwrap().json().await.unwrap();
+    assert_eq!(body["choices"][0]["logprobs"], json!({"content": [a, b], "refusal": null}));
+
+    let answer = rig.post(CHAT, chat(json!({"logprobs": true, "stream": true})));
+    let mut played = rig.next().await;
+    played.accept();
+    // Half a character has no text yet, and its token is not left out.
+    played.text("").unwrap();
+    played.finish(FinishReason::Stop).unwrap();
+    let seen = events(&answer.await.unwrap().text().await.unwrap());
+    assert_eq!(seen[1]["choices"][0]["delta"]["content"], "");
+    let content = json!({"content": [entry("", json!([]))], "refusal": null});
+    assert_eq!(seen[1]["choices"][0]["logprobs"], content);
+    assert_eq!(seen[2]["choices"][0]["logprobs"], Value::Null);
+
+    for stream in [false, true] {
+        let answer = rig.post(COMPLETIONS, completion(json!({"logprobs": 1, "stream": stream})));
+        rig.next().await.play(&["a", "b"]);
+        let text = answer.await.unwrap().text().await.unwrap();
+        let parts = if stream { events(&text) } else { vec![serde_json::from_str(&text).unwrap()] };
+        let column = |name: &str| -> Vec<Value> {
+            let parts = parts.iter().map(|part| part["choices"][0]["logprobs"][name].clone());
+            parts.filter_map(|column| column.as_array().cloned()).flatten().collect()
+        };
+        assert_eq!(column("tokens"), [json!("a"), json!("b")]);
+        assert_eq!(column("token_logprobs"), [json!(-0.5), json!(-0.5)]);
+        assert_eq!(column("top_logprobs"), [json!({"a": -0.5}), json!({"b": -0.5})]);
+        assert_eq!(column("text_offset"), [json!(0), json!(1)]);
+    }
+}

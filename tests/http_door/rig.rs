@@ -12,7 +12,8 @@ use inferno_node::health::Status;
 use inferno_node::http::{Config, Deps, HealthSource, Running, start};
 use inferno_node::models::{List, ModelInfo};
 use inferno_node::request::{
-    Event, FinishReason, Handle, Receipt, Request, SequenceId, SinkClosed, Usage,
+    Event, FinishReason, Handle, Receipt, Request, SequenceId, SinkClosed, TokenLogprob,
+    TopLogprob, Usage,
 };
 use inferno_node::telemetry::Metrics;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -197,6 +198,7 @@ impl Played {
         let tokens = self.seq;
         let mut event = self.event("");
         event.token_ids.clear();
+        event.logprobs = event.logprobs.map(|_| Vec::new());
         event.finish_reason = Some(reason);
         event.usage = Some(Usage {
             prompt_tokens: 3,
@@ -232,12 +234,30 @@ impl Played {
     fn event(&mut self, text: &str) -> Event {
         let seq = self.seq;
         self.seq += 1;
+        // The token itself is the likeliest; each further one is its number.
+        let logprobs = self.request.params.num_logprobs().map(|count| {
+            let likely = |token: &str, at: u32| TopLogprob {
+                token_id: at,
+                token: token.to_owned(),
+                bytes: None,
+                logprob: -0.5 * (at + 1) as f32,
+            };
+            let others = (1..count).map(|at| likely(&at.to_string(), at));
+            vec![TokenLogprob {
+                token: text.to_owned(),
+                bytes: None,
+                logprob: -0.5,
+                text_offset: seq,
+                top: (0..count.min(1)).map(|at| likely(text, at)).chain(others).collect(),
+            }]
+        });
         Event {
             request_id: self.request.id.clone(),
             attempt: 1,
             seq,
             token_ids: vec![7],
             text: text.to_owned(),
+            logprobs,
             finish_reason: None,
             usage: None,
             receipt: None,

@@ -1,7 +1,6 @@
 //! The batcher's side of the world: what its actor does around the policy, and the device below it.
 
 use inferno_node::batcher::{Batching, Credit, Departure, LaneSpec};
-use inferno_node::bridge::ffi::StepOutput;
 use inferno_node::executor::ModelId;
 
 use super::chance::Chance;
@@ -53,7 +52,9 @@ impl World {
     pub fn step_end(&mut self, at: usize) -> Result<(), String> {
         let device = &mut self.devices[at];
         let Some(step) = device.steps.pop_front() else { return Ok(()) };
-        let members: Vec<_> = step.batch.sampling.iter().map(|row| row.seed as usize).collect();
+        device.fake.bind(&step)?;
+        let members = device.fake.members(&step)?;
+        let members: Vec<_> = members.into_iter().map(|seed| seed as usize).collect();
         let poisoned = members.iter().zip(&step.batch.context_lens).any(|(who, context_len)| {
             self.requests[*who].poison_at.is_some_and(|at| *context_len >= at)
         });
@@ -64,8 +65,7 @@ impl World {
             self.fail(at, Some(step.step));
             return Ok(());
         }
-        let token_ids = device.fake.run(&step)?;
-        let output = StepOutput { token_ids, ..StepOutput::default() };
+        let output = device.fake.run(&step)?;
         if let Some(batching) = &mut device.batching {
             let settled = batching.settle(step.step, &output, step.batch, &mut self.output);
             settled.map_err(|defect| defect.to_string())?;

@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use inferno_node::batcher::{LaneSpec, PlannedStep};
-use inferno_node::executor::ModelId;
+use inferno_node::bridge::ffi::{RowStatus, SamplerSpec, StepOutput};
+use inferno_node::executor::{ModelId, SeatBinding};
 
 use super::chance::mix;
 
@@ -23,6 +24,7 @@ struct Memory {
     slots: Vec<Option<Slot>>,
     block_size: u32,
     last_sampled: Vec<Option<u32>>,
+    bound: Vec<Option<SeatBinding>>,
     spec: LaneSpec,
 }
 
@@ -40,39 +42,80 @@ pub fn extend(digest: u64, token: u32) -> u64 {
     mix(digest ^ mix(u64::from(token) + 0x51))
 }
 
-/// The token at `position` after everything that `digest` stands for.
-pub fn sample(seed: u64, position: u32, digest: u64, suppress_end: bool) -> u32 {
-    let token = (mix(digest ^ mix(seed) ^ u64::from(position)) % VOCABULARY) as u32;
-    if token == END_TOKEN && suppress_end { END_TOKEN + 1 } else { token }
+/// The token at `position` after everything that `digest` stands for; none where nothing can be sampled, which befalls one
+/// sequence in ten sooner or later.
+pub fn sample(spec: &SamplerSpec, position: u32, digest: u64) -> Option<u32> {
+    let key = mix(digest ^ mix(spec.seed) ^ u64::from(position));
+    if spec.seed % 10 == 3 && (key >> 32).is_multiple_of(12) {
+        return None;
+    }
+    let token = (key % VOCABULARY) as u32;
+    let held_back = token == END_TOKEN && position < spec.end_from;
+    Some(if held_back { END_TOKEN + 1 } else { token })
 }
 
 impl FakeDevice {
     pub fn add_model(&mut self, spec: LaneSpec) {
         let slots = vec![None; (spec.num_blocks * spec.block_size) as usize];
         let last_sampled = vec![None; spec.max_batch_size as usize];
-        let memory = Memory { slots, block_size: spec.block_size, last_sampled, spec };
+        let bound = vec![None; spec.max_batch_size as usize];
+        let memory = Memory { slots, block_size: spec.block_size, last_sampled, bound, spec };
         self.models.insert(memory.spec.model, memory);
     }
 
+    /// The seed of each sequence in a step; `bind` comes first.
+    pub fn members(&self, step: &PlannedStep) -> Result<Vec<u64>, String> {
+        let memory = self.models.get(&step.model).ok_or("unknown model")?;
+        let bound = step.batch.seats.iter().map(|seat| memory.bound[*seat as usize].as_ref());
+        bound.map(|bound| Ok(bound.ok_or("a seat is not bound")?.sampler.seed)).collect()
+    }
+
+    /// Binds the seats of a step.
+    pub fn bind(&mut self, step: &PlannedStep) -> Result<(), String> {
+        let memory = self.models.get_mut(&step.model).ok_or("unknown model")?;
+        for binding in &step.bindings {
+            memory.bound[binding.seat as usize] = Some(binding.clone());
+            // A new sequence has sampled nothing here.
+            memory.last_sampled[binding.seat as usize] = None;
+        }
+        Ok(())
+    }
+
     /// Runs a step; every contradiction in its arrays is an error.
-    pub fn run(&mut self, step: &PlannedStep) -> Result<Vec<u32>, String> {
+    pub fn run(&mut self, step: &PlannedStep) -> Result<StepOutput, String> {
         let batch = &step.batch;
         let memory = self.models.get_mut(&step.model).ok_or("unknown model")?;
         let rows = batch.seats.len();
         let limit = memory.spec.max_step_tokens as usize;
         check(batch.token_ids.len() <= limit, || "token budget exceeded".into())?;
         check(rows <= memory.spec.max_batch_size as usize, || "too many rows".into())?;
-        check(batch.cu_query_lens.len() == rows + 1, || "cu_query_lens".into())?;
-        let written: HashSet<_> = batch.slot_mapping.iter().collect();
-        check(written.len() == batch.slot_mapping.len(), || "a slot is written twice".into())?;
+        check(batch.query_lens.len() == rows, || "query_lens".into())?;
         let seats: HashSet<_> = batch.seats.iter().collect();
         check(seats.len() == rows, || "a seat has two rows".into())?;
-        (0..rows).map(|row| memory.run_row(step, row)).collect()
+        let (mut from, mut written) = (0, HashSet::new());
+        let mut output = StepOutput::of_tokens(Vec::new(), &batch.sample);
+        for row in 0..rows {
+            let sampled = memory.run_row(step, row, from, &mut written)?;
+            from += batch.query_lens[row] as usize;
+            output.token_ids.push(sampled.unwrap_or(0));
+            if batch.sample[row] && sampled.is_none() {
+                output.status[row] = RowStatus::NothingLeft;
+            }
+        }
+        check(from == batch.token_ids.len(), || "query_lens".into())?;
+        Ok(output)
     }
 }
 
 impl Memory {
-    fn run_row(&mut self, step: &PlannedStep, row: usize) -> Result<u32, String> {
+    /// The row's tokens begin at `from`; the slots that it writes are added to `written`.
+    fn run_row(
+        &mut self,
+        step: &PlannedStep,
+        row: usize,
+        from: usize,
+        written: &mut HashSet<u32>,
+    ) -> Result<Option<u32>, String> {
         let batch = &step.batch;
         let who = format!("step {} row {row}", step.step);
         let stride = batch.block_table_stride as usize;
@@ -81,18 +124,17 @@ impl Memory {
             table[(position / self.block_size) as usize] * self.block_size
                 + position % self.block_size
         };
-        let (from, to) = (batch.cu_query_lens[row] as usize, batch.cu_query_lens[row + 1] as usize);
+        let (query_len, context_len) = (batch.query_lens[row], batch.context_lens[row]);
         let seat = batch.seats[row] as usize;
-        check(from < to, || format!("{who}: no tokens"))?;
-        check(!batch.feed_sampled[row] || to - from == 1, || format!("{who}: fed and long"))?;
-        for at in from..to {
-            let position = batch.positions[at];
+        check(query_len > 0 && query_len <= context_len, || format!("{who}: lengths"))?;
+        check(!batch.feed_sampled[row] || query_len == 1, || format!("{who}: fed and long"))?;
+        for (at, position) in (from..).zip(context_len - query_len..context_len) {
             let token = if batch.feed_sampled[row] {
                 self.last_sampled[seat].ok_or_else(|| format!("{who}: nothing sampled"))?
             } else {
                 batch.token_ids[at]
             };
-            check(batch.slot_mapping[at] == slot_of(position), || format!("{who}: slot"))?;
+            check(written.insert(slot_of(position)), || format!("{who}: a slot written twice"))?;
             let before = match position.checked_sub(1) {
                 None => root(step.model),
                 Some(before) => {
@@ -103,8 +145,7 @@ impl Memory {
             let slot = Slot { token, position, digest: extend(before, token) };
             self.slots[slot_of(position) as usize] = Some(slot);
         }
-        let context_len = batch.context_lens[row];
-        check(batch.positions[to - 1] + 1 == context_len, || format!("{who}: context_len"))?;
+        let bound = self.bound[seat].as_ref().ok_or_else(|| format!("{who}: not bound"))?;
         let mut digest = root(step.model);
         for position in 0..context_len {
             let slot = self.slots[slot_of(position) as usize];
@@ -112,14 +153,16 @@ impl Memory {
             digest = extend(digest, slot.token);
             let sound = slot.position == position && slot.digest == digest;
             check(sound, || format!("{who}: foreign KV at {position}"))?;
+            let known = bound.token_ids.get(position as usize);
+            let bound_to_it = known.is_none_or(|token| *token == slot.token);
+            check(bound_to_it, || format!("{who}: its seat is bound to another sequence"))?;
         }
         if !batch.sample[row] {
-            return Ok(0);
+            return Ok(None);
         }
-        let sampling = &batch.sampling[row];
-        check(sampling.position == context_len, || format!("{who}: sampled position"))?;
-        let token = sample(sampling.seed, context_len, digest, sampling.suppress_end);
-        self.last_sampled[seat] = Some(token);
+        let token = sample(&bound.sampler, context_len, digest);
+        // A step behind this one feeds something, whatever became of the row.
+        self.last_sampled[seat] = Some(token.unwrap_or(0));
         Ok(token)
     }
 }

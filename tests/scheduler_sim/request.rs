@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use inferno_node::batcher::{Sampling, Sequence};
+use inferno_node::batcher::Sequence;
+use inferno_node::bridge::ffi::SamplerSpec;
 use inferno_node::clock::Timestamp;
 use inferno_node::executor::ModelId;
 use inferno_node::request::{FinishReason, Handle, RequestId, SequenceId};
@@ -56,15 +57,21 @@ impl Request {
         token_ids.extend((0..own).map(|_| chance.between(0, 3) as u32));
         let num_prompt_tokens = token_ids.len() as u32;
         let max_tokens = chance.between(1, 24) as u32;
+        let min_tokens = if chance.percent(20) { chance.between(0, 6) as u32 } else { 0 };
+        let sampler = SamplerSpec {
+            seed: id,
+            end_from: num_prompt_tokens + min_tokens,
+            ..SamplerSpec::neutral()
+        };
         let sequence = Sequence {
             id: SequenceId(id),
             model,
             num_prompt_tokens,
             token_ids,
             max_tokens,
-            min_tokens: if chance.percent(20) { chance.between(0, 6) as u32 } else { 0 },
+            min_tokens,
             ignore_eos: chance.percent(20),
-            sampling: Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: id },
+            sampler: Arc::new(sampler),
             priority: chance.between(0, 255) as u8,
             accepted_at: Timestamp::from_micros(now),
             attempt: 1,
@@ -128,8 +135,9 @@ fn alone(sequence: &Sequence) -> (Vec<u32>, FinishReason) {
     loop {
         let count = completion.len() as u32;
         let position = sequence.num_prompt_tokens + count;
-        let suppress = count < sequence.min_tokens;
-        let token = sample(sequence.sampling.seed, position, digest, suppress);
+        let Some(token) = sample(&sequence.sampler, position, digest) else {
+            return (completion, FinishReason::Failed);
+        };
         digest = extend(digest, token);
         completion.push(token);
         if token == END_TOKEN && !sequence.ignore_eos {

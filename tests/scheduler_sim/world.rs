@@ -289,7 +289,7 @@ impl World {
             if request.end.is_some() || produced.attempt < request.attempt {
                 continue;
             }
-            request.taken.extend(&produced.token_ids);
+            request.taken.extend(produced.token.map(|token| token.id));
             if request.stop_after.is_some_and(|after| request.taken.len() >= after) {
                 request.end(End::Stopped, now);
             } else if let Some(finish) = produced.finish {
@@ -312,7 +312,7 @@ impl World {
     fn at_rest(&self) -> Result<(), String> {
         for (who, request) in self.requests.iter().enumerate() {
             request.verdict().map_err(|text| {
-                format!("request {who} ({:?}): {text}", request.sequence.sampling.seed)
+                format!("request {who} ({:?}): {text}", request.sequence.sampler.seed)
             })?;
         }
         for batching in self.devices.iter().filter_map(|device| device.batching.as_ref()) {

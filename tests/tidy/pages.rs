@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use inferno_node::request::Params;
 use inferno_node::telemetry::{METRICS, MetricKind};
 use serde::Deserialize as _;
 
@@ -41,6 +42,16 @@ fn actors_on_page() -> Vec<(String, String)> {
         .collect();
     found.sort();
     found
+}
+
+#[test]
+fn every_parameter_is_in_the_readmes_table() {
+    let page = read(&root().join("README.md"));
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let on_page: BTreeSet<&str> = rows.map(|(name, _)| name).collect();
+    let missing = Params::FIELDS.iter().filter(|name| !on_page.contains(*name));
+    let missing: Vec<String> = missing.map(|name| format!("README.md: {name}")).collect();
+    report(&missing);
 }
 
 #[test]

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <string>
 
-#include "engine/error.h"
 #include "ops/add_norm/add_norm.h"
 #include "ops/attention/attention.h"
 #include "ops/embed/embed.h"
@@ -29,38 +27,49 @@ CpuForward::CpuForward(const CpuDevice& device, const ForwardParts& parts)
       workspace_(device.pool, spec_, parts.limits, device.threads.num_threads()),
       warm_up_steps_{{1, std::min({parts.limits.block_size, parts.limits.max_step_tokens,
                                    parts.limits.max_seq_len, 8U})}},
-      last_sampled_(parts.limits.max_batch_size),
-      row_of_logits_(parts.limits.max_batch_size),
-      sample_status_(parts.limits.max_batch_size) {
-  sampled_.reserve(parts.limits.max_batch_size);
+      sampler_(device.threads, workspace_.sampler, parts.limits.max_batch_size),
+      positions_(parts.limits.max_step_tokens),
+      slot_mapping_(parts.limits.max_step_tokens),
+      cu_query_lens_(std::size_t{parts.limits.max_batch_size} + 1),
+      answer_(parts.limits.max_batch_size, parts.limits.max_step_tokens) {
+  row_seqs_.reserve(parts.limits.max_batch_size);
+  scored_.reserve(parts.limits.max_step_tokens);
   // The first touch takes the pages. KV blocks get theirs when they are first used: a node that
   // never fills its cache never pays for it.
   const std::span<std::byte> all = workspace_.all();
   std::memset(all.data(), 0, all.size());
 }
 
+void CpuForward::bind(const ops::SamplerSpec& spec, const ops::SeatHistory& history) {
+  sampler_.bind(spec, history);
+}
+
 void CpuForward::begin(const StepBatch& batch) {
   batch_ = batch;
+  derive_arrays(batch, limits_.block_size,
+                {positions_.data(), slot_mapping_.data(), cu_query_lens_.data()});
+  answer_.begin(batch.num_seqs());
   // token_ids [T], with the token that the host has not seen yet in its place.
   std::copy(batch.token_ids.begin(), batch.token_ids.end(), workspace_.token_ids);
   for (std::uint32_t seq = 0; seq < batch.num_seqs(); ++seq) {
     if (!batch.feed_sampled[seq]) continue;
-    workspace_.token_ids[batch.cu_query_lens[seq]] = last_sampled_[batch.seats[seq]];
+    workspace_.token_ids[cu_query_lens_[seq]] = sampler_.last_sampled(batch.seats[seq]);
   }
 }
 
 void CpuForward::embed() {
   const ops::OpContext context = op_context();
   const CpuWorkspace& w = workspace_;
+  const std::span<const std::uint32_t> positions(positions_.data(), batch_.num_tokens());
   ops::embed(
       context,
       {decoder_.weights.embedding, {w.token_ids, batch_.num_tokens()}, spec_.embedding_scale, w.x});
   for (std::size_t i = 0; i < spec_.ropes.size(); ++i) {
     const RopeSpec& rope = spec_.ropes[i];
-    ops::rope_angles(context, {rope.inv_freq, rope.scale, batch_.positions, w.cos_sin[i]});
+    ops::rope_angles(context, {rope.inv_freq, rope.scale, positions, w.cos_sin[i]});
     if (rope.query_beta == 0) continue;
-    for (std::uint32_t t = 0; t < batch_.num_tokens(); ++t) {
-      const std::uint32_t turns = batch_.positions[t] / rope.query_original_positions;
+    for (std::size_t t = 0; t < positions.size(); ++t) {
+      const std::uint32_t turns = positions[t] / rope.query_original_positions;
       w.query_scale[i][t] = 1 + rope.query_beta * std::log1p(static_cast<float>(turns));
     }
   }
@@ -145,13 +154,16 @@ void CpuForward::attend(const Layer& layer) {
   // A token's own K and V are read back from the cache too: so a chunk's borders leave no trace in
   // its bits.
   ops::kv_write(op_context(), *layer.kv,
-                {w.qkv + a.q_size(), w.qkv + a.q_size() + a.kv_size(), row, batch_.slot_mapping});
+                {w.qkv + a.q_size(),
+                 w.qkv + a.q_size() + a.kv_size(),
+                 row,
+                 {slot_mapping_.data(), batch_.num_tokens()}});
   ops::attention({device_.threads, device_.attention_isa, workspace_.ops}, *layer.kv,
                  {w.qkv,
                   row,
                   a.num_heads,
                   {a.scale, a.window, a.softcap, layer.weights->sinks},
-                  batch_.cu_query_lens,
+                  std::span(cu_query_lens_).first(batch_.num_seqs() + 1),
                   batch_.context_lens,
                   batch_.block_tables,
                   batch_.block_table_stride,
@@ -196,51 +208,59 @@ void CpuForward::add_experts(const Layer& layer) {
 }
 
 void CpuForward::project_logits() {
-  const ops::OpContext context = op_context();
-  const CpuWorkspace& w = workspace_;
   const std::size_t hidden_size = spec_.hidden_size;
-  num_rows_ = 0;
+  row_seqs_.clear();
   for (std::uint32_t seq = 0; seq < batch_.num_seqs(); ++seq) {
     if (!batch_.sample[seq]) continue;
-    const std::size_t token = batch_.cu_query_lens[seq + 1] - 1;
-    std::copy_n(w.x + token * hidden_size, hidden_size, w.last + num_rows_ * hidden_size);
-    row_of_logits_[num_rows_++] = seq;
+    const std::size_t token = cu_query_lens_[seq + 1] - 1;
+    std::copy_n(workspace_.x + token * hidden_size, hidden_size,
+                workspace_.last + row_seqs_.size() * hidden_size);
+    row_seqs_.push_back(seq);
   }
-  // last [R, hidden_size]
+  project_last(static_cast<std::uint32_t>(row_seqs_.size()));
+}
+
+void CpuForward::project_last(std::uint32_t num_rows) {
+  const ops::OpContext context = op_context();
+  const CpuWorkspace& w = workspace_;
   const Norm& norm = decoder_.last;
   const Linear& head = decoder_.weights.head;
-  ops::rms_norm(context, {w.last, norm.weight, norm.eps, num_rows_, spec_.hidden_size, w.last});
-  ops::linear(context, {w.last, num_rows_, head.weight, head.bias, w.logits, false});
+  ops::rms_norm(context, {w.last, norm.weight, norm.eps, num_rows, spec_.hidden_size, w.last});
+  ops::linear(context, {w.last, num_rows, head.weight, head.bias, w.logits, false});
   if (spec_.logit_scale == 1 && spec_.logit_softcap == 0) return;
-  ops::softcap(context, {w.logits, std::size_t{num_rows_} * spec_.vocab_size, spec_.logit_scale,
+  ops::softcap(context, {w.logits, std::size_t{num_rows} * spec_.vocab_size, spec_.logit_scale,
                          spec_.logit_softcap});
 }
 
 void CpuForward::sample() {
-  const std::size_t vocab_size = spec_.vocab_size;
-  sampled_.assign(batch_.num_seqs(), 0);
-  num_logits_ = batch_.want_logits ? num_rows_ * vocab_size : 0;
-  device_.threads.parallel_for(num_rows_, [&](std::uint32_t row, std::uint32_t thread) {
-    const std::uint32_t seq = row_of_logits_[row];
-    const ops::SampleScratch scratch{{workspace_.weights + thread * vocab_size, vocab_size},
-                                     {workspace_.ranked + thread * vocab_size, vocab_size}};
-    const ops::Sampled sampled =
-        ops::sample_row({workspace_.logits + row * vocab_size, vocab_size}, batch_.sampling[seq],
-                        limits_.end_token_ids, scratch);
-    sampled_[seq] = sampled.token_id;
-    sample_status_[row] = sampled.status;
-  });
-  for (std::uint32_t row = 0; row < num_rows_; ++row) {
-    if (sample_status_[row] != ops::SampleStatus::kOk) {
-      throw_not_sampled(row_of_logits_[row], sample_status_[row]);
+  sampler_.sample(batch_, row_seqs_, workspace_.logits, answer_);
+  logits_ = {workspace_.logits, batch_.want_logits ? row_seqs_.size() * spec_.vocab_size : 0};
+}
+
+void CpuForward::score() {
+  scored_.clear();
+  for_each_scored(batch_, [&](const ScoredToken& token) { scored_.push_back(token); });
+  if (scored_.empty()) return;
+  // The logits of the rows that sample make room.
+  wanted_logits_.assign(logits_.begin(), logits_.end());
+  logits_ = wanted_logits_;
+  const std::size_t hidden_size = spec_.hidden_size;
+  const std::size_t max_rows = std::min(limits_.max_batch_size, limits_.max_step_tokens);
+  for (std::size_t first = 0; first < scored_.size(); first += max_rows) {
+    const auto part = std::span(scored_).subspan(first, std::min(max_rows, scored_.size() - first));
+    for (std::size_t row = 0; row < part.size(); ++row) {
+      std::copy_n(workspace_.x + part[row].token * hidden_size, hidden_size,
+                  workspace_.last + row * hidden_size);
     }
-  }
-  for (std::uint32_t row = 0; row < num_rows_; ++row) {
-    const std::uint32_t seq = row_of_logits_[row];
-    last_sampled_[batch_.seats[seq]] = sampled_[seq];
+    project_last(static_cast<std::uint32_t>(part.size()));
+    sampler_.score(batch_, part, workspace_.logits, answer_);
   }
 }
 
-StepOutput CpuForward::take() { return {sampled_, {workspace_.logits, num_logits_}}; }
+StepOutput CpuForward::take() {
+  StepOutput output = answer_.finish();
+  output.logits = logits_;
+  return output;
+}
 
 }  // namespace inferno::engine

@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "engine/backend.h"
+#include "engine/cpu/cpu_sampler.h"
 #include "engine/cpu/cpu_workspace.h"
 #include "engine/decoder.h"
+#include "engine/step_answer.h"
 #include "ops/base/op_context.h"
 
 namespace inferno::engine {
@@ -25,6 +27,7 @@ class CpuForward : public Forward {
   // Takes the workspace. Throws out_of_memory.
   CpuForward(const CpuDevice& device, const ForwardParts& parts);
 
+  void bind(const ops::SamplerSpec& spec, const ops::SeatHistory& history) override;
   void begin(const StepBatch& batch) override;
   void run(const std::function<void()>& pass) override { pass(); }
   void embed() override;
@@ -36,12 +39,16 @@ class CpuForward : public Forward {
   void add_experts(const Layer& layer) override;
   void project_logits() override;
   void sample() override;
+  void score() override;
+  void end() override {}
   bool has_ended() override { return true; }
   StepOutput take() override;
   std::span<const WarmUpStep> warm_up_steps() const override { return warm_up_steps_; }
 
  private:
   ops::OpContext op_context() const { return {device_.threads, device_.isa, workspace_.ops}; }
+  // logits [R, vocab_size] of `num_rows` rows of last [R, hidden_size], which is normed in place
+  void project_last(std::uint32_t num_rows);
   // out [T, outputs] = linear(in [T, inputs])
   void product(const Linear& linear, const float* in, float* out, bool accumulate) const;
   // h [T, hidden_size] = norm(x)
@@ -59,15 +66,18 @@ class CpuForward : public Forward {
   const ModelLimits& limits_;
   CpuWorkspace workspace_;
   std::vector<WarmUpStep> warm_up_steps_;
-  std::vector<std::uint32_t> last_sampled_;  // [max_batch_size] by seat
+  CpuSampler sampler_;
 
   // Of one step.
-  StepBatch batch_;  // good from begin to the end of the submitting call
-  std::uint32_t num_rows_ = 0;
-  std::size_t num_logits_ = 0;                    // wanted
-  std::vector<std::uint32_t> sampled_;            // [S]
-  std::vector<std::uint32_t> row_of_logits_;      // [max_batch_size] the sequence of each row
-  std::vector<ops::SampleStatus> sample_status_;  // [max_batch_size]
+  StepBatch batch_;                           // good from begin to the end of the submitting call
+  std::vector<std::uint32_t> positions_;      // [T]
+  std::vector<std::uint32_t> slot_mapping_;   // [T]
+  std::vector<std::uint32_t> cu_query_lens_;  // [S + 1]
+  std::vector<std::uint32_t> row_seqs_;       // [R] the sequence of each row of logits
+  std::vector<ScoredToken> scored_;
+  std::span<const float> logits_;     // that are wanted
+  std::vector<float> wanted_logits_;  // where scores need the place of the rows' own
+  StepAnswer answer_;
 };
 
 }  // namespace inferno::engine

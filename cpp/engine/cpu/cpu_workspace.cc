@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/layout.h"
+#include "engine/seat_states.h"
 #include "ops/attention/attention.h"
 #include "ops/experts/experts.h"
 #include "ops/linear/linear.h"
@@ -63,8 +64,10 @@ std::uint64_t CpuWorkspace::place_all(std::byte* base, const DecoderSpec& spec,
   place(token_ids, tokens);
   place(last, rows * spec.hidden_size);
   place(logits, rows * spec.vocab_size);
-  place(weights, std::uint64_t{num_threads} * spec.vocab_size);
-  place(ranked, std::uint64_t{num_threads} * spec.vocab_size);
+  place(sampler.processed, std::uint64_t{num_threads} * spec.vocab_size);
+  place(sampler.weights, std::uint64_t{num_threads} * spec.vocab_size);
+  place(sampler.ranked, std::uint64_t{num_threads} * spec.vocab_size);
+  place_seat_states(place, limits.max_batch_size, spec.vocab_size, sampler.states);
 
   const std::uint64_t layer = layout.here();
   place(qkv, tokens * most.qkv_size);

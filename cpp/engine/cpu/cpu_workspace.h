@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/cpu/cpu_sampler.h"
 #include "engine/memory_pool.h"
 #include "engine/spec.h"
 
@@ -41,9 +42,8 @@ class CpuWorkspace {
   std::uint32_t* token_ids = nullptr;  // [T] with the fed ones filled in
   float* last = nullptr;               // [R, hidden_size] the last token of each row that samples
   float* logits = nullptr;             // [R, vocab_size]
-  float* weights = nullptr;            // [threads, vocab_size] the sampler's
-  std::uint64_t* ranked = nullptr;     // [threads, vocab_size] the sampler's
-  std::span<std::byte> ops;            // the ops' own scratch
+  CpuSamplerArrays sampler;
+  std::span<std::byte> ops;  // the ops' own scratch
 
   std::span<std::byte> all() const { return {range_.data(), range_.bytes()}; }
 

@@ -139,10 +139,11 @@ struct Loaded {
     model = context.add_model(spec, limits()).model;
     context.fill_random(model, 11);
     context.finish_model(model);
+    test::bind_seats(context, model, limits().max_batch_size);
   }
 
   std::vector<float> run(const std::vector<Query>& queries) {
-    const StepOutput output = context.run_step(model, Step(queries, 16).batch());
+    const StepOutput output = context.run_step(model, Step(queries).batch());
     return {output.logits.begin(), output.logits.end()};
   }
 };

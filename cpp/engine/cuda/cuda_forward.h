@@ -37,6 +37,7 @@ class CudaForward : public Forward {
   CudaForward(const CudaDevice& device, const ForwardParts& parts);
   ~CudaForward() override;
 
+  void bind(const ops::SamplerSpec& spec, const ops::SeatHistory& history) override;
   void begin(const StepBatch& batch) override;
   void run(const std::function<void()>& pass) override;
   void embed() override;
@@ -48,6 +49,8 @@ class CudaForward : public Forward {
   void add_experts(const Layer& layer) override;
   void project_logits() override;
   void sample() override;
+  void score() override;
+  void end() override;
   bool has_ended() override;
   StepOutput take() override;
   std::span<const WarmUpStep> warm_up_steps() const override { return warm_up_steps_; }
@@ -55,6 +58,8 @@ class CudaForward : public Forward {
  private:
   std::optional<StepCounts> graph_of(const StepCounts& counts) const;
   void upload(const StepSlot& slot);
+  // logits [R, vocab_size] of the rows of x that `rows` [num_rows] names
+  void project_rows(const std::uint32_t* rows, std::uint32_t num_rows);
   // h, and the sums that its norm still waits for.
   ops::cuda::LinearInput normed(InputFrom from, const Norm& norm) const;
   ops::cuda::LinearInput plain(const void* h, std::uint32_t num_rows) const;
@@ -71,6 +76,7 @@ class CudaForward : public Forward {
   const DecoderSpec& spec_;
   const ModelLimits& limits_;
   CudaWorkspace workspace_;
+  CudaSampler sampler_;
   std::unique_ptr<ops::cuda::LinearCuda> linear_;
   std::unique_ptr<ops::cuda::ExpertsCuda> experts_;  // null where no layer has any
   StepForm form_;
@@ -84,7 +90,7 @@ class CudaForward : public Forward {
   std::array<std::unique_ptr<StepSlot>, 2> slots_;
   std::uint64_t num_begun_ = 0;
   std::uint64_t num_taken_ = 0;
-  std::vector<std::uint32_t> answer_;  // [S]
+  StepAnswer answer_;
 
   // Of the step that is being put into the stream.
   StepSlot* slot_ = nullptr;

@@ -63,16 +63,17 @@ struct Loaded {
     model = context.add_model(spec_of(checkpoint.shape), gpu_limits()).model;
     checkpoint.load(context, model);
     context.finish_model(model);
+    test::bind_seats(context, model, gpu_limits().max_batch_size);
   }
 
   std::vector<float> run(const std::vector<Query>& queries) {
-    const StepOutput output = context.run_step(model, Step(queries, 16).batch());
+    const StepOutput output = context.run_step(model, Step(queries).batch());
     tokens.assign(output.token_ids.begin(), output.token_ids.end());
     return {output.logits.begin(), output.logits.end()};
   }
 
   void submit(const std::vector<Query>& queries) {
-    context.submit_step(model, Step(queries, 16).batch(false));
+    context.submit_step(model, Step(queries).batch(false));
   }
   std::vector<std::uint32_t> take() {
     const StepOutput output = context.take_step();
@@ -176,18 +177,16 @@ TEST_CASE(
 TEST_CASE("GPU: fed tokens and two steps under way give the tokens of one step after the other") {
   const Checkpoint checkpoint(gpu_shape(ops::Dtype::BF16));
   Loaded loaded(checkpoint, gpu());
-  const ops::SampleParams random{.temperature = 0.9F, .top_k = 20, .top_p = 0.95F, .seed = 3};
+  const ops::SamplerSpec random{.temperature = 0.9F, .top_k = 20, .top_p = 0.95F, .seed = 3};
+  loaded.context.bind_seat(loaded.model, random, {.seat = 1});
   const auto decode = [&](std::uint32_t position, std::uint32_t token, bool feed) {
     std::vector<Query> queries;
     for (std::uint32_t seq = 0; seq < 2; ++seq) {
-      Query query{.token_ids = {token},
-                  .first_position = position,
-                  .blocks = test::blocks_from(8 * seq, 4),
-                  .seat = seq,
-                  .feed_sampled = feed};
-      if (seq == 1) query.params = random;
-      query.params.position = position + 1;
-      queries.push_back(query);
+      queries.push_back({.token_ids = {token},
+                         .first_position = position,
+                         .blocks = test::blocks_from(8 * seq, 4),
+                         .seat = seq,
+                         .feed_sampled = feed});
     }
     return queries;
   };
@@ -373,8 +372,9 @@ TEST_CASE("GPU: random weights are those of the CPU") {
     const std::uint32_t model = context.add_model(spec_of(shape), gpu_limits()).model;
     context.fill_random(model, 11);
     context.finish_model(model);
+    test::bind_seats(context, model, 1);
     const StepOutput output = context.run_step(
-        model, Step({{.token_ids = ids, .blocks = test::blocks_from(0, 2)}}, 16).batch());
+        model, Step({{.token_ids = ids, .blocks = test::blocks_from(0, 2)}}).batch());
     return std::vector<float>(output.logits.begin(), output.logits.end());
   };
   const auto cpu = logits_on({.num_threads = 2, .pool_bytes = 256 << 20});

@@ -8,8 +8,9 @@
 
 #include "engine/batch.h"
 #include "engine/cuda/cuda_memory.h"
+#include "engine/step_answer.h"
 #include "ops/attention/cuda/attention_cuda.h"
-#include "ops/sample/sample.h"
+#include "ops/sample/sampler.h"
 
 namespace inferno::engine {
 
@@ -38,13 +39,36 @@ struct StepArrays {
   std::uint32_t* last_tokens = nullptr;       // [R] the token whose logits are wanted
   std::uint32_t* seats = nullptr;             // [R]
   ops::SampleParams* params = nullptr;        // [R]
+  ops::LogitRules* rules = nullptr;           // [R]
+  ops::RowLogprobs* logprobs = nullptr;       // [R]
 
   // Places them from `base` on and answers the bytes; with a null base only that.
   static std::uint64_t place(const StepCounts& counts, std::byte* base, StepArrays& arrays);
 };
 
+// The same for the tokens whose next token is scored.
+struct ScoredArrays {
+  std::uint32_t* tokens = nullptr;       // [N] index in the step
+  ops::Sampled* targets = nullptr;       // [N]
+  ops::RowLogprobs* logprobs = nullptr;  // [N]
+
+  static std::uint64_t place(std::uint32_t count, std::byte* base, ScoredArrays& arrays);
+};
+
+// What comes back of a step.
+struct AnswerArrays {
+  ops::Sampled* sampled = nullptr;        // [R]
+  ops::RowScore* scores = nullptr;        // [R] where log probabilities are wanted
+  ops::TokenLogit* top = nullptr;         // [R, kMaxTop]
+  ops::RowScore* token_scores = nullptr;  // [T] of scored tokens
+  ops::TokenLogit* token_top = nullptr;   // [T, kMaxTop]
+
+  static std::uint64_t place(const StepCounts& most, std::byte* base, AnswerArrays& arrays);
+};
+
 // What decides the form of a step's arrays.
 struct StepForm {
+  std::uint32_t block_size = 0;
   std::uint32_t tile_rows = 0;  // query tokens of an attention tile
   bool only_tiles = false;      // no decode kernel: same bits in any batch
 
@@ -91,10 +115,11 @@ class StepClock {
 class StepSlot {
  public:
   // For steps up to these counts, with tables of block_table_stride blocks.
-  StepSlot(const StepCounts& most, std::uint32_t block_table_stride);
+  StepSlot(const StepCounts& most, std::uint32_t block_table_stride, std::uint32_t vocab_size);
 
-  // Padded to these counts.
-  void fill(const StepBatch& batch, const StepForm& form, const StepCounts& counts);
+  // Padded to these counts. `seats` [max_batch_size].
+  void fill(const StepBatch& batch, const StepForm& form, const StepCounts& counts,
+            std::span<const ops::SeatSampler> seats);
 
   const StepCounts& counts() const { return counts_; }
   const std::byte* staged() const { return staging_.data(); }
@@ -102,6 +127,11 @@ class StepSlot {
   const std::uint32_t* block_tables() const {
     return reinterpret_cast<const std::uint32_t*>(tables_.data());
   }
+  const std::byte* masks() const { return masks_.data(); }  // [num_masks, mask_words]
+  // ScoredArrays of num_scored tokens.
+  const std::byte* scored() const { return scored_.data(); }
+  std::uint64_t scored_bytes() const { return scored_bytes_; }
+  std::uint32_t num_scored() const { return static_cast<std::uint32_t>(scored_rows_.size()); }
 
   // Of the batch itself, without padding.
   std::uint32_t num_seqs = 0;
@@ -109,22 +139,42 @@ class StepSlot {
   std::vector<std::uint32_t> row_seqs;  // [real rows] the sequence of each row
   bool any_random = false;
   bool any_filter = false;
+  bool any_rules = false;  // on logits
+  bool any_state = false;  // of a seat changes
+  bool any_logprobs = false;
+  std::uint32_t num_masks = 0;
   bool want_logits = false;
   std::uint64_t step = 0;  // its number in the device's clock
 
-  // The answer.
-  ops::Sampled* sampled() const { return reinterpret_cast<ops::Sampled*>(answer_.data()); }
+  // The answer comes here.
+  const AnswerArrays& answer() const { return answer_arrays_; }
   std::vector<float> logits;
+  // Once it has come.
+  void put_answer(StepAnswer& answer) const;
 
  private:
   void fill_tokens(const StepBatch& batch, const StepArrays& arrays);
   void fill_seqs(const StepBatch& batch, const StepForm& form, const StepArrays& arrays);
-  void fill_rows(const StepBatch& batch, const StepArrays& arrays);
+  void fill_rows(const StepBatch& batch, const StepArrays& arrays,
+                 std::span<const ops::SeatSampler> seats);
+  void fill_scored(const StepBatch& batch, std::span<const ops::SeatSampler> seats);
 
+  struct ScoredRow {
+    std::uint32_t seq = 0;
+    std::uint32_t num_top = 0;
+  };
+
+  std::size_t mask_words_;
   StepCounts counts_;
   std::uint64_t staged_bytes_ = 0;
+  std::uint64_t scored_bytes_ = 0;
+  std::vector<bool> row_logprobs_;      // [real rows] whether they are wanted
+  std::vector<ScoredRow> scored_rows_;  // [N]
+  AnswerArrays answer_arrays_;
   PinnedBuffer staging_;
   PinnedBuffer tables_;
+  PinnedBuffer masks_;
+  PinnedBuffer scored_;
   PinnedBuffer answer_;
 };
 

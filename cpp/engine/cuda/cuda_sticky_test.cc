@@ -61,7 +61,8 @@ bool all_is_sticky() {
   const std::uint32_t model = context.add_model(spec_of(shape), limits).model;
   context.fill_random(model, 1);
   context.finish_model(model);
-  const test::Step step({{.token_ids = {1, 2, 3}, .blocks = {0}}}, 16);
+  test::bind_seats(context, model, 1);
+  const test::Step step({{.token_ids = {1, 2, 3}, .blocks = {0}}});
   const auto run = [&] { context.run_step(model, step.batch(false)); };
   bool good = fails_with("", run);
   read_where_there_is_no_memory();

@@ -4,10 +4,12 @@
 #include <type_traits>
 
 #include "engine/layout.h"
+#include "engine/seat_states.h"
 #include "ops/attention/cuda/attention_cuda.h"
 #include "ops/experts/cuda/experts_cuda.h"
 #include "ops/linear/cuda/linear_cuda.h"
 #include "ops/sample/sample_cuda.h"
+#include "ops/score/score_cuda.h"
 
 namespace inferno::engine {
 namespace {
@@ -70,6 +72,28 @@ StepCounts largest_step(const DecoderSpec& spec, const ModelLimits& limits) {
   return {tokens, seqs, seqs, seqs, tokens / rows + seqs};
 }
 
+namespace {
+
+// All but the seats' state and `processed`.
+template <typename Place>
+void place_sampler(Place& place, const StepCounts& most, std::uint32_t vocab_size,
+                   CudaSamplerArrays& arrays) {
+  const std::uint64_t rows = most.num_rows;
+  const std::uint64_t tokens = most.num_tokens;
+  place(arrays.masks, rows * ops::mask_words(vocab_size));
+  place(arrays.sampled, rows);
+  place(arrays.sampled_ids, most.num_seqs);
+  place(arrays.kept, rows);
+  place(arrays.scores, rows);
+  place(arrays.top, rows * ops::kMaxTop);
+  ScoredArrays scored;
+  place(arrays.scored, ScoredArrays::place(most.num_tokens, nullptr, scored));
+  place(arrays.token_scores, tokens);
+  place(arrays.token_top, tokens * ops::kMaxTop);
+}
+
+}  // namespace
+
 CudaWorkspace::CudaWorkspace(MemoryPool& pool, const DecoderSpec& spec, const ModelLimits& limits)
     : range_(pool, bytes_needed(spec, limits)) {
   place_all(range_.data(), spec, limits);
@@ -106,12 +130,15 @@ std::uint64_t CudaWorkspace::place_all(std::byte* base, const DecoderSpec& spec,
   StepArrays arrays;
   place(step, StepArrays::place(most, nullptr, arrays));
   place(block_tables, std::uint64_t{most.num_seqs} * limits.max_blocks() * sizeof(std::uint32_t));
-  place(sampled_ids, std::uint64_t{limits.max_batch_size} * sizeof(std::uint32_t));
-  place(sampled, rows * sizeof(ops::Sampled));
-  place(end_token_ids, limits.end_token_ids.size() * sizeof(std::uint32_t));
   place(linear, ops::cuda::LinearCuda::workspace_bytes());
   place(attention, attention_bytes(spec));
-  place(sampler, ops::cuda::sample_cuda_workspace_bytes(most.num_rows, spec.vocab_size));
+  place(sampler.sample, ops::cuda::sample_cuda_workspace_bytes(most.num_rows, spec.vocab_size));
+  place(sampler.score, ops::cuda::score_cuda_workspace_bytes(most.num_rows, spec.vocab_size));
+  const auto place_array = [&](auto*& array, std::uint64_t length) {
+    place(array, length * sizeof(*array));
+  };
+  place_seat_states(place_array, limits.max_batch_size, spec.vocab_size, sampler.states);
+  place_sampler(place_array, most, spec.vocab_size, sampler);
 
   // Attention and MLP take turns.
   const std::uint64_t layer = layout.here();
@@ -124,6 +151,8 @@ std::uint64_t CudaWorkspace::place_all(std::byte* base, const DecoderSpec& spec,
   place(expert_ids, tokens * layers.experts_per_token * sizeof(std::uint32_t));
   place(expert_weights, tokens * layers.experts_per_token * sizeof(float));
   place(experts, experts_bytes(spec, most.num_tokens));
+  layout.rewind(layer);  // the sampler's turn comes after them
+  place(sampler.processed, rows * spec.vocab_size * sizeof(float));
   layout.join();
   return layout.bytes();
 }

@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/cuda/cuda_sampler.h"
 #include "engine/cuda/cuda_step.h"
 #include "engine/memory_pool.h"
 #include "engine/spec.h"
-#include "ops/sample/sample.h"
 
 namespace inferno::engine {
 
@@ -51,13 +51,10 @@ class CudaWorkspace {
 
   std::byte* step = nullptr;              // StepArrays
   std::uint32_t* block_tables = nullptr;  // [S, blocks of max_seq_len]
-  std::uint32_t* sampled_ids = nullptr;   // [max_batch_size] the last token of each seat
-  ops::Sampled* sampled = nullptr;        // [R]
-  std::uint32_t* end_token_ids = nullptr;
+  CudaSamplerArrays sampler;
 
   void* linear = nullptr;  // the ops' own, zeroed once
   void* attention = nullptr;
-  void* sampler = nullptr;
   void* experts = nullptr;
 
   std::byte* data() const { return range_.data(); }

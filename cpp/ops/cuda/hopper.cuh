@@ -125,6 +125,18 @@ __device__ __forceinline__ void copy_stack_boxes(std::uint32_t to, const CUtenso
       : "memory");
 }
 
+// The same with no hint for L2.
+__device__ __forceinline__ void copy_stack_boxes(std::uint32_t to, const CUtensorMap* map,
+                                                 const uint3& row_box_matrix,
+                                                 std::uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+      "l"(map), "r"(0), "r"(row_box_matrix.x), "r"(row_box_matrix.y), "r"(row_box_matrix.z),
+      "r"(shared_address(barrier))
+      : "memory");
+}
+
 // Copies `bytes` of neighbouring memory; everything a multiple of 16.
 __device__ __forceinline__ void copy_bytes(std::uint32_t to, const void* from, std::uint32_t bytes,
                                            std::uint64_t* barrier) {

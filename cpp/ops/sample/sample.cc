@@ -5,14 +5,14 @@
 #include <cmath>
 #include <limits>
 
+#include "ops/sample/weight.h"
+
 namespace inferno::ops {
 namespace {
 
-constexpr int kOctaves = 40;  // a token less than 2^-40 as likely as the best one is never drawn
 constexpr int kBucketsPerOctave = 64;
 constexpr int kNumBuckets = (kOctaves + 1) * kBucketsPerOctave;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr std::uint64_t kKeepAll = std::numeric_limits<std::uint64_t>::max();
 
 // Tokens counted by their distance from the best one, so that a filter sorts one bucket and not the
 // vocabulary.
@@ -37,53 +37,6 @@ struct Row {
   }
 };
 
-struct Scan {
-  float max;
-  bool valid;  // no NaN, no +infinity
-};
-
-Scan scan(std::span<const float> logits) {
-  constexpr std::size_t kLanes = 16;  // independent lanes, so that the compiler may use vectors
-  std::array<float, kLanes> best;
-  best.fill(-kInfinity);
-  std::array<std::uint32_t, kLanes> bad{};
-  std::size_t i = 0;
-  for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      const float x = logits[i + lane];
-      best[lane] = x > best[lane] ? x : best[lane];
-      bad[lane] |= x < kInfinity ? 0U : 1U;
-    }
-  }
-  for (; i < logits.size(); ++i) {
-    best[0] = logits[i] > best[0] ? logits[i] : best[0];
-    bad[0] |= logits[i] < kInfinity ? 0U : 1U;
-  }
-  return {*std::max_element(best.begin(), best.end()),
-          std::all_of(bad.begin(), bad.end(), [](std::uint32_t b) { return b == 0; })};
-}
-
-// 2^40 * 2^y for y in (-41, 0], at least 0.5; whole numbers are taken of it where it is summed. The
-// polynomial is 2^f = exp(f ln 2) by its series, |error| < 2e-7. No branches: the loop over a row
-// becomes vectors.
-float weight_of(float y) {
-  constexpr float kLowest = -static_cast<float>(kOctaves + 1);  // 2^40 * 2^-41 counts as 0
-  const float clamped = y > kLowest ? y : kLowest;
-  const int whole = static_cast<int>(clamped);  // towards zero: f in (-1, 0]
-  const float f = clamped - static_cast<float>(whole);
-  float p = 1.3215487e-6F;  // (ln 2)^n / n!, from n = 8 down
-  p = p * f + 1.5252734e-5F;
-  p = p * f + 1.5403530e-4F;
-  p = p * f + 1.3333558e-3F;
-  p = p * f + 9.6181291e-3F;
-  p = p * f + 5.5504109e-2F;
-  p = p * f + 2.4022651e-1F;
-  p = p * f + 6.9314718e-1F;
-  p = p * f + 1.0F;
-  const float power = std::bit_cast<float>((whole + kOctaves + 127) << 23);
-  return p * power;
-}
-
 void weigh(const Row& row) {
   const float* logits = row.logits.data();
   float* weights = row.scratch.weights.data();
@@ -94,15 +47,6 @@ void weigh(const Row& row) {
 }
 
 int bucket_of(float y) { return static_cast<int>(-y * static_cast<float>(kBucketsPerOctave)); }
-
-// Smaller is ranked higher: by logit downwards, then by id upwards.
-std::uint64_t rank_key(float logit, std::size_t id) {
-  const auto bits = std::bit_cast<std::uint32_t>(logit + 0.0F);  // -0 equals +0
-  const std::uint32_t ascending = (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
-  return static_cast<std::uint64_t>(~ascending) << 32 | static_cast<std::uint32_t>(id);
-}
-
-std::size_t id_of(std::uint64_t key) { return key & 0xFFFFFFFFU; }
 
 Histogram histogram_of(const Row& row) {
   Histogram histogram;
@@ -169,8 +113,8 @@ std::uint64_t cut_by_mass(const Row& row, const Histogram& histogram, const Cut&
   return kept.key;  // not reached: the bucket's mass is the sum of these weights
 }
 
-// Zeroes the weight of what the filters drop.
-void filter(const Row& row) {
+// Zeroes the weight of what the filters drop. Answers the last key that is kept.
+std::uint64_t filter(const Row& row) {
   const bool by_rank = row.params.top_k != 0 || row.params.top_p < 1;
   std::uint64_t last_key = kKeepAll;
   if (by_rank) {
@@ -182,6 +126,7 @@ void filter(const Row& row) {
     float& weight = row.scratch.weights[id];
     if (weight < least || (by_rank && rank_key(row.logits[id], id) > last_key)) weight = 0;
   }
+  return last_key;
 }
 
 std::uint64_t random_of(const SampleParams& params) {
@@ -223,16 +168,13 @@ std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
   return counter;
 }
 
-Sampled sample_row(std::span<float> logits, const SampleParams& params,
-                   std::span<const std::uint32_t> end_token_ids, const SampleScratch& scratch) {
-  const Scan scanned = scan(logits);
+Sampled sample_row(std::span<const float> logits, const SampleParams& params,
+                   const SampleScratch& scratch, Kept* kept) {
+  const RowScan scanned = scan_row(logits);
   if (!scanned.valid) return {SampleStatus::kNotANumber, 0};
-  float max = scanned.max;
-  if (params.suppress_end) {
-    for (const std::uint32_t id : end_token_ids) logits[id] = -kInfinity;
-    max = scan(logits).max;
-  }
+  const float max = scanned.max;
   if (max == -kInfinity) return {SampleStatus::kNothingLeft, 0};
+  if (kept != nullptr) *kept = {.max = max};
   if (params.temperature == 0) {
     const auto best = std::find(logits.begin(), logits.end(), max);
     return {SampleStatus::kOk, static_cast<std::uint32_t>(best - logits.begin())};
@@ -241,7 +183,12 @@ Sampled sample_row(std::span<float> logits, const SampleParams& params,
   const float scale = std::min(kLog2E / params.temperature, std::numeric_limits<float>::max());
   const Row row{logits, params, scratch, max, scale};
   weigh(row);
-  if (params.top_k != 0 || params.top_p < 1 || params.min_p > 0) filter(row);
+  std::uint64_t last_key = kKeepAll;
+  if (params.top_k != 0 || params.top_p < 1 || params.min_p > 0) last_key = filter(row);
+  if (kept != nullptr) {
+    const float least = std::max(std::ldexp(params.min_p, kOctaves), 1.0F);
+    *kept = {max, params.temperature, scale, least, last_key};
+  }
   return {SampleStatus::kOk, draw(row)};
 }
 

@@ -31,9 +31,8 @@ struct SampleParams {
   float top_p = 1;          // above 0 to 1
   float min_p = 0;          // 0 to 1, of the likeliest token's probability
   std::uint64_t seed = 0;   // key of the random number
-  std::uint32_t position =
-      0;                      // its counter: index of the token to be sampled in the whole sequence
-  bool suppress_end = false;  // no end token may be sampled
+  // Its counter: index of the token to be sampled in the whole sequence.
+  std::uint32_t position = 0;
 };
 
 // Scratch of one row.
@@ -46,7 +45,7 @@ struct SampleScratch {
 enum class SampleStatus : std::uint8_t {
   kOk,
   kNotANumber,  // a logit is NaN or +infinity
-  kNothingLeft  // every logit is -infinity, or an end token that is held back
+  kNothingLeft  // every logit is -infinity
 };
 
 struct Sampled {
@@ -54,10 +53,21 @@ struct Sampled {
   std::uint32_t token_id = 0;
 };
 
-// `logits` [vocab_size] is changed: held-back end tokens become -infinity. `end_token_ids` below
-// vocab_size.
-Sampled sample_row(std::span<float> logits, const SampleParams& params,
-                   std::span<const std::uint32_t> end_token_ids, const SampleScratch& scratch);
+inline constexpr std::uint64_t kKeepAll = ~std::uint64_t{0};
+
+// The distribution that a row is drawn from: ids that rank before or at last_key and weigh `least`
+// or more, by (logit - max) * scale. Of a greedy row: all ids, at temperature 1.
+struct Kept {
+  float max = 0;
+  float temperature = 1;
+  float scale = kLog2E;  // log2(e) / temperature
+  float least = 0;       // min_p * 2^40, and 1, for less is never drawn
+  std::uint64_t last_key = kKeepAll;
+};
+
+// Of logits [vocab_size]. `kept`, if not null, is what was drawn from, where the status is kOk.
+Sampled sample_row(std::span<const float> logits, const SampleParams& params,
+                   const SampleScratch& scratch, Kept* kept = nullptr);
 
 // Philox4x32-10: counter and key to four random words.
 std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,

@@ -1,7 +1,6 @@
 // Several blocks share a row. The scan finds the best token, which answers greedy rows; the filter
 // finds the last rank that top-k and top-p keep; the draw sums what is kept. In scan and draw the
 // last block of a row to finish puts the parts together.
-#include <algorithm>
 #include <cfloat>
 
 #include "ops/embed/embed_cuda.h"
@@ -26,33 +25,12 @@ __device__ void answer(const SampleCudaArgs& args, std::uint32_t row, Sampled sa
 
 // Publishes this block's part of the row. True in the block that comes last, which sees all parts.
 __device__ bool publish_part(RowRecord& record, std::uint64_t value) {
-  __shared__ bool is_last;
-  if (threadIdx.x == 0) {
-    record.parts[blockIdx.x] = value;
-    __threadfence();
-    is_last = atomicInc(&record.finished, gridDim.x - 1) == gridDim.x - 1;
-    __threadfence();
-  }
-  __syncthreads();
-  return is_last;
+  if (threadIdx.x == 0) record.parts[blockIdx.x] = value;
+  return finish_part(record.finished);
 }
 
 __device__ std::uint64_t part_value(const RowRecord& record, std::uint32_t part) {
   return __ldcg(reinterpret_cast<const unsigned long long*>(&record.parts[part]));
-}
-
-// Sets the end tokens of this block's share to -infinity. True in a thread that met a bad one.
-__device__ bool hold_back_ends(const SampleCudaArgs& args, const RowLogits& row, Words words) {
-  bool bad = false;
-  for (std::uint32_t i = threadIdx.x; i < args.num_end_tokens; i += kThreads) {
-    const std::uint32_t id = args.end_token_ids[i];
-    const std::uint32_t word = (id + row.lead) / 4;
-    if (id >= row.vocab_size || word < words.begin || word >= words.end) continue;
-    bad = bad || is_bad(row.first[id]);
-    row.first[id] = -INFINITY;
-  }
-  __syncthreads();
-  return bad;
 }
 
 __device__ void finish_scan(const SampleCudaArgs& args, std::uint32_t row, std::uint64_t best_key) {
@@ -60,6 +38,7 @@ __device__ void finish_scan(const SampleCudaArgs& args, std::uint32_t row, std::
   RowRecord& record = record_of(args, row);
   const float max = logit_of(best_key);
   record.is_drawn = 0;
+  Kept kept{.max = max};
   if (best_key == kBadKey) {
     answer(args, row, {SampleStatus::kNotANumber, 0});
   } else if (max == -INFINITY) {
@@ -70,16 +49,21 @@ __device__ void finish_scan(const SampleCudaArgs& args, std::uint32_t row, std::
     record.is_drawn = 1;
     record.log2_weight = {max, fminf(__fdiv_rn(kLog2E, params.temperature), FLT_MAX)};
     record.last_key = kKeepAll;
+    kept = {.max = max,
+            .temperature = params.temperature,
+            .scale = record.log2_weight.scale,
+            .least = fmaxf(least_weight(params), 1)};
   }
+  if (args.kept != nullptr) args.kept[row] = kept;
 }
 
 __global__ void __launch_bounds__(kThreads) scan_kernel(SampleCudaArgs args) {
   let_next_start();
   wait_for_previous();
   const std::uint32_t row = blockIdx.y;
-  const RowLogits logits(args, row);
+  const RowLogits logits = drawn_logits(args, row);
   const Words words = logits.part(blockIdx.x, gridDim.x);
-  bool bad = args.params[row].suppress_end && hold_back_ends(args, logits, words);
+  bool bad = false;
   float best = -INFINITY;
   std::uint32_t best_id = 0;
   for_each_logit<kThreads>(logits, words, [&](float logit, std::uint32_t id) {
@@ -163,8 +147,8 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(SampleCudaArgs args) {
   RowRecord& record = record_of(args, row);
   if (record.is_drawn == 0) return;
   const SampleParams& params = args.params[row];
-  const RowLogits logits(args, row);
-  const KeptWeights kept{record.log2_weight, record.last_key, ldexpf(params.min_p, kOctaves)};
+  const RowLogits logits = drawn_logits(args, row);
+  const KeptWeights kept{record.log2_weight, record.last_key, least_weight(params)};
   std::uint64_t sum = 0;
   for_each_logit<kThreads>(logits, logits.part(blockIdx.x, gridDim.x),
                            [&](float logit, std::uint32_t id) { sum += kept(logit, id); });
@@ -180,17 +164,10 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(SampleCudaArgs args) {
 
 }  // namespace
 
-std::uint32_t parts_of_row(const SampleCudaArgs& args, std::uint32_t max_blocks,
-                           std::uint32_t min_share, std::uint32_t max_share) {
-  const std::uint32_t fewest = (args.vocab_size + max_share - 1) / max_share;
-  const std::uint32_t most = (args.vocab_size + min_share - 1) / min_share;
-  return std::clamp(std::clamp(max_blocks / args.num_rows, fewest, most), 1U, kMaxParts);
-}
-
 void sample_cuda(const CudaOp& op, const SampleCudaArgs& args) {
   if (args.num_rows == 0) return;
-  const LaunchShape shape{dim3(parts_of_row(args, 8 * op.num_sms, 1024, 8192), args.num_rows),
-                          kThreads};
+  const RowParts parts{args.num_rows, args.vocab_size};
+  const LaunchShape shape{dim3(parts.count(8 * op.num_sms, 1024, 8192), args.num_rows), kThreads};
   launch(op, scan_kernel, shape, args);
   if (!args.any_random) return;
   if (args.any_filter) launch_rank_filter(op, args);

@@ -2,9 +2,9 @@
 // them, weights and ranks bit by bit as in sample.cc, sums over a block.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "ops/cuda/cuda_device.cuh"
 #include "ops/sample/sample_cuda.h"
@@ -14,7 +14,6 @@ namespace inferno::ops::cuda {
 constexpr int kOctaves = 40;
 constexpr int kBucketsPerOctave = 64;
 constexpr std::uint32_t kNumBuckets = (kOctaves + 1) * kBucketsPerOctave;
-constexpr std::uint64_t kKeepAll = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint32_t kMaxParts = 512;  // blocks that share a row
 
 // log2 of a token's weight over the best one's, as in sample.cc: by operations that the compiler
@@ -43,6 +42,10 @@ __device__ inline RowRecord& record_of(const SampleCudaArgs& args, std::uint32_t
 
 __device__ inline bool filters_by_rank(const SampleParams& params) {
   return params.top_k != 0 || params.top_p < 1;
+}
+
+__device__ inline float least_weight(const SampleParams& params) {
+  return ldexpf(params.min_p, kOctaves);
 }
 
 // --- As in sample.cc.
@@ -91,10 +94,10 @@ struct RowLogits {
   std::uint32_t vocab_size;
   std::uint32_t lead;  // floats from the boundary of 16 bytes before the row to the row
 
-  __device__ RowLogits(const SampleCudaArgs& args, std::uint32_t row)
-      : first(args.logits + std::size_t{row} * args.vocab_size),
-        vocab_size(args.vocab_size),
-        lead((row % 4) * (args.vocab_size % 4) % 4) {}
+  __device__ RowLogits(float* rows, std::uint32_t row, std::uint32_t vocab_size)
+      : first(rows + std::size_t{row} * vocab_size),
+        vocab_size(vocab_size),
+        lead((row % 4) * (vocab_size % 4) % 4) {}
 
   __device__ Words words() const { return {0, (lead + vocab_size + 3) / 4}; }
 
@@ -126,6 +129,12 @@ struct RowLogits {
     fn(logits.w, id + 3);
   }
 };
+
+// What a row is drawn from: the model's logits, or what its rules made of them.
+__device__ inline RowLogits drawn_logits(const SampleCudaArgs& args, std::uint32_t row) {
+  const bool is_changed = args.rules != nullptr && args.rules[row].change_logits();
+  return {is_changed ? args.processed : args.logits, row, args.vocab_size};
+}
 
 // Calls fn(logit, id) for the words of this thread in ascending order, several loads ahead. See
 // RowLogits::visit.
@@ -229,11 +238,33 @@ __device__ Found find_reaching(std::uint32_t count, std::uint64_t wanted, Amount
   return found;
 }
 
+// Says that this block's part of a row is done, what it has written included. True in the block
+// that comes last, which sees all parts; `finished` is 0 again then.
+__device__ inline bool finish_part(std::uint32_t& finished) {
+  __shared__ bool is_last;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    is_last = atomicInc(&finished, gridDim.x - 1) == gridDim.x - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  return is_last;
+}
+
 // The kernels of sample_filter_cuda.cu: for rows that filter by rank, last_key of their records.
 void launch_rank_filter(const CudaOp& op, const SampleCudaArgs& args);
 
 // Blocks for each row: enough to fill the device, with a share of min_share to max_share logits.
-std::uint32_t parts_of_row(const SampleCudaArgs& args, std::uint32_t max_blocks,
-                           std::uint32_t min_share, std::uint32_t max_share);
+struct RowParts {
+  std::uint32_t num_rows;
+  std::uint32_t vocab_size;
+
+  std::uint32_t count(std::uint32_t max_blocks, std::uint32_t min_share,
+                      std::uint32_t max_share) const {
+    const std::uint32_t fewest = (vocab_size + max_share - 1) / max_share;
+    const std::uint32_t most = (vocab_size + min_share - 1) / min_share;
+    return std::clamp(std::clamp(max_blocks / num_rows, fewest, most), 1U, kMaxParts);
+  }
+};
 
 }  // namespace inferno::ops::cuda

@@ -23,7 +23,6 @@ struct Rows {
   std::vector<float> logits;
   std::vector<SampleParams> params;
   std::vector<std::uint32_t> seats;
-  std::vector<std::uint32_t> ends;
 };
 
 std::span<float> row_of(Rows& rows, std::size_t row) {
@@ -58,12 +57,11 @@ SampleParams random_params(Random& random) {
           .top_p = kTopP[random.integer(0, 7)],
           .min_p = kMinP[random.integer(0, 5)],
           .seed = std::uint64_t{random.integer(0, 0xFFFFFFFF)} << 32 | random.integer(0, 9),
-          .position = random.integer(0, 0xFFFFFFFF),
-          .suppress_end = random.integer(0, 3) == 0};
+          .position = random.integer(0, 0xFFFFFFFF)};
 }
 
 Rows random_rows(Random& random, std::uint32_t vocab, std::uint32_t num_rows) {
-  Rows rows{vocab, std::vector<float>(std::size_t{vocab} * num_rows), {}, {}, {}};
+  Rows rows{vocab, std::vector<float>(std::size_t{vocab} * num_rows), {}, {}};
   std::vector<std::uint32_t> seats(kSeats);
   for (std::uint32_t i = 0; i < kSeats; ++i) seats[i] = i;
   random.shuffle(seats);
@@ -71,9 +69,6 @@ Rows random_rows(Random& random, std::uint32_t vocab, std::uint32_t num_rows) {
     fill_row(random, row_of(rows, row));
     rows.params.push_back(random_params(random));
     rows.seats.push_back(random.integer(0, 9) == 0 ? kNoSeat : seats[row]);
-  }
-  for (std::uint32_t i = random.integer(0, 3); i > 0; --i) {
-    rows.ends.push_back(random.integer(0, vocab - 1));
   }
   return rows;
 }
@@ -92,7 +87,6 @@ void check_rows(const TestDevice& device, const DeviceBuffer<std::byte>& workspa
   const DeviceBuffer<float> logits(rows.logits);
   const DeviceBuffer<SampleParams> params(rows.params);
   const DeviceBuffer<std::uint32_t> seats(rows.seats);
-  const DeviceBuffer<std::uint32_t> ends(rows.ends);
   const DeviceBuffer<Sampled> sampled(num_rows);
   const DeviceBuffer<std::uint32_t> sampled_ids(kSeats);
   sample_cuda(device.op(), {.logits = logits.data(),
@@ -100,8 +94,6 @@ void check_rows(const TestDevice& device, const DeviceBuffer<std::byte>& workspa
                             .seats = seats.data(),
                             .num_rows = num_rows,
                             .vocab_size = rows.vocab,
-                            .end_token_ids = ends.data(),
-                            .num_end_tokens = static_cast<std::uint32_t>(rows.ends.size()),
                             .any_random = any_random,
                             .any_filter = any_filter,
                             .workspace = workspace.data(),
@@ -119,7 +111,7 @@ void check_rows(const TestDevice& device, const DeviceBuffer<std::byte>& workspa
     CAPTURE(p.top_k);
     CAPTURE(p.top_p);
     CAPTURE(p.min_p);
-    const auto expected = sample_row(row_of(rows, row), p, rows.ends, {weights, ranked});
+    const auto expected = sample_row(row_of(rows, row), p, {weights, ranked});
     REQUIRE(results[row].status == expected.status);
     REQUIRE(results[row].token_id == expected.token_id);
     if (expected.status == SampleStatus::kNotANumber) continue;
@@ -172,7 +164,7 @@ TEST_CASE("every filter alone and together cuts a large flat or narrow row where
   workspace.zero();
   for (const float deviation : {0.0F, 1e-6F, 0.01F, 0.3F, 1.3F, 4.0F}) {
     CAPTURE(deviation);
-    Rows rows{kVocab, random.normals(std::size_t{16} * kVocab), {}, {}, {}};
+    Rows rows{kVocab, random.normals(std::size_t{16} * kVocab), {}, {}};
     for (float& logit : rows.logits) logit = 7.0F + deviation * logit;
     for (std::uint32_t row = 0; row < 16; ++row) {
       rows.params.push_back({.temperature = 0.9F,

@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kHistogramThreads) histogram_kernel(SampleCuda
   RowRecord& record = record_of(args, row);
   if (record.is_drawn == 0 || !filters_by_rank(args.params[row])) return;
   __syncthreads();
-  const RowLogits logits(args, row);
+  const RowLogits logits = drawn_logits(args, row);
   const Log2Weight log2_weight = record.log2_weight;
   for_each_logit<kHistogramThreads>(logits, logits.part(blockIdx.x, gridDim.x),
                                     [&](float logit, std::uint32_t) {
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(kThreads) cut_kernel(SampleCudaArgs args) {
   RowRecord& record = record_of(args, index);
   const SampleParams& params = args.params[index];
   if (record.is_drawn == 0 || !filters_by_rank(params)) return;
-  const RowLogits logits(args, index);
+  const RowLogits logits = drawn_logits(args, index);
   const CutRow row{logits, record, record.log2_weight, shared};
   const std::uint64_t key = cut_by_mass(row, params.top_p, cut_by_count(row, params.top_k));
   __syncthreads();
@@ -254,14 +254,17 @@ __global__ void __launch_bounds__(kThreads) cut_kernel(SampleCudaArgs args) {
     record.counts[i] = 0;
     record.masses[i] = 0;
   }
-  if (threadIdx.x == 0) record.last_key = key;
+  if (threadIdx.x != 0) return;
+  record.last_key = key;
+  if (args.kept != nullptr) args.kept[index].last_key = key;
 }
 
 }  // namespace
 
 void launch_rank_filter(const CudaOp& op, const SampleCudaArgs& args) {
-  const std::uint32_t parts = parts_of_row(args, 4 * op.num_sms, 2048, 32768);
-  launch(op, histogram_kernel, {dim3(parts, args.num_rows), kHistogramThreads}, args);
+  const RowParts parts{args.num_rows, args.vocab_size};
+  const std::uint32_t count = parts.count(4 * op.num_sms, 2048, 32768);
+  launch(op, histogram_kernel, {dim3(count, args.num_rows), kHistogramThreads}, args);
   launch(op, cut_kernel, {args.num_rows, kThreads}, args);
 }
 

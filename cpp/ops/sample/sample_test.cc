@@ -21,12 +21,11 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 struct Sampler {
   std::vector<float> weights;
   std::vector<std::uint64_t> ranked;
-  std::vector<std::uint32_t> ends;
 
-  Sampled operator()(std::vector<float> logits, const SampleParams& params) {
+  Sampled operator()(const std::vector<float>& logits, const SampleParams& params) {
     weights.resize(logits.size());
     ranked.resize(logits.size());
-    return sample_row(logits, params, ends, {weights, ranked});
+    return sample_row(logits, params, {weights, ranked});
   }
 };
 
@@ -94,19 +93,15 @@ TEST_CASE("refuses a row with NaN or +infinity, wherever it stands") {
   }
 }
 
-TEST_CASE("end tokens are never drawn while they are held back") {
+TEST_CASE("what is -infinity is never drawn, and where all is there is nothing left") {
   Sampler sampler;
-  sampler.ends = {1, 3};
-  CHECK(sampler({0, 9, 2, 9}, {.suppress_end = true}).token_id == 2);
-  CHECK(sampler({0, 9, 2, 9}, {}).token_id == 1);
   for (std::uint32_t position = 0; position < 200; ++position) {
-    const SampleParams params{
-        .temperature = 2, .seed = 1, .position = position, .suppress_end = true};
-    const auto id = sampler({0, 9, 2, 9}, params).token_id;
+    const SampleParams params{.temperature = 2, .seed = 1, .position = position};
+    const auto id = sampler({0, -kInf, 2, -kInf}, params).token_id;
     CHECK((id == 0 || id == 2));
   }
-  sampler.ends = {0, 1};
-  CHECK(sampler({1, 2}, {.suppress_end = true}).status == SampleStatus::kNothingLeft);
+  CHECK(sampler({-kInf, -kInf}, {}).status == SampleStatus::kNothingLeft);
+  CHECK(sampler({-kInf, -kInf}, {.temperature = 1}).status == SampleStatus::kNothingLeft);
 }
 
 TEST_CASE("top_k of one and a tiny top_p are greedy, ties included") {

@@ -8,7 +8,7 @@ use crate::admission::validate::check_params;
 use crate::admission::{Config, Ledger, RunningObserver};
 use crate::clock::Timestamp;
 use crate::executor::ModelId;
-use crate::models::{GenerationDefaults, ServedModel};
+use crate::models::ServedModel;
 use crate::reply::testing::Collected;
 use crate::request::{
     DEFAULT_PRIORITY, DefaultLength, Handle, Params, Prompt, Request, RequestId, SequenceId, Sink,
@@ -31,7 +31,7 @@ pub(crate) fn model(name: &str) -> Arc<ServedModel> {
         max_seq_len: 64,
         vocab_size: 258,
         end_token_ids: vec![testing::END],
-        defaults: GenerationDefaults::default(),
+        defaults: Params::default(),
         created: 0,
         in_use: AtomicU64::new(0),
         last_used: AtomicU64::new(0),
@@ -49,7 +49,8 @@ pub(crate) fn reserved(sink: &Collected) -> Reserved {
     let config = Config::default();
     Reserved {
         handle,
-        checked: check_params(Params::default(), &model.defaults, &config, 1).expect("defaults"),
+        params: check_params(Params::default(), &model, &config, 1).expect("defaults"),
+        bad_words: Vec::new(),
         model,
         prompt_field: "prompt",
         stream: true,

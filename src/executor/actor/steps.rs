@@ -6,7 +6,7 @@ use actix::{AsyncContext, Context, Handler};
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{StepBatch, StepOutput};
 use crate::clock::Timestamp;
-use crate::executor::{ModelId, Pipeline, RunStep, StepDone, StepFailure};
+use crate::executor::{ModelId, Pipeline, RunStep, SeatBinding, StepDone, StepFailure};
 
 use super::{Executor, guarded};
 
@@ -30,11 +30,15 @@ impl Executor {
     fn run_step(
         &mut self,
         model: ModelId,
+        bindings: &[SeatBinding],
         batch: &mut StepBatch,
     ) -> Result<StepOutput, StepFailure> {
         let Some(device) = self.device.as_deref_mut() else { return Err(StepFailure::Skipped) };
         let mut output = StepOutput::default();
-        let result = settle(guarded(|| device.run(model, batch, &mut output)));
+        let result = settle(guarded(|| {
+            bindings.iter().try_for_each(|binding| device.bind(model, binding))?;
+            device.run(model, batch, &mut output)
+        }));
         match result {
             Ok(()) => Ok(output),
             Err(failure) => {
@@ -59,11 +63,18 @@ impl Executor {
         settle(guarded(|| call(pipeline)))
     }
 
+    fn bind(&mut self, model: ModelId, bindings: &[SeatBinding]) -> Result<(), StepFailure> {
+        let Some(device) = self.device.as_deref_mut() else { return Err(StepFailure::Skipped) };
+        settle(guarded(|| bindings.iter().try_for_each(|binding| device.bind(model, binding))))
+    }
+
     /// Starts a step beside the one that runs. If it cannot start, that one's answer is waited for first: it is not at fault.
     fn submit(&mut self, message: RunStep, ctx: &mut Context<Self>) {
-        let RunStep { step, model, mut batch } = message;
+        let RunStep { step, model, bindings, mut batch } = message;
         let started = Timestamp::now();
-        let result = self.with_pipeline(|pipeline| pipeline.submit(model, &mut batch));
+        let bound = self.bind(model, &bindings);
+        let result =
+            bound.and_then(|()| self.with_pipeline(|pipeline| pipeline.submit(model, &mut batch)));
         let Err(failure) = result else {
             self.in_flight.push_back(InFlight { step, batch, started });
             self.progress.set_pending(1, started);
@@ -125,10 +136,10 @@ impl Handler<RunStep> for Executor {
         if self.has_pipeline() {
             return self.submit(message, ctx);
         }
-        let RunStep { step, model, mut batch } = message;
+        let RunStep { step, model, bindings, mut batch } = message;
         let started = Timestamp::now();
         self.progress.set_pending(1, started);
-        let result = self.run_step(model, &mut batch);
+        let result = self.run_step(model, &bindings, &mut batch);
         let ended = Timestamp::now();
         self.progress.stamp(ended);
         self.answer(StepDone { step, result, batch, started, ended }, ctx);

@@ -49,6 +49,10 @@ impl Device for Slow {
         Ok(())
     }
 
+    fn bind(&mut self, _: ModelId, _: &SeatBinding) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn run(
         &mut self,
         model: ModelId,
@@ -102,7 +106,7 @@ async fn steps_go_on_while_a_model_loads() {
     };
     bench.running.addr.send(message).await.expect("it lives");
     for step in 0..3 {
-        let message = RunStep { step, model: ModelId(1), batch: StepBatch::default() };
+        let message = RunStep { model: ModelId(1), ..run_step(step, StepBatch::default()) };
         bench.running.addr.try_send(message).expect("there is room");
     }
     hold.store(false, Ordering::Release);
@@ -150,7 +154,7 @@ async fn a_step_that_fails_during_a_load_leaves_the_load_to_the_next_build() {
     let load = LoadModel { model: MODEL, checkpoint, limits: budget(), progress: None, done };
     bench.running.addr.try_send(load).expect("there is room");
     // No model 99: the fake fails such a step.
-    let step = RunStep { step: 1, model: ModelId(99), batch: StepBatch::default() };
+    let step = RunStep { model: ModelId(99), ..run_step(1, StepBatch::default()) };
     bench.running.addr.try_send(step).expect("there is room");
     hold.store(false, Ordering::Release);
     assert!(bench.done.recv().await.expect("answered").result.is_err());

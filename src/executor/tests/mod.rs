@@ -11,7 +11,7 @@ use actix::{Actor, Context, Handler};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::bridge::ffi::SamplingRow;
+use crate::bridge::{NO_MASK, NO_TOKEN};
 use crate::health::Progress;
 use crate::models::{LoadFormat, testing};
 use crate::telemetry::Metrics;
@@ -99,7 +99,7 @@ impl Bench {
     }
 
     async fn step(&mut self, step: u64, batch: StepBatch) -> StepDone {
-        self.running.addr.send(RunStep { step, model: MODEL, batch }).await.expect("it lives");
+        self.running.addr.send(run_step(step, batch)).await.expect("it lives");
         self.done.recv().await.expect("it answers")
     }
 
@@ -128,29 +128,31 @@ fn budget() -> ModelBudget {
 /// One sequence's tokens, of which the last is sampled after.
 fn batch(token_ids: &[u32]) -> StepBatch {
     let len = token_ids.len() as u32;
-    let row = SamplingRow {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        seed: 11,
-        position: len,
-        suppress_end: false,
-    };
     StepBatch {
         token_ids: token_ids.to_vec(),
-        positions: (0..len).collect(),
-        slot_mapping: (0..len).collect(),
-        cu_query_lens: vec![0, len],
+        query_lens: vec![len],
         context_lens: vec![len],
         block_tables: (0..len.div_ceil(16)).collect(),
         block_table_stride: len.div_ceil(16),
         seats: vec![0],
         feed_sampled: vec![false],
         sample: vec![true],
-        sampling: vec![row],
+        score: vec![false],
+        next_token_ids: vec![NO_TOKEN],
+        mask_rows: vec![NO_MASK],
         ..StepBatch::default()
     }
+}
+
+/// A step of one greedy sequence, with its seat.
+fn run_step(step: u64, batch: StepBatch) -> RunStep {
+    let binding = SeatBinding {
+        seat: 0,
+        sampler: SamplerSpec::greedy().into(),
+        num_prompt_tokens: batch.token_ids.len() as u32,
+        token_ids: batch.token_ids.clone(),
+    };
+    RunStep { step, model: MODEL, bindings: vec![binding], batch }
 }
 
 #[actix::test]
@@ -161,7 +163,7 @@ async fn steps_are_answered_in_order_though_the_batchers_mailbox_is_full() {
     assert_eq!(bench.ready().await, Ok(()));
     bench.load(&checkpoint).await.expect("loads");
     for step in 0..100 {
-        let message = RunStep { step, model: MODEL, batch: batch(&[1, 2, 3]) };
+        let message = run_step(step, batch(&[1, 2, 3]));
         bench.running.addr.send(message).await.expect("it lives");
     }
     for step in 0..100 {

@@ -380,7 +380,7 @@ fn the_pool_is_planned_from_the_config_files() {
     assert!(error.starts_with("model demo:"), "{error}");
     // With no dtype in config.json the tensors would be asked, and there are none.
     let config = std::fs::read_to_string(dir.path().join("config.json")).expect("reads");
-    std::fs::write(dir.path().join("config.json"), config.replace("torch_dtype", "x"))
+    std::fs::write(dir.path().join("config.json"), config.replace("torch_dtype", "_x"))
         .expect("writes");
     let stored = ModelSpec { load_format: LoadFormat::Safetensors, ..spec(dir.path(), None) };
     assert!(plan(stored).is_err());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::bridge::DeviceErrorCode;
+use crate::executor::SeatBinding;
 
 #[actix::test]
 async fn a_rebuilt_device_gets_every_model_again() {
@@ -89,6 +90,10 @@ impl Device for Broken {
     }
 
     fn unload(&mut self, _: ModelId) -> std::result::Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn bind(&mut self, _: ModelId, _: &SeatBinding) -> std::result::Result<(), DeviceError> {
         Ok(())
     }
 

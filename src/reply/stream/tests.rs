@@ -16,6 +16,10 @@ fn ids(text: &str) -> Vec<u32> {
     testing::bytes().encode(text, false).expect("plain text")
 }
 
+fn tokens(text: &str) -> Vec<Token> {
+    ids(text).into_iter().map(Token::from).collect()
+}
+
 fn lock(started: &Started) -> MutexGuard<'_, Stream> {
     started.stream.lock().expect("no test panics in it")
 }
@@ -30,9 +34,9 @@ fn events_have_gapless_seq_and_the_last_one_has_the_bill() {
     let started = Fixture::default().start(&sink);
     let mut stream = lock(&started);
     stream.scheduled(&DeviceId::new("cpu:0"), 2, at(3_000));
-    stream.push(1, &ids("a"), None, at(6_000));
-    stream.push(1, &ids("bc"), None, at(7_000));
-    stream.push(1, &[END], Some(FinishReason::Stop), at(9_000));
+    stream.push(1, &tokens("a"), None, at(6_000));
+    stream.push(1, &tokens("bc"), None, at(7_000));
+    stream.push(1, &[END.into()], Some(FinishReason::Stop), at(9_000));
     let events = sink.events();
     assert_eq!(events.iter().map(|e| e.seq).collect::<Vec<_>>(), [0, 1, 3]);
     assert_eq!(sink.text(), "abc");
@@ -66,7 +70,7 @@ fn a_request_that_does_not_stream_gets_one_event() {
     let started = Fixture { stream: false, ..Fixture::default() }.start(&sink);
     let mut stream = lock(&started);
     for c in ["x", "y", "z"] {
-        stream.push(1, &ids(c), None, at(5_000));
+        stream.push(1, &tokens(c), None, at(5_000));
         assert_eq!(sink.events(), []);
     }
     stream.push(1, &[], Some(FinishReason::Length), at(6_000));
@@ -80,13 +84,13 @@ fn a_character_over_several_tokens_is_shown_when_it_is_whole() {
     let sink = Collected::default();
     let started = Fixture::default().start(&sink);
     let mut stream = lock(&started);
-    for id in ids("é🙂") {
-        stream.push(1, &[id], None, at(5_000));
+    for token in tokens("é🙂") {
+        stream.push(1, &[token], None, at(5_000));
     }
     let texts: Vec<String> = sink.events().into_iter().map(|e| e.text).collect();
     assert_eq!(texts, ["", "é", "", "", "", "🙂"]);
     // Half a character at the end is not shown.
-    stream.push(1, &ids("🙂")[..2], Some(FinishReason::Length), at(5_000));
+    stream.push(1, &tokens("🙂")[..2], Some(FinishReason::Length), at(5_000));
     assert_eq!(sink.text(), "é🙂");
 }
 
@@ -96,18 +100,18 @@ fn a_stop_string_over_token_borders_ends_it_and_is_not_shown() {
     let started = with_stop(&["END", "never"]).start(&sink);
     let mut stream = lock(&started);
     for token in ["o", "k", " ", "E", "N"] {
-        stream.push(1, &ids(token), None, at(5_000));
+        stream.push(1, &tokens(token), None, at(5_000));
     }
     assert_eq!(sink.text(), "ok ");
     // The tokens behind the stop string's last one were never asked for.
-    stream.push(1, &ids("D more"), None, at(6_000));
+    stream.push(1, &tokens("D more"), None, at(6_000));
     assert_eq!(sink.text(), "ok ");
     assert_eq!(sink.token_ids(), ids("ok END"));
     let last = sink.last().expect("ended");
     assert_eq!(last.finish_reason, Some(FinishReason::Stop));
     assert_eq!(last.usage.map(|u| u.completion_tokens), Some(6));
     assert!(started.handle.wants_no_more() && !started.handle.is_cancelled());
-    stream.push(1, &ids("late"), Some(FinishReason::Length), at(7_000));
+    stream.push(1, &tokens("late"), Some(FinishReason::Length), at(7_000));
     assert_eq!(sink.events().len(), 6);
 }
 
@@ -115,13 +119,13 @@ fn a_stop_string_over_token_borders_ends_it_and_is_not_shown() {
 fn held_back_text_is_shown_when_no_stop_string_came() {
     for (finish, tail) in [
         (FinishReason::Length, vec![]),
-        (FinishReason::Stop, vec![END]),
+        (FinishReason::Stop, vec![END.into()]),
         (FinishReason::Cancelled, vec![]),
     ] {
         let sink = Collected::default();
         let started = with_stop(&["END"]).start(&sink);
         let mut stream = lock(&started);
-        stream.push(1, &ids("ok EN"), None, at(5_000));
+        stream.push(1, &tokens("ok EN"), None, at(5_000));
         assert_eq!(sink.text(), "ok ");
         stream.push(1, &tail, Some(finish), at(6_000));
         assert_eq!(sink.text(), "ok EN");
@@ -134,10 +138,10 @@ fn min_tokens_delays_stop_strings() {
     let started = Fixture { min_tokens: 3, ..with_stop(&["a"]) }.start(&sink);
     let mut stream = lock(&started);
     for _ in 0..3 {
-        stream.push(1, &ids("a"), None, at(5_000));
+        stream.push(1, &tokens("a"), None, at(5_000));
     }
     assert!(!stream.is_ended());
-    stream.push(1, &ids("a"), None, at(5_000));
+    stream.push(1, &tokens("a"), None, at(5_000));
     assert!(stream.is_ended());
     assert_eq!(sink.text(), "aaa");
 }
@@ -146,7 +150,7 @@ fn min_tokens_delays_stop_strings() {
 fn an_end_token_that_is_text_is_not_shown() {
     let sink = Collected::default();
     let started = Fixture::default().start(&sink);
-    lock(&started).push(1, &ids("ok!"), Some(FinishReason::Stop), at(5_000));
+    lock(&started).push(1, &tokens("ok!"), Some(FinishReason::Stop), at(5_000));
     assert_eq!((sink.text(), sink.token_ids()), ("ok".to_owned(), ids("ok!")));
 }
 
@@ -155,9 +159,9 @@ fn a_sink_that_closes_cancels() {
     for stream in [true, false] {
         let sink = Collected::default();
         let started = Fixture { stream, ..Fixture::default() }.start(&sink);
-        lock(&started).push(1, &ids("a"), None, at(5_000));
+        lock(&started).push(1, &tokens("a"), None, at(5_000));
         sink.close();
-        lock(&started).push(1, &ids("b"), None, at(6_000));
+        lock(&started).push(1, &tokens("b"), None, at(6_000));
         assert!(started.handle.is_cancelled());
         let last = sink.last().expect("ended");
         assert_eq!(last.finish_reason, Some(FinishReason::Cancelled));
@@ -171,9 +175,9 @@ fn a_sink_that_closes_cancels() {
 fn a_cancel_seen_with_new_tokens_counts_them_and_ends() {
     let sink = Collected::default();
     let started = Fixture::default().start(&sink);
-    lock(&started).push(1, &ids("a"), None, at(5_000));
+    lock(&started).push(1, &tokens("a"), None, at(5_000));
     started.handle.cancel();
-    lock(&started).push(1, &ids("b"), None, at(6_000));
+    lock(&started).push(1, &tokens("b"), None, at(6_000));
     let last = sink.last().expect("ended");
     assert_eq!(last.finish_reason, Some(FinishReason::Cancelled));
     assert_eq!(last.usage.map(|u| u.completion_tokens), Some(2));
@@ -186,11 +190,11 @@ fn a_new_start_ignores_what_comes_late_from_the_old_one() {
     let started = Fixture::default().start(&sink);
     let mut stream = lock(&started);
     stream.scheduled(&DeviceId::new("cpu:0"), 0, at(2_000));
-    stream.push(1, &ids("ab"), None, at(5_000));
+    stream.push(1, &tokens("ab"), None, at(5_000));
     assert_eq!(stream.restart(2), 2);
-    stream.push(1, &ids("X"), Some(FinishReason::Length), at(6_000));
+    stream.push(1, &tokens("X"), Some(FinishReason::Length), at(6_000));
     stream.scheduled(&DeviceId::new("cpu:1"), 3, at(7_000));
-    stream.push(2, &ids("c"), Some(FinishReason::Length), at(8_000));
+    stream.push(2, &tokens("c"), Some(FinishReason::Length), at(8_000));
     assert_eq!(sink.text(), "abc");
     let last = sink.last().expect("ended");
     assert_eq!((last.attempt, last.seq), (2, 2));
@@ -247,7 +251,7 @@ fn a_failure_without_a_reason_still_has_an_error() {
 /// Whatever the owners do and in whatever order: one acceptance, gapless seq, exactly one last event, one permit back.
 #[test]
 fn any_interleaving_ends_exactly_once() {
-    let text = ids("some text, 你好 🙂 STOP and more of it");
+    let text = tokens("some text, 你好 🙂 STOP and more of it");
     for seed in 0..2_000u64 {
         let mut rng = StdRng::seed_from_u64(seed);
         let sink = Collected::default();
@@ -270,7 +274,7 @@ fn any_interleaving_ends_exactly_once() {
                 5 => stream.push(attempt - 1, &text[..1], None, now),
                 6 => {
                     let ends = [FinishReason::Stop, FinishReason::Length, FinishReason::Cancelled];
-                    stream.push(attempt, &[END], ends.choose(&mut rng).copied(), now);
+                    stream.push(attempt, &[END.into()], ends.choose(&mut rng).copied(), now);
                 }
                 7 => stream.scheduled(&DeviceId::new("cpu:0"), rng.random_range(0..9), now),
                 _ => {
@@ -308,4 +312,26 @@ fn check(seed: u64, sink: &Collected, streams: bool) {
         assert_eq!(event.error.is_some(), failed, "seed {seed}");
     }
     assert_eq!(events.last().and_then(|e| e.usage).map(|u| u.completion_tokens), Some(next));
+}
+
+#[test]
+fn a_row_that_could_not_be_sampled_fails_with_its_reason() {
+    for (fault, kind) in
+        [(RowFault::NotANumber, Kind::Internal), (RowFault::NothingLeft, Kind::Invalid)]
+    {
+        let sink = Collected::default();
+        let started = Fixture::default().start(&sink);
+        let mut stream = lock(&started);
+        stream.push(1, &tokens("ab"), None, at(5_000));
+        assert_eq!(stream.restart(2), 2);
+        stream.fault(1, fault, at(5_500));
+        assert!(!stream.is_ended(), "of a start that was given up");
+        stream.fault(2, fault, at(6_000));
+        let last = sink.last().expect("ended");
+        assert_eq!((last.finish_reason, last.seq), (Some(FinishReason::Failed), 2));
+        let error = last.error.expect("says why");
+        assert_eq!(error.kind, kind);
+        assert!(error.message.contains("token 2"), "{error}");
+        assert_eq!(started.permits(), 0);
+    }
 }

@@ -4,21 +4,22 @@
 #include <stdexcept>
 #include <string>
 
-#include "ops/rms_norm/rms_norm_cuda.h"
 #include "ops/experts/cuda/experts_product.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
 
 namespace inferno::ops::cuda {
 namespace {
 
 // From so many rows for each expert on, tiles are faster than streams.
-constexpr std::uint32_t kRowsForTiles = 32;
+constexpr std::uint32_t kRowsForTiles = 16;
 constexpr std::size_t kElement = 2;
 
 // The workspace, cut.
 struct Arrays {
   SortedPairs sorted;
-  void* gated = nullptr;    // [P, I] elements
-  void* outputs = nullptr;  // [P, H] elements; before, the sorted rows of h
+  float* row_scales = nullptr;  // [P] of sorted rows
+  void* gated = nullptr;        // [P, I] elements
+  void* outputs = nullptr;      // [P, H] elements; before, the sorted rows of h
   std::size_t bytes = 0;
 
   Arrays(void* base, const ExpertsShape& shape, std::uint32_t max_tokens) {
@@ -34,6 +35,7 @@ struct Arrays {
     place(sorted.starts, (std::size_t{shape.num_experts} + 1) * sizeof(std::uint32_t));
     place(sorted.order, pairs * sizeof(std::uint32_t));
     place(sorted.positions, pairs * sizeof(std::uint32_t));
+    place(row_scales, pairs * sizeof(float));
     place(gated, pairs * shape.intermediate_size * kElement);
     place(outputs, pairs * shape.hidden_size * kElement);
   }
@@ -78,11 +80,17 @@ struct ExpertsCuda::Impl {
         max_tokens(tokens),
         arrays(workspace, experts, tokens),
         stream_kernel(op),
+        decode_kernel(op),
         tiles_kernel(op) {}
 
   void check(const ExpertsInput& in, const ExpertsWeights& weights) const;
   bool streams() const;
   bool tiles(std::uint32_t num_tokens) const;
+  bool decodes(std::uint32_t num_tokens) const;
+  bool defers(std::uint32_t num_tokens, Dtype dtype) const;
+  PairRouting routing_of(const ExpertsInput& in) const;
+  void decode(const CudaOp& op, const ExpertsInput& in, const ExpertsWeights& weights,
+              const ExpertsSum& sum) const;
   void run(const CudaOp& op, const ExpertsInput& in, const ExpertsWeights& weights,
            ExpertsSum sum) const;
   void multiply(const CudaOp& op, const ExpertsProduct& product, bool by_tiles) const;
@@ -91,6 +99,7 @@ struct ExpertsCuda::Impl {
   std::uint32_t max_tokens;
   Arrays arrays;
   ExpertsStreamKernel stream_kernel;
+  ExpertsDecodeKernel decode_kernel;
   ExpertsTilesKernel tiles_kernel;
   bool batch_invariant = false;
 };
@@ -102,7 +111,8 @@ void ExpertsCuda::Impl::check(const ExpertsInput& in, const ExpertsWeights& weig
     throw std::invalid_argument("invalid_batch: experts: " + std::to_string(in.num_tokens) +
                                 " tokens, expected up to " + std::to_string(max_tokens));
   }
-  if (in.square_sums != nullptr && in.num_tokens > kMaxFewRows) {
+  if (in.square_sums != nullptr && in.num_tokens > kMaxFewRows && streams() &&
+      !tiles(in.num_tokens)) {
     throw std::invalid_argument("other: experts: deferred normalisation of " +
                                 std::to_string(in.num_tokens) + " rows, expected up to " +
                                 std::to_string(kMaxFewRows));
@@ -117,10 +127,63 @@ bool ExpertsCuda::Impl::streams() const {
          ExpertsStreamKernel::takes({hidden, inner, Dtype::BF16});
 }
 
+// Where a row is to have the same bits always, whatever their number: tiles give them.
 bool ExpertsCuda::Impl::tiles(std::uint32_t num_tokens) const {
+  if (!streams() || !tiles_kernel.available()) return false;
   const std::uint64_t pairs = std::uint64_t{num_tokens} * shape.experts_per_token;
-  return streams() && tiles_kernel.available() && !batch_invariant &&
-         pairs >= std::uint64_t{kRowsForTiles} * shape.num_experts && num_tokens > kMaxFewRows;
+  return batch_invariant ||
+         (pairs >= std::uint64_t{kRowsForTiles} * shape.num_experts && num_tokens > kMaxFewRows);
+}
+
+// Its sums go another way than those of more tokens.
+bool ExpertsCuda::Impl::decodes(std::uint32_t num_tokens) const {
+  return streams() && decode_kernel.available() && !batch_invariant &&
+         num_tokens <= kMaxDecodeTokens && num_tokens * shape.experts_per_token <= kMaxBlockPairs;
+}
+
+// x * weight, not yet divided by its norm, may leave the range of f16.
+bool ExpertsCuda::Impl::defers(std::uint32_t num_tokens, Dtype dtype) const {
+  return decodes(num_tokens) && dtype == Dtype::BF16 && shape.hidden_size % 16 == 0;
+}
+
+PairRouting ExpertsCuda::Impl::routing_of(const ExpertsInput& in) const {
+  return {in.expert_ids, in.num_tokens * shape.experts_per_token, shape.num_experts,
+          shape.experts_per_token};
+}
+
+void ExpertsCuda::Impl::decode(const CudaOp& op, const ExpertsInput& in,
+                               const ExpertsWeights& weights, const ExpertsSum& sum) const {
+  const PairRouting routing = routing_of(in);
+  const Dtype dtype = weights.down.shape.dtype;
+  const bool defers_norm = defers(in.num_tokens, dtype);
+  stream_kernel(op, {.routing = routing,
+                     .sorted = {},
+                     .x = in.h,
+                     .token_rows = true,
+                     .weight = weights.gate_up,
+                     .gate = true,
+                     .activation = weights.activation,
+                     .square_sums = in.square_sums,
+                     .num_square_sums = norm_parts(shape.hidden_size),
+                     .eps = in.eps,
+                     .pair_weights = in.weights,
+                     .out = arrays.gated});
+  decode_kernel(op, {.routing = routing,
+                     .weights = in.weights,
+                     .gated = arrays.gated,
+                     .down = weights.down,
+                     .scale = sum.scale,
+                     .add = sum.add,
+                     .x = sum.x,
+                     .next = defers_norm ? sum.next : NextNorm{}});
+  if (defers_norm || sum.next.weight == nullptr) return;
+  rms_norm_cuda(op, {.x = sum.x,
+                     .weight = sum.next.weight,
+                     .eps = sum.next.eps,
+                     .num_tokens = in.num_tokens,
+                     .hidden_size = shape.hidden_size,
+                     .dtype = dtype,
+                     .out = sum.next.h});
 }
 
 void ExpertsCuda::Impl::multiply(const CudaOp& op, const ExpertsProduct& product,
@@ -136,13 +199,23 @@ void ExpertsCuda::Impl::multiply(const CudaOp& op, const ExpertsProduct& product
 
 void ExpertsCuda::Impl::run(const CudaOp& op, const ExpertsInput& in, const ExpertsWeights& weights,
                             ExpertsSum sum) const {
+  if (decodes(in.num_tokens)) return decode(op, in, weights, sum);
   const bool by_tiles = tiles(in.num_tokens);
-  const PairRouting routing{in.expert_ids, in.num_tokens * shape.experts_per_token,
-                            shape.num_experts, shape.experts_per_token};
+  const PairRouting routing = routing_of(in);
   const bool sorts = by_tiles || (streams() && routing.num_pairs > kMaxBlockPairs);
   const SortedPairs sorted = sorts ? arrays.sorted : SortedPairs{};
   if (sorts) sort_pairs_cuda(op, routing, sorted);
-  if (by_tiles) gather_rows_cuda(op, {routing, sorted, in.h, shape.hidden_size, arrays.outputs});
+  if (by_tiles) {
+    gather_rows_cuda(op, {.routing = routing,
+                          .sorted = sorted,
+                          .x = in.h,
+                          .num_columns = shape.hidden_size,
+                          .to = arrays.outputs,
+                          .square_sums = in.square_sums,
+                          .num_square_sums = norm_parts(shape.hidden_size),
+                          .eps = in.eps,
+                          .row_scales = arrays.row_scales});
+  }
   multiply(op,
            {.routing = routing,
             .sorted = sorted,
@@ -154,6 +227,7 @@ void ExpertsCuda::Impl::run(const CudaOp& op, const ExpertsInput& in, const Expe
             .square_sums = in.square_sums,
             .num_square_sums = norm_parts(shape.hidden_size),
             .eps = in.eps,
+            .row_scales = in.square_sums == nullptr ? nullptr : arrays.row_scales,
             .out = arrays.gated},
            by_tiles);
   multiply(op,
@@ -201,9 +275,11 @@ bool ExpertsCuda::add(const CudaOp& op, const ExpertsInput& in, const ExpertsWei
   impl_->check(in, weights);
   if (in.num_tokens == 0) return false;
   impl_->run(op, in, weights, {.routing = {}, .scale = scale, .add = true, .x = x, .next = next});
-  return false;
+  return next.weight != nullptr && defers(in.num_tokens, weights.down.shape.dtype);
 }
 
-bool ExpertsCuda::defers(std::uint32_t, Dtype) const { return false; }
+bool ExpertsCuda::defers(std::uint32_t num_tokens, Dtype dtype) const {
+  return impl_->defers(num_tokens, dtype);
+}
 
 }  // namespace inferno::ops::cuda

@@ -2,10 +2,14 @@
 // float.
 //
 // Two ways. Few rows for each expert: the chosen experts' weights are streamed once, at the
-// memory's pace. Many rows: the tokens' rows are brought into the experts' order and multiplied by
-// large tiles. Which one it is, and the form of every launch, depends on T and the shapes only, and
-// no step waits for the host: what was routed where is known to the device alone. So a call can be
-// captured into a graph and replayed with other tokens.
+// memory's pace; of up to kMaxDecodeTokens tokens the last product sums over experts by itself.
+// Many rows, and batch-invariant any number: the tokens' rows are brought into the experts' order
+// and multiplied by large tiles. Which one it is, and the form of every launch, depends on T and
+// the shapes only, and no step waits for the host: what was routed where is known to the device
+// alone. So a call can be captured into a graph and replayed with other tokens.
+//
+// Devices before compute capability 9.0, and H or I that are no multiples of 64, have plain
+// kernels.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +28,7 @@ struct ExpertsInput {
   const void* h = nullptr;       // [T, H] elements
   std::uint32_t num_tokens = 0;  // T, up to the max_tokens of the workspace
   // Deferred normalisation, as in LinearInput: null, or [T, norm_parts(H)] sums of squares. Only
-  // for T up to kMaxFewRows.
+  // for T up to kMaxFewRows, or batch-invariant.
   const float* square_sums = nullptr;
   float eps = 0;
   // [T, k] those of a token all different; kNoExpert adds nothing, and reads no weights.

@@ -33,8 +33,9 @@ inline std::vector<std::uint16_t> with_gaps(const std::vector<float>& values, st
 
 // A problem whose rows are elements, here and on the device.
 struct DeviceProblem {
+  std::vector<float> square_sums;  // which `host` is made with
   ExpertsProblem host;
-  std::vector<float> square_sums, norm_weight, before;
+  std::vector<float> norm_weight, before;
   DeviceBuffer<std::uint16_t> h, gate_up, down;
   DeviceBuffer<float> gate_up_bias, down_bias, weights, sums, next_weight;
   DeviceBuffer<std::uint32_t> ids;
@@ -147,6 +148,12 @@ struct ExpertsBench {
     return outputs;
   }
 
+  void set_batch_invariant() {
+    batch_invariant = true;
+    experts->set_batch_invariant(true);
+  }
+
+  bool batch_invariant = false;
   TestDevice device;
   DeviceBuffer<std::byte> workspace;
   CudaOp op;

@@ -38,57 +38,106 @@ __device__ __forceinline__ void starts_from_counts(std::uint32_t* starts, std::u
   if (threadIdx.x % 32 == 31) starts[size] = at;
 }
 
-// A counting sort by the whole block, in which pairs of an expert keep their order. Scratch:
-// counts [warps, E] in shared memory.
+// The lanes that have the same expert, or like this one none. (__match_any_sync goes through the
+// different values one by one.)
+__device__ __forceinline__ std::uint32_t lanes_of_same(std::uint32_t expert) {
+  static_assert(kMaxExperts == 1U << 8);
+  std::uint32_t same = kAllLanes;
+#pragma unroll
+  for (int bit = 0; bit <= 8; ++bit) {
+    const bool mine = (expert >> bit & 1) != 0;
+    const std::uint32_t lanes = __ballot_sync(kAllLanes, mine);
+    same &= mine ? lanes : ~lanes;
+  }
+  return same;
+}
+
+// A counting sort in which pairs of an expert keep their order, by one or by several blocks. Each
+// places a part of the pairs, and counts all.
 struct PairSort {
   const PairRouting& routing;
-  std::uint32_t* counts;
+  std::uint32_t begin;  // of the block's part
+  std::uint32_t end;
+  std::uint32_t* counts;     // scratch: shared [warps + 2, E]
   std::uint32_t* starts;     // shared [E + 1]
   std::uint32_t* order;      // [P]
   std::uint32_t* positions;  // [P], or null
 
-  __device__ std::uint32_t expert_of(std::uint32_t pair) const {
-    return min(__ldcg(routing.expert_ids + pair), routing.num_experts);
-  }
-
+  // By the whole block.
   __device__ void run() const {
     const std::uint32_t warps = blockDim.x / 32;
     const std::uint32_t size = routing.num_experts;
-    for (std::uint32_t i = threadIdx.x; i < warps * size; i += blockDim.x) counts[i] = 0;
+    std::uint32_t* before = counts + warps * size;
+    std::uint32_t* after = before + size;
+    for (std::uint32_t i = threadIdx.x; i < (warps + 2) * size; i += blockDim.x) counts[i] = 0;
     __syncthreads();
-    // Each warp has a part of the pairs, and counts of its own.
-    const std::uint32_t part = quotient_up(routing.num_pairs, warps * 32) * 32;
-    const std::uint32_t begin = threadIdx.x / 32 * part;
-    const std::uint32_t end = min(begin + part, routing.num_pairs);
+    count({0, begin}, before);
+    count({end, routing.num_pairs}, after);
+    const Range part = share_of({begin, end}, threadIdx.x / 32, warps);
     std::uint32_t* mine = counts + threadIdx.x / 32 * size;
-    for (std::uint32_t pair = begin + threadIdx.x % 32; pair < end; pair += 32) {
-      const std::uint32_t expert = expert_of(pair);
+    for_each_batch(part, [&](std::uint32_t, std::uint32_t expert) {
       if (expert < size) atomicAdd(mine + expert, 1);
-    }
+    });
     __syncthreads();
     for (std::uint32_t expert = threadIdx.x; expert < size; expert += blockDim.x) {
-      std::uint32_t sum = 0;
+      std::uint32_t sum = before[expert];
       for (std::uint32_t warp = 0; warp < warps; ++warp) {
-        const std::uint32_t count = counts[warp * size + expert];
+        const std::uint32_t more = counts[warp * size + expert];
         counts[warp * size + expert] = sum;
-        sum += count;
+        sum += more;
       }
-      starts[expert] = sum;
+      starts[expert] = sum + after[expert];
     }
     __syncthreads();
     if (threadIdx.x < 32) starts_from_counts(starts, size);
     __syncthreads();
-    for (std::uint32_t first = begin; first < end; first += 32) place(mine, first, end);
+    for_each_batch(part,
+                   [&](std::uint32_t pair, std::uint32_t expert) { place(mine, pair, expert); });
     __syncthreads();
   }
 
  private:
-  // 32 pairs, by a warp.
-  __device__ void place(std::uint32_t* mine, std::uint32_t first, std::uint32_t end) const {
+  struct Range {
+    std::uint32_t begin, end;
+  };
+  // A warp's part of a range, of whole groups of 32.
+  __device__ static Range share_of(const Range& range, std::uint32_t warp, std::uint32_t warps) {
+    const std::uint32_t share = quotient_up(range.end - range.begin, warps * 32) * 32;
+    const std::uint32_t first = min(range.begin + warp * share, range.end);
+    return {first, min(first + share, range.end)};
+  }
+
+  __device__ void count(const Range& range, std::uint32_t* into) const {
+    for_each_batch(share_of(range, threadIdx.x / 32, blockDim.x / 32),
+                   [&](std::uint32_t, std::uint32_t expert) {
+                     if (expert < routing.num_experts) atomicAdd(into + expert, 1);
+                   });
+  }
+
+  // Calls fn(pair, its expert) for 32 pairs of a warp after the other; beyond the last pair, too,
+  // with no expert. Several loads are under way together.
+  template <typename Fn>
+  __device__ void for_each_batch(const Range& range, Fn fn) const {
+    constexpr std::uint32_t kLoads = 8;
+    for (std::uint32_t first = range.begin; first < range.end; first += kLoads * 32) {
+      std::uint32_t experts[kLoads];
+#pragma unroll
+      for (std::uint32_t i = 0; i < kLoads; ++i) {
+        const std::uint32_t pair = first + i * 32 + threadIdx.x % 32;
+        experts[i] = pair < range.end ? min(__ldcg(routing.expert_ids + pair), routing.num_experts)
+                                      : routing.num_experts;
+      }
+#pragma unroll
+      for (std::uint32_t i = 0; i < kLoads; ++i) {
+        if (first + i * 32 < range.end) fn(first + i * 32 + threadIdx.x % 32, experts[i]);
+      }
+    }
+  }
+
+  // By a warp.
+  __device__ void place(std::uint32_t* mine, std::uint32_t pair, std::uint32_t expert) const {
     const std::uint32_t lane = threadIdx.x % 32;
-    const std::uint32_t pair = first + lane;
-    const std::uint32_t expert = pair < end ? expert_of(pair) : routing.num_experts;
-    const std::uint32_t same = __match_any_sync(kAllLanes, expert);
+    const std::uint32_t same = lanes_of_same(expert);
     const std::uint32_t before = __popc(same & ((1U << lane) - 1));
     const bool exists = expert < routing.num_experts;
     if (exists) {
@@ -104,54 +153,98 @@ struct PairSort {
 
 // In shared memory.
 struct Plan {
-  std::uint32_t starts[kMaxExperts + 1];  // of an expert's pairs
-  std::uint32_t chosen[kMaxExperts];      // experts that have pairs, ascending
-  std::uint32_t ends[kMaxExperts];        // of each chosen one's tiles, those before counted in
+  // Of the experts that have pairs, ascending:
+  std::uint32_t chosen[kMaxExperts];
+  std::uint32_t firsts[kMaxExperts];  // where their pairs begin in the order
+  std::uint32_t counts[kMaxExperts];  // of pairs
+  std::uint32_t ends[kMaxExperts];    // of their tiles, those before counted in
   std::uint32_t num_chosen;
+  std::uint32_t starts[kMaxExperts + 1];  // of all experts' pairs, on the way
 };
 
 // How each chosen expert's product is cut.
 struct Cut {
   std::uint32_t rows;          // of x in a tile
   std::uint32_t column_tiles;  // of outputs
+  __device__ std::uint32_t tiles_of(std::uint32_t count) const {
+    return quotient_up(count, rows) * column_tiles;
+  }
 };
 
-// From `starts` what follows in a plan. By one warp.
+// From `starts` the rest of a plan. By one warp.
 __device__ __forceinline__ void list_tiles(Plan& plan, std::uint32_t num_experts, const Cut& cut) {
   const std::uint32_t first = threadIdx.x % 32 * kPerLane;
   const std::uint32_t end = min(first + kPerLane, num_experts);
-  const auto tiles_of = [&](std::uint32_t expert) {
-    return quotient_up(plan.starts[expert + 1] - plan.starts[expert], cut.rows) * cut.column_tiles;
+  const auto count_of = [&](std::uint32_t expert) {
+    return plan.starts[expert + 1] - plan.starts[expert];
   };
   std::uint32_t chosen = 0;
   std::uint32_t tiles = 0;
   for (std::uint32_t expert = first; expert < end; ++expert) {
-    chosen += tiles_of(expert) > 0 ? 1 : 0;
-    tiles += tiles_of(expert);
+    chosen += count_of(expert) > 0 ? 1 : 0;
+    tiles += cut.tiles_of(count_of(expert));
   }
   std::uint32_t at = sum_before(chosen);
   std::uint32_t sum = sum_before(tiles);
   for (std::uint32_t expert = first; expert < end; ++expert) {
-    const std::uint32_t more = tiles_of(expert);
-    if (more == 0) continue;
-    sum += more;
+    const std::uint32_t count = count_of(expert);
+    if (count == 0) continue;
+    sum += cut.tiles_of(count);
     plan.chosen[at] = expert;
+    plan.firsts[at] = plan.starts[expert];
+    plan.counts[at] = count;
     plan.ends[at] = sum;
     ++at;
   }
   if (threadIdx.x % 32 == 31) plan.num_chosen = at;
 }
 
+// A plan of up to 32 pairs, and their order, at once. By one warp.
+__device__ __forceinline__ void plan_few(Plan& plan, const PairRouting& routing, const Cut& cut,
+                                         std::uint32_t* order) {
+  const std::uint32_t lane = threadIdx.x % 32;
+  const std::uint32_t size = routing.num_experts;
+  const std::uint32_t expert =
+      lane < routing.num_pairs ? min(__ldcg(routing.expert_ids + lane), size) : size;
+  const std::uint32_t same = lanes_of_same(expert);
+  const bool exists = expert < size;
+  const bool leads = exists && (same & ((1U << lane) - 1)) == 0;
+  const std::uint32_t count = __popc(same);
+  const std::uint32_t tiles = cut.tiles_of(count);
+  std::uint32_t first = 0;
+  std::uint32_t nth = 0;
+  std::uint32_t end = tiles;
+  const std::uint32_t leaders = __ballot_sync(kAllLanes, leads);
+  for (std::uint32_t left = leaders; left != 0; left &= left - 1) {
+    const int leader = __ffs(left) - 1;
+    const std::uint32_t other = __shfl_sync(kAllLanes, expert, leader);
+    const std::uint32_t other_count = __shfl_sync(kAllLanes, count, leader);
+    const std::uint32_t other_tiles = __shfl_sync(kAllLanes, tiles, leader);
+    if (other >= expert) continue;
+    ++nth;
+    first += other_count;
+    end += other_tiles;
+  }
+  if (exists) order[first + __popc(same & ((1U << lane) - 1))] = lane;
+  if (leads) {
+    plan.chosen[nth] = expert;
+    plan.firsts[nth] = first;
+    plan.counts[nth] = count;
+    plan.ends[nth] = end;
+  }
+  if (lane == 0) plan.num_chosen = __popc(leaders);
+}
+
 // The tiles of a block, one after the other: of each expert the row tiles of one column tile are
 // neighbours, so that they read its weights together.
 class TileWalk {
  public:
-  __device__ TileWalk(const Plan& plan, const Cut& cut) : plan_(plan), cut_(cut), at_(blockIdx.x) {
-    find();
-  }
+  __device__ TileWalk(const Plan& plan, const Cut& cut) : plan_(plan), cut_(cut) { find(); }
   __device__ bool exists() const { return nth_ < plan_.num_chosen; }
   __device__ void advance() {
-    at_ += gridDim.x;
+    round_ += gridDim.x;
+    turn_ += kTurn;
+    if (turn_ >= gridDim.x) turn_ %= gridDim.x;
     find();
   }
   __device__ std::uint32_t expert() const { return expert_; }
@@ -160,22 +253,28 @@ class TileWalk {
   __device__ std::uint32_t column_tile() const { return column_tile_; }
 
  private:
+  // From round to round a block's place turns: small row tiles come at regular distances, and would
+  // always be the same blocks'.
+  static constexpr std::uint32_t kTurn = 7;
+
   __device__ void find() {
-    while (nth_ < plan_.num_chosen && at_ >= plan_.ends[nth_]) begin_ = plan_.ends[nth_++];
+    const std::uint32_t place = blockIdx.x + turn_;
+    const std::uint32_t at = round_ + (place < gridDim.x ? place : place - gridDim.x);
+    while (nth_ < plan_.num_chosen && at >= plan_.ends[nth_]) begin_ = plan_.ends[nth_++];
     if (!exists()) return;
     expert_ = plan_.chosen[nth_];
-    const std::uint32_t start = plan_.starts[expert_];
-    const std::uint32_t count = plan_.starts[expert_ + 1] - start;
+    const std::uint32_t count = plan_.counts[nth_];
     const std::uint32_t row_tiles = quotient_up(count, cut_.rows);
-    column_tile_ = (at_ - begin_) / row_tiles;
-    const std::uint32_t row = (at_ - begin_) % row_tiles * cut_.rows;
-    first_row_ = start + row;
+    column_tile_ = (at - begin_) / row_tiles;
+    const std::uint32_t row = (at - begin_) % row_tiles * cut_.rows;
+    first_row_ = plan_.firsts[nth_] + row;
     num_rows_ = min(count - row, cut_.rows);
   }
 
   const Plan& plan_;
   Cut cut_;
-  std::uint32_t at_;
+  std::uint32_t round_ = 0;
+  std::uint32_t turn_ = 0;
   std::uint32_t nth_ = 0;
   std::uint32_t begin_ = 0;
   std::uint32_t expert_ = 0;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ops/cuda/cuda_op.h"
+#include "ops/cuda/tensor_map.h"
 #include "ops/experts/cuda/experts_cuda.h"
 
 namespace inferno::ops::cuda {
@@ -40,12 +41,23 @@ struct ExpertsProduct {
   const float* square_sums = nullptr;  // of tokens' rows: [T, norm_parts(K)], as in LinearInput
   std::uint32_t num_square_sums = 0;   // norm_parts(K)
   float eps = 0;
+  const float* row_scales = nullptr;  // null, or [P] of rows of x, where these are sorted
+  // Null, or [P] what outputs are multiplied by before they are rounded. Only where blocks sort.
+  const float* pair_weights = nullptr;
   void* out = nullptr;  // [P, N or I] elements
 
   std::uint32_t num_outputs() const {
     return gate ? weight.shape.num_rows / 2 : weight.shape.num_rows;
   }
 };
+
+// The matrices as the copy engine knows them.
+inline MatrixStack stack_of(const ExpertMatrix& matrix, const PairRouting& routing) {
+  const WeightShape& shape = matrix.shape;
+  return {{matrix.data, shape.num_rows, shape.num_columns, shape.dtype},
+          routing.num_experts,
+          matrix.expert_stride};
+}
 
 // Few rows for each expert, for compute capability 9.0. Rows of x and out are pairs'. A row's bits
 // depend on itself only.
@@ -74,15 +86,45 @@ class ExpertsTilesKernel {
   bool available_;
 };
 
-// to [P, K] = the rows of the sorted pairs' tokens, of x [T, K] elements of 16 bits.
+// to [P, K] = the rows of the sorted pairs' tokens, of x [T, K] elements of 16 bits; and what
+// deferred normalisation multiplies a product of theirs by.
 struct GatherArgs {
   PairRouting routing;
   SortedPairs sorted;
   const void* x = nullptr;
   std::uint32_t num_columns = 0;  // K, a multiple of 8
   void* to = nullptr;
+  const float* square_sums = nullptr;  // null, or [T, num_square_sums]
+  std::uint32_t num_square_sums = 0;   // norm_parts(K)
+  float eps = 0;
+  float* row_scales = nullptr;  // [P], with square_sums
 };
 void gather_rows_cuda(const CudaOp& op, const GatherArgs& args);
+
+// Most tokens of a step whose outputs a product sums by itself.
+inline constexpr std::uint32_t kMaxDecodeTokens = 32;
+
+// The product with down of a few tokens, and the sum over their experts, in one.
+struct ExpertsDecode {
+  PairRouting routing;             // up to kMaxBlockPairs pairs of up to kMaxDecodeTokens tokens
+  const float* weights = nullptr;  // [P]
+  const void* gated = nullptr;     // [P, I] elements, already multiplied by the pair's weight
+  ExpertMatrix down;               // [H, I] each
+  float scale = 1;
+  bool add = false;    // x += scale * sum; else x = sum
+  float* x = nullptr;  // [T, H]
+  NextNorm next;       // deferred; H a multiple of 16 if there is any
+};
+
+class ExpertsDecodeKernel {
+ public:
+  explicit ExpertsDecodeKernel(const CudaOp& op);
+  bool available() const { return available_; }
+  void operator()(const CudaOp& op, const ExpertsDecode& product) const;
+
+ private:
+  bool available_;
+};
 
 // Plain loads and no tensor cores, for the devices before and for odd shapes.
 void experts_plain(const CudaOp& op, const ExpertsProduct& product);

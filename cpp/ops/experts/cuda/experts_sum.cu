@@ -6,14 +6,18 @@ namespace inferno::ops::cuda {
 namespace {
 
 constexpr std::uint32_t kSortThreads = 1024;
+constexpr std::uint32_t kBlockPairs = 1024;  // that a block places
 
 __global__ void __launch_bounds__(kSortThreads)
     sort_pairs_kernel(const PairRouting routing, const SortedPairs sorted) {
-  __shared__ std::uint32_t counts[kSortThreads / 32 * kMaxExperts];
+  __shared__ std::uint32_t counts[(kSortThreads / 32 + 2) * kMaxExperts];
   __shared__ std::uint32_t starts[kMaxExperts + 1];
   wait_for_previous();
   let_next_start();
-  experts::PairSort{routing, counts, starts, sorted.order, sorted.positions}.run();
+  const std::uint32_t begin = min(blockIdx.x * kBlockPairs, routing.num_pairs);
+  const std::uint32_t end = min(begin + kBlockPairs, routing.num_pairs);
+  experts::PairSort{routing, begin, end, counts, starts, sorted.order, sorted.positions}.run();
+  if (blockIdx.x > 0) return;
   for (std::uint32_t i = threadIdx.x; i <= routing.num_experts; i += kSortThreads) {
     sorted.starts[i] = starts[i];
   }
@@ -33,6 +37,12 @@ __global__ void __launch_bounds__(kGatherThreads) gather_rows_kernel(const Gathe
   uint4* to = static_cast<uint4*>(args.to) + std::size_t{at} * packs;
 #pragma unroll 4
   for (std::uint32_t i = threadIdx.x % 32; i < packs; i += 32) to[i] = from[i];
+  if (args.square_sums == nullptr) return;
+  const float* sums = args.square_sums + token * args.num_square_sums;
+  float squares = 0.0F;
+  for (std::uint32_t i = threadIdx.x % 32; i < args.num_square_sums; i += 32) squares += sums[i];
+  const float mean = warp_sum(squares) / static_cast<float>(args.num_columns);
+  if (threadIdx.x % 32 == 0) args.row_scales[at] = 1.0F / sqrtf(mean + args.eps);
 }
 
 // A token's experts, ascending.
@@ -103,7 +113,8 @@ __global__ void __launch_bounds__(kMaxRowThreads) sum_kernel(const ExpertsSum ar
 }  // namespace
 
 void sort_pairs_cuda(const CudaOp& op, const PairRouting& routing, const SortedPairs& sorted) {
-  launch(op, sort_pairs_kernel, {1, kSortThreads}, routing, sorted);
+  const std::uint32_t blocks = (routing.num_pairs + kBlockPairs - 1) / kBlockPairs;
+  launch(op, sort_pairs_kernel, {blocks, kSortThreads}, routing, sorted);
 }
 
 void gather_rows_cuda(const CudaOp& op, const GatherArgs& args) {

@@ -1,5 +1,5 @@
-// Products of many rows with each expert's matrix: tiles of 128 rows of x and twice 128 rows of
-// weights, by wgmma.
+// Products of many rows with each expert's matrix: tiles of 128 rows of x and twice 32, 64 or 128
+// rows of weights, by wgmma.
 //
 // Blocks stay, and take each gridDim.x-th tile; the tiles that share weights are neighbours, so
 // that these come from memory once. One warp brings 64 columns of both factors after the other into
@@ -7,11 +7,13 @@
 // fewer leaves the second one out, and the first has the tensor cores for itself. The two runs of
 // weights are the same outputs' gate and up, or neighbours; so a thread that has a gate's sum has
 // that of up.
+//
+// Batch invariance: a row's sum goes through K in order, whoever shares its tile and however many
+// rows of weights this has.
 #include <algorithm>
+#include <span>
 
-#include "ops/cuda/tensor_map.h"
-#include "ops/cuda/wgmma.cuh"
-#include "ops/experts/cuda/experts_plan.cuh"
+#include "ops/experts/cuda/experts_tiles.cuh"
 #include "ops/glu/activation.cuh"
 #include "ops/linear/cuda/linear_epilogue.cuh"
 
@@ -20,89 +22,7 @@ namespace {
 
 using namespace experts;
 
-constexpr std::uint32_t kRows = 128;     // of x, in a tile
-constexpr std::uint32_t kRunRows = 128;  // of weights
-constexpr std::uint32_t kGroupRows = 64;
-constexpr std::uint32_t kWarps = 8;  // that multiply
-constexpr std::uint32_t kBlockThreads = kWarps * 32 + 32;
-constexpr std::uint32_t kRowBytes = 128;
-constexpr std::uint32_t kInputBytes = kRows * kRowBytes;
-constexpr std::uint32_t kRunBytes = kRunRows * kRowBytes;
-constexpr std::uint32_t kStageBytes = kInputBytes + 2 * kRunBytes;
-constexpr std::uint32_t kStages = 4;
-constexpr std::uint32_t kAlignment1024 = 1024;
-constexpr std::uint32_t kTilesSharedBytes = kStages * kStageBytes + kAlignment1024;
-constexpr int kSums = kRunRows / 2;  // of a thread and a run
-
-struct TilesArgs {
-  CUtensorMap weight_map;  // boxes of kRunRows rows
-  CUtensorMap input_map;   // boxes of kRows rows
-  std::uint32_t num_experts;
-  const std::uint32_t* starts;
-  Cut cut;
-  std::uint32_t outputs_per_tile;
-  std::uint32_t second_run;
-  std::uint32_t num_columns;  // K
-  std::uint32_t num_outputs;
-  bool gate;
-  Activation activation;
-  const float* bias;
-  bool routed;
-  void* out;
-};
-
 #ifdef INFERNO_SM90A
-
-struct TilesShared {
-  std::uint64_t* full;   // [kStages]
-  std::uint64_t* empty;  // [kStages]
-  std::uint32_t ring;    // address
-  const Plan* plan;
-};
-
-// By one thread. Weights come before the kernel before this one has ended, rows of x after it.
-class TilesProducer {
- public:
-  __device__ TilesProducer(const TilesArgs& args, const TilesShared& shared)
-      : args_(args), shared_(shared), weights_(evict_first_policy()), keep_(evict_last_policy()) {}
-
-  __device__ void run() const {
-    RingPosition<kStages> at;
-    std::uint32_t filled = 0;
-    bool waited = false;
-    for (TileWalk tile(*shared_.plan, args_.cut); tile.exists(); tile.advance()) {
-      for (std::uint32_t column = 0; column < args_.num_columns; column += kBoxColumns) {
-        if (filled >= kStages) wait_barrier(&shared_.empty[at.stage], at.parity ^ 1);
-        copy_weights(at.stage, tile, column);
-        if (!waited) wait_for_previous();
-        waited = true;
-        copy_box(shared_.ring + at.stage * kStageBytes, &args_.input_map, column, tile.first_row(),
-                 &shared_.full[at.stage], keep_);
-        ++filled;
-        at.advance();
-      }
-    }
-    let_next_start();
-  }
-
- private:
-  __device__ void copy_weights(std::uint32_t stage, const TileWalk& tile,
-                               std::uint32_t column) const {
-    std::uint64_t* full = &shared_.full[stage];
-    const std::uint32_t to = shared_.ring + stage * kStageBytes + kInputBytes;
-    const uint3 from{tile.column_tile() * args_.outputs_per_tile, column / kBoxColumns,
-                     tile.expert()};
-    const uint3 second{from.x + args_.second_run, from.y, from.z};
-    arrive_expecting(full, kStageBytes);
-    copy_stack_boxes(to, &args_.weight_map, from, full, weights_);
-    copy_stack_boxes(to + kRunBytes, &args_.weight_map, second, full, weights_);
-  }
-
-  const TilesArgs& args_;
-  const TilesShared& shared_;
-  std::uint64_t weights_;
-  std::uint64_t keep_;
-};
 
 template <typename Element>
 __device__ __forceinline__ std::uint32_t packed_pair(float low, float high) {
@@ -131,7 +51,7 @@ __device__ __forceinline__ uint4 transposed(std::uint32_t (&words)[4]) {
 }
 
 // By a warpgroup for its 64 rows of x.
-template <typename Element, bool kGate>
+template <typename Element, int kRunRows, bool kGate>
 class TilesConsumer {
  public:
   __device__ TilesConsumer(const TilesArgs& args, const TilesShared& shared)
@@ -147,14 +67,17 @@ class TilesConsumer {
         pass();
         continue;
       }
-      float first[kSums];
-      float second[kSums];
+      float first[Ring::kSums];
+      float second[Ring::kSums];
       multiply(first, second);
       finish(tile, first, second);
     }
   }
 
  private:
+  using Ring = TilesRing<kRunRows>;
+  static constexpr int kSums = Ring::kSums;
+
   // Gives stages back unread.
   __device__ void pass() {
     for (std::uint32_t column = 0; column < args_.num_columns; column += kBoxColumns) {
@@ -188,19 +111,19 @@ class TilesConsumer {
   template <bool kFirst>
   __device__ void multiply_stage(float (&first)[kSums], float (&second)[kSums]) const {
     const std::uint64_t stage =
-        advanced(matrix_descriptor(shared_.ring, 0), at_.stage * kStageBytes);
-    const std::uint64_t rows = advanced(stage, group_ * kGroupRows * kRowBytes);
+        advanced(matrix_descriptor(shared_.ring, 0), at_.stage * Ring::kStageBytes);
+    const std::uint64_t rows = advanced(stage, group_ * kGroupBytes);
     const std::uint64_t weights = advanced(stage, kInputBytes);
     wgmma_fence();
     hold(first);
     hold(second);
     wgmma_rows<Element, kFirst>(first, rows, weights);
-    wgmma_rows<Element, kFirst>(second, rows, advanced(weights, kRunBytes));
+    wgmma_rows<Element, kFirst>(second, rows, advanced(weights, Ring::kRunBytes));
 #pragma unroll
     for (std::uint32_t step = 1; step < kBoxColumns / 16; ++step) {
       wgmma_rows<Element, false>(first, advanced(rows, step * 32), advanced(weights, step * 32));
       wgmma_rows<Element, false>(second, advanced(rows, step * 32),
-                                 advanced(weights, kRunBytes + step * 32));
+                                 advanced(weights, Ring::kRunBytes + step * 32));
     }
     wgmma_commit();
   }
@@ -214,18 +137,54 @@ class TilesConsumer {
                          float (&second)[kSums]) const {
     const std::uint32_t output = tile.column_tile() * args_.outputs_per_tile;
     if constexpr (kGate) {
+      scale_rows(tile, first, second);
       add_bias(tile.expert(), output, first);
       add_bias(tile.expert(), args_.num_outputs + output, second);
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) {
-        first[i] = activated(args_.activation, first[i], second[i]);
-      }
+      activate(first, second);
       store(tile, output, first);
     } else {
       add_bias(tile.expert(), output, first);
       add_bias(tile.expert(), output + kRunRows, second);
       store(tile, output, first);
       store(tile, output + kRunRows, second);
+    }
+  }
+
+  // A thread's first row in the tile; the other is 8 below.
+  __device__ std::uint32_t row() const { return group_ * kGroupRows + warp_ * 16 + lane_ / 4; }
+
+  __device__ void scale_rows(const TileWalk& tile, float (&first)[kSums],
+                             float (&second)[kSums]) const {
+    if (args_.row_scales == nullptr) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const std::uint32_t at = row() + half * 8;
+      const float scale = at < tile.num_rows() ? args_.row_scales[tile.first_row() + at] : 1.0F;
+#pragma unroll
+      for (int i = half * 2; i < kSums; i += 4) {
+        first[i] *= scale;
+        first[i + 1] *= scale;
+        second[i] *= scale;
+        second[i + 1] *= scale;
+      }
+    }
+  }
+
+  template <ActivationKind kKind>
+  __device__ void activate_as(float (&gate)[kSums], const float (&up)[kSums]) const {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      gate[i] = activated_as(kKind, args_.activation, gate[i], up[i]);
+    }
+  }
+  __device__ void activate(float (&gate)[kSums], const float (&up)[kSums]) const {
+    switch (args_.activation.kind) {
+      case ActivationKind::GeluTanh:
+        return activate_as<ActivationKind::GeluTanh>(gate, up);
+      case ActivationKind::ClampedSilu:
+        return activate_as<ActivationKind::ClampedSilu>(gate, up);
+      default:
+        return activate_as<ActivationKind::Silu>(gate, up);
     }
   }
 
@@ -249,12 +208,12 @@ class TilesConsumer {
   // Four lanes put four runs of 8 outputs together, so that each writes one run.
   __device__ void store(const TileWalk& tile, std::uint32_t output,
                         const float (&sums)[kSums]) const {
-    const std::uint32_t row = group_ * kGroupRows + warp_ * 16 + lane_ / 4;
 #pragma unroll
     for (std::uint32_t half = 0; half < 2; ++half) {
-      const bool exists = row + half * 8 < tile.num_rows();
-      Element* to = static_cast<Element*>(args_.out) +
-                    std::size_t{tile.first_row() + row + half * 8} * args_.num_outputs;
+      const std::uint32_t at = row() + half * 8;
+      const bool exists = at < tile.num_rows();
+      Element* to =
+          static_cast<Element*>(args_.out) + std::size_t{tile.first_row() + at} * args_.num_outputs;
 #pragma unroll
       for (int j = 0; j < kSums / 4; j += 4) {
         std::uint32_t words[4];
@@ -275,25 +234,26 @@ class TilesConsumer {
   std::uint32_t group_;
   std::uint32_t warp_;
   std::uint32_t lane_;
-  RingPosition<kStages> at_;
+  RingPosition<Ring::kStages> at_;
 };
 
 #endif  // INFERNO_SM90A
 
-template <typename Element, bool kGate>
+template <typename Element, int kRunRows, bool kGate>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     tiles_kernel(const __grid_constant__ TilesArgs args) {
 #ifdef INFERNO_SM90A
   extern __shared__ unsigned char dynamic[];
-  __shared__ std::uint64_t full[kStages];
-  __shared__ std::uint64_t empty[kStages];
+  using Ring = TilesRing<kRunRows>;
+  __shared__ std::uint64_t full[Ring::kStages];
+  __shared__ std::uint64_t empty[Ring::kStages];
   __shared__ Plan plan;
   const std::uint32_t base = shared_address(dynamic);
   const TilesShared shared{full, empty,
-                           (base + kAlignment1024 - 1) / kAlignment1024 * kAlignment1024, &plan};
+                           (base + kRingAlignment - 1) / kRingAlignment * kRingAlignment, &plan};
   const bool produces = threadIdx.x == kWarps * 32;
   if (produces) {
-    for (std::uint32_t stage = 0; stage < kStages; ++stage) {
+    for (std::uint32_t stage = 0; stage < Ring::kStages; ++stage) {
       init_barrier(&full[stage], 1);
       init_barrier(&empty[stage], kWarps);
     }
@@ -309,31 +269,61 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   if (threadIdx.x < 32) list_tiles(plan, args.num_experts, args.cut);
   __syncthreads();
   if (threadIdx.x >= kWarps * 32) {
-    if (produces) TilesProducer(args, shared).run();
+    if (produces) TilesProducer<kRunRows>(args, shared).run();
     return;
   }
   wait_for_previous();
-  TilesConsumer<Element, kGate>(args, shared).run();
+  TilesConsumer<Element, kRunRows, kGate>(args, shared).run();
 #endif
 }
 
-using TilesKernel = void (*)(TilesArgs);
+struct TilesVariant {
+  void (*kernel)(TilesArgs);
+  std::uint32_t shared_bytes;
+  std::uint32_t run_rows;
+  bool gate;
+};
+
+template <typename Element, int kRunRows, bool kGate>
+constexpr TilesVariant kTilesVariant = {tiles_kernel<Element, kRunRows, kGate>,
+                                        TilesRing<kRunRows>::kSharedBytes, kRunRows, kGate};
 
 template <typename Element>
-TilesKernel kernel_of(bool gate) {
-  return gate ? tiles_kernel<Element, true> : tiles_kernel<Element, false>;
+constexpr TilesVariant kTilesVariants[] = {
+    kTilesVariant<Element, 32, true>,  kTilesVariant<Element, 64, true>,
+    kTilesVariant<Element, 128, true>, kTilesVariant<Element, 32, false>,
+    kTilesVariant<Element, 64, false>, kTilesVariant<Element, 128, false>};
+
+std::span<const TilesVariant> tiles_variants_of(Dtype dtype) {
+  return dtype == Dtype::BF16 ? std::span(kTilesVariants<__nv_bfloat16>)
+                              : std::span(kTilesVariants<__half>);
 }
 
-TilesKernel kernel_of(Dtype dtype, bool gate) {
-  return dtype == Dtype::BF16 ? kernel_of<__nv_bfloat16>(gate) : kernel_of<__half>(gate);
+std::uint32_t outputs_per_tile(const TilesVariant& variant) {
+  return variant.gate ? variant.run_rows : 2 * variant.run_rows;
+}
+
+// The largest tiles of which there is one for each multiprocessor, or the smallest.
+const TilesVariant& tiles_variant_of(const ExpertsProduct& product, std::uint32_t num_sms) {
+  const PairRouting& routing = product.routing;
+  const std::uint32_t row_tiles =
+      std::max(routing.num_pairs / kRows, std::min(routing.num_pairs, routing.num_experts));
+  const TilesVariant* best = nullptr;
+  for (const TilesVariant& variant : tiles_variants_of(product.weight.shape.dtype)) {
+    if (variant.gate != product.gate) continue;
+    const std::uint32_t tiles =
+        row_tiles * divide_up(product.num_outputs(), outputs_per_tile(variant));
+    if (best == nullptr || tiles >= num_sms) best = &variant;
+  }
+  return *best;
 }
 
 }  // namespace
 
 ExpertsTilesKernel::ExpertsTilesKernel(const CudaOp& op) : available_(op.dependent_launch) {
   for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
-    for (const bool gate : {false, true}) {
-      available_ = available_ && prepare(kernel_of(dtype, gate), kTilesSharedBytes);
+    for (const TilesVariant& variant : tiles_variants_of(dtype)) {
+      available_ = available_ && prepare(variant.kernel, variant.shared_bytes);
       if (!available_) return;
     }
   }
@@ -342,30 +332,28 @@ ExpertsTilesKernel::ExpertsTilesKernel(const CudaOp& op) : available_(op.depende
 void ExpertsTilesKernel::operator()(const CudaOp& op, const ExpertsProduct& product) const {
   const WeightShape& shape = product.weight.shape;
   const PairRouting& routing = product.routing;
+  const TilesVariant& variant = tiles_variant_of(product, op.num_sms);
+  const DeviceMatrix input{product.x, routing.num_pairs, shape.num_columns, shape.dtype};
   TilesArgs args{};
-  args.weight_map =
-      stack_map({{product.weight.data, shape.num_rows, shape.num_columns, shape.dtype},
-                 routing.num_experts,
-                 product.weight.expert_stride},
-                kRunRows, 1);
-  args.input_map = box_map({product.x, routing.num_pairs, shape.num_columns, shape.dtype}, kRows);
+  args.weight_map = stack_map(stack_of(product.weight, routing), variant.run_rows, 1);
+  args.input_map = box_map(input, kGroupRows);
+  args.few_map = box_map(input, kFewRows);
   args.num_experts = routing.num_experts;
   args.starts = product.sorted.starts;
-  args.outputs_per_tile = product.gate ? kRunRows : 2 * kRunRows;
-  args.second_run = product.gate ? shape.num_rows / 2 : kRunRows;
+  args.outputs_per_tile = outputs_per_tile(variant);
+  args.second_run = product.gate ? shape.num_rows / 2 : variant.run_rows;
   args.num_columns = shape.num_columns;
   args.num_outputs = product.num_outputs();
   args.cut = {kRows, divide_up(args.num_outputs, args.outputs_per_tile)};
-  args.gate = product.gate;
   args.activation = product.activation;
   args.bias = product.weight.bias;
+  args.row_scales = product.row_scales;
   args.routed = product.routed;
   args.out = product.out;
   const std::uint64_t row_tiles = routing.num_pairs / kRows + std::uint64_t{routing.num_experts};
   const auto blocks = static_cast<std::uint32_t>(
       std::min<std::uint64_t>(op.num_sms, row_tiles * args.cut.column_tiles));
-  launch(op, kernel_of(shape.dtype, product.gate), {blocks, kBlockThreads, kTilesSharedBytes},
-         args);
+  launch(op, variant.kernel, {blocks, kBlockThreads, variant.shared_bytes}, args);
 }
 
 }  // namespace inferno::ops::cuda

@@ -79,8 +79,10 @@ struct Row {
 
 template <int kLogits>
 __global__ void __launch_bounds__(kWarps * 32) route_kernel(const RouteCudaArgs args) {
-  let_next_start();
+  // Not before: the next kernel's blocks would find places where the kernels before still have
+  // theirs, two on one multiprocessor.
   wait_for_previous();
+  let_next_start();
   const std::uint32_t token = blockIdx.x * kWarps + threadIdx.x / 32;
   if (token >= args.num_tokens) return;
   const std::uint32_t lane = threadIdx.x % 32;

@@ -212,12 +212,12 @@ fn a_sink_that_panics_does_not_close_the_door() {
 fn the_checkpoints_defaults_come_before_the_nodes() {
     with_bench(|bench| async move {
         let mut other = model("other");
-        let defaults = GenerationDefaults { top_p: Some(0.9), ..GenerationDefaults::default() };
+        let defaults = Params { top_p: Some(0.9), ..Params::default() };
         Arc::get_mut(&mut other).expect("new").defaults = defaults;
         bench.tell(ModelUp(other)).await;
         let asked = Request { model: "other".into(), ..request("a", ids(1), Collected::default()) };
         bench.admit(asked).await;
-        assert_eq!(bench.next_enqueued().await.sequence.sampling.top_p, 0.9);
+        assert_eq!(bench.next_enqueued().await.sequence.sampler.top_p, 0.9);
     });
 }
 

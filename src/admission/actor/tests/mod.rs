@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 use super::testing::{Observed, model, request};
 use super::*;
 use crate::admission::RunningObserver;
-use crate::batcher::Sampling;
+use crate::bridge::ffi::SamplerSpec;
 use crate::executor::{DeviceId, ModelId};
-use crate::models::{GenerationDefaults, ServedModel};
+use crate::models::ServedModel;
 use crate::reply::testing::{Collected, Word};
 use crate::request::{
     ChatMessage, Ended, Event, FinishReason, Params, RequestId, Sink, SinkClosed,
@@ -169,7 +169,7 @@ fn ids(count: usize) -> Prompt {
 
 fn finish(enqueue: &Enqueue, reason: FinishReason) {
     let mut stream = enqueue.stream.lock().expect("no test panics in it");
-    stream.push(1, &[2, 3], Some(reason), Timestamp::now());
+    stream.push(1, &[2.into(), 3.into()], Some(reason), Timestamp::now());
 }
 
 mod ends;

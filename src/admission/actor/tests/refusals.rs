@@ -23,8 +23,14 @@ fn a_request_goes_all_the_way_and_gives_everything_back() {
         assert_eq!((sequence.max_tokens, sequence.min_tokens), (9, 2));
         assert_eq!((sequence.attempt, sequence.failed_steps, sequence.priority), (1, 0, 200));
         assert_eq!((sequence.model, sequence.ignore_eos), (ModelId(5), true));
-        let sampling = Sampling { temperature: 0.5, top_k: 4, top_p: 1.0, min_p: 0.0, seed: 11 };
-        assert_eq!(sequence.sampling, sampling);
+        let sampler = SamplerSpec {
+            temperature: 0.5,
+            top_k: 4,
+            seed: 11,
+            end_from: 7,
+            ..SamplerSpec::neutral()
+        };
+        assert_eq!(*sequence.sampler, sampler);
         assert!(matches!(sink.words().as_slice(), [Word::Accepted(id)] if id.as_str() == "a"));
         assert_eq!((bench.ledger.num_requests(), bench.ledger.waiting_tokens()), (1, 14));
         assert_eq!(bench.model.in_use.load(Ordering::Relaxed), 1);
@@ -52,7 +58,7 @@ fn text_and_messages_are_tokenized_and_defaults_filled_in() {
         bench.admit(request("c", Prompt::Messages(chat), sink.clone())).await;
         let chat = bench.next_enqueued().await;
         assert_eq!((chat.sequence.num_prompt_tokens, chat.sequence.max_tokens), (19, 45));
-        assert_ne!(text.sequence.sampling.seed, chat.sequence.sampling.seed);
+        assert_ne!(text.sequence.sampler.seed, chat.sequence.sampler.seed);
         assert_ne!(text.sequence.id, chat.sequence.id);
         let short = Request {
             default_length: crate::request::DefaultLength::Completions,

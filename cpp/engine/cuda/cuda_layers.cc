@@ -1,0 +1,228 @@
+// The parts of a decoder on a GPU, in the order of the forward pass: which launches a layer's spec
+// becomes.
+#include "engine/cuda/cuda_forward.h"
+#include "ops/add_norm/add_norm_cuda.h"
+#include "ops/embed/embed_cuda.h"
+#include "ops/experts/cuda/route_cuda.h"
+#include "ops/rms_norm/head_norm_cuda.h"
+#include "ops/rms_norm/rms_norm_cuda.h"
+#include "ops/rope/rope_kv_cuda.h"
+#include "ops/softcap/softcap_cuda.h"
+
+namespace inferno::engine {
+namespace {
+
+ops::cuda::DeviceMatrix matrix_of(const ops::PackedWeights& weights) {
+  return {weights.data, weights.shape.num_rows, weights.shape.num_columns, weights.shape.dtype};
+}
+
+ops::cuda::KvLayerCuda kv_layer_of(const ops::KvLayer& kv) {
+  return {kv.k, kv.v, kv.dtype, kv.num_blocks, kv.block_size, kv.num_kv_heads, kv.head_dim};
+}
+
+ops::cuda::RowNorm row_norm(const Norm& norm) { return {norm.is_there(), norm.weight, norm.eps}; }
+
+}  // namespace
+
+ops::cuda::LinearInput CudaForward::plain(const void* h, std::uint32_t num_rows) const {
+  return {.h = h, .num_tokens = num_rows, .dtype = spec_.activation};
+}
+
+ops::cuda::LinearInput CudaForward::normed(InputFrom from, const Norm& norm) const {
+  ops::cuda::LinearInput in = plain(workspace_.h, slot_->counts().num_tokens);
+  const bool deferred = (from == InputFrom::Product && linear_->defers(in.num_tokens, in.dtype)) ||
+                        (from == InputFrom::Experts && experts_->defers(in.num_tokens, in.dtype));
+  if (deferred) in.square_sums = workspace_.square_sums;
+  in.eps = norm.eps;
+  return in;
+}
+
+ops::cuda::NextNorm CudaForward::next_norm(const Norm& norm) const {
+  return {norm.weight, norm.eps, workspace_.h, workspace_.square_sums};
+}
+
+void CudaForward::embed() {
+  ops::cuda::EmbedCudaArgs args{.table = matrix_of(decoder_.weights.embedding),
+                                .token_ids = arrays_.token_ids,
+                                .feed_seats = arrays_.feed_seats,
+                                .sampled_ids = workspace_.sampler.sampled_ids,
+                                .num_tokens = slot_->counts().num_tokens,
+                                .scale = spec_.embedding_scale,
+                                .positions = arrays_.positions,
+                                .num_ropes = static_cast<std::uint32_t>(spec_.ropes.size()),
+                                .norm = row_norm(decoder_.first),
+                                .x = workspace_.x,
+                                .h = workspace_.h};
+  for (std::size_t i = 0; i < spec_.ropes.size(); ++i) {
+    const RopeSpec& rope = spec_.ropes[i];
+    args.ropes[i] = {.inv_freq = workspace_.inv_freq[i],
+                     .half = static_cast<std::uint32_t>(rope.inv_freq.size()),
+                     .scale = rope.scale,
+                     .cos_sin = workspace_.cos_sin[i]};
+  }
+  ops::cuda::embed_cuda(device_.op, args);
+}
+
+void CudaForward::project_qkv(const Layer& layer) {
+  const Linear& qkv = layer.weights->qkv;
+  linear_->store(device_.op, normed(layer.attention_input, layer.pre_attention),
+                 matrix_of(qkv.weight), qkv.bias, workspace_.qkv);
+}
+
+// qkv [T, num_heads + 2 num_kv_heads, head_dim]. Heads that turn are normalised where they turn.
+void CudaForward::norm_heads(const Layer& layer) const {
+  const AttentionSpec& a = *layer.attention;
+  const bool per_row = a.qk_norm == QkNorm::PerRow;
+  if (a.qk_norm == QkNorm::None || (!per_row && a.rope != kNoRope)) return;
+  const auto norm = [&](std::uint32_t offset, std::uint32_t num_heads, const float* weight) {
+    ops::cuda::head_norm_cuda(device_.op,
+                              {.x = static_cast<std::byte*>(workspace_.qkv) +
+                                    std::size_t{offset} * ops::dtype_bytes(spec_.activation),
+                               .row_stride = a.qkv_size(),
+                               .weight = weight,
+                               .eps = a.qk_norm_eps,
+                               .num_tokens = slot_->counts().num_tokens,
+                               .num_heads = per_row ? 1 : num_heads,
+                               .width = per_row ? num_heads * a.head_dim : a.head_dim,
+                               .dtype = spec_.activation});
+  };
+  norm(0, a.num_heads, layer.weights->q_norm);
+  norm(a.q_size(), a.num_kv_heads, layer.weights->k_norm);
+}
+
+void CudaForward::write_kv(const Layer& layer) const {
+  const AttentionSpec& a = *layer.attention;
+  ops::cuda::RopeKvArgs args{.qkv = workspace_.qkv,
+                             .slot_mapping = arrays_.slot_mapping,
+                             .num_tokens = slot_->counts().num_tokens,
+                             .num_heads = a.num_heads,
+                             .positions = arrays_.positions};
+  if (a.rope != kNoRope) {
+    const RopeSpec& rope = spec_.ropes[a.rope];
+    args.cos_sin = workspace_.cos_sin[a.rope];
+    args.rotary_dim = static_cast<std::uint32_t>(2 * rope.inv_freq.size());
+    args.interleaved = rope.interleaved;
+    args.query_beta = rope.query_beta;
+    args.query_original_positions = static_cast<float>(rope.query_original_positions);
+    if (a.qk_norm == QkNorm::PerHead || a.qk_norm == QkNorm::PerHeadUnweighted) {
+      args.q_norm = {true, layer.weights->q_norm, a.qk_norm_eps};
+      args.k_norm = {true, layer.weights->k_norm, a.qk_norm_eps};
+    }
+  }
+  ops::cuda::rope_kv_cuda(device_.op, kv_layer_of(*layer.kv), args);
+}
+
+void CudaForward::attend(const Layer& layer) {
+  const AttentionSpec& a = *layer.attention;
+  const StepCounts& counts = slot_->counts();
+  norm_heads(layer);
+  write_kv(layer);
+  ops::cuda::attention_cuda(device_.op, kv_layer_of(*layer.kv),
+                            {.qkv = workspace_.qkv,
+                             .num_heads = a.num_heads,
+                             .rule = {a.scale, a.window, a.softcap, layer.weights->sinks},
+                             .num_seqs = counts.num_seqs,
+                             .cu_query_lens = arrays_.cu_query_lens,
+                             .context_lens = arrays_.context_lens,
+                             .block_tables = workspace_.block_tables,
+                             .block_table_stride = block_table_stride_,
+                             .decode_seqs = arrays_.decode_seqs,
+                             .num_decodes = counts.num_decodes,
+                             .tiles = arrays_.tiles,
+                             .num_tiles = counts.num_tiles,
+                             .out = workspace_.attended,
+                             .reference = device_.reference_attention,
+                             .workspace = workspace_.attention});
+}
+
+void CudaForward::add_product(const Linear& linear, const void* in, const Join& join) {
+  const ops::cuda::LinearInput input = plain(in, slot_->counts().num_tokens);
+  const ops::cuda::DeviceMatrix weight = matrix_of(linear.weight);
+  if (join.is_plain()) {
+    linear_->add(device_.op, input, weight, linear.bias,
+                 {workspace_.x, join.scale, next_norm(join.next)});
+    return;
+  }
+  linear_->store_f32(device_.op, input, weight, linear.bias, workspace_.branch);
+  add_branch(join);
+}
+
+void CudaForward::add_branch(const Join& join) const {
+  ops::cuda::add_norm_cuda(device_.op, {.x = workspace_.x,
+                                        .y = workspace_.branch,
+                                        .scale = join.scale,
+                                        .post = row_norm(join.after),
+                                        .next = row_norm(join.next),
+                                        .h = join.is_last ? nullptr : workspace_.h,
+                                        .num_tokens = slot_->counts().num_tokens,
+                                        .hidden_size = spec_.hidden_size,
+                                        .dtype = spec_.activation});
+}
+
+void CudaForward::add_attended(const Layer& layer) {
+  add_product(layer.weights->o, workspace_.attended, layer.after_attention);
+}
+
+void CudaForward::gate(const Layer& layer) {
+  const Linear& gate_up = layer.weights->gate_up;
+  linear_->gate(device_.op, normed(layer.mlp_input, layer.after_attention.next),
+                matrix_of(gate_up.weight), gate_up.bias,
+                {layer.mlp->activation, workspace_.gate_up, workspace_.gated});
+}
+
+void CudaForward::add_gated(const Layer& layer) {
+  add_product(layer.weights->down, workspace_.gated, layer.after_mlp);
+}
+
+void CudaForward::add_experts(const Layer& layer) {
+  const MlpSpec& mlp = *layer.mlp;
+  const LayerWeights& weights = *layer.weights;
+  const ops::cuda::LinearInput in = normed(layer.mlp_input, layer.after_attention.next);
+  linear_->store_f32(device_.op, in, matrix_of(weights.router.weight), weights.router.bias,
+                     workspace_.router_logits);
+  ops::cuda::route_cuda(device_.op,
+                        {.logits = workspace_.router_logits,
+                         .num_tokens = in.num_tokens,
+                         .rule = {mlp.router_kind, mlp.num_experts, mlp.experts_per_token,
+                                  mlp.renormalise, mlp.routed_scale},
+                         .slots = arrays_.slot_mapping,
+                         .expert_ids = workspace_.expert_ids,
+                         .weights = workspace_.expert_weights});
+  const ops::cuda::ExpertsInput chosen{.h = in.h,
+                                       .num_tokens = in.num_tokens,
+                                       .square_sums = in.square_sums,
+                                       .eps = in.eps,
+                                       .expert_ids = workspace_.expert_ids,
+                                       .weights = workspace_.expert_weights};
+  const ops::ExpertsWeights experts{weights.expert_gate_up, weights.expert_down, mlp.activation};
+  const Join& join = layer.after_mlp;
+  if (join.is_plain()) {
+    experts_->add(device_.op, chosen, experts, join.scale, workspace_.x, next_norm(join.next));
+    return;
+  }
+  experts_->store(device_.op, chosen, experts, workspace_.branch);
+  add_branch(join);
+}
+
+void CudaForward::project_logits() { project_rows(arrays_.last_tokens, slot_->counts().num_rows); }
+
+void CudaForward::project_rows(const std::uint32_t* rows, std::uint32_t num_rows) {
+  const Linear& head = decoder_.weights.head;
+  ops::cuda::rms_norm_cuda(device_.op, {.x = workspace_.x,
+                                        .rows = rows,
+                                        .weight = decoder_.last.weight,
+                                        .eps = decoder_.last.eps,
+                                        .num_tokens = num_rows,
+                                        .hidden_size = spec_.hidden_size,
+                                        .dtype = spec_.activation,
+                                        .out = workspace_.last});
+  linear_->store_f32(device_.op, plain(workspace_.last, num_rows), matrix_of(head.weight),
+                     head.bias, workspace_.logits);
+  if (spec_.logit_scale == 1 && spec_.logit_softcap == 0) return;
+  ops::cuda::softcap_cuda(device_.op, {.logits = workspace_.logits,
+                                       .count = std::size_t{num_rows} * spec_.vocab_size,
+                                       .scale = spec_.logit_scale,
+                                       .cap = spec_.logit_softcap});
+}
+
+}  // namespace inferno::engine

@@ -1,0 +1,122 @@
+// How the kernel of experts_tiles.cu brings both factors of its tiles through shared memory.
+#pragma once
+
+#include "ops/cuda/tensor_map.h"
+#include "ops/cuda/wgmma.cuh"
+#include "ops/experts/cuda/experts_plan.cuh"
+
+namespace inferno::ops::cuda::experts {
+
+constexpr std::uint32_t kRows = 128;  // of x, in a tile
+constexpr std::uint32_t kGroupRows = 64;
+constexpr std::uint32_t kFewRows = 8;  // of a small box
+constexpr std::uint32_t kWarps = 8;    // that multiply
+constexpr std::uint32_t kBlockThreads = kWarps * 32 + 32;
+constexpr std::uint32_t kRowBytes = 128;
+constexpr std::uint32_t kGroupBytes = kGroupRows * kRowBytes;
+constexpr std::uint32_t kInputBytes = kRows * kRowBytes;
+constexpr std::uint32_t kRingAlignment = 1024;
+constexpr std::uint32_t kMostSharedBytes = 220 * 1024;
+
+// kRunRows: of weights, twice in a tile.
+template <int kRunRows>
+struct TilesRing {
+  static constexpr std::uint32_t kRunBytes = kRunRows * kRowBytes;
+  static constexpr std::uint32_t kStageBytes = kInputBytes + 2 * kRunBytes;
+  static constexpr std::uint32_t kStages = (kMostSharedBytes - kRingAlignment) / kStageBytes;
+  static constexpr std::uint32_t kSharedBytes = kStages * kStageBytes + kRingAlignment;
+  static constexpr int kSums = kRunRows / 2;  // of a thread and a run
+};
+
+struct TilesArgs {
+  CUtensorMap weight_map;  // boxes of kRunRows rows
+  CUtensorMap input_map;   // boxes of kGroupRows rows
+  CUtensorMap few_map;     // boxes of kFewRows rows
+  std::uint32_t num_experts;
+  const std::uint32_t* starts;
+  Cut cut;
+  std::uint32_t outputs_per_tile;
+  std::uint32_t second_run;
+  std::uint32_t num_columns;  // K
+  std::uint32_t num_outputs;
+  Activation activation;
+  const float* bias;
+  const float* row_scales;
+  bool routed;
+  void* out;
+};
+
+#ifdef INFERNO_SM90A
+
+struct TilesShared {
+  std::uint64_t* full;   // [kStages]
+  std::uint64_t* empty;  // [kStages]
+  std::uint32_t ring;    // address
+  const Plan* plan;
+};
+
+// By one thread. Weights come before the kernel before this one has ended, rows of x after it.
+template <int kRunRows>
+class TilesProducer {
+ public:
+  __device__ TilesProducer(const TilesArgs& args, const TilesShared& shared)
+      : args_(args), shared_(shared), keep_(evict_last_policy()) {}
+
+  __device__ void run() const {
+    RingPosition<Ring::kStages> at;
+    std::uint32_t filled = 0;
+    bool waited = false;
+    for (TileWalk tile(*shared_.plan, args_.cut); tile.exists(); tile.advance()) {
+      for (std::uint32_t column = 0; column < args_.num_columns; column += kBoxColumns) {
+        if (filled >= Ring::kStages) wait_barrier(&shared_.empty[at.stage], at.parity ^ 1);
+        copy_weights(at.stage, tile, column);
+        if (!waited) wait_for_previous();
+        waited = true;
+        copy_rows(at.stage, tile, column);
+        ++filled;
+        at.advance();
+      }
+    }
+    let_next_start();
+  }
+
+ private:
+  using Ring = TilesRing<kRunRows>;
+
+  // A few rows come eight by eight, more by halves of a tile.
+  __device__ static std::uint32_t box_rows(const TileWalk& tile) {
+    return tile.num_rows() <= kGroupRows / 2 ? kFewRows : kGroupRows;
+  }
+  __device__ static std::uint32_t num_boxes(const TileWalk& tile) {
+    return quotient_up(tile.num_rows(), box_rows(tile));
+  }
+
+  __device__ void copy_rows(std::uint32_t stage, const TileWalk& tile, std::uint32_t column) const {
+    const std::uint32_t rows = box_rows(tile);
+    const CUtensorMap* map = rows == kFewRows ? &args_.few_map : &args_.input_map;
+    for (std::uint32_t box = 0; box < num_boxes(tile); ++box) {
+      copy_box(shared_.ring + stage * Ring::kStageBytes + box * rows * kRowBytes, map, column,
+               tile.first_row() + box * rows, &shared_.full[stage], keep_);
+    }
+  }
+
+  __device__ void copy_weights(std::uint32_t stage, const TileWalk& tile,
+                               std::uint32_t column) const {
+    std::uint64_t* full = &shared_.full[stage];
+    const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes + kInputBytes;
+    const uint3 from{tile.column_tile() * args_.outputs_per_tile, column / kBoxColumns,
+                     tile.expert()};
+    const uint3 second{from.x + args_.second_run, from.y, from.z};
+    arrive_expecting(full, 2 * Ring::kRunBytes + num_boxes(tile) * box_rows(tile) * kRowBytes);
+    copy_stack_boxes(to, &args_.weight_map, from, full);
+    copy_stack_boxes(to + Ring::kRunBytes, &args_.weight_map, second, full);
+  }
+
+  const TilesArgs& args_;
+  const TilesShared& shared_;
+  std::uint64_t keep_;
+};
+
+#endif  // INFERNO_SM90A
+
+}  // namespace inferno::ops::cuda::experts

@@ -1,0 +1,216 @@
+//! A completion's text: decoded token by token, cut at a stop string, held back where one could begin.
+
+use super::StopMatcher;
+use crate::request::{Token, TokenLogprob, TopLogprob};
+use crate::tokenizer::{IncrementalDecoder, Tokenizer};
+
+/// What JSON has for a log probability that is none: OpenAI's word for "very unlikely".
+const LEAST_LOGPROB: f32 = -9999.0;
+
+/// See the module.
+pub(super) struct Text {
+    decoder: IncrementalDecoder,
+    stop: StopMatcher,
+    /// The stop string, or the token, that ends the completion is shown.
+    includes_stop: bool,
+    /// Decoded and not taken.
+    pending: String,
+    /// The ids' log probabilities that are not taken, and the characters of the whole text; `None`: nobody wants them.
+    logprobs: Option<(Vec<TokenLogprob>, u32)>,
+}
+
+impl Text {
+    /// An empty text.
+    pub fn new(decoder: IncrementalDecoder, stop: Vec<String>, includes_stop: bool) -> Self {
+        let stop = StopMatcher::new(stop);
+        Self { decoder, stop, includes_stop, pending: String::new(), logprobs: None }
+    }
+
+    /// Keeps each token's log probability, if they are wanted.
+    #[must_use]
+    pub fn with_logprobs(self, wanted: bool) -> Self {
+        Self { logprobs: wanted.then(Default::default), ..self }
+    }
+
+    /// Whether a token that ends the completion is shown like any other.
+    pub fn shows_end(&self) -> bool {
+        self.includes_stop
+    }
+
+    /// Adds a token; true if a stop string is complete with it. One that is not `armed` does not count, but one begun here may be
+    /// completed later.
+    pub fn push(&mut self, token: &Token, armed: bool) -> bool {
+        let before = self.pending.len();
+        self.note(token);
+        self.decoder.push(token.id, &mut self.pending);
+        if let Some((_, num_chars)) = &mut self.logprobs {
+            *num_chars += self.pending[before..].chars().count() as u32;
+        }
+        if self.stop.is_empty() || self.pending.len() == before {
+            return false;
+        }
+        let Some(found) = self.stop.push(&self.pending[before..], armed) else { return false };
+        let cut = if self.includes_stop { 0 } else { found.len };
+        self.pending.truncate(before + found.end - cut);
+        true
+    }
+
+    /// Adds a token that is not shown.
+    pub fn push_unseen(&mut self, token: &Token) {
+        self.note(token);
+    }
+
+    fn note(&mut self, token: &Token) {
+        if let Some((entries, num_chars)) = &mut self.logprobs {
+            entries.push(entry(self.decoder.tokenizer(), token, *num_chars));
+        }
+    }
+
+    /// Takes the text but for what a stop string may still take back.
+    pub fn take_shown(&mut self) -> String {
+        let held = if self.includes_stop { 0 } else { self.stop.held() };
+        // The bytes held back begin at a character, because stop strings do.
+        let tail = self.pending.split_off(self.pending.len().saturating_sub(held));
+        std::mem::replace(&mut self.pending, tail)
+    }
+
+    /// Takes all of the text; half a character at its end is none.
+    pub fn take_all(&mut self) -> String {
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Takes the log probabilities of the tokens since the last time, if they are wanted.
+    pub fn take_logprobs(&mut self) -> Option<Vec<TokenLogprob>> {
+        self.logprobs.as_mut().map(|(entries, _)| std::mem::take(entries))
+    }
+}
+
+fn entry(tokenizer: &Tokenizer, token: &Token, text_offset: u32) -> TokenLogprob {
+    let (text, bytes) = spelling(tokenizer, token.id);
+    let (logprob, top) = match &token.scores {
+        Some(scores) => (scores.logprob, scores.top.as_slice()),
+        None => (LEAST_LOGPROB, &[][..]),
+    };
+    let top = top.iter().map(|&(token_id, logprob)| {
+        let (token, bytes) = spelling(tokenizer, token_id);
+        TopLogprob { token_id, token, bytes, logprob: logprob.max(LEAST_LOGPROB) }
+    });
+    TokenLogprob {
+        token: text,
+        bytes,
+        logprob: logprob.max(LEAST_LOGPROB),
+        text_offset,
+        top: top.collect(),
+    }
+}
+
+/// A token's text, and its bytes where they are no whole characters.
+fn spelling(tokenizer: &Tokenizer, token_id: u32) -> (String, Option<Vec<u8>>) {
+    let bytes = tokenizer.token_bytes(token_id);
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => (text.to_owned(), None),
+        Err(_) => (String::from_utf8_lossy(&bytes).into_owned(), Some(bytes.into_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::MutexGuard;
+
+    use super::super::Stream;
+    use super::super::testing::{Collected, Fixture, Started};
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::request::{FinishReason, Scores};
+    use crate::tokenizer::testing::{self, END};
+
+    fn at(micros: u64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
+
+    fn ids(text: &str) -> Vec<u32> {
+        testing::bytes().encode(text, false).expect("plain text")
+    }
+
+    fn tokens(text: &str) -> Vec<Token> {
+        ids(text).into_iter().map(Token::from).collect()
+    }
+
+    fn lock(started: &Started) -> MutexGuard<'_, Stream> {
+        started.stream.lock().expect("no test panics in it")
+    }
+
+    fn with_stop(stop: &[&str]) -> Fixture {
+        Fixture { stop: stop.iter().map(|&s| s.to_owned()).collect(), ..Fixture::default() }
+    }
+
+    /// Each with a log probability and alternatives.
+    fn scored(text: &str, logprob: f32, top: &[(u32, f32)]) -> Vec<Token> {
+        let scores = Scores { logprob, top: top.to_vec() };
+        ids(text)
+            .into_iter()
+            .map(|id| Token { id, scores: Some(Box::new(scores.clone())) })
+            .collect()
+    }
+
+    #[test]
+    fn log_probabilities_come_with_their_tokens_shown_or_not() {
+        for streams in [true, false] {
+            let sink = Collected::default();
+            let fixture = Fixture { logprobs: true, stream: streams, ..with_stop(&["STOP"]) };
+            let started = fixture.start(&sink);
+            let mut stream = lock(&started);
+            let b = ids("b")[0];
+            stream.push(
+                1,
+                &scored("a", -0.5, &[(b, -0.25), (END, f32::NEG_INFINITY)]),
+                None,
+                at(5_000),
+            );
+            stream.push(1, &scored("é", f32::NEG_INFINITY, &[]), None, at(5_000));
+            stream.push(1, &scored("S", -1.0, &[]), None, at(5_000));
+            stream.push(1, &[END.into()], Some(FinishReason::Stop), at(6_000));
+            let events = sink.events();
+            let entries: Vec<_> =
+                events.iter().flat_map(|event| event.logprobs.clone().expect("wanted")).collect();
+            assert_eq!(entries.len(), sink.token_ids().len());
+            for event in &events {
+                assert_eq!(event.logprobs.as_ref().map(Vec::len), Some(event.token_ids.len()));
+            }
+            let top = |token_id, token: &str, logprob| TopLogprob {
+                token_id,
+                token: token.into(),
+                bytes: None,
+                logprob,
+            };
+            assert_eq!(entries[0].top, [top(b, "b", -0.25), top(END, "</s>", -9999.0)]);
+            assert_eq!((entries[0].token.as_str(), entries[0].logprob), ("a", -0.5));
+            assert_eq!((entries[1].token.as_str(), entries[1].logprob), ("\u{fffd}", -9999.0));
+            assert_eq!((&entries[1].bytes, &entries[3].bytes), (&Some(vec![0xc3]), &None));
+            let offsets: Vec<_> = entries.iter().map(|entry| entry.text_offset).collect();
+            assert_eq!(offsets, [0, 1, 1, 2, 3]);
+            let tokens: String = entries[3..].iter().map(|entry| entry.token.as_str()).collect();
+            assert_eq!((tokens.as_str(), sink.text().as_str()), ("S</s>", "aéS"));
+        }
+        let sink = Collected::default();
+        lock(&Fixture::default().start(&sink)).push(1, &tokens("a"), None, at(5_000));
+        assert_eq!(sink.events()[0].logprobs, None, "nobody wants them");
+    }
+
+    #[test]
+    fn what_ends_a_completion_is_shown_where_that_is_wanted() {
+        let start = |sink: &Collected| {
+            Fixture { include_stop: true, special_tokens: true, ..with_stop(&["END"]) }.start(sink)
+        };
+        let sink = Collected::default();
+        let started = start(&sink);
+        lock(&started).push(1, &tokens("ok EN"), None, at(5_000));
+        assert_eq!(sink.text(), "ok EN", "nothing is to be taken back");
+        lock(&started).push(1, &tokens("D more"), None, at(5_000));
+        assert_eq!((sink.text(), sink.token_ids()), ("ok END".to_owned(), ids("ok END")));
+
+        let sink = Collected::default();
+        lock(&start(&sink)).push(1, &[END.into()], Some(FinishReason::Stop), at(5_000));
+        assert_eq!(sink.text(), "</s>");
+    }
+}

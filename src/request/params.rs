@@ -1,0 +1,213 @@
+//! Generation parameters: one table of what they are called, which values they take, and where they go.
+//!
+//! A scalar of the sampler is added by its row here, its field of [`SamplerSpec`], what the engine does with it, and its line in
+//! the README with a test. Doors, checkpoint defaults, admission's check and the way to the seat follow from the row.
+
+use std::collections::BTreeMap;
+
+use super::rule::{Field, Rule};
+use super::{LogprobsMode, Value};
+use crate::bridge::ffi::{SamplerSpec, TokenBias};
+use crate::error::{Error, Result};
+
+/// The members of an object that a door or a file has read.
+pub trait Members {
+    /// Takes a member's value; none if it is absent or null.
+    fn take(&mut self, name: &str) -> Option<Value>;
+
+    /// The member's name with its path, for an error.
+    fn path(&self, name: &str) -> String {
+        name.to_owned()
+    }
+}
+
+/// Makes [`Params`] of rows `name: type, rule`. A row that ends with `sampler x` goes to the field of [`SamplerSpec`] with its
+/// name, with `x` (which changes nothing) where nobody gives a value.
+macro_rules! params {
+    ($($(#[$doc:meta])* $name:ident: $type:ty, $rule:expr $(, sampler $neutral:expr)?;)*) => {
+        /// Generation parameters as they were given; an absent one takes the checkpoint's or the node's default.
+        #[derive(Debug, Clone, Default, PartialEq)]
+        pub struct Params {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl Params {
+            /// The names of all parameters. Admission's errors name them bare; a door whose clients write them inside an object
+            /// adds that.
+            pub const FIELDS: &[&str] = &[$(stringify!($name)),*];
+
+            /// The scalars of the sampler: a checkpoint may say them, too.
+            pub const SCALARS: &[&str] = &[$($({ let _ = $neutral; stringify!($name) },)?)*];
+
+            /// Takes every parameter from an object. Types are judged here, ranges by [`Params::check`].
+            ///
+            /// # Errors
+            /// `invalid`, naming the member.
+            pub fn read(members: &mut impl Members) -> Result<Self> {
+                Ok(Self { $($name: take(members, stringify!($name), &$rule)?,)* })
+            }
+
+            /// These, and for absent ones `defaults`.
+            #[must_use]
+            pub fn or(mut self, defaults: &Params) -> Self {
+                $(if self.$name == <$type>::default() {
+                    self.$name.clone_from(&defaults.$name);
+                })*
+                self
+            }
+
+            fn check_ranges(&self, vocab_size: u32) -> Result<()> {
+                $(
+                    let wrong = |message: String| Error::invalid(stringify!($name), message);
+                    self.$name.check(&$rule, vocab_size).map_err(wrong)?;
+                )*
+                Ok(())
+            }
+
+            fn scalars(&self) -> SamplerSpec {
+                SamplerSpec {
+                    $($($name: self.$name.unwrap_or($neutral),)?)*
+                    ..SamplerSpec::default()
+                }
+            }
+        }
+    };
+}
+
+/// Most token ids in a list. Longer ones would be a vocabulary of their own.
+const MAX_IDS: usize = 16_384;
+
+params! {
+    /// Most tokens of the completion.
+    max_tokens: Option<u32>, Rule::at_least(1.0);
+    /// No end token, stop token or stop string ends the completion before so many tokens.
+    min_tokens: Option<u32>, Rule::at_least(0.0);
+    /// Go on after an end token.
+    ignore_eos: Option<bool>, Rule::any();
+    /// Texts that end the completion; each holds back what could begin it.
+    stop: Vec<String>, Rule::texts(16, 256);
+    /// Tokens that end the completion, beside the model's own.
+    stop_token_ids: Vec<u32>, Rule::items(128);
+    /// Show the stop string, or the token, that ended the completion.
+    include_stop_str_in_output: Option<bool>, Rule::any();
+    /// False: the text shows tokens that are marks, not text.
+    skip_special_tokens: Option<bool>, Rule::any();
+
+    /// 0 is greedy.
+    temperature: Option<f32>, Rule::range(0.0, 2.0), sampler 1.0;
+    /// Only so many likeliest tokens; 0 is off, and so is -1.
+    top_k: Option<u32>, Rule::at_least(0.0).minus_one_is_zero(), sampler 0;
+    /// Only the likeliest tokens that together have so much of the probability.
+    top_p: Option<f32>, Rule::above(0.0, 1.0), sampler 1.0;
+    /// Only tokens with so much of the likeliest token's probability.
+    min_p: Option<f32>, Rule::range(0.0, 1.0), sampler 0.0;
+    /// Taken off the logit of every token that the completion has.
+    presence_penalty: Option<f32>, Rule::range(-2.0, 2.0), sampler 0.0;
+    /// Taken off the logit of a token, times how often the completion has it.
+    frequency_penalty: Option<f32>, Rule::range(-2.0, 2.0), sampler 0.0;
+    /// Divides a positive logit, and multiplies a negative one, of every token that prompt or completion has.
+    repetition_penalty: Option<f32>, Rule::above(0.0, 1_000.0), sampler 1.0;
+
+    /// The same seed gives the same text.
+    seed: Option<u64>, Rule::any();
+    /// Added to a token's logit, by token id.
+    logit_bias: BTreeMap<u32, f32>, Rule::range(-100.0, 100.0).with_items(1_024);
+    /// The only tokens that may be sampled.
+    allowed_token_ids: Option<Vec<u32>>, Rule::items(MAX_IDS);
+    /// Tokens that may not be sampled.
+    banned_token_ids: Vec<u32>, Rule::items(MAX_IDS);
+    /// Texts that the completion may not have: their last token is not sampled after the others.
+    bad_words: Vec<String>, Rule::texts(256, 256);
+
+    /// The log probability of every token, with so many alternatives; `true` is 0.
+    logprobs: Option<u32>, Rule::range(0.0, 20.0).or_a_flag();
+    /// The alternatives beside `logprobs: true`, as OpenAI's chat has it.
+    top_logprobs: Option<u32>, Rule::range(0.0, 20.0);
+    /// Whose log probabilities: the model's own, or those that were drawn from.
+    logprobs_mode: Option<LogprobsMode>, Rule::any();
+}
+
+fn take<T: Field>(members: &mut impl Members, name: &str, rule: &Rule) -> Result<T> {
+    match members.take(name) {
+        Some(value) => T::read(value, &members.path(name), rule),
+        None => Ok(T::default()),
+    }
+}
+
+impl Params {
+    /// Checks every value, and each against the others, for a model with so many tokens.
+    ///
+    /// # Errors
+    /// `invalid`, naming the parameter: what was expected and what came.
+    pub fn check(&self, vocab_size: u32) -> Result<()> {
+        self.check_ranges(vocab_size)?;
+        if let Some(max_tokens) = self.max_tokens {
+            self.check_min_tokens(max_tokens)?;
+        }
+        match (self.logprobs, self.top_logprobs) {
+            (None, Some(1..)) => {
+                Err(Error::invalid("top_logprobs", "expected logprobs to be true beside it"))
+            }
+            (Some(count @ 1..), Some(top)) if top != count => Err(Error::invalid(
+                "top_logprobs",
+                format!("expected the number that logprobs has ({count}), got {top}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the completion's length leaves room for `min_tokens`.
+    ///
+    /// # Errors
+    /// `invalid` for `min_tokens`.
+    pub fn check_min_tokens(&self, max_tokens: u32) -> Result<()> {
+        match self.min_tokens {
+            Some(min_tokens) if min_tokens > max_tokens => Err(Error::invalid(
+                "min_tokens",
+                format!("expected at most max_tokens ({max_tokens}), got {min_tokens}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many alternatives are wanted beside the log probability of each token; none: not even that.
+    pub fn num_logprobs(&self) -> Option<u32> {
+        self.logprobs.map(|count| count.max(self.top_logprobs.unwrap_or(0)))
+    }
+
+    /// What the sequence's seat is bound with: these parameters after a prompt of so many tokens. `bad_words` are tokenized, none
+    /// of them empty.
+    pub fn sampler(&self, num_prompt_tokens: u32, bad_words: &[Vec<u32>]) -> SamplerSpec {
+        let min_tokens = self.min_tokens.unwrap_or(0);
+        let mut spec = SamplerSpec {
+            seed: self.seed.unwrap_or(0),
+            end_from: if min_tokens == 0 { 0 } else { num_prompt_tokens + min_tokens },
+            stop_token_ids: self.stop_token_ids.clone(),
+            bias: self
+                .logit_bias
+                .iter()
+                .map(|(&token_id, &value)| TokenBias { token_id, value })
+                .collect(),
+            allowed_ids: self.allowed_token_ids.clone().unwrap_or_default(),
+            banned_ids: self.banned_token_ids.clone(),
+            num_logprobs: self.num_logprobs().unwrap_or(0),
+            want_logprob: self.logprobs.is_some(),
+            processed_logprobs: self.logprobs_mode == Some(LogprobsMode::Processed),
+            ..self.scalars()
+        };
+        for word in bad_words {
+            match word.as_slice() {
+                [token_id] => spec.banned_ids.push(*token_id),
+                word => {
+                    spec.banned_words.extend_from_slice(word);
+                    spec.banned_word_lens.push(word.len() as u32);
+                }
+            }
+        }
+        spec
+    }
+}
+
+#[cfg(test)]
+#[path = "params_tests.rs"]
+mod tests;
