@@ -290,7 +290,7 @@ impl Handler<AddModel> for Batcher {
         if self.failed {
             return;
         }
-        let AddModel { model, budget, loaded, end_token_ids } = message;
+        let AddModel { model, budget, loaded, window, end_token_ids } = message;
         self.policy.add_model(LaneSpec {
             model,
             num_blocks: loaded.num_blocks,
@@ -298,6 +298,7 @@ impl Handler<AddModel> for Batcher {
             max_batch_size: budget.max_batch_size,
             max_step_tokens: budget.max_step_tokens,
             max_seq_len: budget.max_seq_len,
+            window,
             end_token_ids,
             enable_prefix_cache: self.config.enable_prefix_cache,
             reserve_tokens: self.config.reserve_tokens,

@@ -63,7 +63,13 @@ impl Rig {
         };
         let memory = MemoryStats::default();
         let loaded = LoadedModel { num_blocks: 8, weight_bytes: 0, kv_bytes: 0, memory };
-        rig.tell(AddModel { model: ModelId(0), budget, loaded, end_token_ids: vec![7] });
+        rig.tell(AddModel {
+            model: ModelId(0),
+            budget,
+            loaded,
+            window: None,
+            end_token_ids: vec![7],
+        });
         rig
     }
 

@@ -68,10 +68,10 @@ impl KvBlocks {
         (table.len() as u32 * self.block_size).min(num_tokens)
     }
 
-    /// Gives a table's blocks back; those that are cached stay until their memory is needed.
-    pub fn release(&mut self, table: &mut Vec<BlockId>) {
+    /// Gives blocks of a table back; those that are cached stay until their memory is needed.
+    pub fn release(&mut self, blocks: &[BlockId]) {
         // From the end: a block must be evicted before those it continues, or it could not be found any more.
-        for block in table.drain(..).rev() {
+        for &block in blocks.iter().rev() {
             let references = self.pool.release(block);
             if let Some(cache) = &mut self.cache
                 && references == 1
@@ -194,12 +194,12 @@ mod tests {
     #[test]
     fn cached_blocks_stay_until_their_memory_is_needed() {
         let mut kv = KvBlocks::new(4, 2, true);
-        let (mut table, _) = run(&mut kv, &[1, 2, 3, 4]);
-        kv.release(&mut table);
+        let (table, _) = run(&mut kv, &[1, 2, 3, 4]);
+        kv.release(&table);
         audit(&kv, &[]);
         assert_eq!(kv.num_available(), 4);
         // Three blocks: two were free, then the end of the idle chain goes first.
-        let (mut other, _) = run(&mut kv, &[7, 7, 8, 8, 9]);
+        let (other, _) = run(&mut kv, &[7, 7, 8, 8, 9]);
         let (mut again, cached) = {
             let mut table = Vec::new();
             let chain = kv.share_prefix(&[1, 2, 3, 4, 5], &mut table);
@@ -208,8 +208,8 @@ mod tests {
         assert_eq!(cached, 1);
         audit(&kv, &[&other, &again]);
         assert_eq!(kv.grow(&mut again, 5), 2, "no block is left");
-        kv.release(&mut again);
-        kv.release(&mut other);
+        kv.release(&again);
+        kv.release(&other);
         audit(&kv, &[]);
         assert_eq!(kv.num_available(), 4);
     }
@@ -217,10 +217,10 @@ mod tests {
     #[test]
     fn nothing_is_shared_when_the_cache_is_off() {
         let mut kv = KvBlocks::new(8, 2, false);
-        let (mut first, _) = run(&mut kv, &[1, 2, 3, 4]);
+        let (first, _) = run(&mut kv, &[1, 2, 3, 4]);
         let (second, cached) = run(&mut kv, &[1, 2, 3, 4]);
         assert_eq!(cached, 0);
-        kv.release(&mut first);
+        kv.release(&first);
         audit(&kv, &[&second]);
         assert_eq!(kv.num_available(), 6);
     }

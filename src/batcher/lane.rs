@@ -146,9 +146,9 @@ impl<S: Clone> Lane<S> {
 
     /// Frees a seat and its blocks. Only without a step in flight that holds them.
     pub fn vacate(&mut self, seat: u32) -> Option<Running<S>> {
-        let mut run = self.seats[seat as usize].take()?;
+        let run = self.seats[seat as usize].take()?;
         debug_assert_eq!(run.in_flight, 0, "a step in flight writes these blocks");
-        self.kv.release(&mut run.table);
+        self.kv.release(run.held());
         self.free_seats.push(seat);
         self.unbound.retain(|other| *other != seat);
         Some(run)
@@ -315,6 +315,7 @@ impl<S: Clone> Lane<S> {
             state: State::Running,
             preemptions,
             table,
+            released: 0,
             chain,
             computed,
             settled: computed,

@@ -155,6 +155,8 @@ pub struct AddModel {
     pub budget: ModelBudget,
     /// What it has.
     pub loaded: LoadedModel,
+    /// The widest window of its layers, where every layer has one.
+    pub window: Option<u32>,
     /// Tokens that end a completion.
     pub end_token_ids: Vec<u32>,
 }

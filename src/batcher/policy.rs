@@ -29,6 +29,8 @@ pub struct LaneSpec {
     pub max_step_tokens: u32,
     /// Most positions of one sequence.
     pub max_seq_len: u32,
+    /// Where every layer sees so many positions at most: blocks before them are given back.
+    pub window: Option<u32>,
     /// Tokens that end a completion.
     pub end_token_ids: Vec<u32>,
     /// See [`Config`](super::Config).
@@ -273,7 +275,7 @@ impl<S: Clone> Batching<S> {
 
     fn audit_lane(&self, lane: &Lane<S>) -> Result<(), String> {
         let seated = || lane.seats.iter().flatten();
-        lane.kv.audit(seated().map(|run| run.table.as_slice()))?;
+        lane.kv.audit(seated().map(|run| run.held()))?;
         let running = seated().filter(|run| run.state == State::Running).count();
         if running != lane.order.len() || running + lane.leaving as usize != seated().count() {
             return Err(format!("{running} running, {} leaving, wrong order", lane.leaving));
@@ -324,6 +326,7 @@ mod tests {
             block_size: 4,
             max_batch_size: 4,
             max_step_tokens: 8,
+            window: None,
             max_seq_len: 32,
             end_token_ids: vec![7],
             enable_prefix_cache: true,
@@ -542,6 +545,27 @@ mod tests {
         );
         sizes.sort_unstable();
         assert_eq!(sizes, [1, 1, 2], "alone once, then with the other");
+    }
+
+    #[test]
+    fn blocks_that_have_left_every_window_are_given_back() {
+        let used = |window| {
+            let spec = LaneSpec { window, enable_prefix_cache: false, ..spec() };
+            let (mut policy, mut out) = policy(spec, &[(1, 8, 20)]);
+            let mut used = Vec::new();
+            while let Some(step) = policy.next_step(&mut out) {
+                settle(&mut policy, &mut out, step, 50);
+                used.push(policy.load().used_blocks);
+            }
+            assert_eq!(out.produced.len(), 20);
+            used.into_iter().max()
+        };
+        assert_eq!(used(None), Some(7), "27 positions of four a block");
+        assert_eq!(
+            used(Some(6)),
+            Some(2),
+            "a window of six lies in three blocks at most, one of them new"
+        );
     }
 
     #[test]

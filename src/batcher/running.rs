@@ -109,8 +109,9 @@ pub(super) struct Running<S> {
     pub stream: S,
     pub state: State,
     pub preemptions: u32,
-    /// Block table.
+    /// Block table. The first `released` entries are of blocks that have left every layer's window: given back, and read by nobody.
     pub table: Vec<BlockId>,
+    pub released: u32,
     pub chain: Chain,
     /// Tokens whose KV exists once all steps in flight are done.
     pub computed: u32,
@@ -139,6 +140,11 @@ impl<S> Running<S> {
     /// Tokens whose KV is still to be computed.
     pub fn remaining(&self) -> u32 {
         self.total() - self.computed
+    }
+
+    /// The blocks that it holds.
+    pub fn held(&self) -> &[BlockId] {
+        &self.table[self.released as usize..]
     }
 
     /// Whether the next step is its usual one: one token in, one out.

@@ -173,6 +173,7 @@ impl Flows {
                 model: entry.id,
                 budget,
                 loaded: placement.loaded,
+                window: entry.checkpoint.spec().widest_window(),
                 end_token_ids: entry.checkpoint.end_token_ids().to_vec(),
             };
             match handle.add.send(message).await {

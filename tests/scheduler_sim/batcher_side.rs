@@ -174,6 +174,7 @@ pub fn draw_spec(model: ModelId, chance: &mut Chance) -> LaneSpec {
         max_batch_size,
         max_step_tokens: max_batch_size + chance.between(0, 40) as u32,
         max_seq_len: 84,
+        window: chance.percent(30).then(|| chance.between(2, 30) as u32),
         end_token_ids: vec![END_TOKEN],
         enable_prefix_cache: chance.percent(80),
         reserve_tokens: chance.pick(&[0, 4, 64]),

@@ -17,6 +17,8 @@ const VOCABULARY: u64 = 24;
 struct Slot {
     token: u32,
     position: u32,
+    /// The digest of all before it.
+    before: u64,
     digest: u64,
 }
 
@@ -142,12 +144,21 @@ impl Memory {
                     slot.ok_or_else(|| format!("{who}: no KV at {before}"))?.digest
                 }
             };
-            let slot = Slot { token, position, digest: extend(before, token) };
+            let slot = Slot { token, position, before, digest: extend(before, token) };
             self.slots[slot_of(position) as usize] = Some(slot);
         }
         let bound = self.bound[seat].as_ref().ok_or_else(|| format!("{who}: not bound"))?;
-        let mut digest = root(step.model);
-        for position in 0..context_len {
+        // Of a model with windows only what the row's first token sees is still there; its digest stands for all before it.
+        let first_query = context_len - query_len;
+        let first = self.spec.window.map_or(0, |window| (first_query + 1).saturating_sub(window));
+        let mut digest = match first.checked_sub(1) {
+            None => root(step.model),
+            Some(_) => {
+                let slot = self.slots[slot_of(first) as usize];
+                slot.ok_or_else(|| format!("{who}: no KV at {first}"))?.before
+            }
+        };
+        for position in first..context_len {
             let slot = self.slots[slot_of(position) as usize];
             let slot = slot.ok_or_else(|| format!("{who}: no KV at {position}"))?;
             digest = extend(digest, slot.token);

@@ -429,7 +429,7 @@ mod tests {
         let frequencies = rope(500_000.0, 64, scaling);
         for (i, expected) in [
             (0, 1.0),
-            (1, 0.663_601_24),
+            (1, 0.663_601_2),
             (14, 0.003_211_446), // the last short wave
             (15, 0.001_290_548), // the ramp
             (16, 0.000_429_556_8),
