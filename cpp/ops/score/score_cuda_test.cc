@@ -9,7 +9,7 @@
 
 #include "ops/base/test_support.h"
 #include "ops/cuda/cuda_test_support.h"
-#include "ops/cuda/elementwise_cuda.h"
+#include "ops/embed/embed_cuda.h"
 #include "ops/sample/sample_cuda.h"
 
 namespace inferno::ops::cuda::test {
