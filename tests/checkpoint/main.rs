@@ -277,7 +277,9 @@ fn a_dummy_needs_nothing_but_its_config() {
 fn every_fixture_of_transformers_opens() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut opened = 0;
-    for entry in std::fs::read_dir(&fixtures).expect("the fixtures") {
+    let folders = [fixtures.clone(), fixtures.join("families")];
+    let entries = folders.iter().flat_map(|f| std::fs::read_dir(f).expect("the fixtures"));
+    for entry in entries {
         let path = entry.expect("an entry").path();
         if !path.join("config.json").exists() {
             continue;
@@ -300,5 +302,5 @@ fn every_fixture_of_transformers_opens() {
         }
         opened += 1;
     }
-    assert!(opened >= 6, "{opened} fixtures");
+    assert!(opened >= 27, "{opened} fixtures");
 }

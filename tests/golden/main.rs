@@ -4,92 +4,29 @@
 //! against the same prompt in batches, chunks, over shared blocks, after recompute and on other
 //! numbers of threads, bit by bit.
 
+mod facts;
+mod families;
 mod harness;
 
 use std::collections::BTreeMap;
 
+use facts::bits;
 use harness::{
-    CHECKPOINTS, Device, Engine, Query, batch, blocks, checkpoint, devices, golden, gpus, ids,
+    CHECKPOINTS, Device, Engine, Query, batch, blocks, checkpoint, devices, gpus, limits, query,
+    same_bits_devices,
 };
-use harness::{largest_difference, limits, max_logit_error, query, same_bits_devices};
 use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, SamplerSpec};
 use inferno_node::bridge::spec::{DecoderSpec, Dtype, TensorPart, TensorSlot};
 use inferno_node::bridge::{DeviceError, DeviceErrorCode};
 
 #[test]
 fn logits_of_every_prompt_position_agree_with_transformers() {
-    for name in CHECKPOINTS {
-        let golden = golden(name);
-        for device in devices() {
-            let mut engine = Engine::new(name, device, 2);
-            let mut worst = 0.0_f32;
-            for prompt in &golden.prompts {
-                let expected =
-                    &golden.logits[&format!("{}.logits", prompt["name"].as_str().expect("a name"))];
-                let tokens = ids(&prompt["prompt_token_ids"]);
-                let table = blocks(3, tokens.len());
-                let rows = expected.len() / engine.vocab_size();
-                let skipped = tokens.len() - rows;
-                if skipped > 0 {
-                    let chunk = Query { sample: false, ..query(&tokens[..skipped], 0, &table) };
-                    engine.run(&[chunk]);
-                }
-                for (row, position) in (skipped..tokens.len()).enumerate() {
-                    let one = query(&tokens[position..=position], position as u32, &table);
-                    let logits = engine.run(&[one]);
-                    let expected = &expected[row * logits.len()..(row + 1) * logits.len()];
-                    worst = worst.max(largest_difference(&logits, expected));
-                }
-            }
-            println!("{name} {device:?}: largest difference of a logit {worst:.2e}");
-            assert!(worst <= max_logit_error(name, device), "{name} {device:?}: {worst}");
-        }
-    }
+    CHECKPOINTS.iter().for_each(|name| facts::logits_agree_with_transformers(name));
 }
 
 #[test]
 fn greedy_tokens_are_those_of_transformers() {
-    for name in CHECKPOINTS {
-        let golden = golden(name);
-        for device in devices() {
-            let mut engine = Engine::new(name, device, 2);
-            // All prompts at once, of different lengths; after the prefill the device feeds itself.
-            let mut queries: Vec<Query> = Vec::new();
-            for (seat, prompt) in golden.prompts.iter().enumerate() {
-                let tokens = ids(&prompt["prompt_token_ids"]);
-                let table = blocks(seat as u32 * 16, tokens.len() + 40);
-                queries.push(Query { seat: seat as u32, ..query(&tokens, 0, &table) });
-            }
-            let mut completions = vec![Vec::new(); queries.len()];
-            let mut logits = Vec::new();
-            for _ in 0..40 {
-                logits = engine.run(&queries);
-                for (query, (completion, &id)) in
-                    queries.iter_mut().zip(completions.iter_mut().zip(&engine.output.token_ids))
-                {
-                    completion.push(id);
-                    query.first_position += query.token_ids.len() as u32;
-                    query.token_ids = vec![u32::MAX];
-                    query.feed_sampled = true;
-                }
-            }
-            for (row, prompt) in golden.prompts.iter().enumerate() {
-                let label = prompt["name"].as_str().expect("a name");
-                assert_eq!(
-                    completions[row],
-                    ids(&prompt["greedy_token_ids"]),
-                    "{name} {device:?} {label}"
-                );
-                let vocab = engine.vocab_size();
-                let expected = &golden.logits[&format!("{label}.last_step_logits")];
-                let worst = largest_difference(&logits[row * vocab..(row + 1) * vocab], expected);
-                assert!(
-                    worst <= max_logit_error(name, device),
-                    "{name} {device:?} {label}: {worst}"
-                );
-            }
-        }
-    }
+    CHECKPOINTS.iter().for_each(|name| facts::greedy_tokens_are_those_of_transformers(name));
 }
 
 #[test]
@@ -102,106 +39,32 @@ fn shards_load_the_same_weights_as_one_file() {
     }
 }
 
-fn bits(logits: &[f32]) -> Vec<u32> {
-    logits.iter().map(|x| x.to_bits()).collect()
-}
-
-/// The longest golden prompt of each dtype on each device that keeps bits the same, with its logits alone.
-fn for_each_device(test: impl Fn(&str, &mut Engine, &[u32], &[u32])) {
-    for name in ["llama2-tiny", "llama3-tiny", "llama32-tiny", "llama32-tiny-bf16"] {
-        let prompts = golden(name).prompts;
-        let tokens = ids(&prompts.last().expect("prompts")["prompt_token_ids"]);
-        for device in same_bits_devices() {
-            let mut engine = Engine::new(name, device, 2);
-            let alone = engine.run(&[query(&tokens, 0, &blocks(0, tokens.len()))]);
-            test(&format!("{name} {device:?}"), &mut engine, &tokens, &bits(&alone));
-        }
-    }
-}
+/// A checkpoint of each dtype.
+const DTYPES: [&str; 4] = ["llama2-tiny", "llama3-tiny", "llama32-tiny", "llama32-tiny-bf16"];
 
 #[test]
 fn same_bits_in_any_batch() {
-    for_each_device(|label, engine, tokens, alone| {
-        let vocab = engine.vocab_size();
-        for place in 0..4_u32 {
-            let others = [&tokens[..1], &tokens[..17], &tokens[40..100]];
-            let mut queries: Vec<Query> = others.iter().map(|t| query(t, 0, &[])).collect();
-            queries.insert(place as usize, query(tokens, 0, &[]));
-            for (seat, query) in (0..).zip(&mut queries) {
-                query.seat = seat;
-                query.blocks = blocks(60 - 12 * seat, 150);
-            }
-            let logits = engine.run(&queries);
-            let row = &logits[place as usize * vocab..(place as usize + 1) * vocab];
-            assert_eq!(bits(row), alone, "{label} at place {place}");
-        }
-    });
+    DTYPES.iter().for_each(|name| facts::same_bits_in_any_batch(name));
 }
 
 #[test]
 fn same_bits_in_chunks_of_any_size() {
-    for_each_device(|label, engine, tokens, alone| {
-        for size in [1, 3, 7, 16, 31, 64, 149] {
-            let table: Vec<u32> = (0..10).map(|i| (i * 7 + 5) % 31).collect();
-            let mut logits = Vec::new();
-            let mut first = 0;
-            for chunk in tokens.chunks(size) {
-                logits = engine.run(&[query(chunk, first, &table)]);
-                first += chunk.len() as u32;
-            }
-            assert_eq!(bits(&logits), alone, "{label} in chunks of {size}");
-        }
-    });
+    DTYPES.iter().for_each(|name| facts::same_bits_in_chunks_of_any_size(name));
 }
 
 #[test]
 fn same_bits_over_blocks_that_another_sequence_filled() {
-    for_each_device(|label, engine, tokens, alone| {
-        let vocab = engine.vocab_size();
-        // 96 tokens are six whole blocks; two sequences go on from them at once, beside a stranger.
-        let shared = blocks(20, 96);
-        engine.run(&[Query { sample: false, ..query(&tokens[..96], 0, &shared) }]);
-        let with_tail = |first: u32| [shared.clone(), blocks(first, 54)].concat();
-        let queries = [
-            Query { seat: 5, ..query(&tokens[96..], 96, &with_tail(1)) },
-            Query { seat: 1, ..query(&tokens[..9], 0, &[12]) },
-            Query { seat: 2, ..query(&tokens[96..], 96, &with_tail(6)) },
-        ];
-        let logits = engine.run(&queries);
-        assert_eq!(bits(&logits[..vocab]), alone, "{label}");
-        assert_eq!(bits(&logits[2 * vocab..]), alone, "{label}");
-    });
+    DTYPES.iter().for_each(|name| facts::same_bits_over_blocks_that_another_sequence_filled(name));
 }
 
 #[test]
 fn same_bits_after_preemption_and_recompute() {
-    for_each_device(|label, engine, tokens, _| {
-        // Decode beyond the prompt, lose the blocks to another sequence, compute prompt and completion again.
-        let table = blocks(0, 200);
-        let mut logits = engine.run(&[query(tokens, 0, &table)]);
-        let mut all = tokens.to_vec();
-        for _ in 0..6 {
-            all.push(engine.output.token_ids[0]);
-            let position = all.len() - 1;
-            logits = engine.run(&[query(&all[position..], position as u32, &table)]);
-        }
-        engine.run(&[query(&[7; 200], 0, &table)]);
-        let elsewhere: Vec<u32> = table.iter().rev().copied().collect();
-        let again = engine.run(&[query(&all, 0, &elsewhere)]);
-        assert_eq!(bits(&again), bits(&logits), "{label}");
-    });
+    DTYPES.iter().for_each(|name| facts::same_bits_after_preemption_and_recompute(name));
 }
 
 #[test]
 fn same_bits_on_any_number_of_threads() {
-    for_each_device(|label, engine, tokens, alone| {
-        let name = label.split(' ').next().expect("a name");
-        for num_threads in [1, 3, 7] {
-            let mut other = Engine::new(name, engine.device, num_threads);
-            let logits = other.run(&[query(tokens, 0, &blocks(0, tokens.len()))]);
-            assert_eq!(bits(&logits), alone, "{label} on {num_threads} threads");
-        }
-    });
+    DTYPES.iter().for_each(|name| facts::same_bits_on_any_number_of_threads(name));
 }
 
 #[test]
