@@ -4,6 +4,7 @@
 mod builder;
 mod config;
 mod hub;
+mod published;
 
 use std::path::Path;
 

@@ -32,6 +32,8 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let sizes = Sizes::read(source, defaults)?;
     let mut layer = sandwich(config, &sizes)?;
     layer.attention.softcap = softcap(config, "attn_logit_softcapping", Some(50.0))?;
+    // The 9B's file says it beside `sliding_window`; the class does not read it.
+    config.get("sliding_window_size");
     let windows =
         windows::windows(config, sizes.all.num_layers, Some(4096), |index| index % 2 == 0)?;
     let max_position_embeddings = sizes.all.max_position_embeddings;

@@ -63,15 +63,16 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     Ok(Decoder { spec, ropes, max_position_embeddings, names: NAMES, roots: Root::PLAIN })
 }
 
-/// Of layers that see all, and of those that see a window.
+/// Of layers that see all, and of those that see a window. A file of both styles may have its thetas beside `rope_parameters`.
 fn two_ropes(config: &JsonFile, defaults: RopeDefaults) -> Result<Vec<Rope>, CheckpointError> {
-    let full = RopeDefaults { theta: 1e6, ..defaults };
-    if let Some(ropes) = ropes::by_layer_type(config, full, defaults)? {
+    let theta = config.positive("rope_theta")?.unwrap_or(1e6);
+    let local_theta = config.positive("rope_local_base_freq")?.unwrap_or(defaults.theta);
+    let full = RopeDefaults { theta, ..defaults };
+    let local = RopeDefaults { theta: local_theta, ..defaults };
+    if let Some(ropes) = ropes::by_layer_type(config, full, local)? {
         return Ok(ropes);
     }
-    let local_theta = config.positive("rope_local_base_freq")?;
-    let local = ropes::read_object(config, None, local_theta, defaults)?;
-    Ok(vec![ropes::read(config, full)?, local])
+    Ok(vec![ropes::read(config, full)?, ropes::read_object(config, None, None, local)?])
 }
 
 fn read_multimodal(source: &Source<'_>) -> Result<Decoder, CheckpointError> {

@@ -63,10 +63,10 @@ fn read_3(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
 
 /// Of layers that see all, and of those that see a window: the same theta, unscaled.
 fn two_ropes(config: &JsonFile, defaults: RopeDefaults) -> Result<Vec<Rope>, CheckpointError> {
+    let theta = config.positive("rope_theta")?.unwrap_or(defaults.theta);
+    let defaults = RopeDefaults { theta, ..defaults };
     if let Some(ropes) = ropes::by_layer_type(config, defaults, defaults)? {
         return Ok(ropes);
     }
-    let full = ropes::read(config, defaults)?;
-    let local = ropes::read_object(config, None, Some(full.theta), defaults)?;
-    Ok(vec![full, local])
+    Ok(vec![ropes::read(config, defaults)?, ropes::read_object(config, None, None, defaults)?])
 }

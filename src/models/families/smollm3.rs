@@ -23,6 +23,8 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let mlp_bias = config.boolean("mlp_bias")?.unwrap_or(false);
     layer.mlp.gate_up.bias = mlp_bias;
     layer.mlp.down.bias = mlp_bias;
+    // Its files say it; the class does not read it.
+    config.get("max_window_layers");
     let turns = turning_layers(config, sizes.all.num_layers)?;
     let windows = windows::if_used(config, sizes.all.num_layers, |index| !turns[index as usize])?;
     let max_position_embeddings = sizes.all.max_position_embeddings;
