@@ -1,9 +1,9 @@
 //! Gemma 2: Gemma Team, "Gemma 2", 2024. Norms before and after each branch, kept as their difference from one; soft-caps; every other
 //! layer sees a window; embeddings scaled by the root of their size.
 
-use super::names::{Names, Root};
-use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, Sizes, refuse_unless, refuse_unread, rounded_to};
+use super::names::Names;
+use super::ropes;
+use super::sizes::{Defaults, Sizes, refuse_unless, rounded_to, with_biases};
 use super::{Decoder, Family, Source, windows};
 use crate::bridge::spec::LayerSpec;
 use crate::models::fault::CheckpointError;
@@ -36,11 +36,8 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     config.get("sliding_window_size");
     let windows =
         windows::windows(config, sizes.all.num_layers, Some(4096), |index| index % 2 == 0)?;
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let rope =
-        ropes::read(config, RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings))?;
+    let rope = ropes::read(config, sizes.rope())?;
     let logit_softcap = softcap(config, "final_logit_softcapping", Some(30.0))?;
-    refuse_unread(config)?;
     let mut spec = sizes.decoder(|index| {
         let mut layer = layer;
         layer.attention.window = windows[index as usize];
@@ -48,13 +45,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     });
     spec.embedding_scale = rounded_to(source.dtype, (spec.hidden_size as f32).sqrt());
     spec.logit_softcap = logit_softcap;
-    Ok(Decoder {
-        spec,
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: NAMES,
-        roots: Root::PLAIN,
-    })
+    sizes.finish(config, spec, vec![rope], NAMES)
 }
 
 /// What the layers of Gemma 2 and 3 have in common.
@@ -65,9 +56,7 @@ pub(super) fn sandwich(config: &JsonFile, sizes: &Sizes) -> Result<LayerSpec, Ch
     layer.post_mlp = sizes.norm;
     let scalar = config.positive("query_pre_attn_scalar")?.unwrap_or(256.0);
     layer.attention.scale = scalar.powf(-0.5);
-    let bias = config.boolean("attention_bias")?.unwrap_or(false);
-    layer.attention.qkv.bias = bias;
-    layer.attention.o.bias = bias;
+    layer.attention = with_biases(config, layer.attention, false)?;
     Ok(layer)
 }
 

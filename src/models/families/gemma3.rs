@@ -4,7 +4,7 @@
 use super::gemma2::{NAMES, sandwich, softcap};
 use super::names::Root;
 use super::ropes::{self, Rope, RopeDefaults};
-use super::sizes::{Defaults, RequiredSizes, Sizes, refuse_unless, refuse_unread, rounded_to};
+use super::sizes::{Defaults, RequiredSizes, Sizes, refuse_unless, rounded_to};
 use super::{Decoder, Family, Source, windows};
 use crate::bridge::spec::QkNorm;
 use crate::models::fault::CheckpointError;
@@ -47,11 +47,9 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let windows = windows::windows(config, sizes.all.num_layers, Some(4096), |index| {
         !u64::from(index + 1).is_multiple_of(pattern.into())
     })?;
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let of_heads = RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings);
+    let of_heads = sizes.rope();
     let ropes = two_ropes(config, of_heads)?;
     let logit_softcap = softcap(config, "final_logit_softcapping", None)?;
-    refuse_unread(config)?;
     let mut spec = sizes.decoder(|index| {
         let mut layer = layer;
         layer.attention.window = windows[index as usize];
@@ -60,7 +58,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     });
     spec.embedding_scale = rounded_to(source.dtype, (spec.hidden_size as f32).sqrt());
     spec.logit_softcap = logit_softcap;
-    Ok(Decoder { spec, ropes, max_position_embeddings, names: NAMES, roots: Root::PLAIN })
+    sizes.finish(config, spec, ropes, NAMES)
 }
 
 /// Of layers that see all, and of those that see a window. A file of both styles may have its thetas beside `rope_parameters`.

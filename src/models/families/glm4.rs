@@ -1,9 +1,9 @@
 //! GLM-4 (dense, 9B and 32B of April 2025): norms before and after each branch, neighbours of half a head turn together, biases of q, k
 //! and v: GLM Team, "ChatGLM", 2024.
 
-use super::names::{Names, Root};
+use super::names::Names;
 use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, Sizes, refuse_unread};
+use super::sizes::{Defaults, Sizes};
 use super::{Decoder, Family, Source};
 use crate::models::fault::CheckpointError;
 
@@ -30,19 +30,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     layer.post_attention = sizes.norm;
     layer.post_mlp = sizes.norm;
     layer.attention.qkv.bias = config.boolean("attention_bias")?.unwrap_or(true);
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let defaults = RopeDefaults {
-        partial: Some(0.5),
-        interleaved: true,
-        ..RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings)
-    };
+    let defaults = RopeDefaults { partial: Some(0.5), interleaved: true, ..sizes.rope() };
     let rope = ropes::read(config, defaults)?;
-    refuse_unread(config)?;
-    Ok(Decoder {
-        spec: sizes.decoder(|_| layer),
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: NAMES,
-        roots: Root::PLAIN,
-    })
+    sizes.finish(config, sizes.decoder(|_| layer), vec![rope], NAMES)
 }

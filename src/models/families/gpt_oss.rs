@@ -1,9 +1,9 @@
 //! gpt-oss in 16 bits: OpenAI, "gpt-oss-120b & gpt-oss-20b Model Card", 2025. Sinks, a window in every other layer, YaRN, biases
 //! everywhere, experts whose gate is clamped.
 
-use super::names::{ExpertNames, Names, Root};
+use super::names::{ExpertNames, Names};
 use super::ropes::{self, Rope, RopeDefaults, RopeScaling};
-use super::sizes::{Defaults, Sizes, refuse_unless, refuse_unread};
+use super::sizes::{Defaults, Sizes, refuse_unless, with_biases};
 use super::{Decoder, Family, Source, experts_per_token, num_experts, windows};
 use crate::bridge::spec::{Activation, ActivationKind, MlpKind, RouterKind};
 use crate::models::fault::CheckpointError;
@@ -31,9 +31,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     config.get("initial_context_length");
     config.get("experts_per_token");
     let mut layer = sizes.layer();
-    let bias = config.boolean("attention_bias")?.unwrap_or(true);
-    layer.attention.qkv.bias = bias;
-    layer.attention.o.bias = bias;
+    layer.attention = with_biases(config, layer.attention, true)?;
     layer.attention.sinks = true;
     layer.mlp.kind = MlpKind::Experts;
     layer.mlp.num_experts = num_experts(config, 128)?;
@@ -45,26 +43,18 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     layer.mlp.router_kind = RouterKind::TopKSoftmax;
     let windows =
         windows::windows(config, sizes.all.num_layers, Some(128), |index| index % 2 == 0)?;
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let of_heads = RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings);
+    let of_heads = sizes.rope();
     let rope = match config.get("rope_parameters").is_some() || config.get("rope_scaling").is_some()
     {
         true => ropes::read(config, RopeDefaults { theta: 150_000.0, ..of_heads })?,
         false => class_rope(sizes.head_dim),
     };
-    refuse_unread(config)?;
     let spec = sizes.decoder(|index| {
         let mut layer = layer;
         layer.attention.window = windows[index as usize];
         layer
     });
-    Ok(Decoder {
-        spec,
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: NAMES,
-        roots: Root::PLAIN,
-    })
+    sizes.finish(config, spec, vec![rope], NAMES)
 }
 
 /// What the class takes where a file has no rope.

@@ -2,8 +2,8 @@
 //! Mistral Small 3.1 and 3.2, hold a vision tower beside the decoder, which is left out.
 
 use super::names::{Names, Root};
-use super::ropes::{self, Rope, RopeDefaults, RopeScaling};
-use super::sizes::{Defaults, Sizes, refuse_unless, refuse_unread};
+use super::ropes::{self, Rope, RopeScaling};
+use super::sizes::{Defaults, Sizes, refuse_unless};
 use super::windows::MAX_WINDOW;
 use super::{Decoder, Family, Source, mistral};
 use crate::models::fault::{CheckpointError, CheckpointFault};
@@ -34,21 +34,13 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     refuse_unless(config, "attention_bias", &false.into())?;
     let mut layer = sizes.layer();
     layer.attention.window = config.size("sliding_window", MAX_WINDOW)?.unwrap_or(0);
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let of_heads = RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings);
+    let of_heads = sizes.rope();
     let rope = match config.get("rope_parameters").is_some() || config.get("rope_scaling").is_some()
     {
         true => ropes::read(config, of_heads)?,
         false => class_rope(sizes.head_dim),
     };
-    refuse_unread(config)?;
-    Ok(Decoder {
-        spec: sizes.decoder(|_| layer),
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: Names::LLAMA,
-        roots: Root::PLAIN,
-    })
+    sizes.finish(config, sizes.decoder(|_| layer), vec![rope], Names::LLAMA)
 }
 
 /// What the class takes where a file has no rope.

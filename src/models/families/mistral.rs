@@ -1,8 +1,8 @@
 //! Mistral 7B, Nemo and Small: Jiang et al., "Mistral 7B", 2023. Llama's decoder without biases; the first versions see a window.
 
-use super::names::{Names, Root};
-use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, Sizes, refuse_unless, refuse_unread};
+use super::names::Names;
+use super::ropes;
+use super::sizes::{Defaults, Sizes, refuse_unless};
 use super::windows::MAX_WINDOW;
 use super::{Decoder, Family, Source};
 use crate::models::fault::CheckpointError;
@@ -21,15 +21,6 @@ pub(super) fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
         true => config.size("sliding_window", MAX_WINDOW)?.unwrap_or(0),
         false => 4096,
     };
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let rope =
-        ropes::read(config, RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings))?;
-    refuse_unread(config)?;
-    Ok(Decoder {
-        spec: sizes.decoder(|_| layer),
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: Names::LLAMA,
-        roots: Root::PLAIN,
-    })
+    let rope = ropes::read(config, sizes.rope())?;
+    sizes.finish(config, sizes.decoder(|_| layer), vec![rope], Names::LLAMA)
 }

@@ -1,8 +1,8 @@
 //! Mixtral: Jiang et al., "Mixtral of Experts", 2024. Mistral's attention, and experts in every layer.
 
-use super::names::{ExpertNames, Names, Root};
+use super::names::{ExpertNames, Names};
 use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, Sizes, refuse_unless, refuse_unread};
+use super::sizes::{Defaults, Sizes, refuse_unless};
 use super::windows::MAX_WINDOW;
 use super::{Decoder, Family, Source};
 use crate::bridge::spec::MlpKind;
@@ -27,15 +27,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     layer.mlp.num_experts = super::num_experts(config, 8)?;
     layer.mlp.experts_per_token = super::experts_per_token(config, 2, layer.mlp.num_experts)?;
     layer.mlp.renormalise = true;
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let of_heads = RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings);
+    let of_heads = sizes.rope();
     let rope = ropes::read(config, RopeDefaults { theta: 1e6, ..of_heads })?;
-    refuse_unread(config)?;
-    Ok(Decoder {
-        spec: sizes.decoder(|_| layer),
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: NAMES,
-        roots: Root::PLAIN,
-    })
+    sizes.finish(config, sizes.decoder(|_| layer), vec![rope], NAMES)
 }

@@ -1,9 +1,9 @@
 //! OLMo 2 and 3: OLMo Team, "2 OLMo 2 Furious", 2024; "OLMo 3", 2025. Norms after each branch alone, q and k normalised over all
 //! heads; in OLMo 3 three of four layers see a window and turn by an unscaled rope.
 
-use super::names::{Names, Root};
+use super::names::Names;
 use super::ropes::{self, Rope, RopeDefaults};
-use super::sizes::{Defaults, Sizes, refuse_unread};
+use super::sizes::{Defaults, Sizes, with_biases};
 use super::{Decoder, Family, Source, windows};
 use crate::bridge::spec::{LayerSpec, NormSpec, QkNorm};
 use crate::models::fault::CheckpointError;
@@ -21,25 +21,15 @@ fn sizes_and_layer(source: &Source<'_>) -> Result<(Sizes, LayerSpec), Checkpoint
     (layer.pre_attention, layer.post_attention) = (NormSpec::NONE, sizes.norm);
     (layer.pre_mlp, layer.post_mlp) = (NormSpec::NONE, sizes.norm);
     layer.attention.qk_norm = QkNorm::PerRow;
-    let bias = source.config.boolean("attention_bias")?.unwrap_or(false);
-    layer.attention.qkv.bias = bias;
-    layer.attention.o.bias = bias;
+    layer.attention = with_biases(source.config, layer.attention, false)?;
     Ok((sizes, layer))
 }
 
 fn read_2(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let (sizes, layer) = sizes_and_layer(source)?;
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let of_heads = RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings);
+    let of_heads = sizes.rope();
     let rope = ropes::read(source.config, of_heads)?;
-    refuse_unread(source.config)?;
-    Ok(Decoder {
-        spec: sizes.decoder(|_| layer),
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: Names::LLAMA,
-        roots: Root::PLAIN,
-    })
+    sizes.finish(source.config, sizes.decoder(|_| layer), vec![rope], Names::LLAMA)
 }
 
 fn read_3(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
@@ -48,17 +38,15 @@ fn read_3(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let windows = windows::windows(config, sizes.all.num_layers, Some(4096), |index| {
         !(index + 1).is_multiple_of(4)
     })?;
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let of_heads = RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings);
+    let of_heads = sizes.rope();
     let ropes = two_ropes(config, RopeDefaults { theta: 500_000.0, ..of_heads })?;
-    refuse_unread(config)?;
     let spec = sizes.decoder(|index| {
         let mut layer = layer;
         layer.attention.window = windows[index as usize];
         layer.attention.rope = u32::from(layer.attention.window > 0);
         layer
     });
-    Ok(Decoder { spec, ropes, max_position_embeddings, names: Names::LLAMA, roots: Root::PLAIN })
+    sizes.finish(config, spec, ropes, Names::LLAMA)
 }
 
 /// Of layers that see all, and of those that see a window: the same theta, unscaled.

@@ -1,9 +1,9 @@
 //! Phi-3, 3.5, 4 and 4-mini: Abdin et al., "Phi-3 Technical Report", 2024. Fused matrices, LongRoPE, in the mini a part of each head
 //! that does not turn.
 
-use super::names::{Names, Root};
+use super::names::Names;
 use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, MAX_POSITIONS, Sizes, refuse_unless, refuse_unread};
+use super::sizes::{Defaults, MAX_POSITIONS, Sizes, refuse_unless};
 use super::windows::MAX_WINDOW;
 use super::{Decoder, Family, Source};
 use crate::models::fault::CheckpointError;
@@ -24,21 +24,13 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     }
     let mut layer = sizes.layer();
     layer.attention.window = config.size("sliding_window", MAX_WINDOW)?.unwrap_or(0);
-    let max_position_embeddings = sizes.all.max_position_embeddings;
     let original = config.size("original_max_position_embeddings", MAX_POSITIONS)?;
     let defaults = RopeDefaults {
         partial: Some(1.0),
         original: Some(original.unwrap_or(4096)),
         yarn_is_longrope: true,
-        ..RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings)
+        ..sizes.rope()
     };
     let rope = ropes::read(config, defaults)?;
-    refuse_unread(config)?;
-    Ok(Decoder {
-        spec: sizes.decoder(|_| layer),
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: NAMES,
-        roots: Root::PLAIN,
-    })
+    sizes.finish(config, sizes.decoder(|_| layer), vec![rope], NAMES)
 }

@@ -1,8 +1,8 @@
 //! Qwen 2 and 2.5 and what was distilled into them: Yang et al., "Qwen2 Technical Report", 2024. Biases of q, k and v.
 
-use super::names::{Names, Root};
-use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, Sizes, refuse_unless, refuse_unread};
+use super::names::Names;
+use super::ropes;
+use super::sizes::{Defaults, Sizes, refuse_unless};
 use super::{Decoder, Family, Source, windows};
 use crate::bridge::spec::LayerSpec;
 use crate::models::fault::CheckpointError;
@@ -28,20 +28,11 @@ pub(super) fn windowed(
     refuse_unless(config, "use_mrope", &false.into())?;
     let first = config.count("max_window_layers", u32::MAX)?.unwrap_or(28);
     let windows = windows::if_used(config, sizes.all.num_layers, |index| index >= first)?;
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let rope =
-        ropes::read(config, RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings))?;
-    refuse_unread(config)?;
+    let rope = ropes::read(config, sizes.rope())?;
     let spec = sizes.decoder(|index| {
         let mut layer = layer;
         layer.attention.window = windows[index as usize];
         layer
     });
-    Ok(Decoder {
-        spec,
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: Names::LLAMA,
-        roots: Root::PLAIN,
-    })
+    sizes.finish(config, spec, vec![rope], Names::LLAMA)
 }

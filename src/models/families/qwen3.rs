@@ -1,7 +1,7 @@
 //! Qwen 3: Yang et al., "Qwen3 Technical Report", 2025. q and k are normalised head by head.
 
 use super::qwen2::windowed;
-use super::sizes::{Defaults, Sizes};
+use super::sizes::{Defaults, Sizes, with_biases};
 use super::{Decoder, Family, Source};
 use crate::bridge::spec::QkNorm;
 use crate::models::fault::CheckpointError;
@@ -19,8 +19,6 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let sizes = Sizes::read(source, defaults)?;
     let mut layer = sizes.layer();
     layer.attention.qk_norm = QkNorm::PerHead;
-    let bias = source.config.boolean("attention_bias")?.unwrap_or(false);
-    layer.attention.qkv.bias = bias;
-    layer.attention.o.bias = bias;
+    layer.attention = with_biases(source.config, layer.attention, false)?;
     windowed(source, &sizes, layer)
 }

@@ -1,8 +1,8 @@
 //! Qwen 3 with experts (30B-A3B, Coder): Qwen 3's attention, experts in the layers that the file says.
 
-use super::names::{Names, Root};
-use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, MAX_WIDTH, Sizes, refuse_unread};
+use super::names::Names;
+use super::ropes;
+use super::sizes::{Defaults, MAX_WIDTH, Sizes, with_biases};
 use super::windows::MAX_WINDOW;
 use super::{Decoder, Family, Source, experts_per_token, num_experts};
 use crate::bridge::spec::{MlpKind, QkNorm};
@@ -22,9 +22,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let sizes = Sizes::read(source, defaults)?;
     let mut layer = sizes.layer();
     layer.attention.qk_norm = QkNorm::PerHead;
-    let bias = config.boolean("attention_bias")?.unwrap_or(false);
-    layer.attention.qkv.bias = bias;
-    layer.attention.o.bias = bias;
+    layer.attention = with_biases(config, layer.attention, false)?;
     let window = config.size("sliding_window", MAX_WINDOW)?;
     if config.boolean("use_sliding_window")?.unwrap_or(false) {
         layer.attention.window = window.unwrap_or(4096);
@@ -38,17 +36,13 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     experts.mlp.experts_per_token = experts_per_token(config, 8, experts.mlp.num_experts)?;
     experts.mlp.renormalise = config.boolean("norm_topk_prob")?.unwrap_or(false);
     let has_experts = sparse_layers(config)?;
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let rope =
-        ropes::read(config, RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings))?;
-    refuse_unread(config)?;
-    Ok(Decoder {
-        spec: sizes.decoder(|index| if has_experts(index) { experts } else { layer }),
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: Names::LLAMA,
-        roots: Root::PLAIN,
-    })
+    let rope = ropes::read(config, sizes.rope())?;
+    sizes.finish(
+        config,
+        sizes.decoder(|index| if has_experts(index) { experts } else { layer }),
+        vec![rope],
+        Names::LLAMA,
+    )
 }
 
 /// Each `decoder_sparse_step`-th layer, but those of `mlp_only_layers`.

@@ -9,7 +9,9 @@ use crate::bridge::spec::{
 use crate::models::fault::{CheckpointError, CheckpointFault};
 use crate::models::json_file::JsonFile;
 
-use super::Source;
+use super::names::{Names, Root};
+use super::ropes::{Rope, RopeDefaults};
+use super::{Decoder, Source};
 
 /// Bounds of what a config.json may claim, so that products stay inside 64 bits and a broken file asks for no absurd lists.
 pub(super) const MAX_WIDTH: u32 = 1 << 24;
@@ -151,6 +153,25 @@ impl Sizes {
         }
     }
 
+    /// Heads that turn whole, in halves.
+    pub(super) fn rope(&self) -> RopeDefaults {
+        RopeDefaults::of_heads(self.head_dim, self.all.max_position_embeddings)
+    }
+
+    /// The reading as a whole, of a file that holds nothing but a decoder. Refuses what of it was not read and is not known to be
+    /// without effect.
+    pub(super) fn finish(
+        &self,
+        config: &JsonFile,
+        spec: DecoderSpec,
+        ropes: Vec<Rope>,
+        names: Names,
+    ) -> Result<Decoder, CheckpointError> {
+        config.refuse_unread(WITHOUT_EFFECT)?;
+        let max_position_embeddings = self.all.max_position_embeddings;
+        Ok(Decoder { spec, ropes, max_position_embeddings, names, roots: Root::PLAIN })
+    }
+
     /// Layers that are made by their index.
     pub(super) fn decoder(&self, layer: impl FnMut(u32) -> LayerSpec) -> DecoderSpec {
         DecoderSpec {
@@ -196,9 +217,22 @@ impl RequiredSizes {
     }
 }
 
-/// Refuses what a family's file did not read and what is not known to be without effect.
-pub(super) fn refuse_unread(file: &JsonFile) -> Result<(), CheckpointError> {
-    file.refuse_unread(WITHOUT_EFFECT)
+/// Biases of q, k, v and o by `attention_bias`.
+pub(super) fn with_biases(
+    config: &JsonFile,
+    attention: AttentionSpec,
+    default: bool,
+) -> Result<AttentionSpec, CheckpointError> {
+    let bias = config.boolean("attention_bias")?.unwrap_or(default);
+    let (qkv, o) = (LinearSpec { bias, ..attention.qkv }, LinearSpec { bias, ..attention.o });
+    Ok(AttentionSpec { qkv, o, ..attention })
+}
+
+/// Biases of gate, up and down by `mlp_bias`.
+pub(super) fn with_mlp_biases(config: &JsonFile, mlp: MlpSpec) -> Result<MlpSpec, CheckpointError> {
+    let bias = config.boolean("mlp_bias")?.unwrap_or(false);
+    let (gate_up, down) = (LinearSpec { bias, ..mlp.gate_up }, LinearSpec { bias, ..mlp.down });
+    Ok(MlpSpec { gate_up, down, ..mlp })
 }
 
 /// Refuses a key that changes the computation in a way that the family has not, unless it says the neutral thing.
@@ -276,5 +310,17 @@ pub(super) fn rounded_to(dtype: Dtype, value: f32) -> f32 {
         Dtype::F16 => f16::from_f32(value).to_f32(),
         Dtype::BF16 => bf16::from_f32(value).to_f32(),
         _ => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_factor_has_the_bits_of_the_weights_type() {
+        let root = 3072.0_f32.sqrt();
+        assert_eq!(rounded_to(Dtype::BF16, root), 55.5);
+        assert_eq!(rounded_to(Dtype::F32, root), root);
     }
 }

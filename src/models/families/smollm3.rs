@@ -1,8 +1,8 @@
 //! SmolLM3: Llama's decoder in which every fourth layer has no rotation: Yang et al., "Rope to Nope and Back Again", 2025.
 
-use super::names::{Names, Root};
+use super::names::Names;
 use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, Sizes, refuse_unread};
+use super::sizes::{Defaults, Sizes, with_biases, with_mlp_biases};
 use super::{Decoder, Family, Source, windows};
 use crate::bridge::spec::NO_ROPE;
 use crate::models::fault::CheckpointError;
@@ -17,33 +17,21 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
         Defaults { num_kv_heads: Some(4), rms_norm_eps: 1e-6, tied: true, ..Defaults::default() };
     let sizes = Sizes::read(source, defaults)?;
     let mut layer = sizes.layer();
-    let attention_bias = config.boolean("attention_bias")?.unwrap_or(false);
-    layer.attention.qkv.bias = attention_bias;
-    layer.attention.o.bias = attention_bias;
-    let mlp_bias = config.boolean("mlp_bias")?.unwrap_or(false);
-    layer.mlp.gate_up.bias = mlp_bias;
-    layer.mlp.down.bias = mlp_bias;
+    layer.attention = with_biases(config, layer.attention, false)?;
+    layer.mlp = with_mlp_biases(config, layer.mlp)?;
     // Its files say it; the class does not read it.
     config.get("max_window_layers");
     let turns = turning_layers(config, sizes.all.num_layers)?;
     let windows = windows::if_used(config, sizes.all.num_layers, |index| !turns[index as usize])?;
-    let max_position_embeddings = sizes.all.max_position_embeddings;
-    let of_heads = RopeDefaults::of_heads(sizes.head_dim, max_position_embeddings);
+    let of_heads = sizes.rope();
     let rope = ropes::read(config, RopeDefaults { theta: 2e6, ..of_heads })?;
-    refuse_unread(config)?;
     let spec = sizes.decoder(|index| {
         let mut layer = layer;
         layer.attention.window = windows[index as usize];
         layer.attention.rope = if turns[index as usize] { 0 } else { NO_ROPE };
         layer
     });
-    Ok(Decoder {
-        spec,
-        ropes: vec![rope],
-        max_position_embeddings,
-        names: Names::LLAMA,
-        roots: Root::PLAIN,
-    })
+    sizes.finish(config, spec, vec![rope], Names::LLAMA)
 }
 
 /// `no_rope_layers` says 1 where a layer turns.
