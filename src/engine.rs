@@ -90,12 +90,14 @@ impl InferRequest {
 pub struct Answer {
     /// The caller's id or the node's.
     pub request_id: RequestId,
-    /// The text, without end token and stop string.
+    /// The text, without end token and stop string; behind the prompt's where the request wants its echo.
     pub generated_text: String,
     /// Everything sampled.
     pub token_ids: Vec<u32>,
     /// One for each of `token_ids`, where the request wants them.
     pub logprobs: Option<Vec<TokenLogprob>>,
+    /// One for each token of the prompt, where the request wants them.
+    pub prompt_logprobs: Option<Vec<TokenLogprob>>,
     /// Stop or length.
     pub finish_reason: FinishReason,
     /// Tokens counted.

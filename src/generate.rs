@@ -338,6 +338,7 @@ mod tests {
             token_ids: (0..tokens).collect(),
             text: String::new(),
             logprobs: None,
+            prompt_logprobs: None,
             finish_reason,
             usage: None,
             receipt: None,

@@ -217,11 +217,16 @@ pub struct Event {
     pub seq: u32,
     /// Everything sampled, the end token and a matched stop string's tokens included.
     pub token_ids: Vec<u32>,
-    /// What can be shown: whole characters, no part of a possible stop string.
+    /// What can be shown: whole characters, no part of a possible stop string. The first begins with the prompt where the request
+    /// wants its echo.
     pub text: String,
     /// One for each of `token_ids`, where the request wants them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Vec<TokenLogprob>>,
+    /// One for each token of the prompt, where the request wants them: with the first event (where one message does not hold them,
+    /// the rest in those that follow).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<Vec<TokenLogprob>>,
     /// In the last event only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,

@@ -60,12 +60,13 @@ async fn an_answer_has_everything_the_plan_names() {
         generated_text,
         token_ids,
         logprobs,
+        prompt_logprobs,
         finish_reason,
         usage,
         latency,
         receipt,
     } = answer;
-    assert_eq!(logprobs, None, "not asked for");
+    assert_eq!((logprobs, prompt_logprobs), (None, None), "not asked for");
     assert_eq!(request_id.as_str(), "mine");
     assert!(!generated_text.is_empty());
     assert_eq!((token_ids.len(), usage.completion_tokens), (24, 24));

@@ -15,6 +15,7 @@ fn event(seq: u32) -> Event {
         token_ids: vec![11_873],
         text: " example".to_owned(),
         logprobs: None,
+        prompt_logprobs: None,
         finish_reason: None,
         usage: None,
         receipt: None,

@@ -37,6 +37,8 @@ fn sequence(id: u64, max_tokens: u32) -> Sequence {
         min_tokens: 0,
         ignore_eos: true,
         sampler: SamplerSpec::greedy().into(),
+        prompt_logprobs: None,
+        prompt_scored: false,
         priority: 128,
         accepted_at: Timestamp::from_micros(id),
         attempt: 1,

@@ -22,6 +22,8 @@ fn sequence(id: u64) -> Sequence {
         min_tokens: 0,
         ignore_eos: false,
         sampler: SamplerSpec::greedy().into(),
+        prompt_logprobs: None,
+        prompt_scored: false,
         priority: (id % 256) as u8,
         accepted_at: Timestamp::from_micros(id),
         attempt: 1,

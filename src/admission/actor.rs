@@ -167,11 +167,16 @@ impl Admission {
         if let Some(group) = group {
             permit.join(group);
         }
+        let echo = match &request.prompt {
+            Prompt::Text(text) if params.echoes() => Some(text.clone()),
+            _ => None,
+        };
         let reserved = Reserved {
             handle,
             model,
             params,
             bad_words: Vec::new(),
+            echo,
             prompt_field: validate::prompt_field(&request.prompt),
             stream: request.stream,
             priority: request.priority,
@@ -238,7 +243,8 @@ impl Admission {
             decoder: reserved.decoder(&sequence.token_ids),
             stop: std::mem::take(&mut reserved.params.stop),
             include_stop: reserved.params.include_stop_str_in_output.unwrap_or(false),
-            logprobs: reserved.params.logprobs.is_some(),
+            num_logprobs: reserved.params.num_logprobs(),
+            prompt: reserved.shown(&sequence.token_ids),
             min_tokens: sequence.min_tokens,
             stream: reserved.stream,
             num_prompt_tokens,

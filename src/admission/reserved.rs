@@ -7,6 +7,7 @@ use crate::batcher::Sequence;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 use crate::models::ServedModel;
+use crate::reply::PromptShown;
 use crate::request::{DefaultLength, Ended, FinishReason, Handle, Params, Sink};
 use crate::telemetry::Metrics;
 use crate::tokenizer::IncrementalDecoder;
@@ -19,6 +20,8 @@ pub(super) struct Reserved {
     pub(super) params: Params,
     /// The token ids of `params.bad_words`, once they are known.
     pub(super) bad_words: Vec<Vec<u32>>,
+    /// The prompt's text, where it goes back as it was written.
+    pub(super) echo: Option<String>,
     /// The field that the prompt came in.
     pub(super) prompt_field: &'static str,
     pub(super) stream: bool,
@@ -53,6 +56,8 @@ impl Reserved {
             min_tokens: self.params.min_tokens.unwrap_or(0),
             ignore_eos: self.params.ignore_eos.unwrap_or(false),
             sampler: Arc::new(self.params.sampler(num_prompt_tokens, &self.bad_words)),
+            prompt_logprobs: self.params.num_prompt_logprobs(),
+            prompt_scored: false,
             priority: self.priority,
             accepted_at: self.received_at,
             attempt: 1,
@@ -67,6 +72,18 @@ impl Reserved {
     pub(super) fn decoder(&self, prompt: &[u32]) -> IncrementalDecoder {
         IncrementalDecoder::new(Arc::clone(&self.model.tokenizer), prompt)
             .with_special_tokens(self.params.skip_special_tokens == Some(false))
+    }
+
+    /// What goes back of the prompt, if anything does.
+    pub(super) fn shown(&mut self, prompt: &[u32]) -> Option<PromptShown> {
+        let (echo, num_logprobs) = (self.params.echoes(), self.params.num_prompt_logprobs());
+        (echo || num_logprobs.is_some()).then(|| PromptShown {
+            token_ids: prompt.to_vec(),
+            decoder: self.decoder(&[]),
+            echo,
+            text: self.echo.take(),
+            num_logprobs,
+        })
     }
 
     /// Says no; the permit goes back before those who wait for the end are told.

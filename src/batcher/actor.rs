@@ -165,6 +165,7 @@ impl Batcher {
         let deliveries = self.output.produced.drain(..).map(|produced| Delivery {
             stream: produced.stream,
             attempt: produced.attempt,
+            prompt_scores: produced.prompt_scores,
             token: produced.token,
             finish: produced.finish,
             fault: produced.fault,
@@ -256,6 +257,8 @@ fn part_with(
             // What the stream has taken is the truth; the tokens of deliveries under way are sampled again.
             let taken = stream.restart(sequence.attempt) as usize;
             sequence.token_ids.truncate(sequence.num_prompt_tokens as usize + taken);
+            // They come with the first token.
+            sequence.prompt_scored &= taken > 0;
         }
     }
     Some((sequence, stream))

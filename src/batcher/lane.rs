@@ -25,6 +25,10 @@ pub(super) struct Row {
     pub sample: bool,
     /// Its only token is the one sampled last, which the host has not seen.
     pub feed_sampled: bool,
+    /// Prompt tokens, those that follow its first ones, whose log probabilities it brings.
+    pub num_scored: u32,
+    /// Alternatives that each of them comes with.
+    pub num_top: u32,
 }
 
 /// See the module.
@@ -221,11 +225,18 @@ impl<S: Clone> Lane<S> {
         let start = run.computed;
         let feed_sampled = start >= run.sequence.len();
         debug_assert!(!feed_sampled || query_len == 1, "only the last token can be unseen");
+        let num_scored = match run.has_unscored_prompt() {
+            // The last token's is the completion's first.
+            true => query_len - u32::from(start + query_len == run.sequence.num_prompt_tokens),
+            false => 0,
+        };
         run.computed += query_len;
         run.in_flight += 1;
-        let sample = run.computed == run.total();
+        // Who wants no token at all is here for the prompt's log probabilities.
+        let sample = run.computed == run.total() && !run.is_exhausted(self.spec.max_seq_len);
         run.unseen += u32::from(sample);
-        rows.push(Row { seat, start, query_len, sample, feed_sampled });
+        let num_top = run.sequence.sampler.num_logprobs;
+        rows.push(Row { seat, start, query_len, sample, feed_sampled, num_scored, num_top });
         query_len
     }
 
@@ -297,7 +308,8 @@ impl<S: Clone> Lane<S> {
         let seat = self.free_seats.pop().expect("the caller has seen a free seat");
         let Waiting { sequence, stream, preemptions, started } = waiting;
         let mut table = Vec::with_capacity(self.estimate(&sequence) as usize);
-        let chain = self.kv.share_prefix(&sequence.token_ids, &mut table);
+        let shared = if sequence.needs_scores() { &[] } else { &*sequence.token_ids };
+        let chain = self.kv.share_prefix(shared, &mut table);
         let computed = table.len() as u32 * self.spec.block_size;
         if !started {
             out.started.push(Started {
@@ -321,6 +333,7 @@ impl<S: Clone> Lane<S> {
             settled: computed,
             unseen: 0,
             in_flight: 0,
+            prompt_scores: Vec::new(),
         };
         let rank = run.rank();
         let at = self.order.partition_point(|other| {
@@ -335,13 +348,8 @@ impl<S: Clone> Lane<S> {
     /// A sequence that may not have one token more than it came with.
     fn end_without_step(&mut self, seat: u32, out: &mut Output<S>) {
         if let Some(run) = &self.seats[seat as usize] {
-            out.produced.push(Produced {
-                stream: run.stream.clone(),
-                attempt: run.sequence.attempt,
-                token: None,
-                finish: Some(FinishReason::Length),
-                fault: None,
-            });
+            let (stream, attempt) = (run.stream.clone(), run.sequence.attempt);
+            out.produced.push(Produced::end(stream, attempt, FinishReason::Length));
         }
         self.end(seat);
     }
@@ -380,12 +388,7 @@ impl<S: Clone> Lane<S> {
 /// A cancelled sequence ends here; one that the reply stage ended needs no word.
 fn announce_cancel<S: Clone>(sequence: &Sequence, stream: &S, out: &mut Output<S>) {
     if sequence.handle.is_cancelled() {
-        out.produced.push(Produced {
-            stream: stream.clone(),
-            attempt: sequence.attempt,
-            token: None,
-            finish: Some(FinishReason::Cancelled),
-            fault: None,
-        });
+        let end = Produced::end(stream.clone(), sequence.attempt, FinishReason::Cancelled);
+        out.produced.push(end);
     }
 }

@@ -32,6 +32,8 @@ mod prefix_cache;
 #[cfg(test)]
 pub(crate) mod probe;
 mod running;
+#[cfg(test)]
+mod score_tests;
 mod settle;
 mod step_batch;
 mod step_gap;
@@ -63,6 +65,10 @@ pub struct Sequence {
     pub ignore_eos: bool,
     /// What its seat is bound with.
     pub sampler: Arc<SamplerSpec>,
+    /// How many alternatives are wanted beside the log probability of each prompt token; none: not even that.
+    pub prompt_logprobs: Option<u32>,
+    /// Its stream has them.
+    pub prompt_scored: bool,
     /// 0 to 255, 255 first.
     pub priority: u8,
     /// When it was accepted.
@@ -91,6 +97,11 @@ impl Sequence {
     /// Whether there is not even a prompt; admission lets none such in.
     pub fn is_empty(&self) -> bool {
         self.token_ids.is_empty()
+    }
+
+    /// Whether its prompt is still to be computed for log probabilities: what others have computed of it does not serve.
+    pub fn needs_scores(&self) -> bool {
+        self.prompt_logprobs.is_some() && !self.prompt_scored
     }
 
     /// Completion tokens known so far.

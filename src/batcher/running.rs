@@ -9,7 +9,7 @@ use super::kv_blocks::Chain;
 use super::{NUM_LEVELS, Sequence};
 use crate::clock::Timestamp;
 use crate::reply::RowFault;
-use crate::request::{FinishReason, SequenceId, Token};
+use crate::request::{FinishReason, Scores, SequenceId, Token};
 
 /// What one step gave one sequence.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,12 +18,28 @@ pub struct Produced<S> {
     pub stream: S,
     /// The start it belongs to.
     pub attempt: u32,
+    /// Of the prompt's tokens from the second on, with the first token or the finish in its place; empty where nobody wants them.
+    pub prompt_scores: Vec<Scores>,
     /// What was sampled; none with a finish alone.
     pub token: Option<Token>,
     /// Set when the sequence has ended with it.
     pub finish: Option<FinishReason>,
     /// Why it failed.
     pub fault: Option<RowFault>,
+}
+
+impl<S> Produced<S> {
+    /// An end without a token.
+    pub fn end(stream: S, attempt: u32, finish: FinishReason) -> Self {
+        Self {
+            stream,
+            attempt,
+            prompt_scores: Vec::new(),
+            token: None,
+            finish: Some(finish),
+            fault: None,
+        }
+    }
 }
 
 /// A sequence got a seat for the first time in this attempt.
@@ -123,6 +139,8 @@ pub(super) struct Running<S> {
     pub in_flight: u32,
     /// Blocks it was reckoned with when it started.
     pub promised: u32,
+    /// Of the prompt's tokens from the second on, as far as they are computed, where they are wanted.
+    pub prompt_scores: Vec<Scores>,
     /// It may be what made a step fail, so it runs alone until it is past that point.
     pub suspect: bool,
 }
@@ -152,8 +170,16 @@ impl<S> Running<S> {
         self.remaining() == 1
     }
 
-    /// Whether it is known already that the steps in flight bring its last token.
+    /// Whether a part of its prompt is still to be computed for log probabilities.
+    pub fn has_unscored_prompt(&self) -> bool {
+        self.sequence.needs_scores() && self.computed < self.sequence.num_prompt_tokens
+    }
+
+    /// Whether it is known already that the steps in flight bring the last that it wants.
     pub fn is_exhausted(&self, max_seq_len: u32) -> bool {
+        if self.has_unscored_prompt() {
+            return false;
+        }
         self.total() - self.sequence.num_prompt_tokens.min(self.total()) >= self.sequence.max_tokens
             || self.total() >= max_seq_len
     }
@@ -182,6 +208,8 @@ pub(super) mod tests {
             min_tokens: 0,
             ignore_eos: false,
             sampler: SamplerSpec { seed: id, ..SamplerSpec::greedy() }.into(),
+            prompt_logprobs: None,
+            prompt_scored: false,
             priority: 128,
             accepted_at: Timestamp::from_micros(id),
             attempt: 1,

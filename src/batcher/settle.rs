@@ -3,6 +3,7 @@
 use super::Sequence;
 use super::lane::{Lane, Row};
 use super::running::{Departure, Output, Produced, State};
+use crate::bridge::NO_TOKEN;
 use crate::bridge::ffi::{RowStatus, StepOutput};
 use crate::reply::RowFault;
 use crate::request::{FinishReason, Scores, Token};
@@ -13,8 +14,10 @@ pub(super) const MAX_FAILED_STEPS: u32 = 2;
 impl<S: Clone> Lane<S> {
     /// Takes in what a step sampled; `output` answers these rows.
     pub fn settle(&mut self, rows: &[Row], output: &StepOutput, out: &mut Output<S>) {
+        let mut top = 0;
         for (index, row) in rows.iter().enumerate() {
-            self.settle_row(row, Sampled { output, index }, out);
+            self.settle_row(row, Sampled { output, index, top }, out);
+            top += (row.num_scored * row.num_top) as usize;
         }
     }
 
@@ -33,30 +36,38 @@ impl<S: Clone> Lane<S> {
             return;
         }
         let preempting = run.state == State::Preempting;
-        let mut finish = None;
-        let mut sound = true;
-        if row.sample {
-            let token = sampled.token(run.sequence.sampler.want_logprob);
-            finish = match &token {
-                Ok(token) => {
-                    run.sequence.token_ids.push(token.id);
+        let (mut finish, mut fault) = (None, None);
+        sampled.take_prompt_scores(row, &mut run.prompt_scores);
+        let scored = run.sequence.needs_scores() && run.settled >= run.sequence.num_prompt_tokens;
+        if row.sample || scored {
+            let token = match row.sample {
+                true => sampled.token(run.sequence.sampler.want_logprob).map(Some),
+                false => Ok(None),
+            };
+            let prompt_scores = std::mem::take(&mut run.prompt_scores);
+            let sound = !prompt_scores.iter().any(|scores| scores.logprob.is_nan());
+            let token =
+                token.and_then(|token| if sound { Ok(token) } else { Err(RowFault::NotANumber) });
+            run.sequence.token_ids.extend(token.iter().flatten().map(|token| token.id));
+            run.sequence.prompt_scored = true;
+            fault = token.as_ref().err().copied();
+            finish = match fault {
+                Some(_) => Some(FinishReason::Failed),
+                None => {
                     finish_reason(&run.sequence, &self.spec.end_token_ids, self.spec.max_seq_len)
-                }
-                Err(fault) => {
-                    // Keys and values that lead to no numbers are not for others.
-                    sound = *fault != RowFault::NotANumber;
-                    Some(FinishReason::Failed)
                 }
             };
             out.produced.push(Produced {
                 stream: run.stream.clone(),
                 attempt: run.sequence.attempt,
-                fault: token.as_ref().err().copied(),
-                token: token.ok(),
+                prompt_scores,
+                fault,
+                token: token.ok().flatten(),
                 finish,
             });
         }
-        if sound {
+        // Keys and values that lead to no numbers are not for others.
+        if fault != Some(RowFault::NotANumber) {
             self.kv.register(&mut run.chain, &run.sequence.token_ids, &run.table, run.settled);
         }
         if let Some(window) = self.spec.window {
@@ -118,11 +129,28 @@ impl<S: Clone> Lane<S> {
 struct Sampled<'a> {
     output: &'a StepOutput,
     index: usize,
+    /// Where the alternatives of its scored tokens begin.
+    top: usize,
 }
 
 impl Sampled<'_> {
+    /// Adds what the row says of prompt tokens.
+    fn take_prompt_scores(self, row: &Row, scores: &mut Vec<Scores>) {
+        let Self { output, index, top } = self;
+        let first = output.score_starts[index] as usize;
+        for at in 0..row.num_scored as usize {
+            let range = top + at * row.num_top as usize..top + (at + 1) * row.num_top as usize;
+            let ids = output.score_top_ids[range.clone()].iter().copied();
+            let top = ids.zip(output.score_top_logprobs[range].iter().copied());
+            scores.push(Scores {
+                logprob: output.score_logprobs[first + at],
+                top: top.filter(|(id, _)| *id != NO_TOKEN).collect(),
+            });
+        }
+    }
+
     fn token(self, want_logprob: bool) -> Result<Token, RowFault> {
-        let Self { output, index } = self;
+        let Self { output, index, .. } = self;
         match output.status[index] {
             RowStatus::NotANumber => Err(RowFault::NotANumber),
             RowStatus::NothingLeft => Err(RowFault::NothingLeft),
@@ -134,7 +162,7 @@ impl Sampled<'_> {
     }
 
     fn scores(self) -> Scores {
-        let Self { output, index } = self;
+        let Self { output, index, .. } = self;
         let range = output.top_starts[index] as usize..output.top_starts[index + 1] as usize;
         let ids = output.top_ids[range.clone()].iter().copied();
         let top = ids.zip(output.top_logprobs[range].iter().copied()).collect();
@@ -164,9 +192,34 @@ pub(super) fn check_answer(rows: &[Row], output: &StepOutput) -> Result<(), Stri
     if !whole || output.top_logprobs.len() != tops || !starts.is_sorted() {
         return Err(format!("top_starts: expected a running sum up to {tops}"));
     }
+    check_scores(rows, output)?;
     let none = |(row, status): (&Row, &RowStatus)| row.sample == (*status == RowStatus::None);
     if rows.iter().zip(&output.status).any(none) {
         return Err("status: expected a token, or why there is none, where one was wanted".into());
+    }
+    Ok(())
+}
+
+/// Whether an answer has the log probabilities of the prompt tokens that these rows score, and no others.
+fn check_scores(rows: &[Row], output: &StepOutput) -> Result<(), String> {
+    let starts = &output.score_starts;
+    if starts.len() != rows.len() + 1 || starts.first() != Some(&0) {
+        return Err(format!("score_starts: expected an answer for {} rows from 0 on", rows.len()));
+    }
+    let (mut scored, mut tops) = (0, 0);
+    for (row, start) in rows.iter().zip(&starts[1..]) {
+        scored += row.num_scored;
+        tops += (row.num_scored * row.num_top) as usize;
+        if *start != scored {
+            return Err(format!("score_starts: expected a running sum of {scored}, got {start}"));
+        }
+    }
+    let got = output.score_logprobs.len();
+    if got != scored as usize {
+        return Err(format!("score_logprobs: expected {scored}, got {got}"));
+    }
+    if output.score_top_ids.len() != tops || output.score_top_logprobs.len() != tops {
+        return Err(format!("score_top_ids: expected {tops} alternatives"));
     }
     Ok(())
 }

@@ -31,8 +31,10 @@ pub(super) fn fill<S: Clone>(batch: &mut StepBatch, lane: &Lane<S>, rows: &[Row]
         batch.seats.push(row.seat);
         batch.feed_sampled.push(row.feed_sampled);
         batch.sample.push(row.sample);
-        batch.score.push(false);
-        batch.next_token_ids.push(NO_TOKEN);
+        batch.score.push(row.num_scored > 0);
+        let next =
+            run.sequence.token_ids.get(end as usize).filter(|_| row.num_scored == row.query_len);
+        batch.next_token_ids.push(next.copied().unwrap_or(NO_TOKEN));
         batch.mask_rows.push(NO_MASK);
     }
 }

@@ -86,6 +86,9 @@ pub struct TokenEvent {
     /// One for each of `token_ids`, where the request wants them.
     #[serde(default)]
     pub logprobs: Option<Vec<TokenLogprob>>,
+    /// One for each token of the prompt, where the request wants them; before or with the first token.
+    #[serde(default)]
+    pub prompt_logprobs: Option<Vec<TokenLogprob>>,
     /// In the last event only.
     #[serde(default)]
     pub finish_reason: Option<FinishReason>,

@@ -77,7 +77,6 @@ const LATER: [&str; 2] = ["tenant", "deadline_ms"];
 /// Parameters that others know and this node does not have yet, and the value that changes nothing.
 const OTHERS: &[(&str, Neutral)] = &[
     ("best_of", Neutral::Number(1.0)),
-    ("echo", Neutral::False),
     ("grammar", Neutral::Nothing),
     ("guided_choice", Neutral::Nothing),
     ("guided_grammar", Neutral::Nothing),
@@ -85,7 +84,6 @@ const OTHERS: &[(&str, Neutral)] = &[
     ("guided_regex", Neutral::Nothing),
     ("json_schema", Neutral::Nothing),
     ("n", Neutral::Number(1.0)),
-    ("prompt_logprobs", Neutral::Nothing),
     ("response_format", Neutral::Nothing),
     ("suffix", Neutral::Nothing),
     ("tool_choice", Neutral::Nothing),
@@ -96,7 +94,6 @@ const OTHERS: &[(&str, Neutral)] = &[
 #[derive(Debug, Clone, Copy)]
 enum Neutral {
     Nothing,
-    False,
     Number(f64),
     Empty,
 }
@@ -104,7 +101,6 @@ enum Neutral {
 impl Neutral {
     fn holds(self, value: &Value) -> bool {
         match (self, value) {
-            (Neutral::False, Value::Bool(false)) => true,
             (Neutral::Number(neutral), Value::Int(n)) => neutral == *n as f64,
             (Neutral::Number(neutral), Value::Float(x)) => neutral == *x,
             (Neutral::Empty, Value::List(items)) => items.is_empty(),

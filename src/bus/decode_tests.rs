@@ -83,7 +83,7 @@ fn null_is_absent_everywhere() {
 #[test]
 fn neutral_values_of_what_is_not_here_are_taken() {
     let body = json!({"prompt": "a", "params": {
-        "n": 1, "best_of": 1, "logprobs": false, "echo": false, "tools": [], "stop": "end", "seed": -1
+        "n": 1, "best_of": 1, "logprobs": false, "tools": [], "stop": "end", "seed": -1
     }});
     let decoded = both(&body).expect("decodes");
     assert_eq!(decoded.params.stop, ["end"]);
@@ -98,7 +98,7 @@ fn what_is_not_built_yet_is_unsupported_by_name() {
         assert_eq!(refused(&body), (Kind::Unsupported, name.into()));
     }
     for (name, value) in
-        [("n", json!(2)), ("echo", json!(true)), ("response_format", json!({"type": "text"}))]
+        [("n", json!(2)), ("suffix", json!("x")), ("response_format", json!({"type": "text"}))]
     {
         let body = json!({"prompt": "a", "params": {name: value}});
         assert_eq!(refused(&body), (Kind::Unsupported, format!("params.{name}")));

@@ -184,6 +184,7 @@ pub(super) fn cancelled(encoding: Encoding, id: &RequestId, ended: Ended) -> Byt
 /// time would otherwise go to; the result is the same as serde's.
 pub fn encode_event(encoding: Encoding, event: &Event, out: &mut BytesMut) {
     let more = event.logprobs.is_some()
+        || event.prompt_logprobs.is_some()
         || event.finish_reason.is_some()
         || event.usage.is_some()
         || event.receipt.is_some()
@@ -238,6 +239,7 @@ mod tests {
             token_ids,
             text: text.to_owned(),
             logprobs: None,
+            prompt_logprobs: None,
             finish_reason: None,
             usage: None,
             receipt: None,

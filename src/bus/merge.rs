@@ -17,6 +17,9 @@ pub fn merge(last: &mut Event, next: Event) -> Result<(), Box<Event>> {
     if let Some(entries) = next.logprobs {
         last.logprobs.get_or_insert_default().extend(entries);
     }
+    if let Some(entries) = next.prompt_logprobs {
+        last.prompt_logprobs.get_or_insert_default().extend(entries);
+    }
     last.finish_reason = next.finish_reason;
     last.usage = next.usage;
     last.receipt = next.receipt;
@@ -30,7 +33,10 @@ pub fn split(event: Event, fits: &mut impl FnMut(&Event) -> bool) -> Vec<Event> 
     let mut done = Vec::new();
     let mut todo = vec![event];
     while let Some(event) = todo.pop() {
-        let whole = event.token_ids.len() < 2 && event.text.chars().nth(1).is_none();
+        let few = |entries: &Option<Vec<_>>| entries.as_ref().is_none_or(|all| all.len() < 2);
+        let whole = event.token_ids.len() < 2
+            && event.text.chars().nth(1).is_none()
+            && few(&event.prompt_logprobs);
         if whole || fits(&event) {
             done.push(event);
             continue;
@@ -43,6 +49,23 @@ pub fn split(event: Event, fits: &mut impl FnMut(&Event) -> bool) -> Vec<Event> 
 }
 
 fn halve(mut event: Event) -> (Event, Event) {
+    if let Some(entries) = event.prompt_logprobs.as_mut().filter(|entries| entries.len() > 1) {
+        // The prompt comes before any token: half of it in an event of its own.
+        let rest = entries.split_off(entries.len() / 2);
+        let first = Event {
+            request_id: event.request_id.clone(),
+            token_ids: Vec::new(),
+            text: String::new(),
+            logprobs: event.logprobs.as_ref().map(|_| Vec::new()),
+            prompt_logprobs: event.prompt_logprobs.replace(rest),
+            finish_reason: None,
+            usage: None,
+            receipt: None,
+            error: None,
+            ..event
+        };
+        return (first, event);
+    }
     let (tokens, bytes) = (event.token_ids.len(), event.text.len());
     // One token goes to the first half, so that only text, which may lag, comes later.
     let token_ids = event.token_ids.split_off(tokens.div_ceil(2));
@@ -61,6 +84,7 @@ fn halve(mut event: Event) -> (Event, Event) {
         token_ids,
         text,
         logprobs,
+        prompt_logprobs: None,
         finish_reason: event.finish_reason.take(),
         usage: event.usage.take(),
         receipt: event.receipt.take(),
@@ -83,6 +107,7 @@ mod tests {
             token_ids,
             text: text.to_owned(),
             logprobs: None,
+            prompt_logprobs: None,
             finish_reason: None,
             usage: None,
             receipt: None,
@@ -149,9 +174,10 @@ mod tests {
                     .token_ids
                     .iter()
                     .map(|id| TokenLogprob {
+                        token_id: *id,
                         token: id.to_string(),
                         bytes: None,
-                        logprob: -1.0,
+                        logprob: Some(-1.0),
                         text_offset: 0,
                         top: Vec::new(),
                     })
@@ -168,5 +194,31 @@ mod tests {
             let entries = part.logprobs.expect("wanted");
             assert_eq!(entries.into_iter().map(|entry| entry.token).collect::<Vec<_>>(), tokens);
         }
+    }
+
+    #[test]
+    fn a_prompt_goes_before_its_completion_in_as_many_parts_as_it_takes() {
+        let mut whole = event(0, vec![7], "x");
+        whole.finish_reason = Some(FinishReason::Length);
+        let entry = |token_id| TokenLogprob {
+            token_id,
+            token: "t".to_owned(),
+            bytes: None,
+            logprob: None,
+            text_offset: 0,
+            top: Vec::new(),
+        };
+        whole.prompt_logprobs = Some((0..9).map(entry).collect());
+        let len = |event: &Event| event.prompt_logprobs.as_ref().map_or(0, Vec::len);
+        let parts = split(whole.clone(), &mut |part| len(part) < 3);
+        assert!(parts.len() > 3);
+        assert!(parts.iter().all(|part| part.seq == 0 && len(part) < 3));
+        let mut parts = parts.into_iter();
+        let mut joined = parts.next().expect("a part");
+        for part in parts {
+            assert!(joined.token_ids.is_empty() && joined.finish_reason.is_none());
+            assert_eq!(merge(&mut joined, part), Ok(()));
+        }
+        assert_eq!(joined, whole);
     }
 }

@@ -259,6 +259,7 @@ impl Drop for BusSink {
                     token_ids: Vec::new(),
                     text: String::new(),
                     logprobs: None,
+                    prompt_logprobs: None,
                     finish_reason: Some(FinishReason::Failed),
                     usage: None,
                     receipt: None,

@@ -269,8 +269,9 @@ impl Writer {
     /// The event in parts that NATS takes; nearly always one.
     fn parts(&mut self, encoding: Encoding, event: Event) -> Vec<Event> {
         let limit = self.client.max_payload().saturating_sub(HEADER_ROOM);
+        let plain = event.logprobs.is_none() && event.prompt_logprobs.is_none();
         // At most 11 bytes for an id, 6 for an escaped byte of text, and room for all the rest.
-        if 2_048 + 11 * event.token_ids.len() + 6 * event.text.len() <= limit {
+        if plain && 2_048 + 11 * event.token_ids.len() + 6 * event.text.len() <= limit {
             return vec![event];
         }
         let mut buffer = BytesMut::new();

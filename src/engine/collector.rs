@@ -12,6 +12,7 @@ pub(super) struct Collector {
     text: String,
     token_ids: Vec<u32>,
     logprobs: Option<Vec<TokenLogprob>>,
+    prompt_logprobs: Option<Vec<TokenLogprob>>,
     last: Option<(FinishReason, Usage, Receipt)>,
 }
 
@@ -22,6 +23,9 @@ impl Collector {
         self.token_ids.extend(event.token_ids);
         if let Some(entries) = event.logprobs {
             self.logprobs.get_or_insert_default().extend(entries);
+        }
+        if let Some(entries) = event.prompt_logprobs {
+            self.prompt_logprobs.get_or_insert_default().extend(entries);
         }
         match event.finish_reason {
             None => Ok(false),
@@ -45,6 +49,7 @@ impl Collector {
             generated_text: self.text,
             token_ids: self.token_ids,
             logprobs: self.logprobs,
+            prompt_logprobs: self.prompt_logprobs,
             finish_reason,
             usage,
             latency,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bridge::ffi::{Backend, MemoryStats, RowStatus, SamplerSpec, StepBatch, StepOutput};
-use crate::bridge::{DeviceError, DeviceErrorCode, NO_MASK};
+use crate::bridge::{DeviceError, DeviceErrorCode, NO_MASK, NO_TOKEN};
 use crate::models::{StepLimits, memory};
 
 use super::cost_model::CostModel;
@@ -188,9 +188,25 @@ impl SimModel {
             output.top_starts.push(output.top_ids.len() as u32);
             let first = output.top_logprobs.len();
             output.top_logprobs.extend((0..output.top_ids.len() - first).map(likelihood));
-            output.score_starts.push(0);
+            self.score(batch, row, spec.num_logprobs as usize, output);
         }
         Ok(())
+    }
+
+    /// Every prompt token was the likeliest.
+    fn score(&self, batch: &StepBatch, row: usize, num_top: usize, output: &mut StepOutput) {
+        let first: u32 = batch.query_lens[..row].iter().sum();
+        let tokens = first as usize..(first + batch.query_lens[row]) as usize;
+        let next = Some(batch.next_token_ids[row]).filter(|id| *id != NO_TOKEN);
+        let targets = batch.token_ids[tokens].iter().skip(1).copied().chain(next);
+        for token_id in targets.filter(|_| batch.score[row]) {
+            output.score_logprobs.push(likelihood(0));
+            let top = std::iter::once(token_id).chain(self.vocabulary.others(token_id));
+            let top = top.chain(std::iter::repeat(NO_TOKEN)).take(num_top);
+            output.score_top_ids.extend(top);
+            output.score_top_logprobs.extend((0..num_top).map(likelihood));
+        }
+        output.score_starts.push(output.score_logprobs.len() as u32);
     }
 }
 
@@ -253,7 +269,6 @@ fn check(batch: &StepBatch, budget: &ModelBudget) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bridge::NO_TOKEN;
     use crate::models::testing;
 
     const MODEL: ModelId = ModelId(1);

@@ -16,6 +16,8 @@ pub(super) struct Taken {
     pub(super) text: String,
     /// Of the tokens since the last time; none where nobody wants them.
     pub(super) logprobs: Option<Vec<TokenLogprob>>,
+    /// Of the prompt's tokens, once; none where nobody wants them.
+    pub(super) prompt_logprobs: Option<Vec<TokenLogprob>>,
     /// In the last one of the choice.
     pub(super) end: Option<End>,
 }
@@ -53,6 +55,7 @@ struct Choice {
     handle: Option<Arc<Handle>>,
     text: String,
     logprobs: Option<Vec<TokenLogprob>>,
+    prompt_logprobs: Option<Vec<TokenLogprob>>,
     /// When the oldest part of `text` came.
     since: Option<Timestamp>,
     end: Option<End>,
@@ -63,7 +66,8 @@ impl Choice {
     /// There is nothing for the reader.
     fn is_empty(&self) -> bool {
         let logprobs = self.logprobs.as_ref().is_none_or(Vec::is_empty);
-        self.text.is_empty() && logprobs && self.end.is_none()
+        let prompt = self.prompt_logprobs.is_none();
+        self.text.is_empty() && logprobs && prompt && self.end.is_none()
     }
 }
 
@@ -131,6 +135,10 @@ impl Choices {
             wake |= !entries.is_empty();
             choice.logprobs.get_or_insert_default().extend(entries);
         }
+        if let Some(entries) = event.prompt_logprobs {
+            wake = true;
+            choice.prompt_logprobs.get_or_insert_default().extend(entries);
+        }
         if choice.text.is_empty() {
             choice.text = event.text;
             choice.since = choice.since.or(slow.map(|(_, now)| now).filter(|_| wake));
@@ -163,6 +171,7 @@ impl Choices {
         for index in 0..self.choices.len() {
             self.choices[index].text = String::new();
             self.choices[index].logprobs = None;
+            self.choices[index].prompt_logprobs = None;
             self.end(index, End::Failed(Error::new(Kind::Cancelled, message.clone())));
         }
     }
@@ -193,8 +202,9 @@ impl Choices {
             choice.since = None;
             let (text, end) = (std::mem::take(&mut choice.text), choice.end.take());
             let logprobs = choice.logprobs.as_mut().map(std::mem::take);
+            let prompt_logprobs = choice.prompt_logprobs.take();
             self.next = (index + 1) % count;
-            return Some(Taken { index, text, logprobs, end });
+            return Some(Taken { index, text, logprobs, prompt_logprobs, end });
         }
         None
     }
@@ -213,6 +223,7 @@ mod tests {
             token_ids: Vec::new(),
             text: text.to_owned(),
             logprobs: None,
+            prompt_logprobs: None,
             finish_reason: None,
             usage: None,
             receipt: None,

@@ -25,7 +25,7 @@ use super::wire::{self, Api, Title, Whole};
 use crate::admission::{Admit, AdmitAll};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::request::{DefaultLength, Prompt, Request, RequestId, TokenLogprob};
+use crate::request::{DefaultLength, Prompt, Request, RequestId};
 
 /// What a client is told to wait when admission's mailbox is full: by then it has worked through it.
 const MAILBOX_RETRY_MS: u64 = 1_000;
@@ -108,8 +108,15 @@ async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> R
     };
     let id = request_id(generation.request_id.take(), http.headers())?;
     http.extensions_mut().insert(id.clone());
-    let title =
-        Title { api, request_id: id, model: generation.model.clone(), created: unix_seconds() };
+    let params = &generation.params;
+    let title = Title {
+        api,
+        request_id: id,
+        model: generation.model.clone(),
+        created: unix_seconds(),
+        echoes: params.echoes(),
+        prompt_logprobs: params.prompt_logprobs.is_some(),
+    };
     let (stream, include_usage) = (generation.stream, generation.include_usage);
     let running = admit(door, &title, generation, received_at)?;
     Ok(Begun { running, title, stream, include_usage })
@@ -185,32 +192,31 @@ async fn whole(
     title: &Title,
     first: Taken,
 ) -> std::result::Result<HttpResponse, Refused> {
-    let mut texts = vec![String::new(); running.choices];
-    let mut logprobs: Vec<Option<Vec<TokenLogprob>>> = vec![None; running.choices];
-    let mut reasons = vec![None; running.choices];
+    let mut choices: Vec<Whole> = (0..running.choices).map(|_| Whole::default()).collect();
     let mut bill = Bill::default();
     let mut next = Some(first);
-    while reasons.iter().any(Option::is_none) {
+    while choices.iter().any(|choice| choice.reason.is_none()) {
         let taken = match next.take() {
             Some(taken) => taken,
             None => poll_fn(|cx| running.reader.poll_take(cx)).await,
         };
-        texts[taken.index].push_str(&taken.text);
+        let choice = &mut choices[taken.index];
+        choice.text.push_str(&taken.text);
         if let Some(entries) = taken.logprobs {
-            logprobs[taken.index].get_or_insert_default().extend(entries);
+            choice.logprobs.get_or_insert_default().extend(entries);
+        }
+        if let Some(entries) = taken.prompt_logprobs {
+            choice.prompt_logprobs.extend(entries);
         }
         match taken.end {
             None => {}
             Some(End::Failed(error)) => return Err(error.into()),
             Some(End::Finished(mut finished)) => {
                 bill.add(&mut finished);
-                reasons[taken.index] = Some(finished.reason);
+                choice.reason = Some(finished.reason);
             }
         }
     }
-    let choices = texts.into_iter().zip(logprobs).zip(reasons.into_iter().flatten());
-    let choices: Vec<_> =
-        choices.map(|((text, logprobs), reason)| Whole { text, logprobs, reason }).collect();
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "application/json"))
         .body(wire::body(title, &choices, &bill)))

@@ -17,13 +17,12 @@ pub(super) enum Logprobs<'a> {
 }
 
 impl<'a> Logprobs<'a> {
-    /// The shape that `api` has.
-    pub(super) fn of(api: Api, entries: &'a [TokenLogprob]) -> Self {
+    /// The shape that `api` has; a completion that echoes its prompt begins with the prompt's tokens.
+    pub(super) fn of(api: Api, prompt: &'a [TokenLogprob], entries: &'a [TokenLogprob]) -> Self {
+        let all = prompt.iter().chain(entries);
         match api {
-            Api::Chat => {
-                Logprobs::Chat { content: entries.iter().map(ChatToken::of).collect(), refusal: () }
-            }
-            Api::Completions => Logprobs::Completion(Columns::of(entries)),
+            Api::Chat => Logprobs::Chat { content: all.map(ChatToken::of).collect(), refusal: () },
+            Api::Completions => Logprobs::Completion(Columns::of(all)),
         }
     }
 }
@@ -32,7 +31,7 @@ impl<'a> Logprobs<'a> {
 #[derive(Serialize)]
 pub(super) struct ChatToken<'a> {
     token: &'a str,
-    logprob: f32,
+    logprob: Option<f32>,
     bytes: &'a [u8],
     #[serde(skip_serializing_if = "Option::is_none")]
     top_logprobs: Option<Vec<ChatToken<'a>>>,
@@ -51,7 +50,7 @@ impl<'a> ChatToken<'a> {
     fn alternative(top: &'a TopLogprob) -> Self {
         Self {
             token: &top.token,
-            logprob: top.logprob,
+            logprob: Some(top.logprob),
             bytes: top.bytes.as_deref().unwrap_or(top.token.as_bytes()),
             top_logprobs: None,
         }
@@ -62,18 +61,19 @@ impl<'a> ChatToken<'a> {
 #[derive(Serialize)]
 pub(super) struct Columns<'a> {
     tokens: Vec<&'a str>,
-    token_logprobs: Vec<f32>,
-    top_logprobs: Vec<Alternatives<'a>>,
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<Alternatives<'a>>>,
     text_offset: Vec<u32>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(entries: &'a [TokenLogprob]) -> Self {
+    fn of(entries: impl Iterator<Item = &'a TokenLogprob> + Clone) -> Self {
+        let alternatives = |entry: &'a TokenLogprob| entry.logprob.map(|_| Alternatives(entry));
         Self {
-            tokens: entries.iter().map(|entry| entry.token.as_str()).collect(),
-            token_logprobs: entries.iter().map(|entry| entry.logprob).collect(),
-            top_logprobs: entries.iter().map(Alternatives).collect(),
-            text_offset: entries.iter().map(|entry| entry.text_offset).collect(),
+            tokens: entries.clone().map(|entry| entry.token.as_str()).collect(),
+            token_logprobs: entries.clone().map(|entry| entry.logprob).collect(),
+            top_logprobs: entries.clone().map(alternatives).collect(),
+            text_offset: entries.map(|entry| entry.text_offset).collect(),
         }
     }
 }
@@ -91,8 +91,49 @@ impl Serialize for Alternatives<'_> {
                 map.serialize_entry(&entry.token, &entry.logprob)?;
             }
         }
-        if !top.iter().any(|entry| entry.token == self.0.token) {
-            map.serialize_entry(&self.0.token, &self.0.logprob)?;
+        if let Some(logprob) = self.0.logprob
+            && !top.iter().any(|entry| entry.token == self.0.token)
+        {
+            map.serialize_entry(&self.0.token, &logprob)?;
+        }
+        map.end()
+    }
+}
+
+/// vLLM's `prompt_logprobs`: null for the first token, for each further one an object by token id.
+pub(super) struct PromptLogprobs<'a>(pub(super) &'a [TokenLogprob]);
+
+impl Serialize for PromptLogprobs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|entry| entry.logprob.map(|_| ById(entry))))
+    }
+}
+
+/// The token itself and the alternatives, with the rank of those that are among the likeliest.
+struct ById<'a>(&'a TokenLogprob);
+
+#[derive(Serialize)]
+struct Decoded<'a> {
+    logprob: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rank: Option<usize>,
+    decoded_token: &'a str,
+}
+
+impl Serialize for ById<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let Self(entry) = self;
+        for (at, top) in entry.top.iter().enumerate() {
+            let rank = Some(at + 1);
+            let decoded = Decoded { logprob: top.logprob, rank, decoded_token: &top.token };
+            map.serialize_entry(&top.token_id, &decoded)?;
+        }
+        if let Some(logprob) = entry.logprob
+            && !entry.top.iter().any(|top| top.token_id == entry.token_id)
+        {
+            let decoded = Decoded { logprob, rank: None, decoded_token: &entry.token };
+            map.serialize_entry(&entry.token_id, &decoded)?;
         }
         map.end()
     }
@@ -109,11 +150,12 @@ mod tests {
     }
 
     fn entry(token: &str, logprob: f32, text_offset: u32, top: Vec<TopLogprob>) -> TokenLogprob {
-        TokenLogprob { token: token.to_owned(), bytes: None, logprob, text_offset, top }
+        let (token, logprob) = (token.to_owned(), Some(logprob));
+        TokenLogprob { token_id: 9, token, bytes: None, logprob, text_offset, top }
     }
 
     fn shown(api: Api, entries: &[TokenLogprob]) -> Value {
-        serde_json::to_value(Logprobs::of(api, entries)).expect("plain fields")
+        serde_json::to_value(Logprobs::of(api, &[], entries)).expect("plain fields")
     }
 
     #[test]
@@ -144,5 +186,35 @@ mod tests {
             "text_offset": [0, 1, 2],
         });
         assert_eq!(shown(Api::Completions, &entries), expected);
+    }
+
+    /// Of a prompt's first token.
+    fn first(token: &str) -> TokenLogprob {
+        TokenLogprob { logprob: None, ..entry(token, 0.0, 0, Vec::new()) }
+    }
+
+    #[test]
+    fn an_echo_begins_with_the_prompt_whose_first_token_nothing_precedes() {
+        let prompt = [first("a"), entry("b", -1.0, 1, vec![top("c", -0.5)])];
+        let completion = [entry("d", -2.0, 2, Vec::new())];
+        let columns = Logprobs::of(Api::Completions, &prompt, &completion);
+        let expected = json!({
+            "tokens": ["a", "b", "d"],
+            "token_logprobs": [null, -1.0, -2.0],
+            "top_logprobs": [null, {"c": -0.5, "b": -1.0}, {"d": -2.0}],
+            "text_offset": [0, 1, 2],
+        });
+        assert_eq!(serde_json::to_value(columns).expect("plain fields"), expected);
+    }
+
+    #[test]
+    fn prompt_logprobs_are_objects_by_token_id() {
+        let mut likeliest = entry("c", -0.5, 1, vec![top("c", -0.5)]);
+        likeliest.token_id = 1;
+        let prompt = [first("a"), likeliest, entry("b", -1.0, 2, vec![top("c", -0.5)])];
+        let c = json!({"logprob": -0.5, "rank": 1, "decoded_token": "c"});
+        let expected =
+            json!([null, {"1": c}, {"1": c, "9": {"logprob": -1.0, "decoded_token": "b"}}]);
+        assert_eq!(serde_json::to_value(PromptLogprobs(&prompt)).expect("plain fields"), expected);
     }
 }

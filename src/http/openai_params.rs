@@ -42,8 +42,7 @@ const COMMON: &[(&str, Neutral)] = &[
 ];
 
 /// Of `/v1/completions`.
-const COMPLETIONS: &[(&str, Neutral)] =
-    &[("best_of", Neutral::One), ("echo", Neutral::False), ("suffix", Neutral::Empty)];
+const COMPLETIONS: &[(&str, Neutral)] = &[("best_of", Neutral::One), ("suffix", Neutral::Empty)];
 
 /// Of `/v1/chat/completions`.
 const CHAT: &[(&str, Neutral)] = &[
@@ -181,7 +180,7 @@ mod tests {
             "response_format":{"type":"text"},"safety_identifier":"s","service_tier":"auto",
             "store":false,"verbosity":"medium","prediction":null}"#;
         assert_eq!(take(chat, Place::Chat), Ok(()));
-        let completion = r#"{"best_of":1,"echo":false,"suffix":"","n":1.0}"#;
+        let completion = r#"{"best_of":1,"suffix":"","n":1.0}"#;
         assert_eq!(take(completion, Place::Completions), Ok(()));
         assert_eq!(take(r#"{"tool_calls":[],"refusal":null}"#, Place::Message), Ok(()));
     }
@@ -223,7 +222,7 @@ mod tests {
             let name = error.param.unwrap_or_default();
             assert!(member.starts_with(&format!("\"{name}\"")), "{member}: {name}");
         }
-        for member in [r#""best_of":2"#, r#""echo":true"#, r#""suffix":"x""#] {
+        for member in [r#""best_of":2"#, r#""suffix":"x""#] {
             let error = take(&format!("{{{member}}}"), Place::Completions).expect_err(member);
             assert_eq!(error.kind, Kind::Unsupported, "{member}");
         }
@@ -231,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_belongs_to_the_other_endpoint_is_unknown() {
-        assert_eq!(take(r#"{"echo":false}"#, Place::Chat).map_err(|e| e.kind), Err(Kind::Invalid));
+        assert_eq!(take(r#"{"suffix":""}"#, Place::Chat).map_err(|e| e.kind), Err(Kind::Invalid));
         assert_eq!(
             take(r#"{"tools":[]}"#, Place::Completions).map_err(|e| e.kind),
             Err(Kind::Invalid)

@@ -156,6 +156,7 @@ mod tests {
             token_ids: Vec::new(),
             text: text.to_owned(),
             logprobs: None,
+            prompt_logprobs: None,
             finish_reason: None,
             usage: None,
             receipt: None,

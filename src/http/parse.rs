@@ -33,6 +33,10 @@ pub(super) struct Generation {
 pub(super) fn chat(body: &[u8]) -> Result<Generation> {
     let mut fields = Fields::of(json::parse(body)?, "")?;
     let mut params = Params::read(&mut fields)?;
+    if params.echoes() {
+        let text = "not supported for a chat; expected false or nothing";
+        return Err(Error::unsupported("echo", text));
+    }
     let max_completion_tokens = fields.u32("max_completion_tokens")?;
     if max_completion_tokens.is_some() {
         if params.max_tokens.is_some() && params.max_tokens != max_completion_tokens {
@@ -74,6 +78,11 @@ fn finish(mut fields: Fields<'_>, params: Params, prompts: Vec<Prompt>) -> Resul
     };
     let stream = fields.boolean("stream")?.unwrap_or(false);
     let include_usage = stream_options(&mut fields, stream)?;
+    if stream && params.prompt_logprobs.is_some() {
+        // As vLLM has it: its stream has no place for them.
+        let text = "not supported with stream; expected nothing, or echo with logprobs";
+        return Err(Error::unsupported("prompt_logprobs", text));
+    }
     let priority = fields.integer("priority", 0, u8::MAX.into())?;
     let request_id = match fields.text("request_id")? {
         Some(id) => Some(RequestId::parse(&id)?),
@@ -192,6 +201,8 @@ mod tests {
                 Kind::Invalid,
                 "max_completion_tokens",
             ),
+            (r#","echo":true"#, Kind::Unsupported, "echo"),
+            (r#","stream":true,"prompt_logprobs":1"#, Kind::Unsupported, "prompt_logprobs"),
             (r#","n":2"#, Kind::Unsupported, "n"),
             (r#","prompt":"x""#, Kind::Invalid, "prompt"),
             (r#","whatever":null"#, Kind::Invalid, "whatever"),

@@ -65,11 +65,20 @@ pub(super) fn body(error: &Error) -> Vec<u8> {
     // On the bus, parameters stand under `params`; here they stand on top.
     let param = error.param.as_deref().map(|param| param.strip_prefix("params.").unwrap_or(param));
     let message = match param {
-        Some(param) if !error.message.contains(param) => format!("{param}: {}", error.message),
+        Some(param) if !names_param(&error.message, param) => format!("{param}: {}", error.message),
         _ => error.message.replace("params.", ""),
     };
     let (r#type, code) = names(error);
     encode(&Fault { message: &message, r#type, param, code })
+}
+
+/// Whether the text has the name as a word: `n` stands in every other word.
+fn names_param(text: &str, param: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(param).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + param.len()..]);
+        !before.ends_with(is_part) && !after.starts_with(is_part)
+    })
 }
 
 #[derive(Serialize)]
@@ -143,6 +152,9 @@ mod tests {
         let fault = &json(&error)["error"];
         assert_eq!(fault["param"], "top_p");
         assert_eq!(fault["message"], "top_p: expected above 0 to 1, got 3");
+        let short = Error::unsupported("n", "not supported by this node; expected 1 or nothing");
+        let message = "n: not supported by this node; expected 1 or nothing";
+        assert_eq!(json(&short)["error"]["message"], message);
         let named = Error::invalid("params.top_p", "params.top_p: expected above 0");
         assert_eq!(json(&named)["error"]["message"], "top_p: expected above 0");
     }

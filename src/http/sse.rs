@@ -10,8 +10,9 @@ use bytes::Bytes;
 use super::bill::Bill;
 use super::choices::{End, Taken};
 use super::generate::Running;
+use super::logprobs::Logprobs;
 use super::refusal;
-use super::wire::{Chunks, Title, error_event};
+use super::wire::{Api, Chunks, Title, error_event};
 
 /// Bytes after which a piece of the body is handed to the connection, though more may lie in the outbox.
 const MAX_PIECE_BYTES: usize = 16 << 10;
@@ -19,6 +20,7 @@ const MAX_PIECE_BYTES: usize = 16 << 10;
 /// See the module. Dropping it is the client leaving.
 pub(super) struct Events {
     running: Running,
+    api: Api,
     chunks: Chunks,
     /// Taken already, to know that the stream begins well.
     first: Option<Taken>,
@@ -35,6 +37,7 @@ impl Events {
         let choices = running.choices();
         Self {
             running,
+            api: title.api,
             chunks: Chunks::new(title, include_usage),
             first: Some(first),
             begun: vec![false; choices],
@@ -44,11 +47,14 @@ impl Events {
     }
 
     fn write(&mut self, out: &mut Vec<u8>, taken: Taken) {
-        let Taken { index, text, logprobs, end } = taken;
+        let Taken { index, text, logprobs, prompt_logprobs, end } = taken;
         if !std::mem::replace(&mut self.begun[index], true) {
             self.chunks.role(out, index);
         }
-        let logprobs = logprobs.as_deref().filter(|entries| !entries.is_empty());
+        // Without an echo there are none of the prompt: a stream has no place for them.
+        let prompt = prompt_logprobs.unwrap_or_default();
+        let logprobs = logprobs.filter(|entries| !entries.is_empty() || !prompt.is_empty());
+        let logprobs = logprobs.as_deref().map(|entries| Logprobs::of(self.api, &prompt, entries));
         if !text.is_empty() || logprobs.is_some() {
             self.chunks.text(out, index, &text, logprobs);
         }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use serde::Serialize;
 
 use super::bill::{Bill, WireUsage};
-use super::logprobs::Logprobs;
+use super::logprobs::{Logprobs, PromptLogprobs};
 use crate::request::{FinishReason, Receipt, RequestId, TokenLogprob};
 
 /// What answers as `system_fingerprint`: same engine, same numbers.
@@ -46,15 +46,29 @@ pub(super) struct Title {
     pub(super) model: String,
     /// Unix seconds.
     pub(super) created: u64,
+    /// Log probabilities are of prompt and completion.
+    pub(super) echoes: bool,
+    /// Those of the prompt stand in a member of their own, too.
+    pub(super) prompt_logprobs: bool,
 }
 
-/// A choice that has ended.
-#[derive(Debug)]
+/// A whole choice.
+#[derive(Debug, Default)]
 pub(super) struct Whole {
     pub(super) text: String,
     /// None where nobody wants them.
     pub(super) logprobs: Option<Vec<TokenLogprob>>,
-    pub(super) reason: FinishReason,
+    /// Empty where nobody wants them.
+    pub(super) prompt_logprobs: Vec<TokenLogprob>,
+    /// None until it has ended.
+    pub(super) reason: Option<FinishReason>,
+}
+
+impl Whole {
+    /// What stands before the completion's log probabilities.
+    fn echoed(&self, title: &Title) -> &[TokenLogprob] {
+        if title.echoes { &self.prompt_logprobs } else { &[] }
+    }
 }
 
 /// One whole body; `choices` in the order of the prompts.
@@ -68,6 +82,9 @@ pub(super) fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
         system_fingerprint: &'static str,
         choices: Vec<Choice<'a>>,
         usage: WireUsage,
+        /// Where vLLM has those of a chat.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prompt_logprobs: Option<PromptLogprobs<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         receipt: Option<&'a Receipt>,
     }
@@ -77,7 +94,9 @@ pub(super) fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
         #[serde(flatten)]
         content: Content<'a>,
         logprobs: Option<Logprobs<'a>>,
-        finish_reason: FinishReason,
+        finish_reason: Option<FinishReason>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prompt_logprobs: Option<PromptLogprobs<'a>>,
     }
     #[derive(Serialize)]
     #[serde(rename_all = "lowercase")]
@@ -85,6 +104,7 @@ pub(super) fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
         Text(&'a str),
         Message { role: &'static str, content: &'a str, refusal: () },
     }
+    let of_prompt = |whole| of_prompt(title, whole);
     let body = Body {
         id: format!("{}{}", title.api.id_prefix(), title.request_id),
         object: title.api.object(false),
@@ -94,20 +114,33 @@ pub(super) fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
         choices: choices
             .iter()
             .enumerate()
-            .map(|(index, Whole { text, logprobs, reason })| Choice {
+            .map(|(index, whole)| Choice {
                 index,
                 content: match title.api {
-                    Api::Completions => Content::Text(text),
-                    Api::Chat => Content::Message { role: "assistant", content: text, refusal: () },
+                    Api::Completions => Content::Text(&whole.text),
+                    Api::Chat => {
+                        let content = whole.text.as_str();
+                        Content::Message { role: "assistant", content, refusal: () }
+                    }
                 },
-                logprobs: logprobs.as_deref().map(|entries| Logprobs::of(title.api, entries)),
-                finish_reason: *reason,
+                logprobs: whole
+                    .logprobs
+                    .as_deref()
+                    .map(|entries| Logprobs::of(title.api, whole.echoed(title), entries)),
+                finish_reason: whole.reason,
+                prompt_logprobs: of_prompt(whole).filter(|_| title.api == Api::Completions),
             })
             .collect(),
         usage: bill.usage(),
+        prompt_logprobs: choices.first().and_then(of_prompt).filter(|_| title.api == Api::Chat),
         receipt: bill.receipt(),
     };
     serde_json::to_vec(&body).expect("plain fields serialise")
+}
+
+/// What stands in a choice's member of its own, where it is wanted.
+fn of_prompt<'a>(title: &Title, whole: &'a Whole) -> Option<PromptLogprobs<'a>> {
+    title.prompt_logprobs.then_some(PromptLogprobs(&whole.prompt_logprobs))
 }
 
 /// Writes the chunks of one stream.
@@ -162,13 +195,13 @@ impl Chunks {
         out: &mut Vec<u8>,
         index: usize,
         text: &str,
-        logprobs: Option<&[TokenLogprob]>,
+        logprobs: Option<Logprobs<'_>>,
     ) {
         self.open(out, index);
         self.piece(out, text);
         out.extend_from_slice(b",\"logprobs\":");
         match logprobs {
-            Some(entries) => json(out, &Logprobs::of(self.api, entries)),
+            Some(logprobs) => json(out, &logprobs),
             None => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(b",\"finish_reason\":null}");
@@ -261,6 +294,8 @@ mod tests {
             request_id: RequestId::parse("r-1").expect("valid"),
             model: "de\"mo".to_owned(),
             created: 7,
+            echoes: false,
+            prompt_logprobs: false,
         }
     }
 
@@ -277,8 +312,11 @@ mod tests {
     fn bodies_are_openais() {
         let mut bill = Bill::default();
         bill.add(&mut finished("cpu:0", 1.0));
-        let choices =
-            [Whole { text: "a\n".to_owned(), logprobs: None, reason: FinishReason::Stop }];
+        let choices = [Whole {
+            text: "a\n".to_owned(),
+            reason: Some(FinishReason::Stop),
+            ..Whole::default()
+        }];
         let body: Value =
             serde_json::from_slice(&super::body(&title(Api::Chat), &choices, &bill)).expect("JSON");
         assert_eq!(body["id"], "chatcmpl-r-1");

@@ -41,7 +41,7 @@ impl Handler<Deliver> for Reply {
         // Pending while it works: a sink that blocks against its contract shows as a stall.
         self.progress.set_pending(message.deliveries.len() as u64, Timestamp::now());
         for delivery in message.deliveries {
-            deliver(&delivery, message.at);
+            deliver(delivery, message.at);
         }
         let now = Timestamp::now();
         self.progress.stamp(now);
@@ -49,12 +49,15 @@ impl Handler<Deliver> for Reply {
     }
 }
 
-fn deliver(delivery: &Delivery, at: Timestamp) {
+fn deliver(delivery: Delivery, at: Timestamp) {
     // Whoever panicked with the lock in hand, the stream behind it is still to be ended.
     let mut stream = delivery.stream.lock().unwrap_or_else(PoisonError::into_inner);
     let pushed = catch_unwind(AssertUnwindSafe(|| match delivery.fault {
         Some(fault) => stream.fault(delivery.attempt, fault, at),
-        None => stream.push(delivery.attempt, delivery.token.as_slice(), delivery.finish, at),
+        None => {
+            stream.tell_prompt(delivery.attempt, delivery.prompt_scores);
+            stream.push(delivery.attempt, delivery.token.as_slice(), delivery.finish, at);
+        }
     }));
     if pushed.is_err() {
         tracing::error!(request_id = %stream.request_id(), "the request's reply panicked");
@@ -89,7 +92,14 @@ mod tests {
     fn delivery(stream: &super::super::SharedStream, finish: Option<FinishReason>) -> Delivery {
         let token_ids = testing::bytes().encode("h", false).expect("plain text");
         let token = token_ids.first().map(|id| Token::from(*id));
-        Delivery { stream: Arc::clone(stream), attempt: 1, token, finish, fault: None }
+        Delivery {
+            stream: Arc::clone(stream),
+            attempt: 1,
+            prompt_scores: Vec::new(),
+            token,
+            finish,
+            fault: None,
+        }
     }
 
     #[test]
@@ -126,7 +136,7 @@ mod tests {
             panic!("somebody else's defect")
         });
         assert!(died.join().is_err() && fixture.stream.is_poisoned());
-        deliver(&delivery(&fixture.stream, Some(FinishReason::Stop)), Timestamp::from_micros(9));
+        deliver(delivery(&fixture.stream, Some(FinishReason::Stop)), Timestamp::from_micros(9));
         assert_eq!(collected.last().and_then(|e| e.finish_reason), Some(FinishReason::Stop));
     }
 }

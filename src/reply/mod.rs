@@ -10,17 +10,21 @@ use actix::Message;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
-use crate::request::{FinishReason, Token};
+use crate::request::{FinishReason, Scores, Token};
 
 mod actor;
+mod prompt;
+mod start;
 mod stop;
 mod stream;
 mod text;
 mod times;
 
 pub use actor::{MAILBOX_CAPACITY, Reply};
+pub use prompt::PromptShown;
+pub use start::{Permit, StreamStart};
 pub use stop::{StopMatch, StopMatcher};
-pub use stream::{Permit, Stream, StreamStart};
+pub use stream::Stream;
 
 /// A request's stream, shared by its sequence (wherever that is) and the deliveries under way.
 pub type SharedStream = Arc<Mutex<Stream>>;
@@ -41,6 +45,8 @@ pub struct Delivery {
     pub stream: SharedStream,
     /// The start the token belongs to; a stream that has started again ignores an older one.
     pub attempt: u32,
+    /// Of the prompt's tokens from the second on, once, with the first token or the finish in its place; empty where nobody wants them.
+    pub prompt_scores: Vec<Scores>,
     /// None with a finish alone.
     pub token: Option<Token>,
     /// Set in the last one, when the batcher knows the end (end token, length, cancel, fault).

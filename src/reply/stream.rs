@@ -6,6 +6,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
+use super::prompt::PromptShown;
+use super::start::{Permit, StreamStart};
 use super::text::Text;
 use super::times::Times;
 use super::{RowFault, SharedStream};
@@ -13,51 +15,13 @@ use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 use crate::executor::DeviceId;
 use crate::request::{
-    Ended, Event, FinishReason, Handle, Receipt, RequestId, Sink, SinkClosed, Token, Usage,
+    Ended, Event, FinishReason, Handle, Receipt, RequestId, Scores, Sink, SinkClosed, Token,
+    TokenLogprob, Usage,
 };
 use crate::telemetry::Metrics;
-use crate::tokenizer::IncrementalDecoder;
 
 /// When a request that a drain cut may come back: another node takes it at once, this one when it has started again.
 const DRAINED_RETRY_MS: u64 = 1_000;
-
-/// The right to be in the node; dropping it gives the right back.
-pub trait Permit: Send {
-    /// The request waits no more; comes once.
-    fn scheduled(&mut self);
-    /// So many more tokens are done for it, the prompt's with the first.
-    fn computed(&mut self, tokens: u32);
-}
-
-/// What a stream is made with.
-pub struct StreamStart {
-    /// How others reach the request.
-    pub handle: Arc<Handle>,
-    /// Where the answer goes.
-    pub sink: Box<dyn Sink>,
-    /// Of the completion, with the prompt behind it.
-    pub decoder: IncrementalDecoder,
-    /// Checked stop strings.
-    pub stop: Vec<String>,
-    /// The stop string, or the token, that ends the completion is shown.
-    pub include_stop: bool,
-    /// Events say how likely each token was.
-    pub logprobs: bool,
-    /// So many tokens come before a stop string counts.
-    pub min_tokens: u32,
-    /// False: one event with everything.
-    pub stream: bool,
-    /// Tokens of the prompt.
-    pub num_prompt_tokens: u32,
-    /// When the door had the request; all times count from here.
-    pub accepted_at: Timestamp,
-    /// For the receipt.
-    pub node_id: Arc<str>,
-    /// Where its times and end are counted.
-    pub metrics: Arc<Metrics>,
-    /// Dropped at the end.
-    pub permit: Box<dyn Permit>,
-}
 
 /// See the module.
 pub struct Stream {
@@ -67,6 +31,10 @@ pub struct Stream {
     text: Text,
     /// Ids not sent: those of a request that does not stream.
     token_ids: Vec<u32>,
+    /// Until the first event, where something of it goes back.
+    prompt: Option<PromptShown>,
+    /// Not sent.
+    prompt_logprobs: Option<Vec<TokenLogprob>>,
     min_tokens: u32,
     streams: bool,
     num_prompt_tokens: u32,
@@ -93,8 +61,10 @@ impl Stream {
             handle: start.handle,
             open: Some(Open { sink: start.sink, permit: start.permit, accepted: false }),
             text: Text::new(start.decoder, start.stop, start.include_stop)
-                .with_logprobs(start.logprobs),
+                .with_logprobs(start.num_logprobs),
             token_ids: Vec::new(),
+            prompt: start.prompt,
+            prompt_logprobs: None,
             min_tokens: start.min_tokens,
             streams: start.stream,
             num_prompt_tokens: start.num_prompt_tokens,
@@ -163,6 +133,19 @@ impl Stream {
         if self.num_tokens == 0 {
             self.cached_tokens = cached_tokens.min(self.num_prompt_tokens);
         }
+    }
+
+    /// Takes what a device says of the prompt's tokens from the second on (nothing, where nobody asked), once: before the first
+    /// token, or the finish in its place. Ignored like [`push`](Self::push).
+    pub fn tell_prompt(&mut self, attempt: u32, scores: Vec<Scores>) {
+        let fits = |prompt: &mut PromptShown| prompt.fits(&scores);
+        if self.open.is_none() || attempt < self.attempt {
+            return;
+        }
+        let Some(prompt) = self.prompt.take_if(fits) else { return };
+        let told = prompt.tell(scores);
+        self.text.begin_with(&told.text);
+        self.prompt_logprobs = told.logprobs;
     }
 
     /// Takes what a step gave. `finish` is the batcher's: with [`FinishReason::Stop`] the last token is the end token, which
@@ -283,6 +266,7 @@ impl Stream {
             token_ids,
             text,
             logprobs: self.text.take_logprobs(),
+            prompt_logprobs: self.prompt_logprobs.take(),
             finish_reason: None,
             usage: None,
             receipt: None,

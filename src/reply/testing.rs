@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Permit, SharedStream, Stream, StreamStart};
+use super::{Permit, PromptShown, SharedStream, Stream, StreamStart};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::request::{Event, Handle, RequestId, SequenceId, Sink, SinkClosed};
@@ -93,7 +93,8 @@ pub(crate) struct Fixture {
     pub(crate) stop: Vec<String>,
     pub(crate) include_stop: bool,
     pub(crate) special_tokens: bool,
-    pub(crate) logprobs: bool,
+    pub(crate) logprobs: Option<u32>,
+    pub(crate) shown: Option<PromptShown>,
     pub(crate) min_tokens: u32,
     pub(crate) stream: bool,
     pub(crate) accept: bool,
@@ -107,7 +108,8 @@ impl Default for Fixture {
             stop: Vec::new(),
             include_stop: false,
             special_tokens: false,
-            logprobs: false,
+            logprobs: None,
+            shown: None,
             min_tokens: 0,
             stream: true,
             accept: true,
@@ -185,7 +187,8 @@ impl Fixture {
                 .with_special_tokens(self.special_tokens),
             stop: self.stop,
             include_stop: self.include_stop,
-            logprobs: self.logprobs,
+            num_logprobs: self.logprobs,
+            prompt: self.shown,
             min_tokens: self.min_tokens,
             stream: self.stream,
             num_prompt_tokens: self.prompt.len() as u32,

@@ -1,7 +1,7 @@
 //! A completion's text: decoded token by token, cut at a stop string, held back where one could begin.
 
 use super::StopMatcher;
-use crate::request::{Token, TokenLogprob, TopLogprob};
+use crate::request::{Scores, Token, TokenLogprob, TopLogprob};
 use crate::tokenizer::{IncrementalDecoder, Tokenizer};
 
 /// What JSON has for a log probability that is none: OpenAI's word for "very unlikely".
@@ -15,8 +15,19 @@ pub(super) struct Text {
     includes_stop: bool,
     /// Decoded and not taken.
     pending: String,
-    /// The ids' log probabilities that are not taken, and the characters of the whole text; `None`: nobody wants them.
-    logprobs: Option<(Vec<TokenLogprob>, u32)>,
+    /// `None`: nobody wants them.
+    logprobs: Option<Logprobs>,
+}
+
+/// What is known of the tokens' log probabilities.
+#[derive(Default)]
+struct Logprobs {
+    /// Those that are not taken.
+    entries: Vec<TokenLogprob>,
+    /// Alternatives of each.
+    num_top: u32,
+    /// Characters of the whole text.
+    num_chars: u32,
 }
 
 impl Text {
@@ -26,10 +37,19 @@ impl Text {
         Self { decoder, stop, includes_stop, pending: String::new(), logprobs: None }
     }
 
-    /// Keeps each token's log probability, if they are wanted.
+    /// Keeps each token's log probability and so many alternatives, if they are wanted.
     #[must_use]
-    pub fn with_logprobs(self, wanted: bool) -> Self {
-        Self { logprobs: wanted.then(Default::default), ..self }
+    pub fn with_logprobs(self, num_top: Option<u32>) -> Self {
+        let logprobs = num_top.map(|num_top| Logprobs { num_top, ..Logprobs::default() });
+        Self { logprobs, ..self }
+    }
+
+    /// Puts a prompt before the completion's first token; no stop string is searched in it.
+    pub fn begin_with(&mut self, prompt: &str) {
+        self.pending.insert_str(0, prompt);
+        if let Some(logprobs) = &mut self.logprobs {
+            logprobs.num_chars += prompt.chars().count() as u32;
+        }
     }
 
     /// Whether a token that ends the completion is shown like any other.
@@ -43,8 +63,8 @@ impl Text {
         let before = self.pending.len();
         self.note(token);
         self.decoder.push(token.id, &mut self.pending);
-        if let Some((_, num_chars)) = &mut self.logprobs {
-            *num_chars += self.pending[before..].chars().count() as u32;
+        if let Some(logprobs) = &mut self.logprobs {
+            logprobs.num_chars += self.pending[before..].chars().count() as u32;
         }
         if self.stop.is_empty() || self.pending.len() == before {
             return false;
@@ -61,8 +81,14 @@ impl Text {
     }
 
     fn note(&mut self, token: &Token) {
-        if let Some((entries, num_chars)) = &mut self.logprobs {
-            entries.push(entry(self.decoder.tokenizer(), token, *num_chars));
+        if let Some(logprobs) = &mut self.logprobs {
+            // What a device does not say is as good as impossible.
+            let unknown = Scores { logprob: LEAST_LOGPROB, top: Vec::new() };
+            let scores = token.scores.as_deref().unwrap_or(&unknown);
+            let tokenizer = self.decoder.tokenizer();
+            let mut entry = logprob_entry(tokenizer, token.id, Some(scores), logprobs.num_top);
+            entry.text_offset = logprobs.num_chars;
+            logprobs.entries.push(entry);
         }
     }
 
@@ -81,25 +107,29 @@ impl Text {
 
     /// Takes the log probabilities of the tokens since the last time, if they are wanted.
     pub fn take_logprobs(&mut self) -> Option<Vec<TokenLogprob>> {
-        self.logprobs.as_mut().map(|(entries, _)| std::mem::take(entries))
+        self.logprobs.as_mut().map(|logprobs| std::mem::take(&mut logprobs.entries))
     }
 }
 
-fn entry(tokenizer: &Tokenizer, token: &Token, text_offset: u32) -> TokenLogprob {
-    let (text, bytes) = spelling(tokenizer, token.id);
-    let (logprob, top) = match &token.scores {
-        Some(scores) => (scores.logprob, scores.top.as_slice()),
-        None => (LEAST_LOGPROB, &[][..]),
-    };
-    let top = top.iter().map(|&(token_id, logprob)| {
+/// What a client reads of a token at the text's beginning; without scores it is one that nothing precedes.
+pub(super) fn logprob_entry(
+    tokenizer: &Tokenizer,
+    token_id: u32,
+    scores: Option<&Scores>,
+    num_top: u32,
+) -> TokenLogprob {
+    let (token, bytes) = spelling(tokenizer, token_id);
+    let top = scores.map_or(&[][..], |scores| scores.top.as_slice());
+    let top = top.iter().take(num_top as usize).map(|&(token_id, logprob)| {
         let (token, bytes) = spelling(tokenizer, token_id);
         TopLogprob { token_id, token, bytes, logprob: logprob.max(LEAST_LOGPROB) }
     });
     TokenLogprob {
-        token: text,
+        token_id,
+        token,
         bytes,
-        logprob: logprob.max(LEAST_LOGPROB),
-        text_offset,
+        logprob: scores.map(|scores| scores.logprob.max(LEAST_LOGPROB)),
+        text_offset: 0,
         top: top.collect(),
     }
 }
@@ -157,7 +187,7 @@ mod tests {
     fn log_probabilities_come_with_their_tokens_shown_or_not() {
         for streams in [true, false] {
             let sink = Collected::default();
-            let fixture = Fixture { logprobs: true, stream: streams, ..with_stop(&["STOP"]) };
+            let fixture = Fixture { logprobs: Some(2), stream: streams, ..with_stop(&["STOP"]) };
             let started = fixture.start(&sink);
             let mut stream = lock(&started);
             let b = ids("b")[0];
@@ -184,8 +214,11 @@ mod tests {
                 logprob,
             };
             assert_eq!(entries[0].top, [top(b, "b", -0.25), top(END, "</s>", -9999.0)]);
-            assert_eq!((entries[0].token.as_str(), entries[0].logprob), ("a", -0.5));
-            assert_eq!((entries[1].token.as_str(), entries[1].logprob), ("\u{fffd}", -9999.0));
+            assert_eq!((entries[0].token.as_str(), entries[0].logprob), ("a", Some(-0.5)));
+            assert_eq!(
+                (entries[1].token.as_str(), entries[1].logprob),
+                ("\u{fffd}", Some(-9999.0))
+            );
             assert_eq!((&entries[1].bytes, &entries[3].bytes), (&Some(vec![0xc3]), &None));
             let offsets: Vec<_> = entries.iter().map(|entry| entry.text_offset).collect();
             assert_eq!(offsets, [0, 1, 1, 2, 3]);

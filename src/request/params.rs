@@ -78,8 +78,8 @@ macro_rules! params {
 const MAX_IDS: usize = 16_384;
 
 params! {
-    /// Most tokens of the completion.
-    max_tokens: Option<u32>, Rule::at_least(1.0);
+    /// Most tokens of the completion; 0 where the prompt alone is asked about.
+    max_tokens: Option<u32>, Rule::at_least(0.0);
     /// No end token, stop token or stop string ends the completion before so many tokens.
     min_tokens: Option<u32>, Rule::at_least(0.0);
     /// Go on after an end token.
@@ -123,6 +123,10 @@ params! {
     logprobs: Option<u32>, Rule::range(0.0, 20.0).or_a_flag();
     /// The alternatives beside `logprobs: true`, as OpenAI's chat has it.
     top_logprobs: Option<u32>, Rule::range(0.0, 20.0);
+    /// The log probability of every token of the prompt, with so many alternatives.
+    prompt_logprobs: Option<u32>, Rule::range(0.0, 20.0);
+    /// The text begins with the prompt; beside `logprobs`, log probabilities are of the prompt's tokens, too.
+    echo: Option<bool>, Rule::any();
     /// Whose log probabilities: the model's own, or those that were drawn from.
     logprobs_mode: Option<LogprobsMode>, Rule::any();
 }
@@ -143,6 +147,10 @@ impl Params {
         self.check_ranges(vocab_size)?;
         if let Some(max_tokens) = self.max_tokens {
             self.check_min_tokens(max_tokens)?;
+            if max_tokens == 0 && !self.echoes() && self.prompt_logprobs.is_none() {
+                let text = "expected at least 1 (0 only beside echo or prompt_logprobs), got 0";
+                return Err(Error::invalid("max_tokens", text));
+            }
         }
         match (self.logprobs, self.top_logprobs) {
             (None, Some(1..)) => {
@@ -175,6 +183,16 @@ impl Params {
         self.logprobs.map(|count| count.max(self.top_logprobs.unwrap_or(0)))
     }
 
+    /// Whether the text begins with the prompt.
+    pub fn echoes(&self) -> bool {
+        self.echo == Some(true)
+    }
+
+    /// How many alternatives are wanted beside the log probability of each token of the prompt; none: not even that.
+    pub fn num_prompt_logprobs(&self) -> Option<u32> {
+        self.prompt_logprobs.max(self.num_logprobs().filter(|_| self.echoes()))
+    }
+
     /// What the sequence's seat is bound with: these parameters after a prompt of so many tokens. `bad_words` are tokenized, none
     /// of them empty.
     pub fn sampler(&self, num_prompt_tokens: u32, bad_words: &[Vec<u32>]) -> SamplerSpec {
@@ -190,7 +208,8 @@ impl Params {
                 .collect(),
             allowed_ids: self.allowed_token_ids.clone().unwrap_or_default(),
             banned_ids: self.banned_token_ids.clone(),
-            num_logprobs: self.num_logprobs().unwrap_or(0),
+            // The device has one number for prompt and completion.
+            num_logprobs: self.num_logprobs().max(self.num_prompt_logprobs()).unwrap_or(0),
             want_logprob: self.logprobs.is_some(),
             processed_logprobs: self.logprobs_mode == Some(LogprobsMode::Processed),
             ..self.scalars()

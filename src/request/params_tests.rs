@@ -43,7 +43,8 @@ fn everything() -> Json {
         "temperature": 0.5, "top_k": 40, "top_p": 0.25, "min_p": 0.125, "presence_penalty": -2,
         "frequency_penalty": 2, "repetition_penalty": 1.5,
         "seed": u64::MAX, "logit_bias": {"5": -100, "6": 1.5}, "allowed_token_ids": [5, 6, 7], "banned_token_ids": [8],
-        "bad_words": ["no"], "logprobs": true, "top_logprobs": 20, "logprobs_mode": "processed"
+        "bad_words": ["no"], "logprobs": true, "top_logprobs": 20, "prompt_logprobs": 3, "echo": true,
+        "logprobs_mode": "processed"
     })
 }
 
@@ -152,6 +153,7 @@ fn takes(name: &str, value: Json) -> bool {
 fn numbers_are_taken_up_to_their_bounds_and_not_beyond() {
     for (name, good, bad) in [
         ("max_tokens", vec![1.0], vec![0.0]),
+        ("prompt_logprobs", vec![0.0, 20.0], vec![21.0]),
         ("min_tokens", vec![0.0], vec![]),
         ("temperature", vec![0.0, 2.0], vec![-0.1, 2.1]),
         ("top_k", vec![0.0, f64::from(u32::MAX)], vec![]),
@@ -163,8 +165,7 @@ fn numbers_are_taken_up_to_their_bounds_and_not_beyond() {
         ("logprobs", vec![0.0, 20.0], vec![21.0]),
         ("top_logprobs", vec![0.0], vec![21.0]),
     ] {
-        let whole =
-            matches!(name, "max_tokens" | "min_tokens" | "top_k" | "logprobs" | "top_logprobs");
+        let whole = name.ends_with("_tokens") || name.ends_with("logprobs") || name == "top_k";
         let value = |x: f64| if whole { json!(x as u64) } else { json!(x) };
         for x in good {
             assert!(takes(name, value(x)), "{name}: {x}");
@@ -207,9 +208,25 @@ fn values_that_contradict_each_other_are_refused() {
         (json!({"top_logprobs": 2}), "top_logprobs"),
         (json!({"logprobs": false, "top_logprobs": 2}), "top_logprobs"),
         (json!({"logprobs": 3, "top_logprobs": 2}), "top_logprobs"),
+        (json!({"max_tokens": 0, "echo": false, "logprobs": 1}), "max_tokens"),
     ] {
         assert_eq!(named(read(body.clone()).expect("well formed").check(VOCAB)), name, "{body}");
     }
+}
+
+#[test]
+fn a_prompt_is_scored_for_itself_or_with_the_echo_of_a_scored_completion() {
+    let of = |body| {
+        let params = read(body).expect("well formed");
+        assert_eq!(params.check(VOCAB), Ok(()));
+        let sampler = params.sampler(10, &[]);
+        (params.num_prompt_logprobs(), sampler.num_logprobs, sampler.want_logprob)
+    };
+    assert_eq!(of(json!({"echo": true, "max_tokens": 0})), (None, 0, false));
+    assert_eq!(of(json!({"echo": true, "logprobs": 1, "max_tokens": 0})), (Some(1), 1, true));
+    assert_eq!(of(json!({"prompt_logprobs": 4, "max_tokens": 0})), (Some(4), 4, false));
+    assert_eq!(of(json!({"logprobs": 2, "prompt_logprobs": 0})), (Some(0), 2, true));
+    assert_eq!(of(json!({"logprobs": 2})), (None, 2, true));
 }
 
 #[test]
@@ -222,7 +239,10 @@ fn messages_say_what_was_expected_and_what_came() {
         (json!({"temperature": 2.1}), "expected 0 to 2, got 2.1"),
         (json!({"top_p": 0}), "expected above 0 to 1, got 0"),
         (json!({"repetition_penalty": -1}), "expected above 0 to 1000, got -1"),
-        (json!({"max_tokens": 0}), "expected at least 1, got 0"),
+        (
+            json!({"max_tokens": 0}),
+            "expected at least 1 (0 only beside echo or prompt_logprobs), got 0",
+        ),
         (json!({"max_tokens": "1"}), "expected a whole number of 0 to 4294967295, got \"1\""),
         (json!({"logit_bias": {"7": 101}}), "expected -100 to 100, got 101 for token 7"),
         (json!({"stop_token_ids": [1000]}), "expected token ids below 1000, got 1000"),

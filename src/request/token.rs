@@ -35,17 +35,19 @@ pub enum LogprobsMode {
     Processed,
 }
 
-/// How likely a token of the completion was, and what else was.
+/// How likely a token of prompt or completion was, and what else was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
+    /// Its id.
+    pub token_id: u32,
     /// Its text by itself; U+FFFD stands for bytes that are no whole character.
     pub token: String,
     /// Its bytes, where `token` does not have them all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Vec<u8>>,
-    /// Its log probability, at least -9999.
-    pub logprob: f32,
-    /// Where its text begins in the completion's, in characters.
+    /// Its log probability, at least -9999; none for the first token of a prompt, which nothing precedes.
+    pub logprob: Option<f32>,
+    /// Where its text begins in the prompt's or in the request's, in characters.
     pub text_offset: u32,
     /// The likeliest tokens, likeliest first; as many as the request wants.
     pub top: Vec<TopLogprob>,

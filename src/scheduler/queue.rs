@@ -143,6 +143,8 @@ pub(super) mod tests {
             min_tokens: 0,
             ignore_eos: false,
             sampler: SamplerSpec::greedy().into(),
+            prompt_logprobs: None,
+            prompt_scored: false,
             priority,
             accepted_at: second(id),
             attempt: 1,

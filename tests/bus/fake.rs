@@ -171,8 +171,8 @@ fn play(seen: &Seen, mut request: Request, script: &str, handle: &Arc<Handle>) {
 
 /// Its log probability is minus its number.
 fn token_logprob(i: u32) -> TokenLogprob {
-    let (token, logprob) = (token_text(i), -(i as f32));
-    TokenLogprob { token, bytes: None, logprob, text_offset: 3 * i, top: Vec::new() }
+    let (token, logprob) = (token_text(i), Some(-(i as f32)));
+    TokenLogprob { token_id: i, token, bytes: None, logprob, text_offset: 3 * i, top: Vec::new() }
 }
 
 fn event(id: &RequestId, seq: u32, token_ids: Vec<u32>) -> Event {
@@ -183,6 +183,7 @@ fn event(id: &RequestId, seq: u32, token_ids: Vec<u32>) -> Event {
         text: token_ids.iter().map(|i| token_text(*i)).collect(),
         token_ids,
         logprobs: None,
+        prompt_logprobs: None,
         finish_reason: None,
         usage: None,
         receipt: None,

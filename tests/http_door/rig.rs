@@ -193,6 +193,29 @@ impl Played {
         self.request.sink.event(event)
     }
 
+    /// The first text, with a prompt of two tokens before it: what the reply stage sends where its echo is wanted.
+    pub fn prompt_and_text(&mut self, prompt: [&str; 2], text: &str) -> Result<(), SinkClosed> {
+        let mut event = self.event(text);
+        let chars = |text: &str| text.chars().count() as u32;
+        let entry = |token_id, token: &str, logprob, text_offset| TokenLogprob {
+            token_id,
+            token: token.to_owned(),
+            bytes: None,
+            logprob,
+            text_offset,
+            top: Vec::new(),
+        };
+        let first = entry(4, prompt[0], None, 0);
+        event.prompt_logprobs =
+            Some(vec![first, entry(5, prompt[1], Some(-3.0), chars(prompt[0]))]);
+        if self.request.params.echoes() {
+            event.text.insert_str(0, &prompt.concat());
+            let shift = chars(&prompt.concat());
+            event.logprobs.iter_mut().flatten().for_each(|entry| entry.text_offset += shift);
+        }
+        self.request.sink.event(event)
+    }
+
     /// The last event, without a token of its own.
     pub fn finish(&mut self, reason: FinishReason) -> Result<(), SinkClosed> {
         let tokens = self.seq;
@@ -244,9 +267,10 @@ impl Played {
             };
             let others = (1..count).map(|at| likely(&at.to_string(), at));
             vec![TokenLogprob {
+                token_id: 0,
                 token: text.to_owned(),
                 bytes: None,
-                logprob: -0.5,
+                logprob: Some(-0.5),
                 text_offset: seq,
                 top: (0..count.min(1)).map(|at| likely(text, at)).chain(others).collect(),
             }]
@@ -258,6 +282,7 @@ impl Played {
             token_ids: vec![7],
             text: text.to_owned(),
             logprobs,
+            prompt_logprobs: None,
             finish_reason: None,
             usage: None,
             receipt: None,

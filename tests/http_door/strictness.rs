@@ -52,7 +52,7 @@ async fn faults_are_named_over_the_wire() {
         (CHAT, chat(json!({"n": 2})), "unsupported", "n"),
         (CHAT, chat(json!({"tools": [{}]})), "unsupported", "tools"),
         (CHAT, chat(json!({"stream_options": {}})), "invalid", "stream_options"),
-        ("/v1/completions", completion(json!({"echo": true})), "unsupported", "echo"),
+        ("/v1/completions", completion(json!({"suffix": "x"})), "unsupported", "suffix"),
         ("/v1/completions", completion(json!({"prompt": [1, "x"]})), "invalid", "prompt[1]"),
     ];
     for (path, body, code, param) in cases {

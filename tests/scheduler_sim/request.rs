@@ -72,6 +72,8 @@ impl Request {
             min_tokens,
             ignore_eos: chance.percent(20),
             sampler: Arc::new(sampler),
+            prompt_logprobs: None,
+            prompt_scored: false,
             priority: chance.between(0, 255) as u8,
             accepted_at: Timestamp::from_micros(now),
             attempt: 1,

@@ -51,6 +51,7 @@ pub(crate) fn reserved(sink: &Collected) -> Reserved {
         handle,
         params: check_params(Params::default(), &model, &config, 1).expect("defaults"),
         bad_words: Vec::new(),
+        echo: None,
         model,
         prompt_field: "prompt",
         stream: true,

@@ -1,0 +1,106 @@
+//! What of a prompt goes back to the client: its text, and how likely each of its tokens was.
+
+use super::text::logprob_entry;
+use crate::request::{Scores, TokenLogprob};
+use crate::tokenizer::IncrementalDecoder;
+
+/// A prompt of which something goes back.
+pub struct PromptShown {
+    /// All of it.
+    pub token_ids: Vec<u32>,
+    /// That has seen nothing.
+    pub decoder: IncrementalDecoder,
+    /// The request's text begins with it.
+    pub echo: bool,
+    /// As the client wrote it; absent: what its tokens say.
+    pub text: Option<String>,
+    /// Alternatives beside the log probability of each token; none: not even that.
+    pub num_logprobs: Option<u32>,
+}
+
+/// What goes out with the first event.
+#[derive(Debug, PartialEq)]
+pub(super) struct PromptTold {
+    /// What the request's text begins with.
+    pub text: String,
+    /// One for each token, where they are wanted.
+    pub logprobs: Option<Vec<TokenLogprob>>,
+}
+
+impl PromptShown {
+    /// Whether these scores, of the second token on, are what is to be told.
+    pub(super) fn fits(&self, scores: &[Scores]) -> bool {
+        self.num_logprobs.is_none() || scores.len() + 1 == self.token_ids.len()
+    }
+
+    /// Decodes the prompt and puts it together with its scores.
+    pub(super) fn tell(mut self, scores: Vec<Scores>) -> PromptTold {
+        let (mut text, mut num_chars) = (String::new(), 0);
+        let mut entries = Vec::new();
+        let mut scores = scores.into_iter();
+        for (at, &token_id) in self.token_ids.iter().enumerate() {
+            if let Some(num_top) = self.num_logprobs {
+                let scores = if at == 0 { None } else { scores.next() };
+                let mut entry =
+                    logprob_entry(self.decoder.tokenizer(), token_id, scores.as_ref(), num_top);
+                entry.text_offset = num_chars;
+                entries.push(entry);
+            }
+            let before = text.len();
+            self.decoder.push(token_id, &mut text);
+            num_chars += text[before..].chars().count() as u32;
+        }
+        let echo = self.text.unwrap_or(text);
+        PromptTold {
+            text: if self.echo { echo } else { String::new() },
+            logprobs: self.num_logprobs.map(|_| entries),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::testing::{self, END};
+
+    fn shown(text: &str) -> PromptShown {
+        let tokenizer = testing::bytes();
+        PromptShown {
+            token_ids: [vec![END], tokenizer.encode(text, false).expect("plain text")].concat(),
+            decoder: IncrementalDecoder::new(tokenizer, &[]),
+            echo: true,
+            text: None,
+            num_logprobs: None,
+        }
+    }
+
+    #[test]
+    fn the_first_token_has_no_log_probability_and_marks_have_no_text() {
+        let scores = |logprob| Scores { logprob, top: vec![(END, -0.25), (1, f32::NEG_INFINITY)] };
+        let wanted = PromptShown { num_logprobs: Some(1), ..shown("é!") };
+        assert!(!wanted.fits(&[]));
+        let all = vec![scores(-0.5), scores(f32::NEG_INFINITY), scores(-2.0)];
+        assert!(wanted.fits(&all));
+        let told = wanted.tell(all);
+        assert_eq!(told.text, "é!");
+        let entries = told.logprobs.expect("wanted");
+        let logprobs: Vec<_> = entries.iter().map(|entry| entry.logprob).collect();
+        assert_eq!(logprobs, [None, Some(-0.5), Some(-9999.0), Some(-2.0)]);
+        let offsets: Vec<_> = entries.iter().map(|entry| entry.text_offset).collect();
+        assert_eq!(offsets, [0, 0, 0, 1]);
+        assert_eq!((entries[0].token.as_str(), entries[0].token_id), ("</s>", END));
+        let tops: Vec<_> = entries.iter().map(|entry| entry.top.len()).collect();
+        assert_eq!(tops, [0, 1, 1, 1]);
+        assert_eq!(entries[3].top[0].token_id, END);
+    }
+
+    #[test]
+    fn a_text_goes_back_as_it_was_written_and_only_where_it_is_wanted() {
+        let written = PromptShown { text: Some("as written".into()), ..shown("decoded") };
+        let told = written.tell(Vec::new());
+        assert_eq!((told.text.as_str(), told.logprobs), ("as written", None));
+        assert_eq!(shown("decoded").tell(Vec::new()).text, "decoded");
+        let quiet = PromptShown { echo: false, ..shown("decoded") };
+        assert_eq!(quiet.tell(Vec::new()).text, "");
+    }
+}
