@@ -167,6 +167,46 @@ async fn the_least_recently_used_idle_model_makes_room() {
     assert_eq!(engine.infer(request(1)).await.expect_err("unloaded").kind, Kind::NotFound);
 }
 
+/// A text's log probability in the demo model, token by token.
+async fn scored(engine: &Engine, text: &str, params: Params) -> Answer {
+    let request = InferRequest::text("demo", text).params(Params {
+        temperature: Some(0.0),
+        ignore_eos: Some(true),
+        ..params
+    });
+    engine.infer(request).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_completion_has_the_log_probabilities_that_its_text_has_as_a_prompt() {
+    let engine = start(config()).await;
+    let wants = |max_tokens| Params {
+        max_tokens: Some(max_tokens),
+        echo: Some(true),
+        logprobs: Some(2),
+        ..Params::default()
+    };
+    let once = scored(&engine, "Once upon a time", wants(8)).await;
+    let prompt = once.prompt_logprobs.expect("echo beside logprobs");
+    let completion = once.logprobs.expect("wanted");
+    assert!(once.generated_text.starts_with("Once upon a time"));
+    assert_eq!((once.usage.prompt_tokens as usize, completion.len()), (prompt.len(), 8));
+    let all: Vec<_> = prompt.iter().chain(&completion).cloned().collect();
+
+    // The whole as a prompt of ids, nothing sampled.
+    let tokens = Prompt::TokenIds(all.iter().map(|entry| entry.token_id).collect());
+    let asked = InferRequest::new("demo", tokens).params(wants(0));
+    let again = engine.infer(asked).await.expect("an answer");
+    assert_eq!((again.token_ids.len(), again.finish_reason), (0, FinishReason::Length));
+    assert_eq!(again.generated_text, once.generated_text);
+    assert_eq!(again.prompt_logprobs, Some(all));
+
+    let echo = Params { logprobs: None, ..wants(0) };
+    let only_text = scored(&engine, "Once upon a time", echo).await;
+    assert_eq!(only_text.generated_text, "Once upon a time");
+    assert_eq!((only_text.prompt_logprobs, only_text.logprobs), (None, None));
+}
+
 #[tokio::test]
 async fn two_engines_live_in_one_process() {
     let mut second = config();

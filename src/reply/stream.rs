@@ -165,6 +165,9 @@ impl Stream {
         let shown = tokens.len().saturating_sub(usize::from(hides_last));
         let (taken, stopped) = self.take_in(tokens, shown);
         self.count(taken, now);
+        if finish == Some(FinishReason::Length) {
+            self.count_prompt_alone();
+        }
         let finish = if stopped { Some(FinishReason::Stop) } else { finish };
         match finish {
             Some(reason) => self.finish(reason, None, now),
@@ -214,6 +217,14 @@ impl Stream {
             }
         }
         (tokens.len(), false)
+    }
+
+    /// A request that wants no token is done with its prompt.
+    fn count_prompt_alone(&mut self) {
+        let computed = self.prompt_logprobs.is_some() && self.num_tokens == 0;
+        if let Some(open) = self.open.as_mut().filter(|_| computed) {
+            open.permit.computed(self.num_prompt_tokens);
+        }
     }
 
     fn count(&mut self, tokens: usize, now: Timestamp) {

@@ -143,6 +143,10 @@ fn play(seen: &Seen, mut request: Request, script: &str, handle: &Arc<Handle>) {
         if request.stream {
             let mut next = event(&request.id, done, vec![done]);
             next.logprobs = request.params.logprobs.map(|_| vec![token_logprob(done)]);
+            // A prompt of as many thousand tokens as alternatives are asked for.
+            let prompt = request.params.prompt_logprobs.filter(|_| done == 0);
+            next.prompt_logprobs =
+                prompt.map(|thousands| (0..thousands * 1_000).map(token_logprob).collect());
             if request.sink.event(next).is_err() {
                 handle.cancel();
             }

@@ -40,8 +40,37 @@ async fn log_probabilities_are_one_entry_for_each_token() {
         }
     }
     assert_eq!(ids.len(), 5);
-    let third = json!({"token": "<2>", "logprob": -2.0, "text_offset": 6, "top": []});
+    let third =
+        json!({"token_id": 2, "token": "<2>", "logprob": -2.0, "text_offset": 6, "top": []});
     assert_eq!(entries[2], third);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_prompt_that_no_message_holds_comes_in_several_before_its_completion() {
+    let (_server, node, client) = setup().await;
+    let mut events = client.subscribe("inferno.v1.tokens.r1").await.expect("subscribes");
+    // About two megabytes, of which NATS takes one at a time.
+    let params = json!({"max_tokens": 2, "prompt_logprobs": 20});
+    let body = json!({"request_id": "r1", "prompt": "Hi", "params": params});
+    client.publish(GENERATE, body.to_string().into()).await.expect("publishes");
+    let (mut prompt, mut carriers, mut ids) = (Vec::new(), 0, Vec::<Value>::new());
+    loop {
+        let event = parsed(&next(&mut events).await);
+        assert_eq!(event["seq"], ids.len());
+        if let Some(entries) = event["prompt_logprobs"].as_array() {
+            assert!(ids.is_empty());
+            prompt.extend(entries.iter().map(|entry| entry["token_id"].as_u64()));
+            carriers += 1;
+        }
+        ids.extend(event["token_ids"].as_array().expect("a list").iter().cloned());
+        if event.get("finish_reason").is_some() {
+            break;
+        }
+    }
+    assert!(carriers > 1, "{carriers}");
+    assert_eq!(prompt, (0..20_000).map(Some).collect::<Vec<_>>());
+    assert_eq!(ids.len(), 2);
     node.stop().await;
 }
 

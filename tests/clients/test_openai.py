@@ -194,6 +194,50 @@ def test_own_parameters_go_through_extra_body(client, model):
     assert answer.choices[0].finish_reason == "length"
 
 
+def test_chat_has_log_probabilities(client, model):
+    answer = client.chat.completions.create(
+        model=model, messages=MESSAGES, max_tokens=3, temperature=0, logprobs=True, top_logprobs=2
+    )
+    content = answer.choices[0].logprobs.content
+    assert "".join(entry.token for entry in content).startswith(answer.choices[0].message.content)
+    for entry in content:
+        likeliest, second = entry.top_logprobs
+        assert (entry.token, entry.logprob) == (likeliest.token, likeliest.logprob)
+        assert second.logprob <= entry.logprob <= 0
+
+
+def test_an_echo_is_the_prompt_with_its_log_probabilities(client, model):
+    def ask(**more):
+        return client.completions.create(
+            model=model, prompt="Once upon a time", temperature=0, echo=True, **more
+        ).choices[0]
+
+    whole = ask(max_tokens=2, logprobs=1)
+    assert whole.text.startswith("Once upon a time")
+    columns = whole.logprobs
+    assert columns.token_logprobs[0] is None and columns.top_logprobs[0] is None
+    assert all(logprob <= 0 for logprob in columns.token_logprobs[1:])
+    assert columns.text_offset[0] == 0 and columns.text_offset[-1] < len(whole.text)
+    alone = ask(max_tokens=0, logprobs=1)
+    count = len(alone.logprobs.tokens)
+    assert (alone.text, alone.finish_reason) == ("Once upon a time", "length")
+    assert (count, columns.tokens[:count]) == (len(columns.tokens) - 2, alone.logprobs.tokens)
+    assert columns.token_logprobs[:count] == alone.logprobs.token_logprobs
+    plain = ask(max_tokens=2)
+    assert (plain.text, plain.logprobs) == (whole.text, None)
+
+
+def test_prompt_logprobs_are_those_of_vllm(client, model):
+    answer = client.completions.create(
+        model=model, prompt=[1, 2, 3], max_tokens=1, extra_body={"prompt_logprobs": 2}
+    )
+    first, second, third = answer.choices[0].model_extra["prompt_logprobs"]
+    assert first is None and "2" in second and "3" in third
+    for entry in (second, third):
+        ranks = sorted(one["rank"] for one in entry.values() if "rank" in one)
+        assert ranks == [1, 2] and all(one["logprob"] <= 0 for one in entry.values())
+
+
 def test_neutral_values_of_openais_parameters_are_taken(client, model):
     answer = client.chat.completions.create(
         model=model,
@@ -224,11 +268,6 @@ def test_neutral_values_of_openais_parameters_are_taken(client, model):
     ("param", "value"),
     [
         ("n", 2),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("logit_bias", {"5": 1}),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", 0.5),
         ("response_format", {"type": "json_object"}),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
@@ -245,7 +284,7 @@ def test_unsupported_parameters_are_refused_by_name(client, model, param, value)
 
 
 @pytest.mark.parametrize(
-    ("param", "value"), [("echo", True), ("best_of", 2), ("suffix", "x"), ("logprobs", 2)]
+    ("param", "value"), [("best_of", 2), ("suffix", "x")]
 )
 def test_unsupported_parameters_of_completions(client, model, param, value):
     with pytest.raises(openai.BadRequestError) as error:

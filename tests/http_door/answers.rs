@@ -296,3 +296,50 @@ async fn log_probabilities_come_in_openais_two_shapes() {
         assert_eq!(column("text_offset"), [json!(0), json!(1)]);
     }
 }
+
+#[actix_web::test]
+async fn an_echo_comes_before_the_completion_in_text_and_columns() {
+    let mut rig = Rig::new();
+    for stream in [false, true] {
+        let asked = json!({"echo": true, "logprobs": 0, "max_tokens": 1, "stream": stream});
+        let answer = rig.post(COMPLETIONS, completion(asked));
+        let mut played = rig.next().await;
+        assert_eq!(played.request.params.num_prompt_logprobs(), Some(0));
+        played.accept();
+        played.prompt_and_text(["on", "cé"], "x").unwrap();
+        played.finish(FinishReason::Length).unwrap();
+        let text = answer.await.unwrap().text().await.unwrap();
+        let parts = if stream { events(&text) } else { vec![serde_json::from_str(&text).unwrap()] };
+        let choice = &parts[0]["choices"][0];
+        assert_eq!(choice["text"], "oncéx");
+        let expected = json!({
+            "tokens": ["on", "cé", "x"],
+            "token_logprobs": [null, -3.0, -0.5],
+            "top_logprobs": [null, {"cé": -3.0}, {"x": -0.5}],
+            "text_offset": [0, 2, 4],
+        });
+        assert_eq!(choice["logprobs"], expected);
+        assert!(choice.get("prompt_logprobs").is_none(), "nobody asked for that shape");
+    }
+}
+
+#[actix_web::test]
+async fn prompt_logprobs_stand_where_vllm_has_them() {
+    let mut rig = Rig::new();
+    let expected = json!([null, {"5": {"logprob": -3.0, "decoded_token": "ce"}}]);
+    for (path, body) in [(CHAT, chat as fn(Value) -> Value), (COMPLETIONS, completion)] {
+        let answer = rig.post(path, body(json!({"prompt_logprobs": 0})));
+        let mut played = rig.next().await;
+        played.accept();
+        played.prompt_and_text(["on", "ce"], "x").unwrap();
+        played.finish(FinishReason::Stop).unwrap();
+        let body: Value = answer.await.unwrap().json().await.unwrap();
+        let of_choice = &body["choices"][0]["prompt_logprobs"];
+        let (there, not_there) = match path {
+            CHAT => (&body["prompt_logprobs"], of_choice),
+            _ => (of_choice, &body["prompt_logprobs"]),
+        };
+        assert_eq!((there, not_there), (&expected, &Value::Null), "{path}");
+        assert_eq!(body["choices"][0]["logprobs"], Value::Null);
+    }
+}

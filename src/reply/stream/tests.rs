@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::testing::{Collected, Fixture, Started, Word};
 use super::*;
+use crate::tokenizer::IncrementalDecoder;
 use crate::tokenizer::testing::{self, END};
 
 fn at(micros: u64) -> Timestamp {
@@ -334,4 +335,63 @@ fn a_row_that_could_not_be_sampled_fails_with_its_reason() {
         assert!(error.message.contains("token 2"), "{error}");
         assert_eq!(started.permits(), 0);
     }
+}
+
+/// A prompt "pé" of four tokens (a mark, and bytes), shown with log probabilities.
+fn shown(echo: bool) -> PromptShown {
+    let tokenizer = testing::bytes();
+    PromptShown {
+        token_ids: [vec![END], ids("pé")].concat(),
+        decoder: IncrementalDecoder::new(tokenizer, &[]),
+        echo,
+        text: None,
+        num_logprobs: Some(0),
+    }
+}
+
+fn scores(count: usize) -> Vec<Scores> {
+    vec![Scores { logprob: -1.0, top: Vec::new() }; count]
+}
+
+#[test]
+fn the_first_event_has_the_prompt_and_offsets_go_on_behind_its_echo() {
+    for streams in [true, false] {
+        for echo in [true, false] {
+            let sink = Collected::default();
+            let prompt = Some(shown(echo));
+            let fixture = Fixture { shown: prompt, logprobs: Some(0), ..with_stop(&["pé"]) };
+            let started = Fixture { stream: streams, ..fixture }.start(&sink);
+            let mut stream = lock(&started);
+            stream.tell_prompt(1, scores(3));
+            stream.push(1, &tokens("a"), None, at(5_000));
+            stream.push(1, &tokens("b"), Some(FinishReason::Length), at(6_000));
+            assert_eq!(sink.text(), if echo { "péab" } else { "ab" }, "no stop string is in it");
+            let events = sink.events();
+            let entries = events[0].prompt_logprobs.as_ref().expect("wanted");
+            assert_eq!((entries.len(), entries[0].logprob), (4, None));
+            assert!(events[1..].iter().all(|event| event.prompt_logprobs.is_none()));
+            let offsets =
+                events.iter().flat_map(|event| event.logprobs.clone().unwrap_or_default());
+            let offsets: Vec<_> = offsets.map(|entry| entry.text_offset).collect();
+            assert_eq!(offsets, if echo { [2, 3] } else { [0, 1] });
+        }
+    }
+}
+
+#[test]
+fn a_prompt_is_told_once_and_only_with_what_was_asked_about_it() {
+    let sink = Collected::default();
+    let started = Fixture { shown: Some(shown(true)), ..Fixture::default() }.start(&sink);
+    let mut stream = lock(&started);
+    stream.restart(2);
+    stream.tell_prompt(1, scores(3));
+    stream.tell_prompt(2, Vec::new());
+    stream.tell_prompt(2, scores(3));
+    stream.tell_prompt(2, scores(3));
+    stream.push(2, &[], Some(FinishReason::Length), at(5_000));
+    let last = sink.last().expect("ended");
+    assert_eq!((last.text.as_str(), last.token_ids.len()), ("pé", 0));
+    assert_eq!(last.prompt_logprobs.map(|entries| entries.len()), Some(4));
+    assert_eq!(last.usage.map(|usage| usage.completion_tokens), Some(0));
+    assert_eq!((sink.events().len(), started.computed()), (1, 3), "its prompt was computed");
 }
