@@ -162,11 +162,4 @@ void check_batch(const StepBatch& batch, const BatchBounds& bounds,
   }
 }
 
-void throw_not_sampled(std::uint32_t seq, ops::SampleStatus status) {
-  const bool not_a_number = status == ops::SampleStatus::kNotANumber;
-  throw Error(ErrorCode::kOther, "sequence " + std::to_string(seq) +
-                                     (not_a_number ? ": logits that are no numbers"
-                                                   : ": no token is left to be sampled"));
-}
-
 }  // namespace inferno::engine

@@ -119,7 +119,4 @@ enum class SeatState : std::uint8_t {
 void check_batch(const StepBatch& batch, const BatchBounds& bounds,
                  std::span<const SeatState> seats, std::span<bool> seat_seen);
 
-// Throws other for a row that could not be sampled.
-[[noreturn]] void throw_not_sampled(std::uint32_t seq, ops::SampleStatus status);
-
 }  // namespace inferno::engine

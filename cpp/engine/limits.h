@@ -14,7 +14,7 @@ struct ModelLimits {
   std::uint32_t max_batch_size = 0;          // sequences in one step
   std::uint32_t max_step_tokens = 0;         // tokens in one step
   std::uint32_t max_seq_len = 0;             // positions of one sequence
-  std::vector<std::uint32_t> end_token_ids;  // held back while a row has suppress_end
+  std::vector<std::uint32_t> end_token_ids;  // held back up to a seat's end_from
 
   std::uint32_t max_blocks() const { return (max_seq_len + block_size - 1) / block_size; }
 };
