@@ -21,6 +21,7 @@ struct Told {
 }
 
 /// One call of a sink.
+#[allow(clippy::large_enum_variant, reason = "a test has a handful of them")]
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Word {
     Accepted(RequestId),

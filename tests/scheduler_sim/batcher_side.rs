@@ -101,6 +101,7 @@ impl World {
             if restarted {
                 request.attempt = sequence.attempt;
                 sequence.token_ids.truncate(request.sequence.token_ids.len() + request.taken.len());
+                sequence.prompt_scored &= !request.taken.is_empty();
             }
             returned.push((sequence, who));
         }

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use inferno_node::batcher::{LaneSpec, PlannedStep};
+use inferno_node::bridge::NO_TOKEN;
 use inferno_node::bridge::ffi::{RowStatus, SamplerSpec, StepOutput};
 use inferno_node::executor::{ModelId, SeatBinding};
 
@@ -56,6 +57,11 @@ pub fn sample(spec: &SamplerSpec, position: u32, digest: u64) -> Option<u32> {
     Some(if held_back { END_TOKEN + 1 } else { token })
 }
 
+/// How likely a prompt's token is after everything that `digest` stands for.
+pub fn score(digest: u64, token: u32) -> f32 {
+    -((extend(digest, token) % 1_000) as f32)
+}
+
 impl FakeDevice {
     pub fn add_model(&mut self, spec: LaneSpec) {
         let slots = vec![None; (spec.num_blocks * spec.block_size) as usize];
@@ -98,7 +104,12 @@ impl FakeDevice {
         let mut output = StepOutput::of_tokens(Vec::new(), &batch.sample);
         for row in 0..rows {
             let sampled = memory.run_row(step, row, from, &mut written)?;
-            from += batch.query_lens[row] as usize;
+            let end = from + batch.query_lens[row] as usize;
+            if batch.score[row] {
+                memory.score_row(step, row, &batch.token_ids[from..end], &mut output);
+            }
+            output.score_starts[row + 1] = output.score_logprobs.len() as u32;
+            from = end;
             output.token_ids.push(sampled.unwrap_or(0));
             if batch.sample[row] && sampled.is_none() {
                 output.status[row] = RowStatus::NothingLeft;
@@ -110,6 +121,24 @@ impl FakeDevice {
 }
 
 impl Memory {
+    /// Scores the tokens that follow the row's own; the only alternative is the token itself.
+    fn score_row(&self, step: &PlannedStep, row: usize, own: &[u32], output: &mut StepOutput) {
+        let batch = &step.batch;
+        let stride = batch.block_table_stride as usize;
+        let table = &batch.block_tables[row * stride..(row + 1) * stride];
+        let first = batch.context_lens[row] - batch.query_lens[row];
+        let next = Some(batch.next_token_ids[row]).filter(|id| *id != NO_TOKEN);
+        let targets = own.iter().skip(1).copied().chain(next);
+        for (position, target) in (first..).zip(targets) {
+            let block = table[(position / self.block_size) as usize];
+            let slot = self.slots[(block * self.block_size + position % self.block_size) as usize];
+            let logprob = slot.map_or(f32::NAN, |slot| score(slot.digest, target));
+            output.score_logprobs.push(logprob);
+            output.score_top_ids.push(target);
+            output.score_top_logprobs.push(logprob);
+        }
+    }
+
     /// The row's tokens begin at `from`; the slots that it writes are added to `written`.
     fn run_row(
         &mut self,

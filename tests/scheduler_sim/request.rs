@@ -6,10 +6,10 @@ use inferno_node::batcher::Sequence;
 use inferno_node::bridge::ffi::SamplerSpec;
 use inferno_node::clock::Timestamp;
 use inferno_node::executor::ModelId;
-use inferno_node::request::{FinishReason, Handle, RequestId, SequenceId};
+use inferno_node::request::{FinishReason, Handle, RequestId, Scores, SequenceId};
 
 use super::chance::Chance;
-use super::device::{END_TOKEN, extend, root, sample};
+use super::device::{END_TOKEN, extend, root, sample, score};
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Request {
     /// It makes every step fail that computes up to this position or beyond.
     pub poison_at: Option<u32>,
     pub taken: Vec<u32>,
+    /// What it was told of its prompt.
+    pub told: Vec<Scores>,
     pub attempt: u32,
     /// Words of the policies that it has ended.
     pub finishes: u32,
@@ -56,11 +58,15 @@ impl Request {
         let mut token_ids = lead[..shared].to_vec();
         token_ids.extend((0..own).map(|_| chance.between(0, 3) as u32));
         let num_prompt_tokens = token_ids.len() as u32;
-        let max_tokens = chance.between(1, 24) as u32;
-        let min_tokens = if chance.percent(20) { chance.between(0, 6) as u32 } else { 0 };
+        let scored = chance.percent(20);
+        let prompt_alone = scored && chance.percent(40);
+        let max_tokens = if prompt_alone { 0 } else { chance.between(1, 24) as u32 };
+        let min_tokens =
+            if chance.percent(20) && !prompt_alone { chance.between(0, 6) as u32 } else { 0 };
         let sampler = SamplerSpec {
             seed: id,
             end_from: num_prompt_tokens + min_tokens,
+            num_logprobs: u32::from(scored),
             ..SamplerSpec::neutral()
         };
         let sequence = Sequence {
@@ -72,7 +78,7 @@ impl Request {
             min_tokens,
             ignore_eos: chance.percent(20),
             sampler: Arc::new(sampler),
-            prompt_logprobs: None,
+            prompt_logprobs: scored.then_some(1),
             prompt_scored: false,
             priority: chance.between(0, 255) as u8,
             accepted_at: Timestamp::from_micros(now),
@@ -90,6 +96,7 @@ impl Request {
             expected,
             expected_finish,
             taken: Vec::new(),
+            told: Vec::new(),
             attempt: 1,
             finishes: 0,
             end: None,
@@ -117,6 +124,13 @@ impl Request {
             return Err(format!("took {:?}, alone it gives {:?}", self.taken, self.expected));
         }
         let whole = self.taken.len() == self.expected.len();
+        let sound = matches!(end, End::Finished(FinishReason::Stop | FinishReason::Length));
+        if (sound || !self.told.is_empty()) && self.told != prompt_scores(&self.sequence) {
+            return Err(format!(
+                "was told {} scores of its prompt, or wrong ones",
+                self.told.len()
+            ));
+        }
         match end {
             End::Finished(FinishReason::Cancelled) | End::Cancelled => {
                 self.handle.is_cancelled().then_some(()).ok_or("cancelled unasked".into())
@@ -130,10 +144,27 @@ impl Request {
     }
 }
 
+/// What is to be told of a sequence's prompt.
+fn prompt_scores(sequence: &Sequence) -> Vec<Scores> {
+    let mut digest = root(sequence.model);
+    let mut scores = Vec::new();
+    for (at, token) in sequence.token_ids.iter().enumerate() {
+        if at > 0 && sequence.prompt_logprobs.is_some() {
+            let logprob = score(digest, *token);
+            scores.push(Scores { logprob, top: vec![(*token, logprob)] });
+        }
+        digest = extend(digest, *token);
+    }
+    scores
+}
+
 /// What a sequence gives when it has a device for itself.
 fn alone(sequence: &Sequence) -> (Vec<u32>, FinishReason) {
     let mut digest = sequence.token_ids.iter().fold(root(sequence.model), |d, t| extend(d, *t));
     let mut completion = Vec::new();
+    if sequence.max_tokens == 0 {
+        return (completion, FinishReason::Length);
+    }
     loop {
         let count = completion.len() as u32;
         let position = sequence.num_prompt_tokens + count;

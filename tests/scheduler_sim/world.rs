@@ -198,8 +198,9 @@ impl World {
         let lead = &self.leads[lead];
         let mut request = Request::draw(id as u64, model, lead, self.now, &mut self.chance);
         if self.plan.poison == Some(id) {
-            let longest = request.sequence.num_prompt_tokens + request.expected.len() as u32 - 1;
-            request.poison_at = Some(self.chance.between(1, u64::from(longest)) as u32);
+            let longest = request.sequence.num_prompt_tokens + request.expected.len() as u32;
+            request.poison_at =
+                Some(self.chance.between(1, u64::from((longest - 1).max(1))) as u32);
         }
         self.scheduling.enqueue(request.sequence.clone(), id);
         self.requests.push(request);
@@ -289,6 +290,7 @@ impl World {
             if request.end.is_some() || produced.attempt < request.attempt {
                 continue;
             }
+            request.told.extend(produced.prompt_scores);
             request.taken.extend(produced.token.map(|token| token.id));
             if request.stop_after.is_some_and(|after| request.taken.len() >= after) {
                 request.end(End::Stopped, now);
