@@ -23,7 +23,7 @@ add_library(inferno_cuda_ops OBJECT
   linear/cuda/linear_plain.cu
   process_logits/process_logits_cuda.cu
   random_fill/random_fill_cuda.cu
-  rms_norm/head_norm_cuda.cu
+  head_norm/head_norm_cuda.cu
   rms_norm/rms_norm_cuda.cu
   rope/rope_kv_cuda.cu
   sample/sample_cuda.cu

@@ -4,7 +4,7 @@
 #include "ops/add_norm/add_norm_cuda.h"
 #include "ops/embed/embed_cuda.h"
 #include "ops/experts/cuda/route_cuda.h"
-#include "ops/rms_norm/head_norm_cuda.h"
+#include "ops/head_norm/head_norm_cuda.h"
 #include "ops/rms_norm/rms_norm_cuda.h"
 #include "ops/rope/rope_kv_cuda.h"
 #include "ops/softcap/softcap_cuda.h"

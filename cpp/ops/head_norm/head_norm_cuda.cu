@@ -1,6 +1,6 @@
 // A block for each span, as for a row of rms_norm_cuda.
 #include "ops/cuda/row.cuh"
-#include "ops/rms_norm/head_norm_cuda.h"
+#include "ops/head_norm/head_norm_cuda.h"
 
 namespace inferno::ops::cuda {
 namespace {

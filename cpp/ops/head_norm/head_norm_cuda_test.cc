@@ -1,7 +1,7 @@
 // Goal: spans inside of rows are normalised in place and nothing else is touched. Method: float64
 // on the same rounded inputs, within one rounding of an element; everything outside of the spans
 // and the guards must keep its bits; the same rows alone and in a batch.
-#include "ops/rms_norm/head_norm_cuda.h"
+#include "ops/head_norm/head_norm_cuda.h"
 
 #include <stdexcept>
 
