@@ -24,6 +24,7 @@ fn spec(num_blocks: u32) -> LaneSpec {
         max_step_tokens: 8,
         max_seq_len: 32,
         end_token_ids: Vec::new(),
+        window: None,
         enable_prefix_cache: true,
         reserve_tokens: 0,
     }

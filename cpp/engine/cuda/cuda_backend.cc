@@ -47,11 +47,18 @@ void require(bool holds, const char* field, const std::string& expected, std::ui
               std::string(field) + ": a GPU expects " + expected + ", got " + std::to_string(got));
 }
 
+// Products of mixed types are not there yet.
+void require_same(const char* field, ops::Dtype got, ops::Dtype activation) {
+  if (got == activation) return;
+  throw Error(ErrorCode::kOther, std::string(field) + ": a GPU expects the activations' type, " +
+                                     ops::dtype_name(activation) + ", got " + ops::dtype_name(got));
+}
+
 // All layers' experts share one workspace and its plan.
 void check_experts(const DecoderSpec& spec, const MlpSpec& mlp) {
   if (mlp.kind == MlpKind::Dense) return;
   const MlpSpec& first = *first_experts(spec);
-  require(element_of(mlp.router.format) == spec.activation, "router", "the activations' format", 0);
+  require_same("router", element_of(mlp.router.format), spec.activation);
   require(mlp.num_experts <= ops::cuda::kMaxExperts, "num_experts",
           "at most " + std::to_string(ops::cuda::kMaxExperts), mlp.num_experts);
   require(mlp.experts_per_token <= ops::cuda::kMaxExpertsPerToken, "experts_per_token",
@@ -76,12 +83,9 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
   if (spec.activation == ops::Dtype::F32) {
     throw Error(ErrorCode::kOther, "activation: a GPU expects f16 or bf16, got f32");
   }
-  const auto same = [&](const char* field, WeightFormat format) {
-    require(element_of(format) == spec.activation, field, "the activations' format", 0);
-  };
-  same("embedding", spec.embedding);
-  same("head", spec.head.format);
-  require(spec.kv == spec.activation, "kv", "the activations' type", 0);
+  require_same("embedding", element_of(spec.embedding), spec.activation);
+  require_same("head", element_of(spec.head.format), spec.activation);
+  require_same("kv", spec.kv, spec.activation);
   require(spec.hidden_size % 8 == 0 && spec.hidden_size <= ops::cuda::kMaxHiddenSize, "hidden_size",
           "a multiple of 8 up to " + std::to_string(ops::cuda::kMaxHiddenSize), spec.hidden_size);
   for (const RopeSpec& rope : spec.ropes) {
@@ -93,7 +97,7 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
     const AttentionSpec& attention = layer.attention;
     for (const LinearSpec& linear :
          {attention.qkv, attention.o, layer.mlp.gate_up, layer.mlp.down}) {
-      same("weights", linear.format);
+      require_same("weights", element_of(linear.format), spec.activation);
     }
     require(layer.mlp.intermediate_size % 8 == 0, "intermediate_size", "a multiple of 8",
             layer.mlp.intermediate_size);
