@@ -10,7 +10,7 @@ use std::fmt;
 pub enum Kind {
     /// Malformed or out of range.
     Invalid,
-    /// Known, but not to be had here.
+    /// Known, but not supported by this node.
     Unsupported,
     /// Prompt and `max_tokens` do not fit into the model's context.
     ContextLength,
@@ -166,12 +166,12 @@ mod tests {
 
     #[test]
     fn absent_fields_stay_off_the_wire() {
-        let error = Error::invalid("params.top_p", "expected above 0 to 1, got 3");
+        let error = Error::invalid("params.top_p", "expected more than 0, at most 1, got 3");
         let json = serde_json::to_value(&error).expect("serialises");
         assert_eq!(
             json,
             serde_json::json!({
-                "kind": "invalid", "message": "expected above 0 to 1, got 3", "param": "params.top_p"
+                "kind": "invalid", "message": "expected more than 0, at most 1, got 3", "param": "params.top_p"
             })
         );
     }

@@ -9,6 +9,9 @@ use crate::request::{DefaultLength, Params, Prompt};
 /// `max_tokens` of `/v1/completions`, as OpenAI has it.
 const COMPLETIONS_MAX_TOKENS: u32 = 16;
 
+/// Log probabilities of a prompt, with its alternatives: they are told in one event, and held until then.
+const MAX_PROMPT_LOGPROBS: u64 = 1 << 18;
+
 /// Checks what does not need the prompt's tokens; gives the parameters with all defaults. `seed` is for a request that names none.
 pub(super) fn check_params(
     params: Params,
@@ -118,7 +121,25 @@ pub(super) fn completion_length(
         },
     };
     params.check_min_tokens(max_tokens)?;
+    check_prompt_logprobs(params, num_prompt_tokens)?;
     Ok(max_tokens)
+}
+
+fn check_prompt_logprobs(params: &Params, num_prompt_tokens: u32) -> Result<()> {
+    let Some(num_top) = params.num_prompt_logprobs() else { return Ok(()) };
+    let told = u64::from(num_prompt_tokens) * (1 + u64::from(num_top));
+    if told <= MAX_PROMPT_LOGPROBS {
+        return Ok(());
+    }
+    let from_echo = params.prompt_logprobs.is_none_or(|own| own < num_top);
+    let field = if from_echo { "logprobs" } else { "prompt_logprobs" };
+    Err(Error::invalid(
+        format!("params.{field}"),
+        format!(
+            "expected at most {MAX_PROMPT_LOGPROBS} log probabilities of the prompt, got {told}: \
+             {num_prompt_tokens} tokens with {num_top} alternatives each"
+        ),
+    ))
 }
 
 #[cfg(test)]
@@ -230,5 +251,15 @@ mod tests {
         assert_eq!(length(None, None, 4, completions), Ok(16));
         assert_eq!(length(None, None, 60, completions), Ok(4));
         assert_eq!(length(None, Some(17), 4, completions), Err(Kind::Invalid));
+    }
+    #[test]
+    fn what_is_told_of_a_prompt_is_bounded() {
+        let checked = |params: Params, tokens| {
+            check_prompt_logprobs(&params, tokens).map_err(|error| error.param.unwrap_or_default())
+        };
+        let own = Params { prompt_logprobs: Some(20), ..Params::default() };
+        assert_eq!(checked(own.clone(), 12_483), Ok(()));
+        assert_eq!(checked(own, 12_484), Err("params.prompt_logprobs".into()));
+        assert_eq!(checked(Params::default(), u32::MAX), Ok(()));
     }
 }

@@ -29,7 +29,8 @@ pub struct LaneSpec {
     pub max_step_tokens: u32,
     /// Most positions of one sequence.
     pub max_seq_len: u32,
-    /// Where every layer sees so many positions at most: blocks before them are given back.
+    /// Where every layer sees so many positions at most: blocks before them are given back. A prefix longer than the window is found
+    /// again only while memory is free: its first blocks are idle, and taken for others, before its last ones.
     pub window: Option<u32>,
     /// Tokens that end a completion.
     pub end_token_ids: Vec<u32>,

@@ -245,7 +245,7 @@ impl Fields {
                 return Err(Error::invalid(self.path(name), "not a member of this object"));
             }
             if !matches!(value, Value::Null) {
-                return Err(Error::unsupported(self.path(name), "known, but not to be had here"));
+                return Err(Error::unsupported(self.path(name), "not supported by this node"));
             }
         }
         Ok(())

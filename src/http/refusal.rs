@@ -148,10 +148,10 @@ mod tests {
 
     #[test]
     fn parameters_lose_the_name_of_the_bus() {
-        let error = Error::invalid("params.top_p", "expected above 0 to 1, got 3");
+        let error = Error::invalid("params.top_p", "expected more than 0, at most 1, got 3");
         let fault = &json(&error)["error"];
         assert_eq!(fault["param"], "top_p");
-        assert_eq!(fault["message"], "top_p: expected above 0 to 1, got 3");
+        assert_eq!(fault["message"], "top_p: expected more than 0, at most 1, got 3");
         let short = Error::unsupported("n", "not supported by this node; expected 1 or nothing");
         let message = "n: not supported by this node; expected 1 or nothing";
         assert_eq!(json(&short)["error"]["message"], message);

@@ -38,11 +38,19 @@ impl ModelConfig {
     }
 
     fn of(file: &JsonFile, stored: Option<Dtype>) -> Result<Self, CheckpointError> {
-        let dtype = read_dtype(file)?;
+        // Of multimodal files either level may say it.
+        let text = file.object("text_config")?;
+        let mut dtype = read_dtype(file)?;
+        if let (None, Some(text)) = (dtype, &text) {
+            dtype = read_dtype(text)?;
+        }
         let (family, decoder) = families::read(file, dtype.or(stored).unwrap_or(Dtype::F32))?;
         let vocab_size = decoder.spec.vocab_size;
-        let end_token_ids = file.token_ids("eos_token_id", vocab_size)?.unwrap_or_default();
-        Ok(Self { family, decoder, dtype, end_token_ids })
+        let mut ends = file.token_ids("eos_token_id", vocab_size)?;
+        if let (None, Some(text)) = (&ends, &text) {
+            ends = text.token_ids("eos_token_id", vocab_size)?;
+        }
+        Ok(Self { family, decoder, dtype, end_token_ids: ends.unwrap_or_default() })
     }
 
     /// What the engine builds where sequences may be as long as the model was made for.

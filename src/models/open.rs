@@ -62,8 +62,8 @@ pub fn max_seq_len(spec: &ModelSpec, max_position_embeddings: u32) -> Result<u32
     }
 }
 
-/// Sizes the devices' pools for the configured models, from their `config.json` alone; blocks on the disk. The plan's `kv_bytes` are in
-/// the order of `specs`.
+/// Sizes the devices' pools for the configured models, from their `config.json` and, where that leaves something open, their
+/// tensors' headers; blocks on the disk. The plan's `kv_bytes` are in the order of `specs`.
 ///
 /// # Errors
 /// The model whose files cannot be read, with file, key and reason.
@@ -89,14 +89,16 @@ pub fn plan_memory(
     Ok(memory::plan(&needs, sizes, available, num_devices as u64))
 }
 
-/// The decoder as loading will find it. A `config.json` with no dtype leaves that to the tensors, so they are opened then.
+/// The decoder as loading will find it. A `config.json` with no dtype leaves that to the tensors, and a tied model's files may hold a head
+/// of their own; both are opened to see.
 fn spec_of(
     spec: &ModelSpec,
     directory: &std::path::Path,
 ) -> Result<(DecoderSpec, u32), CheckpointError> {
     let config = ModelConfig::read(&directory.join("config.json"), None)?;
     let positions = config.decoder.max_position_embeddings;
-    if config.dtype.is_some() || spec.load_format == LoadFormat::Dummy {
+    let settled = config.dtype.is_some() && !config.decoder.spec.tied_embeddings;
+    if settled || spec.load_format == LoadFormat::Dummy {
         return Ok((config.spec(), positions));
     }
     let checkpoint = Checkpoint::open(directory, spec.load_format)?;

@@ -237,8 +237,8 @@ fn messages_say_what_was_expected_and_what_came() {
     };
     for (body, text) in [
         (json!({"temperature": 2.1}), "expected 0 to 2, got 2.1"),
-        (json!({"top_p": 0}), "expected above 0 to 1, got 0"),
-        (json!({"repetition_penalty": -1}), "expected above 0 to 1000, got -1"),
+        (json!({"top_p": 0}), "expected more than 0, at most 1, got 0"),
+        (json!({"repetition_penalty": -1}), "expected more than 0, at most 1000, got -1"),
         (
             json!({"max_tokens": 0}),
             "expected at least 1 (0 only beside echo or prompt_logprobs), got 0",

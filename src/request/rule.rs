@@ -83,7 +83,7 @@ impl Rule {
         }
         let (min, max) = (self.min, self.max);
         let expected = match (self.above, max.is_finite()) {
-            (true, _) => format!("above {min} to {max}"),
+            (true, _) => format!("more than {min}, at most {max}"),
             (false, true) => format!("{min} to {max}"),
             (false, false) => format!("at least {min}"),
         };

@@ -3,7 +3,7 @@
 
 use super::names::{Names, Root};
 use super::ropes::{self, Rope, RopeScaling};
-use super::sizes::{Defaults, Sizes, refuse_unless};
+use super::sizes::{Defaults, Sizes, refuse_quantized, refuse_unless};
 use super::windows::MAX_WINDOW;
 use super::{Decoder, Family, Source, mistral};
 use crate::models::fault::{CheckpointError, CheckpointFault};
@@ -63,6 +63,7 @@ fn class_rope(head_dim: u32) -> Rope {
 
 fn read_multimodal(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let whole = source.config;
+    refuse_quantized(whole)?;
     let Some(config) = whole.object("text_config")? else {
         return Err(whole.expected("text_config", "the decoder's own object"));
     };

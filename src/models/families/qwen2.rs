@@ -27,7 +27,8 @@ pub(super) fn windowed(
     let config = source.config;
     refuse_unless(config, "use_mrope", &false.into())?;
     let first = config.count("max_window_layers", u32::MAX)?.unwrap_or(28);
-    let windows = windows::if_used(config, sizes.all.num_layers, |index| index >= first)?;
+    let windows =
+        windows::if_used(config, sizes.all.num_layers, Some(4096), |index| index >= first)?;
     let rope = ropes::read(config, sizes.rope())?;
     let spec = sizes.decoder(|index| {
         let mut layer = layer;

@@ -267,7 +267,8 @@ pub(super) fn read_object(
         _ => None,
     };
     let scaling = read_scaling(rope, rotary_dim, defaults)?;
-    rope.refuse_unread(&["max_position_embeddings", "type"])?;
+    // `finetuned` says how YaRN files came to be.
+    rope.refuse_unread(&["finetuned", "max_position_embeddings", "type"])?;
     Ok(Rope { theta, scaling, query_scale, ..plain })
 }
 
@@ -281,7 +282,7 @@ fn rotary_dim(
         let key = "partial_rotary_factor";
         let Some(found) = holder.positive(key)? else { continue };
         if found > 1.0 {
-            return Err(holder.expected(key, "a number above 0 to 1"));
+            return Err(holder.expected(key, "a number more than 0, at most 1"));
         }
         if found != 1.0 && defaults.partial.is_none() {
             let reason = "expected 1: in this family every element of a head turns";

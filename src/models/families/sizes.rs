@@ -18,6 +18,8 @@ pub(super) const MAX_WIDTH: u32 = 1 << 24;
 const MAX_HEADS: u32 = 1 << 14;
 const MAX_HEAD_DIM: u32 = 1 << 12;
 const MAX_LAYERS: u32 = 1 << 10;
+/// Each has tensors of its own, which are listed before the first is looked for.
+const MAX_EXPERTS_OF_ALL: u64 = 1 << 16;
 pub(super) const MAX_POSITIONS: u32 = 1 << 28;
 
 /// Keys without effect on what is computed here, beside those that begin with `_`.
@@ -28,12 +30,13 @@ const WITHOUT_EFFECT: &[&str] = &[
     "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "embd_pdrop",
     "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
     "forced_eos_token_id", "hidden_dropout", "id2label", "initializer_range", "is_decoder", "is_encoder_decoder", "is_llama_config",
-    "label2id", "length_penalty", "max_length", "min_length", "model_type", "no_repeat_ngram_size", "num_beam_groups", "num_beams",
+    "label2id", "length_penalty", "max_length", "max_sequence_length", "min_length", "model_type", "neftune_noise_alpha",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams",
     "num_return_sequences", "output_attentions", "output_hidden_states", "output_router_logits", "output_scores", "pad_token_id",
     "prefix", "pretraining_tp", "problem_type", "pruned_heads", "remove_invalid_values", "repetition_penalty", "resid_pdrop",
     "return_dict", "return_dict_in_generate", "router_aux_loss_coef", "router_jitter_noise", "sep_token_id", "suppress_tokens",
     "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p",
-    "torch_dtype", "torchscript", "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version", "use_bfloat16",
+    "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version", "use_bfloat16",
     "use_cache",
 ];
 
@@ -82,6 +85,8 @@ impl Sizes {
         let all = RequiredSizes::read(file, defaults.sizes)?;
         let num_kv_heads = match file.size("num_key_value_heads", MAX_HEADS)? {
             Some(found) => found,
+            // An explicit null means one for each head.
+            None if file.has("num_key_value_heads") => all.num_heads,
             None => defaults.num_kv_heads.unwrap_or(all.num_heads),
         };
         if !all.num_heads.is_multiple_of(num_kv_heads) {
@@ -168,6 +173,12 @@ impl Sizes {
         names: Names,
     ) -> Result<Decoder, CheckpointError> {
         config.refuse_unread(WITHOUT_EFFECT)?;
+        let experts: u64 = spec.layers.iter().map(|layer| u64::from(layer.mlp.num_experts)).sum();
+        if experts > MAX_EXPERTS_OF_ALL {
+            let reason =
+                format!("expected at most {MAX_EXPERTS_OF_ALL} in all layers, got {experts}");
+            return Err(config.fault(CheckpointFault::Malformed, "num_experts", reason));
+        }
         let max_position_embeddings = self.all.max_position_embeddings;
         Ok(Decoder { spec, ropes, max_position_embeddings, names, roots: Root::PLAIN })
     }
@@ -241,8 +252,13 @@ pub(super) fn refuse_unless(
     key: &str,
     neutral: &serde_json::Value,
 ) -> Result<(), CheckpointError> {
+    // 7 and 7.0 are one number.
+    let is_neutral = |value: &serde_json::Value| match (value.as_f64(), neutral.as_f64()) {
+        (Some(value), Some(neutral)) => value == neutral,
+        _ => value == neutral,
+    };
     match file.get(key) {
-        Some(value) if value != neutral => {
+        Some(value) if !is_neutral(value) => {
             let reason = format!("expected {neutral}, got {value}");
             Err(file.fault(CheckpointFault::Unsupported, key, reason))
         }
@@ -250,7 +266,8 @@ pub(super) fn refuse_unless(
     }
 }
 
-fn refuse_quantized(file: &JsonFile) -> Result<(), CheckpointError> {
+/// Refuses a file whose weights are quantized.
+pub(super) fn refuse_quantized(file: &JsonFile) -> Result<(), CheckpointError> {
     for key in ["quantization_config", "compression_config"] {
         if let Some(value) = file.get(key) {
             let method = value.get("quant_method").and_then(|m| m.as_str()).unwrap_or("unnamed");

@@ -22,7 +22,8 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     // Its files say it; the class does not read it.
     config.get("max_window_layers");
     let turns = turning_layers(config, sizes.all.num_layers)?;
-    let windows = windows::if_used(config, sizes.all.num_layers, |index| !turns[index as usize])?;
+    let windows =
+        windows::if_used(config, sizes.all.num_layers, None, |index| !turns[index as usize])?;
     let of_heads = sizes.rope();
     let rope = ropes::read(config, RopeDefaults { theta: 2e6, ..of_heads })?;
     let spec = sizes.decoder(|index| {

@@ -53,14 +53,21 @@ pub(super) fn windows(
     Ok(sliding.into_iter().map(|sliding| if sliding { window } else { 0 }).collect())
 }
 
-/// Qwen's three keys: no window unless `use_sliding_window`.
+/// Qwen's three keys: no window unless `use_sliding_window`, and none where `sliding_window` is null and no layer asks for one.
 pub(super) fn if_used(
     config: &JsonFile,
     num_layers: u32,
+    default_window: Option<u32>,
     rule: impl Fn(u32) -> bool,
 ) -> Result<Vec<u32>, CheckpointError> {
     if config.boolean("use_sliding_window")?.unwrap_or(false) {
-        return windows(config, num_layers, Some(4096), rule);
+        let window = match config.has("sliding_window") {
+            true => config.size("sliding_window", MAX_WINDOW)?,
+            false => default_window,
+        };
+        return windows(config, num_layers, default_window, |index| {
+            window.is_some() && rule(index)
+        });
     }
     // Without the window nothing slides.
     config.size("sliding_window", MAX_WINDOW)?;
