@@ -109,7 +109,7 @@ ops::ExpertsShape experts_shape(const DecoderSpec& spec, const MlpSpec& mlp) {
 void check_spec(const DecoderSpec& spec) {
   check_range("vocab_size", spec.vocab_size, 1U << 22);  // the sampler's sums need it below 2^24
   check_range("hidden_size", spec.hidden_size, 1U << 18);
-  check_range("num_layers", spec.layers.size(), 1U << 12);
+  check_range("num_layers", spec.layers.size(), 1U << 10);
   if (spec.ropes.size() > kMaxRopes) {
     refuse("ropes",
            "at most " + std::to_string(kMaxRopes) + ", got " + std::to_string(spec.ropes.size()));

@@ -109,6 +109,10 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
                                     attention.num_heads);
     require(attention.num_heads / attention.num_kv_heads == first.num_heads / first.num_kv_heads,
             "num_heads", "as many to a KV head in every layer", attention.num_heads);
+    require(attention.qk_norm != QkNorm::PerRow || attention.q_size() <= ops::cuda::kMaxHiddenSize,
+            "num_heads * head_dim",
+            "at most " + std::to_string(ops::cuda::kMaxHiddenSize) + " of all heads under one norm",
+            attention.q_size());
     check_experts(spec, layer.mlp);
   }
 }

@@ -113,9 +113,32 @@ DecoderSpec ropes() {
   return spec;
 }
 
+// Sizes that the streamed and the tiled kernels of the experts take; a norm after one of them.
+DecoderSpec wide_experts() {
+  LlamaShape shape = test::small_shape(ops::Dtype::BF16);
+  shape.hidden_size = 192;
+  shape.intermediate_size = 200;
+  shape.num_layers = 4;
+  shape.head_dim = 64;
+  DecoderSpec spec = spec_of(shape);
+  each(spec, [](LayerSpec& layer, std::size_t i) {
+    layer.residual_scale = 0.5F;
+    if (i == 1) return;
+    layer.mlp.kind = MlpKind::Experts;
+    layer.mlp.intermediate_size = 128;
+    layer.mlp.num_experts = 8;
+    layer.mlp.experts_per_token = 2;
+    layer.mlp.renormalise = true;
+    if (i == 3) layer.post_mlp = layer.pre_mlp;
+  });
+  return spec;
+}
+
 std::vector<Like> likes() {
-  return {{"Gemma 2", gemma(false)},      {"Gemma 3", gemma(true)},   {"OLMo 3", olmo()},
-          {"Qwen 3 MoE", experts(false)}, {"gpt-oss", experts(true)}, {"ropes", ropes()}};
+  return {{"Gemma 2", gemma(false)},  {"Gemma 3", gemma(true)},
+          {"OLMo 3", olmo()},         {"Qwen 3 MoE", experts(false)},
+          {"gpt-oss", experts(true)}, {"wide experts", wide_experts()},
+          {"ropes", ropes()}};
 }
 
 ModelLimits limits() {
@@ -157,18 +180,45 @@ Query part(const std::vector<std::uint32_t>& ids, std::size_t first, std::size_t
           .seat = block / 8};
 }
 
-// Of what is largest: weights, K, V and what goes between products are rounded to bf16.
-void check_near(const std::vector<float>& got, const std::vector<float>& expected) {
-  REQUIRE(got.size() == expected.size());
-  double worst = 0;
-  double scale = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    const double error = std::abs(double{got[i]} - expected[i]);
-    worst = error <= worst ? worst : error;
-    scale = std::max(scale, std::abs(double{expected[i]}));
+// How near a like's rows of logits are: within 0.05 of what is largest, as weights, K, V and what
+// goes between products are rounded to bf16. With experts a tenth of the rows may be farther: a
+// rounding may choose the other one of two experts that are nearly as likely.
+class Nearness {
+ public:
+  explicit Nearness(const DecoderSpec& spec) : vocab_size_(spec.vocab_size) {
+    for (const LayerSpec& layer : spec.layers) {
+      if (layer.mlp.kind == MlpKind::Experts) one_in_ = 10;
+    }
   }
-  CHECK_MESSAGE(worst <= 0.05 * scale, "worst " << worst << " of " << scale);
-}
+
+  void see(const std::vector<float>& got, const std::vector<float>& expected) {
+    REQUIRE(got.size() == expected.size());
+    for (std::size_t row = 0; row < got.size(); row += vocab_size_) {
+      bool is_finite = true;
+      double worst = 0;
+      double scale = 0;
+      for (std::size_t i = row; i < row + vocab_size_; ++i) {
+        const double error = std::abs(double{got[i]} - expected[i]);
+        is_finite = is_finite && std::isfinite(error);
+        worst = std::max(worst, error);
+        scale = std::max(scale, std::abs(double{expected[i]}));
+      }
+      REQUIRE(is_finite);
+      ++rows_;
+      if (worst <= 0.05 * scale) continue;
+      ++far_;
+      MESSAGE("row " << rows_ << ": " << worst << " of " << scale);
+    }
+  }
+
+  void check() const { CHECK(far_ * one_in_ <= (one_in_ == 1 ? 0 : rows_)); }
+
+ private:
+  std::size_t vocab_size_;
+  std::size_t one_in_ = 1;
+  std::size_t rows_ = 0;
+  std::size_t far_ = 0;
+};
 
 TEST_CASE(
     "GPU: decoders of every kind give the CPU's logits, past windows, in chunks and decodes") {
@@ -179,22 +229,24 @@ TEST_CASE(
     for (const bool deterministic : {false, true}) {
       CAPTURE(deterministic);
       Loaded gpu(like.spec, true, deterministic);
+      Nearness nearness(like.spec);
       for (const std::size_t length : {1U, 21U, 64U, 100U}) {
         CAPTURE(length);
-        check_near(gpu.run({part(ids, 0, length, 8)}), cpu.run({part(ids, 0, length, 8)}));
+        nearness.see(gpu.run({part(ids, 0, length, 8)}), cpu.run({part(ids, 0, length, 8)}));
       }
       // A chunk, then three sequences at once: a chunk, a decode and a prompt.
       for (Loaded* loaded : {&cpu, &gpu}) loaded->run({part(ids, 0, 70, 0), part(ids, 0, 90, 8)});
       const std::vector<Query> mixed = {part(ids, 70, 110, 0), part(ids, 90, 91, 8),
                                         part(ids, 0, 40, 16)};
-      check_near(gpu.run(mixed), cpu.run(mixed));
+      nearness.see(gpu.run(mixed), cpu.run(mixed));
       // Decodes alone, from a graph.
       for (std::size_t step = 0; step < 3; ++step) {
         const std::vector<Query> decodes = {part(ids, 110 + step, 111 + step, 0),
                                             part(ids, 91 + step, 92 + step, 8),
                                             part(ids, 40 + step, 41 + step, 16)};
-        check_near(gpu.run(decodes), cpu.run(decodes));
+        nearness.see(gpu.run(decodes), cpu.run(decodes));
       }
+      nearness.check();
     }
   }
 }

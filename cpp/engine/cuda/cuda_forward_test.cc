@@ -354,8 +354,9 @@ TEST_CASE("GPU: a shape that the kernels have not got is refused before memory i
     }
   };
   LlamaShape shape = gpu_shape(ops::Dtype::F32);
-  refuses(shape, "dtype");
-  refuses(gpu_shape(ops::Dtype::BF16, 12), "head_dim");
+  refuses(shape, "activation");
+  refuses(gpu_shape(ops::Dtype::BF16, 12), "rotary_dim");
+  refuses(gpu_shape(ops::Dtype::BF16, 48), "head_dim");
   shape = gpu_shape(ops::Dtype::BF16);
   for (const std::uint32_t hidden_size : {132U, 16392U}) {
     shape.hidden_size = hidden_size;

@@ -12,6 +12,8 @@
 namespace inferno::engine {
 namespace {
 
+static_assert(kMaxRopes <= ops::cuda::kMaxRopes);
+
 ops::cuda::DeviceMatrix matrix_of(const ops::PackedWeights& weights) {
   return {weights.data, weights.shape.num_rows, weights.shape.num_columns, weights.shape.dtype};
 }
