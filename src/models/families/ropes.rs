@@ -267,7 +267,6 @@ pub(super) fn read_object(
         _ => None,
     };
     let scaling = read_scaling(rope, rotary_dim, defaults)?;
-    // `finetuned` says how YaRN files came to be.
     rope.refuse_unread(&["finetuned", "max_position_embeddings", "type"])?;
     Ok(Rope { theta, scaling, query_scale, ..plain })
 }
