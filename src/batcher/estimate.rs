@@ -3,7 +3,7 @@
 use super::Sequence;
 
 /// KV blocks that a sequence is expected to need: those of its known tokens and of as many further ones as it may still
-/// generate, `reserve_tokens` at most. The last token counts not: nothing ever attends to it.
+/// generate, `reserve_tokens` at most. The last token does not count: nothing ever attends to it.
 ///
 /// Reserving all of `max_tokens` would leave most of the memory unused, because few completions get there; reserving nothing
 /// would let so many in that they throw each other out. Scheduler and batcher use the same figure.

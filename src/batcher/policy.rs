@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sampled_after_an_end_token_is_nobodys() {
+    fn what_is_sampled_after_an_end_token_is_told_to_nobody() {
         let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
         let first = policy.next_step(&mut out).expect("work");
         let second = policy.next_step(&mut out).expect("it may go on");

@@ -133,7 +133,7 @@ pub enum LoadStage {
         /// To be copied.
         total_bytes: u64,
     },
-    /// The weights are there; steps are run that the first requests shall not pay for, and on a GPU graphs recorded.
+    /// The weights are there; steps are run so that the first requests do not pay for them, and on a GPU graphs are recorded.
     WarmUp {
         /// Run so far.
         done_steps: u32,

@@ -38,8 +38,8 @@ impl ModelConfig {
     }
 
     fn of(file: &JsonFile, stored: Option<Dtype>) -> Result<Self, CheckpointError> {
-        // Of multimodal files either level may say it.
-        let text = file.object("text_config")?;
+        // Of multimodal files either level may say it; whether this is one, the family decides.
+        let text = file.peek_object("text_config")?;
         let mut dtype = read_dtype(file)?;
         if let (None, Some(text)) = (dtype, &text) {
             dtype = read_dtype(text)?;

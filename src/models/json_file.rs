@@ -120,8 +120,14 @@ impl JsonFile {
 
     /// A nested object.
     pub(super) fn object(&self, key: &str) -> Result<Option<JsonFile>, CheckpointError> {
-        match self.get(key) {
-            None => Ok(None),
+        self.get(key);
+        self.peek_object(key)
+    }
+
+    /// The same by a look that does not count as reading it.
+    pub(super) fn peek_object(&self, key: &str) -> Result<Option<JsonFile>, CheckpointError> {
+        match self.object.get(key) {
+            None | Some(Value::Null) => Ok(None),
             Some(Value::Object(object)) => {
                 let prefix = format!("{}{key}.", self.prefix);
                 Ok(Some(Self::new(self.path.clone(), prefix, object.clone())))

@@ -47,7 +47,7 @@ pub struct TokenLogprob {
     pub bytes: Option<Vec<u8>>,
     /// Its log probability, at least -9999; none for the first token of a prompt, which nothing precedes.
     pub logprob: Option<f32>,
-    /// Where its text begins in the prompt's or in the request's, in characters.
+    /// Where its text begins, in characters, in the prompt's or the answer's text.
     pub text_offset: u32,
     /// The likeliest tokens, likeliest first; as many as the request wants.
     pub top: Vec<TopLogprob>,

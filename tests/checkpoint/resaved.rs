@@ -66,3 +66,11 @@ fn the_end_of_a_multimodal_file_may_stand_with_its_text() {
     let error = ModelConfig::parse(quantized).err().map(|error| error.to_string());
     assert!(error.is_some_and(|text| text.contains("quantized weights (fp8)")));
 }
+
+#[test]
+fn a_text_part_is_refused_where_the_family_has_none() {
+    let own = json!({"tie_word_embeddings": false, "text_config": {"dtype": "bfloat16"}});
+    let config = config("LlamaForCausalLM", "llama", [32000, 4096, 11008, 32, 32, 32, 2048], &own);
+    let error = ModelConfig::parse(config).err().map(|error| error.to_string());
+    assert!(error.is_some_and(|text| text.contains("text_config")));
+}
