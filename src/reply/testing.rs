@@ -1,12 +1,12 @@
 //! Sinks and streams for unit tests.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Permit, PromptShown, SharedStream, Stream, StreamStart};
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::request::{Event, Handle, RequestId, SequenceId, Sink, SinkClosed};
+use crate::request::{Event, Handle, RequestId, SequenceId, Sink, SinkClosed, Token};
 use crate::telemetry::Metrics;
 use crate::tokenizer::{IncrementalDecoder, Tokenizer, testing};
 
@@ -203,4 +203,24 @@ impl Fixture {
         }
         Started { stream, handle, counts }
     }
+}
+
+pub(crate) fn at(micros: u64) -> Timestamp {
+    Timestamp::from_micros(micros)
+}
+
+pub(crate) fn ids(text: &str) -> Vec<u32> {
+    testing::bytes().encode(text, false).expect("plain text")
+}
+
+pub(crate) fn tokens(text: &str) -> Vec<Token> {
+    ids(text).into_iter().map(Token::from).collect()
+}
+
+pub(crate) fn lock(started: &Started) -> MutexGuard<'_, Stream> {
+    started.stream.lock().expect("no test panics in it")
+}
+
+pub(crate) fn with_stop(stop: &[&str]) -> Fixture {
+    Fixture { stop: stop.iter().map(|&s| s.to_owned()).collect(), ..Fixture::default() }
 }

@@ -145,34 +145,10 @@ fn spelling(tokenizer: &Tokenizer, token_id: u32) -> (String, Option<Vec<u8>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::MutexGuard;
-
-    use super::super::Stream;
-    use super::super::testing::{Collected, Fixture, Started};
+    use super::super::testing::{Collected, Fixture, at, ids, lock, tokens, with_stop};
     use super::*;
-    use crate::clock::Timestamp;
     use crate::request::{FinishReason, Scores};
-    use crate::tokenizer::testing::{self, END};
-
-    fn at(micros: u64) -> Timestamp {
-        Timestamp::from_micros(micros)
-    }
-
-    fn ids(text: &str) -> Vec<u32> {
-        testing::bytes().encode(text, false).expect("plain text")
-    }
-
-    fn tokens(text: &str) -> Vec<Token> {
-        ids(text).into_iter().map(Token::from).collect()
-    }
-
-    fn lock(started: &Started) -> MutexGuard<'_, Stream> {
-        started.stream.lock().expect("no test panics in it")
-    }
-
-    fn with_stop(stop: &[&str]) -> Fixture {
-        Fixture { stop: stop.iter().map(|&s| s.to_owned()).collect(), ..Fixture::default() }
-    }
+    use crate::tokenizer::testing::END;
 
     /// Each with a log probability and alternatives.
     fn scored(text: &str, logprob: f32, top: &[(u32, f32)]) -> Vec<Token> {

@@ -1,33 +1,11 @@
-use std::sync::MutexGuard;
-
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use super::super::testing::{Collected, Fixture, Started, Word};
+use super::super::testing::{Collected, Fixture, Word, at, ids, lock, tokens, with_stop};
 use super::*;
 use crate::tokenizer::IncrementalDecoder;
 use crate::tokenizer::testing::{self, END};
-
-fn at(micros: u64) -> Timestamp {
-    Timestamp::from_micros(micros)
-}
-
-fn ids(text: &str) -> Vec<u32> {
-    testing::bytes().encode(text, false).expect("plain text")
-}
-
-fn tokens(text: &str) -> Vec<Token> {
-    ids(text).into_iter().map(Token::from).collect()
-}
-
-fn lock(started: &Started) -> MutexGuard<'_, Stream> {
-    started.stream.lock().expect("no test panics in it")
-}
-
-fn with_stop(stop: &[&str]) -> Fixture {
-    Fixture { stop: stop.iter().map(|&s| s.to_owned()).collect(), ..Fixture::default() }
-}
 
 #[test]
 fn events_have_gapless_seq_and_the_last_one_has_the_bill() {
