@@ -2,10 +2,9 @@
 //! five of six layers see a window and have a rope of their own. Of multimodal files the decoder.
 
 use super::gemma2::{NAMES, sandwich, softcap};
-use super::names::Root;
 use super::ropes::{self, Rope, RopeDefaults};
-use super::sizes::{Defaults, RequiredSizes, Sizes, refuse_quantized, refuse_unless, rounded_to};
-use super::{Decoder, Family, Source, windows};
+use super::sizes::{Defaults, RequiredSizes, Sizes, refuse_unless, rounded_to};
+use super::{Decoder, Family, Source, of_multimodal, text_part, windows};
 use crate::bridge::spec::QkNorm;
 use crate::models::fault::CheckpointError;
 use crate::models::json_file::JsonFile;
@@ -74,16 +73,10 @@ fn two_ropes(config: &JsonFile, defaults: RopeDefaults) -> Result<Vec<Rope>, Che
 }
 
 fn read_multimodal(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
-    let whole = source.config;
-    refuse_quantized(whole)?;
-    let Some(config) = whole.object("text_config")? else {
-        return Err(whole.expected("text_config", "the decoder's own object"));
-    };
+    let config = text_part(source.config)?;
     refuse_unless(&config, "model_type", &GEMMA3.model_type.into())?;
     // Its class leaves the cap out.
     refuse_unless(&config, "final_logit_softcapping", &serde_json::Value::Null)?;
-    let mut decoder = read(&Source { config: &config, dtype: source.dtype })?;
-    decoder.spec.tied_embeddings = whole.boolean("tie_word_embeddings")?.unwrap_or(true);
-    decoder.roots = Root::MULTIMODAL;
-    Ok(decoder)
+    let decoder = read(&Source { config: &config, dtype: source.dtype })?;
+    of_multimodal(source.config, decoder)
 }

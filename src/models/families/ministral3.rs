@@ -1,11 +1,10 @@
 //! Ministral 3: Mistral's decoder with YaRN and queries that grow with their position (Llama 4's temperature). Its files, and those of
 //! Mistral Small 3.1 and 3.2, hold a vision tower beside the decoder, which is left out.
 
-use super::names::{Names, Root};
+use super::names::Names;
 use super::ropes::{self, Rope, RopeScaling};
-use super::sizes::{Defaults, Sizes, refuse_quantized, refuse_unless};
-use super::windows::MAX_WINDOW;
-use super::{Decoder, Family, Source, mistral};
+use super::sizes::{Defaults, Sizes, refuse_unless};
+use super::{Decoder, Family, Source, mistral, of_multimodal, text_part, windows};
 use crate::models::fault::{CheckpointError, CheckpointFault};
 
 pub(super) static MINISTRAL3: Family = Family {
@@ -33,7 +32,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let sizes = Sizes::read(source, defaults)?;
     refuse_unless(config, "attention_bias", &false.into())?;
     let mut layer = sizes.layer();
-    layer.attention.window = config.size("sliding_window", MAX_WINDOW)?.unwrap_or(0);
+    layer.attention.window = windows::window(config, None)?.unwrap_or(0);
     let of_heads = sizes.rope();
     let rope = match config.get("rope_parameters").is_some() || config.get("rope_scaling").is_some()
     {
@@ -62,13 +61,9 @@ fn class_rope(head_dim: u32) -> Rope {
 }
 
 fn read_multimodal(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
-    let whole = source.config;
-    refuse_quantized(whole)?;
-    let Some(config) = whole.object("text_config")? else {
-        return Err(whole.expected("text_config", "the decoder's own object"));
-    };
+    let config = text_part(source.config)?;
     let text = Source { config: &config, dtype: source.dtype };
-    let mut decoder = match config.text("model_type")?.unwrap_or("mistral") {
+    let decoder = match config.text("model_type")?.unwrap_or("mistral") {
         "mistral" => mistral::read(&text)?,
         "ministral3" => read(&text)?,
         other => {
@@ -76,8 +71,5 @@ fn read_multimodal(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
             return Err(config.fault(CheckpointFault::Unsupported, "model_type", reason));
         }
     };
-    // The top level's word counts, and the class's default is true.
-    decoder.spec.tied_embeddings = whole.boolean("tie_word_embeddings")?.unwrap_or(true);
-    decoder.roots = Root::MULTIMODAL;
-    Ok(decoder)
+    of_multimodal(source.config, decoder)
 }

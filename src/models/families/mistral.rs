@@ -3,8 +3,7 @@
 use super::names::Names;
 use super::ropes;
 use super::sizes::{Defaults, Sizes, refuse_unless};
-use super::windows::MAX_WINDOW;
-use super::{Decoder, Family, Source};
+use super::{Decoder, Family, Source, windows};
 use crate::models::fault::CheckpointError;
 
 pub(super) static MISTRAL: Family =
@@ -17,10 +16,7 @@ pub(super) fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     refuse_unless(config, "attention_bias", &false.into())?;
     let mut layer = sizes.layer();
     // Silence means the first version's window; later ones say null.
-    layer.attention.window = match config.has("sliding_window") {
-        true => config.size("sliding_window", MAX_WINDOW)?.unwrap_or(0),
-        false => 4096,
-    };
+    layer.attention.window = windows::window(config, Some(4096))?.unwrap_or(0);
     let rope = ropes::read(config, sizes.rope())?;
     sizes.finish(config, sizes.decoder(|_| layer), vec![rope], Names::LLAMA)
 }

@@ -3,8 +3,7 @@
 use super::names::{ExpertNames, Names};
 use super::ropes::{self, RopeDefaults};
 use super::sizes::{Defaults, Sizes, refuse_unless};
-use super::windows::MAX_WINDOW;
-use super::{Decoder, Family, Source};
+use super::{Decoder, Family, Source, windows};
 use crate::bridge::spec::MlpKind;
 use crate::models::fault::CheckpointError;
 
@@ -22,7 +21,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let sizes = Sizes::read(source, defaults)?;
     refuse_unless(config, "attention_bias", &false.into())?;
     let mut layer = sizes.layer();
-    layer.attention.window = config.size("sliding_window", MAX_WINDOW)?.unwrap_or(0);
+    layer.attention.window = windows::window(config, None)?.unwrap_or(0);
     layer.mlp.kind = MlpKind::Experts;
     layer.mlp.num_experts = super::num_experts(config, 8)?;
     layer.mlp.experts_per_token = super::experts_per_token(config, 2, layer.mlp.num_experts)?;

@@ -165,6 +165,21 @@ pub fn supported() -> String {
     names.join(", ")
 }
 
+/// The decoder's own part of a multimodal file.
+fn text_part(whole: &JsonFile) -> Result<JsonFile, CheckpointError> {
+    sizes::refuse_quantized(whole)?;
+    let text = whole.object("text_config")?;
+    text.ok_or_else(|| whole.expected("text_config", "the decoder's own object"))
+}
+
+/// The decoder of its text part, as it stands in the whole: of ties the top level's word counts, and the classes' default is true.
+fn of_multimodal(whole: &JsonFile, decoder: Decoder) -> Result<Decoder, CheckpointError> {
+    let mut decoder = decoder;
+    decoder.spec.tied_embeddings = whole.boolean("tie_word_embeddings")?.unwrap_or(true);
+    decoder.roots = Root::MULTIMODAL;
+    Ok(decoder)
+}
+
 /// Two names of the same.
 fn num_experts(config: &JsonFile, default: u32) -> Result<u32, CheckpointError> {
     let (one, other) = ("num_experts", "num_local_experts");

@@ -4,8 +4,7 @@
 use super::names::Names;
 use super::ropes::{self, RopeDefaults};
 use super::sizes::{Defaults, MAX_POSITIONS, Sizes, refuse_unless};
-use super::windows::MAX_WINDOW;
-use super::{Decoder, Family, Source};
+use super::{Decoder, Family, Source, windows};
 use crate::models::fault::CheckpointError;
 
 pub(super) static PHI3: Family =
@@ -23,7 +22,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
         refuse_unless(config, key, &1.into())?;
     }
     let mut layer = sizes.layer();
-    layer.attention.window = config.size("sliding_window", MAX_WINDOW)?.unwrap_or(0);
+    layer.attention.window = windows::window(config, None)?.unwrap_or(0);
     let original = config.size("original_max_position_embeddings", MAX_POSITIONS)?;
     let defaults = RopeDefaults {
         partial: Some(1.0),

@@ -3,8 +3,7 @@
 use super::names::Names;
 use super::ropes;
 use super::sizes::{Defaults, MAX_WIDTH, Sizes, with_biases};
-use super::windows::MAX_WINDOW;
-use super::{Decoder, Family, Source, experts_per_token, num_experts};
+use super::{Decoder, Family, Source, experts_per_token, num_experts, windows};
 use crate::bridge::spec::{MlpKind, QkNorm};
 use crate::models::fault::CheckpointError;
 use crate::models::json_file::JsonFile;
@@ -23,7 +22,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let mut layer = sizes.layer();
     layer.attention.qk_norm = QkNorm::PerHead;
     layer.attention = with_biases(config, layer.attention, false)?;
-    let window = config.size("sliding_window", MAX_WINDOW)?;
+    let window = windows::window(config, None)?;
     if config.boolean("use_sliding_window")?.unwrap_or(false) {
         layer.attention.window = window.unwrap_or(4096);
     }

@@ -4,7 +4,7 @@ use crate::models::fault::{CheckpointError, CheckpointFault};
 use crate::models::json_file::JsonFile;
 
 /// Of a window, in positions.
-pub(super) const MAX_WINDOW: u32 = 1 << 28;
+const MAX_WINDOW: u32 = 1 << 28;
 
 /// For each layer whether it sees a window; `None` where the file has no `layer_types`.
 ///
@@ -30,6 +30,17 @@ pub(super) fn layer_types(
     kinds.iter().map(sliding).collect::<Result<_, _>>().map(Some)
 }
 
+/// `sliding_window`, or the class's where the file does not have the key; null means none.
+pub(super) fn window(
+    config: &JsonFile,
+    default: Option<u32>,
+) -> Result<Option<u32>, CheckpointError> {
+    match config.has("sliding_window") {
+        true => config.size("sliding_window", MAX_WINDOW),
+        false => Ok(default),
+    }
+}
+
 /// The window of each layer, 0 where it sees all: `sliding_window` (or the family's), on the layers that `layer_types` (or the family's
 /// rule) name.
 pub(super) fn windows(
@@ -38,10 +49,7 @@ pub(super) fn windows(
     default_window: Option<u32>,
     rule: impl Fn(u32) -> bool,
 ) -> Result<Vec<u32>, CheckpointError> {
-    let window = match config.has("sliding_window") {
-        true => config.size("sliding_window", MAX_WINDOW)?,
-        false => default_window,
-    };
+    let window = window(config, default_window)?;
     let sliding = match layer_types(config, num_layers)? {
         Some(sliding) => sliding,
         None => (0..num_layers).map(rule).collect(),
@@ -61,16 +69,11 @@ pub(super) fn if_used(
     rule: impl Fn(u32) -> bool,
 ) -> Result<Vec<u32>, CheckpointError> {
     if config.boolean("use_sliding_window")?.unwrap_or(false) {
-        let window = match config.has("sliding_window") {
-            true => config.size("sliding_window", MAX_WINDOW)?,
-            false => default_window,
-        };
-        return windows(config, num_layers, default_window, |index| {
-            window.is_some() && rule(index)
-        });
+        let slides = window(config, default_window)?.is_some();
+        return windows(config, num_layers, default_window, |index| slides && rule(index));
     }
     // Without the window nothing slides.
-    config.size("sliding_window", MAX_WINDOW)?;
+    window(config, None)?;
     let sliding = layer_types(config, num_layers)?.unwrap_or_default();
     if sliding.contains(&true) {
         let reason = "expected full_attention alone where use_sliding_window is false";
