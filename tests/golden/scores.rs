@@ -32,6 +32,8 @@ async fn prompt_logprobs_agree_with_transformers_in_one_chunk_and_in_many() {
     for (name, allowed) in MODELS {
         let golden = golden(name);
         let mut config = Config::library("tiny", fixture(name).display().to_string());
+        // Where there is a GPU, too: a pool of its own would be most of the card.
+        config.executor.devices = vec!["cpu:0".to_owned()];
         config.executor.threads = 1;
         let whole = Engine::new(config.clone()).await.expect("the engine starts");
         config.batcher.max_batch_size = Some(4);
