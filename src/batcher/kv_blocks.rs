@@ -58,6 +58,22 @@ impl KvBlocks {
         chain
     }
 
+    /// How many tokens [`share_prefix`](Self::share_prefix) would find.
+    pub fn num_cached(&self, token_ids: &[u32]) -> u32 {
+        let Some(cache) = &self.cache else { return 0 };
+        let reusable = token_ids.len().saturating_sub(1);
+        let mut blocks = token_ids[..reusable].chunks_exact(self.block_size as usize);
+        let mut link = Link::ROOT;
+        let mut found = 0;
+        while let Some(tokens) = blocks.next()
+            && let Some((_, next)) = cache.find(link, tokens)
+        {
+            link = next;
+            found += self.block_size;
+        }
+        found
+    }
+
     /// Extends a block table to hold `num_tokens`, as far as there are blocks; returns how many tokens it holds.
     pub fn grow(&mut self, table: &mut Vec<BlockId>, num_tokens: u32) -> u32 {
         let wanted = num_tokens.div_ceil(self.block_size) as usize;

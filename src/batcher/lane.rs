@@ -42,7 +42,7 @@ pub(super) struct Lane<S> {
     pub kv: KvBlocks,
     /// \[max_batch_size\]
     pub seats: Vec<Option<Running<S>>>,
-    free_seats: Vec<u32>,
+    pub free_seats: Vec<u32>,
     /// Seats in state `Running`, best rank first.
     pub order: Vec<u32>,
     /// Seats in state `Preempting` or `Ended`: their blocks are on their way back.
@@ -52,7 +52,7 @@ pub(super) struct Lane<S> {
     /// Seats whose sequences the device does not know yet.
     pub unbound: Vec<u32>,
     /// Somebody got no block in the step being planned.
-    stalled: bool,
+    pub stalled: bool,
     /// The next step is a suspect's, if there is one.
     suspect_next: bool,
     /// Kept for its memory.
@@ -194,7 +194,7 @@ impl<S: Clone> Lane<S> {
         });
     }
 
-    fn is_due(&self, seat: u32, decodes: bool) -> bool {
+    pub(super) fn is_due(&self, seat: u32, decodes: bool) -> bool {
         self.seats[seat as usize].as_ref().is_some_and(|run| {
             !run.suspect && run.decodes() == decodes && run.is_runnable(self.spec.max_seq_len)
         })
@@ -211,7 +211,13 @@ impl<S: Clone> Lane<S> {
     }
 
     /// Gives a sequence its part of the step, as far as budget and blocks go; returns the tokens spent.
-    fn give(&mut self, seat: u32, budget: u32, rows: &mut Vec<Row>, out: &mut Output<S>) -> u32 {
+    pub(super) fn give(
+        &mut self,
+        seat: u32,
+        budget: u32,
+        rows: &mut Vec<Row>,
+        out: &mut Output<S>,
+    ) -> u32 {
         if budget == 0 {
             return 0;
         }
@@ -275,36 +281,8 @@ impl<S: Clone> Lane<S> {
         true
     }
 
-    /// Seats those that wait, in their order and none past another: whoever was sent here had credit, so the first one is
-    /// kept back only while a pre-empted sequence needs its blocks again.
-    fn start_newcomers(&mut self, mut budget: u32, rows: &mut Vec<Row>, out: &mut Output<S>) {
-        while budget > 0
-            && !self.stalled
-            && let Some(first) = self.waiting.first()
-            && !self.free_seats.is_empty()
-            && self.fits(&first.sequence)
-        {
-            let waiting = self.waiting.remove(0);
-            let seat = self.seat(waiting, out);
-            let exhausted = self.seats[seat as usize]
-                .as_ref()
-                .is_some_and(|run| run.is_exhausted(self.spec.max_seq_len));
-            if exhausted {
-                self.end_without_step(seat, out);
-            } else if self.is_due(seat, true) || self.is_due(seat, false) {
-                budget -= self.give(seat, budget, rows, out);
-            }
-        }
-    }
-
-    /// Whether the blocks that nobody was promised are enough for a sequence. An empty lane takes anyone: what could never
-    /// fit was refused.
-    fn fits(&self, sequence: &Sequence) -> bool {
-        let alone = self.order.is_empty() && self.leaving == 0;
-        alone || self.estimate(sequence) <= self.unpromised_blocks()
-    }
-
-    fn seat(&mut self, waiting: Waiting<S>, out: &mut Output<S>) -> u32 {
+    /// Gives the lane's next free seat.
+    pub(super) fn seat(&mut self, waiting: Waiting<S>, out: &mut Output<S>) -> u32 {
         let seat = self.free_seats.pop().expect("the caller has seen a free seat");
         let Waiting { sequence, stream, preemptions, started } = waiting;
         let mut table = Vec::with_capacity(self.estimate(&sequence) as usize);
@@ -345,21 +323,12 @@ impl<S: Clone> Lane<S> {
         seat
     }
 
-    /// A sequence that may not have one token more than it came with.
-    fn end_without_step(&mut self, seat: u32, out: &mut Output<S>) {
-        if let Some(run) = &self.seats[seat as usize] {
-            let (stream, attempt) = (run.stream.clone(), run.sequence.attempt);
-            out.produced.push(Produced::end(stream, attempt, FinishReason::Length));
-        }
-        self.end(seat);
-    }
-
-    fn estimate(&self, sequence: &Sequence) -> u32 {
+    pub(super) fn estimate(&self, sequence: &Sequence) -> u32 {
         blocks_needed(sequence, self.spec.block_size, self.spec.reserve_tokens)
     }
 
     /// Blocks to be had, without those that seated sequences were promised and do not hold yet.
-    fn unpromised_blocks(&self) -> u32 {
+    pub(super) fn unpromised_blocks(&self) -> u32 {
         let promised = self.order.iter().filter_map(|seat| self.seats[*seat as usize].as_ref());
         let promised: u32 =
             promised.map(|run| run.promised.saturating_sub(run.table.len() as u32)).sum();

@@ -26,6 +26,7 @@ mod block_pool;
 mod estimate;
 mod kv_blocks;
 mod lane;
+mod newcomers;
 mod outbox;
 mod policy;
 mod prefix_cache;
