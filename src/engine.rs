@@ -106,6 +106,23 @@ pub struct Answer {
     pub latency: Duration,
     /// What it cost.
     pub receipt: Receipt,
+    /// The choices after the first, where the request wants several (`n`).
+    pub others: Vec<Choice>,
+}
+
+/// One of several completions of the same prompt.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Choice {
+    /// As [`Answer::generated_text`].
+    pub generated_text: String,
+    /// Everything sampled.
+    pub token_ids: Vec<u32>,
+    /// One for each of `token_ids`, where the request wants them.
+    pub logprobs: Option<Vec<TokenLogprob>>,
+    /// One for each token of the prompt, where the request wants them.
+    pub prompt_logprobs: Option<Vec<TokenLogprob>>,
+    /// Stop or length; none as long as it runs.
+    pub finish_reason: Option<FinishReason>,
 }
 
 /// A node in this process. Dropping it ends the node at once; [`Engine::shutdown`] drains it first.

@@ -332,6 +332,7 @@ mod tests {
         let now = Instant::now();
         let mut figures = Figures::new(now, "n1");
         let event = |tokens: u32, finish_reason| TokenEvent {
+            index: 0,
             request_id: "r".into(),
             attempt: 1,
             seq: 0,

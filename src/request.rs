@@ -4,20 +4,20 @@
 //! While the request runs, a [`Handle`] is how others reach it: to cancel it, or to wait for its end.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 
+mod handle;
 mod params;
 mod rule;
 mod token;
 mod value;
 
+pub use handle::{Ended, Handle};
 pub use params::{Members, Params};
 pub use token::{LogprobsMode, Scores, Token, TokenLogprob, TopLogprob};
 pub use value::Value;
@@ -100,7 +100,8 @@ pub enum DefaultLength {
     Context,
 }
 
-/// One request at the door of admission. The sink gets exactly one of `refused` or (`accepted`, events, a last event).
+/// One request at the door of admission. The sink gets exactly one of `refused` or (`accepted`, events, a last event); with several
+/// choices their events come as they are made, each choice with a finish of its own.
 pub struct Request {
     /// The client's id, or one the door gave.
     pub id: RequestId,
@@ -136,7 +137,7 @@ pub trait Sink: Send {
     fn accepted(&mut self, handle: &Arc<Handle>);
     /// The request is not taken; nothing follows.
     fn refused(&mut self, error: &Error);
-    /// The next event; the last one has a `finish_reason`.
+    /// The next event; the last one [`is_last`](Event::is_last).
     ///
     /// # Errors
     /// [`SinkClosed`] when nobody takes events any more; the request is then cancelled.
@@ -183,7 +184,7 @@ pub struct Usage {
     pub completion_tokens: u32,
     /// Their sum.
     pub total_tokens: u32,
-    /// Prompt tokens whose KV was found in the prefix cache.
+    /// Prompt tokens whose KV was found in the prefix cache; of several samples, by the one that found least.
     pub cached_tokens: u32,
 }
 
@@ -202,8 +203,27 @@ pub struct Receipt {
     pub prefill_ms: f64,
     /// First token to last token.
     pub decode_ms: f64,
-    /// As in [`Usage`].
+    /// Prompt tokens whose KV was found in the prefix cache, by all samples together.
     pub cached_tokens: u32,
+    /// Prompt tokens that were computed, for all samples together.
+    #[serde(default)]
+    pub prefill_tokens: u32,
+}
+
+impl Receipt {
+    /// Adds that of another sample or prompt of the same request: tokens and times of the device add up, but they wait at the same
+    /// time, so the longest wait counts.
+    pub fn add(&mut self, other: &Receipt) {
+        if !self.device.split(',').any(|device| device == other.device) {
+            self.device = format!("{},{}", self.device, other.device);
+        }
+        self.attempt = self.attempt.max(other.attempt);
+        self.queue_ms = self.queue_ms.max(other.queue_ms);
+        self.prefill_ms += other.prefill_ms;
+        self.decode_ms += other.decode_ms;
+        self.cached_tokens += other.cached_tokens;
+        self.prefill_tokens += other.prefill_tokens;
+    }
 }
 
 /// One event of a request's stream: what one step gave it.
@@ -211,6 +231,9 @@ pub struct Receipt {
 pub struct Event {
     /// Whose.
     pub request_id: RequestId,
+    /// Which of the request's choices, where it wants several (`n`).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub index: u32,
     /// Starts counted from 1.
     pub attempt: u32,
     /// Index of the first token of `token_ids` in the completion.
@@ -227,10 +250,10 @@ pub struct Event {
     /// the rest in those that follow).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs: Option<Vec<TokenLogprob>>,
-    /// In the last event only.
+    /// In the last event of each choice. Where the request fails or is cancelled, in its last event alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
-    /// In the last event only.
+    /// In the request's last event only, and always there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     /// In the last event only.
@@ -241,125 +264,14 @@ pub struct Event {
     pub error: Option<Error>,
 }
 
-/// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
-    /// Why.
-    pub reason: FinishReason,
-    /// The last event's `completion_tokens`.
-    pub completion_tokens: u32,
+fn is_zero(index: &u32) -> bool {
+    *index == 0
 }
 
-impl Ended {
-    /// How a request with several prompts ended: cancelled if any of them was, and the tokens of all.
-    pub fn together(ends: Vec<Ended>) -> Ended {
-        let cancelled = ends.iter().any(|end| end.reason == FinishReason::Cancelled);
-        let first = ends.first().map_or(FinishReason::Failed, |end| end.reason);
-        Ended {
-            reason: if cancelled { FinishReason::Cancelled } else { first },
-            completion_tokens: ends.iter().map(|end| end.completion_tokens).sum(),
-        }
-    }
-}
-
-const CANCEL: u8 = 1;
-const STOPPED: u8 = 2;
-const CUT: u8 = 4;
-
-#[derive(Debug)]
-enum Progress {
-    Running(Vec<oneshot::Sender<Ended>>),
-    Ended(Ended),
-}
-
-/// How others reach a running request. Stages look at its flags before they spend work on it.
-#[derive(Debug)]
-pub struct Handle {
-    request_id: RequestId,
-    sequence_id: SequenceId,
-    flags: AtomicU8,
-    progress: Mutex<Progress>,
-}
-
-impl Handle {
-    /// A handle of a request that runs.
-    pub fn new(request_id: RequestId, sequence_id: SequenceId) -> Arc<Self> {
-        Arc::new(Self {
-            request_id,
-            sequence_id,
-            flags: AtomicU8::new(0),
-            progress: Mutex::new(Progress::Running(Vec::new())),
-        })
-    }
-
-    /// The client's or the node's id.
-    pub fn request_id(&self) -> &RequestId {
-        &self.request_id
-    }
-
-    /// Our own id.
-    pub fn sequence_id(&self) -> SequenceId {
-        self.sequence_id
-    }
-
-    /// Asks for the end; the stages see it before the next step.
-    pub fn cancel(&self) {
-        self.flags.fetch_or(CANCEL, Ordering::Release);
-    }
-
-    /// Whether somebody asked for the end.
-    pub fn is_cancelled(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & CANCEL != 0
-    }
-
-    /// Ends it from inside the node, at the end of a drain: as a cancel, but the client is told `draining`.
-    pub fn cut(&self) {
-        self.flags.fetch_or(CANCEL | CUT, Ordering::Release);
-    }
-
-    /// Whether the node cut it.
-    pub fn is_cut(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & CUT != 0
-    }
-
-    /// The reply stage has sent the last event (a stop string, say): nothing more is to be computed.
-    pub fn set_stopped(&self) {
-        self.flags.fetch_or(STOPPED, Ordering::Release);
-    }
-
-    /// Whether the sequence needs no further step, for either reason.
-    pub fn wants_no_more(&self) -> bool {
-        self.flags.load(Ordering::Acquire) != 0
-    }
-
-    /// Says how it ended; the first call counts. Wakes everyone who waits.
-    pub fn end(&self, ended: Ended) {
-        self.set_stopped();
-        let mut progress = self.lock();
-        if let Progress::Running(waiters) = &mut *progress {
-            for waiter in waiters.drain(..) {
-                // A waiter that left needs no answer.
-                let _ = waiter.send(ended);
-            }
-            *progress = Progress::Ended(ended);
-        }
-    }
-
-    /// Resolves when the request has ended (at once if it has).
-    pub fn wait(&self) -> oneshot::Receiver<Ended> {
-        let (sender, receiver) = oneshot::channel();
-        match &mut *self.lock() {
-            Progress::Running(waiters) => waiters.push(sender),
-            Progress::Ended(ended) => {
-                let _ = sender.send(*ended);
-            }
-        }
-        receiver
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        // Nothing panics while it is held, so a poisoned lock still holds a whole value.
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+impl Event {
+    /// Whether nothing of the request follows.
+    pub fn is_last(&self) -> bool {
+        self.usage.is_some()
     }
 }
 
@@ -376,18 +288,5 @@ mod tests {
             assert_eq!(RequestId::parse(bad).map_err(|e| e.kind), Err(Kind::Invalid), "{bad:?}");
         }
         assert!(RequestId::parse(RequestId::generate().as_str()).is_ok());
-    }
-
-    #[test]
-    fn the_first_end_counts_and_wakes_all_waiters() {
-        let handle = Handle::new(RequestId::generate(), SequenceId(1));
-        let mut early = handle.wait();
-        assert!(!handle.wants_no_more());
-        let first = Ended { reason: FinishReason::Stop, completion_tokens: 3 };
-        handle.end(first);
-        handle.end(Ended { reason: FinishReason::Failed, completion_tokens: 9 });
-        assert_eq!(early.try_recv(), Ok(first));
-        assert_eq!(handle.wait().try_recv(), Ok(first));
-        assert!(handle.wants_no_more() && !handle.is_cancelled());
     }
 }

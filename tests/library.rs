@@ -65,7 +65,9 @@ async fn an_answer_has_everything_the_plan_names() {
         usage,
         latency,
         receipt,
+        others,
     } = answer;
+    assert!(others.is_empty(), "one choice");
     assert_eq!((logprobs, prompt_logprobs), (None, None), "not asked for");
     assert_eq!(request_id.as_str(), "mine");
     assert!(!generated_text.is_empty());
@@ -230,4 +232,82 @@ async fn a_configuration_at_fault_is_refused_before_anything_starts() {
     let missing = Config::library("demo", "no/such/folder");
     let error = Engine::new(missing).await.err().expect("refused");
     assert!(error.message.contains("no/such/folder"), "{error}");
+}
+
+#[tokio::test]
+async fn choices_are_drawn_with_seeds_of_their_own_after_one_prefill() {
+    let engine = start(config()).await;
+    let alone = engine.infer(request(5)).await.expect("an answer");
+    let prompt: Vec<u32> = (0..100).map(|at| 300 + at % 50).collect();
+    let ask = |n, best_of| {
+        let params = Params { n, best_of, ..request(5).params };
+        InferRequest::new("demo", Prompt::TokenIds(prompt.clone())).params(params)
+    };
+    let first = engine.infer(ask(Some(1), None)).await.expect("an answer");
+    assert!(alone.others.is_empty() && first.others.is_empty());
+    assert_eq!(
+        engine.infer(ask(Some(4), None)).await.expect("an answer").receipt.cached_tokens,
+        4 * 96
+    );
+
+    // Another prompt, of which nothing is cached.
+    let prompt: Vec<u32> = (0..100).map(|at| 900 + at % 50).collect();
+    let params = Params { n: Some(4), ..request(5).params };
+    let asked = InferRequest::new("demo", Prompt::TokenIds(prompt.clone())).params(params.clone());
+    let answer = engine.infer(asked).await.expect("an answer");
+    assert_eq!(answer.others.len(), 3);
+    let mut texts: BTreeSet<_> = answer.others.iter().map(|one| one.token_ids.clone()).collect();
+    texts.insert(answer.token_ids.clone());
+    assert_eq!(texts.len(), 4, "each is drawn anew");
+    assert!(answer.others.iter().all(|one| one.finish_reason == Some(FinishReason::Length)));
+    let usage = answer.usage;
+    assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.total_tokens), (100, 96, 196));
+    assert_eq!(usage.cached_tokens, 0, "the first sample found nothing");
+    // The last, unfilled block is computed by each.
+    assert_eq!((answer.receipt.prefill_tokens, answer.receipt.cached_tokens), (112, 3 * 96));
+
+    // The same choices whatever else runs, and the first is what one alone is.
+    let params = Params { n: None, ..params };
+    let asked = InferRequest::new("demo", Prompt::TokenIds(prompt)).params(params);
+    let single = engine.infer(asked).await.expect("an answer");
+    assert_eq!(single.token_ids, answer.token_ids);
+    engine.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_best_of_several_samples_has_the_highest_mean_log_probability() {
+    let engine = start(config()).await;
+    let ask = |n, best_of, logprobs| {
+        let params = Params { n, best_of, logprobs, ..request(9).params };
+        engine.infer(request(9).params(params))
+    };
+    let all = ask(Some(4), None, Some(0)).await.expect("an answer");
+    let mean = |entries: &Option<Vec<_>>| {
+        let entries: &Vec<inferno_node::request::TokenLogprob> = entries.as_ref().expect("wanted");
+        let sum: f64 = entries.iter().map(|one| f64::from(one.logprob.expect("told"))).sum();
+        sum / entries.len() as f64
+    };
+    let mut ranked = vec![(mean(&all.logprobs), all.generated_text)];
+    ranked.extend(all.others.into_iter().map(|one| (mean(&one.logprobs), one.generated_text)));
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let best = ask(Some(2), Some(4), None).await.expect("an answer");
+    assert_eq!(best.generated_text, ranked[0].1);
+    assert_eq!((best.others.len(), &best.others[0].generated_text), (1, &ranked[1].1));
+    assert_eq!((best.logprobs, best.usage.completion_tokens), (None, 96), "all are paid for");
+    engine.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_sample_that_cannot_be_drawn_ends_its_request_with_one_error() {
+    let engine = start(config()).await;
+    let params = Params {
+        n: Some(3),
+        allowed_token_ids: Some(vec![5]),
+        banned_token_ids: vec![5],
+        ..request(1).params
+    };
+    let failed = engine.infer(request(1).params(params)).await;
+    assert_eq!(failed.map_err(|error| error.kind).err(), Some(Kind::Invalid));
+    assert!(engine.infer(request(1)).await.is_ok(), "the device goes on");
+    engine.shutdown().await;
 }

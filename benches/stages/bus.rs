@@ -10,6 +10,7 @@ use inferno_node::request::{Event, RequestId};
 fn event(seq: u32) -> Event {
     Event {
         request_id: RequestId::parse("0199f2c84d2e7a31b0aa5d1c6f3e9b42").expect("an id"),
+        index: 0,
         attempt: 1,
         seq,
         token_ids: vec![11_873],

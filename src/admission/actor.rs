@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use actix::prelude::SendError;
 use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Recipient, StreamHandler};
@@ -16,10 +16,11 @@ use super::rate::Rate;
 use super::reserved::{Hold, Reserved};
 use super::validate;
 use super::{Admit, AdmitAll, Cancel, Config, DevicesUp, Drain, ModelDown, ModelUp};
+use crate::batcher::Sequence;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::health::Progress;
-use crate::reply::{Stream, StreamStart};
+use crate::reply::{Sample, SharedStream, Stream, StreamStart};
 use crate::request::{Ended, Handle, Prompt, Request, RequestId, SequenceId};
 use crate::scheduler::{Enqueue, Sweep};
 use crate::telemetry::Metrics;
@@ -157,10 +158,9 @@ impl Admission {
             Ok(checked) => checked,
             Err(error) => return Err((request, error)),
         };
-        let sequence_id = SequenceId(NEXT_SEQUENCE.fetch_add(1, Ordering::Relaxed));
-        let handle = Handle::new(request.id.clone(), sequence_id);
-        let max_requests = self.door.config.max_requests;
-        let mut permit = match self.ledger.reserve(&handle, &model, max_requests, now) {
+        let handle = Handle::new(request.id.clone(), next_sequence());
+        let places = (params.num_samples() as usize, self.door.config.max_requests);
+        let mut permit = match self.ledger.reserve(&handle, &model, places, now) {
             Ok(permit) => permit,
             Err(denied) => return Err((request, self.denied(denied, now))),
         };
@@ -228,7 +228,8 @@ impl Admission {
         now: Timestamp,
     ) {
         let num_prompt_tokens = token_ids.len() as u32;
-        let tokens = u64::from(num_prompt_tokens) + u64::from(max_tokens);
+        let completions = u64::from(max_tokens) * u64::from(reserved.params.num_samples());
+        let tokens = u64::from(num_prompt_tokens) + completions;
         let limit = self.door.config.max_waiting_tokens;
         let waits = reserved.hold.as_mut().map(|hold| hold.permit.wait_with(tokens, limit));
         if let Some(Err(excess)) = waits {
@@ -237,44 +238,73 @@ impl Admission {
         }
         let Some(mut hold) = reserved.hold.take() else { return };
         hold.permit.announce();
-        let sequence = reserved.sequence(token_ids, max_tokens);
-        let stream = Stream::new(StreamStart {
-            sink: hold.sink,
+        let samples = reserved.samples(hold, next_sequence);
+        let (mut sequences, mut streams) = (Vec::new(), Vec::new());
+        for (sample, index) in samples.into_iter().zip(0..) {
+            let of = (index, &sample.handle);
+            let sequence = reserved.sequence(of, token_ids.clone(), max_tokens);
+            streams.push(self.stream(&reserved, sample, &sequence));
+            sequences.push(sequence);
+        }
+        self.enqueue(sequences, &streams, (num_prompt_tokens, tokens), now);
+    }
+
+    fn stream(&self, reserved: &Reserved, sample: Sample, sequence: &Sequence) -> SharedStream {
+        Stream::new(StreamStart {
+            sink: sample.sink,
             decoder: reserved.decoder(&sequence.token_ids),
-            stop: std::mem::take(&mut reserved.params.stop),
+            stop: reserved.params.stop.clone(),
             include_stop: reserved.params.include_stop_str_in_output.unwrap_or(false),
-            num_logprobs: reserved.params.num_logprobs(),
+            num_logprobs: reserved.num_logprobs(),
             prompt: reserved.shown(&sequence.token_ids),
             min_tokens: sequence.min_tokens,
             stream: reserved.stream,
-            num_prompt_tokens,
+            num_prompt_tokens: sequence.num_prompt_tokens,
             accepted_at: reserved.received_at,
             node_id: Arc::clone(&self.node_id),
             metrics: Arc::clone(&self.metrics),
-            permit: Box::new(hold.permit),
-            handle: Arc::clone(&reserved.handle),
-        });
-        let mut told = stream.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.enqueue.try_send(Enqueue { sequence, stream: Arc::clone(&stream) }) {
-            Ok(()) => {
-                told.accept();
-                tracing::debug!(request_id = %told.request_id(), num_prompt_tokens, "accepted");
-                self.metrics.requests_accepted.increment(1);
-                self.metrics.prompt_tokens.increment(u64::from(num_prompt_tokens));
-            }
-            Err(refused) => {
-                let error = match &refused {
-                    SendError::Full(_) => {
-                        self.queue_full("the scheduler's mailbox is full".into(), tokens, now)
-                    }
-                    SendError::Closed(_) => {
-                        self.door.later(Kind::Unavailable, "the scheduler is not running")
-                    }
-                };
-                told.refuse(&error);
-            }
-        }
+            permit: sample.permit,
+            handle: sample.handle,
+        })
     }
+
+    /// Sends a request's sequences to the scheduler, all or none: a request that is refused halfway has ended for those that it has.
+    fn enqueue<'a>(
+        &self,
+        sequences: Vec<Sequence>,
+        streams: &'a [SharedStream],
+        (num_prompt_tokens, tokens): (u32, u64),
+        now: Timestamp,
+    ) {
+        let lock = |stream: &'a SharedStream| stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told: Vec<MutexGuard<'_, Stream>> = streams.iter().map(lock).collect();
+        for (sequence, stream) in sequences.into_iter().zip(streams) {
+            let Err(refused) = self.enqueue.try_send(Enqueue { sequence, stream: stream.clone() })
+            else {
+                continue;
+            };
+            let error = match &refused {
+                SendError::Full(_) => {
+                    self.queue_full("the scheduler's mailbox is full".into(), tokens, now)
+                }
+                SendError::Closed(_) => {
+                    self.door.later(Kind::Unavailable, "the scheduler is not running")
+                }
+            };
+            told.iter_mut().for_each(|stream| stream.refuse(&error));
+            return;
+        }
+        told.iter_mut().for_each(|stream| stream.accept());
+        if let Some(first) = told.first() {
+            tracing::debug!(request_id = %first.request_id(), num_prompt_tokens, "accepted");
+        }
+        self.metrics.requests_accepted.increment(told.len() as u64);
+        self.metrics.prompt_tokens.increment(u64::from(num_prompt_tokens));
+    }
+}
+
+fn next_sequence() -> SequenceId {
+    SequenceId(NEXT_SEQUENCE.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Actor for Admission {

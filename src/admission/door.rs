@@ -51,6 +51,7 @@ impl Door {
         let model = self.model(&request.model)?;
         let params = std::mem::take(&mut request.params);
         let params = validate::check_params(params, model, &self.config, rand::random())?;
+        validate::check_samples(&params, request.stream, &self.config)?;
         let bytes = validate::check_prompt(&request.prompt, model, &self.config)?;
         if request.sink.is_closed() {
             return Err(cancelled());

@@ -26,6 +26,8 @@ pub struct Ledger {
 #[derive(Default)]
 struct Running {
     handles: HashMap<RequestId, Arc<Handle>>,
+    /// Places taken: one for each sample of each of them.
+    places: usize,
     /// Requests with several prompts: the handles of those that were let in.
     groups: HashMap<RequestId, Vec<Arc<Handle>>>,
 }
@@ -57,9 +59,9 @@ impl Ledger {
         })
     }
 
-    /// Requests in the node: being tokenized, waiting and running; each prompt is one.
+    /// Requests in the node: being tokenized, waiting and running; each prompt is one, and each sample.
     pub fn num_requests(&self) -> usize {
-        self.lock().handles.len()
+        self.lock().places
     }
 
     /// Tokens (prompt and `max_tokens`) of the requests that wait for a device.
@@ -94,12 +96,12 @@ impl Ledger {
         running.handles.keys().cloned().collect()
     }
 
-    /// Takes a request's id, if it is free and fewer than `max_requests` are in.
+    /// Takes a request's id, if it is free, and so many of the `max_requests` places.
     pub(super) fn reserve(
         self: &Arc<Self>,
         handle: &Arc<Handle>,
         model: &Arc<ServedModel>,
-        max_requests: usize,
+        (places, max_requests): (usize, usize),
         now: Timestamp,
     ) -> Result<RequestPermit, Denied> {
         let id = handle.request_id();
@@ -107,10 +109,10 @@ impl Ledger {
         if running.has(id) {
             return Err(Denied::Conflict);
         }
-        let count = running.handles.len();
-        if count >= max_requests {
-            return Err(Denied::Full(count));
+        if running.places + places > max_requests {
+            return Err(Denied::Full(running.places));
         }
+        running.places += places;
         running.handles.insert(id.clone(), Arc::clone(handle));
         drop(running);
         model.in_use.fetch_add(1, Ordering::Relaxed);
@@ -119,6 +121,7 @@ impl Ledger {
             ledger: Arc::clone(self),
             handle: Arc::clone(handle),
             model: Arc::clone(model),
+            places,
             tokens: 0,
             waits: false,
             announced: false,
@@ -168,6 +171,7 @@ pub struct RequestPermit {
     ledger: Arc<Ledger>,
     handle: Arc<Handle>,
     model: Arc<ServedModel>,
+    places: usize,
     tokens: u64,
     waits: bool,
     announced: bool,
@@ -232,7 +236,9 @@ impl Drop for RequestPermit {
             self.ledger.tell(|observer| observer.ended(id));
         }
         // Last: who takes the id again is announced after this end.
-        self.ledger.lock().handles.remove(id);
+        let mut running = self.ledger.lock();
+        running.handles.remove(id);
+        running.places -= self.places;
     }
 }
 
@@ -251,7 +257,7 @@ mod tests {
         let ledger = Ledger::new(Vec::new());
         let model = model("m");
         let now = Timestamp::from_micros(9);
-        let reserve = |id: &str| ledger.reserve(&handle(id), &model, 2, now);
+        let reserve = |id: &str| ledger.reserve(&handle(id), &model, (1, 2), now);
         let a = reserve("a").map_err(|_| ()).expect("free");
         assert_eq!(reserve("a").err(), Some(Denied::Conflict));
         let b = reserve("b").map_err(|_| ()).expect("free");
@@ -270,7 +276,7 @@ mod tests {
         let ledger = Ledger::new(Vec::new());
         let model = model("m");
         let reserve = |id: &str| {
-            let permit = ledger.reserve(&handle(id), &model, 9, Timestamp::default());
+            let permit = ledger.reserve(&handle(id), &model, (1, 9), Timestamp::default());
             permit.map_err(|_| ()).expect("free")
         };
         let (mut a, mut b, mut c) = (reserve("a"), reserve("b"), reserve("c"));
@@ -298,7 +304,7 @@ mod tests {
         let ledger = Ledger::new(vec![Arc::clone(&observed) as Arc<dyn RunningObserver>]);
         let model = model("m");
         let reserve = |id: &str| {
-            let permit = ledger.reserve(&handle(id), &model, 9, Timestamp::default());
+            let permit = ledger.reserve(&handle(id), &model, (1, 9), Timestamp::default());
             permit.map_err(|_| ()).expect("free")
         };
         let mut a = reserve("a");
@@ -315,7 +321,7 @@ mod tests {
         let ledger = Ledger::new(vec![Arc::clone(&observed) as Arc<dyn RunningObserver>]);
         let model = model("m");
         let id = |id: &str| RequestId::parse(id).expect("an id");
-        let reserve = |id: &str| ledger.reserve(&handle(id), &model, 9, Timestamp::default());
+        let reserve = |id: &str| ledger.reserve(&handle(id), &model, (1, 9), Timestamp::default());
         let taken = |id: &str| reserve(id).err() == Some(Denied::Conflict);
         let group = ledger.reserve_group(&id("p")).map_err(|_| ()).expect("free");
         let mut permits = ["p-0", "p-1"].map(|id| reserve(id).map_err(|_| ()).expect("free"));

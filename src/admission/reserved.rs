@@ -7,8 +7,8 @@ use crate::batcher::Sequence;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 use crate::models::ServedModel;
-use crate::reply::PromptShown;
-use crate::request::{DefaultLength, Ended, FinishReason, Handle, Params, Sink};
+use crate::reply::{Best, PromptShown, Sample, SamplesStart};
+use crate::request::{DefaultLength, Ended, FinishReason, Handle, Params, SequenceId, Sink};
 use crate::telemetry::Metrics;
 use crate::tokenizer::IncrementalDecoder;
 
@@ -45,17 +45,39 @@ impl Reserved {
         self.handle.is_cancelled() || self.hold.as_ref().is_none_or(|hold| hold.sink.is_closed())
     }
 
-    /// What is to be computed.
-    pub(super) fn sequence(&self, token_ids: Vec<u32>, max_tokens: u32) -> Sequence {
+    /// What each sample's stream is made with. `hold` is this request's; `next_id` gives ids to the samples where there are several.
+    pub(super) fn samples(&self, hold: Hold, next_id: impl Fn() -> SequenceId) -> Vec<Sample> {
+        let (sink, permit) = (hold.sink, Box::new(hold.permit));
+        let handle = Arc::clone(&self.handle);
+        if self.params.num_samples() == 1 {
+            return vec![Sample::alone(handle, sink, permit)];
+        }
+        let best = self.params.ranks_samples().then(|| Best {
+            num_choices: self.params.num_choices() as usize,
+            tell_logprobs: self.params.logprobs.is_some(),
+        });
+        let sequence_ids = (0..self.params.num_samples()).map(|_| next_id()).collect();
+        Sample::of(SamplesStart { sink, permit, handle, sequence_ids, best })
+    }
+
+    /// What is to be computed for one sample.
+    pub(super) fn sequence(
+        &self,
+        (sample, handle): (u32, &Arc<Handle>),
+        token_ids: Vec<u32>,
+        max_tokens: u32,
+    ) -> Sequence {
         let num_prompt_tokens = token_ids.len() as u32;
+        let mut sampler = self.params.sampler(num_prompt_tokens, &self.bad_words);
+        sampler.seed = self.params.seed_of(sample);
         Sequence {
-            id: self.handle.sequence_id(),
+            id: handle.sequence_id(),
             model: self.model.id,
             num_prompt_tokens,
             max_tokens,
             min_tokens: self.params.min_tokens.unwrap_or(0),
             ignore_eos: self.params.ignore_eos.unwrap_or(false),
-            sampler: Arc::new(self.params.sampler(num_prompt_tokens, &self.bad_words)),
+            sampler: Arc::new(sampler),
             prompt_logprobs: self.params.num_prompt_logprobs(),
             prompt_scored: false,
             priority: self.priority,
@@ -63,7 +85,7 @@ impl Reserved {
             attempt: 1,
             failed_steps: 0,
             failed_at: 0,
-            handle: Arc::clone(&self.handle),
+            handle: Arc::clone(handle),
             token_ids,
         }
     }
@@ -74,14 +96,20 @@ impl Reserved {
             .with_special_tokens(self.params.skip_special_tokens == Some(false))
     }
 
+    /// How many log probabilities a sample's stream is to tell beside each token; none: not even the token's own.
+    pub(super) fn num_logprobs(&self) -> Option<u32> {
+        // What ranks samples is read off their events.
+        self.params.num_logprobs().or(self.params.ranks_samples().then_some(0))
+    }
+
     /// What goes back of the prompt, if anything does.
-    pub(super) fn shown(&mut self, prompt: &[u32]) -> Option<PromptShown> {
+    pub(super) fn shown(&self, prompt: &[u32]) -> Option<PromptShown> {
         let (echo, num_logprobs) = (self.params.echoes(), self.params.num_prompt_logprobs());
         (echo || num_logprobs.is_some()).then(|| PromptShown {
             token_ids: prompt.to_vec(),
             decoder: self.decoder(&[]),
             echo,
-            text: self.echo.take(),
+            text: self.echo.clone(),
             num_logprobs,
         })
     }

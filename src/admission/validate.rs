@@ -25,6 +25,23 @@ pub(super) fn check_params(
     Ok(params)
 }
 
+/// Checks what is said of the samples of a request that streams, or does not.
+pub(super) fn check_samples(params: &Params, stream: bool, config: &Config) -> Result<()> {
+    let samples = params.num_samples();
+    let field = if params.ranks_samples() { "best_of" } else { "n" };
+    if samples as usize > config.max_requests {
+        let most = config.max_requests;
+        let text = format!("expected at most {most}, the places that the node has, got {samples}");
+        return Err(Error::invalid(field, text));
+    }
+    if stream && params.ranks_samples() {
+        let text =
+            "not supported with stream above n: which samples are the best is known at their end";
+        return Err(Error::unsupported(field, text));
+    }
+    Ok(())
+}
+
 /// The field that a prompt came in.
 pub(super) fn prompt_field(prompt: &Prompt) -> &'static str {
     match prompt {
@@ -231,6 +248,25 @@ mod tests {
         let message = ChatMessage { role: "user".into(), content: "hi".into() };
         let error = check_prompt(&Prompt::Messages(vec![message]), &model, &Config::default());
         assert_eq!(error.map_err(|e| e.kind), Err(Kind::Unsupported));
+    }
+
+    #[test]
+    fn samples_are_held_to_the_places_and_their_best_do_not_stream() {
+        let config = Config { max_requests: 4, ..Config::default() };
+        let fault = |n, best_of, stream| {
+            let params = Params { n, best_of, ..Params::default() };
+            let checked = check(params).and_then(|params| check_samples(&params, stream, &config));
+            checked.map_err(|error| (error.kind, error.param.unwrap_or_default()))
+        };
+        assert_eq!(fault(Some(4), None, true), Ok(()));
+        assert_eq!(fault(Some(2), Some(2), true), Ok(()));
+        assert_eq!(fault(Some(1), Some(4), false), Ok(()));
+        let wrong = |kind, name: &str| Err((kind, name.to_owned()));
+        assert_eq!(fault(Some(5), None, true), wrong(Kind::Invalid, "n"));
+        assert_eq!(fault(None, Some(5), false), wrong(Kind::Invalid, "best_of"));
+        assert_eq!(fault(Some(3), Some(2), false), wrong(Kind::Invalid, "best_of"));
+        assert_eq!(fault(Some(129), None, false), wrong(Kind::Invalid, "n"));
+        assert_eq!(fault(None, Some(2), true), wrong(Kind::Unsupported, "best_of"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! For `inferno-node generate` and the benchmarks; a program of one's own needs no more than a NATS client and the subjects.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
@@ -75,6 +76,9 @@ pub enum ClientError {
 pub struct TokenEvent {
     /// Whose.
     pub request_id: String,
+    /// Which of the request's choices.
+    #[serde(default)]
+    pub index: u32,
     /// Starts counted from 1.
     pub attempt: u32,
     /// Index of the first token of `token_ids` in the completion.
@@ -89,7 +93,7 @@ pub struct TokenEvent {
     /// One for each token of the prompt, where the request wants them; before or with the first token.
     #[serde(default)]
     pub prompt_logprobs: Option<Vec<TokenLogprob>>,
-    /// In the last event only.
+    /// In the last event of each choice.
     #[serde(default)]
     pub finish_reason: Option<FinishReason>,
     /// In the last event only.
@@ -205,7 +209,7 @@ impl Client {
             id,
             node_id,
             events,
-            follower: Follower::default(),
+            followers: BTreeMap::new(),
             wait: self.timeouts.event,
             ended: false,
         })
@@ -254,7 +258,8 @@ pub struct Generation {
     id: RequestId,
     node_id: String,
     events: Subscriber,
-    follower: Follower,
+    /// One for each choice.
+    followers: BTreeMap<u32, Follower>,
     wait: Duration,
     ended: bool,
 }
@@ -286,9 +291,10 @@ impl Generation {
             };
             let event: TokenEvent = serde_json::from_slice(&message.payload)
                 .map_err(|error| ClientError::Body(error.to_string()))?;
-            match self.follower.judge(event.seq, event.token_ids.len()) {
+            let follower = self.followers.entry(event.index).or_default();
+            match follower.judge(event.seq, event.token_ids.len()) {
                 Verdict::Fresh => {
-                    self.ended = event.finish_reason.is_some();
+                    self.ended = event.usage.is_some();
                     return Ok(Some(event));
                 }
                 Verdict::Repeated => {}

@@ -76,14 +76,12 @@ const LATER: [&str; 2] = ["tenant", "deadline_ms"];
 
 /// Parameters that others know and this node does not have yet, and the value that changes nothing.
 const OTHERS: &[(&str, Neutral)] = &[
-    ("best_of", Neutral::Number(1.0)),
     ("grammar", Neutral::Nothing),
     ("guided_choice", Neutral::Nothing),
     ("guided_grammar", Neutral::Nothing),
     ("guided_json", Neutral::Nothing),
     ("guided_regex", Neutral::Nothing),
     ("json_schema", Neutral::Nothing),
-    ("n", Neutral::Number(1.0)),
     ("response_format", Neutral::Nothing),
     ("suffix", Neutral::Nothing),
     ("tool_choice", Neutral::Nothing),
@@ -94,15 +92,12 @@ const OTHERS: &[(&str, Neutral)] = &[
 #[derive(Debug, Clone, Copy)]
 enum Neutral {
     Nothing,
-    Number(f64),
     Empty,
 }
 
 impl Neutral {
     fn holds(self, value: &Value) -> bool {
         match (self, value) {
-            (Neutral::Number(neutral), Value::Int(n)) => neutral == *n as f64,
-            (Neutral::Number(neutral), Value::Float(x)) => neutral == *x,
             (Neutral::Empty, Value::List(items)) => items.is_empty(),
             (Neutral::Empty, Value::Map(entries)) => entries.is_empty(),
             _ => false,

@@ -183,7 +183,8 @@ pub(super) fn cancelled(encoding: Encoding, id: &RequestId, ended: Ended) -> Byt
 /// Appends an event's bytes to `out`. The common event (tokens and text) is written by hand, which is what most of the bus's
 /// time would otherwise go to; the result is the same as serde's.
 pub fn encode_event(encoding: Encoding, event: &Event, out: &mut BytesMut) {
-    let more = event.logprobs.is_some()
+    let more = event.index > 0
+        || event.logprobs.is_some()
         || event.prompt_logprobs.is_some()
         || event.finish_reason.is_some()
         || event.usage.is_some()
@@ -234,6 +235,7 @@ mod tests {
     fn event(token_ids: Vec<u32>, text: &str) -> Event {
         Event {
             request_id: RequestId::parse("r-1").expect("an id"),
+            index: 0,
             attempt: 1,
             seq: 40,
             token_ids,

@@ -6,10 +6,11 @@ use crate::request::Event;
 /// Joins `next` to `last`, which it follows without a gap.
 ///
 /// # Errors
-/// Gives `next` back if it cannot be joined: another attempt, a gap, or `last` is the request's last event.
+/// Gives `next` back if it cannot be joined: another choice or attempt, a gap, or `last` is the choice's last event.
 pub fn merge(last: &mut Event, next: Event) -> Result<(), Box<Event>> {
     let follows = last.seq as usize + last.token_ids.len() == next.seq as usize;
-    if last.finish_reason.is_some() || last.attempt != next.attempt || !follows {
+    let same = last.index == next.index && last.attempt == next.attempt;
+    if last.finish_reason.is_some() || !same || !follows {
         return Err(Box::new(next));
     }
     last.token_ids.extend_from_slice(&next.token_ids);
@@ -79,6 +80,7 @@ fn halve(mut event: Event) -> (Event, Event) {
     let text = event.text.split_off(at);
     let second = Event {
         request_id: event.request_id.clone(),
+        index: event.index,
         attempt: event.attempt,
         seq: event.seq + event.token_ids.len() as u32,
         token_ids,
@@ -102,6 +104,7 @@ mod tests {
     fn event(seq: u32, token_ids: Vec<u32>, text: &str) -> Event {
         Event {
             request_id: RequestId::parse("r").expect("an id"),
+            index: 0,
             attempt: 1,
             seq,
             token_ids,
@@ -129,11 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn another_attempt_a_gap_or_an_end_is_not_joined() {
+    fn another_attempt_or_choice_a_gap_or_an_end_is_not_joined() {
         let mut first = event(0, vec![1], "a");
         assert!(merge(&mut first, event(2, vec![3], "")).is_err());
         let mut other = event(1, vec![2], "");
         other.attempt = 2;
+        assert!(merge(&mut first, other.clone()).is_err());
+        (other.attempt, other.index) = (1, 1);
         assert!(merge(&mut first, other).is_err());
         first.finish_reason = Some(FinishReason::Length);
         assert!(merge(&mut first, event(1, vec![2], "")).is_err());

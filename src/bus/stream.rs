@@ -14,7 +14,7 @@ use super::merge::merge;
 use super::outbox::Refused;
 use super::service::Endpoint;
 use crate::error::{Error, Kind};
-use crate::request::{Event, FinishReason, Handle, Params, RequestId, Sink, SinkClosed};
+use crate::request::{Event, FinishReason, Handle, Params, RequestId, Sink, SinkClosed, Usage};
 
 /// How often an event asks NATS whether anybody listens.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub(super) struct Stream {
 
 #[derive(Default)]
 struct Slot {
-    /// Joined where possible: one event, and one more for every new attempt.
+    /// Joined where possible: one event for each choice, and one more for every new attempt.
     pending: VecDeque<Event>,
     /// The outbox or the writer has this stream.
     queued: bool,
@@ -79,7 +79,12 @@ impl Stream {
     /// Adds an event; true if the stream has to be queued for the writer.
     fn push(&self, event: Event) -> bool {
         let mut slot = self.lock();
-        let left = match slot.pending.back_mut() {
+        let same = |other: &Event| other.index == event.index;
+        let last = slot.pending.len().checked_sub(1);
+        // The request's last event stays behind those of the other choices.
+        let of_choice =
+            slot.pending.iter().rposition(same).filter(|at| !event.is_last() || Some(*at) == last);
+        let left = match of_choice.and_then(|at| slot.pending.get_mut(at)) {
             Some(last) => merge(last, event).err().map(|event| *event),
             None => Some(event),
         };
@@ -134,7 +139,7 @@ pub(super) struct BusSink {
     /// The id is the client's.
     own_id: bool,
     told: Told,
-    /// Where the completion stands, for an end of our own.
+    /// Where the first choice stands, for an end of our own.
     attempt: u32,
     next_seq: u32,
     received: Instant,
@@ -207,9 +212,11 @@ impl Sink for BusSink {
 
     fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
         let gone = self.stream.gone.load(Ordering::Acquire);
-        self.attempt = event.attempt;
-        self.next_seq = event.seq + event.token_ids.len() as u32;
-        if event.finish_reason.is_some() {
+        if event.index == 0 {
+            self.attempt = event.attempt;
+            self.next_seq = event.seq + event.token_ids.len() as u32;
+        }
+        if event.is_last() {
             self.told = Told::Ended;
             match &event.error {
                 Some(error) => self.endpoint.failed(error),
@@ -254,6 +261,7 @@ impl Drop for BusSink {
             Told::Accepted => {
                 let event = Event {
                     request_id: self.id.clone(),
+                    index: 0,
                     attempt: self.attempt,
                     seq: self.next_seq,
                     token_ids: Vec::new(),
@@ -261,7 +269,7 @@ impl Drop for BusSink {
                     logprobs: None,
                     prompt_logprobs: None,
                     finish_reason: Some(FinishReason::Failed),
-                    usage: None,
+                    usage: Some(Usage::default()),
                     receipt: None,
                     error: Some(Error::internal("the node dropped the request")),
                 };
@@ -275,6 +283,47 @@ impl Drop for BusSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn event(index: u32, seq: u32, is_last: bool) -> Event {
+        Event {
+            request_id: RequestId::parse("r").expect("an id"),
+            index,
+            attempt: 1,
+            seq,
+            token_ids: vec![seq],
+            text: String::new(),
+            logprobs: None,
+            prompt_logprobs: None,
+            finish_reason: is_last.then_some(FinishReason::Stop),
+            usage: is_last.then(Usage::default),
+            receipt: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn events_of_several_choices_are_joined_each_with_its_own_and_the_last_stays_last() {
+        let stream = Stream::new(
+            1,
+            StreamTarget {
+                subject: "s".into(),
+                encoding: Encoding::Json,
+                ends_empty: false,
+                detached: false,
+                connection: 1,
+            },
+        );
+        for seq in 0..3 {
+            for index in 0..2 {
+                stream.push(event(index, seq, false));
+            }
+        }
+        stream.push(event(0, 3, true));
+        let (pending, _) = stream.take(Instant::now());
+        let seen: Vec<_> = pending.iter().map(|one| (one.index, one.token_ids.len())).collect();
+        assert_eq!(seen, [(0, 3), (1, 3), (0, 1)]);
+        assert!(pending.back().is_some_and(Event::is_last));
+    }
 
     #[test]
     fn a_refusal_names_the_field_as_the_client_wrote_it() {

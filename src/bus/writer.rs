@@ -242,7 +242,7 @@ impl Writer {
             self.buffer.reserve(BUFFER);
         }
         for event in events {
-            let last = event.finish_reason.is_some();
+            let last = event.is_last();
             for part in self.parts(stream.encoding, event) {
                 let headers = match (&part.error, stream.encoding) {
                     (Some(error), encoding) => Some(error_headers(encoding, error)),

@@ -2,58 +2,63 @@
 
 use std::time::Duration;
 
-use super::Answer;
+use super::{Answer, Choice};
 use crate::error::{Error, Kind, Result};
-use crate::request::{Event, FinishReason, Receipt, RequestId, TokenLogprob, Usage};
+use crate::request::{Event, FinishReason, Receipt, RequestId, Usage};
 
 /// Gathers events into an [`Answer`].
 #[derive(Default)]
 pub(super) struct Collector {
-    text: String,
-    token_ids: Vec<u32>,
-    logprobs: Option<Vec<TokenLogprob>>,
-    prompt_logprobs: Option<Vec<TokenLogprob>>,
-    last: Option<(FinishReason, Usage, Receipt)>,
+    choices: Vec<Choice>,
+    last: Option<(Usage, Receipt)>,
 }
 
 impl Collector {
     /// Takes the next event; true after the last one.
     pub(super) fn take(&mut self, event: Event) -> Result<bool> {
-        self.text.push_str(&event.text);
-        self.token_ids.extend(event.token_ids);
+        let index = event.index as usize;
+        if self.choices.len() <= index {
+            self.choices.resize_with(index + 1, Choice::default);
+        }
+        let choice = &mut self.choices[index];
+        choice.generated_text.push_str(&event.text);
+        choice.token_ids.extend(event.token_ids);
         if let Some(entries) = event.logprobs {
-            self.logprobs.get_or_insert_default().extend(entries);
+            choice.logprobs.get_or_insert_default().extend(entries);
         }
         if let Some(entries) = event.prompt_logprobs {
-            self.prompt_logprobs.get_or_insert_default().extend(entries);
+            choice.prompt_logprobs.get_or_insert_default().extend(entries);
         }
         match event.finish_reason {
-            None => Ok(false),
             Some(FinishReason::Failed) => {
-                Err(event.error.unwrap_or_else(|| Error::internal("failed without an error")))
+                return Err(event
+                    .error
+                    .unwrap_or_else(|| Error::internal("failed without an error")));
             }
-            Some(FinishReason::Cancelled) => Err(Error::new(Kind::Cancelled, "cancelled")),
-            Some(reason) => {
-                let usage = event.usage.unwrap_or_default();
-                self.last = Some((reason, usage, event.receipt.unwrap_or_default()));
-                Ok(true)
-            }
+            Some(FinishReason::Cancelled) => return Err(Error::new(Kind::Cancelled, "cancelled")),
+            Some(reason) => choice.finish_reason = Some(reason),
+            None => {}
         }
+        self.last = event.usage.map(|usage| (usage, event.receipt.unwrap_or_default()));
+        Ok(self.last.is_some())
     }
 
     pub(super) fn finish(self, request_id: RequestId, latency: Duration) -> Result<Answer> {
-        let (finish_reason, usage, receipt) =
-            self.last.ok_or_else(|| Error::internal("no last event"))?;
+        let lost = || Error::internal("no last event");
+        let (usage, receipt) = self.last.ok_or_else(lost)?;
+        let mut choices = self.choices.into_iter();
+        let first = choices.next().ok_or_else(lost)?;
         Ok(Answer {
             request_id,
-            generated_text: self.text,
-            token_ids: self.token_ids,
-            logprobs: self.logprobs,
-            prompt_logprobs: self.prompt_logprobs,
-            finish_reason,
+            generated_text: first.generated_text,
+            token_ids: first.token_ids,
+            logprobs: first.logprobs,
+            prompt_logprobs: first.prompt_logprobs,
+            finish_reason: first.finish_reason.ok_or_else(lost)?,
             usage,
             latency,
             receipt,
+            others: choices.collect(),
         })
     }
 }

@@ -13,26 +13,18 @@ pub(super) struct Bill {
 }
 
 impl Bill {
-    /// Adds a choice: tokens and times of the device add up; choices wait at the same time, so the longest wait counts.
+    /// Adds a choice, which has its prompt's usage and receipt if it is the last of that.
     pub(super) fn add(&mut self, finished: &mut Finished) {
         let (sum, usage) = (&mut self.usage, &finished.usage);
         sum.prompt_tokens += usage.prompt_tokens;
         sum.completion_tokens += usage.completion_tokens;
         sum.total_tokens += usage.total_tokens;
         sum.cached_tokens += usage.cached_tokens;
-        let Some(other) = finished.receipt.take() else { return };
-        let Some(receipt) = &mut self.receipt else {
-            self.receipt = Some(other);
-            return;
-        };
-        if !receipt.device.split(',').any(|device| device == other.device) {
-            receipt.device = format!("{},{}", receipt.device, other.device);
+        match (&mut self.receipt, finished.receipt.take()) {
+            (Some(receipt), Some(other)) => receipt.add(&other),
+            (None, other) => self.receipt = other,
+            (Some(_), None) => {}
         }
-        receipt.attempt = receipt.attempt.max(other.attempt);
-        receipt.queue_ms = receipt.queue_ms.max(other.queue_ms);
-        receipt.prefill_ms += other.prefill_ms;
-        receipt.decode_ms += other.decode_ms;
-        receipt.cached_tokens += other.cached_tokens;
     }
 
     /// The tokens, as OpenAI's clients read them.
@@ -94,6 +86,7 @@ pub(super) mod testing {
                 prefill_ms: 1.0,
                 decode_ms: 2.0,
                 cached_tokens: 1,
+                prefill_tokens: 2,
             }),
         }
     }

@@ -218,6 +218,7 @@ mod tests {
     fn text(text: &str) -> Event {
         Event {
             request_id: RequestId::generate(),
+            index: 0,
             attempt: 1,
             seq: 0,
             token_ids: Vec::new(),

@@ -130,11 +130,11 @@ fn admit(
     received_at: Timestamp,
 ) -> Result<Running> {
     let prompts = std::mem::take(&mut generation.prompts);
-    let choices = prompts.len();
+    let choices = (prompts.len(), generation.params.num_choices() as usize);
     let slow_after = Some(door.slow_reader).filter(|_| generation.stream);
     let (reader, entries) = outbox(choices, slow_after);
     let id = title.request_id.clone();
-    let ids = children::ids(&id, choices)?;
+    let ids = children::ids(&id, prompts.len())?;
     let requests = ids.into_iter().zip(prompts).zip(entries);
     let mut requests: Vec<Request> = requests
         .map(|(id_and_prompt, entry)| {
@@ -151,7 +151,7 @@ fn admit(
             door.admit_all.try_send(all).map_err(|refusal| not_taken(&refusal))?;
         }
     }
-    Ok(Running { reader, choices })
+    Ok(Running { reader, choices: choices.0 * choices.1 })
 }
 
 fn request(

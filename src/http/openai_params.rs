@@ -16,8 +16,6 @@ enum Neutral {
     False,
     /// Any boolean, because what it governs does not occur here.
     Boolean,
-    /// 1.
-    One,
     /// An empty string, array or object.
     Empty,
     /// One of these strings.
@@ -36,13 +34,12 @@ enum Neutral {
 const COMMON: &[(&str, Neutral)] = &[
     ("deadline_ms", Neutral::Nothing),
     ("detached", Neutral::False),
-    ("n", Neutral::One),
     ("tenant", Neutral::Nothing),
     ("user", Neutral::Label),
 ];
 
 /// Of `/v1/completions`.
-const COMPLETIONS: &[(&str, Neutral)] = &[("best_of", Neutral::One), ("suffix", Neutral::Empty)];
+const COMPLETIONS: &[(&str, Neutral)] = &[("suffix", Neutral::Empty)];
 
 /// Of `/v1/chat/completions`.
 const CHAT: &[(&str, Neutral)] = &[
@@ -122,8 +119,6 @@ impl Neutral {
         match (self, value) {
             (Neutral::False, Json::Bool(value)) => !value,
             (Neutral::Boolean, Json::Bool(_)) => true,
-            (Neutral::One, Json::Integer(value)) => *value == 1,
-            (Neutral::One, Json::Float(value)) => *value == 1.0,
             (Neutral::Empty, Json::Text(value)) => value.is_empty(),
             (Neutral::Empty, Json::Array(items)) => items.is_empty(),
             (Neutral::Empty, Json::Object(members)) => members.is_empty(),
@@ -145,7 +140,6 @@ impl Neutral {
             Neutral::Nothing => "leave it out".to_owned(),
             Neutral::False => "expected false or nothing".to_owned(),
             Neutral::Boolean => "expected a boolean or nothing".to_owned(),
-            Neutral::One => "expected 1 or nothing".to_owned(),
             Neutral::Empty => "expected it empty or nothing".to_owned(),
             Neutral::OneOf(accepted) => format!("expected {} or nothing", accepted.join(", ")),
             Neutral::Label => "expected a string or nothing".to_owned(),
@@ -174,13 +168,13 @@ mod tests {
 
     #[test]
     fn neutral_values_are_taken() {
-        let chat = r#"{"n":1,"user":"u","tools":[],"tool_choice":"auto","function_call":"none",
+        let chat = r#"{"user":"u","tools":[],"tool_choice":"auto","function_call":"none",
             "functions":[],"metadata":{"a":"b"},"modalities":["text"],"parallel_tool_calls":true,
             "prompt_cache_key":"k","prompt_cache_retention":"in_memory","reasoning_effort":"none",
             "response_format":{"type":"text"},"safety_identifier":"s","service_tier":"auto",
             "store":false,"verbosity":"medium","prediction":null}"#;
         assert_eq!(take(chat, Place::Chat), Ok(()));
-        let completion = r#"{"best_of":1,"suffix":"","n":1.0}"#;
+        let completion = r#"{"suffix":""}"#;
         assert_eq!(take(completion, Place::Completions), Ok(()));
         assert_eq!(take(r#"{"tool_calls":[],"refusal":null}"#, Place::Message), Ok(()));
     }
@@ -188,8 +182,6 @@ mod tests {
     #[test]
     fn other_values_are_unsupported_and_named() {
         let bad = [
-            r#""n":2"#,
-            r#""n":1.5"#,
             r#""tools":[{}]"#,
             r#""tool_choice":"required""#,
             r#""tool_choice":{}"#,
@@ -222,10 +214,8 @@ mod tests {
             let name = error.param.unwrap_or_default();
             assert!(member.starts_with(&format!("\"{name}\"")), "{member}: {name}");
         }
-        for member in [r#""best_of":2"#, r#""suffix":"x""#] {
-            let error = take(&format!("{{{member}}}"), Place::Completions).expect_err(member);
-            assert_eq!(error.kind, Kind::Unsupported, "{member}");
-        }
+        let error = take(r#"{"suffix":"x"}"#, Place::Completions).expect_err("a suffix");
+        assert_eq!(error.kind, Kind::Unsupported);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What lies between the stages that send a request's events and the connection that takes them.
 //!
-//! One [`Outbox`] per HTTP request, one choice in it per prompt. Text that nobody has taken yet is merged, so an outbox never holds
+//! One [`Outbox`] per HTTP request, in it the choices of every prompt. Text that nobody has taken yet is merged, so an outbox never holds
 //! more than the completion itself (which `max_tokens` bounds), however slow the reader is. [`Reader`] is the connection's end:
 //! dropping it is leaving, and cancels what still runs. [`Entry`] is the stages' end: dropping it unfinished is a failure.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -25,11 +26,18 @@ struct State {
     waker: Option<Waker>,
 }
 
-/// Makes the two ends of an outbox with `choices` choices.
-pub(super) fn outbox(choices: usize, slow_after: Option<Duration>) -> (Reader, Vec<Entry>) {
-    let state = State { choices: Choices::new(choices), waker: None };
+/// Makes the two ends of an outbox for so many prompts, each with so many choices.
+pub(super) fn outbox(
+    (prompts, choices): (usize, usize),
+    slow_after: Option<Duration>,
+) -> (Reader, Vec<Entry>) {
+    let state = State { choices: Choices::new(prompts * choices), waker: None };
     let outbox = Arc::new(Outbox { state: Mutex::new(state), slow_after });
-    let entries = (0..choices).map(|index| Entry { outbox: Arc::clone(&outbox), index }).collect();
+    let entry = |prompt| Entry {
+        outbox: Arc::clone(&outbox),
+        choices: prompt * choices..(prompt + 1) * choices,
+    };
+    let entries = (0..prompts).map(entry).collect();
     (Reader(outbox), entries)
 }
 
@@ -94,24 +102,39 @@ impl Drop for Reader {
     }
 }
 
-/// The stages' end of one choice.
+/// The stages' end of one prompt.
 pub(super) struct Entry {
     outbox: Arc<Outbox>,
-    index: usize,
+    choices: Range<usize>,
+}
+
+impl Entry {
+    /// The whole prompt fails: each choice that has not ended does.
+    fn fail(&self, error: &Error) {
+        self.outbox.change(|choices| {
+            let end = |index| choices.end(index, End::Failed(error.clone()));
+            ((), self.choices.clone().map(end).fold(false, |any, ended| any | ended))
+        });
+    }
 }
 
 impl Sink for Entry {
     fn accepted(&mut self, handle: &Arc<Handle>) {
-        self.outbox.change(|choices| ((), choices.accept(self.index, handle)));
+        self.outbox.change(|choices| {
+            let accept = |index| choices.accept(index, handle);
+            ((), self.choices.clone().map(accept).fold(false, |any, all| any | all))
+        });
     }
 
     fn refused(&mut self, error: &Error) {
-        self.outbox.change(|choices| ((), choices.end(self.index, End::Failed(error.clone()))));
+        self.fail(error);
     }
 
     fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
+        let index = self.choices.start + event.index as usize;
+        debug_assert!(index < self.choices.end, "a choice more than the request wants");
         let slow = self.outbox.slow_after.map(|limit| (limit, Timestamp::now()));
-        self.outbox.change(|choices| match choices.event(self.index, event, slow) {
+        self.outbox.change(|choices| match choices.event(index, event, slow) {
             Ok(wake) => (Ok(()), wake),
             Err(closed) => (Err(closed), true),
         })
@@ -124,9 +147,8 @@ impl Sink for Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        // After an end this changes nothing.
-        let lost = || End::Failed(Error::internal("the node lost the request"));
-        self.outbox.change(|choices| ((), choices.end(self.index, lost())));
+        // After the ends of all choices this changes nothing.
+        self.fail(&Error::internal("the node lost the request"));
     }
 }
 
@@ -151,6 +173,7 @@ mod tests {
     fn text(text: &str) -> Event {
         Event {
             request_id: RequestId::generate(),
+            index: 0,
             attempt: 1,
             seq: 0,
             token_ids: Vec::new(),
@@ -181,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_lies_is_merged_and_wakes_once() {
-        let (reader, mut entries) = outbox(1, None);
+        let (reader, mut entries) = outbox((1, 1), None);
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&wakes));
         let cx = Context::from_waker(&waker);
@@ -203,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_leaves_cancels_what_runs() {
-        let (reader, mut entries) = outbox(2, None);
+        let (reader, mut entries) = outbox((2, 1), None);
         let (early, late) = (handle(), handle());
         entries[0].accepted(&early);
         drop(reader);
@@ -216,7 +239,7 @@ mod tests {
     #[test]
     fn failures_and_cancels_are_ends_with_an_error() {
         let kind_of = |event: Event| {
-            let (reader, mut entries) = outbox(1, None);
+            let (reader, mut entries) = outbox((1, 1), None);
             entries[0].accepted(&handle());
             assert_eq!(entries[0].event(event), Ok(()));
             match take(&reader).and_then(|taken| taken.end) {
@@ -232,12 +255,12 @@ mod tests {
 
     #[test]
     fn a_dropped_entry_is_a_failure_unless_it_has_ended() {
-        let (reader, entries) = outbox(1, None);
+        let (reader, entries) = outbox((1, 1), None);
         drop(entries);
         let end = take(&reader).and_then(|taken| taken.end);
         assert!(matches!(end, Some(End::Failed(e)) if e.kind == Kind::Internal));
 
-        let (reader, mut entries) = outbox(1, None);
+        let (reader, mut entries) = outbox((1, 1), None);
         entries[0].refused(&Error::new(Kind::QueueFull, "full"));
         drop(entries);
         let end = take(&reader).and_then(|taken| taken.end);
@@ -245,15 +268,33 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_fails_with_all_its_choices_and_ends_them_one_by_one() {
+        let (reader, mut entries) = outbox((2, 2), None);
+        entries.iter_mut().for_each(|entry| entry.accepted(&handle()));
+        let at = |index, event| Event { index, ..event };
+        assert_eq!(entries[1].event(at(1, text("b"))), Ok(()));
+        assert_eq!(entries[0].event(at(1, last(FinishReason::Stop))), Ok(()));
+        let error = Some(Error::new(Kind::Unavailable, "no device"));
+        let failed = Event { error, ..last(FinishReason::Failed) };
+        assert_eq!(entries[1].event(failed), Ok(()));
+        drop(entries);
+        let ends: Vec<_> = std::iter::from_fn(|| take(&reader))
+            .map(|taken| (taken.index, taken.text, matches!(taken.end, Some(End::Finished(_)))))
+            .collect();
+        let at = |index, text: &str, finished| (index, text.to_owned(), finished);
+        assert_eq!(ends, [at(0, "", false), at(1, "", true), at(2, "", false), at(3, "b", false)]);
+    }
+
+    #[test]
     fn one_refusal_decides_for_all_and_choices_take_turns() {
         let cx = Context::from_waker(Waker::noop());
-        let (reader, mut entries) = outbox(3, None);
+        let (reader, mut entries) = outbox((3, 1), None);
         entries[0].accepted(&handle());
         assert!(reader.poll_decided(&cx).is_pending());
         entries[1].refused(&Error::new(Kind::QueueFull, "full"));
         assert!(reader.poll_decided(&cx).is_ready());
 
-        let (reader, mut entries) = outbox(2, None);
+        let (reader, mut entries) = outbox((2, 1), None);
         for entry in &mut entries {
             entry.accepted(&handle());
             assert_eq!(entry.event(text("x")), Ok(()));

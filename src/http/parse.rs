@@ -203,7 +203,7 @@ mod tests {
             ),
             (r#","echo":true"#, Kind::Unsupported, "echo"),
             (r#","stream":true,"prompt_logprobs":1"#, Kind::Unsupported, "prompt_logprobs"),
-            (r#","n":2"#, Kind::Unsupported, "n"),
+            (r#","n":1.5"#, Kind::Invalid, "n"),
             (r#","prompt":"x""#, Kind::Invalid, "prompt"),
             (r#","whatever":null"#, Kind::Invalid, "whatever"),
             (r#","model":"again""#, Kind::Invalid, "model"),

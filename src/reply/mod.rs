@@ -14,6 +14,7 @@ use crate::request::{FinishReason, Scores, Token};
 
 mod actor;
 mod prompt;
+mod samples;
 mod start;
 mod stop;
 mod stream;
@@ -22,6 +23,7 @@ mod times;
 
 pub use actor::{MAILBOX_CAPACITY, Reply};
 pub use prompt::PromptShown;
+pub use samples::{Best, Sample, SamplesStart};
 pub use start::{Permit, StreamStart};
 pub use stop::{StopMatch, StopMatcher};
 pub use stream::Stream;

@@ -272,6 +272,7 @@ impl Stream {
         let token_ids = std::mem::take(&mut self.token_ids);
         Event {
             request_id: self.handle.request_id().clone(),
+            index: 0,
             attempt: self.attempt,
             seq: self.num_tokens - token_ids.len() as u32,
             token_ids,
@@ -352,6 +353,7 @@ impl Stream {
             prefill_ms: self.times.prefill_ms(now),
             decode_ms: self.times.decode_ms(),
             cached_tokens: self.cached_tokens,
+            prefill_tokens: self.num_prompt_tokens - self.cached_tokens,
         }
     }
 }

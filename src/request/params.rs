@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::rule::{Field, Rule};
 use super::{LogprobsMode, Value};
 use crate::bridge::ffi::{SamplerSpec, TokenBias};
@@ -77,9 +79,16 @@ macro_rules! params {
 /// Most token ids in a list. Longer ones would be a vocabulary of their own.
 const MAX_IDS: usize = 16_384;
 
+/// Most samples of one request: it takes as many places in the node.
+const MAX_SAMPLES: f64 = 128.0;
+
 params! {
     /// Most tokens of the completion; 0 where the prompt alone is asked about.
     max_tokens: Option<u32>, Rule::at_least(0.0);
+    /// Choices of the answer, each drawn with a seed of its own.
+    n: Option<u32>, Rule::range(1.0, MAX_SAMPLES);
+    /// Samples drawn for them: the `n` with the best mean log probability are the answer. Absent: as many as `n`.
+    best_of: Option<u32>, Rule::range(1.0, MAX_SAMPLES);
     /// No end token, stop token or stop string ends the completion before so many tokens.
     min_tokens: Option<u32>, Rule::at_least(0.0);
     /// Go on after an end token.
@@ -152,6 +161,10 @@ impl Params {
                 return Err(Error::invalid("max_tokens", text));
             }
         }
+        if let Some(best_of) = self.best_of.filter(|best_of| *best_of < self.num_choices()) {
+            let text = format!("expected at least n ({}), got {best_of}", self.num_choices());
+            return Err(Error::invalid("best_of", text));
+        }
         match (self.logprobs, self.top_logprobs) {
             (None, Some(1..)) => {
                 Err(Error::invalid("top_logprobs", "expected logprobs to be true beside it"))
@@ -178,6 +191,21 @@ impl Params {
         }
     }
 
+    /// Choices of the answer.
+    pub fn num_choices(&self) -> u32 {
+        self.n.unwrap_or(1)
+    }
+
+    /// Samples drawn for them.
+    pub fn num_samples(&self) -> u32 {
+        self.best_of.unwrap_or(self.num_choices())
+    }
+
+    /// Whether the choices are the best of more samples.
+    pub fn ranks_samples(&self) -> bool {
+        self.num_samples() > self.num_choices()
+    }
+
     /// How many alternatives are wanted beside the log probability of each token; none: not even that.
     pub fn num_logprobs(&self) -> Option<u32> {
         self.logprobs.map(|count| count.max(self.top_logprobs.unwrap_or(0)))
@@ -193,12 +221,18 @@ impl Params {
         self.prompt_logprobs.max(self.num_logprobs().filter(|_| self.echoes()))
     }
 
-    /// What the sequence's seat is bound with: these parameters after a prompt of so many tokens. `bad_words` are tokenized, none
-    /// of them empty.
+    /// The seed of one sample: the first has the request's, so that a choice more does not change it.
+    pub fn seed_of(&self, sample: u32) -> u64 {
+        let seed = self.seed.unwrap_or(0);
+        if sample == 0 { seed } else { xxh3_64_with_seed(&sample.to_le_bytes(), seed) }
+    }
+
+    /// What the seat of the request's first sample is bound with: these parameters after a prompt of so many tokens. `bad_words` are
+    /// tokenized, none of them empty.
     pub fn sampler(&self, num_prompt_tokens: u32, bad_words: &[Vec<u32>]) -> SamplerSpec {
         let min_tokens = self.min_tokens.unwrap_or(0);
         let mut spec = SamplerSpec {
-            seed: self.seed.unwrap_or(0),
+            seed: self.seed_of(0),
             end_from: if min_tokens == 0 { 0 } else { num_prompt_tokens + min_tokens },
             stop_token_ids: self.stop_token_ids.clone(),
             bias: self
@@ -210,7 +244,7 @@ impl Params {
             banned_ids: self.banned_token_ids.clone(),
             // The device has one number for prompt and completion.
             num_logprobs: self.num_logprobs().max(self.num_prompt_logprobs()).unwrap_or(0),
-            want_logprob: self.logprobs.is_some(),
+            want_logprob: self.logprobs.is_some() || self.ranks_samples(),
             processed_logprobs: self.logprobs_mode == Some(LogprobsMode::Processed),
             ..self.scalars()
         };

@@ -38,7 +38,7 @@ fn named<T: std::fmt::Debug>(result: Result<T>) -> String {
 
 fn everything() -> Json {
     json!({
-        "max_tokens": 7, "min_tokens": 2, "ignore_eos": true, "stop": ["a", "b"], "stop_token_ids": [3, 4],
+        "n": 2, "best_of": 3, "max_tokens": 7, "min_tokens": 2, "ignore_eos": true, "stop": ["a", "b"], "stop_token_ids": [3, 4],
         "include_stop_str_in_output": true, "skip_special_tokens": false,
         "temperature": 0.5, "top_k": 40, "top_p": 0.25, "min_p": 0.125, "presence_penalty": -2,
         "frequency_penalty": 2, "repetition_penalty": 1.5,
@@ -82,6 +82,7 @@ fn every_parameter_is_read_checked_and_bound() {
     assert_eq!((params.max_tokens, params.ignore_eos), (Some(7), Some(true)));
     assert_eq!((params.stop.len(), params.skip_special_tokens), (2, Some(false)));
     assert_eq!(params.include_stop_str_in_output, Some(true));
+    assert_eq!((params.num_choices(), params.num_samples()), (2, 3));
 }
 
 #[test]
@@ -90,6 +91,22 @@ fn nothing_given_changes_nothing() {
     assert_eq!(params, Params::default());
     assert_eq!(params.check(0), Ok(()));
     assert_eq!(params.sampler(10, &[]), SamplerSpec::neutral());
+}
+
+#[test]
+fn samples_have_seeds_of_their_own_and_the_first_the_requests() {
+    let seeds = |seed| {
+        let params = Params { seed, ..Params::default() };
+        (0..128).map(|sample| params.seed_of(sample)).collect::<Vec<_>>()
+    };
+    let (one, other) = (seeds(Some(7)), seeds(Some(8)));
+    assert_eq!((one[0], other[0], seeds(None)[0]), (7, 8, 0));
+    let all: std::collections::HashSet<_> = one.iter().chain(&other).collect();
+    assert_eq!(all.len(), 256);
+    let of = |n, best_of| Params { n, best_of, ..Params::default() };
+    assert!(!of(Some(2), Some(2)).ranks_samples() && of(None, Some(2)).ranks_samples());
+    assert!(of(None, Some(2)).sampler(1, &[]).want_logprob);
+    assert_eq!(named(of(Some(3), Some(2)).check(VOCAB)), "best_of");
 }
 
 #[test]

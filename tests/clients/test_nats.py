@@ -75,6 +75,28 @@ async def is_unknown(client, request_id):
 
 
 @over_nats
+async def test_choices_stream_side_by_side_and_the_last_event_has_the_usage(client, subject):
+    request_id = new_id()
+    tokens = await client.subscribe(f"{PREFIX}.tokens.{request_id}")
+    params = {"max_tokens": 8, "n": 3, "seed": 1, "ignore_eos": True}
+    await client.request(subject, packed(body(request_id=request_id, params=params)), TIMEOUT_S)
+    seen, ends = {0: 0, 1: 0, 2: 0}, []
+    while True:
+        event = json.loads((await tokens.next_msg(TIMEOUT_S)).data)
+        index = event.get("index", 0)
+        assert event["seq"] == seen[index], event
+        seen[index] += len(event["token_ids"])
+        if "finish_reason" in event:
+            ends.append((index, event["finish_reason"]))
+        if "usage" in event:
+            break
+    assert seen == {0: 8, 1: 8, 2: 8}
+    assert sorted(ends) == [(0, "length"), (1, "length"), (2, "length")]
+    assert event["usage"]["completion_tokens"] == 24
+    assert await is_unknown(client, request_id)
+
+
+@over_nats
 async def test_publish_and_stream(client, subject):
     request_id = new_id()
     tokens = await client.subscribe(f"{PREFIX}.tokens.{request_id}")

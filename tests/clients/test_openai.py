@@ -165,6 +165,47 @@ def test_the_same_seed_gives_the_same_text(client, model):
     assert len({text(seed) for seed in range(5)}) > 1
 
 
+def test_n_choices_differ_and_the_prompt_is_counted_once(client, model):
+    arguments = dict(model=model, messages=MESSAGES, max_tokens=16, temperature=1.5, seed=3)
+    one = client.chat.completions.create(**arguments)
+    four = client.chat.completions.create(n=4, **arguments)
+    assert [choice.index for choice in four.choices] == [0, 1, 2, 3]
+    texts = [choice.message.content for choice in four.choices]
+    assert texts[0] == one.choices[0].message.content
+    assert len(set(texts)) > 1
+    assert four.usage.prompt_tokens == one.usage.prompt_tokens
+    assert four.usage.completion_tokens > one.usage.completion_tokens
+
+    streamed = ["", "", "", ""]
+    for chunk in client.chat.completions.create(n=4, stream=True, **arguments):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts
+
+
+def test_n_choices_for_each_of_several_prompts(client, model):
+    prompts = ["Once upon a time", "The fox"]
+    arguments = dict(model=model, max_tokens=8, temperature=1, seed=3)
+    answer = client.completions.create(prompt=prompts, n=2, **arguments)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    alone = client.completions.create(prompt=prompts[1], n=2, **arguments)
+    assert [choice.text for choice in answer.choices[2:]] == [choice.text for choice in alone.choices]
+
+
+def test_best_of_gives_the_likeliest_and_does_not_stream(client, model):
+    arguments = dict(model=model, prompt="Once upon a time", max_tokens=8, temperature=1.5, seed=1)
+    drawn = client.completions.create(n=4, logprobs=0, **arguments).choices
+
+    def mean(choice):
+        return sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
+
+    best = client.completions.create(best_of=4, **arguments)
+    assert [choice.text for choice in best.choices] == [max(drawn, key=mean).text]
+    with pytest.raises(openai.BadRequestError) as error:
+        client.completions.create(best_of=4, stream=True, **arguments)
+    assert (error.value.code, error.value.param) == ("unsupported", "best_of")
+
+
 def test_stop_strings_end_the_text_and_are_not_shown(client, model):
     arguments = dict(model=model, prompt="Once upon a time", max_tokens=48, temperature=0)
     whole = client.completions.create(**arguments).choices[0].text
@@ -267,7 +308,6 @@ def test_neutral_values_of_openais_parameters_are_taken(client, model):
 @pytest.mark.parametrize(
     ("param", "value"),
     [
-        ("n", 2),
         ("response_format", {"type": "json_object"}),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
@@ -283,13 +323,10 @@ def test_unsupported_parameters_are_refused_by_name(client, model, param, value)
     assert (error.value.code, error.value.param) == ("unsupported", param)
 
 
-@pytest.mark.parametrize(
-    ("param", "value"), [("best_of", 2), ("suffix", "x")]
-)
-def test_unsupported_parameters_of_completions(client, model, param, value):
+def test_a_suffix_is_unsupported(client, model):
     with pytest.raises(openai.BadRequestError) as error:
-        client.completions.create(model=model, prompt="Once", **{param: value})
-    assert (error.value.code, error.value.param) == ("unsupported", param)
+        client.completions.create(model=model, prompt="Once", suffix="x")
+    assert (error.value.code, error.value.param) == ("unsupported", "suffix")
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,11 @@ pub fn max_logit_error(name: &str, device: Device) -> f32 {
     let lost_in_bf16 = golden["max_abs_logit_error"]["bfloat16"].as_f64().map(|error| error as f32);
     match (checkpoint(name).spec().activation, device) {
         (Dtype::F16, _) => 0.03,
-        (Dtype::BF16, _) => lost_in_bf16.unwrap_or(0.2),
         // The weights themselves are rounded, and sums in another order lose as much as `transformers` does, but not the same.
-        (_, Device::Gpu { .. }) => lost_in_bf16.map_or(0.3, |lost| 1.5 * lost),
+        (Dtype::BF16 | Dtype::F32, Device::Gpu { .. }) => {
+            lost_in_bf16.map_or(0.3, |lost| 1.5 * lost)
+        }
+        (Dtype::BF16, _) => lost_in_bf16.unwrap_or(0.2),
         _ => 1e-4,
     }
 }

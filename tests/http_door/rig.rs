@@ -277,6 +277,7 @@ impl Played {
         });
         Event {
             request_id: self.request.id.clone(),
+            index: 0,
             attempt: 1,
             seq,
             token_ids: vec![7],

@@ -63,7 +63,7 @@ async fn metrics_are_prometheus_text() {
 async fn one_connection_serves_many_requests_also_after_refusals() {
     let mut rig = Rig::with(&Config { max_connections: 1, ..config() });
     for round in 0..3 {
-        assert_eq!(rig.post(CHAT, chat(json!({"n": 2}))).await.unwrap().status(), 400, "{round}");
+        assert_eq!(rig.post(CHAT, chat(json!({"n": "2"}))).await.unwrap().status(), 400, "{round}");
         let answer = rig.post(CHAT, chat(json!({"stream": true})));
         rig.next().await.play(&["x"]);
         assert!(answer.await.unwrap().text().await.unwrap().ends_with("[DONE]\n\n"), "{round}");

@@ -49,7 +49,7 @@ async fn faults_are_named_over_the_wire() {
     let cases = [
         (CHAT, chat(json!({"whatever": 1})), "invalid", "whatever"),
         (CHAT, chat(json!({"temperature": "hot"})), "invalid", "temperature"),
-        (CHAT, chat(json!({"n": 2})), "unsupported", "n"),
+        (CHAT, chat(json!({"n": "2"})), "invalid", "n"),
         (CHAT, chat(json!({"tools": [{}]})), "unsupported", "tools"),
         (CHAT, chat(json!({"stream_options": {}})), "invalid", "stream_options"),
         ("/v1/completions", completion(json!({"suffix": "x"})), "unsupported", "suffix"),

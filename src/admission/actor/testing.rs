@@ -43,7 +43,7 @@ pub(crate) fn reserved(sink: &Collected) -> Reserved {
     let model = model("m");
     let handle = Handle::new(RequestId::generate(), SequenceId(1));
     let permit = Ledger::new(Vec::new())
-        .reserve(&handle, &model, 1, Timestamp::default())
+        .reserve(&handle, &model, (1, 1), Timestamp::default())
         .map_err(|_| ())
         .expect("an empty ledger");
     let config = Config::default();

@@ -35,6 +35,7 @@ fn events_have_gapless_seq_and_the_last_one_has_the_bill() {
         prefill_ms: 3.0,
         decode_ms: 3.0,
         cached_tokens: 2,
+        prefill_tokens: 1,
     };
     assert_eq!(last.receipt.as_ref(), Some(&receipt));
     assert_eq!((started.permits(), started.scheduled(), started.computed()), (0, 1, 7));

@@ -1,0 +1,182 @@
+//! How others reach a running request: to cancel it, or to wait for its end.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::{FinishReason, RequestId, SequenceId};
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub reason: FinishReason,
+    /// The last event's `completion_tokens`.
+    pub completion_tokens: u32,
+}
+
+impl Ended {
+    /// How a request with several prompts ended: cancelled if any of them was, and the tokens of all.
+    pub fn together(ends: Vec<Ended>) -> Ended {
+        let cancelled = ends.iter().any(|end| end.reason == FinishReason::Cancelled);
+        let first = ends.first().map_or(FinishReason::Failed, |end| end.reason);
+        Ended {
+            reason: if cancelled { FinishReason::Cancelled } else { first },
+            completion_tokens: ends.iter().map(|end| end.completion_tokens).sum(),
+        }
+    }
+}
+
+const CANCEL: u8 = 1;
+const STOPPED: u8 = 2;
+const CUT: u8 = 4;
+
+#[derive(Debug)]
+enum Progress {
+    Running(Vec<oneshot::Sender<Ended>>),
+    Ended(Ended),
+}
+
+/// How others reach a running request. Stages look at its flags before they spend work on it.
+#[derive(Debug)]
+pub struct Handle {
+    request_id: RequestId,
+    sequence_id: SequenceId,
+    /// Of the request, where this is one of its samples.
+    request: Option<Arc<Handle>>,
+    flags: AtomicU8,
+    progress: Mutex<Progress>,
+}
+
+impl Handle {
+    /// A handle of a request that runs.
+    pub fn new(request_id: RequestId, sequence_id: SequenceId) -> Arc<Self> {
+        Self::with(request_id, sequence_id, None)
+    }
+
+    /// A handle of one of the request's samples: who cancels the request cancels it.
+    pub fn sample(self: &Arc<Self>, sequence_id: SequenceId) -> Arc<Self> {
+        Self::with(self.request_id.clone(), sequence_id, Some(Arc::clone(self)))
+    }
+
+    fn with(
+        request_id: RequestId,
+        sequence_id: SequenceId,
+        request: Option<Arc<Handle>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            request_id,
+            sequence_id,
+            request,
+            flags: AtomicU8::new(0),
+            progress: Mutex::new(Progress::Running(Vec::new())),
+        })
+    }
+
+    /// The client's or the node's id.
+    pub fn request_id(&self) -> &RequestId {
+        &self.request_id
+    }
+
+    /// Our own id.
+    pub fn sequence_id(&self) -> SequenceId {
+        self.sequence_id
+    }
+
+    /// Asks for the end; the stages see it before the next step.
+    pub fn cancel(&self) {
+        self.flags.fetch_or(CANCEL, Ordering::Release);
+    }
+
+    /// Whether somebody asked for the end.
+    pub fn is_cancelled(&self) -> bool {
+        self.flags() & CANCEL != 0
+    }
+
+    /// Ends it from inside the node, at the end of a drain: as a cancel, but the client is told `draining`.
+    pub fn cut(&self) {
+        self.flags.fetch_or(CANCEL | CUT, Ordering::Release);
+    }
+
+    /// Whether the node cut it.
+    pub fn is_cut(&self) -> bool {
+        self.flags() & CUT != 0
+    }
+
+    /// The reply stage has sent the last event (a stop string, say): nothing more is to be computed.
+    pub fn set_stopped(&self) {
+        self.flags.fetch_or(STOPPED, Ordering::Release);
+    }
+
+    /// Whether the sequence needs no further step, for either reason.
+    pub fn wants_no_more(&self) -> bool {
+        self.flags() != 0
+    }
+
+    /// Its own, and what was asked of its request.
+    fn flags(&self) -> u8 {
+        let own = self.flags.load(Ordering::Acquire);
+        let asked = |request: &Arc<Handle>| request.flags.load(Ordering::Acquire) & (CANCEL | CUT);
+        own | self.request.as_ref().map_or(0, asked)
+    }
+
+    /// Says how it ended; the first call counts. Wakes everyone who waits.
+    pub fn end(&self, ended: Ended) {
+        self.set_stopped();
+        let mut progress = self.lock();
+        if let Progress::Running(waiters) = &mut *progress {
+            for waiter in waiters.drain(..) {
+                // A waiter that left needs no answer.
+                let _ = waiter.send(ended);
+            }
+            *progress = Progress::Ended(ended);
+        }
+    }
+
+    /// Resolves when the request has ended (at once if it has).
+    pub fn wait(&self) -> oneshot::Receiver<Ended> {
+        let (sender, receiver) = oneshot::channel();
+        match &mut *self.lock() {
+            Progress::Running(waiters) => waiters.push(sender),
+            Progress::Ended(ended) => {
+                let _ = sender.send(*ended);
+            }
+        }
+        receiver
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        // Nothing panics while it is held, so a poisoned lock still holds a whole value.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancel_reaches_every_sample_and_an_end_only_its_own() {
+        let request = Handle::new(RequestId::generate(), SequenceId(1));
+        let samples = [2, 3].map(|id| request.sample(SequenceId(id)));
+        samples[0].set_stopped();
+        assert!(samples[0].wants_no_more());
+        assert!(!samples[1].wants_no_more() && !request.wants_no_more());
+        request.cut();
+        assert!(samples.iter().all(|sample| sample.is_cancelled() && sample.is_cut()));
+    }
+
+    #[test]
+    fn the_first_end_counts_and_wakes_all_waiters() {
+        let handle = Handle::new(RequestId::generate(), SequenceId(1));
+        let mut early = handle.wait();
+        assert!(!handle.wants_no_more());
+        let first = Ended { reason: FinishReason::Stop, completion_tokens: 3 };
+        handle.end(first);
+        handle.end(Ended { reason: FinishReason::Failed, completion_tokens: 9 });
+        assert_eq!(early.try_recv(), Ok(first));
+        assert_eq!(handle.wait().try_recv(), Ok(first));
+        assert!(handle.wants_no_more() && !handle.is_cancelled());
+    }
+}
