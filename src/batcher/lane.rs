@@ -267,7 +267,7 @@ impl<S: Clone> Lane<S> {
         }
         let victim = self.order.iter().rev().copied().find(|seat| {
             *seat == needy
-                || self.seats[*seat as usize].as_ref().is_some_and(|run| !run.table.is_empty())
+                || self.seats[*seat as usize].as_ref().is_some_and(|run| !run.held().is_empty())
         });
         let Some(victim) = victim.filter(|victim| *victim != needy) else { return false };
         let Some(run) = &mut self.seats[victim as usize] else { return false };
