@@ -119,6 +119,11 @@ impl KvBlocks {
                     self.pool.retain(table[index]);
                     Some(link)
                 }
+                Offer::Replaces(link, other) => {
+                    self.pool.retain(table[index]);
+                    self.pool.release(other);
+                    Some(link)
+                }
                 Offer::Present(link) => Some(link),
                 Offer::Refused => None,
             };
@@ -228,6 +233,28 @@ mod tests {
         kv.release(&other);
         audit(&kv, &[]);
         assert_eq!(kv.num_available(), 4);
+    }
+
+    #[test]
+    fn a_prompt_whose_first_block_was_evicted_is_cached_whole_when_it_comes_again() {
+        let mut kv = KvBlocks::new(6, 2, true);
+        let prompt = [1, 2, 3, 4, 5];
+        let (table, _) = run(&mut kv, &prompt);
+        // As a window does: the first block goes back long before the last ones, and is evicted first.
+        kv.release(&table[..1]);
+        let (other, _) = run(&mut kv, &[7, 7, 8, 8, 9]);
+        kv.release(&other);
+        kv.release(&table[1..]);
+        let (other, _) = run(&mut kv, &[6, 6, 9, 9, 9]);
+        kv.release(&other);
+        audit(&kv, &[]);
+        let (again, cached) = run(&mut kv, &prompt);
+        assert_eq!(cached, 0);
+        audit(&kv, &[&again]);
+        kv.release(&again);
+        let (third, cached) = run(&mut kv, &prompt);
+        assert_eq!(cached, 2, "the orphan made room");
+        audit(&kv, &[&third]);
     }
 
     #[test]

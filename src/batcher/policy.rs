@@ -30,7 +30,8 @@ pub struct LaneSpec {
     /// Most positions of one sequence.
     pub max_seq_len: u32,
     /// Where every layer sees so many positions at most: blocks before them are given back. A prefix longer than the window is found
-    /// again only while memory is free: its first blocks are idle, and taken for others, before its last ones.
+    /// again only while memory is free: its first blocks are idle, and taken for others, before its last ones. What is left of
+    /// it then gives way when the same prefix is computed again.
     pub window: Option<u32>,
     /// Tokens that end a completion.
     pub end_token_ids: Vec<u32>,

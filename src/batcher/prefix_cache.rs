@@ -28,9 +28,11 @@ impl Link {
 pub(super) enum Offer {
     /// It is in the cache now: the cache refers to it.
     Taken(Link),
+    /// The same, and the cache has let go of the idle block that had its key.
+    Replaces(Link, BlockId),
     /// The same content is there already, in another block.
     Present(Link),
-    /// Its key is taken by other content (a collision, or an entry whose parent was evicted).
+    /// Its key is taken by other content (a collision, or an entry whose parent was evicted) that a sequence still holds.
     Refused,
 }
 
@@ -87,20 +89,31 @@ impl PrefixCache {
 
     /// Offers a block whose KV was computed, a sequence still holding it.
     pub fn offer(&mut self, parent: Link, token_ids: &[u32], block: BlockId) -> Offer {
-        let hash = (self.hash)(parent.hash, token_ids);
-        if self.by_hash.contains_key(&hash) {
-            return match self.find(parent, token_ids) {
-                Some((_, link)) => Offer::Present(link),
-                None => Offer::Refused,
-            };
+        if let Some((_, link)) = self.find(parent, token_ids) {
+            return Offer::Present(link);
         }
+        let hash = (self.hash)(parent.hash, token_ids);
+        let Some(&other) = self.by_hash.get(&hash) else {
+            return Offer::Taken(self.insert(parent, hash, token_ids, block));
+        };
+        if self.entries.get(&other).is_none_or(|entry| entry.idle.is_none()) {
+            return Offer::Refused;
+        }
+        // Nobody can find it below this parent, and where windows let go of a prompt's first blocks before its last ones, that is
+        // what is left of most prompts.
+        self.set_used(other);
+        self.entries.remove(&other);
+        Offer::Replaces(self.insert(parent, hash, token_ids, block), other)
+    }
+
+    fn insert(&mut self, parent: Link, hash: u128, token_ids: &[u32], block: BlockId) -> Link {
         let number = self.next_number;
         self.next_number += 1;
         self.by_hash.insert(hash, block);
         let entry =
             Entry { hash, number, parent: parent.entry, token_ids: token_ids.into(), idle: None };
         self.entries.insert(block, entry);
-        Offer::Taken(Link { hash, entry: number })
+        Link { hash, entry: number }
     }
 
     /// Whether the cache refers to this block.
@@ -222,6 +235,10 @@ mod tests {
         assert_eq!(cache.evict(), Some(0));
         let again = taken(cache.offer(Link::ROOT, &[1], 5));
         assert_eq!(cache.find(again, &[2]), None);
-        assert_eq!(cache.offer(again, &[2], 6), Offer::Refused);
+        assert_eq!(cache.offer(again, &[2], 6), Offer::Refused, "a sequence holds the orphan");
+        cache.set_idle(1);
+        let Offer::Replaces(link, 1) = cache.offer(again, &[2], 6) else { panic!("it is idle") };
+        assert_eq!(cache.find(again, &[2]), Some((6, link)));
+        assert!(!cache.contains(1) && cache.num_idle() == 0);
     }
 }

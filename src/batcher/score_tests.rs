@@ -184,7 +184,7 @@ fn a_prompt_without_numbers_ends_its_own_sequence() {
     broken.score_logprobs[1] = f32::NAN;
     policy.settle(step.step, &broken, step.batch, &mut out).expect("a sound step");
     let ends: Vec<_> = out.produced.iter().map(|one| (one.fault, one.finish)).collect();
-    let failed = (Some(RowFault::NotANumber), Some(FinishReason::Failed));
+    let failed = (Some(RowFault::PromptNotANumber), Some(FinishReason::Failed));
     assert_eq!(ends, [failed, (None, Some(FinishReason::Length))]);
     let twin = Sequence { token_ids: scored(1, 4, 0).token_ids, ..sequence(3, 5, 1) };
     policy.assign(twin, 3).expect("the model is here");

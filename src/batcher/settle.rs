@@ -46,8 +46,7 @@ impl<S: Clone> Lane<S> {
             };
             let prompt_scores = std::mem::take(&mut run.prompt_scores);
             let sound = !prompt_scores.iter().any(|scores| scores.logprob.is_nan());
-            let token =
-                token.and_then(|token| if sound { Ok(token) } else { Err(RowFault::NotANumber) });
+            let token = if sound { token } else { Err(RowFault::PromptNotANumber) };
             run.sequence.token_ids.extend(token.iter().flatten().map(|token| token.id));
             run.sequence.prompt_scored = true;
             fault = token.as_ref().err().copied();
@@ -67,7 +66,7 @@ impl<S: Clone> Lane<S> {
             });
         }
         // Keys and values that lead to no numbers are not for others.
-        if fault != Some(RowFault::NotANumber) {
+        if !matches!(fault, Some(RowFault::NotANumber | RowFault::PromptNotANumber)) {
             self.kv.register(&mut run.chain, &run.sequence.token_ids, &run.table, run.settled);
         }
         if let Some(window) = self.spec.window {

@@ -62,6 +62,8 @@ pub struct Delivery {
 pub enum RowFault {
     /// The model's logits are no numbers.
     NotANumber,
+    /// Those for the prompt, which is scored, are none.
+    PromptNotANumber,
     /// What the request bans and allows leaves no token.
     NothingLeft,
 }
@@ -73,6 +75,9 @@ impl RowFault {
             RowFault::NotANumber => Error::internal(format!(
                 "the model's logits for token {position} of the completion are not numbers (NaN or infinite)"
             )),
+            RowFault::PromptNotANumber => Error::internal(
+                "the model's logits for the prompt are not numbers (NaN or infinite)",
+            ),
             RowFault::NothingLeft => Error::new(
                 Kind::Invalid,
                 format!(

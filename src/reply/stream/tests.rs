@@ -296,9 +296,11 @@ fn check(seed: u64, sink: &Collected, streams: bool) {
 
 #[test]
 fn a_row_that_could_not_be_sampled_fails_with_its_reason() {
-    for (fault, kind) in
-        [(RowFault::NotANumber, Kind::Internal), (RowFault::NothingLeft, Kind::Invalid)]
-    {
+    for (fault, kind, says) in [
+        (RowFault::NotANumber, Kind::Internal, "token 2 of the completion"),
+        (RowFault::PromptNotANumber, Kind::Internal, "for the prompt"),
+        (RowFault::NothingLeft, Kind::Invalid, "token 2 of the completion"),
+    ] {
         let sink = Collected::default();
         let started = Fixture::default().start(&sink);
         let mut stream = lock(&started);
@@ -311,7 +313,7 @@ fn a_row_that_could_not_be_sampled_fails_with_its_reason() {
         assert_eq!((last.finish_reason, last.seq), (Some(FinishReason::Failed), 2));
         let error = last.error.expect("says why");
         assert_eq!(error.kind, kind);
-        assert!(error.message.contains("token 2"), "{error}");
+        assert!(error.message.contains(says), "{error}");
         assert_eq!(started.permits(), 0);
     }
 }
