@@ -25,8 +25,8 @@ fn config_json_is_checked_key_by_key() {
         ("rope_scaling", json!({"type": "mrope"}), "rope_scaling.type", Unsupported),
         (
             "rope_scaling",
-            json!({"type": "yarn", "factor": 2, "beta": 3}),
-            "rope_scaling.beta",
+            json!({"type": "yarn", "factor": 2, "llama_4_scaling_beta": 0.1}),
+            "rope_scaling.llama_4_scaling_beta",
             Unsupported,
         ),
         (

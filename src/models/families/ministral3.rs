@@ -2,7 +2,7 @@
 //! Mistral Small 3.1 and 3.2, hold a vision tower beside the decoder, which is left out.
 
 use super::names::Names;
-use super::ropes::{self, Rope, RopeScaling};
+use super::ropes::{self, Rope, RopeDefaults, RopeScaling};
 use super::sizes::{Defaults, Sizes, refuse_unless};
 use super::{Decoder, Family, Source, mistral, of_multimodal, text_part, windows};
 use crate::models::fault::{CheckpointError, CheckpointFault};
@@ -33,7 +33,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     refuse_unless(config, "attention_bias", &false.into())?;
     let mut layer = sizes.layer();
     layer.attention.window = windows::window(config, None)?.unwrap_or(0);
-    let of_heads = sizes.rope();
+    let of_heads = RopeDefaults { queries_grow: true, ..sizes.rope() };
     let rope = match config.get("rope_parameters").is_some() || config.get("rope_scaling").is_some()
     {
         true => ropes::read(config, of_heads)?,

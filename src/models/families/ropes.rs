@@ -3,12 +3,10 @@
 
 use std::f64::consts::PI;
 
+use super::sizes::MAX_POSITIONS;
 use crate::bridge::spec::RopeSpec;
 use crate::models::fault::{CheckpointError, CheckpointFault};
 use crate::models::json_file::JsonFile;
-
-/// Positions are counted in single precision on the device.
-const MAX_POSITIONS: u32 = 1 << 28;
 
 /// How frequencies are scaled for long contexts.
 #[derive(Debug, Clone, PartialEq)]
@@ -193,21 +191,22 @@ pub(super) struct RopeDefaults {
     pub original: Option<u32>,
     /// Phi-3: `yarn` is an older name of `longrope`.
     pub yarn_is_longrope: bool,
+    /// Ministral 3: queries grow with their position.
+    pub queries_grow: bool,
 }
 
 impl RopeDefaults {
     /// Whole heads turned in halves.
     pub(super) fn of_heads(head_dim: u32, max_position_embeddings: u32) -> Self {
-        let (theta, partial, interleaved) = (10_000.0, None, false);
-        let (original, yarn_is_longrope) = (None, false);
         Self {
-            theta,
+            theta: 10_000.0,
             head_dim,
-            partial,
-            interleaved,
+            partial: None,
+            interleaved: false,
             max_position_embeddings,
-            original,
-            yarn_is_longrope,
+            original: None,
+            yarn_is_longrope: false,
+            queries_grow: false,
         }
     }
 }
@@ -259,13 +258,13 @@ pub(super) fn read_object(
     };
     let Some(rope) = rope else { return Ok(plain) };
     let theta = rope.positive("rope_theta")?.unwrap_or(plain.theta);
-    let query_scale = match rope.number("llama_4_scaling_beta")? {
-        Some(beta) if beta > 0.0 => {
-            let key = "original_max_position_embeddings";
-            Some((beta as f32, rope.required_size(key, MAX_POSITIONS)?))
-        }
-        _ => None,
-    };
+    let mut query_scale = None;
+    if defaults.queries_grow
+        && let Some(beta) = rope.number("llama_4_scaling_beta")?.filter(|beta| *beta > 0.0)
+    {
+        let key = "original_max_position_embeddings";
+        query_scale = Some((beta as f32, rope.required_size(key, MAX_POSITIONS)?));
+    }
     let scaling = read_scaling(rope, rotary_dim, defaults)?;
     rope.refuse_unread(&["finetuned", "max_position_embeddings", "type"])?;
     Ok(Rope { theta, scaling, query_scale, ..plain })

@@ -20,6 +20,7 @@ const MAX_HEAD_DIM: u32 = 1 << 12;
 const MAX_LAYERS: u32 = 1 << 10;
 /// Each has tensors of its own, which are listed before the first is looked for.
 const MAX_EXPERTS_OF_ALL: u64 = 1 << 16;
+/// They are counted in single precision on the device.
 pub(super) const MAX_POSITIONS: u32 = 1 << 28;
 
 /// Keys without effect on what is computed here, beside those that begin with `_`.
