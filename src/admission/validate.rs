@@ -12,6 +12,9 @@ const COMPLETIONS_MAX_TOKENS: u32 = 16;
 /// Log probabilities of a prompt, with its alternatives: they are told in one event, and held until then.
 const MAX_PROMPT_LOGPROBS: u64 = 1 << 18;
 
+/// Log probabilities of all a request's completions, with their alternatives: what does not stream, or is not read, is held until then.
+const MAX_LOGPROBS: u64 = 1 << 20;
+
 /// Checks what does not need the prompt's tokens; gives the parameters with all defaults. `seed` is for a request that names none.
 pub(super) fn check_params(
     params: Params,
@@ -139,7 +142,24 @@ pub(super) fn completion_length(
     };
     params.check_min_tokens(max_tokens)?;
     check_prompt_logprobs(params, num_prompt_tokens)?;
+    check_logprobs(params, max_tokens)?;
     Ok(max_tokens)
+}
+
+fn check_logprobs(params: &Params, max_tokens: u32) -> Result<()> {
+    let Some(num_top) = params.num_logprobs() else { return Ok(()) };
+    let samples = params.num_samples();
+    let told = u64::from(samples) * u64::from(max_tokens) * (1 + u64::from(num_top));
+    if told <= MAX_LOGPROBS {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "logprobs",
+        format!(
+            "expected at most {MAX_LOGPROBS} log probabilities, got {told}: {samples} times \
+             {max_tokens} tokens with {num_top} alternatives each"
+        ),
+    ))
 }
 
 fn check_prompt_logprobs(params: &Params, num_prompt_tokens: u32) -> Result<()> {
@@ -151,7 +171,7 @@ fn check_prompt_logprobs(params: &Params, num_prompt_tokens: u32) -> Result<()> 
     let from_echo = params.prompt_logprobs.is_none_or(|own| own < num_top);
     let field = if from_echo { "logprobs" } else { "prompt_logprobs" };
     Err(Error::invalid(
-        format!("params.{field}"),
+        field,
         format!(
             "expected at most {MAX_PROMPT_LOGPROBS} log probabilities of the prompt, got {told}: \
              {num_prompt_tokens} tokens with {num_top} alternatives each"
@@ -295,7 +315,19 @@ mod tests {
         };
         let own = Params { prompt_logprobs: Some(20), ..Params::default() };
         assert_eq!(checked(own.clone(), 12_483), Ok(()));
-        assert_eq!(checked(own, 12_484), Err("params.prompt_logprobs".into()));
+        assert_eq!(checked(own, 12_484), Err("prompt_logprobs".into()));
         assert_eq!(checked(Params::default(), u32::MAX), Ok(()));
+    }
+
+    #[test]
+    fn what_is_told_of_completions_is_bounded() {
+        let checked = |n, logprobs, tokens| {
+            let params = Params { n, logprobs, ..Params::default() };
+            check_logprobs(&params, tokens).map_err(|error| error.param.unwrap_or_default())
+        };
+        assert_eq!(checked(None, Some(20), 49_932), Ok(()));
+        assert_eq!(checked(None, Some(20), 49_933), Err("logprobs".into()));
+        assert_eq!(checked(Some(128), Some(0), 8_193), Err("logprobs".into()));
+        assert_eq!(checked(Some(128), None, u32::MAX), Ok(()));
     }
 }
