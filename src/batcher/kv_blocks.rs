@@ -38,40 +38,28 @@ impl KvBlocks {
         self.pool.num_free() + self.cache.as_ref().map_or(0, PrefixCache::num_idle)
     }
 
-    /// Starts a block table with the cached blocks that begin as `token_ids` do. The last token is never among them: its
-    /// logits must be computed. Returns how far the chain reaches.
+    /// Starts a block table with the cached blocks that begin as `token_ids` do. Returns how far the chain reaches.
     pub fn share_prefix(&mut self, token_ids: &[u32], table: &mut Vec<BlockId>) -> Chain {
         debug_assert!(table.is_empty());
         let mut chain = Chain { blocks: 0, link: Some(Link::ROOT) };
         let Some(cache) = &mut self.cache else { return chain };
-        let reusable = token_ids.len().saturating_sub(1);
-        let mut link = Link::ROOT;
-        for tokens in token_ids[..reusable].chunks_exact(self.block_size as usize) {
-            let Some((block, next)) = cache.find(link, tokens) else { break };
-            cache.set_used(block);
-            self.pool.retain(block);
+        for (block, link) in cache.chain(token_ids, self.block_size) {
             table.push(block);
-            link = next;
+            chain.link = Some(link);
         }
         chain.blocks = table.len() as u32;
-        chain.link = Some(link);
+        for &block in &*table {
+            cache.set_used(block);
+            self.pool.retain(block);
+        }
         chain
     }
 
     /// How many tokens [`share_prefix`](Self::share_prefix) would find.
     pub fn num_cached(&self, token_ids: &[u32]) -> u32 {
-        let Some(cache) = &self.cache else { return 0 };
-        let reusable = token_ids.len().saturating_sub(1);
-        let mut blocks = token_ids[..reusable].chunks_exact(self.block_size as usize);
-        let mut link = Link::ROOT;
-        let mut found = 0;
-        while let Some(tokens) = blocks.next()
-            && let Some((_, next)) = cache.find(link, tokens)
-        {
-            link = next;
-            found += self.block_size;
-        }
-        found
+        let blocks =
+            self.cache.as_ref().map_or(0, |cache| cache.chain(token_ids, self.block_size).count());
+        blocks as u32 * self.block_size
     }
 
     /// Extends a block table to hold `num_tokens`, as far as there are blocks; returns how many tokens it holds.

@@ -80,22 +80,42 @@ impl PrefixCache {
 
     /// The block that continues `parent` with these tokens.
     pub fn find(&self, parent: Link, token_ids: &[u32]) -> Option<(BlockId, Link)> {
-        let hash = (self.hash)(parent.hash, token_ids);
-        let block = *self.by_hash.get(&hash)?;
+        let block = *self.by_hash.get(&(self.hash)(parent.hash, token_ids))?;
+        Some((block, self.link(block, parent, token_ids)?))
+    }
+
+    /// Where a block leads to, if it really continues `parent` with these tokens.
+    fn link(&self, block: BlockId, parent: Link, token_ids: &[u32]) -> Option<Link> {
         let entry = self.entries.get(&block)?;
-        (entry.parent == parent.entry && *entry.token_ids == *token_ids)
-            .then_some((block, Link { hash, entry: entry.number }))
+        let same = entry.parent == parent.entry && *entry.token_ids == *token_ids;
+        same.then_some(Link { hash: entry.hash, entry: entry.number })
+    }
+
+    /// The cached blocks that begin as `token_ids` do, from the first one on. The last token is never among them: its logits must be
+    /// computed.
+    pub fn chain<'a>(
+        &'a self,
+        token_ids: &'a [u32],
+        block_size: u32,
+    ) -> impl Iterator<Item = (BlockId, Link)> + 'a {
+        let reusable = token_ids.len().saturating_sub(1);
+        let mut link = Link::ROOT;
+        token_ids[..reusable].chunks_exact(block_size as usize).map_while(move |tokens| {
+            let found = self.find(link, tokens)?;
+            link = found.1;
+            Some(found)
+        })
     }
 
     /// Offers a block whose KV was computed, a sequence still holding it.
     pub fn offer(&mut self, parent: Link, token_ids: &[u32], block: BlockId) -> Offer {
-        if let Some((_, link)) = self.find(parent, token_ids) {
-            return Offer::Present(link);
-        }
         let hash = (self.hash)(parent.hash, token_ids);
         let Some(&other) = self.by_hash.get(&hash) else {
             return Offer::Taken(self.insert(parent, hash, token_ids, block));
         };
+        if let Some(link) = self.link(other, parent, token_ids) {
+            return Offer::Present(link);
+        }
         if self.entries.get(&other).is_none_or(|entry| entry.idle.is_none()) {
             return Offer::Refused;
         }
