@@ -211,9 +211,17 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Adds that of another sample or prompt of the same request: tokens and times of the device add up, but they wait at the same
-    /// time, so the longest wait counts.
-    pub fn add(&mut self, other: &Receipt) {
+    /// Adds that of another sample or prompt of the same request to what is known of it.
+    pub fn join(sum: &mut Option<Receipt>, other: Option<Receipt>) {
+        match (sum, other) {
+            (Some(sum), Some(other)) => sum.add(&other),
+            (sum @ None, other) => *sum = other,
+            (Some(_), None) => {}
+        }
+    }
+
+    /// Tokens and times of the device add up, but they wait at the same time, so the longest wait counts.
+    fn add(&mut self, other: &Receipt) {
         if !self.device.split(',').any(|device| device == other.device) {
             self.device = format!("{},{}", self.device, other.device);
         }
@@ -269,6 +277,24 @@ fn is_zero(index: &u32) -> bool {
 }
 
 impl Event {
+    /// An event that says nothing yet, of a request's first choice and start.
+    pub fn new(request_id: RequestId) -> Self {
+        Self {
+            request_id,
+            index: 0,
+            attempt: 1,
+            seq: 0,
+            token_ids: Vec::new(),
+            text: String::new(),
+            logprobs: None,
+            prompt_logprobs: None,
+            finish_reason: None,
+            usage: None,
+            receipt: None,
+            error: None,
+        }
+    }
+
     /// Whether nothing of the request follows.
     pub fn is_last(&self) -> bool {
         self.usage.is_some()

@@ -9,18 +9,10 @@ use inferno_node::request::{Event, RequestId};
 
 fn event(seq: u32) -> Event {
     Event {
-        request_id: RequestId::parse("0199f2c84d2e7a31b0aa5d1c6f3e9b42").expect("an id"),
-        index: 0,
-        attempt: 1,
         seq,
         token_ids: vec![11_873],
         text: " example".to_owned(),
-        logprobs: None,
-        prompt_logprobs: None,
-        finish_reason: None,
-        usage: None,
-        receipt: None,
-        error: None,
+        ..Event::new(RequestId::parse("0199f2c84d2e7a31b0aa5d1c6f3e9b42").expect("an id"))
     }
 }
 

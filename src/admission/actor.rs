@@ -240,9 +240,9 @@ impl Admission {
         hold.permit.announce();
         let samples = reserved.samples(hold, next_sequence);
         let (mut sequences, mut streams) = (Vec::new(), Vec::new());
-        for (sample, index) in samples.into_iter().zip(0..) {
-            let of = (index, &sample.handle);
-            let sequence = reserved.sequence(of, token_ids.clone(), max_tokens);
+        let prompts = std::iter::repeat_n(token_ids, samples.len()); // moved to the last, mostly only, one
+        for ((sample, index), token_ids) in samples.into_iter().zip(0..).zip(prompts) {
+            let sequence = reserved.sequence((index, &sample.handle), token_ids, max_tokens);
             streams.push(self.stream(&reserved, sample, &sequence));
             sequences.push(sequence);
         }

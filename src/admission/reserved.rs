@@ -50,7 +50,7 @@ impl Reserved {
         let (sink, permit) = (hold.sink, Box::new(hold.permit));
         let handle = Arc::clone(&self.handle);
         if self.params.num_samples() == 1 {
-            return vec![Sample::alone(handle, sink, permit)];
+            return vec![Sample { handle, sink, permit }];
         }
         let best = self.params.ranks_samples().then(|| Best {
             num_choices: self.params.num_choices() as usize,

@@ -234,18 +234,10 @@ mod tests {
 
     fn event(token_ids: Vec<u32>, text: &str) -> Event {
         Event {
-            request_id: RequestId::parse("r-1").expect("an id"),
-            index: 0,
-            attempt: 1,
             seq: 40,
             token_ids,
             text: text.to_owned(),
-            logprobs: None,
-            prompt_logprobs: None,
-            finish_reason: None,
-            usage: None,
-            receipt: None,
-            error: None,
+            ..Event::new(RequestId::parse("r-1").expect("an id"))
         }
     }
 

@@ -103,18 +103,10 @@ mod tests {
 
     fn event(seq: u32, token_ids: Vec<u32>, text: &str) -> Event {
         Event {
-            request_id: RequestId::parse("r").expect("an id"),
-            index: 0,
-            attempt: 1,
             seq,
             token_ids,
             text: text.to_owned(),
-            logprobs: None,
-            prompt_logprobs: None,
-            finish_reason: None,
-            usage: None,
-            receipt: None,
-            error: None,
+            ..Event::new(RequestId::parse("r").expect("an id"))
         }
     }
 

@@ -260,18 +260,12 @@ impl Drop for BusSink {
             }
             Told::Accepted => {
                 let event = Event {
-                    request_id: self.id.clone(),
-                    index: 0,
                     attempt: self.attempt,
                     seq: self.next_seq,
-                    token_ids: Vec::new(),
-                    text: String::new(),
-                    logprobs: None,
-                    prompt_logprobs: None,
                     finish_reason: Some(FinishReason::Failed),
                     usage: Some(Usage::default()),
-                    receipt: None,
                     error: Some(Error::internal("the node dropped the request")),
+                    ..Event::new(self.id.clone())
                 };
                 // The stream is no one else's any more, so nobody needs to hear that it is closed.
                 let _ = self.event(event);
@@ -286,18 +280,12 @@ mod tests {
 
     fn event(index: u32, seq: u32, is_last: bool) -> Event {
         Event {
-            request_id: RequestId::parse("r").expect("an id"),
             index,
-            attempt: 1,
             seq,
             token_ids: vec![seq],
-            text: String::new(),
-            logprobs: None,
-            prompt_logprobs: None,
             finish_reason: is_last.then_some(FinishReason::Stop),
             usage: is_last.then(Usage::default),
-            receipt: None,
-            error: None,
+            ..Event::new(RequestId::parse("r").expect("an id"))
         }
     }
 

@@ -20,11 +20,7 @@ impl Bill {
         sum.completion_tokens += usage.completion_tokens;
         sum.total_tokens += usage.total_tokens;
         sum.cached_tokens += usage.cached_tokens;
-        match (&mut self.receipt, finished.receipt.take()) {
-            (Some(receipt), Some(other)) => receipt.add(&other),
-            (None, other) => self.receipt = other,
-            (Some(_), None) => {}
-        }
+        Receipt::join(&mut self.receipt, finished.receipt.take());
     }
 
     /// The tokens, as OpenAI's clients read them.

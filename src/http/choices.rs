@@ -216,20 +216,7 @@ mod tests {
     use crate::request::{RequestId, SequenceId};
 
     fn text(text: &str) -> Event {
-        Event {
-            request_id: RequestId::generate(),
-            index: 0,
-            attempt: 1,
-            seq: 0,
-            token_ids: Vec::new(),
-            text: text.to_owned(),
-            logprobs: None,
-            prompt_logprobs: None,
-            finish_reason: None,
-            usage: None,
-            receipt: None,
-            error: None,
-        }
+        Event { text: text.to_owned(), ..Event::new(RequestId::generate()) }
     }
 
     #[test]

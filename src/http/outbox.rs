@@ -109,21 +109,23 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Changes each choice of the prompt and wakes the reader if one says so.
+    fn change_all(&self, change: impl Fn(&mut Choices, usize) -> bool) {
+        self.outbox.change(|choices| {
+            let indices = self.choices.clone();
+            ((), indices.fold(false, |wake, index| change(choices, index) | wake))
+        });
+    }
+
     /// The whole prompt fails: each choice that has not ended does.
     fn fail(&self, error: &Error) {
-        self.outbox.change(|choices| {
-            let end = |index| choices.end(index, End::Failed(error.clone()));
-            ((), self.choices.clone().map(end).fold(false, |any, ended| any | ended))
-        });
+        self.change_all(|choices, index| choices.end(index, End::Failed(error.clone())));
     }
 }
 
 impl Sink for Entry {
     fn accepted(&mut self, handle: &Arc<Handle>) {
-        self.outbox.change(|choices| {
-            let accept = |index| choices.accept(index, handle);
-            ((), self.choices.clone().map(accept).fold(false, |any, all| any | all))
-        });
+        self.change_all(|choices, index| choices.accept(index, handle));
     }
 
     fn refused(&mut self, error: &Error) {
@@ -171,20 +173,7 @@ mod tests {
     }
 
     fn text(text: &str) -> Event {
-        Event {
-            request_id: RequestId::generate(),
-            index: 0,
-            attempt: 1,
-            seq: 0,
-            token_ids: Vec::new(),
-            text: text.to_owned(),
-            logprobs: None,
-            prompt_logprobs: None,
-            finish_reason: None,
-            usage: None,
-            receipt: None,
-            error: None,
-        }
+        Event { text: text.to_owned(), ..Event::new(RequestId::generate()) }
     }
 
     fn last(reason: FinishReason) -> Event {

@@ -45,11 +45,6 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The request itself, where it wants one sample.
-    pub fn alone(handle: Arc<Handle>, sink: Box<dyn Sink>, permit: Box<dyn Permit>) -> Self {
-        Self { handle, sink, permit }
-    }
-
     /// All samples of a request, in their order.
     pub fn of(start: SamplesStart) -> Vec<Self> {
         let count = start.sequence_ids.len();
@@ -58,7 +53,6 @@ impl Sample {
             sink: Some(start.sink),
             permit: Some(start.permit),
             handle: start.handle,
-            accepted: false,
             unscheduled: count,
             running: count,
             bill: Bill::default(),
@@ -82,7 +76,6 @@ struct Samples {
     /// None once it has gone back.
     permit: Option<Box<dyn Permit>>,
     handle: Arc<Handle>,
-    accepted: bool,
     unscheduled: usize,
     /// Samples that have not ended.
     running: usize,
@@ -107,11 +100,7 @@ impl Bill {
         sum.completion_tokens = sum.completion_tokens.saturating_add(usage.completion_tokens);
         sum.total_tokens = sum.prompt_tokens.saturating_add(sum.completion_tokens);
         sum.cached_tokens = sum.cached_tokens.min(usage.cached_tokens);
-        match (&mut self.receipt, receipt) {
-            (Some(receipt), Some(other)) => receipt.add(&other),
-            (None, other) => self.receipt = other,
-            (Some(_), None) => {}
-        }
+        Receipt::join(&mut self.receipt, receipt);
     }
 }
 
@@ -208,14 +197,13 @@ struct Way {
 }
 
 impl Sink for Way {
+    /// All of a request's samples are, or none: the first one's word is the request's.
     fn accepted(&mut self, _: &Arc<Handle>) {
         let mut samples = lock(&self.samples);
-        let Samples { sink: Some(sink), handle, accepted: accepted @ false, .. } = &mut *samples
-        else {
-            return;
-        };
-        *accepted = true;
-        sink.accepted(handle);
+        let Samples { sink, handle, .. } = &mut *samples;
+        if let Some(sink) = sink.as_mut().filter(|_| self.index == 0) {
+            sink.accepted(handle);
+        }
     }
 
     fn refused(&mut self, error: &Error) {

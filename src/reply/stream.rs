@@ -271,18 +271,13 @@ impl Stream {
     fn next_event(&mut self, text: String) -> Event {
         let token_ids = std::mem::take(&mut self.token_ids);
         Event {
-            request_id: self.handle.request_id().clone(),
-            index: 0,
             attempt: self.attempt,
             seq: self.num_tokens - token_ids.len() as u32,
             token_ids,
             text,
             logprobs: self.text.take_logprobs(),
             prompt_logprobs: self.prompt_logprobs.take(),
-            finish_reason: None,
-            usage: None,
-            receipt: None,
-            error: None,
+            ..Event::new(self.handle.request_id().clone())
         }
     }
 

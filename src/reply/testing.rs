@@ -127,30 +127,51 @@ pub(crate) struct Started {
 
 /// What permits were told.
 #[derive(Default)]
-struct Counts {
+pub(crate) struct Counts {
     held: AtomicUsize,
     scheduled: AtomicUsize,
     computed: AtomicUsize,
 }
 
+impl Counts {
+    /// A permit that is counted here.
+    pub(crate) fn permit(self: &Arc<Self>) -> Box<dyn Permit> {
+        self.held.fetch_add(1, Ordering::SeqCst);
+        Box::new(CountedPermit(Arc::clone(self)))
+    }
+
+    /// Permits not given back.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn scheduled(&self) -> usize {
+        self.scheduled.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn computed(&self) -> usize {
+        self.computed.load(Ordering::SeqCst)
+    }
+}
+
 impl Started {
     /// Permits not given back.
     pub(crate) fn permits(&self) -> usize {
-        self.counts.held.load(Ordering::SeqCst)
+        self.counts.held()
     }
 
     /// Drops the stream and gives the permits that are left.
     pub(crate) fn finish(self) -> usize {
         drop(self.stream);
-        self.counts.held.load(Ordering::SeqCst)
+        self.counts.held()
     }
 
     pub(crate) fn scheduled(&self) -> usize {
-        self.counts.scheduled.load(Ordering::SeqCst)
+        self.counts.scheduled()
     }
 
     pub(crate) fn computed(&self) -> usize {
-        self.counts.computed.load(Ordering::SeqCst)
+        self.counts.computed()
     }
 }
 
@@ -179,7 +200,6 @@ impl Fixture {
 
     pub(crate) fn start_with(self, sink: Box<dyn Sink>) -> Started {
         let counts = Arc::new(Counts::default());
-        counts.held.store(1, Ordering::SeqCst);
         let handle = Handle::new(RequestId::generate(), SequenceId(1));
         let stream = Stream::new(StreamStart {
             handle: Arc::clone(&handle),
@@ -196,7 +216,7 @@ impl Fixture {
             accepted_at: Timestamp::from_micros(1_000),
             node_id: "node-1".into(),
             metrics: Arc::new(Metrics::new("test")),
-            permit: Box::new(CountedPermit(Arc::clone(&counts))),
+            permit: counts.permit(),
         });
         if self.accept {
             stream.lock().expect("new").accept();

@@ -181,18 +181,10 @@ fn token_logprob(i: u32) -> TokenLogprob {
 
 fn event(id: &RequestId, seq: u32, token_ids: Vec<u32>) -> Event {
     Event {
-        request_id: id.clone(),
-        index: 0,
-        attempt: 1,
         seq,
         text: token_ids.iter().map(|i| token_text(*i)).collect(),
         token_ids,
-        logprobs: None,
-        prompt_logprobs: None,
-        finish_reason: None,
-        usage: None,
-        receipt: None,
-        error: None,
+        ..Event::new(id.clone())
     }
 }
 

@@ -276,18 +276,11 @@ impl Played {
             }]
         });
         Event {
-            request_id: self.request.id.clone(),
-            index: 0,
-            attempt: 1,
             seq,
             token_ids: vec![7],
             text: text.to_owned(),
             logprobs,
-            prompt_logprobs: None,
-            finish_reason: None,
-            usage: None,
-            receipt: None,
-            error: None,
+            ..Event::new(self.request.id.clone())
         }
     }
 

@@ -1,35 +1,8 @@
 //! Goal: however the events of samples fall, the request's sink sees each choice whole, one end, and one bill.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use super::super::testing::{Collected, Word};
+use super::super::testing::{Collected, Counts, Word};
 use super::*;
 use crate::request::{RequestId, TokenLogprob};
-
-#[derive(Default)]
-struct Counts {
-    scheduled: AtomicUsize,
-    computed: AtomicUsize,
-    back: AtomicUsize,
-}
-
-struct Counted(Arc<Counts>);
-
-impl Permit for Counted {
-    fn scheduled(&mut self) {
-        self.0.scheduled.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn computed(&mut self, tokens: u32) {
-        self.0.computed.fetch_add(tokens as usize, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.back.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 struct Rig {
     samples: Vec<Sample>,
@@ -43,7 +16,7 @@ fn rig(count: u64, best: Option<Best>) -> Rig {
     let handle = Handle::new(RequestId::parse("r").expect("an id"), SequenceId(1));
     let mut samples = Sample::of(SamplesStart {
         sink: Box::new(told.clone()),
-        permit: Box::new(Counted(Arc::clone(&counts))),
+        permit: counts.permit(),
         handle: Arc::clone(&handle),
         sequence_ids: (2..2 + count).map(SequenceId).collect(),
         best,
@@ -64,18 +37,12 @@ fn event(tokens: u32, finish_reason: Option<FinishReason>) -> Event {
     };
     let receipt = Receipt { device: "cpu:0".to_owned(), prefill_tokens: 2, ..Receipt::default() };
     Event {
-        request_id: RequestId::parse("r").expect("an id"),
-        index: 0,
-        attempt: 1,
-        seq: 0,
         token_ids: vec![7; tokens as usize],
         text: "x".to_owned(),
-        logprobs: None,
-        prompt_logprobs: None,
         finish_reason,
         usage: finish_reason.map(|_| usage),
         receipt: finish_reason.map(|_| receipt),
-        error: None,
+        ..Event::new(RequestId::parse("r").expect("an id"))
     }
 }
 
@@ -96,20 +63,19 @@ fn choices_end_each_for_itself_and_the_bill_comes_once() {
     assert_eq!(samples[1].sink.event(event(1, None)), Ok(()));
     assert_eq!(samples[0].sink.event(event(3, LENGTH)), Ok(()));
     samples[0].permit.scheduled();
-    assert_eq!(counts.scheduled.load(Ordering::Relaxed), 0, "one still waits");
+    assert_eq!(counts.scheduled(), 0, "one still waits");
     samples[1].permit.scheduled();
     samples[1].permit.computed(5);
     let mut ended = handle.wait();
     assert_eq!(samples[1].sink.event(event(2, STOP)), Ok(()));
-    assert!(ended.try_recv().is_err() && counts.back.load(Ordering::Relaxed) == 0);
+    assert!(ended.try_recv().is_err() && counts.held() == 1);
     drop(samples);
     assert_eq!(seen(&told), [(1, None, false), (0, LENGTH, false), (1, STOP, true)]);
     let last = told.last().expect("an end");
     let usage = last.usage.expect("a bill");
     assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.total_tokens), (10, 5, 15));
     assert_eq!(last.receipt.expect("a bill").prefill_tokens, 4);
-    let counted = [&counts.scheduled, &counts.computed, &counts.back];
-    assert_eq!(counted.map(|count| count.load(Ordering::Relaxed)), [1, 5, 1]);
+    assert_eq!([counts.scheduled(), counts.computed(), counts.held()], [1, 5, 0]);
     let ended = ended.try_recv().expect("it has ended");
     assert_eq!((ended.reason, ended.completion_tokens), (FinishReason::Length, 5));
 }
@@ -175,7 +141,7 @@ fn a_refusal_is_told_once() {
     let handle = Handle::new(RequestId::parse("r").expect("an id"), SequenceId(1));
     let start = SamplesStart {
         sink: Box::new(told.clone()),
-        permit: Box::new(Counted(Arc::default())),
+        permit: Arc::new(Counts::default()).permit(),
         handle: Arc::clone(&handle),
         sequence_ids: vec![SequenceId(2), SequenceId(3)],
         best: None,
