@@ -195,6 +195,16 @@ impl Engine {
     pub fn new(name: &str, device: Device, num_threads: u32) -> Self {
         let checkpoint = checkpoint(name);
         let spec = device.spec(&checkpoint);
+        Self::with_spec(&checkpoint, spec, device, num_threads)
+    }
+
+    /// With the weights converted to what `spec` says.
+    pub fn with_spec(
+        checkpoint: &Checkpoint,
+        spec: DecoderSpec,
+        device: Device,
+        num_threads: u32,
+    ) -> Self {
         let limits = limits();
         let need = ffi::required_bytes(&device.options(num_threads, 0), &spec, &limits)
             .expect("a good spec");
@@ -220,7 +230,7 @@ impl Engine {
         engine
     }
 
-    fn bind(&mut self, seat: u32, sampler: &SamplerSpec) {
+    pub fn bind(&mut self, seat: u32, sampler: &SamplerSpec) {
         let bound = self.context.pin_mut().bind_seat(self.model, seat, sampler, 0, &[]);
         bound.expect("a good sampler");
         self.samplers.insert(seat, sampler.clone());
@@ -252,15 +262,10 @@ pub fn isas() -> Vec<Isa> {
     have
 }
 
-pub struct Golden {
-    pub prompts: Vec<Value>,
-    pub logits: BTreeMap<String, Vec<f32>>,
-}
-
-pub fn golden(name: &str) -> Golden {
-    let mut golden = json(&fixture(name).join("golden.json"));
-    let bytes = std::fs::read(fixture(name).join("golden.safetensors")).expect("readable");
-    let logits = SafeTensors::deserialize(&bytes)
+/// Float32 tensors by name.
+pub fn arrays(path: &Path) -> BTreeMap<String, Vec<f32>> {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    SafeTensors::deserialize(&bytes)
         .expect("a safetensors file")
         .iter()
         .map(|(name, tensor)| {
@@ -268,7 +273,17 @@ pub fn golden(name: &str) -> Golden {
             let values = values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             (name.to_owned(), values)
         })
-        .collect();
+        .collect()
+}
+
+pub struct Golden {
+    pub prompts: Vec<Value>,
+    pub logits: BTreeMap<String, Vec<f32>>,
+}
+
+pub fn golden(name: &str) -> Golden {
+    let mut golden = json(&fixture(name).join("golden.json"));
+    let logits = arrays(&fixture(name).join("golden.safetensors"));
     let Value::Array(prompts) = golden["prompts"].take() else { panic!("prompts is a list") };
     Golden { prompts, logits }
 }

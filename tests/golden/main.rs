@@ -7,6 +7,7 @@
 mod facts;
 mod families;
 mod harness;
+mod logprobs;
 mod scores;
 
 use std::collections::BTreeMap;
