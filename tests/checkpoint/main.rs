@@ -6,6 +6,7 @@ mod config;
 mod hub;
 mod published;
 mod resaved;
+mod ropes;
 
 use std::path::Path;
 

@@ -2,9 +2,9 @@
 //! five of six layers see a window and have a rope of their own. Of multimodal files the decoder.
 
 use super::gemma2::{NAMES, sandwich, softcap};
-use super::ropes::{self, Rope, RopeDefaults};
+use super::ropes::{Rope, RopeDefaults};
 use super::sizes::{Defaults, RequiredSizes, Sizes, refuse_unless, rounded_to};
-use super::{Decoder, Family, Source, of_multimodal, text_part, windows};
+use super::{Decoder, Family, Source, layer_ropes, of_multimodal, text_part, windows};
 use crate::bridge::spec::QkNorm;
 use crate::models::fault::CheckpointError;
 use crate::models::json_file::JsonFile;
@@ -66,10 +66,7 @@ fn two_ropes(config: &JsonFile, defaults: RopeDefaults) -> Result<Vec<Rope>, Che
     let local_theta = config.positive("rope_local_base_freq")?.unwrap_or(defaults.theta);
     let full = RopeDefaults { theta, ..defaults };
     let local = RopeDefaults { theta: local_theta, ..defaults };
-    if let Some(ropes) = ropes::by_layer_type(config, full, local)? {
-        return Ok(ropes);
-    }
-    Ok(vec![ropes::read(config, full)?, ropes::read_object(config, None, None, local)?])
+    layer_ropes::read(config, full, local)
 }
 
 fn read_multimodal(source: &Source<'_>) -> Result<Decoder, CheckpointError> {

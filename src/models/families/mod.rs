@@ -13,6 +13,7 @@ mod gemma3;
 mod glm4;
 mod gpt_oss;
 mod granite;
+mod layer_ropes;
 mod llama;
 mod ministral3;
 mod mistral;

@@ -4,7 +4,7 @@
 use super::names::Names;
 use super::ropes::{self, Rope, RopeDefaults};
 use super::sizes::{Defaults, Sizes, with_biases};
-use super::{Decoder, Family, Source, windows};
+use super::{Decoder, Family, Source, layer_ropes, windows};
 use crate::bridge::spec::{LayerSpec, NormSpec, QkNorm};
 use crate::models::fault::CheckpointError;
 use crate::models::json_file::JsonFile;
@@ -53,8 +53,5 @@ fn read_3(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
 fn two_ropes(config: &JsonFile, defaults: RopeDefaults) -> Result<Vec<Rope>, CheckpointError> {
     let theta = config.positive("rope_theta")?.unwrap_or(defaults.theta);
     let defaults = RopeDefaults { theta, ..defaults };
-    if let Some(ropes) = ropes::by_layer_type(config, defaults, defaults)? {
-        return Ok(ropes);
-    }
-    Ok(vec![ropes::read(config, defaults)?, ropes::read_object(config, None, None, defaults)?])
+    layer_ropes::read(config, defaults, defaults)
 }

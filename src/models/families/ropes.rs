@@ -220,27 +220,6 @@ pub(super) fn read(config: &JsonFile, defaults: RopeDefaults) -> Result<Rope, Ch
     read_object(config, classic.as_ref().or(new_style.as_ref()), top_theta, defaults)
 }
 
-/// `rope_parameters` with an object for each kind of layer: of those that see all, then of those that see a window. `None` where the
-/// file has the keys before transformers 5.
-pub(super) fn by_layer_type(
-    config: &JsonFile,
-    full: RopeDefaults,
-    sliding: RopeDefaults,
-) -> Result<Option<Vec<Rope>>, CheckpointError> {
-    let Some(all) = config.object("rope_parameters")? else { return Ok(None) };
-    let mut ropes = Vec::new();
-    for (key, defaults) in [("full_attention", full), ("sliding_attention", sliding)] {
-        let rope = all.object(key)?.ok_or_else(|| all.expected(key, "an object"))?;
-        // The class does not read it from here.
-        if rope.boolean("truncate")? == Some(false) {
-            return Err(rope.expected("truncate", "true"));
-        }
-        ropes.push(read_object(config, Some(&rope), None, defaults)?);
-    }
-    all.refuse_unread(&[])?;
-    Ok(Some(ropes))
-}
-
 /// The rope that one object describes; `None`: the plain one.
 pub(super) fn read_object(
     config: &JsonFile,
