@@ -27,7 +27,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     let defaults = RopeDefaults {
         partial: Some(1.0),
         original: Some(original.unwrap_or(4096)),
-        yarn_is_longrope: true,
+        longrope_alone: true,
         ..sizes.rope()
     };
     let rope = ropes::read(config, defaults)?;

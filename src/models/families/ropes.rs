@@ -189,8 +189,8 @@ pub(super) struct RopeDefaults {
     pub max_position_embeddings: u32,
     /// The original context, where a family keeps it beside its ropes.
     pub original: Option<u32>,
-    /// Phi-3: `yarn` is an older name of `longrope`.
-    pub yarn_is_longrope: bool,
+    /// Phi-3: no scaling but `longrope`, whose older names are `su` and `yarn`.
+    pub longrope_alone: bool,
     /// Ministral 3: queries grow with their position.
     pub queries_grow: bool,
 }
@@ -205,7 +205,7 @@ impl RopeDefaults {
             interleaved: false,
             max_position_embeddings,
             original: None,
-            yarn_is_longrope: false,
+            longrope_alone: false,
             queries_grow: false,
         }
     }
@@ -286,8 +286,15 @@ fn read_scaling(
     let required =
         |key: &str| rope.positive(key)?.ok_or_else(|| rope.expected(key, "a number above 0"));
     let original_key = "original_max_position_embeddings";
+    let unsupported = |kinds: &str| {
+        let reason = format!("expected {kinds}, got \"{kind}\"");
+        Err(rope.fault(CheckpointFault::Unsupported, key, reason))
+    };
     match kind {
         "default" => Ok(RopeScaling::None),
+        "longrope" => read_long_rope(rope, rotary_dim, defaults),
+        "su" | "yarn" if defaults.longrope_alone => read_long_rope(rope, rotary_dim, defaults),
+        _ if defaults.longrope_alone => unsupported("default or longrope"),
         "linear" => Ok(RopeScaling::Linear { factor: at_least_one(rope)? }),
         "dynamic" => {
             // Not read by transformers either.
@@ -303,14 +310,8 @@ fn read_scaling(
             let original = rope.required_size(original_key, MAX_POSITIONS)?;
             Ok(RopeScaling::Llama3 { factor, low, high, original })
         }
-        "yarn" if !defaults.yarn_is_longrope => read_yarn(rope, defaults),
-        "longrope" | "su" | "yarn" => read_long_rope(rope, rotary_dim, defaults),
-        other => {
-            let reason = format!(
-                "expected default, linear, dynamic, llama3, yarn or longrope, got \"{other}\""
-            );
-            Err(rope.fault(CheckpointFault::Unsupported, key, reason))
-        }
+        "yarn" => read_yarn(rope, defaults),
+        _ => unsupported("default, linear, dynamic, llama3, yarn or longrope"),
     }
 }
 
