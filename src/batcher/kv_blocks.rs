@@ -119,6 +119,17 @@ impl KvBlocks {
         }
     }
 
+    /// Takes the blocks that begin as `token_ids` do out of the prefix cache. Sequences that hold them keep them.
+    pub fn forget(&mut self, token_ids: &[u32]) {
+        let Some(cache) = &mut self.cache else { return };
+        let blocks: Vec<_> =
+            cache.chain(token_ids, self.block_size).map(|(block, _)| block).collect();
+        for block in blocks {
+            cache.forget(block);
+            self.pool.release(block);
+        }
+    }
+
     fn take(&mut self) -> Option<BlockId> {
         if self.pool.num_free() == 0 {
             let block = self.cache.as_mut()?.evict()?;

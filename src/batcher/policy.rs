@@ -656,6 +656,28 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_that_led_to_no_numbers_is_found_by_nobody() {
+        let (mut policy, mut out) = policy(spec(), &[(1, 11, 9)]);
+        let with_prompt_of_1 =
+            |id| Sequence { token_ids: sequence(1, 11, 9).token_ids, ..sequence(id, 11, 9) };
+        let first = policy.next_step(&mut out).expect("two blocks of the prompt");
+        settle(&mut policy, &mut out, first, 50);
+        let second = policy.next_step(&mut out).expect("the rest");
+        policy.assign(with_prompt_of_1(2), 2).expect("the model is here");
+        let third = policy.next_step(&mut out).expect("the twin starts");
+        let mut answer = StepOutput::of_tokens(vec![0], &second.batch.sample);
+        answer.status[0] = RowStatus::NotANumber;
+        policy.settle(second.step, &answer, second.batch, &mut out).expect("a sound step");
+        assert_eq!(policy.audit(), Ok(()));
+        policy.assign(with_prompt_of_1(3), 3).expect("the model is here");
+        let fourth = policy.next_step(&mut out).expect("another twin starts");
+        let cached: Vec<_> = out.started.iter().map(|one| one.cached_tokens).collect();
+        assert_eq!(cached, [0, 8, 0], "the second one holds what it found");
+        settle(&mut policy, &mut out, third, 51);
+        settle(&mut policy, &mut out, fourth, 52);
+    }
+
+    #[test]
     fn log_probabilities_stay_with_the_token_whose_seat_wants_them() {
         let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
         let mut curious = sequence(2, 3, 9);

@@ -121,8 +121,7 @@ impl PrefixCache {
         }
         // Nobody can find it below this parent, and where windows let go of a prompt's first blocks before its last ones, that is
         // what is left of most prompts.
-        self.set_used(other);
-        self.entries.remove(&other);
+        self.forget(other);
         Offer::Replaces(self.insert(parent, hash, token_ids, block), other)
     }
 
@@ -161,11 +160,17 @@ impl PrefixCache {
 
     /// Forgets the block that was idle longest.
     pub fn evict(&mut self) -> Option<BlockId> {
-        let (_, block) = self.idle.pop_first()?;
+        let block = *self.idle.first_key_value()?.1;
+        self.forget(block);
+        Some(block)
+    }
+
+    /// Forgets a block, idle or not.
+    pub fn forget(&mut self, block: BlockId) {
+        self.set_used(block);
         if let Some(entry) = self.entries.remove(&block) {
             self.by_hash.remove(&entry.hash);
         }
-        Some(block)
     }
 
     /// Blocks that may be evicted.

@@ -65,8 +65,10 @@ impl<S: Clone> Lane<S> {
                 finish,
             });
         }
-        // Keys and values that lead to no numbers are not for others.
-        if !matches!(fault, Some(RowFault::NotANumber | RowFault::PromptNotANumber)) {
+        // Keys and values that lead to no numbers are not for others, and those of earlier steps may be why.
+        if matches!(fault, Some(RowFault::NotANumber | RowFault::PromptNotANumber)) {
+            self.kv.forget(&run.sequence.token_ids);
+        } else {
             self.kv.register(&mut run.chain, &run.sequence.token_ids, &run.table, run.settled);
         }
         if let Some(window) = self.spec.window {
