@@ -1,7 +1,7 @@
 //! `config.json` and `generation_config.json`.
 
 use inferno_node::models::families::RopeScaling;
-use inferno_node::models::{CheckpointFault, LoadFormat};
+use inferno_node::models::{CheckpointFault, LoadFormat, ModelConfig};
 use inferno_node::request::Params;
 use serde_json::{Value, json};
 
@@ -86,6 +86,27 @@ fn a_config_without_a_family_is_refused() {
     config.as_object_mut().expect("an object").remove("model_type");
     builder.write("config.json", config.to_string());
     assert!(builder.open_as(LoadFormat::Dummy).is_err());
+}
+
+#[test]
+fn what_a_family_is_known_by_is_listed_as_the_key_has_it() {
+    let text = |key: &str, changes: Value| {
+        let mut config = tiny_config();
+        config
+            .as_object_mut()
+            .expect("an object")
+            .extend(changes.as_object().cloned().expect("an object"));
+        let error = ModelConfig::parse(config).err().expect("refused");
+        assert_eq!(error.item.as_deref(), Some(key));
+        error.to_string()
+    };
+    let both = text("model_type", json!({"model_type": "gpt2"}));
+    let alone = text("model_type", json!({"model_type": "gpt2", "architectures": null}));
+    for error in [both, alone] {
+        assert!(error.contains("gemma3_text, ") && !error.contains("ForCausalLM"), "{error}");
+    }
+    let error = text("architectures", json!({"architectures": ["GPT2LMHeadModel"]}));
+    assert!(error.contains("Gemma3ForCausalLM, ") && !error.contains("gemma3_text"), "{error}");
 }
 
 #[test]

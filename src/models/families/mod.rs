@@ -134,23 +134,26 @@ pub(super) fn read(
 fn family_of(file: &JsonFile) -> Result<&'static Family, CheckpointError> {
     let model_type = file.text("model_type")?;
     let by_type = model_type.map(|name| FAMILIES.iter().find(|family| family.model_type == name));
-    let unsupported = |key: &str, got: &str| {
-        let reason = format!("expected one of {}; got {got}", supported());
+    let unsupported = |key: &str, known: String, got: &str| {
+        let reason = format!("expected one of {known}; got {got}");
         Err(file.fault(CheckpointFault::Unsupported, key, reason))
     };
-    let Some(architectures) = file.get("architectures") else {
+    let unknown_type = || unsupported("model_type", model_types(), model_type.unwrap_or_default());
+    let Some(names) = file.get("architectures") else {
         return match by_type {
             Some(Some(family)) => Ok(family),
-            Some(None) => unsupported("model_type", model_type.unwrap_or_default()),
-            None => Err(file.expected("architectures", &format!("one of {}", supported()))),
+            Some(None) => unknown_type(),
+            None => Err(file.expected("architectures", &format!("one of {}", architectures()))),
         };
     };
-    let names: Vec<&str> =
-        architectures.as_array().into_iter().flatten().filter_map(|one| one.as_str()).collect();
-    let found = FAMILIES.iter().find(|family| names.contains(&family.architecture));
+    let is_named = |family: &Family| {
+        let mut listed = names.as_array().into_iter().flatten();
+        listed.any(|name| name.as_str() == Some(family.architecture))
+    };
+    let found = FAMILIES.iter().find(|family| is_named(family));
     match (found, by_type) {
-        (None, _) => unsupported("architectures", &architectures.to_string()),
-        (Some(_), Some(None)) => unsupported("model_type", model_type.unwrap_or_default()),
+        (None, _) => unsupported("architectures", architectures(), &names.to_string()),
+        (Some(_), Some(None)) => unknown_type(),
         (Some(family), Some(Some(other))) if family.model_type != other.model_type => {
             let reason =
                 format!("expected \"{}\", got \"{}\"", family.model_type, other.model_type);
@@ -160,10 +163,14 @@ fn family_of(file: &JsonFile) -> Result<&'static Family, CheckpointError> {
     }
 }
 
-/// The families that run, for messages.
-pub fn supported() -> String {
-    let names: Vec<_> = FAMILIES.iter().map(|family| family.architecture).collect();
-    names.join(", ")
+/// What `architectures` may say.
+fn architectures() -> String {
+    FAMILIES.iter().map(|family| family.architecture).collect::<Vec<_>>().join(", ")
+}
+
+/// What `model_type` may say.
+fn model_types() -> String {
+    FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ")
 }
 
 /// The decoder's own part of a multimodal file.
