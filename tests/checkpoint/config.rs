@@ -110,6 +110,21 @@ fn what_a_family_is_known_by_is_listed_as_the_key_has_it() {
 }
 
 #[test]
+fn a_head_that_is_too_large_is_told_with_its_limit() {
+    let error = |hidden_size: u32, head_dim: Value| {
+        let mut config = tiny_config();
+        config["hidden_size"] = hidden_size.into();
+        config["head_dim"] = head_dim;
+        let error = ModelConfig::parse(config).err().expect("refused");
+        assert_eq!(error.item.as_deref(), Some("head_dim"));
+        error.to_string()
+    };
+    assert!(error(8, json!(1026)).contains("1 to 1024, got 1026"));
+    let shared_out = error(4104, Value::Null);
+    assert!(shared_out.contains("1 to 1024") && shared_out.contains("1026"), "{shared_out}");
+}
+
+#[test]
 fn bad_json_and_missing_files_are_named() {
     let builder = Builder::new(&[]);
     for text in ["", "{", "null", "[]", "{\"a\":NaN}"] {

@@ -16,7 +16,8 @@ use super::{Decoder, Source};
 /// Bounds of what a config.json may claim, so that products stay inside 64 bits and a broken file asks for no absurd lists.
 pub(super) const MAX_WIDTH: u32 = 1 << 24;
 const MAX_HEADS: u32 = 1 << 14;
-const MAX_HEAD_DIM: u32 = 1 << 12;
+/// As the engine has it.
+const MAX_HEAD_DIM: u32 = 1 << 10;
 const MAX_LAYERS: u32 = 1 << 10;
 /// Each has tensors of its own, which are listed before the first is looked for.
 const MAX_EXPERTS_OF_ALL: u64 = 1 << 16;
@@ -288,15 +289,19 @@ fn head_dim(
     let (hidden_size, num_heads) = (sizes.hidden_size, sizes.num_heads);
     let head_dim = match file.size("head_dim", MAX_HEAD_DIM)?.or(default) {
         Some(head_dim) => head_dim,
-        None if hidden_size % num_heads == 0 && hidden_size / num_heads <= MAX_HEAD_DIM => {
-            hidden_size / num_heads
-        }
+        None if hidden_size % num_heads == 0 => hidden_size / num_heads,
         None => {
             let reason =
                 format!("expected a divisor of hidden_size {hidden_size}, got {num_heads}");
             return Err(file.fault(CheckpointFault::Malformed, "num_attention_heads", reason));
         }
     };
+    if head_dim > MAX_HEAD_DIM {
+        let reason = format!(
+            "expected 1 to {MAX_HEAD_DIM}, got {head_dim}: hidden_size {hidden_size} shared out among {num_heads}"
+        );
+        return Err(file.fault(CheckpointFault::Malformed, "head_dim", reason));
+    }
     if head_dim % 2 != 0 {
         let reason =
             format!("expected an even number (rotary embedding turns pairs), got {head_dim}");
