@@ -141,42 +141,34 @@ pub(super) fn completion_length(
         },
     };
     params.check_min_tokens(max_tokens)?;
-    check_prompt_logprobs(params, num_prompt_tokens)?;
-    check_logprobs(params, max_tokens)?;
+    check_logprobs(params, num_prompt_tokens, max_tokens)?;
     Ok(max_tokens)
 }
 
-fn check_logprobs(params: &Params, max_tokens: u32) -> Result<()> {
-    let Some(num_top) = params.num_logprobs() else { return Ok(()) };
-    let samples = params.num_samples();
-    let told = u64::from(samples) * u64::from(max_tokens) * (1 + u64::from(num_top));
-    if told <= MAX_LOGPROBS {
-        return Ok(());
+fn check_logprobs(params: &Params, num_prompt_tokens: u32, max_tokens: u32) -> Result<()> {
+    if let Some(num_top) = params.num_prompt_logprobs() {
+        let from_echo = params.prompt_logprobs.is_none_or(|own| own < num_top);
+        let field = if from_echo { "logprobs" } else { "prompt_logprobs" };
+        let tokens = (u64::from(num_prompt_tokens), "of the prompt");
+        check_told(field, tokens, num_top, MAX_PROMPT_LOGPROBS)?;
     }
-    Err(Error::invalid(
-        "logprobs",
-        format!(
-            "expected at most {MAX_LOGPROBS} log probabilities, got {told}: {samples} times \
-             {max_tokens} tokens with {num_top} alternatives each"
-        ),
-    ))
+    if let Some(num_top) = params.num_logprobs() {
+        let tokens = u64::from(params.num_samples()) * u64::from(max_tokens);
+        check_told("logprobs", (tokens, "of all completions"), num_top, MAX_LOGPROBS)?;
+    }
+    Ok(())
 }
 
-fn check_prompt_logprobs(params: &Params, num_prompt_tokens: u32) -> Result<()> {
-    let Some(num_top) = params.num_prompt_logprobs() else { return Ok(()) };
-    let told = u64::from(num_prompt_tokens) * (1 + u64::from(num_top));
-    if told <= MAX_PROMPT_LOGPROBS {
+/// Refuses to tell more than `most` log probabilities of so many tokens and of the alternatives that each has.
+fn check_told(field: &str, (tokens, whose): (u64, &str), num_top: u32, most: u64) -> Result<()> {
+    let told = tokens.saturating_mul(1 + u64::from(num_top));
+    if told <= most {
         return Ok(());
     }
-    let from_echo = params.prompt_logprobs.is_none_or(|own| own < num_top);
-    let field = if from_echo { "logprobs" } else { "prompt_logprobs" };
-    Err(Error::invalid(
-        field,
-        format!(
-            "expected at most {MAX_PROMPT_LOGPROBS} log probabilities of the prompt, got {told}: \
-             {num_prompt_tokens} tokens with {num_top} alternatives each"
-        ),
-    ))
+    let text = format!(
+        "expected at most {most} log probabilities {whose}, got {told}: {tokens} tokens with {num_top} alternatives each"
+    );
+    Err(Error::invalid(field, text))
 }
 
 #[cfg(test)]
@@ -311,7 +303,7 @@ mod tests {
     #[test]
     fn what_is_told_of_a_prompt_is_bounded() {
         let checked = |params: Params, tokens| {
-            check_prompt_logprobs(&params, tokens).map_err(|error| error.param.unwrap_or_default())
+            check_logprobs(&params, tokens, 1).map_err(|error| error.param.unwrap_or_default())
         };
         let own = Params { prompt_logprobs: Some(20), ..Params::default() };
         assert_eq!(checked(own.clone(), 12_483), Ok(()));
@@ -323,7 +315,7 @@ mod tests {
     fn what_is_told_of_completions_is_bounded() {
         let checked = |n, logprobs, tokens| {
             let params = Params { n, logprobs, ..Params::default() };
-            check_logprobs(&params, tokens).map_err(|error| error.param.unwrap_or_default())
+            check_logprobs(&params, 1, tokens).map_err(|error| error.param.unwrap_or_default())
         };
         assert_eq!(checked(None, Some(20), 49_932), Ok(()));
         assert_eq!(checked(None, Some(20), 49_933), Err("logprobs".into()));
