@@ -138,11 +138,17 @@ impl Stream {
     /// Takes what a device says of the prompt's tokens from the second on (nothing, where nobody asked), once: before the first
     /// token, or the finish in its place. Ignored like [`push`](Self::push).
     pub fn tell_prompt(&mut self, attempt: u32, scores: Vec<Scores>) {
-        let fits = |prompt: &mut PromptShown| prompt.fits(&scores);
         if self.open.is_none() || attempt < self.attempt {
             return;
         }
-        let Some(prompt) = self.prompt.take_if(fits) else { return };
+        let Some(prompt) = self.prompt.take_if(|prompt| prompt.fits(&scores)) else {
+            if !scores.is_empty() {
+                let (request_id, got) = (self.handle.request_id(), scores.len());
+                let tokens = self.num_prompt_tokens;
+                tracing::warn!(%request_id, got, tokens, "log probabilities that fit no prompt to be told are dropped");
+            }
+            return;
+        };
         let told = prompt.tell(scores);
         self.text.begin_with(&told.text);
         self.prompt_logprobs = told.logprobs;
