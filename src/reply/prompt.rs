@@ -12,7 +12,8 @@ pub struct PromptShown {
     pub decoder: IncrementalDecoder,
     /// The request's text begins with it.
     pub echo: bool,
-    /// As the client wrote it; absent: what its tokens say.
+    /// As the client wrote it; absent: what its tokens say. Goes back where no offsets count in it: a tokenizer may normalise, and
+    /// its tokens then say something else.
     pub text: Option<String>,
     /// Alternatives beside the log probability of each token; none: not even that.
     pub num_logprobs: Option<u32>,
@@ -48,13 +49,29 @@ impl PromptShown {
             }
             let before = text.len();
             self.decoder.push(token_id, &mut text);
+            if text.len() == before && self.is_written_mark(token_id, before) {
+                text.push_str(&String::from_utf8_lossy(
+                    &self.decoder.tokenizer().token_bytes(token_id),
+                ));
+            }
             num_chars += text[before..].chars().count() as u32;
         }
-        let echo = self.text.unwrap_or(text);
+        let echo = match self.num_logprobs {
+            Some(_) => text,
+            None => self.text.unwrap_or(text),
+        };
         PromptTold {
             text: if self.echo { echo } else { String::new() },
             logprobs: self.num_logprobs.map(|_| entries),
         }
+    }
+
+    /// Whether a mark stands at this byte because the client wrote it there, not because the tokenizer put it.
+    fn is_written_mark(&self, token_id: u32, at: usize) -> bool {
+        let tokenizer = self.decoder.tokenizer();
+        let rest = self.text.as_deref().and_then(|text| text.get(at..)).unwrap_or_default();
+        tokenizer.is_special(token_id)
+            && rest.as_bytes().starts_with(&tokenizer.token_bytes(token_id))
     }
 }
 
@@ -92,6 +109,25 @@ mod tests {
         let tops: Vec<_> = entries.iter().map(|entry| entry.top.len()).collect();
         assert_eq!(tops, [0, 1, 1, 1]);
         assert_eq!(entries[3].top[0].token_id, END);
+    }
+
+    #[test]
+    fn offsets_count_in_the_text_that_goes_back_however_it_was_written() {
+        let told = |text: &str, token_ids: &[u32]| {
+            let (token_ids, text) = (token_ids.to_vec(), Some(text.to_owned()));
+            let scores = vec![Scores { logprob: -1.0, top: Vec::new() }; token_ids.len() - 1];
+            let prompt = PromptShown { token_ids, text, num_logprobs: Some(0), ..shown("") };
+            let told = prompt.tell(scores);
+            let entries = told.logprobs.expect("wanted");
+            let offsets: Vec<_> = entries.iter().map(|entry| entry.text_offset).collect();
+            (told.text, offsets)
+        };
+        let ids = testing::bytes().encode("ab", false).expect("plain text");
+        let (a, b) = (ids[0], ids[1]);
+        let normalised = told("ａｂ", &[END, a, b]);
+        assert_eq!(normalised, ("ab".to_owned(), vec![0, 0, 1]));
+        let with_mark = told("a</s>b", &[END, a, END, b]);
+        assert_eq!(with_mark, ("a</s>b".to_owned(), vec![0, 0, 1, 5]));
     }
 
     #[test]
