@@ -23,6 +23,11 @@ void check_finite(const std::string& field, float value, float least) {
   refuse(field, "a number of at least " + std::to_string(least) + ", got " + std::to_string(value));
 }
 
+void check_positive(const std::string& field, float value) {
+  if (std::isfinite(value) && value > 0) return;
+  refuse(field, "a number above 0, got " + std::to_string(value));
+}
+
 void check_norm(const std::string& field, const NormSpec& norm) {
   if (norm.is_there()) check_finite(field + ".eps", norm.eps, 0);
 }
@@ -43,7 +48,7 @@ void check_attention(const std::string& at, const AttentionSpec& attention,
   if (attention.num_heads % attention.num_kv_heads != 0) {
     refuse(at + "num_kv_heads", "a divisor of num_heads");
   }
-  check_finite(at + "scale", attention.scale, 0);
+  check_positive(at + "scale", attention.scale);
   check_finite(at + "softcap", attention.softcap, 0);
   check_finite(at + "qk_norm_eps", attention.qk_norm_eps, 0);
   if (attention.rope == kNoRope) return;

@@ -71,6 +71,7 @@ TEST_CASE("names the field that is out of range") {
       {"layers[1].rope", [](auto& s, auto&) { s.layers[1].attention.head_dim = 10; }},
       {"layers[1].rope", [](auto& s, auto&) { s.layers[1].attention.rope = 1; }},
       {"layers[1].scale", [](auto& s, auto&) { s.layers[1].attention.scale = kInf; }},
+      {"layers[1].scale", [](auto& s, auto&) { s.layers[1].attention.scale = 0; }},
       {"layers[1].pre_mlp.eps", [](auto& s, auto&) { s.layers[1].pre_mlp.eps = -1; }},
       {"layers[1].residual_scale", [](auto& s, auto&) { s.layers[1].residual_scale = kNan; }},
       {"layers[1].num_experts",
