@@ -226,7 +226,7 @@ impl Session {
             urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
         let client = options.connect(addresses).await?;
         let door = Arc::new(Door::new(config, &deps, outbox.clone()));
-        let service = Arc::new(Service::new(&deps.node_id, door.names.clone()));
+        let service = Arc::new(Service::new(&deps.node_id, door.subjects.clone()));
         let inbox = client.new_inbox();
         let answers = client.subscribe(format!("{inbox}.*")).await.map_err(other)?;
         tokio::spawn(take_answers(answers, outbox.clone()));
@@ -293,7 +293,7 @@ impl Session {
         if self.served.contains_key(&model) {
             return;
         }
-        let subject = self.door.names.generate(&model);
+        let subject = self.door.subjects.generate(&model);
         match self.client.queue_subscribe(subject, QUEUE_GROUP.to_owned()).await {
             Ok(subscriber) => {
                 let (leave, leaving) = oneshot::channel();

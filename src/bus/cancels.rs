@@ -20,7 +20,7 @@ pub(super) struct Cancels {
 impl Cancels {
     /// Opens a request's subject: the subscription is on its way before anything written after this.
     pub async fn open(&mut self, client: &Client, door: &Arc<Door>, id: RequestId) {
-        match client.subscribe(door.names.cancel(&id)).await {
+        match client.subscribe(door.subjects.cancel(&id)).await {
             Ok(subscriber) => {
                 let (close, closing) = oneshot::channel();
                 tokio::spawn(watch(subscriber, door.clone(), id.clone(), closing));

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::connect::Auth;
-use super::encode::Names;
+use super::encode::Subjects;
 use crate::error::Error;
 use crate::request::{FinishReason, Receipt, RequestId, TokenLogprob, Usage};
 
@@ -158,7 +158,7 @@ pub struct CancelAnswer {
 #[derive(Clone)]
 pub struct Client {
     nats: Nats,
-    names: Names,
+    subjects: Subjects,
     timeouts: Timeouts,
 }
 
@@ -175,7 +175,7 @@ impl Client {
 
     /// A client on a connection that there is.
     pub fn over(nats: Nats, prefix: &str) -> Self {
-        Self { nats, names: Names::new(prefix), timeouts: Timeouts::default() }
+        Self { nats, subjects: Subjects::new(prefix), timeouts: Timeouts::default() }
     }
 
     /// Waits for other times.
@@ -197,9 +197,13 @@ impl Client {
         };
         body["request_id"] = id.as_str().into();
         // Before the request, so that no event is missed.
-        let events =
-            self.nats.subscribe(self.names.tokens(&id)).await.map_err(|_| ClientError::Closed)?;
-        let answer = self.ask(self.names.generate(model), body.to_string(), "acceptance").await?;
+        let events = self
+            .nats
+            .subscribe(self.subjects.tokens(&id))
+            .await
+            .map_err(|_| ClientError::Closed)?;
+        let answer =
+            self.ask(self.subjects.generate(model), body.to_string(), "acceptance").await?;
         #[derive(Deserialize)]
         struct Accepted {
             node_id: String,
@@ -220,7 +224,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]: `NoResponders` if no node runs it.
     pub async fn cancel(&self, id: &RequestId) -> Result<CancelAnswer, ClientError> {
-        read(&self.ask(self.names.cancel(id), String::new(), "answer to a cancel").await?)
+        read(&self.ask(self.subjects.cancel(id), String::new(), "answer to a cancel").await?)
     }
 
     async fn ask(

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::Deps;
 use super::config::Config;
 use super::decode::{Decoded, Undecodable, decode};
-use super::encode::{Encoding, Names, cancelled};
+use super::encode::{Encoding, Subjects, cancelled};
 use super::outbox::{Outbox, Refused};
 use super::service::Endpoint;
 use super::stream::{BusSink, SinkStart, Stream, StreamTarget};
@@ -36,7 +36,7 @@ pub(super) struct Door {
     /// The node's name.
     pub node_id: String,
     /// Subjects.
-    pub names: Names,
+    pub subjects: Subjects,
     /// Where answers are queued.
     pub outbox: Arc<Outbox>,
     /// Counters.
@@ -54,7 +54,7 @@ impl Door {
     pub fn new(config: &Config, deps: &Deps, outbox: Arc<Outbox>) -> Self {
         Self {
             node_id: deps.node_id.clone(),
-            names: Names::new(&config.prefix),
+            subjects: Subjects::new(&config.prefix),
             outbox,
             metrics: deps.metrics.clone(),
             admit: deps.admit.clone(),
@@ -126,7 +126,7 @@ impl Door {
         let id = decoded.id.clone().unwrap_or_else(RequestId::generate);
         let subject = match (own_id, &message.reply) {
             (false, Some(reply)) => reply.clone(),
-            _ => self.names.tokens(&id).into(),
+            _ => self.subjects.tokens(&id).into(),
         };
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         let target = StreamTarget {

@@ -112,11 +112,11 @@ pub(super) fn error_headers(encoding: Encoding, error: &Error) -> HeaderMap {
 
 /// The subjects under one prefix.
 #[derive(Debug, Clone)]
-pub struct Names {
+pub struct Subjects {
     prefix: String,
 }
 
-impl Names {
+impl Subjects {
     /// The subjects under `prefix`, such as `inferno.v1`.
     pub fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }

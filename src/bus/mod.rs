@@ -43,7 +43,7 @@ pub use actor::{Bus, StartError, start};
 pub use config::{Config, Managed, Mode, Secret, Tls};
 pub use connect::Auth;
 pub use decode::{Decoded, Undecodable, decode};
-pub use encode::{Encoding, Names, encode_event};
+pub use encode::{Encoding, Subjects, encode_event};
 pub use managed::{ManagedError, ManagedServer};
 pub use merge::{merge, split};
 

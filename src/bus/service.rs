@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::QUEUE_GROUP;
-use super::encode::Names;
+use super::encode::Subjects;
 use crate::error::Error;
 
 /// The service's name; nodes are its instances, by their node id.
@@ -30,10 +30,10 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(model: &str, names: &Names) -> Self {
+    fn new(model: &str, subjects: &Subjects) -> Self {
         Self {
             model: model.to_owned(),
-            subject: names.generate(model),
+            subject: subjects.generate(model),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             finished: AtomicU64::new(0),
@@ -84,7 +84,8 @@ impl Endpoint {
 /// This node as an instance of the service.
 pub(super) struct Service {
     node_id: String,
-    names: Names,
+    /// Of the requests that it answers; those of the service itself are `$SRV`'s.
+    subjects: Subjects,
     started: String,
     endpoints: Mutex<BTreeMap<String, Arc<Endpoint>>>,
 }
@@ -99,10 +100,10 @@ pub(super) enum Verb {
 
 impl Service {
     /// A node that serves nothing yet.
-    pub fn new(node_id: &str, names: Names) -> Self {
+    pub fn new(node_id: &str, subjects: Subjects) -> Self {
         Self {
             node_id: node_id.to_owned(),
-            names,
+            subjects,
             started: now_rfc3339(),
             endpoints: Mutex::default(),
         }
@@ -111,7 +112,7 @@ impl Service {
     /// The endpoint of a model that is served from here on.
     pub fn serve(&self, model: &str) -> Arc<Endpoint> {
         let mut endpoints = lock(&self.endpoints);
-        let new = || Arc::new(Endpoint::new(model, &self.names));
+        let new = || Arc::new(Endpoint::new(model, &self.subjects));
         endpoints.entry(model.to_owned()).or_insert_with(new).clone()
     }
 
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn counters_say_what_happened() {
-        let service = Service::new("node-a", Names::new("inferno.v1"));
+        let service = Service::new("node-a", Subjects::new("inferno.v1"));
         let endpoint = service.serve("demo");
         for _ in 0..3 {
             endpoint.received();
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn answers_on_the_three_subjects_of_each_verb() {
-        let service = Service::new("node-a", Names::new("p"));
+        let service = Service::new("node-a", Subjects::new("p"));
         let subjects = service.subjects();
         assert_eq!(subjects.len(), 9);
         assert!(subjects.contains(&(Verb::Stats, "$SRV.STATS.inferno.node-a".to_owned())));

@@ -79,7 +79,7 @@ pub(super) struct WriterStart {
 impl Writer {
     /// A writer that has written nothing.
     pub fn new(start: WriterStart) -> Self {
-        let health_subject = start.door.names.health(&start.door.node_id).into();
+        let health_subject = start.door.subjects.health(&start.door.node_id).into();
         Self {
             client: start.client,
             door: start.door,
