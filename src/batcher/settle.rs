@@ -16,12 +16,12 @@ impl<S: Clone> Lane<S> {
     pub fn settle(&mut self, rows: &[Row], output: &StepOutput, out: &mut Output<S>) {
         let mut top = 0;
         for (index, row) in rows.iter().enumerate() {
-            self.settle_row(row, Sampled { output, index, top }, out);
+            self.settle_row(row, RowAnswer { output, index, top }, out);
             top += (row.num_scored * row.num_top) as usize;
         }
     }
 
-    fn settle_row(&mut self, row: &Row, sampled: Sampled<'_>, out: &mut Output<S>) {
+    fn settle_row(&mut self, row: &Row, answer: RowAnswer<'_>, out: &mut Output<S>) {
         let Some(run) = &mut self.seats[row.seat as usize] else { return };
         run.in_flight -= 1;
         run.settled += row.query_len;
@@ -37,11 +37,11 @@ impl<S: Clone> Lane<S> {
         }
         let preempting = run.state == State::Preempting;
         let (mut finish, mut fault) = (None, None);
-        sampled.take_prompt_scores(row, &mut run.prompt_scores);
+        answer.take_prompt_scores(row, &mut run.prompt_scores);
         let scored = run.sequence.needs_scores() && run.settled >= run.sequence.num_prompt_tokens;
         if row.sample || scored {
             let token = match row.sample {
-                true => sampled.token(run.sequence.sampler.want_logprob).map(Some),
+                true => answer.token(run.sequence.sampler.want_logprob).map(Some),
                 false => Ok(None),
             };
             let prompt_scores = std::mem::take(&mut run.prompt_scores);
@@ -127,14 +127,14 @@ impl<S: Clone> Lane<S> {
 
 /// One row of a step's answer.
 #[derive(Clone, Copy)]
-struct Sampled<'a> {
+struct RowAnswer<'a> {
     output: &'a StepOutput,
     index: usize,
     /// Where the alternatives of its scored tokens begin.
     top: usize,
 }
 
-impl Sampled<'_> {
+impl RowAnswer<'_> {
     /// Adds what the row says of prompt tokens.
     fn take_prompt_scores(self, row: &Row, scores: &mut Vec<Scores>) {
         let Self { output, index, top } = self;

@@ -113,7 +113,7 @@ impl Serialize for PromptLogprobs<'_> {
 struct ById<'a>(&'a TokenLogprob);
 
 #[derive(Serialize)]
-struct Decoded<'a> {
+struct RankedLogprob<'a> {
     logprob: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     rank: Option<usize>,
@@ -126,13 +126,13 @@ impl Serialize for ById<'_> {
         let Self(entry) = self;
         for (at, top) in entry.top.iter().enumerate() {
             let rank = Some(at + 1);
-            let decoded = Decoded { logprob: top.logprob, rank, decoded_token: &top.token };
+            let decoded = RankedLogprob { logprob: top.logprob, rank, decoded_token: &top.token };
             map.serialize_entry(&top.token_id, &decoded)?;
         }
         if let Some(logprob) = entry.logprob
             && !entry.top.iter().any(|top| top.token_id == entry.token_id)
         {
-            let decoded = Decoded { logprob, rank: None, decoded_token: &entry.token };
+            let decoded = RankedLogprob { logprob, rank: None, decoded_token: &entry.token };
             map.serialize_entry(&entry.token_id, &decoded)?;
         }
         map.end()

@@ -1,4 +1,4 @@
-//! The safetensors files, by as many threads as there are cores: each makes a piece in a buffer of its own and writes it to its
+//! The safetensors files, by as many threads as there are cores: each makes a chunk in a buffer of its own and writes it to its
 //! place. Threads begin at different files, because the system lets only one write to a file at a time.
 
 use std::fs::File;
@@ -14,7 +14,7 @@ use super::normal::{NormalTable, tensor_key};
 use super::{DEVIATION, RandomError};
 
 /// What a thread makes and writes at once: large beside the cost of a call, small beside the cache. A multiple of a word's bytes.
-const PIECE_BYTES: u64 = 1 << 20;
+const CHUNK_BYTES: u64 = 1 << 20;
 
 /// All weights of one checkpoint.
 pub(super) struct Job<'a> {
@@ -30,12 +30,12 @@ pub(super) struct Job<'a> {
 struct Output<'a> {
     shard: &'a Shard,
     file: File,
-    pieces: Vec<Piece<'a>>,
+    chunks: Vec<Chunk<'a>>,
     next: AtomicUsize,
 }
 
 /// Part of a tensor.
-struct Piece<'a> {
+struct Chunk<'a> {
     tensor: &'a Placed,
     /// In bytes of the tensor.
     begin: u64,
@@ -80,11 +80,11 @@ impl Job<'_> {
         file.set_len(shard.file_bytes()).map_err(RandomError::io(&path))?;
         file.write_all_at(&shard.header, 0).map_err(RandomError::io(&path))?;
         self.meter.add(shard.header.len() as u64);
-        let pieces = shard.tensors.iter().flat_map(pieces_of).collect();
-        Ok(Output { shard, file, pieces, next: AtomicUsize::new(0) })
+        let chunks = shard.tensors.iter().flat_map(chunks_of).collect();
+        Ok(Output { shard, file, chunks, next: AtomicUsize::new(0) })
     }
 
-    /// One thread: its own file first, then wherever pieces are left.
+    /// One thread: its own file first, then wherever chunks are left.
     fn work(
         &self,
         table: &NormalTable,
@@ -92,23 +92,23 @@ impl Job<'_> {
         thread: usize,
         failed: &AtomicBool,
     ) -> Result<(), RandomError> {
-        let mut buffer = vec![0; PIECE_BYTES as usize];
+        let mut buffer = vec![0; CHUNK_BYTES as usize];
         for index in 0..outputs.len() {
             let output = &outputs[(thread + index) % outputs.len()];
-            while let Some(piece) = output.take() {
+            while let Some(chunk) = output.take() {
                 if self.stop.load(Ordering::Relaxed) {
                     return Err(RandomError::Stopped);
                 }
                 if failed.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                let bytes = &mut buffer[..piece.bytes as usize];
-                piece.make(table, self.seed, bytes);
+                let bytes = &mut buffer[..chunk.bytes as usize];
+                chunk.make(table, self.seed, bytes);
                 output
                     .file
-                    .write_all_at(bytes, output.place_of(piece))
+                    .write_all_at(bytes, output.place_of(chunk))
                     .map_err(RandomError::io(&self.folder.join(&output.shard.file)))?;
-                self.meter.add(piece.bytes);
+                self.meter.add(chunk.bytes);
             }
         }
         Ok(())
@@ -116,24 +116,24 @@ impl Job<'_> {
 }
 
 impl<'a> Output<'a> {
-    fn take(&self) -> Option<&Piece<'a>> {
-        self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed))
+    fn take(&self) -> Option<&Chunk<'a>> {
+        self.chunks.get(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn place_of(&self, piece: &Piece<'_>) -> u64 {
-        self.shard.header.len() as u64 + piece.tensor.begin + piece.begin
+    fn place_of(&self, chunk: &Chunk<'_>) -> u64 {
+        self.shard.header.len() as u64 + chunk.tensor.begin + chunk.begin
     }
 }
 
-fn pieces_of(tensor: &Placed) -> impl Iterator<Item = Piece<'_>> {
-    (0..tensor.bytes).step_by(PIECE_BYTES as usize).map(move |begin| Piece {
+fn chunks_of(tensor: &Placed) -> impl Iterator<Item = Chunk<'_>> {
+    (0..tensor.bytes).step_by(CHUNK_BYTES as usize).map(move |begin| Chunk {
         tensor,
         begin,
-        bytes: PIECE_BYTES.min(tensor.bytes - begin),
+        bytes: CHUNK_BYTES.min(tensor.bytes - begin),
     })
 }
 
-impl Piece<'_> {
+impl Chunk<'_> {
     fn make(&self, table: &NormalTable, seed: u64, out: &mut [u8]) {
         if self.tensor.is_norm() {
             for element in out.chunks_exact_mut(ELEMENT_BYTES as usize) {
