@@ -30,7 +30,17 @@ engine::AttentionSpec to_engine(const AttentionSpec& attention) {
           .window = attention.window,
           .scale = attention.scale,
           .softcap = attention.softcap,
-          .sinks = attention.sinks};
+          .sinks = attention.sinks,
+          .output_gate = attention.output_gate,
+          .gate = attention.gate};
+}
+
+engine::SharedExpertSpec to_engine(const SharedExpertSpec& shared) {
+  return {.intermediate_size = shared.intermediate_size,
+          .gate_up = shared.gate_up,
+          .down = shared.down,
+          .has_gate = shared.has_gate,
+          .gate = shared.gate};
 }
 
 engine::MlpSpec to_engine(const MlpSpec& mlp) {
@@ -43,8 +53,10 @@ engine::MlpSpec to_engine(const MlpSpec& mlp) {
           .experts_per_token = mlp.experts_per_token,
           .router = to_engine(mlp.router),
           .router_kind = mlp.router_kind,
+          .score_correction = mlp.score_correction,
           .renormalise = mlp.renormalise,
-          .routed_scale = mlp.routed_scale};
+          .routed_scale = mlp.routed_scale,
+          .shared = to_engine(mlp.shared)};
 }
 
 engine::LayerSpec to_engine(const LayerSpec& layer) {

@@ -57,17 +57,21 @@ class Forward {
   // x [T, hidden_size] = embedding_scale * the tokens' rows of the embedding; h [T, hidden_size] =
   // the first layer's norm of x
   virtual void embed() = 0;
-  // qkv [T, q_size + 2 kv_size] = qkv_proj(h)
+  // qkv [T, q_size + 2 kv_size] = qkv_proj(h); with an output gate also its product, of the same h
   virtual void project_qkv(const Layer& layer) = 0;
-  // attended [T, q_size] = attention(rope(q), rope(k), v), K and V written to the layer's blocks
+  // attended [T, q_size] = attention(rope(q), rope(k), v), K and V written to the layer's blocks;
+  // under an output gate, times its sigmoid
   virtual void attend(const Layer& layer) = 0;
   // x += scale * after(o_proj(attended)); h = next(x)
   virtual void add_attended(const Layer& layer) = 0;
-  // gated [T, intermediate_size] = activation(gate_proj(h)) * up_proj(h)
+  // gated [T, dense_size] = activation(gate_proj(h)) * up_proj(h), of a shared expert with a gate
+  // times the sigmoid of that
   virtual void gate(const Layer& layer) = 0;
-  // x += scale * after(down_proj(gated)); h = next(x)
+  // x += scale * after(down_proj(gated)); h = next(x). Of a shared expert: h stays, and the norms
+  // are left to add_experts, of the sum.
   virtual void add_gated(const Layer& layer) = 0;
-  // x += scale * after(the chosen experts' outputs, weighted); h = next(x)
+  // x += scale * after(the shared expert's output + the chosen experts' outputs, weighted);
+  // h = next(x)
   virtual void add_experts(const Layer& layer) = 0;
   // logits [R, vocab_size] = head(norm(x)) of the last token of each sequence that samples
   virtual void project_logits() = 0;

@@ -1,7 +1,7 @@
-// Goal: the forward pass computes the Llama decoder, and a sequence's logits have the same bits
-// however it is run. Method: a plain reference in double that knows no cache, no batch and no
-// packing; then the same prompt alone, in a batch, in chunks, over shared and scattered blocks,
-// after recompute, on memory full of rubbish.
+// Goal: the forward pass computes the Llama decoder, and what other families have beside, and a
+// sequence's logits have the same bits however it is run. Method: a plain reference in double that
+// knows no cache, no batch and no packing; then the same prompt alone, in a batch, in chunks, over
+// shared and scattered blocks, after recompute, on memory full of rubbish.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -35,7 +35,7 @@ struct Loaded {
   Loaded(const Checkpoint& checkpoint, const DeviceOptions& device,
          const ModelLimits& limits = test::small_limits())
       : context(device) {
-    plan = context.add_model(spec_of(checkpoint.shape), limits);
+    plan = context.add_model(checkpoint.spec(), limits);
     model = plan.model;
     checkpoint.load(context, model);
     context.finish_model(model);
@@ -88,6 +88,75 @@ TEST_CASE("logits agree with the reference for every member of the family and ev
         Loaded loaded(checkpoint, test::small_device(isa));
         check_near(loaded.run({{.token_ids = ids, .blocks = test::blocks_from(3, 6)}}), expected,
                    error);
+      }
+    }
+  }
+}
+
+// Gates, routers of both kinds, an expert that all tokens share with its gate and without, its sum
+// with the others under a norm and without.
+std::vector<test::Parts> parts() {
+  MlpSpec experts{.kind = MlpKind::Experts, .intermediate_size = 52};
+  experts.num_experts = 7;
+  experts.experts_per_token = 3;
+  MlpSpec gated = experts;
+  gated.shared = {.intermediate_size = 140, .has_gate = true};
+  MlpSpec sigmoids = experts;
+  sigmoids.router_kind = ops::RouterKind::Sigmoid;
+  sigmoids.score_correction = sigmoids.renormalise = true;
+  sigmoids.routed_scale = 2.5F;
+  sigmoids.shared.intermediate_size = 52;
+  MlpSpec plain_sigmoids = experts;
+  plain_sigmoids.router_kind = ops::RouterKind::Sigmoid;
+  return {{.output_gate = true},
+          {.experts = experts},
+          {.residual_scale = 0.5F, .experts = gated},
+          {.post_norms = true, .experts = gated},
+          {.output_gate = true, .experts = sigmoids},
+          {.output_gate = true, .post_norms = true, .residual_scale = 0.5F, .experts = sigmoids},
+          {.experts = plain_sigmoids}};
+}
+
+TEST_CASE("output gates, routers and shared experts agree with the reference") {
+  for (const test::Parts& each : parts()) {
+    const Checkpoint checkpoint(test::small_shape(ops::Dtype::F32), each);
+    const auto ids = prompt(21, 1);
+    const Matrix expected = Reference{checkpoint}.logits(ids);
+    for (const ops::Isa isa : test::available_isas()) {
+      CAPTURE(std::string(ops::isa_name(isa)));
+      Loaded loaded(checkpoint, test::small_device(isa));
+      check_near(loaded.run({{.token_ids = ids, .blocks = test::blocks_from(3, 6)}}), expected,
+                 2e-5);
+    }
+  }
+}
+
+TEST_CASE("under output gates, and through shared experts, a sequence has the same bits") {
+  const auto ids = prompt(29, 3);
+  const auto chunk = [&](std::size_t first, std::size_t size) {
+    const auto part = std::span(ids).subspan(first, std::min(size, ids.size() - first));
+    return Query{.token_ids = {part.begin(), part.end()},
+                 .first_position = static_cast<std::uint32_t>(first),
+                 .blocks = test::blocks_from(8, 8)};
+  };
+  for (const test::Parts& each : parts()) {
+    for (const ops::Dtype dtype : {ops::Dtype::F32, ops::Dtype::BF16}) {
+      const Checkpoint checkpoint(test::small_shape(dtype), each);
+      for (const ops::Isa isa : test::available_isas()) {
+        CAPTURE(std::string(ops::isa_name(isa)) + " " + ops::dtype_name(dtype));
+        Loaded loaded(checkpoint, test::small_device(isa));
+        const auto alone = loaded.run({chunk(0, 29)});
+        for (const std::size_t size : {1U, 7U, 28U}) {
+          std::vector<float> logits;
+          for (std::size_t first = 0; first < ids.size(); first += size) {
+            logits = loaded.run({chunk(first, size)});
+          }
+          CHECK(same_bits(logits, alone));
+        }
+        const auto batch =
+            loaded.run({{.token_ids = prompt(9, 4), .blocks = test::blocks_from(0, 3), .seat = 1},
+                        chunk(0, 29)});
+        CHECK(same_bits(std::span(batch).subspan(211), alone));
       }
     }
   }
@@ -239,14 +308,14 @@ TEST_CASE("a sequence has the same bits on memory full of rubbish") {
     std::vector<std::uint32_t> models;
     CHECK_THROWS_AS(
         while (true) {
-          models.push_back(context.add_model(spec_of(bad.shape), little).model);
+          models.push_back(context.add_model(bad.spec(), little).model);
           bad.load(context, models.back());
         },
         Error);
     CHECK(models.size() > 5);
     CHECK_THROWS_AS(context.finish_model(models[0]), Error);
     for (const std::uint32_t model : models) context.remove_model(model);
-    const ModelPlan plan = context.add_model(spec_of(b.checkpoint.shape), test::small_limits());
+    const ModelPlan plan = context.add_model(b.checkpoint.spec(), test::small_limits());
     b.checkpoint.load(context, plan.model);
     context.finish_model(plan.model);
     test::bind_seats(context, plan.model, 1);

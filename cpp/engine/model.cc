@@ -98,12 +98,11 @@ void Model::pass() {
     forward_->project_qkv(layer);
     forward_->attend(layer);
     forward_->add_attended(layer);
-    if (layer.mlp->kind == MlpKind::Experts) {
-      forward_->add_experts(layer);
-      continue;
+    if (layer.mlp->dense_size() > 0) {
+      forward_->gate(layer);
+      forward_->add_gated(layer);
     }
-    forward_->gate(layer);
-    forward_->add_gated(layer);
+    if (layer.mlp->kind == MlpKind::Experts) forward_->add_experts(layer);
   }
   forward_->project_logits();
 }

@@ -65,10 +65,21 @@ void check_attention(const std::string& at, const AttentionSpec& attention,
 void check_mlp(const std::string& at, const MlpSpec& mlp) {
   check_range(at + "intermediate_size", mlp.intermediate_size, 1U << 20);
   check_finite(at + "activation.limit", mlp.activation.limit, 0);
-  if (mlp.kind == MlpKind::Dense) return;
+  const SharedExpertSpec& shared = mlp.shared;
+  const bool shares = shared.intermediate_size > 0 || shared.has_gate;
+  if (mlp.kind == MlpKind::Dense) {
+    if (shares) refuse(at + "shared", "experts beside it");
+    return;
+  }
   check_range(at + "num_experts", mlp.num_experts, 1U << 10);
   check_range(at + "experts_per_token", mlp.experts_per_token, std::min(mlp.num_experts, 1U << 6));
   check_finite(at + "routed_scale", mlp.routed_scale, 0);
+  if (mlp.score_correction && mlp.router_kind != ops::RouterKind::Sigmoid) {
+    refuse(at + "score_correction", "a router of sigmoids");
+  }
+  if (shares) {
+    check_range(at + "shared.intermediate_size", shared.intermediate_size, 1U << 20);
+  }
 }
 
 void check_layer(const std::string& at, const LayerSpec& layer, const DecoderSpec& spec) {
@@ -88,13 +99,15 @@ LayerMaxima maxima_of(const DecoderSpec& spec) {
   for (const LayerSpec& layer : spec.layers) {
     most.q_size = std::max(most.q_size, layer.attention.q_size());
     most.qkv_size = std::max(most.qkv_size, layer.attention.qkv_size());
-    const MlpSpec& mlp = layer.mlp;
-    if (mlp.kind == MlpKind::Dense) {
-      most.intermediate_size = std::max(most.intermediate_size, mlp.intermediate_size);
-      continue;
+    if (layer.attention.output_gate) {
+      most.output_gate_size = std::max(most.output_gate_size, layer.attention.q_size());
     }
+    const MlpSpec& mlp = layer.mlp;
+    most.intermediate_size = std::max(most.intermediate_size, mlp.dense_size());
+    if (mlp.kind == MlpKind::Dense) continue;
     most.num_experts = std::max(most.num_experts, mlp.num_experts);
     most.experts_per_token = std::max(most.experts_per_token, mlp.experts_per_token);
+    most.has_shared_gate = most.has_shared_gate || mlp.shared.has_gate;
   }
   return most;
 }

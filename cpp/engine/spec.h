@@ -2,8 +2,11 @@
 // (src/models/families) makes it from a checkpoint's config.json; both backends run it.
 //
 // One layer, in the order of computation:
-//   h = pre_attention(x);  x += residual_scale * post_attention(o(attention(rope(q), rope(k), v)))
-//   h = pre_mlp(x);        x += residual_scale * post_mlp(down(activation(gate(h)) * up(h)))
+//   h = pre_attention(x);  a = attention(rope(q), rope(k), v), with an output gate *
+//   sigmoid(gate(h))
+//                          x += residual_scale * post_attention(o(a))
+//   h = pre_mlp(x);        m = down(activation(gate(h)) * up(h)), or the experts' sum of such
+//                          x += residual_scale * post_mlp(m)
 #pragma once
 
 #include <cstdint>
@@ -67,6 +70,8 @@ struct AttentionSpec {
   float scale = 0;               // of the scores
   float softcap = 0;             // c of c * tanh(score / c); 0: none
   bool sinks = false;            // a logit of each head that joins the softmax and has no value
+  bool output_gate = false;      // each element of the output times the sigmoid of its gate's
+  WeightFormat gate = WeightFormat::BF16;  // of the output gate's matrix
 
   std::uint32_t q_size() const { return num_heads * head_dim; }
   std::uint32_t kv_size() const { return num_kv_heads * head_dim; }
@@ -86,6 +91,15 @@ struct RopeSpec {
 
 enum class MlpKind : std::uint8_t { Dense, Experts };
 
+// An expert that every token goes through, beside those that a router chooses: a dense MLP.
+struct SharedExpertSpec {
+  std::uint32_t intermediate_size = 0;  // 0: there is none
+  WeightFormat gate_up = WeightFormat::BF16;
+  WeightFormat down = WeightFormat::BF16;
+  bool has_gate = false;  // its output is multiplied by the sigmoid of one gate for each token
+  WeightFormat gate = WeightFormat::BF16;
+};
+
 struct MlpSpec {
   MlpKind kind = MlpKind::Dense;
   std::uint32_t intermediate_size = 0;  // of an expert, where there are several
@@ -97,8 +111,15 @@ struct MlpSpec {
   std::uint32_t experts_per_token = 1;
   LinearSpec router{};
   ops::RouterKind router_kind = ops::RouterKind::SoftmaxTopK;
-  bool renormalise = false;  // the weights of the chosen ones to a sum of 1
-  float routed_scale = 1;
+  bool score_correction = false;  // of sigmoids: added to an expert's score for the choice only
+  bool renormalise = false;       // the weights of the chosen ones to a sum of 1
+  float routed_scale = 1;         // of what is routed; not of the shared expert
+  SharedExpertSpec shared{};
+
+  // Of the MLP that every token goes through, alone or beside the routed ones; 0: there is none.
+  std::uint32_t dense_size() const {
+    return kind == MlpKind::Dense ? intermediate_size : shared.intermediate_size;
+  }
 };
 
 struct LayerSpec {
@@ -133,9 +154,11 @@ struct DecoderSpec {
 struct LayerMaxima {
   std::uint32_t q_size = 0;
   std::uint32_t qkv_size = 0;
-  std::uint32_t intermediate_size = 0;  // of dense ones
+  std::uint32_t output_gate_size = 0;   // 0 where no layer has one
+  std::uint32_t intermediate_size = 0;  // of dense ones, the shared expert among them
   std::uint32_t num_experts = 0;        // 0 where no layer has any
   std::uint32_t experts_per_token = 0;
+  bool has_shared_gate = false;
 };
 LayerMaxima maxima_of(const DecoderSpec& spec);
 

@@ -46,6 +46,31 @@ TEST_CASE("accepts layers that differ, and layers without rope") {
         }) == "accepted");
 }
 
+TEST_CASE("accepts gates, a router of sigmoids and a shared expert") {
+  CHECK(error_of([](auto& s, auto&) {
+          s.layers[1].attention.output_gate = true;
+          MlpSpec& mlp = s.layers[1].mlp;
+          mlp.kind = MlpKind::Experts;
+          mlp.num_experts = 4;
+          mlp.router_kind = ops::RouterKind::Sigmoid;
+          mlp.score_correction = true;
+          mlp.shared = {.intermediate_size = 24, .has_gate = true};
+        }) == "accepted");
+}
+
+TEST_CASE("what layers share is the largest of each") {
+  DecoderSpec spec = test::small_spec(ops::Dtype::F32);
+  CHECK(maxima_of(spec).output_gate_size == 0);
+  CHECK_FALSE(maxima_of(spec).has_shared_gate);
+  spec.layers[1].attention.output_gate = true;
+  for (LayerSpec& layer : spec.layers) layer.mlp.kind = MlpKind::Experts;
+  spec.layers[1].mlp.shared = {.intermediate_size = 24, .has_gate = true};
+  spec.layers[2].mlp.shared.intermediate_size = 40;
+  CHECK(maxima_of(spec).output_gate_size == 72);
+  CHECK(maxima_of(spec).intermediate_size == 40);
+  CHECK(maxima_of(spec).has_shared_gate);
+}
+
 TEST_CASE("names the field that is out of range") {
   const std::vector<std::pair<std::string, Spoil>> cases = {
       {"vocab_size", [](auto& s, auto&) { s.vocab_size = 0; }},
@@ -84,6 +109,23 @@ TEST_CASE("names the field that is out of range") {
          s.layers[1].mlp.kind = MlpKind::Experts;
          s.layers[1].mlp.experts_per_token = 2;
        }},
+      {"layers[1].score_correction",
+       [](auto& s, auto&) {
+         s.layers[1].mlp.kind = MlpKind::Experts;
+         s.layers[1].mlp.score_correction = true;
+       }},
+      {"layers[1].shared.intermediate_size",
+       [](auto& s, auto&) {
+         s.layers[1].mlp.kind = MlpKind::Experts;
+         s.layers[1].mlp.shared.has_gate = true;
+       }},
+      {"layers[1].shared.intermediate_size",
+       [](auto& s, auto&) {
+         s.layers[1].mlp.kind = MlpKind::Experts;
+         s.layers[1].mlp.shared.intermediate_size = 1 << 30;
+       }},
+      {"layers[1].shared: expected experts",
+       [](auto& s, auto&) { s.layers[1].mlp.shared.intermediate_size = 24; }},
       {"block_size", [](auto&, auto& l) { l.block_size = 0; }},
       {"max_batch_size", [](auto&, auto& l) { l.max_batch_size = 0; }},
       {"max_step_tokens", [](auto&, auto& l) { l.max_step_tokens = 1 << 30; }},

@@ -1,9 +1,12 @@
 // A random checkpoint and the Llama decoder over it in double, with no cache, no batch and no
-// packing: what the forward pass is held against.
+// packing: what the forward pass is held against. With what some families have beside: an output
+// gate, experts, an expert that all tokens share.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <random>
 #include <string>
 #include <utility>
@@ -17,6 +20,19 @@ namespace inferno::engine::test {
 
 using Matrix = std::vector<double>;
 
+// What a decoder has beside Llama's.
+struct Parts {
+  bool output_gate = false;
+  bool post_norms = false;
+  float residual_scale = 1;
+  // In all layers but the first; kind Dense: in none.
+  MlpSpec experts{};
+
+  bool has_experts(std::uint32_t layer) const {
+    return experts.kind == MlpKind::Experts && layer > 0;
+  }
+};
+
 // Checkpoint tensors by their Hugging Face names, already rounded to their type.
 struct Checkpoint {
   struct Tensor {
@@ -25,9 +41,10 @@ struct Checkpoint {
     Matrix values;
   };
   LlamaShape shape;
+  Parts parts;
   std::map<std::string, Tensor> tensors;
 
-  explicit Checkpoint(const LlamaShape& s) : shape(s) {
+  explicit Checkpoint(const LlamaShape& s, const Parts& p = {}) : shape(s), parts(p) {
     const std::uint64_t h = s.hidden_size;
     add("model.embed_tokens.weight", {TensorPart::Embedding}, {s.vocab_size, h}, {0, 0.5F});
     if (!s.tie_word_embeddings) {
@@ -35,6 +52,24 @@ struct Checkpoint {
     }
     add("model.norm.weight", {TensorPart::FinalNorm}, {h}, {1, 0.1F});
     for (std::uint32_t i = 0; i < s.num_layers; ++i) add_layer(i);
+  }
+
+  DecoderSpec spec() const {
+    DecoderSpec spec = spec_of(shape);
+    for (std::uint32_t i = 0; i < shape.num_layers; ++i) {
+      LayerSpec& layer = spec.layers[i];
+      const LinearSpec plain{false, layer.mlp.down.format};
+      layer.residual_scale = parts.residual_scale;
+      if (parts.post_norms) layer.post_attention = layer.post_mlp = layer.pre_mlp;
+      layer.attention.output_gate = parts.output_gate;
+      layer.attention.gate = plain.format;
+      if (!parts.has_experts(i)) continue;
+      layer.mlp = parts.experts;
+      layer.mlp.gate_up = layer.mlp.down = layer.mlp.router = plain;
+      SharedExpertSpec& shared = layer.mlp.shared;
+      shared.gate_up = shared.down = shared.gate = plain.format;
+    }
+    return spec;
   }
 
   void load(Context& context, std::uint32_t model) const {
@@ -90,9 +125,45 @@ struct Checkpoint {
     linear("self_attn.k_proj", {TensorPart::Qkv, 0, 0, s.q_size()}, s.kv_size(), h);
     linear("self_attn.v_proj", {TensorPart::Qkv, 0, 0, s.q_size() + s.kv_size()}, s.kv_size(), h);
     linear("self_attn.o_proj", {TensorPart::O}, h, s.q_size());
+    if (parts.output_gate) {
+      add(p + "self_attn.gate_proj.weight", {TensorPart::OutputGate, i}, {s.q_size(), h},
+          {0, 0.3F});
+    }
+    if (parts.post_norms) {
+      add(p + "post_attn_norm.weight", {TensorPart::PostAttentionNorm, i}, {h}, {1, 0.1F});
+      add(p + "post_mlp_norm.weight", {TensorPart::PostMlpNorm, i}, {h}, {1, 0.1F});
+    }
+    if (parts.has_experts(i)) return add_experts(i, p + "mlp.");
     linear("mlp.gate_proj", {TensorPart::GateUp}, inner, h);
     linear("mlp.up_proj", {TensorPart::GateUp, 0, 0, inner}, inner, h);
     linear("mlp.down_proj", {TensorPart::Down}, h, inner);
+  }
+
+  void add_experts(std::uint32_t i, const std::string& p) {
+    const MlpSpec& mlp = parts.experts;
+    const std::uint64_t h = shape.hidden_size;
+    const auto mlp_of = [&](const std::string& name, TensorSlot gate_up, TensorSlot down,
+                            std::uint32_t inner) {
+      add(p + name + "gate_proj.weight", gate_up, {inner, h}, {0, 0.12F});
+      gate_up.first_row = inner;
+      add(p + name + "up_proj.weight", gate_up, {inner, h}, {0, 0.12F});
+      add(p + name + "down_proj.weight", down, {h, inner}, {0, 0.12F});
+    };
+    add(p + "gate.weight", {TensorPart::Router, i}, {mlp.num_experts, h}, {0, 0.2F});
+    if (mlp.score_correction) {
+      add(p + "bias", {TensorPart::ScoreCorrection, i}, {mlp.num_experts}, {0, 0.3F});
+    }
+    for (std::uint32_t e = 0; e < mlp.num_experts; ++e) {
+      mlp_of("experts." + std::to_string(e) + ".", {TensorPart::GateUp, i, e},
+             {TensorPart::Down, i, e}, mlp.intermediate_size);
+    }
+    const SharedExpertSpec& shared = mlp.shared;
+    if (shared.intermediate_size == 0) return;
+    mlp_of("shared.", {TensorPart::SharedGateUp, i}, {TensorPart::SharedDown, i},
+           shared.intermediate_size);
+    if (shared.has_gate) {
+      add(p + "shared_gate.weight", {TensorPart::SharedGate, i}, {1, h}, {0, 0.2F});
+    }
   }
 
   std::mt19937 random_{5};
@@ -179,6 +250,62 @@ struct Reference {
     return out;
   }
 
+  static double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+  Matrix dense(const Matrix& m, const std::string& p, std::uint32_t inner) const {
+    const std::size_t h = c.shape.hidden_size;
+    Matrix gate = linear(m, p + "gate_proj", inner, h);
+    const Matrix up = linear(m, p + "up_proj", inner, h);
+    for (std::size_t j = 0; j < gate.size(); ++j) gate[j] *= up[j] * sigmoid(gate[j]);
+    return linear(gate, p + "down_proj", h, inner);
+  }
+
+  // The weights of a token's experts, 0 of those that it does not go to.
+  Matrix route(const double* logits, const std::string& p) const {
+    const MlpSpec& mlp = c.parts.experts;
+    const bool sigmoids = mlp.router_kind == ops::RouterKind::Sigmoid;
+    Matrix scores(logits, logits + mlp.num_experts);
+    for (double& score : scores) score = sigmoids ? sigmoid(score) : std::exp(score);
+    const double all = std::accumulate(scores.begin(), scores.end(), 0.0);
+    const auto rank = [&](std::uint32_t e) {
+      return scores[e] + (mlp.score_correction ? weight(p + "bias")[e] : 0);
+    };
+    std::vector<std::uint32_t> order(mlp.num_experts);
+    std::iota(order.begin(), order.end(), 0U);
+    std::sort(order.begin(), order.end(), [&](auto a, auto b) { return rank(a) > rank(b); });
+    order.resize(mlp.experts_per_token);
+    double chosen = 0;
+    for (const std::uint32_t e : order) chosen += scores[e];
+    const double divisor = mlp.renormalise ? chosen : sigmoids ? 1 : all;
+    Matrix weights(mlp.num_experts);
+    for (const std::uint32_t e : order) weights[e] = scores[e] / divisor * mlp.routed_scale;
+    return weights;
+  }
+
+  Matrix experts(const Matrix& m, const std::string& p) const {
+    const MlpSpec& mlp = c.parts.experts;
+    const std::size_t h = c.shape.hidden_size;
+    const std::size_t rows = m.size() / h;
+    Matrix out(m.size());
+    const auto add = [&](const Matrix& y, std::size_t r, double factor) {
+      for (std::size_t j = 0; j < h; ++j) out[r * h + j] += factor * y[r * h + j];
+    };
+    const Matrix logits = linear(m, p + "gate", mlp.num_experts, h);
+    for (std::uint32_t e = 0; e < mlp.num_experts; ++e) {
+      const Matrix y = dense(m, p + "experts." + std::to_string(e) + ".", mlp.intermediate_size);
+      for (std::size_t r = 0; r < rows; ++r) add(y, r, route(&logits[r * mlp.num_experts], p)[e]);
+    }
+    if (mlp.shared.intermediate_size == 0) return out;
+    const Matrix y = dense(m, p + "shared.", mlp.shared.intermediate_size);
+    Matrix gates(rows, 1);
+    if (mlp.shared.has_gate) {
+      gates = linear(m, p + "shared_gate", 1, h);
+      for (double& gate : gates) gate = sigmoid(gate);
+    }
+    for (std::size_t r = 0; r < rows; ++r) add(y, r, gates[r]);
+    return out;
+  }
+
   // logits [vocab_size] after the last token.
   Matrix logits(const std::vector<std::uint32_t>& ids) const {
     const LlamaShape& s = c.shape;
@@ -188,8 +315,9 @@ struct Reference {
       const auto row = weight("model.embed_tokens.weight").begin() + static_cast<long>(id * h);
       x.insert(x.end(), row, row + static_cast<long>(h));
     }
-    const auto add = [&](const Matrix& y) {
-      for (std::size_t i = 0; i < x.size(); ++i) x[i] += y[i];
+    const auto add = [&](Matrix y, const std::string& post_norm) {
+      if (c.parts.post_norms) y = norm(y, post_norm);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += c.parts.residual_scale * y[i];
     };
     for (std::uint32_t i = 0; i < s.num_layers; ++i) {
       const std::string p = "model.layers." + std::to_string(i) + ".";
@@ -199,12 +327,16 @@ struct Reference {
       const Matrix v = linear(n, p + "self_attn.v_proj", s.kv_size(), h);
       rope(q, s.num_heads);
       rope(k, s.num_kv_heads);
-      add(linear(attention(q, k, v), p + "self_attn.o_proj", h, s.q_size()));
+      Matrix attended = attention(q, k, v);
+      if (c.parts.output_gate) {
+        const Matrix gate = linear(n, p + "self_attn.gate_proj", s.q_size(), h);
+        for (std::size_t j = 0; j < gate.size(); ++j) attended[j] *= sigmoid(gate[j]);
+      }
+      add(linear(attended, p + "self_attn.o_proj", h, s.q_size()), p + "post_attn_norm.weight");
       const Matrix m = norm(x, p + "post_attention_layernorm.weight");
-      Matrix gate = linear(m, p + "mlp.gate_proj", s.intermediate_size, h);
-      const Matrix up = linear(m, p + "mlp.up_proj", s.intermediate_size, h);
-      for (std::size_t j = 0; j < gate.size(); ++j) gate[j] *= up[j] / (1 + std::exp(-gate[j]));
-      add(linear(gate, p + "mlp.down_proj", h, s.intermediate_size));
+      add(c.parts.has_experts(i) ? experts(m, p + "mlp.")
+                                 : dense(m, p + "mlp.", s.intermediate_size),
+          p + "post_mlp_norm.weight");
     }
     x = norm(Matrix(x.end() - static_cast<long>(h), x.end()), "model.norm.weight");
     return linear(x, s.tie_word_embeddings ? "model.embed_tokens" : "lm_head", s.vocab_size, h);

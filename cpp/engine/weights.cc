@@ -57,12 +57,31 @@ TensorPart bias_of(TensorPart matrix) {
 }  // namespace
 
 const char* part_name(TensorPart part) {
-  static constexpr const char* kNames[] = {
-      "embedding",    "final_norm", "head",        "pre_attention_norm",
-      "qkv",          "qkv_bias",   "q_norm",      "k_norm",
-      "sinks",        "o",          "o_bias",      "post_attention_norm",
-      "pre_mlp_norm", "router",     "router_bias", "gate_up",
-      "gate_up_bias", "down",       "down_bias",   "post_mlp_norm"};
+  static constexpr const char* kNames[] = {"embedding",
+                                           "final_norm",
+                                           "head",
+                                           "pre_attention_norm",
+                                           "qkv",
+                                           "qkv_bias",
+                                           "q_norm",
+                                           "k_norm",
+                                           "sinks",
+                                           "output_gate",
+                                           "o",
+                                           "o_bias",
+                                           "post_attention_norm",
+                                           "pre_mlp_norm",
+                                           "router",
+                                           "router_bias",
+                                           "score_correction",
+                                           "gate_up",
+                                           "gate_up_bias",
+                                           "down",
+                                           "down_bias",
+                                           "shared_gate_up",
+                                           "shared_down",
+                                           "shared_gate",
+                                           "post_mlp_norm"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(TensorPart::PostMlpNorm) + 1);
   const auto index = static_cast<std::size_t>(part);
   return index < std::size(kNames) ? kNames[index] : "unknown";
@@ -157,30 +176,49 @@ void Weights::place_mlp(std::uint32_t layer, const MlpSpec& mlp, LayerWeights& w
     return;
   }
   weights.router = place_linear({TensorPart::Router, layer}, {mlp.num_experts, hidden}, mlp.router);
+  if (mlp.score_correction) {
+    weights.score_correction =
+        place_vector({TensorPart::ScoreCorrection, layer}, mlp.num_experts, 0);
+  }
   weights.expert_gate_up = place_experts({TensorPart::GateUp, layer}, gate_up, mlp);
   weights.expert_down = place_experts({TensorPart::Down, layer}, down, mlp);
+  const SharedExpertSpec& shared = mlp.shared;
+  const std::uint32_t inner = shared.intermediate_size;
+  if (inner == 0) return;
+  weights.gate_up =
+      place_linear({TensorPart::SharedGateUp, layer}, {2 * inner, hidden}, {false, shared.gate_up});
+  weights.down =
+      place_linear({TensorPart::SharedDown, layer}, {hidden, inner}, {false, shared.down});
+  if (!shared.has_gate) return;
+  weights.shared_gate =
+      place_linear({TensorPart::SharedGate, layer}, {1, hidden}, {false, shared.gate});
+}
+
+void Weights::place_attention(std::uint32_t layer, const AttentionSpec& spec,
+                              LayerWeights& weights) {
+  weights.qkv =
+      place_linear({TensorPart::Qkv, layer}, {spec.qkv_size(), spec_.hidden_size}, spec.qkv);
+  if (spec.qk_norm == QkNorm::PerHead || spec.qk_norm == QkNorm::PerRow) {
+    const bool per_head = spec.qk_norm == QkNorm::PerHead;
+    weights.q_norm =
+        place_vector({TensorPart::QNorm, layer}, per_head ? spec.head_dim : spec.q_size(), 1);
+    weights.k_norm =
+        place_vector({TensorPart::KNorm, layer}, per_head ? spec.head_dim : spec.kv_size(), 1);
+  }
+  if (spec.sinks) weights.sinks = place_vector({TensorPart::Sinks, layer}, spec.num_heads, 0);
+  if (spec.output_gate) {
+    weights.output_gate = place_linear({TensorPart::OutputGate, layer},
+                                       {spec.q_size(), spec_.hidden_size}, {false, spec.gate});
+  }
+  weights.o = place_linear({TensorPart::O, layer}, {spec_.hidden_size, spec.q_size()}, spec.o);
 }
 
 LayerWeights Weights::place_layer(std::uint32_t index) {
   const LayerSpec& layer = spec_.layers[index];
-  const AttentionSpec& attention = layer.attention;
   LayerWeights weights;
   weights.pre_attention_norm =
       place_norm({TensorPart::PreAttentionNorm, index}, layer.pre_attention.kind);
-  weights.qkv = place_linear({TensorPart::Qkv, index}, {attention.qkv_size(), spec_.hidden_size},
-                             attention.qkv);
-  if (attention.qk_norm == QkNorm::PerHead || attention.qk_norm == QkNorm::PerRow) {
-    const bool per_head = attention.qk_norm == QkNorm::PerHead;
-    weights.q_norm = place_vector({TensorPart::QNorm, index},
-                                  per_head ? attention.head_dim : attention.q_size(), 1);
-    weights.k_norm = place_vector({TensorPart::KNorm, index},
-                                  per_head ? attention.head_dim : attention.kv_size(), 1);
-  }
-  if (attention.sinks) {
-    weights.sinks = place_vector({TensorPart::Sinks, index}, attention.num_heads, 0);
-  }
-  weights.o =
-      place_linear({TensorPart::O, index}, {spec_.hidden_size, attention.q_size()}, attention.o);
+  place_attention(index, layer.attention, weights);
   weights.post_attention_norm =
       place_norm({TensorPart::PostAttentionNorm, index}, layer.post_attention.kind);
   weights.pre_mlp_norm = place_norm({TensorPart::PreMlpNorm, index}, layer.pre_mlp.kind);

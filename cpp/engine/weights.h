@@ -32,12 +32,15 @@ struct LayerWeights {
   const float* q_norm = nullptr;               // [head_dim], PerRow: [q_size]
   const float* k_norm = nullptr;               // [head_dim], PerRow: [kv_size]
   const float* sinks = nullptr;                // [num_heads]
+  Linear output_gate;                          // [q_size, hidden_size]
   Linear o;                                    // [hidden_size, q_size]
   const float* post_attention_norm = nullptr;  // [hidden_size]
   const float* pre_mlp_norm = nullptr;         // [hidden_size]
-  Linear gate_up;                              // [2 intermediate_size, hidden_size]: gate, then up
-  Linear down;                                 // [hidden_size, intermediate_size]
+  Linear gate_up;                              // [2 dense_size, hidden_size]: gate, then up
+  Linear down;                                 // [hidden_size, dense_size]
+  Linear shared_gate;                          // [1, hidden_size] of the shared expert
   Linear router;                               // [experts, hidden_size]
+  const float* score_correction = nullptr;     // [experts]
   ops::ExpertMatrix expert_gate_up;            // as gate_up, of each expert
   ops::ExpertMatrix expert_down;               // as down
   const float* post_mlp_norm = nullptr;        // [hidden_size]
@@ -54,16 +57,21 @@ enum class TensorPart : std::uint8_t {
   QNorm,
   KNorm,
   Sinks,
+  OutputGate,
   O,
   OBias,
   PostAttentionNorm,
   PreMlpNorm,
   Router,
   RouterBias,
+  ScoreCorrection,
   GateUp,
   GateUpBias,
   Down,
   DownBias,
+  SharedGateUp,
+  SharedDown,
+  SharedGate,
   PostMlpNorm,
 };
 const char* part_name(TensorPart part);
@@ -135,6 +143,7 @@ class Weights {
   // Places everything from base_ on; with a null base_ only to learn the size.
   void place_all();
   LayerWeights place_layer(std::uint32_t index);
+  void place_attention(std::uint32_t layer, const AttentionSpec& spec, LayerWeights& weights);
   void place_mlp(std::uint32_t layer, const MlpSpec& mlp, LayerWeights& weights);
   ops::PackedWeights place_matrix(const TensorSlot& slot, Size size, WeightFormat format);
   const float* place_vector(const TensorSlot& slot, std::uint32_t length, float fill);

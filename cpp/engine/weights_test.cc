@@ -101,6 +101,39 @@ TEST_CASE("experts lie one after the other, each with its rows and its bias") {
         }) == "other: layers[2].down[3]: not part of this model");
 }
 
+TEST_CASE("gates, a score correction and a shared expert have slots of their own") {
+  Fixture f;
+  DecoderSpec spec = test::small_spec(ops::Dtype::F32);
+  spec.layers[1].attention.output_gate = true;
+  spec.layers[1].attention.gate = WeightFormat::F32;
+  MlpSpec& mlp = spec.layers[1].mlp;
+  mlp.kind = MlpKind::Experts;
+  mlp.num_experts = 3;
+  mlp.router_kind = ops::RouterKind::Sigmoid;
+  mlp.score_correction = true;
+  mlp.shared = {20, WeightFormat::F32, WeightFormat::F32, true, WeightFormat::F32};
+  Weights weights(f.device, spec);
+  const LayerWeights& layer = weights.layers[1];
+  Fixture::set(weights, {TensorPart::OutputGate, 1}, {72, 72}, 3);
+  Fixture::set(weights, {TensorPart::ScoreCorrection, 1}, {3}, 5);
+  Fixture::set(weights, {TensorPart::SharedGateUp, 1, 0, 20}, {20, 72}, 1e5F);
+  Fixture::set(weights, {TensorPart::SharedGateUp, 1}, {20, 72}, 0);
+  Fixture::set(weights, {TensorPart::SharedDown, 1}, {72, 20}, 7);
+  Fixture::set(weights, {TensorPart::SharedGate, 1}, {1, 72}, 9);
+  CHECK(row(layer.output_gate.weight, 71)[71] == 3 + 72 * 72 - 1);
+  CHECK(layer.score_correction[2] == 7);
+  CHECK(row(layer.gate_up.weight, 19)[71] == 20 * 72 - 1);
+  CHECK(row(layer.gate_up.weight, 20)[0] == 1e5F);
+  CHECK(row(layer.down.weight, 1)[0] == 27);
+  CHECK(row(layer.shared_gate.weight, 0)[71] == 80);
+  CHECK(weights.layers[0].score_correction == nullptr);
+  const std::string missing = error_of([&] { weights.check_complete(); });
+  CHECK(missing.find("shared") == std::string::npos);
+  CHECK(error_of([&] {
+          Fixture::set(weights, {TensorPart::SharedDown, 0}, {72, 20}, 0);
+        }) == "other: layers[0].shared_down: not part of this model");
+}
+
 TEST_CASE("what is missing is listed") {
   Fixture f;
   DecoderSpec spec = test::small_spec(ops::Dtype::BF16);

@@ -29,6 +29,7 @@ add_library(inferno_cuda_ops OBJECT
   sample/sample_cuda.cu
   sample/sample_filter_cuda.cu
   score/score_cuda.cu
+  sigmoid_gate/sigmoid_gate_cuda.cu
   softcap/softcap_cuda.cu
   cuda/tensor_map.cc)
 target_include_directories(inferno_cuda_ops PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/..)

@@ -72,6 +72,8 @@ pub mod ffi {
         SoftmaxTopK,
         /// The top k, then softmax over these.
         TopKSoftmax,
+        /// Sigmoid of each; the top k with the score correction, weighed without it.
+        Sigmoid,
     }
 
     /// What a tensor is part of.
@@ -88,16 +90,21 @@ pub mod ffi {
         QNorm,
         KNorm,
         Sinks,
+        OutputGate,
         O,
         OBias,
         PostAttentionNorm,
         PreMlpNorm,
         Router,
         RouterBias,
+        ScoreCorrection,
         GateUp,
         GateUpBias,
         Down,
         DownBias,
+        SharedGateUp,
+        SharedDown,
+        SharedGate,
         PostMlpNorm,
     }
 
@@ -153,6 +160,10 @@ pub mod ffi {
         /// 0: none.
         softcap: f32,
         sinks: bool,
+        /// Each element of the output times the sigmoid of its gate's.
+        output_gate: bool,
+        /// Of the output gate's matrix.
+        gate: WeightFormat,
     }
 
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -160,6 +171,18 @@ pub mod ffi {
         kind: ActivationKind,
         alpha: f32,
         limit: f32,
+    }
+
+    /// An expert that every token goes through, beside those that a router chooses.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct SharedExpertSpec {
+        /// 0: there is none.
+        intermediate_size: u32,
+        gate_up: WeightFormat,
+        down: WeightFormat,
+        /// Its output is multiplied by the sigmoid of one gate for each token.
+        has_gate: bool,
+        gate: WeightFormat,
     }
 
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -174,8 +197,10 @@ pub mod ffi {
         experts_per_token: u32,
         router: LinearSpec,
         router_kind: RouterKind,
+        score_correction: bool,
         renormalise: bool,
         routed_scale: f32,
+        shared: SharedExpertSpec,
     }
 
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -299,10 +324,20 @@ impl DecoderSpec {
         self.head.format = format;
         for layer in &mut self.layers {
             let (attention, mlp) = (&mut layer.attention, &mut layer.mlp);
-            for linear in [&mut attention.qkv, &mut attention.o, &mut mlp.gate_up, &mut mlp.down] {
-                linear.format = format;
+            let shared = &mut mlp.shared;
+            for stored in [
+                &mut attention.qkv.format,
+                &mut attention.gate,
+                &mut attention.o.format,
+                &mut mlp.router.format,
+                &mut mlp.gate_up.format,
+                &mut mlp.down.format,
+                &mut shared.gate_up,
+                &mut shared.down,
+                &mut shared.gate,
+            ] {
+                *stored = format;
             }
-            mlp.router.format = format;
         }
         self
     }

@@ -5,6 +5,7 @@ mod builder;
 mod config;
 mod hub;
 mod published;
+mod published_experts;
 mod resaved;
 mod ropes;
 

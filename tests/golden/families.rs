@@ -60,6 +60,7 @@ families! {
     ministral3: "ministral3",
     mixtral: "mixtral",
     qwen2: "qwen2",
+    qwen2_moe: "qwen2-moe",
     qwen3: "qwen3",
     qwen3_moe: "qwen3-moe",
     gemma2: "gemma2",
@@ -73,6 +74,7 @@ families! {
     smollm3: "smollm3",
     granite: "granite",
     glm4: "glm4",
+    afmoe: "afmoe",
     gpt_oss: "gpt-oss",
     gpt_oss_f32: "gpt-oss-f32",
 }

@@ -15,6 +15,7 @@
 #include "ops/linear/linear.h"
 #include "ops/rms_norm/rms_norm.h"
 #include "ops/rope/rope.h"
+#include "ops/sigmoid_gate/sigmoid_gate.h"
 #include "ops/softcap/softcap.h"
 
 namespace inferno::engine {
@@ -111,6 +112,8 @@ void CpuForward::add_branch(const Join& join) const {
 
 void CpuForward::project_qkv(const Layer& layer) {
   product(layer.weights->qkv, workspace_.h, workspace_.qkv, false);
+  if (!layer.attention->output_gate) return;
+  product(layer.weights->output_gate, workspace_.h, workspace_.output_gate, false);
 }
 
 // qkv [T, num_heads + 2 num_kv_heads, head_dim]: a token's q heads, k heads, v heads
@@ -168,6 +171,8 @@ void CpuForward::attend(const Layer& layer) {
                   batch_.block_tables,
                   batch_.block_table_stride,
                   w.attended});
+  if (!a.output_gate) return;
+  ops::sigmoid_gate(op_context(), {w.output_gate, batch_.num_tokens(), a.q_size(), 1, w.attended});
 }
 
 void CpuForward::add_attended(const Layer& layer) {
@@ -176,13 +181,20 @@ void CpuForward::add_attended(const Layer& layer) {
 
 void CpuForward::gate(const Layer& layer) {
   const CpuWorkspace& w = workspace_;
-  // gate_up [T, 2, intermediate_size]
+  const std::uint32_t size = layer.mlp->dense_size();
   product(layer.weights->gate_up, w.h, w.gate_up, false);
-  ops::glu(op_context(), {w.gate_up, batch_.num_tokens(), layer.mlp->intermediate_size,
-                          layer.mlp->activation, w.gated});
+  ops::glu(op_context(), {w.gate_up, batch_.num_tokens(), size, layer.mlp->activation, w.gated});
+  if (!layer.mlp->shared.has_gate) return;
+  // Down is linear and has no bias, so what it reads may be gated: its output goes into a sum.
+  product(layer.weights->shared_gate, w.h, w.shared_gate, false);
+  ops::sigmoid_gate(op_context(), {w.shared_gate, batch_.num_tokens(), 1, size, w.gated});
 }
 
 void CpuForward::add_gated(const Layer& layer) {
+  if (layer.mlp->kind == MlpKind::Experts) {
+    product(layer.weights->down, workspace_.gated, workspace_.branch, false);
+    return;
+  }
   add_product(layer.weights->down, workspace_.gated, layer.after_mlp);
 }
 
@@ -193,7 +205,8 @@ void CpuForward::add_experts(const Layer& layer) {
   product(layer.weights->router, w.h, w.router_logits, false);
   const ops::RouteRule rule{mlp.router_kind, mlp.num_experts, mlp.experts_per_token,
                             mlp.renormalise, mlp.routed_scale};
-  ops::route(op_context(), {w.router_logits, num_tokens, rule, w.expert_ids, w.expert_weights});
+  ops::route(op_context(), {w.router_logits, num_tokens, rule, w.expert_ids, w.expert_weights,
+                            layer.weights->score_correction});
   ops::experts(op_context(),
                {w.h,
                 num_tokens,
@@ -203,7 +216,7 @@ void CpuForward::add_experts(const Layer& layer) {
                 {layer.weights->expert_gate_up, layer.weights->expert_down, mlp.activation},
                 1,
                 w.branch,
-                false});
+                mlp.dense_size() > 0});
   add_branch(layer.after_mlp);
 }
 

@@ -72,9 +72,11 @@ std::uint64_t CpuWorkspace::place_all(std::byte* base, const DecoderSpec& spec,
   const std::uint64_t layer = layout.here();
   place(qkv, tokens * most.qkv_size);
   place(attended, tokens * most.q_size);
+  place(output_gate, tokens * most.output_gate_size);
   layout.rewind(layer);
   place(gate_up, tokens * 2 * most.intermediate_size);
   place(gated, tokens * most.intermediate_size);
+  place(shared_gate, most.has_shared_gate ? tokens : 0);
   place(router_logits, tokens * most.num_experts);
   place(expert_ids, tokens * most.experts_per_token);
   place(expert_weights, tokens * most.experts_per_token);

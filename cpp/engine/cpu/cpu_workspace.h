@@ -28,12 +28,14 @@ class CpuWorkspace {
   float* branch = nullptr;  // [T, hidden_size] what a norm or a scale stands before it joins x
   std::array<float*, kMaxRopes> cos_sin{};      // of each rope: [T, 2, rotary_dim / 2]
   std::array<float*, kMaxRopes> query_scale{};  // of each rope that has one: [T]
-  // Attention and MLP take turns, so these two pairs lie over each other; each has the size of the
+  // Attention and MLP take turns, so theirs lie over each other; each has the size of the
   // largest layer.
-  float* qkv = nullptr;       // [T, q_size + 2 kv_size]
-  float* attended = nullptr;  // [T, q_size]
-  float* gate_up = nullptr;   // [T, 2, intermediate_size]
-  float* gated = nullptr;     // [T, intermediate_size]
+  float* qkv = nullptr;          // [T, q_size + 2 kv_size]
+  float* attended = nullptr;     // [T, q_size]
+  float* output_gate = nullptr;  // [T, q_size]
+  float* gate_up = nullptr;      // [T, 2, dense_size]
+  float* gated = nullptr;        // [T, dense_size]
+  float* shared_gate = nullptr;  // [T]
 
   float* router_logits = nullptr;       // [T, experts]
   std::uint32_t* expert_ids = nullptr;  // [T, experts_per_token]

@@ -59,6 +59,14 @@ void check_experts(const DecoderSpec& spec, const MlpSpec& mlp) {
   if (mlp.kind == MlpKind::Dense) return;
   const MlpSpec& first = *first_experts(spec);
   require_same("router", element_of(mlp.router.format), spec.activation);
+  const SharedExpertSpec& shared = mlp.shared;
+  if (shared.intermediate_size > 0) {
+    for (const WeightFormat format : {shared.gate_up, shared.down, shared.gate}) {
+      require_same("shared", element_of(format), spec.activation);
+    }
+    require(shared.intermediate_size % 8 == 0, "shared.intermediate_size", "a multiple of 8",
+            shared.intermediate_size);
+  }
   require(mlp.num_experts <= ops::cuda::kMaxExperts, "num_experts",
           "at most " + std::to_string(ops::cuda::kMaxExperts), mlp.num_experts);
   require(mlp.experts_per_token <= ops::cuda::kMaxExpertsPerToken, "experts_per_token",
@@ -98,6 +106,9 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
     for (const LinearSpec& linear :
          {attention.qkv, attention.o, layer.mlp.gate_up, layer.mlp.down}) {
       require_same("weights", element_of(linear.format), spec.activation);
+    }
+    if (attention.output_gate) {
+      require_same("output_gate", element_of(attention.gate), spec.activation);
     }
     require(layer.mlp.intermediate_size % 8 == 0, "intermediate_size", "a multiple of 8",
             layer.mlp.intermediate_size);

@@ -134,10 +134,50 @@ DecoderSpec wide_experts() {
   return spec;
 }
 
+// Output gates; a router of sigmoids, whose experts stand beside one that all tokens share; norms
+// on both sides, so that the sum of them is normed. Every expert is chosen: under norms another one
+// would move a row far.
+DecoderSpec afmoe() {
+  DecoderSpec spec = base(64);
+  each(spec, [](LayerSpec& layer, std::size_t i) {
+    layer.post_attention = layer.post_mlp = layer.pre_mlp;
+    layer.attention.output_gate = true;
+    layer.attention.qk_norm = QkNorm::PerHead;
+    layer.attention.qk_norm_eps = 1e-5F;
+    layer.attention.window = i == 3 ? 0 : 24;
+    if (i == 3) layer.attention.rope = kNoRope;
+    if (i == 0) return;
+    layer.mlp.kind = MlpKind::Experts;
+    layer.mlp.intermediate_size = 72;
+    layer.mlp.num_experts = layer.mlp.experts_per_token = 4;
+    layer.mlp.router_kind = ops::RouterKind::Sigmoid;
+    layer.mlp.score_correction = layer.mlp.renormalise = true;
+    layer.mlp.routed_scale = 2.5F;
+    layer.mlp.shared.intermediate_size = 72;
+  });
+  return spec;
+}
+
+// An expert that all tokens share, with a gate and without; its sum with the others joins the
+// stream, in the last layer under a norm.
+DecoderSpec shared_experts() {
+  DecoderSpec spec = wide_experts();
+  each(spec, [](LayerSpec& layer, std::size_t i) {
+    layer.attention.output_gate = i == 2;
+    if (layer.mlp.kind == MlpKind::Dense) return;
+    layer.mlp.shared = {.intermediate_size = i == 0 ? 200U : 64U, .has_gate = i != 2};
+    if (i != 2) return;
+    layer.mlp.router_kind = ops::RouterKind::Sigmoid;
+    layer.mlp.score_correction = true;
+  });
+  return spec;
+}
+
 std::vector<Like> likes() {
   return {{"Gemma 2", gemma(false)},  {"Gemma 3", gemma(true)},
           {"OLMo 3", olmo()},         {"Qwen 3 MoE", experts(false)},
           {"gpt-oss", experts(true)}, {"wide experts", wide_experts()},
+          {"AFMoE", afmoe()},         {"shared experts", shared_experts()},
           {"ropes", ropes()}};
 }
 

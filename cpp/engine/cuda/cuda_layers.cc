@@ -7,6 +7,7 @@
 #include "ops/head_norm/head_norm_cuda.h"
 #include "ops/rms_norm/rms_norm_cuda.h"
 #include "ops/rope/rope_kv_cuda.h"
+#include "ops/sigmoid_gate/sigmoid_gate_cuda.h"
 #include "ops/softcap/softcap_cuda.h"
 
 namespace inferno::engine {
@@ -67,8 +68,11 @@ void CudaForward::embed() {
 
 void CudaForward::project_qkv(const Layer& layer) {
   const Linear& qkv = layer.weights->qkv;
-  linear_->store(device_.op, normed(layer.attention_input, layer.pre_attention),
-                 matrix_of(qkv.weight), qkv.bias, workspace_.qkv);
+  const ops::cuda::LinearInput in = normed(layer.attention_input, layer.pre_attention);
+  linear_->store(device_.op, in, matrix_of(qkv.weight), qkv.bias, workspace_.qkv);
+  if (!layer.attention->output_gate) return;
+  linear_->store(device_.op, in, matrix_of(layer.weights->output_gate.weight), nullptr,
+                 workspace_.output_gate);
 }
 
 // qkv [T, num_heads + 2 num_kv_heads, head_dim]. Heads that turn are normalised where they turn.
@@ -135,6 +139,12 @@ void CudaForward::attend(const Layer& layer) {
                              .out = workspace_.attended,
                              .reference = device_.reference_attention,
                              .workspace = workspace_.attention});
+  if (!a.output_gate) return;
+  ops::cuda::sigmoid_gate_cuda(device_.op, {.gates = workspace_.output_gate,
+                                            .num_tokens = counts.num_tokens,
+                                            .num_gates = a.q_size(),
+                                            .dtype = spec_.activation,
+                                            .x = workspace_.attended});
 }
 
 void CudaForward::add_product(const Linear& linear, const void* in, const Join& join) {
@@ -167,13 +177,32 @@ void CudaForward::add_attended(const Layer& layer) {
 
 void CudaForward::gate(const Layer& layer) {
   const Linear& gate_up = layer.weights->gate_up;
-  linear_->gate(device_.op, normed(layer.mlp_input, layer.after_attention.next),
-                matrix_of(gate_up.weight), gate_up.bias,
+  const ops::cuda::LinearInput in = normed(layer.mlp_input, layer.after_attention.next);
+  linear_->gate(device_.op, in, matrix_of(gate_up.weight), gate_up.bias,
                 {layer.mlp->activation, workspace_.gate_up, workspace_.gated});
+  if (!layer.mlp->shared.has_gate) return;
+  // Down is linear and has no bias, so what it reads may be gated: its output goes into a sum.
+  linear_->store(device_.op, in, matrix_of(layer.weights->shared_gate.weight), nullptr,
+                 workspace_.shared_gate);
+  ops::cuda::sigmoid_gate_cuda(device_.op, {.gates = workspace_.shared_gate,
+                                            .num_tokens = in.num_tokens,
+                                            .num_gates = 1,
+                                            .width = layer.mlp->dense_size(),
+                                            .dtype = spec_.activation,
+                                            .x = workspace_.gated});
 }
 
 void CudaForward::add_gated(const Layer& layer) {
-  add_product(layer.weights->down, workspace_.gated, layer.after_mlp);
+  const Linear& down = layer.weights->down;
+  const Join& join = layer.after_mlp;
+  if (layer.mlp->kind == MlpKind::Dense) return add_product(down, workspace_.gated, join);
+  // The experts read h, too, and what they add goes where this goes.
+  const ops::cuda::LinearInput in = plain(workspace_.gated, slot_->counts().num_tokens);
+  if (join.is_plain()) {
+    linear_->add(device_.op, in, matrix_of(down.weight), down.bias, {workspace_.x, join.scale, {}});
+  } else {
+    linear_->store_f32(device_.op, in, matrix_of(down.weight), down.bias, workspace_.branch);
+  }
 }
 
 void CudaForward::add_experts(const Layer& layer) {
@@ -189,7 +218,8 @@ void CudaForward::add_experts(const Layer& layer) {
                                   mlp.renormalise, mlp.routed_scale},
                          .slots = arrays_.slot_mapping,
                          .expert_ids = workspace_.expert_ids,
-                         .weights = workspace_.expert_weights});
+                         .weights = workspace_.expert_weights,
+                         .score_correction = weights.score_correction});
   const ops::cuda::ExpertsInput chosen{.h = in.h,
                                        .num_tokens = in.num_tokens,
                                        .square_sums = in.square_sums,
@@ -202,7 +232,11 @@ void CudaForward::add_experts(const Layer& layer) {
     experts_->add(device_.op, chosen, experts, join.scale, workspace_.x, next_norm(join.next));
     return;
   }
-  experts_->store(device_.op, chosen, experts, workspace_.branch);
+  if (mlp.dense_size() > 0) {
+    experts_->add(device_.op, chosen, experts, 1, workspace_.branch, {});
+  } else {
+    experts_->store(device_.op, chosen, experts, workspace_.branch);
+  }
   add_branch(join);
 }
 

@@ -144,9 +144,11 @@ std::uint64_t CudaWorkspace::place_all(std::byte* base, const DecoderSpec& spec,
   const std::uint64_t layer = layout.here();
   place(qkv, tokens * layers.qkv_size * kElement);
   place(attended, tokens * layers.q_size * kElement);
+  place(output_gate, tokens * layers.output_gate_size * kElement);
   layout.rewind(layer);
   place(gate_up, tokens * 2 * layers.intermediate_size * kElement);
   place(gated, tokens * layers.intermediate_size * kElement);
+  place(shared_gate, layers.has_shared_gate ? tokens * kElement : 0);
   place(router_logits, tokens * layers.num_experts * sizeof(float));
   place(expert_ids, tokens * layers.experts_per_token * sizeof(std::uint32_t));
   place(expert_weights, tokens * layers.experts_per_token * sizeof(float));

@@ -41,8 +41,10 @@ class CudaWorkspace {
   std::array<float*, kMaxRopes> inv_freq{};  // of each rope: [rotary_dim / 2]
   void* qkv = nullptr;                       // [T, qkv_size] elements
   void* attended = nullptr;                  // [T, q_size] elements
-  void* gate_up = nullptr;                   // [T, 2 intermediate_size] elements
-  void* gated = nullptr;                     // [T, intermediate_size] elements
+  void* output_gate = nullptr;               // [T, q_size] elements
+  void* gate_up = nullptr;                   // [T, 2 dense_size] elements
+  void* gated = nullptr;                     // [T, dense_size] elements
+  void* shared_gate = nullptr;               // [T] elements
   void* last = nullptr;            // [R, hidden_size] elements; norm(x) of the rows that sample
   float* logits = nullptr;         // [R, vocab_size]
   float* router_logits = nullptr;  // [T, experts]

@@ -48,7 +48,7 @@ struct ExpertsArgs {
 
 // y[t] = (accumulate ? y[t] : 0) + scale * sum over the chosen experts e, in the order of their
 // ids, of weight * down_e(activation(gate_e(h[t]), up_e(h[t]))); products as linear computes them.
-// (An expert that all tokens share would be a dense MLP beside these.)
+// (An expert that all tokens share is a dense MLP beside these; see `accumulate`.)
 //
 // Weights of experts that nobody chose are not read. A token's bits depend on its own row, ids and
 // weights only. Throws std::invalid_argument for an id that is none.

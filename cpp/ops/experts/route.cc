@@ -12,29 +12,51 @@ namespace {
 // Below this many comparisons, waking a thread takes longer than the work.
 constexpr std::uint32_t kComparisonsPerChunk = 65536;
 
-float rank_of(float logit) {
-  return std::isnan(logit) ? -std::numeric_limits<float>::infinity() : logit;
-}
+float sigmoid(float logit) { return 1.0F / (1.0F + std::exp(-logit)); }
 
-// The best expert of those that rank after `last`, which is E for the first choice.
-std::uint32_t next_best(const float* logits, std::uint32_t num_experts, std::uint32_t last) {
-  const auto before = [&](std::uint32_t a, std::uint32_t b) {
-    const float rank_a = rank_of(logits[a]);
-    const float rank_b = rank_of(logits[b]);
-    return rank_a > rank_b || (rank_a == rank_b && a < b);
-  };
-  std::uint32_t best = num_experts;
-  for (std::uint32_t expert = 0; expert < num_experts; ++expert) {
-    if (last != num_experts && !before(last, expert)) continue;
-    if (best == num_experts || before(expert, best)) best = expert;
+// By what experts are chosen.
+float rank_of(const RouteArgs& args, const float* logits, std::uint32_t expert) {
+  float rank = logits[expert];
+  if (args.rule.kind == RouterKind::Sigmoid) {
+    rank = sigmoid(rank);
+    if (args.score_correction != nullptr) rank += args.score_correction[expert];
   }
-  return best;
+  return std::isnan(rank) ? -std::numeric_limits<float>::infinity() : rank;
 }
 
-void route_token(const RouteRule& rule, const float* logits, std::uint32_t* ids, float* weights) {
+// The k best, the best first. Sorted as they come, so that each is ranked once; `ranks` [k] is
+// scratch.
+void choose(const RouteArgs& args, const float* logits, std::uint32_t* ids, float* ranks) {
+  const std::uint32_t k = args.rule.experts_per_token;
+  std::uint32_t num_chosen = 0;
+  for (std::uint32_t expert = 0; expert < args.rule.num_experts; ++expert) {
+    const float rank = rank_of(args, logits, expert);
+    if (num_chosen == k && !(rank > ranks[k - 1])) continue;
+    std::uint32_t place = num_chosen < k ? num_chosen++ : k - 1;
+    for (; place > 0 && rank > ranks[place - 1]; --place) {
+      ids[place] = ids[place - 1];
+      ranks[place] = ranks[place - 1];
+    }
+    ids[place] = expert;
+    ranks[place] = rank;
+  }
+}
+
+void weigh_by_sigmoid(const RouteRule& rule, const float* logits, const std::uint32_t* ids,
+                      float* weights) {
+  float sum = kLeastScoreSum;
+  for (std::uint32_t i = 0; i < rule.experts_per_token; ++i) {
+    sum += weights[i] = sigmoid(logits[ids[i]]);
+  }
+  const float divisor = rule.renormalise ? sum : 1.0F;
+  for (std::uint32_t i = 0; i < rule.experts_per_token; ++i) {
+    weights[i] = weights[i] / divisor * rule.routed_scale;
+  }
+}
+
+void weigh_by_softmax(const RouteRule& rule, const float* logits, const std::uint32_t* ids,
+                      float* weights) {
   const std::uint32_t k = rule.experts_per_token;
-  std::uint32_t last = rule.num_experts;
-  for (std::uint32_t i = 0; i < k; ++i) last = ids[i] = next_best(logits, rule.num_experts, last);
   const float largest = logits[ids[0]];
   float chosen = 0.0F;
   for (std::uint32_t i = 0; i < k; ++i) chosen += weights[i] = std::exp(logits[ids[i]] - largest);
@@ -46,6 +68,15 @@ void route_token(const RouteRule& rule, const float* logits, std::uint32_t* ids,
     divisor = rule.renormalise && !std::isnan(all) ? chosen : all;
   }
   for (std::uint32_t i = 0; i < k; ++i) weights[i] = weights[i] / divisor * rule.routed_scale;
+}
+
+void route_token(const RouteArgs& args, const float* logits, std::uint32_t* ids, float* weights) {
+  choose(args, logits, ids, weights);
+  if (args.rule.kind == RouterKind::Sigmoid) {
+    weigh_by_sigmoid(args.rule, logits, ids, weights);
+  } else {
+    weigh_by_softmax(args.rule, logits, ids, weights);
+  }
 }
 
 }  // namespace
@@ -70,7 +101,7 @@ void route(const OpContext& context, const RouteArgs& args) {
   context.threads.parallel_for(num_chunks, [&](std::uint32_t chunk, std::uint32_t) {
     const std::size_t end = std::min<std::size_t>(args.num_tokens, (chunk + 1) * std::size_t{step});
     for (std::size_t t = chunk * std::size_t{step}; t < end; ++t) {
-      route_token(args.rule, args.logits + t * num_experts, args.expert_ids + t * k,
+      route_token(args, args.logits + t * num_experts, args.expert_ids + t * k,
                   args.weights + t * k);
     }
   });

@@ -1,4 +1,4 @@
-// Goal: every token goes to its best experts with the right weights. Method: both kinds of routers
+// Goal: every token goes to its best experts with the right weights. Method: every kind of router
 // against float64 and a full sort, ties, extremes, values that are not numbers, every k.
 #include "ops/experts/route.h"
 
@@ -15,11 +15,13 @@ struct Routed {
   std::vector<float> weights;
 };
 
-Routed routed(const OpContext& context, const RouteRule& rule, const std::vector<float>& logits) {
+Routed routed(const OpContext& context, const RouteRule& rule, const std::vector<float>& logits,
+              const float* correction = nullptr) {
   const auto tokens = static_cast<std::uint32_t>(logits.size() / rule.num_experts);
   Routed result{std::vector<std::uint32_t>(tokens * rule.experts_per_token, 0xFFFFFFFF),
                 std::vector<float>(tokens * rule.experts_per_token, kPoison)};
-  route(context, {logits.data(), tokens, rule, result.ids.data(), result.weights.data()});
+  route(context,
+        {logits.data(), tokens, rule, result.ids.data(), result.weights.data(), correction});
   return result;
 }
 
@@ -46,6 +48,7 @@ void check_token(const RouteRule& rule, const float* logits, const std::uint32_t
   }
 }
 
+// Of softmax.
 constexpr RouterKind kKinds[] = {RouterKind::SoftmaxTopK, RouterKind::TopKSoftmax};
 
 }  // namespace
@@ -67,6 +70,58 @@ TEST_CASE("route takes the best experts, with the weights of float64") {
       }
     }
   }
+}
+
+// Scores from 0 to 1, so that corrections change the choice.
+TEST_CASE("route by sigmoids chooses with the correction and weighs without it") {
+  Random random(2);
+  for (const bool corrected : {false, true}) {
+    for (const bool renormalise : {false, true}) {
+      for (const auto& [experts, k] :
+           {std::pair{1U, 1U}, {8U, 2U}, {128U, 8U}, {256U, 8U}, {7U, 7U}}) {
+        Device device(Isa::Portable, 2);
+        const RouteRule rule{RouterKind::Sigmoid, experts, k, renormalise, 2.5F};
+        const std::vector<float> logits = random.normals(std::size_t{200} * experts);
+        const std::vector<float> correction = random.normals(experts);
+        const Routed result =
+            routed(device.context(), rule, logits, corrected ? correction.data() : nullptr);
+        for (std::size_t t = 0; t < 200; ++t) {
+          const auto score = [&](std::uint32_t e) {
+            return 1 / (1 + std::exp(-double{logits[t * experts + e]}));
+          };
+          std::vector<std::uint32_t> order(experts);
+          std::iota(order.begin(), order.end(), 0U);
+          std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
+            return score(a) + (corrected ? correction[a] : 0.0F) >
+                   score(b) + (corrected ? correction[b] : 0.0F);
+          });
+          double sum = 0;
+          for (std::uint32_t i = 0; i < k; ++i) sum += score(order[i]);
+          for (std::uint32_t i = 0; i < k; ++i) {
+            REQUIRE(result.ids[t * k + i] == order[i]);
+            const double expected = score(order[i]) / (renormalise ? sum : 1) * 2.5;
+            REQUIRE(std::abs(result.weights[t * k + i] - expected) <= 1e-6 * expected);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("sigmoids that vanish give weights, and what is not a number ranks last") {
+  Device device(Isa::Portable, 1);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const RouteRule rule{RouterKind::Sigmoid, 4, 2, true};
+  const Routed none = routed(device.context(), rule, {-infinity, -1e30F, -200, -infinity});
+  CHECK(none.ids == std::vector<std::uint32_t>{0, 1});
+  CHECK(none.weights == std::vector<float>{0, 0});
+  const Routed far = routed(device.context(), rule, {kPoison, 1e30F, -200, 0});
+  CHECK(far.ids == std::vector<std::uint32_t>{1, 3});
+  CHECK(far.weights[0] == doctest::Approx(2.0 / 3));
+  const Routed nan = routed(device.context(), rule, {kPoison, kPoison, 0, kPoison});
+  CHECK(nan.ids == std::vector<std::uint32_t>{2, 0});
+  CHECK(std::isnan(nan.weights[0]));
+  CHECK(std::isnan(nan.weights[1]));
 }
 
 TEST_CASE("of equal logits the lower expert's ranks first") {

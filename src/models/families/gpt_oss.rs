@@ -11,7 +11,7 @@ use crate::models::fault::CheckpointError;
 pub(super) static GPT_OSS: Family =
     Family { name: "gpt-oss", architecture: "GptOssForCausalLM", model_type: "gpt_oss", read };
 
-const NAMES: Names = Names { experts: ExpertNames::Together, ..Names::LLAMA };
+const NAMES: Names = Names { router: "mlp.router", experts: ExpertNames::Together, ..Names::LLAMA };
 
 /// Constants of the class.
 const ACTIVATION: Activation =

@@ -11,7 +11,8 @@ pub(super) static MIXTRAL: Family =
     Family { name: "Mixtral", architecture: "MixtralForCausalLM", model_type: "mixtral", read };
 
 const NAMES: Names = Names {
-    experts: ExpertNames::Each { block: "block_sparse_moe", gate: "w1", up: "w3", down: "w2" },
+    router: "block_sparse_moe.gate",
+    experts: ExpertNames::Each { at: "block_sparse_moe.experts", gate: "w1", up: "w3", down: "w2" },
     ..Names::LLAMA
 };
 

@@ -8,6 +8,7 @@ use crate::bridge::spec::{DecoderSpec, Dtype};
 use super::fault::{CheckpointError, CheckpointFault};
 use super::json_file::JsonFile;
 
+mod afmoe;
 mod gemma2;
 mod gemma3;
 mod glm4;
@@ -22,6 +23,7 @@ mod names;
 mod olmo;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 mod ropes;
@@ -59,6 +61,7 @@ pub static FAMILIES: &[&Family] = &[
     &ministral3::MISTRAL3,
     &mixtral::MIXTRAL,
     &qwen2::QWEN2,
+    &qwen2_moe::QWEN2_MOE,
     &qwen3::QWEN3,
     &qwen3_moe::QWEN3_MOE,
     &gemma2::GEMMA2,
@@ -71,6 +74,7 @@ pub static FAMILIES: &[&Family] = &[
     &granite::GRANITE,
     &glm4::GLM4,
     &gpt_oss::GPT_OSS,
+    &afmoe::AFMOE,
 ];
 
 /// What a family reads.

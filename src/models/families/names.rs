@@ -2,8 +2,8 @@
 //! Llama's names.
 
 use crate::bridge::spec::{
-    AttentionSpec, DecoderSpec, LayerSpec, MlpKind, MlpSpec, NormSpec, QkNorm, TensorPart,
-    TensorSlot,
+    AttentionSpec, DecoderSpec, LayerSpec, MlpKind, MlpSpec, NormSpec, QkNorm, SharedExpertSpec,
+    TensorPart, TensorSlot,
 };
 
 use super::transform::Transform;
@@ -76,8 +76,8 @@ impl Root {
 /// How a family keeps its experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExpertNames {
-    /// `{block}.experts.J.{gate,up,down}.weight`, and the router `{block}.gate.weight`.
-    Each { block: &'static str, gate: &'static str, up: &'static str, down: &'static str },
+    /// `{at}.J.{gate,up,down}.weight`.
+    Each { at: &'static str, gate: &'static str, up: &'static str, down: &'static str },
     /// gpt-oss: all experts in one tensor, inputs before outputs, gate and up in turns.
     Together,
 }
@@ -95,7 +95,13 @@ pub(super) struct Names {
     pub fused_gate_up: bool,
     /// Norms keep their difference from one.
     pub plus_one: bool,
+    pub router: &'static str,
+    /// The whole name.
+    pub score_correction: &'static str,
     pub experts: ExpertNames,
+    /// Of the expert that all tokens share: before `gate_proj` and so on.
+    pub shared_expert: &'static str,
+    pub shared_gate: &'static str,
 }
 
 impl Names {
@@ -107,12 +113,16 @@ impl Names {
         fused_qkv: false,
         fused_gate_up: false,
         plus_one: false,
+        router: "mlp.gate",
+        score_correction: "mlp.gate.e_score_correction_bias",
         experts: ExpertNames::Each {
-            block: "mlp",
+            at: "mlp.experts",
             gate: "gate_proj",
             up: "up_proj",
             down: "down_proj",
         },
+        shared_expert: "mlp.shared_experts",
+        shared_gate: "mlp.shared_expert_gate",
     };
 
     pub(super) fn tensors(&self, spec: &DecoderSpec, root: &Root) -> Vec<ExpectedTensor> {
@@ -153,7 +163,12 @@ impl Table<'_> {
         TensorSlot { part, layer: self.layer, expert, first_row: first_row as u32 }
     }
 
-    /// All of a part, by the whole name.
+    /// All of a part.
+    fn plain(&mut self, name: &str, part: TensorPart, size: (u64, u64)) {
+        self.matrix(&format!("{name}.weight"), part, size);
+    }
+
+    /// The same by the whole name.
     fn matrix(&mut self, name: &str, part: TensorPart, (rows, columns): (u64, u64)) {
         let piece = Piece { slot: self.slot(part, 0, 0), rows };
         self.add(name, vec![rows, columns], vec![piece], Transform::None);
@@ -196,7 +211,7 @@ impl Table<'_> {
         self.norm(names.pre_mlp, TensorPart::PreMlpNorm, &layer.pre_mlp);
         match layer.mlp.kind {
             MlpKind::Experts => self.experts(&layer.mlp),
-            _ => self.dense("mlp", &layer.mlp),
+            _ => self.dense(&layer.mlp),
         }
         self.norm(names.post_mlp, TensorPart::PostMlpNorm, &layer.post_mlp);
     }
@@ -227,24 +242,43 @@ impl Table<'_> {
         if attention.sinks {
             self.vector("self_attn.sinks", TensorPart::Sinks, u64::from(attention.num_heads));
         }
+        if attention.output_gate {
+            self.plain("self_attn.gate_proj", TensorPart::OutputGate, (q, self.hidden));
+        }
         let bias = attention.o.bias.then_some(TensorPart::OBias);
         self.linear("self_attn.o_proj", self.slot(TensorPart::O, 0, 0), (self.hidden, q), bias);
     }
 
-    fn dense(&mut self, block: &str, mlp: &MlpSpec) {
+    fn dense(&mut self, mlp: &MlpSpec) {
         let inner = u64::from(mlp.intermediate_size);
         let gate_up = mlp.gate_up.bias.then_some(TensorPart::GateUpBias);
         let down = mlp.down.bias.then_some(TensorPart::DownBias);
         let gate = self.slot(TensorPart::GateUp, 0, 0);
         if self.names.fused_gate_up {
-            self.linear(&format!("{block}.gate_up_proj"), gate, (2 * inner, self.hidden), gate_up);
+            self.linear("mlp.gate_up_proj", gate, (2 * inner, self.hidden), gate_up);
         } else {
             let up = TensorSlot { first_row: inner as u32, ..gate };
-            self.linear(&format!("{block}.gate_proj"), gate, (inner, self.hidden), gate_up);
-            self.linear(&format!("{block}.up_proj"), up, (inner, self.hidden), gate_up);
+            self.linear("mlp.gate_proj", gate, (inner, self.hidden), gate_up);
+            self.linear("mlp.up_proj", up, (inner, self.hidden), gate_up);
         }
         let slot = self.slot(TensorPart::Down, 0, 0);
-        self.linear(&format!("{block}.down_proj"), slot, (self.hidden, inner), down);
+        self.linear("mlp.down_proj", slot, (self.hidden, inner), down);
+    }
+
+    fn shared_expert(&mut self, shared: &SharedExpertSpec) {
+        let (inner, hidden) = (u64::from(shared.intermediate_size), self.hidden);
+        if inner == 0 {
+            return;
+        }
+        let at = self.names.shared_expert;
+        for (name, first_row) in [("gate_proj", 0), ("up_proj", inner)] {
+            let slot = self.slot(TensorPart::SharedGateUp, 0, first_row);
+            self.linear(&format!("{at}.{name}"), slot, (inner, hidden), None);
+        }
+        self.plain(&format!("{at}.down_proj"), TensorPart::SharedDown, (hidden, inner));
+        if shared.has_gate {
+            self.plain(self.names.shared_gate, TensorPart::SharedGate, (1, hidden));
+        }
     }
 
     fn experts(&mut self, mlp: &MlpSpec) {
@@ -252,11 +286,14 @@ impl Table<'_> {
         let (count, hidden) = (u64::from(mlp.num_experts), self.hidden);
         let router = self.slot(TensorPart::Router, 0, 0);
         let bias = mlp.router.bias.then_some(TensorPart::RouterBias);
+        self.linear(self.names.router, router, (count, hidden), bias);
+        if mlp.score_correction {
+            self.vector(self.names.score_correction, TensorPart::ScoreCorrection, count);
+        }
         match self.names.experts {
-            ExpertNames::Each { block, gate, up, down } => {
-                self.linear(&format!("{block}.gate"), router, (count, hidden), bias);
+            ExpertNames::Each { at, gate, up, down } => {
                 for expert in 0..mlp.num_experts {
-                    let at = format!("{block}.experts.{expert}");
+                    let at = format!("{at}.{expert}");
                     let slot = |table: &Self, part, row| table.slot(part, expert, row);
                     let gate_slot = slot(self, TensorPart::GateUp, 0);
                     let up_slot = slot(self, TensorPart::GateUp, inner);
@@ -267,13 +304,13 @@ impl Table<'_> {
                 }
             }
             ExpertNames::Together => {
-                self.linear("mlp.router", router, (count, hidden), bias);
                 let gate_up = (TensorPart::GateUp, TensorPart::GateUpBias, (hidden, 2 * inner));
                 let down = (TensorPart::Down, TensorPart::DownBias, (inner, hidden));
                 self.together("gate_up_proj", mlp.num_experts, gate_up, true);
                 self.together("down_proj", mlp.num_experts, down, false);
             }
         }
+        self.shared_expert(&mlp.shared);
     }
 
     /// `[experts, inputs, outputs]`, and the biases `[experts, outputs]`.

@@ -45,7 +45,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
 }
 
 /// Each `decoder_sparse_step`-th layer, but those of `mlp_only_layers`.
-fn sparse_layers(config: &JsonFile) -> Result<impl Fn(u32) -> bool, CheckpointError> {
+pub(super) fn sparse_layers(config: &JsonFile) -> Result<impl Fn(u32) -> bool, CheckpointError> {
     let step = config.size("decoder_sparse_step", u32::MAX)?.unwrap_or(1);
     let dense = config.numbers("mlp_only_layers")?.unwrap_or_default();
     Ok(move |index: u32| {

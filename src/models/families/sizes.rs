@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::bridge::spec::{
     Activation, AttentionSpec, DecoderSpec, Dtype, LayerSpec, LinearSpec, MlpKind, MlpSpec,
-    NormSpec, QkNorm, RouterKind,
+    NormSpec, QkNorm, RouterKind, SharedExpertSpec,
 };
 use crate::models::fault::{CheckpointError, CheckpointFault};
 use crate::models::json_file::JsonFile;
@@ -127,6 +127,8 @@ impl Sizes {
             scale: 1.0 / (self.head_dim as f32).sqrt(),
             softcap: 0.0,
             sinks: false,
+            output_gate: false,
+            gate: self.dtype.into(),
         }
     }
 
@@ -142,8 +144,22 @@ impl Sizes {
             experts_per_token: 1,
             router: self.linear(false),
             router_kind: RouterKind::SoftmaxTopK,
+            score_correction: false,
             renormalise: false,
             routed_scale: 1.0,
+            shared: self.shared_expert(0, false),
+        }
+    }
+
+    /// An expert that every token goes through; of size 0 none.
+    pub(super) fn shared_expert(&self, intermediate_size: u32, has_gate: bool) -> SharedExpertSpec {
+        let format = self.dtype.into();
+        SharedExpertSpec {
+            intermediate_size,
+            gate_up: format,
+            down: format,
+            has_gate,
+            gate: format,
         }
     }
 

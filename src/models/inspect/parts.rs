@@ -19,7 +19,7 @@ pub struct Part {
 pub struct Parts {
     /// The token embedding.
     pub embedding: Part,
-    /// Query, key, value and output projections of all layers.
+    /// Query, key, value, gate and output projections of all layers.
     pub attention: Part,
     /// Gate, up and down projections of all layers, of all experts, and what chooses among them.
     pub mlp: Part,
@@ -68,14 +68,19 @@ impl Parts {
             TensorPart::Qkv
             | TensorPart::QkvBias
             | TensorPart::Sinks
+            | TensorPart::OutputGate
             | TensorPart::O
             | TensorPart::OBias => &mut self.attention,
             TensorPart::Router
             | TensorPart::RouterBias
+            | TensorPart::ScoreCorrection
             | TensorPart::GateUp
             | TensorPart::GateUpBias
             | TensorPart::Down
-            | TensorPart::DownBias => &mut self.mlp,
+            | TensorPart::DownBias
+            | TensorPart::SharedGateUp
+            | TensorPart::SharedDown
+            | TensorPart::SharedGate => &mut self.mlp,
             // Norms inside the attention (of queries and keys) too.
             _ => &mut self.norms,
         }

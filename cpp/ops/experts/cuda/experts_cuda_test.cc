@@ -280,6 +280,48 @@ TEST_CASE("route_cuda takes the experts that the CPU takes") {
   }
 }
 
+// Coarse logits and corrections: no two sums are so near that a rounding would decide.
+TEST_CASE("route_cuda by sigmoids takes the experts that the CPU takes") {
+  TestDevice device;
+  ops::test::Device cpu(Isa::Portable, 1);
+  Random random(fresh_seed());
+  for (const auto& [experts, k] :
+       {std::pair{1U, 1U}, {8U, 2U}, {60U, 4U}, {128U, 8U}, {256U, 8U}}) {
+    for (const bool corrected : {false, true}) {
+      const std::uint32_t tokens = random.integer(1, 70);
+      const RouteRule rule{RouterKind::Sigmoid, experts, k, tokens % 2 == 0, 2.5F};
+      std::vector<float> logits = random.normals(std::size_t{tokens} * experts);
+      for (float& logit : logits) logit = std::round(8 * logit) / 8;
+      logits[0] = ops::test::kPoison;
+      std::vector<float> correction(experts);
+      for (float& value : correction) value = 0.1F * static_cast<float>(random.integer(0, 9));
+      std::vector<std::uint32_t> ids(std::size_t{tokens} * k);
+      std::vector<float> weights(ids.size());
+      route(cpu.context(), {logits.data(), tokens, rule, ids.data(), weights.data(),
+                            corrected ? correction.data() : nullptr});
+      const DeviceBuffer<float> device_logits(logits);
+      const DeviceBuffer<float> device_correction(correction);
+      const DeviceBuffer<std::uint32_t> device_ids(ids.size());
+      const DeviceBuffer<float> device_weights(ids.size());
+      route_cuda(device.op(), {.logits = device_logits.data(),
+                               .num_tokens = tokens,
+                               .rule = rule,
+                               .expert_ids = device_ids.data(),
+                               .weights = device_weights.data(),
+                               .score_correction = corrected ? device_correction.data() : nullptr});
+      device.wait();
+      CHECK(device_ids.to_host() == ids);
+      const std::vector<float> got = device_weights.to_host();
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        const bool both_nan = std::isnan(got[i]) && std::isnan(weights[i]);
+        CHECK((both_nan || std::abs(got[i] - weights[i]) <= 1e-6F * weights[i]));
+      }
+      CHECK(device_ids.guards_are_whole());
+      CHECK(device_weights.guards_are_whole());
+    }
+  }
+}
+
 TEST_CASE("experts on the GPU refuse what they cannot multiply, and no tokens are no work") {
   TestDevice device;
   const CudaOp& op = device.op();

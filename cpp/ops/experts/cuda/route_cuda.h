@@ -23,6 +23,8 @@ struct RouteCudaArgs {
   const std::uint32_t* slots = nullptr;
   std::uint32_t* expert_ids = nullptr;  // [T, k]
   float* weights = nullptr;             // [T, k]
+  // Of Sigmoid: [E], or null. Weights of the model: not written by a kernel.
+  const float* score_correction = nullptr;
 };
 
 // The same ids as route gives, and weights within a few roundings of its.

@@ -142,6 +142,7 @@ void check_all(Bench& bench, std::uint32_t rows, std::uint32_t outputs, std::uin
 }
 
 void check_shapes(Bench& bench, std::uint32_t rows) {
+  check_all(bench, rows, 1, 136);  // a gate for each token
   check_all(bench, rows, 72, 40);
   check_all(bench, rows, 211, 136);
   check_all(bench, rows, 144, 8);

@@ -1,0 +1,9 @@
+#include "ops/base/simd_avx2.h"
+// The lanes come first.
+#include "ops/sigmoid_gate/sigmoid_gate_simd.h"
+
+namespace inferno::ops {
+
+void sigmoid_gate_avx2(const SigmoidGateRow& row) { sigmoid_gate_simd<Lanes>(row); }
+
+}  // namespace inferno::ops
