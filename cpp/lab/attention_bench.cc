@@ -173,8 +173,10 @@ class Bench {
     const double us = all_us / c.num_layers;
     if (c.query_len == 1) {
       const double bytes = 4.0 * c.num_pairs() * c.num_kv_heads * c.head_dim;
-      std::printf("%-46s %9.2f us  %6.3f TB/s    %5.1f %% of read\n", c.name, us, bytes / us / 1e6,
-                  bytes / us * 1e8 / ceilings.bytes);
+      const double alike = read_ceiling(gpu_, static_cast<std::size_t>(bytes));
+      std::printf("%-46s %9.2f us  %6.3f TB/s    %5.1f %% of read  %5.1f %% of reads of its size\n",
+                  c.name, us, bytes / us / 1e6, bytes / us * 1e8 / ceilings.bytes,
+                  bytes / us * 1e8 / alike);
     } else {
       const double operations = 4.0 * c.num_pairs() * c.num_heads * c.head_dim;
       std::printf("%-46s %9.2f us  %6.1f TFLOP/s %5.1f %% of product\n", c.name, us,

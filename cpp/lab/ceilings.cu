@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "lab/ceilings.h"
+#include "ops/cuda/cuda_device.cuh"
 #include "ops/linear/cuda/cublaslt.h"
 
 namespace inferno::lab {
@@ -13,8 +14,9 @@ using ops::cuda::check;
 
 constexpr std::size_t kBytes = std::size_t{4} << 30;  // dozens of times what L2 holds
 constexpr std::uint32_t kThreads = 512;
-constexpr int kLoads = 4;              // of a thread under way at once
-constexpr std::uint32_t kSize = 8192;  // of the product, each way
+constexpr int kLoads = 4;                   // of a thread under way at once
+constexpr std::size_t kMostKernels = 4096;  // of a chain
+constexpr std::uint32_t kSize = 8192;       // of the product, each way
 
 // Two waves of full SMs on the largest Hopper; more on smaller cards do no harm.
 std::uint32_t num_blocks(const Gpu& gpu) { return std::max(1056U, gpu.op().num_sms * 8); }
@@ -22,6 +24,8 @@ std::uint32_t num_blocks(const Gpu& gpu) { return std::max(1056U, gpu.op().num_s
 // `sink` is written for one sum in 2^32, which the compiler cannot know.
 __global__ void __launch_bounds__(kThreads)
     read_kernel(const uint4* __restrict__ from, std::size_t size, std::uint32_t* sink) {
+  ops::cuda::let_next_start();
+  ops::cuda::wait_for_previous();
   const std::size_t stride = std::size_t{gridDim.x} * kThreads;
   std::uint32_t sum = 0;
   const auto add = [&](const uint4& value) { sum ^= value.x ^ value.y ^ value.z ^ value.w; };
@@ -61,15 +65,26 @@ double report(const char* name, double amount, double us, const char* unit) {
 
 }  // namespace
 
-double print_read_ceiling(const Gpu& gpu) {
+double read_ceiling(const Gpu& gpu, std::size_t bytes) {
   const DeviceArray<Bf16> memory = uniform_array(gpu, kBytes / sizeof(Bf16));
   const DeviceArray<std::uint32_t> sink(1);
+  const std::size_t size = std::min(bytes, kBytes) / sizeof(uint4);
+  const std::size_t kernels =
+      std::clamp<std::size_t>(kBytes / 4 / sizeof(uint4) / size, 1, kMostKernels);
+  const auto blocks = static_cast<std::uint32_t>(
+      std::clamp<std::size_t>(size / (kThreads * kLoads), 1, num_blocks(gpu)));
   const double us = gpu.median_us([&] {
-    read_kernel<<<num_blocks(gpu), kThreads, 0, gpu.op().stream>>>(
-        reinterpret_cast<const uint4*>(memory.data()), kBytes / sizeof(uint4), sink.data());
-    check(cudaGetLastError(), "read_kernel");
+    for (std::size_t i = 0; i < kernels; ++i) {
+      launch(gpu.op(), read_kernel, {blocks, kThreads},
+             reinterpret_cast<const uint4*>(memory.data()) + i * size, size, sink.data());
+    }
   });
-  return report("read", static_cast<double>(kBytes), us, "TB/s");
+  return static_cast<double>(kernels * size * sizeof(uint4)) / us * 1e6;
+}
+
+double print_read_ceiling(const Gpu& gpu) {
+  const double per_second = read_ceiling(gpu, kBytes);
+  return report("read", per_second, 1e6, "TB/s");
 }
 
 double print_copy_ceiling(const Gpu& gpu) {

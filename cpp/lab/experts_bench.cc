@@ -1,7 +1,8 @@
 // What share of the card's ceilings does a mixture of experts reach? The router's choice and the
 // experts of several layers, whose weights are far larger than L2, in a CUDA graph as the engine
 // runs them; and the two products by themselves. Read are the matrices of experts that somebody
-// chose; a floor is the longer of reading these once and multiplying at the measured rate.
+// chose; a floor is the longer of reading these once and multiplying at the measured rate. Of the
+// largest batches each kernel by itself, too.
 //   experts_bench [PART OF A MODEL'S NAME [TOKENS...]]
 #include <algorithm>
 #include <cstdio>
@@ -14,6 +15,7 @@
 #include "lab/ceilings.h"
 #include "lab/gpu_bench.h"
 #include "ops/experts/cuda/experts_cuda.h"
+#include "ops/experts/cuda/experts_product.h"
 
 namespace inferno::lab {
 namespace {
@@ -40,6 +42,7 @@ constexpr Model kModels[] = {
      {ActivationKind::ClampedSilu, 1.702F, 7.0F},
      6}};
 constexpr std::uint32_t kMaxTokens = 8192;
+constexpr std::uint32_t kTokensOfParts = 2048;  // from so many on parts are timed
 
 // Per second.
 struct Ceilings {
@@ -53,14 +56,17 @@ struct Buffers {
         weights(uniform_array(gpu, expert_size * m.shape.num_experts * m.num_layers, 0.02F)),
         h(uniform_array(gpu, std::size_t{kMaxTokens} * m.shape.hidden_size)),
         x(std::size_t{kMaxTokens} * m.shape.hidden_size),
-        norm_weight(m.shape.hidden_size),
+        norm_weight(std::vector<float>(m.shape.hidden_size, 1.0F)),
         sums(std::size_t{kMaxTokens} * norm_parts(m.shape.hidden_size)),
         bias(std::size_t{m.shape.num_experts} * 2 *
              std::max(m.shape.intermediate_size, m.shape.hidden_size)),
         logits(std::size_t{kMaxTokens} * m.shape.num_experts * m.num_layers),
         ids(std::size_t{kMaxTokens} * m.shape.experts_per_token),
         choice_weights(ids.size()),
-        workspace(ExpertsCuda::workspace_bytes(m.shape, kMaxTokens)) {
+        workspace(ExpertsCuda::workspace_bytes(m.shape, kMaxTokens)),
+        sorted(2 * ids.size() + m.shape.num_experts + 1),
+        gated(ids.size() * m.shape.intermediate_size),
+        outputs(ids.size() * m.shape.hidden_size) {
     fill_normal(gpu, logits);
   }
 
@@ -86,6 +92,84 @@ struct Buffers {
   DeviceArray<std::uint32_t> ids;
   DeviceArray<float> choice_weights;
   DeviceArray<std::byte> workspace;
+  // Of parts.
+  DeviceArray<std::uint32_t> sorted;
+  DeviceArray<Bf16> gated, outputs;
+};
+
+// The kernels of a large batch, each by itself over all layers with one routing.
+class Parts {
+ public:
+  Parts(const Gpu& gpu, const Buffers& buffers, std::uint32_t num_tokens)
+      : gpu_(gpu),
+        b_(buffers),
+        tokens_(num_tokens),
+        shape_(buffers.model.shape),
+        routing_{b_.ids.data(), num_tokens * shape_.experts_per_token, shape_.num_experts,
+                 shape_.experts_per_token},
+        sorted_{b_.sorted.data() + 2 * b_.ids.size(), b_.sorted.data(),
+                b_.sorted.data() + b_.ids.size()},
+        tiles_(gpu.op()) {}
+
+  void run(double product_rate) const {
+    const double each = 2.0 * routing_.num_pairs * shape_.hidden_size * shape_.intermediate_size;
+    const double sort = us([&](std::uint32_t) { sort_pairs_cuda(gpu_.op(), routing_, sorted_); });
+    const double gather = us([&](std::uint32_t) {
+      gather_rows_cuda(gpu_.op(), {.routing = routing_,
+                                   .sorted = sorted_,
+                                   .x = b_.h.data(),
+                                   .num_columns = shape_.hidden_size,
+                                   .to = b_.outputs.data()});
+    });
+    const double up = us([&](std::uint32_t layer) { product(layer, true); });
+    const double down = us([&](std::uint32_t layer) { product(layer, false); });
+    const double sum = us([&](std::uint32_t) { sum_outputs(); });
+    std::printf(
+        "%-13s T %4u: sort %.1f, gather %.1f, gate and up %.1f (%.1f %%), down %.1f (%.1f %%), sum "
+        "%.1f us\n",
+        b_.model.name, tokens_, sort, gather, up, 2 * each / product_rate / up * 1e8, down,
+        each / product_rate / down * 1e8, sum);
+    std::fflush(stdout);
+  }
+
+ private:
+  template <typename Fn>
+  double us(Fn of_layer) const {
+    const std::uint32_t layers = b_.model.num_layers;
+    return gpu_.median_us([&] {
+      for (std::uint32_t i = 0; i < layers; ++i) of_layer(i);
+    }) / layers;
+  }
+  void product(std::uint32_t layer, bool gate) const {
+    const ExpertsWeights weights = b_.layer(layer);
+    tiles_(gpu_.op(), {.routing = routing_,
+                       .sorted = sorted_,
+                       .routed = true,
+                       .x = gate ? b_.outputs.data() : b_.gated.data(),
+                       .weight = gate ? weights.gate_up : weights.down,
+                       .gate = gate,
+                       .activation = weights.activation,
+                       .out = gate ? b_.gated.data() : b_.outputs.data()});
+  }
+  void sum_outputs() const {
+    sum_experts_cuda(gpu_.op(), {.routing = routing_,
+                                 .weights = b_.choice_weights.data(),
+                                 .outputs = b_.outputs.data(),
+                                 .positions = sorted_.positions,
+                                 .num_tokens = tokens_,
+                                 .hidden_size = shape_.hidden_size,
+                                 .add = true,
+                                 .x = b_.x.data(),
+                                 .next = {b_.norm_weight.data(), 1e-5F, b_.h.data(), nullptr}});
+  }
+
+  const Gpu& gpu_;
+  const Buffers& b_;
+  std::uint32_t tokens_;
+  ExpertsShape shape_;
+  PairRouting routing_;
+  SortedPairs sorted_;
+  ExpertsTilesKernel tiles_;
 };
 
 class Bench {
@@ -124,6 +208,9 @@ class Bench {
         chosen, read_us / us * 100, operations / us / 1e6, product_us / us * 100,
         std::max(read_us, product_us) / us * 100);
     std::fflush(stdout);
+    if (num_tokens >= kTokensOfParts && !batch_invariant) {
+      Parts(gpu_, b_, num_tokens).run(ceilings_.operations);
+    }
   }
 
  private:

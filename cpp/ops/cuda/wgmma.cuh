@@ -25,6 +25,12 @@ __device__ __forceinline__ void named_sync(std::uint32_t number) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
 }
 
+// Arrives there without waiting.
+template <int kThreads>
+__device__ __forceinline__ void named_arrive(std::uint32_t number) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
+}
+
 // A matrix in shared memory in rows of 128 bytes, whose 16-byte chunks lie at chunk ^ (row % 8);
 // 64 elements of a row are together, the next 64 `plane_bytes` further. Its parts are aligned to
 // 1,024 bytes. (PTX ISA, "Matrix descriptor"; plane_bytes counts where rows are summed over.)
@@ -119,6 +125,7 @@ INFERNO_WGMMA_ROWS(48, 24, 24, 25, 26)
 INFERNO_WGMMA_ROWS(64, 32, 32, 33, 34)
 INFERNO_WGMMA_ROWS(80, 40, 40, 41, 42)
 INFERNO_WGMMA_ROWS(128, 64, 64, 65, 66)
+INFERNO_WGMMA_ROWS(256, 128, 128, 129, 130)
 
 #define INFERNO_WGMMA_RS128(types)                                                       \
   asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." types " {" INFERNO_LIST128 \

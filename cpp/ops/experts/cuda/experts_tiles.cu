@@ -4,7 +4,8 @@
 // Blocks stay, and take each gridDim.x-th tile; the tiles that share weights are neighbours, so
 // that these come from memory once. One warp brings 64 columns of both factors after the other into
 // shared memory; two warpgroups have 64 rows of x each. An expert whose last tile has 64 rows or
-// fewer leaves the second one out, and the first has the tensor cores for itself. The two runs of
+// fewer leaves the second one out, and the first has the tensor cores for itself; otherwise the
+// second begins a stage late, so that one multiplies while the other stores. The two runs of
 // weights are the same outputs' gate and up, or neighbours; so a thread that has a gate's sum has
 // that of up.
 //
@@ -67,16 +68,18 @@ class TilesConsumer {
         pass();
         continue;
       }
-      float first[Ring::kSums];
-      float second[Ring::kSums];
-      multiply(first, second);
-      finish(tile, first, second);
+      float sums[2 * kSums];
+      multiply(sums, tile.num_rows() > kGroupRows);
+      finish(tile, *reinterpret_cast<Run*>(sums), *reinterpret_cast<Run*>(sums + kSums));
     }
   }
 
  private:
   using Ring = TilesRing<kRunRows>;
   static constexpr int kSums = Ring::kSums;
+  using Run = float[kSums];
+  static constexpr int kBothGroups = kWarps * 32;     // threads
+  static constexpr std::uint32_t kFirstHasBegun = 1;  // barrier
 
   // Gives stages back unread.
   __device__ void pass() {
@@ -87,43 +90,38 @@ class TilesConsumer {
     }
   }
 
-  // A stage is given back when the products after it have begun, so the tensor cores never rest.
-  __device__ void multiply(float (&first)[kSums], float (&second)[kSums]) {
-    std::uint32_t before = at_.stage;
+  // A stage is given back as soon as its products are there: while this group waits for them, the
+  // other one's are under way.
+  __device__ void multiply(float (&sums)[2 * kSums], bool both_groups) {
+    if (both_groups && group_ == 1) named_sync<kBothGroups>(kFirstHasBegun);
     for (std::uint32_t column = 0; column < args_.num_columns; column += kBoxColumns) {
       wait_barrier(&shared_.full[at_.stage], at_.parity);
       if (column == 0) {
-        multiply_stage<true>(first, second);
+        multiply_stage<true>(sums);
+        if (both_groups && group_ == 0) named_arrive<kBothGroups>(kFirstHasBegun);
       } else {
-        multiply_stage<false>(first, second);
-        wgmma_wait<1>();
-        give_back(before);
+        multiply_stage<false>(sums);
       }
-      before = at_.stage;
+      wgmma_wait<0>();
+      hold(sums);
+      give_back(at_.stage);
       at_.advance();
     }
-    wgmma_wait<0>();
-    hold(first);
-    hold(second);
-    give_back(before);
   }
 
+  // Both runs of weights lie one after the other: they are one factor.
   template <bool kFirst>
-  __device__ void multiply_stage(float (&first)[kSums], float (&second)[kSums]) const {
+  __device__ void multiply_stage(float (&sums)[2 * kSums]) const {
     const std::uint64_t stage =
         advanced(matrix_descriptor(shared_.ring, 0), at_.stage * Ring::kStageBytes);
     const std::uint64_t rows = advanced(stage, group_ * kGroupBytes);
     const std::uint64_t weights = advanced(stage, kInputBytes);
     wgmma_fence();
-    hold(first);
-    hold(second);
-    wgmma_rows<Element, kFirst>(first, rows, weights);
-    wgmma_rows<Element, kFirst>(second, rows, advanced(weights, Ring::kRunBytes));
+    hold(sums);
+    wgmma_rows<Element, kFirst>(sums, rows, weights);
 #pragma unroll
     for (std::uint32_t step = 1; step < kBoxColumns / 16; ++step) {
-      wgmma_rows<Element, false>(first, advanced(rows, step * 32), advanced(weights, step * 32));
-      wgmma_rows<Element, false>(second, advanced(rows, step * 32),
-                                 advanced(weights, Ring::kRunBytes + step * 32));
+      wgmma_rows<Element, false>(sums, advanced(rows, step * 32), advanced(weights, step * 32));
     }
     wgmma_commit();
   }
