@@ -114,20 +114,13 @@ class Parts {
   void run(double product_rate) const {
     const double each = 2.0 * routing_.num_pairs * shape_.hidden_size * shape_.intermediate_size;
     const double sort = us([&](std::uint32_t) { sort_pairs_cuda(gpu_.op(), routing_, sorted_); });
-    const double gather = us([&](std::uint32_t) {
-      gather_rows_cuda(gpu_.op(), {.routing = routing_,
-                                   .sorted = sorted_,
-                                   .x = b_.h.data(),
-                                   .num_columns = shape_.hidden_size,
-                                   .to = b_.outputs.data()});
-    });
     const double up = us([&](std::uint32_t layer) { product(layer, true); });
     const double down = us([&](std::uint32_t layer) { product(layer, false); });
     const double sum = us([&](std::uint32_t) { sum_outputs(); });
     std::printf(
-        "%-13s T %4u: sort %.1f, gather %.1f, gate and up %.1f (%.1f %%), down %.1f (%.1f %%), sum "
+        "%-13s T %4u: sort %.1f, gate and up %.1f (%.1f %%), down %.1f (%.1f %%), sum "
         "%.1f us\n",
-        b_.model.name, tokens_, sort, gather, up, 2 * each / product_rate / up * 1e8, down,
+        b_.model.name, tokens_, sort, up, 2 * each / product_rate / up * 1e8, down,
         each / product_rate / down * 1e8, sum);
     std::fflush(stdout);
   }
@@ -145,7 +138,8 @@ class Parts {
     tiles_(gpu_.op(), {.routing = routing_,
                        .sorted = sorted_,
                        .routed = true,
-                       .x = gate ? b_.outputs.data() : b_.gated.data(),
+                       .x = gate ? b_.h.data() : b_.gated.data(),
+                       .token_rows = gate,
                        .weight = gate ? weights.gate_up : weights.down,
                        .gate = gate,
                        .activation = weights.activation,

@@ -1,4 +1,4 @@
-// Instructions of compute capability 9.0, one function each. PTX ISA: "mbarrier",
+// Instructions of compute capability 9.0, one function each. PTX ISA: "mbarrier", "cp.async",
 // "cp.async.bulk.tensor", "ldmatrix", "barrier.cluster", "mapa", "st.async".
 #pragma once
 
@@ -145,6 +145,18 @@ __device__ __forceinline__ void copy_bytes(std::uint32_t to, const void* from, s
           "r"(to),
       "l"(from), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
+}
+
+// Starts a copy of 16 bytes by this thread alone. It is an ordinary write: before wgmma reads what
+// came, fence_async_proxy.
+__device__ __forceinline__ void copy_16(std::uint32_t to, const uint4* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+// Arrives when all such copies that this thread has started are there.
+__device__ __forceinline__ void arrive_when_copied(std::uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
+               : "memory");
 }
 
 // The same of a map of paired rows (paired_map): from run number `run` of each half on.

@@ -17,9 +17,8 @@ constexpr std::size_t kElement = 2;
 // The workspace, cut.
 struct Arrays {
   SortedPairs sorted;
-  float* row_scales = nullptr;  // [P] of sorted rows
-  void* gated = nullptr;        // [P, I] elements
-  void* outputs = nullptr;      // [P, H] elements; before, the sorted rows of h
+  void* gated = nullptr;    // [P, I] elements
+  void* outputs = nullptr;  // [P, H] elements
   std::size_t bytes = 0;
 
   Arrays(void* base, const ExpertsShape& shape, std::uint32_t max_tokens) {
@@ -35,7 +34,6 @@ struct Arrays {
     place(sorted.starts, (std::size_t{shape.num_experts} + 1) * sizeof(std::uint32_t));
     place(sorted.order, pairs * sizeof(std::uint32_t));
     place(sorted.positions, pairs * sizeof(std::uint32_t));
-    place(row_scales, pairs * sizeof(float));
     place(gated, pairs * shape.intermediate_size * kElement);
     place(outputs, pairs * shape.hidden_size * kElement);
   }
@@ -205,29 +203,17 @@ void ExpertsCuda::Impl::run(const CudaOp& op, const ExpertsInput& in, const Expe
   const bool sorts = by_tiles || (streams() && routing.num_pairs > kMaxBlockPairs);
   const SortedPairs sorted = sorts ? arrays.sorted : SortedPairs{};
   if (sorts) sort_pairs_cuda(op, routing, sorted);
-  if (by_tiles) {
-    gather_rows_cuda(op, {.routing = routing,
-                          .sorted = sorted,
-                          .x = in.h,
-                          .num_columns = shape.hidden_size,
-                          .to = arrays.outputs,
-                          .square_sums = in.square_sums,
-                          .num_square_sums = norm_parts(shape.hidden_size),
-                          .eps = in.eps,
-                          .row_scales = arrays.row_scales});
-  }
   multiply(op,
            {.routing = routing,
             .sorted = sorted,
-            .x = by_tiles ? arrays.outputs : in.h,
-            .token_rows = !by_tiles,
+            .x = in.h,
+            .token_rows = true,
             .weight = weights.gate_up,
             .gate = true,
             .activation = weights.activation,
             .square_sums = in.square_sums,
             .num_square_sums = norm_parts(shape.hidden_size),
             .eps = in.eps,
-            .row_scales = in.square_sums == nullptr ? nullptr : arrays.row_scales,
             .out = arrays.gated},
            by_tiles);
   multiply(op,

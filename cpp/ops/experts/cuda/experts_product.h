@@ -41,7 +41,6 @@ struct ExpertsProduct {
   const float* square_sums = nullptr;  // of tokens' rows: [T, norm_parts(K)], as in LinearInput
   std::uint32_t num_square_sums = 0;   // norm_parts(K)
   float eps = 0;
-  const float* row_scales = nullptr;  // null, or [P] of rows of x, where these are sorted
   // Null, or [P] what outputs are multiplied by before they are rounded. Only where blocks sort.
   const float* pair_weights = nullptr;
   void* out = nullptr;  // [P, N or I] elements
@@ -74,8 +73,8 @@ class ExpertsStreamKernel {
   bool available_;
 };
 
-// Many rows for each expert, for compute capability 9.0. Rows of x and out are sorted ones;
-// `sorted` is there.
+// Many rows for each expert, for compute capability 9.0. Rows of x are tokens' where it gates, else
+// sorted ones as those of out; `sorted` is there.
 class ExpertsTilesKernel {
  public:
   explicit ExpertsTilesKernel(const CudaOp& op);
@@ -85,21 +84,6 @@ class ExpertsTilesKernel {
  private:
   bool available_;
 };
-
-// to [P, K] = the rows of the sorted pairs' tokens, of x [T, K] elements of 16 bits; and what
-// deferred normalisation multiplies a product of theirs by.
-struct GatherArgs {
-  PairRouting routing;
-  SortedPairs sorted;
-  const void* x = nullptr;
-  std::uint32_t num_columns = 0;  // K, a multiple of 8
-  void* to = nullptr;
-  const float* square_sums = nullptr;  // null, or [T, num_square_sums]
-  std::uint32_t num_square_sums = 0;   // norm_parts(K)
-  float eps = 0;
-  float* row_scales = nullptr;  // [P], with square_sums
-};
-void gather_rows_cuda(const CudaOp& op, const GatherArgs& args);
 
 // Most tokens of a step whose outputs a product sums by itself.
 inline constexpr std::uint32_t kMaxDecodeTokens = 32;

@@ -23,28 +23,6 @@ __global__ void __launch_bounds__(kSortThreads)
   }
 }
 
-constexpr std::uint32_t kGatherThreads = 256;
-
-// A warp for each row.
-__global__ void __launch_bounds__(kGatherThreads) gather_rows_kernel(const GatherArgs args) {
-  let_next_start();
-  wait_for_previous();
-  const std::uint32_t at = (blockIdx.x * kGatherThreads + threadIdx.x) / 32;
-  if (at >= args.sorted.starts[args.routing.num_experts]) return;
-  const std::size_t token = args.sorted.order[at] / args.routing.experts_per_token;
-  const std::uint32_t packs = args.num_columns / 8;
-  const uint4* from = static_cast<const uint4*>(args.x) + token * packs;
-  uint4* to = static_cast<uint4*>(args.to) + std::size_t{at} * packs;
-#pragma unroll 4
-  for (std::uint32_t i = threadIdx.x % 32; i < packs; i += 32) to[i] = from[i];
-  if (args.square_sums == nullptr) return;
-  const float* sums = args.square_sums + token * args.num_square_sums;
-  float squares = 0.0F;
-  for (std::uint32_t i = threadIdx.x % 32; i < args.num_square_sums; i += 32) squares += sums[i];
-  const float mean = warp_sum(squares) / static_cast<float>(args.num_columns);
-  if (threadIdx.x % 32 == 0) args.row_scales[at] = 1.0F / sqrtf(mean + args.eps);
-}
-
 // A token's experts, ascending.
 struct Choices {
   std::uint32_t rows[kMaxExpertsPerToken];  // of outputs
@@ -115,12 +93,6 @@ __global__ void __launch_bounds__(kMaxRowThreads) sum_kernel(const ExpertsSum ar
 void sort_pairs_cuda(const CudaOp& op, const PairRouting& routing, const SortedPairs& sorted) {
   const std::uint32_t blocks = (routing.num_pairs + kBlockPairs - 1) / kBlockPairs;
   launch(op, sort_pairs_kernel, {blocks, kSortThreads}, routing, sorted);
-}
-
-void gather_rows_cuda(const CudaOp& op, const GatherArgs& args) {
-  constexpr std::uint32_t kWarps = kGatherThreads / 32;
-  const std::uint32_t blocks = (args.routing.num_pairs + kWarps - 1) / kWarps;
-  launch(op, gather_rows_kernel, {blocks, kGatherThreads}, args);
 }
 
 void sum_experts_cuda(const CudaOp& op, const ExpertsSum& sum) {

@@ -3,11 +3,11 @@
 //
 // Blocks stay, and take each gridDim.x-th tile; the tiles that share weights are neighbours, so
 // that these come from memory once. One warp brings 64 columns of both factors after the other into
-// shared memory; two warpgroups have 64 rows of x each. An expert whose last tile has 64 rows or
-// fewer leaves the second one out, and the first has the tensor cores for itself; otherwise the
-// second begins a stage late, so that one multiplies while the other stores. The two runs of
-// weights are the same outputs' gate and up, or neighbours; so a thread that has a gate's sum has
-// that of up.
+// shared memory, three more fetch the rows of x where these are tokens'; two warpgroups have 64
+// rows each. An expert whose last tile has 64 rows or fewer leaves the second one out, and the
+// first has the tensor cores for itself; otherwise the second begins a stage late, so that one
+// multiplies while the other stores. The two runs of weights are the same outputs' gate and up, or
+// neighbours; so a thread that has a gate's sum has that of up.
 //
 // Batch invariance: a row's sum goes through K in order, whoever shares its tile and however many
 // rows of weights this has.
@@ -116,6 +116,7 @@ class TilesConsumer {
         advanced(matrix_descriptor(shared_.ring, 0), at_.stage * Ring::kStageBytes);
     const std::uint64_t rows = advanced(stage, group_ * kGroupBytes);
     const std::uint64_t weights = advanced(stage, kInputBytes);
+    if constexpr (kGate) fence_async_proxy();  // rows came as ordinary writes
     wgmma_fence();
     hold(sums);
     wgmma_rows<Element, kFirst>(sums, rows, weights);
@@ -153,11 +154,11 @@ class TilesConsumer {
 
   __device__ void scale_rows(const TileWalk& tile, float (&first)[kSums],
                              float (&second)[kSums]) const {
-    if (args_.row_scales == nullptr) return;
+    if (args_.square_sums == nullptr) return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const std::uint32_t at = row() + half * 8;
-      const float scale = at < tile.num_rows() ? args_.row_scales[tile.first_row() + at] : 1.0F;
+      const float scale = at < tile.num_rows() ? scale_of(tile.first_row() + at) : 1.0F;
 #pragma unroll
       for (int i = half * 2; i < kSums; i += 4) {
         first[i] *= scale;
@@ -166,6 +167,15 @@ class TilesConsumer {
         second[i + 1] *= scale;
       }
     }
+  }
+
+  // What deferred normalisation multiplies a sorted row's products by.
+  __device__ float scale_of(std::uint32_t row) const {
+    const std::size_t token = args_.sorted.order[row] / args_.experts_per_token;
+    const float* squares = args_.square_sums + token * args_.num_square_sums;
+    float sum = 0.0F;
+    for (std::uint32_t i = 0; i < args_.num_square_sums; ++i) sum += squares[i];
+    return 1.0F / sqrtf(sum / static_cast<float>(args_.num_columns) + args_.eps);
   }
 
   template <ActivationKind kKind>
@@ -238,7 +248,7 @@ class TilesConsumer {
 #endif  // INFERNO_SM90A
 
 template <typename Element, int kRunRows, bool kGate>
-__global__ void __launch_bounds__(kBlockThreads, 1)
+__global__ void __launch_bounds__(kBlockThreads<kGate>, 1)
     tiles_kernel(const __grid_constant__ TilesArgs args) {
 #ifdef INFERNO_SM90A
   extern __shared__ unsigned char dynamic[];
@@ -249,10 +259,10 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   const std::uint32_t base = shared_address(dynamic);
   const TilesShared shared{full, empty,
                            (base + kRingAlignment - 1) / kRingAlignment * kRingAlignment, &plan};
-  const bool produces = threadIdx.x == kWarps * 32;
+  const bool produces = threadIdx.x == kProducer;
   if (produces) {
     for (std::uint32_t stage = 0; stage < Ring::kStages; ++stage) {
-      init_barrier(&full[stage], 1);
+      init_barrier(&full[stage], kGate ? 1 + kNumGatherers : 1);
       init_barrier(&empty[stage], kWarps);
     }
     fence_barrier_init();
@@ -260,14 +270,15 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     prefetch_map(&args.input_map);
   }
   if (!args.routed) wait_for_previous();
-  for (std::uint32_t i = threadIdx.x; i <= args.num_experts; i += kBlockThreads) {
-    plan.starts[i] = __ldcg(args.starts + i);
+  for (std::uint32_t i = threadIdx.x; i <= args.num_experts; i += kBlockThreads<kGate>) {
+    plan.starts[i] = __ldcg(args.sorted.starts + i);
   }
   __syncthreads();
   if (threadIdx.x < 32) list_tiles(plan, args.num_experts, args.cut);
   __syncthreads();
-  if (threadIdx.x >= kWarps * 32) {
-    if (produces) TilesProducer<kRunRows>(args, shared).run();
+  if (threadIdx.x >= kGatherers) return TilesGatherer<kRunRows>(args, shared).run();
+  if (threadIdx.x >= kProducer) {
+    if (produces) TilesProducer<kRunRows, kGate>(args, shared).run();
     return;
   }
   wait_for_previous();
@@ -277,6 +288,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 
 struct TilesVariant {
   void (*kernel)(TilesArgs);
+  std::uint32_t threads;
   std::uint32_t shared_bytes;
   std::uint32_t run_rows;
   bool gate;
@@ -284,7 +296,8 @@ struct TilesVariant {
 
 template <typename Element, int kRunRows, bool kGate>
 constexpr TilesVariant kTilesVariant = {tiles_kernel<Element, kRunRows, kGate>,
-                                        TilesRing<kRunRows>::kSharedBytes, kRunRows, kGate};
+                                        kBlockThreads<kGate>, TilesRing<kRunRows>::kSharedBytes,
+                                        kRunRows, kGate};
 
 template <typename Element>
 constexpr TilesVariant kTilesVariants[] = {
@@ -331,13 +344,17 @@ void ExpertsTilesKernel::operator()(const CudaOp& op, const ExpertsProduct& prod
   const WeightShape& shape = product.weight.shape;
   const PairRouting& routing = product.routing;
   const TilesVariant& variant = tiles_variant_of(product, op.num_sms);
-  const DeviceMatrix input{product.x, routing.num_pairs, shape.num_columns, shape.dtype};
   TilesArgs args{};
   args.weight_map = stack_map(stack_of(product.weight, routing), variant.run_rows, 1);
-  args.input_map = box_map(input, kGroupRows);
-  args.few_map = box_map(input, kFewRows);
+  if (!product.gate) {
+    const DeviceMatrix input{product.x, routing.num_pairs, shape.num_columns, shape.dtype};
+    args.input_map = box_map(input, kGroupRows);
+    args.few_map = box_map(input, kFewRows);
+  }
+  args.x = product.x;
   args.num_experts = routing.num_experts;
-  args.starts = product.sorted.starts;
+  args.experts_per_token = routing.experts_per_token;
+  args.sorted = product.sorted;
   args.outputs_per_tile = outputs_per_tile(variant);
   args.second_run = product.gate ? shape.num_rows / 2 : variant.run_rows;
   args.num_columns = shape.num_columns;
@@ -345,13 +362,15 @@ void ExpertsTilesKernel::operator()(const CudaOp& op, const ExpertsProduct& prod
   args.cut = {kRows, divide_up(args.num_outputs, args.outputs_per_tile)};
   args.activation = product.activation;
   args.bias = product.weight.bias;
-  args.row_scales = product.row_scales;
+  args.square_sums = product.square_sums;
+  args.num_square_sums = product.num_square_sums;
+  args.eps = product.eps;
   args.routed = product.routed;
   args.out = product.out;
   const std::uint64_t row_tiles = routing.num_pairs / kRows + std::uint64_t{routing.num_experts};
   const auto blocks = static_cast<std::uint32_t>(
       std::min<std::uint64_t>(op.num_sms, row_tiles * args.cut.column_tiles));
-  launch(op, variant.kernel, {blocks, kBlockThreads, variant.shared_bytes}, args);
+  launch(op, variant.kernel, {blocks, variant.threads, variant.shared_bytes}, args);
 }
 
 }  // namespace inferno::ops::cuda

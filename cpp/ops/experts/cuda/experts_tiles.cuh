@@ -10,8 +10,13 @@ namespace inferno::ops::cuda::experts {
 constexpr std::uint32_t kRows = 128;  // of x, in a tile
 constexpr std::uint32_t kGroupRows = 64;
 constexpr std::uint32_t kFewRows = 8;  // of a small box
-constexpr std::uint32_t kWarps = 8;    // that multiply
-constexpr std::uint32_t kBlockThreads = kWarps * 32 + 32;
+// Threads of a block: warps that multiply, one that brings, and those that fetch rows of tokens.
+constexpr std::uint32_t kWarps = 8;
+constexpr std::uint32_t kProducer = kWarps * 32;
+constexpr std::uint32_t kGatherers = kProducer + 32;
+constexpr std::uint32_t kNumGatherers = 96;
+template <bool kGathers>
+constexpr std::uint32_t kBlockThreads = kGatherers + (kGathers ? kNumGatherers : 0);
 constexpr std::uint32_t kRowBytes = 128;
 constexpr std::uint32_t kGroupBytes = kGroupRows * kRowBytes;
 constexpr std::uint32_t kInputBytes = kRows * kRowBytes;
@@ -30,10 +35,12 @@ struct TilesRing {
 
 struct TilesArgs {
   CUtensorMap weight_map;  // boxes of kRunRows rows
-  CUtensorMap input_map;   // boxes of kGroupRows rows
+  CUtensorMap input_map;   // boxes of kGroupRows rows, where x has sorted rows
   CUtensorMap few_map;     // boxes of kFewRows rows
+  const void* x;
   std::uint32_t num_experts;
-  const std::uint32_t* starts;
+  std::uint32_t experts_per_token;
+  SortedPairs sorted;
   Cut cut;
   std::uint32_t outputs_per_tile;
   std::uint32_t second_run;
@@ -41,7 +48,9 @@ struct TilesArgs {
   std::uint32_t num_outputs;
   Activation activation;
   const float* bias;
-  const float* row_scales;
+  const float* square_sums;
+  std::uint32_t num_square_sums;
+  float eps;
   bool routed;
   void* out;
 };
@@ -55,8 +64,9 @@ struct TilesShared {
   const Plan* plan;
 };
 
-// By one thread. Weights come before the kernel before this one has ended, rows of x after it.
-template <int kRunRows>
+// By one thread: weights, and where x has sorted rows these. Weights come before the kernel before
+// this one has ended, rows of x after it.
+template <int kRunRows, bool kGathers>
 class TilesProducer {
  public:
   __device__ TilesProducer(const TilesArgs& args, const TilesShared& shared)
@@ -70,9 +80,11 @@ class TilesProducer {
       for (std::uint32_t column = 0; column < args_.num_columns; column += kBoxColumns) {
         if (filled >= Ring::kStages) wait_barrier(&shared_.empty[at.stage], at.parity ^ 1);
         copy_weights(at.stage, tile, column);
-        if (!waited) wait_for_previous();
-        waited = true;
-        copy_rows(at.stage, tile, column);
+        if constexpr (!kGathers) {
+          if (!waited) wait_for_previous();
+          waited = true;
+          copy_rows(at.stage, tile, column);
+        }
         ++filled;
         at.advance();
       }
@@ -107,7 +119,8 @@ class TilesProducer {
     const uint3 from{tile.column_tile() * args_.outputs_per_tile, column / kBoxColumns,
                      tile.expert()};
     const uint3 second{from.x + args_.second_run, from.y, from.z};
-    arrive_expecting(full, 2 * Ring::kRunBytes + num_boxes(tile) * box_rows(tile) * kRowBytes);
+    const std::uint32_t row_bytes = kGathers ? 0 : num_boxes(tile) * box_rows(tile) * kRowBytes;
+    arrive_expecting(full, 2 * Ring::kRunBytes + row_bytes);
     copy_stack_boxes(to, &args_.weight_map, from, full);
     copy_stack_boxes(to + Ring::kRunBytes, &args_.weight_map, second, full);
   }
@@ -115,6 +128,58 @@ class TilesProducer {
   const TilesArgs& args_;
   const TilesShared& shared_;
   std::uint64_t keep_;
+};
+
+// By kNumGatherers threads: rows of tokens, each from wherever it is, as the copy engine would put
+// them. Eight threads have a row's 16 bytes side by side.
+template <int kRunRows>
+class TilesGatherer {
+ public:
+  __device__ TilesGatherer(const TilesArgs& args, const TilesShared& shared)
+      : args_(args),
+        shared_(shared),
+        chunk_((threadIdx.x - kGatherers) % 8),
+        first_((threadIdx.x - kGatherers) / 8) {}
+
+  __device__ void run() const {
+    wait_for_previous();
+    RingPosition<Ring::kStages> at;
+    std::uint32_t filled = 0;
+    for (TileWalk tile(*shared_.plan, args_.cut); tile.exists(); tile.advance()) {
+      const uint4* rows[kRowsEach];
+#pragma unroll
+      for (std::uint32_t i = 0; i < kRowsEach; ++i) rows[i] = row_of(tile, first_ + i * kStride);
+      for (std::uint32_t column = 0; column < args_.num_columns; column += kBoxColumns) {
+        if (filled >= Ring::kStages) wait_barrier(&shared_.empty[at.stage], at.parity ^ 1);
+        const std::uint32_t stage = shared_.ring + at.stage * Ring::kStageBytes;
+#pragma unroll
+        for (std::uint32_t i = 0; i < kRowsEach; ++i) {
+          const std::uint32_t row = first_ + i * kStride;
+          if (row >= tile.num_rows()) break;
+          copy_16(stage + row * kRowBytes + (chunk_ ^ row % 8) * 16, rows[i] + column / 8);
+        }
+        arrive_when_copied(&shared_.full[at.stage]);
+        ++filled;
+        at.advance();
+      }
+    }
+  }
+
+ private:
+  using Ring = TilesRing<kRunRows>;
+  static constexpr std::uint32_t kStride = kNumGatherers / 8;
+  static constexpr std::uint32_t kRowsEach = (kRows + kStride - 1) / kStride;
+
+  __device__ const uint4* row_of(const TileWalk& tile, std::uint32_t row) const {
+    const std::uint32_t pair = args_.sorted.order[tile.first_row() + min(row, tile.num_rows() - 1)];
+    const std::size_t token = pair / args_.experts_per_token;
+    return static_cast<const uint4*>(args_.x) + token * (args_.num_columns / 8) + chunk_;
+  }
+
+  const TilesArgs& args_;
+  const TilesShared& shared_;
+  std::uint32_t chunk_;
+  std::uint32_t first_;
 };
 
 #endif  // INFERNO_SM90A
