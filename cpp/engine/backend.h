@@ -64,8 +64,8 @@ class Forward {
   virtual void attend(const Layer& layer) = 0;
   // x += scale * after(o_proj(attended)); h = next(x)
   virtual void add_attended(const Layer& layer) = 0;
-  // gated [T, dense_size] = activation(gate_proj(h)) * up_proj(h), of a shared expert with a gate
-  // times the sigmoid of that
+  // gated [T, dense_size] = activation(gate_proj(h)) * up_proj(h); for a shared expert that has a
+  // gate, times the sigmoid of this, too
   virtual void gate(const Layer& layer) = 0;
   // x += scale * after(down_proj(gated)); h = next(x). Of a shared expert: h stays, and the norms
   // are left to add_experts, of the sum.

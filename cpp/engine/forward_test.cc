@@ -1,4 +1,4 @@
-// Goal: the forward pass computes the Llama decoder, and what other families have beside, and a
+// Goal: the forward pass computes the Llama decoder, and what other families add to it, and a
 // sequence's logits have the same bits however it is run. Method: a plain reference in double that
 // knows no cache, no batch and no packing; then the same prompt alone, in a batch, in chunks, over
 // shared and scattered blocks, after recompute, on memory full of rubbish.

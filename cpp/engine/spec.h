@@ -2,8 +2,8 @@
 // (src/models/families) makes it from a checkpoint's config.json; both backends run it.
 //
 // One layer, in the order of computation:
-//   h = pre_attention(x);  a = attention(rope(q), rope(k), v), with an output gate *
-//   sigmoid(gate(h))
+//   h = pre_attention(x);  a = attention(rope(q), rope(k), v)
+//                          a *= sigmoid(gate(h)), where there is an output gate
 //                          x += residual_scale * post_attention(o(a))
 //   h = pre_mlp(x);        m = down(activation(gate(h)) * up(h)), or the experts' sum of such
 //                          x += residual_scale * post_mlp(m)

@@ -1,6 +1,6 @@
 // A random checkpoint and the Llama decoder over it in double, with no cache, no batch and no
-// packing: what the forward pass is held against. With what some families have beside: an output
-// gate, experts, an expert that all tokens share.
+// packing: what the forward pass is held against. With what some families add: an output gate,
+// experts, an expert that all tokens share.
 #pragma once
 
 #include <algorithm>

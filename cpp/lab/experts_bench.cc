@@ -137,7 +137,7 @@ class Parts {
     const ExpertsWeights weights = b_.layer(layer);
     tiles_(gpu_.op(), {.routing = routing_,
                        .sorted = sorted_,
-                       .routed = true,
+                       .routed = !gate,
                        .x = gate ? b_.h.data() : b_.gated.data(),
                        .token_rows = gate,
                        .weight = gate ? weights.gate_up : weights.down,

@@ -105,7 +105,7 @@ impl Reserved {
     /// What goes back of the prompt, if anything does.
     pub(super) fn shown(&self, prompt: &[u32]) -> Option<PromptShown> {
         let (echo, num_logprobs) = (self.params.echoes(), self.params.num_prompt_logprobs());
-        // Of a text, the marks are shown that stand in it.
+        // Of a prompt in text, those marks are shown that the client wrote.
         let marks = self.echo.is_none() && self.params.skip_special_tokens == Some(false);
         (echo || num_logprobs.is_some()).then(|| PromptShown {
             token_ids: prompt.to_vec(),

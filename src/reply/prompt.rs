@@ -12,8 +12,8 @@ pub struct PromptShown {
     pub decoder: IncrementalDecoder,
     /// The request's text begins with it.
     pub echo: bool,
-    /// As the client wrote it; absent: what its tokens say. Goes back where no offsets count in it: a tokenizer may normalise, and
-    /// its tokens then say something else.
+    /// As the client wrote it; absent: what its tokens say. Sent back only without log probabilities, for their offsets count in what
+    /// the tokens say, which a tokenizer may have normalised.
     pub text: Option<String>,
     /// Alternatives beside the log probability of each token; none: not even that.
     pub num_logprobs: Option<u32>,
@@ -39,6 +39,7 @@ impl PromptShown {
         let (mut text, mut num_chars) = (String::new(), 0);
         let mut entries = Vec::new();
         let mut scores = scores.into_iter();
+        let mut unseen = self.text.as_deref().unwrap_or_default();
         for (at, &token_id) in self.token_ids.iter().enumerate() {
             if let Some(num_top) = self.num_logprobs {
                 let scores = if at == 0 { None } else { scores.next() };
@@ -49,10 +50,15 @@ impl PromptShown {
             }
             let before = text.len();
             self.decoder.push(token_id, &mut text);
-            if text.len() == before && self.is_written_mark(token_id, before) {
-                text.push_str(&String::from_utf8_lossy(
-                    &self.decoder.tokenizer().token_bytes(token_id),
-                ));
+            if text.len() == before && self.decoder.tokenizer().is_special(token_id) {
+                let mark = self.decoder.tokenizer().token_bytes(token_id);
+                let mark = String::from_utf8_lossy(&mark);
+                let begins = at == 0;
+                let doubled = self.token_ids.get(1) == Some(&token_id);
+                if let Some(rest) = after_written(&mark, unseen, begins, doubled) {
+                    unseen = rest;
+                    text.push_str(&mark);
+                }
             }
             num_chars += text[before..].chars().count() as u32;
         }
@@ -65,14 +71,15 @@ impl PromptShown {
             logprobs: self.num_logprobs.map(|_| entries),
         }
     }
+}
 
-    /// Whether a mark stands at this byte because the client wrote it there, not because the tokenizer put it.
-    fn is_written_mark(&self, token_id: u32, at: usize) -> bool {
-        let tokenizer = self.decoder.tokenizer();
-        let rest = self.text.as_deref().and_then(|text| text.get(at..)).unwrap_or_default();
-        tokenizer.is_special(token_id)
-            && rest.as_bytes().starts_with(&tokenizer.token_bytes(token_id))
+/// What follows the mark in the part of the client's text that has not been met yet; none, where the tokenizer put the mark itself. It does
+/// so at the ends: a first mark is its own unless the text begins with it, and then, too, where a second one follows (`doubled`).
+fn after_written<'a>(mark: &str, unseen: &'a str, begins: bool, doubled: bool) -> Option<&'a str> {
+    if begins {
+        return if doubled { None } else { unseen.strip_prefix(mark) };
     }
+    unseen.split_once(mark).map(|(_, rest)| rest)
 }
 
 #[cfg(test)]
@@ -128,6 +135,10 @@ mod tests {
         assert_eq!(normalised, ("ab".to_owned(), vec![0, 0, 1]));
         let with_mark = told("a</s>b", &[END, a, END, b]);
         assert_eq!(with_mark, ("a</s>b".to_owned(), vec![0, 0, 1, 5]));
+        let normalised_between = told("ａ</s>ｂ</s>", &[END, a, END, b, END, END]);
+        assert_eq!(normalised_between, ("a</s>b</s>".to_owned(), vec![0, 0, 1, 5, 6, 10]));
+        let doubled = told("</s>a", &[END, END, a]);
+        assert_eq!(doubled, ("</s>a".to_owned(), vec![0, 0, 4]));
     }
 
     #[test]

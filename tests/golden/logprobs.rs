@@ -19,7 +19,7 @@ const FLAT: &str = "llama3-flat";
 const CHECKPOINTS: [&str; 3] = [FLAT, "llama3-tiny", "llama32-tiny-bf16"];
 /// From `transformers` in bfloat16.
 const BOUND: f32 = 0.01;
-/// So far, at least, is what is wrong.
+/// Wrong results differ by at least this much.
 const FAR: f32 = 8.0 * BOUND;
 const NUM_TOP: usize = 20;
 

@@ -61,9 +61,10 @@ void check_experts(const DecoderSpec& spec, const MlpSpec& mlp) {
   require_same("router", element_of(mlp.router.format), spec.activation);
   const SharedExpertSpec& shared = mlp.shared;
   if (shared.intermediate_size > 0) {
-    for (const WeightFormat format : {shared.gate_up, shared.down, shared.gate}) {
+    for (const WeightFormat format : {shared.gate_up, shared.down}) {
       require_same("shared", element_of(format), spec.activation);
     }
+    if (shared.has_gate) require_same("shared.gate", element_of(shared.gate), spec.activation);
     require(shared.intermediate_size % 8 == 0, "shared.intermediate_size", "a multiple of 8",
             shared.intermediate_size);
   }

@@ -159,7 +159,7 @@ __device__ __forceinline__ void arrive_when_copied(std::uint64_t* barrier) {
                : "memory");
 }
 
-// The same of a map of paired rows (paired_map): from run number `run` of each half on.
+// As copy_box, of a map of paired rows (paired_map): from run number `run` of each half on.
 __device__ __forceinline__ void copy_paired_box(std::uint32_t to, const CUtensorMap* map,
                                                 std::uint32_t column, std::uint32_t run,
                                                 std::uint64_t* barrier, std::uint64_t policy) {

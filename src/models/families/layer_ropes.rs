@@ -31,8 +31,8 @@ pub(super) fn read(
     Ok(ropes)
 }
 
-/// These classes read the kind of a `rope_scaling` under `type` before transformers 5 and overlook it since, so what such a file
-/// means depends on who reads it.
+/// Before version 5, `transformers` read the kind of a `rope_scaling` of these classes under `type`; later versions ignore it. So what
+/// such a file means depends on who reads it.
 fn refuse_older_name(config: &JsonFile) -> Result<(), CheckpointError> {
     let Some(scaling) = config.object("rope_scaling")? else { return Ok(()) };
     match (scaling.get("rope_type"), scaling.text("type")?) {

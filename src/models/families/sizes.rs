@@ -47,7 +47,7 @@ const WITHOUT_EFFECT: &[&str] = &[
 pub(super) struct Defaults {
     /// `None`: as many as there are heads.
     pub num_kv_heads: Option<u32>,
-    /// `None`: the hidden size shared out among the heads.
+    /// `None`: the hidden size divided among the heads.
     pub head_dim: Option<u32>,
     pub rms_norm_eps: f32,
     pub tied: bool,
@@ -314,7 +314,7 @@ fn head_dim(
     };
     if head_dim > MAX_HEAD_DIM {
         let reason = format!(
-            "expected 1 to {MAX_HEAD_DIM}, got {head_dim}: hidden_size {hidden_size} shared out among {num_heads}"
+            "expected 1 to {MAX_HEAD_DIM}, got {head_dim}: hidden_size {hidden_size} divided among {num_heads} heads"
         );
         return Err(file.fault(CheckpointFault::Malformed, "head_dim", reason));
     }

@@ -122,6 +122,13 @@ TEST_CASE("experts of many rows are right") {
   }
 }
 
+TEST_CASE("many tiles for each block are right, however few stages each has") {
+  Random random(fresh_seed());
+  const ExpertsShape shape{4, 2, 2048, 64};
+  ExpertsBench bench(shape, 3001);
+  check_all(bench, shape, 3001, random);
+}
+
 TEST_CASE("experts that blocks do not sort for themselves are right") {
   Random random(fresh_seed());
   for (const ExpertsShape& shape : {ExpertsShape{128, 8, 64, 64}, {250, 6, 128, 64}}) {

@@ -2,17 +2,18 @@
 // rows of weights, by wgmma.
 //
 // Blocks stay, and take each gridDim.x-th tile; the tiles that share weights are neighbours, so
-// that these come from memory once. One warp brings 64 columns of both factors after the other into
-// shared memory, three more fetch the rows of x where these are tokens'; two warpgroups have 64
-// rows each. An expert whose last tile has 64 rows or fewer leaves the second one out, and the
-// first has the tensor cores for itself; otherwise the second begins a stage late, so that one
-// multiplies while the other stores. The two runs of weights are the same outputs' gate and up, or
-// neighbours; so a thread that has a gate's sum has that of up.
+// that these come from memory once. One warp brings 64 columns of the weights after the other into
+// shared memory, and of the rows of x where these lie sorted; rows of tokens are fetched by three
+// warps more. Two warpgroups multiply 64 rows each. An expert whose last tile has 64 rows or fewer
+// leaves the second one out, and the first has the tensor cores for itself; otherwise the second
+// begins a stage late, so that one multiplies while the other stores. The two runs of weights are
+// the same outputs' gate and up, or neighbours; so a thread that has a gate's sum has that of up.
 //
 // Batch invariance: a row's sum goes through K in order, whoever shares its tile and however many
 // rows of weights this has.
 #include <algorithm>
 #include <span>
+#include <stdexcept>
 
 #include "ops/experts/cuda/experts_tiles.cuh"
 #include "ops/glu/activation.cuh"
@@ -69,7 +70,7 @@ class TilesConsumer {
         continue;
       }
       float sums[2 * kSums];
-      multiply(sums, tile.num_rows() > kGroupRows);
+      multiply(sums, tile.num_rows() > kGroupRows && staggers());
       finish(tile, *reinterpret_cast<Run*>(sums), *reinterpret_cast<Run*>(sums + kSums));
     }
   }
@@ -80,6 +81,10 @@ class TilesConsumer {
   using Run = float[kSums];
   static constexpr int kBothGroups = kWarps * 32;     // threads
   static constexpr std::uint32_t kFirstHasBegun = 1;  // barrier
+
+  // Whether the ring orders one tile's arrival at the barrier before the next one's: the first
+  // group begins a tile only when both have given the tile's before first stage back.
+  __device__ bool staggers() const { return args_.num_columns >= Ring::kStages * kBoxColumns; }
 
   // Gives stages back unread.
   __device__ void pass() {
@@ -92,13 +97,13 @@ class TilesConsumer {
 
   // A stage is given back as soon as its products are there: while this group waits for them, the
   // other one's are under way.
-  __device__ void multiply(float (&sums)[2 * kSums], bool both_groups) {
-    if (both_groups && group_ == 1) named_sync<kBothGroups>(kFirstHasBegun);
+  __device__ void multiply(float (&sums)[2 * kSums], bool staggered) {
+    if (staggered && group_ == 1) named_sync<kBothGroups>(kFirstHasBegun);
     for (std::uint32_t column = 0; column < args_.num_columns; column += kBoxColumns) {
       wait_barrier(&shared_.full[at_.stage], at_.parity);
       if (column == 0) {
         multiply_stage<true>(sums);
-        if (both_groups && group_ == 0) named_arrive<kBothGroups>(kFirstHasBegun);
+        if (staggered && group_ == 0) named_arrive<kBothGroups>(kFirstHasBegun);
       } else {
         multiply_stage<false>(sums);
       }
@@ -157,8 +162,7 @@ class TilesConsumer {
     if (args_.square_sums == nullptr) return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const std::uint32_t at = row() + half * 8;
-      const float scale = at < tile.num_rows() ? scale_of(tile.first_row() + at) : 1.0F;
+      const float scale = scale_of(tile.first_row() + min(row() + half * 8, tile.num_rows() - 1));
 #pragma unroll
       for (int i = half * 2; i < kSums; i += 4) {
         first[i] *= scale;
@@ -169,12 +173,14 @@ class TilesConsumer {
     }
   }
 
-  // What deferred normalisation multiplies a sorted row's products by.
+  // What deferred normalisation multiplies a sorted row's products by. By the row's four lanes.
   __device__ float scale_of(std::uint32_t row) const {
     const std::size_t token = args_.sorted.order[row] / args_.experts_per_token;
     const float* squares = args_.square_sums + token * args_.num_square_sums;
     float sum = 0.0F;
-    for (std::uint32_t i = 0; i < args_.num_square_sums; ++i) sum += squares[i];
+    for (std::uint32_t i = lane_ % 4; i < args_.num_square_sums; i += 4) sum += squares[i];
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
     return 1.0F / sqrtf(sum / static_cast<float>(args_.num_columns) + args_.eps);
   }
 
@@ -267,7 +273,7 @@ __global__ void __launch_bounds__(kBlockThreads<kGate>, 1)
     }
     fence_barrier_init();
     prefetch_map(&args.weight_map);
-    prefetch_map(&args.input_map);
+    if constexpr (!kGate) prefetch_map(&args.input_map);
   }
   if (!args.routed) wait_for_previous();
   for (std::uint32_t i = threadIdx.x; i <= args.num_experts; i += kBlockThreads<kGate>) {
@@ -276,7 +282,9 @@ __global__ void __launch_bounds__(kBlockThreads<kGate>, 1)
   __syncthreads();
   if (threadIdx.x < 32) list_tiles(plan, args.num_experts, args.cut);
   __syncthreads();
-  if (threadIdx.x >= kGatherers) return TilesGatherer<kRunRows>(args, shared).run();
+  if constexpr (kGate) {
+    if (threadIdx.x >= kGatherers) return TilesGatherer<kRunRows>(args, shared).run();
+  }
   if (threadIdx.x >= kProducer) {
     if (produces) TilesProducer<kRunRows, kGate>(args, shared).run();
     return;
@@ -341,6 +349,9 @@ ExpertsTilesKernel::ExpertsTilesKernel(const CudaOp& op) : available_(op.depende
 }
 
 void ExpertsTilesKernel::operator()(const CudaOp& op, const ExpertsProduct& product) const {
+  if (product.token_rows != product.gate) {
+    throw std::invalid_argument("other: experts: tiles take rows of tokens where they gate only");
+  }
   const WeightShape& shape = product.weight.shape;
   const PairRouting& routing = product.routing;
   const TilesVariant& variant = tiles_variant_of(product, op.num_sms);

@@ -37,7 +37,7 @@ struct TilesArgs {
   CUtensorMap weight_map;  // boxes of kRunRows rows
   CUtensorMap input_map;   // boxes of kGroupRows rows, where x has sorted rows
   CUtensorMap few_map;     // boxes of kFewRows rows
-  const void* x;
+  const void* x;           // [T, K] of tokens, or [P, K] sorted
   std::uint32_t num_experts;
   std::uint32_t experts_per_token;
   SortedPairs sorted;
@@ -47,8 +47,8 @@ struct TilesArgs {
   std::uint32_t num_columns;  // K
   std::uint32_t num_outputs;
   Activation activation;
-  const float* bias;
-  const float* square_sums;
+  const float* bias;         // [E, rows of the matrix] or null
+  const float* square_sums;  // [T, num_square_sums] or null
   std::uint32_t num_square_sums;
   float eps;
   bool routed;
@@ -64,8 +64,8 @@ struct TilesShared {
   const Plan* plan;
 };
 
-// By one thread: weights, and where x has sorted rows these. Weights come before the kernel before
-// this one has ended, rows of x after it.
+// By one thread: weights, and where x has sorted rows these. Where the routing was there before,
+// weights do not wait for the end of the kernel before this one, as rows of x do.
 template <int kRunRows, bool kGathers>
 class TilesProducer {
  public:
@@ -130,8 +130,8 @@ class TilesProducer {
   std::uint64_t keep_;
 };
 
-// By kNumGatherers threads: rows of tokens, each from wherever it is, as the copy engine would put
-// them. Eight threads have a row's 16 bytes side by side.
+// By kNumGatherers threads: rows of tokens, each from wherever it is, laid out as the copy engine
+// does it. Eight neighbours fetch the eight 16-byte chunks of a row's 64 columns.
 template <int kRunRows>
 class TilesGatherer {
  public:

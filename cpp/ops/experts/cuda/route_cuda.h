@@ -27,7 +27,8 @@ struct RouteCudaArgs {
   const float* score_correction = nullptr;
 };
 
-// The same ids as route gives, and weights within a few roundings of its.
+// The same ids as route gives where no two ranks are within a rounding of each other, and weights
+// within a few roundings of its.
 void route_cuda(const CudaOp& op, const RouteCudaArgs& args);
 
 }  // namespace inferno::ops::cuda
