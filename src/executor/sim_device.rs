@@ -1,6 +1,7 @@
 //! A device that computes nothing: it takes the time of a [`CostModel`] and samples printable tokens.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,7 +167,10 @@ impl SimModel {
         output: &mut StepOutput,
     ) -> Result<(), String> {
         clear(output);
+        let mut first = 0;
         for (row, seat) in batch.seats.iter().enumerate() {
+            let tokens = first..first + batch.query_lens[row] as usize;
+            first = tokens.end;
             let spec = self.seats.get(*seat as usize).and_then(Option::as_deref);
             let spec = spec.ok_or_else(|| format!("seats: {seat} is not bound"))?;
             let position = batch.context_lens[row];
@@ -186,27 +190,34 @@ impl SimModel {
                 output.top_ids.extend(top.take(spec.num_logprobs as usize));
             }
             output.top_starts.push(output.top_ids.len() as u32);
-            let first = output.top_logprobs.len();
-            output.top_logprobs.extend((0..output.top_ids.len() - first).map(likelihood));
-            self.score(batch, row, spec.num_logprobs as usize, output);
+            let told = output.top_logprobs.len();
+            output.top_logprobs.extend((0..output.top_ids.len() - told).map(likelihood));
+            if batch.score[row] {
+                self.score(batch, row, tokens, spec.num_logprobs as usize, output);
+            }
+            output.score_starts.push(output.score_logprobs.len() as u32);
         }
         Ok(())
     }
 
-    /// Every prompt token was the likeliest.
-    fn score(&self, batch: &StepBatch, row: usize, num_top: usize, output: &mut StepOutput) {
-        let first: u32 = batch.query_lens[..row].iter().sum();
-        let tokens = first as usize..(first + batch.query_lens[row]) as usize;
+    /// Every prompt token was the likeliest. `tokens`: the row's in the batch.
+    fn score(
+        &self,
+        batch: &StepBatch,
+        row: usize,
+        tokens: Range<usize>,
+        num_top: usize,
+        output: &mut StepOutput,
+    ) {
         let next = Some(batch.next_token_ids[row]).filter(|id| *id != NO_TOKEN);
         let targets = batch.token_ids[tokens].iter().skip(1).copied().chain(next);
-        for token_id in targets.filter(|_| batch.score[row]) {
+        for token_id in targets {
             output.score_logprobs.push(likelihood(0));
             let top = std::iter::once(token_id).chain(self.vocabulary.others(token_id));
             let top = top.chain(std::iter::repeat(NO_TOKEN)).take(num_top);
             output.score_top_ids.extend(top);
             output.score_top_logprobs.extend((0..num_top).map(likelihood));
         }
-        output.score_starts.push(output.score_logprobs.len() as u32);
     }
 }
 
@@ -220,11 +231,15 @@ fn clear(output: &mut StepOutput) {
         token_ids: std::mem::take(&mut output.token_ids),
         status: std::mem::take(&mut output.status),
         logprobs: std::mem::take(&mut output.logprobs),
+        top_starts: std::mem::take(&mut output.top_starts),
+        score_starts: std::mem::take(&mut output.score_starts),
         ..StepOutput::default()
     };
     output.token_ids.clear();
     output.status.clear();
     output.logprobs.clear();
+    output.top_starts.clear();
+    output.score_starts.clear();
     output.top_starts.push(0);
     output.score_starts.push(0);
 }
