@@ -12,7 +12,7 @@ pub(super) static MIXTRAL: Family =
 
 const NAMES: Names = Names {
     router: "block_sparse_moe.gate",
-    experts: ExpertNames::Each { at: "block_sparse_moe.experts", gate: "w1", up: "w3", down: "w2" },
+    experts: ExpertNames::Each { at: "block_sparse_moe.experts", names: ["w1", "w3", "w2"] },
     ..Names::LLAMA
 };
 

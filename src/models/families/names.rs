@@ -73,11 +73,14 @@ impl Root {
     }
 }
 
+/// Gate, up and down of an MLP, as most families call them.
+const LLAMA_MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
 /// How a family keeps its experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExpertNames {
-    /// `{at}.J.{gate,up,down}.weight`.
-    Each { at: &'static str, gate: &'static str, up: &'static str, down: &'static str },
+    /// `{at}.J.{name}.weight`, for gate, up and down.
+    Each { at: &'static str, names: [&'static str; 3] },
     /// gpt-oss: all experts in one tensor, inputs before outputs, gate and up in turns.
     Together,
 }
@@ -115,12 +118,7 @@ impl Names {
         plus_one: false,
         router: "mlp.gate",
         score_correction: "mlp.gate.e_score_correction_bias",
-        experts: ExpertNames::Each {
-            at: "mlp.experts",
-            gate: "gate_proj",
-            up: "up_proj",
-            down: "down_proj",
-        },
+        experts: ExpertNames::Each { at: "mlp.experts", names: LLAMA_MLP },
         shared_expert: "mlp.shared_experts",
         shared_gate: "mlp.shared_expert_gate",
     };
@@ -163,12 +161,7 @@ impl Table<'_> {
         TensorSlot { part, layer: self.layer, expert, first_row: first_row as u32 }
     }
 
-    /// All of a part.
-    fn plain(&mut self, name: &str, part: TensorPart, size: (u64, u64)) {
-        self.matrix(&format!("{name}.weight"), part, size);
-    }
-
-    /// The same by the whole name.
+    /// All of a part, by the whole name.
     fn matrix(&mut self, name: &str, part: TensorPart, (rows, columns): (u64, u64)) {
         let piece = Piece { slot: self.slot(part, 0, 0), rows };
         self.add(name, vec![rows, columns], vec![piece], Transform::None);
@@ -243,7 +236,8 @@ impl Table<'_> {
             self.vector("self_attn.sinks", TensorPart::Sinks, u64::from(attention.num_heads));
         }
         if attention.output_gate {
-            self.plain("self_attn.gate_proj", TensorPart::OutputGate, (q, self.hidden));
+            let slot = self.slot(TensorPart::OutputGate, 0, 0);
+            self.linear("self_attn.gate_proj", slot, (q, self.hidden), None);
         }
         let bias = attention.o.bias.then_some(TensorPart::OBias);
         self.linear("self_attn.o_proj", self.slot(TensorPart::O, 0, 0), (self.hidden, q), bias);
@@ -251,33 +245,44 @@ impl Table<'_> {
 
     fn dense(&mut self, mlp: &MlpSpec) {
         let inner = u64::from(mlp.intermediate_size);
-        let gate_up = mlp.gate_up.bias.then_some(TensorPart::GateUpBias);
-        let down = mlp.down.bias.then_some(TensorPart::DownBias);
-        let gate = self.slot(TensorPart::GateUp, 0, 0);
+        let bias = mlp.gate_up.bias.then_some(TensorPart::GateUpBias);
+        let gate_up = (self.slot(TensorPart::GateUp, 0, 0), bias);
+        let bias = mlp.down.bias.then_some(TensorPart::DownBias);
+        let down = (self.slot(TensorPart::Down, 0, 0), bias);
         if self.names.fused_gate_up {
-            self.linear("mlp.gate_up_proj", gate, (2 * inner, self.hidden), gate_up);
+            self.linear("mlp.gate_up_proj", gate_up.0, (2 * inner, self.hidden), gate_up.1);
+            self.linear("mlp.down_proj", down.0, (self.hidden, inner), down.1);
         } else {
-            let up = TensorSlot { first_row: inner as u32, ..gate };
-            self.linear("mlp.gate_proj", gate, (inner, self.hidden), gate_up);
-            self.linear("mlp.up_proj", up, (inner, self.hidden), gate_up);
+            self.gated("mlp", LLAMA_MLP, inner, gate_up, down);
         }
-        let slot = self.slot(TensorPart::Down, 0, 0);
-        self.linear("mlp.down_proj", slot, (self.hidden, inner), down);
+    }
+
+    /// Gate, up and down of an MLP, `names` below `at`; gate's slot is followed by up's rows. Each with its bias, if it has one.
+    fn gated(
+        &mut self,
+        at: &str,
+        [gate, up, down]: [&str; 3],
+        inner: u64,
+        (gate_slot, bias): (TensorSlot, Option<TensorPart>),
+        (down_slot, down_bias): (TensorSlot, Option<TensorPart>),
+    ) {
+        let up_slot = TensorSlot { first_row: inner as u32, ..gate_slot };
+        self.linear(&format!("{at}.{gate}"), gate_slot, (inner, self.hidden), bias);
+        self.linear(&format!("{at}.{up}"), up_slot, (inner, self.hidden), bias);
+        self.linear(&format!("{at}.{down}"), down_slot, (self.hidden, inner), down_bias);
     }
 
     fn shared_expert(&mut self, shared: &SharedExpertSpec) {
-        let (inner, hidden) = (u64::from(shared.intermediate_size), self.hidden);
-        if inner == 0 {
+        if shared.intermediate_size == 0 {
             return;
         }
-        let at = self.names.shared_expert;
-        for (name, first_row) in [("gate_proj", 0), ("up_proj", inner)] {
-            let slot = self.slot(TensorPart::SharedGateUp, 0, first_row);
-            self.linear(&format!("{at}.{name}"), slot, (inner, hidden), None);
-        }
-        self.plain(&format!("{at}.down_proj"), TensorPart::SharedDown, (hidden, inner));
+        let gate_up = (self.slot(TensorPart::SharedGateUp, 0, 0), None);
+        let down = (self.slot(TensorPart::SharedDown, 0, 0), None);
+        let inner = shared.intermediate_size.into();
+        self.gated(self.names.shared_expert, LLAMA_MLP, inner, gate_up, down);
         if shared.has_gate {
-            self.plain(self.names.shared_gate, TensorPart::SharedGate, (1, hidden));
+            let slot = self.slot(TensorPart::SharedGate, 0, 0);
+            self.linear(self.names.shared_gate, slot, (1, self.hidden), None);
         }
     }
 
@@ -291,16 +296,11 @@ impl Table<'_> {
             self.vector(self.names.score_correction, TensorPart::ScoreCorrection, count);
         }
         match self.names.experts {
-            ExpertNames::Each { at, gate, up, down } => {
+            ExpertNames::Each { at, names } => {
                 for expert in 0..mlp.num_experts {
-                    let at = format!("{at}.{expert}");
-                    let slot = |table: &Self, part, row| table.slot(part, expert, row);
-                    let gate_slot = slot(self, TensorPart::GateUp, 0);
-                    let up_slot = slot(self, TensorPart::GateUp, inner);
-                    let down_slot = slot(self, TensorPart::Down, 0);
-                    self.linear(&format!("{at}.{gate}"), gate_slot, (inner, hidden), None);
-                    self.linear(&format!("{at}.{up}"), up_slot, (inner, hidden), None);
-                    self.linear(&format!("{at}.{down}"), down_slot, (hidden, inner), None);
+                    let gate_up = (self.slot(TensorPart::GateUp, expert, 0), None);
+                    let down = (self.slot(TensorPart::Down, expert, 0), None);
+                    self.gated(&format!("{at}.{expert}"), names, inner, gate_up, down);
                 }
             }
             ExpertNames::Together => {
