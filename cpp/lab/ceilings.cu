@@ -66,11 +66,12 @@ double report(const char* name, double amount, double us, const char* unit) {
 }  // namespace
 
 double read_ceiling(const Gpu& gpu, std::size_t bytes) {
-  const DeviceArray<Bf16> memory = uniform_array(gpu, kBytes / sizeof(Bf16));
   const DeviceArray<std::uint32_t> sink(1);
   const std::size_t size = std::clamp(bytes, sizeof(uint4), kBytes) / sizeof(uint4);
   const std::size_t kernels =
       std::clamp<std::size_t>(kBytes / 4 / sizeof(uint4) / size, 1, kMostKernels);
+  const DeviceArray<Bf16> memory =
+      uniform_array(gpu, kernels * size * sizeof(uint4) / sizeof(Bf16));
   const auto blocks = static_cast<std::uint32_t>(
       std::clamp<std::size_t>(size / (kThreads * kLoads), 1, num_blocks(gpu)));
   const double us = gpu.median_us([&] {
