@@ -53,9 +53,8 @@ impl PromptShown {
             if text.len() == before && self.decoder.tokenizer().is_special(token_id) {
                 let mark = self.decoder.tokenizer().token_bytes(token_id);
                 let mark = String::from_utf8_lossy(&mark);
-                let begins = at == 0;
-                let doubled = self.token_ids.get(1) == Some(&token_id);
-                if let Some(rest) = after_written(&mark, unseen, begins, doubled) {
+                let is_written = at > 0 || self.begins_as_written(&mark);
+                if let Some((_, rest)) = unseen.split_once(&*mark).filter(|_| is_written) {
                     unseen = rest;
                     text.push_str(&mark);
                 }
@@ -71,15 +70,14 @@ impl PromptShown {
             logprobs: self.num_logprobs.map(|_| entries),
         }
     }
-}
 
-/// What follows the mark in the part of the client's text that has not been met yet; none, where the tokenizer put the mark itself. It does
-/// so at the ends: a first mark is its own unless the text begins with it, and then, too, where a second one follows (`doubled`).
-fn after_written<'a>(mark: &str, unseen: &'a str, begins: bool, doubled: bool) -> Option<&'a str> {
-    if begins {
-        return if doubled { None } else { unseen.strip_prefix(mark) };
+    /// Whether the client wrote the mark that is the first token: if the tokenizer put it, the prompt begins with one more of them than
+    /// the text.
+    fn begins_as_written(&self, mark: &str) -> bool {
+        let first = self.token_ids.first();
+        let marks = self.token_ids.iter().take_while(|id| Some(*id) == first).count();
+        self.text.as_deref().is_some_and(|text| text.starts_with(&mark.repeat(marks)))
     }
-    unseen.split_once(mark).map(|(_, rest)| rest)
 }
 
 #[cfg(test)]
@@ -139,6 +137,8 @@ mod tests {
         assert_eq!(normalised_between, ("a</s>b</s>".to_owned(), vec![0, 0, 1, 5, 6, 10]));
         let doubled = told("</s>a", &[END, END, a]);
         assert_eq!(doubled, ("</s>a".to_owned(), vec![0, 0, 4]));
+        let both_written = told("</s></s>a", &[END, END, a]);
+        assert_eq!(both_written, ("</s></s>a".to_owned(), vec![0, 4, 8]));
     }
 
     #[test]
