@@ -1,6 +1,6 @@
 // A row is shared by as many blocks as its vocabulary needs, whatever the batch. Each keeps its
-// share in registers and takes its best ids from it one by one; the last block to finish takes the
-// row's from theirs. Then, with the best logit known, the blocks add up the weights.
+// share in registers and ranks its best ids; the last block to finish takes the row's from theirs.
+// Then, with the best logit known, the blocks add up the weights.
 #include <cmath>
 
 #include "ops/sample/sample_cuda.cuh"
@@ -14,6 +14,7 @@ constexpr std::uint32_t kWordsPerThread = 8;
 constexpr std::uint32_t kWordsPerBlock = kThreads * kWordsPerThread;
 constexpr std::uint64_t kBadKey = 0;  // before every rank: the row has a NaN or +infinity
 constexpr std::uint64_t kNoKey = kKeepAll;
+constexpr std::uint32_t kNoRank = kNoKey >> 32;
 
 // A row between the two kernels. The keys of its parts follow it.
 struct ScoreRecord {
@@ -112,6 +113,15 @@ struct Share {
     }
   }
 
+  template <typename Use>  // use(logit, id)
+  __device__ void for_each(Use use) {
+#pragma unroll
+    for (std::uint32_t w = 0; w < kWordsPerThread; ++w) {
+#pragma unroll
+      for (std::uint32_t i = 0; i < 4; ++i) use(element(words[w], i), first_id + id_at(w, i));
+    }
+  }
+
   // The key of the best id that is left but `taken`, which is left out from now on.
   __device__ std::uint64_t next_best(std::uint32_t taken) {
     float best = -INFINITY;
@@ -132,10 +142,61 @@ struct Share {
   }
 };
 
-// The keys of a share's best ids, in order, by thread 0.
+// A logit that at least `count` of the share's reach: a lower one is none of its `count` best. Each
+// warp has that many of them among the best of its threads, if all have equally many.
+__device__ float lowest_wanted(std::uint64_t mine, std::uint32_t count) {
+  constexpr std::uint32_t kWarps = kThreads / 32;
+  constexpr std::uint32_t kAll = 0xFFFFFFFF;
+  __shared__ std::uint32_t ranks[kWarps];
+  const std::uint32_t lane = threadIdx.x % 32;
+  auto rank = static_cast<std::uint32_t>(mine >> 32);
+  std::uint32_t last = 0;
+  for (std::uint32_t found = 0; found < count; found += kWarps) {
+    last = __reduce_min_sync(kAll, rank);
+    const std::uint32_t has_it = __ballot_sync(kAll, rank == last);
+    if (lane == __ffs(has_it) - 1) rank = kNoRank;
+  }
+  if (lane == 0) ranks[threadIdx.x / 32] = last;
+  __syncthreads();
+#pragma unroll
+  for (const std::uint32_t other : ranks) last = max(last, other);
+  return last == kNoRank ? -INFINITY : logit_of(std::uint64_t{last} << 32);
+}
+
+// The keys of a share's best ids, in order, if few logits come into question. A key's place is the
+// number of those before it.
+__device__ bool rank_few(Share& share, std::uint64_t mine, std::uint32_t count,
+                         std::uint64_t* keys) {
+  __shared__ std::uint64_t candidates[kThreads];
+  __shared__ std::uint32_t num_candidates;
+  if (threadIdx.x == 0) num_candidates = 0;
+  if (__syncthreads_or(share.is_bad) != 0) return false;
+  const float lowest = lowest_wanted(mine, count);
+  share.for_each([&](float logit, std::uint32_t id) {
+    if (!(logit >= lowest) || logit == -INFINITY) return;
+    const std::uint32_t at = atomicAdd(&num_candidates, 1);
+    if (at < kThreads) candidates[at] = rank_key(logit, id);
+  });
+  __syncthreads();
+  const std::uint32_t size = num_candidates;
+  if (size > kThreads) return false;
+  if (threadIdx.x < size) {
+    const std::uint64_t key = candidates[threadIdx.x];
+    std::uint32_t place = 0;
+    for (std::uint32_t i = 0; i < size; ++i) place += candidates[i] < key ? 1 : 0;
+    if (place < count) keys[place] = key;
+  } else if (threadIdx.x < count) {
+    keys[threadIdx.x] = kNoKey;
+  }
+  __syncthreads();
+  return true;
+}
+
+// The keys of a share's best ids, in order.
 __device__ void rank_share(Share& share, std::uint32_t count, std::uint64_t* keys) {
   constexpr std::uint32_t kNone = 0xFFFFFFFF;  // no id
   std::uint64_t mine = share.next_best(kNone);
+  if (count > 1 && rank_few(share, mine, count, keys)) return;
   if (share.is_bad) mine = kBadKey;
   std::uint64_t best = kNoKey;
   std::uint32_t i = 0;
@@ -149,7 +210,8 @@ __device__ void rank_share(Share& share, std::uint32_t count, std::uint64_t* key
 }
 
 // The `count` smallest of the parts' keys, in order, into `best` [kMaxTop] in shared memory: a
-// key's place is the number of those before it.
+// key's place is the number of those before it. The parts' first keys come first, then their
+// second ones, so that those which come into question are few warps' work.
 __device__ void merge_parts(ScoreRecord& record, std::uint32_t count, std::uint64_t* best) {
   constexpr std::uint32_t kAtOnce = 32;  // parts
   __shared__ std::uint64_t keys[(kAtOnce + 1) * kMaxTop];
@@ -157,17 +219,25 @@ __device__ void merge_parts(ScoreRecord& record, std::uint32_t count, std::uint6
   __syncthreads();
   for (std::uint32_t first = 0; first < gridDim.x; first += kAtOnce) {
     const std::uint32_t parts = min(kAtOnce, gridDim.x - first);
-    const std::uint32_t size = (parts + 1) * count;
+    const std::uint32_t columns = parts + 1;
+    const std::uint32_t size = columns * count;
     for (std::uint32_t i = threadIdx.x; i < size; i += kThreads) {
-      const std::uint32_t part = i / count;
-      const auto* from = reinterpret_cast<const unsigned long long*>(
-          part_keys(record, first + part - 1) + i % count);
-      keys[i] = part == 0 ? best[i] : __ldcg(from);
+      const std::uint32_t part = i % columns;
+      const std::uint32_t rank = i / columns;
+      const auto* from =
+          reinterpret_cast<const unsigned long long*>(part_keys(record, first + part - 1) + rank);
+      keys[i] = part == 0 ? best[rank] : __ldcg(from);
     }
     __syncthreads();
+    // So many of every part are `count` keys.
+    const std::uint32_t last_rank = (count + parts - 1) / parts - 1;
+    std::uint64_t last = 0;
+    for (std::uint32_t part = 1; part < columns; ++part) {
+      last = max(last, keys[last_rank * columns + part]);
+    }
     for (std::uint32_t i = threadIdx.x; i < size; i += kThreads) {
       const std::uint64_t key = keys[i];
-      if (key == kNoKey) continue;
+      if (key == kNoKey || key > last) continue;
       std::uint32_t place = 0;
       for (std::uint32_t other = 0; other < size; ++other) {
         place += keys[other] < key || (keys[other] == key && other < i) ? 1 : 0;
