@@ -198,7 +198,6 @@ class Bench {
                      .window = case_.window,
                      .softcap = case_.softcap,
                      .sinks = case_.sinks ? sinks_.data() : nullptr},
-            .num_seqs = case_.num_seqs,
             .cu_query_lens = cu_query_lens_.data(),
             .context_lens = context_lens_.data(),
             .block_tables = block_tables_.data(),

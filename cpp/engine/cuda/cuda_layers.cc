@@ -127,7 +127,6 @@ void CudaForward::attend(const Layer& layer) {
                             {.qkv = workspace_.qkv,
                              .num_heads = a.num_heads,
                              .rule = {a.scale, a.window, a.softcap, layer.weights->sinks},
-                             .num_seqs = counts.num_seqs,
                              .cu_query_lens = arrays_.cu_query_lens,
                              .context_lens = arrays_.context_lens,
                              .block_tables = workspace_.block_tables,

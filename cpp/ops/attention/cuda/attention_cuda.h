@@ -39,7 +39,6 @@ struct AttentionCudaArgs {
   const void* qkv = nullptr;  // [T, num_heads + 2 num_kv_heads, head_dim]; q is turned already
   std::uint32_t num_heads = 0;
   AttentionRule rule{};  // its scale is above 0; its sinks are weights: not written by a kernel
-  std::uint32_t num_seqs = 0;
   const std::uint32_t* cu_query_lens = nullptr;  // [S + 1]
   const std::uint32_t* context_lens = nullptr;   // [S]; 0 (padding of a graph): out is zeros
   // [S, block_table_stride]. Entries of blocks that end before the window of a sequence's first

@@ -236,7 +236,6 @@ class Step {
     args.qkv = qkv_->data();
     args.num_heads = world_.heads.num_heads;
     args.rule = world_.rule();
-    args.num_seqs = static_cast<std::uint32_t>(lens_.size());
     args.cu_query_lens = cu_query_lens_.data();
     args.context_lens = context_lens_.data();
     args.block_tables = tables_.data();

@@ -58,9 +58,9 @@ struct WarpResult {
   float total[kDecodeHeads];
 };
 
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, int kStages>
 union WarpShared {
-  DecodeStage<Element, kHeadDim> ring[kDecodeStages];
+  DecodeStage<Element, kHeadDim> ring[kStages];
   WarpResult<kHeadDim> result;  // when the ring has been used
 };
 
@@ -149,9 +149,9 @@ __device__ void gather(const DecodeParams& p, const DecodeTask& task,
 }
 
 // The warps' results become the block's: the answer, or a share of it.
-template <typename Element, int kHeadDim, int kWarps, bool kSplit>
+template <typename Element, int kHeadDim, bool kSplit, int kStages, int kWarps>
 __device__ void finish(const DecodeParams& p, const DecodeTask& task,
-                       const WarpShared<Element, kHeadDim> (&warps)[kWarps]) {
+                       const WarpShared<Element, kHeadDim, kStages> (&warps)[kWarps]) {
   const std::uint32_t unit = blockIdx.z * gridDim.y + blockIdx.y;
   auto* partials = reinterpret_cast<Partial<kHeadDim>*>(p.partials) + unit * gridDim.x;
   for (std::uint32_t i = threadIdx.x; i < task.num_heads * (kHeadDim / 2); i += kWarps * 32) {
@@ -188,18 +188,18 @@ __device__ void finish(const DecodeParams& p, const DecodeTask& task,
 }
 
 // Grid: [shares, KV heads * units of each, sequences].
-template <typename Element, int kHeadDim, int kWarps, bool kSplit, bool kPlain>
+template <typename Element, int kHeadDim, int kWarps, int kStages, bool kSplit, bool kPlain>
 __global__ void __launch_bounds__(kWarps * 32)
     attention_decode_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ uint4 dynamic_shared[];
-  using Warps = WarpShared<Element, kHeadDim>[kWarps];
+  using Warps = WarpShared<Element, kHeadDim, kStages>[kWarps];
   auto& warps = *reinterpret_cast<Warps*>(dynamic_shared);
   auto& own = warps[threadIdx.x / 32];
   let_next_start();
   const DecodeTask task = decode_task<kHeadDim, kSplit, kPlain>(p);
   // A share that is not wanted ends at once; share 0 of each sequence waits for all.
   if (blockIdx.x > 0 && task.begin == task.end) return;
-  DecodeTiles<Element, kHeadDim, kWarps> tiles(p, task, own.ring);
+  DecodeTiles<Element, kHeadDim, kWarps, kStages> tiles(p, task, own.ring);
   wait_for_previous();
   if (task.context_len == 0) {
     for (std::uint32_t i = threadIdx.x; i < task.num_heads * (kHeadDim / 2); i += kWarps * 32) {
@@ -221,16 +221,16 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
   leave_result(sums, task.num_heads, own.result);
   __syncthreads();
-  finish<Element, kHeadDim, kWarps, kSplit>(p, task, warps);
+  finish<Element, kHeadDim, kSplit>(p, task, warps);
 }
 
-template <typename Element, int kHeadDim, int kWarps>
-constexpr std::uint32_t kSharedBytes = kWarps * sizeof(WarpShared<Element, kHeadDim>);
+template <typename Element, int kHeadDim, int kWarps, int kStages = 2>
+constexpr std::uint32_t kSharedBytes = kWarps * sizeof(WarpShared<Element, kHeadDim, kStages>);
 
-template <typename Element, int kHeadDim, int kWarps, bool kSplit, bool kPlain>
+template <typename Element, int kHeadDim, int kWarps, bool kSplit, bool kPlain, int kStages = 2>
 void launch_decode(const CudaOp& op, const DecodeParams& params, dim3 grid) {
-  const auto kernel = attention_decode_kernel<Element, kHeadDim, kWarps, kSplit, kPlain>;
-  constexpr std::uint32_t kBytes = kSharedBytes<Element, kHeadDim, kWarps>;
+  const auto kernel = attention_decode_kernel<Element, kHeadDim, kWarps, kStages, kSplit, kPlain>;
+  constexpr std::uint32_t kBytes = kSharedBytes<Element, kHeadDim, kWarps, kStages>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
   launch(op, kernel, {grid, kWarps * 32, kBytes}, params);
@@ -250,15 +250,21 @@ void launch_decode(const CudaOp& op, const DecodeParams& params, std::uint32_t n
   const std::uint32_t units = params.num_kv_heads * params.units_per_kv_head;
   constexpr int kFewWarps = kHeadDim > 128 ? 2 : 4;
   constexpr int kManyWarps = 2 * kFewWarps;
-  // Five of small heads have a window of 128 positions, up to nine tiles, on its way at once.
-  constexpr int kWindowWarps = kHeadDim > 64 ? kFewWarps : 5;
   // Enough blocks: small ones, of which several fit into a multiprocessor and hide each other's
   // beginning and end. Few: large ones, and sequences cut into shares.
   const std::uint32_t slots = std::min(op.num_sms, kMaxPartials) / (units * num_decodes);
   if (slots == 0) {
     const dim3 grid(1, units, num_decodes);
-    constexpr int kWarps = kPlain ? kFewWarps : kWindowWarps;
-    return launch_decode<Element, kHeadDim, kWarps, false, kPlain>(op, params, grid);
+    if constexpr (!kPlain && kHeadDim <= 64) {
+      // A window of 128 positions is nine tiles: as much time goes into a block's beginning and end
+      // as into those. The less memory it takes, the more others hide it.
+      constexpr std::uint32_t kAtOnce = 8;  // blocks of a multiprocessor
+      if (units * num_decodes > kAtOnce * op.num_sms) {
+        return launch_decode<Element, kHeadDim, 3, false, kPlain, 2>(op, params, grid);
+      }
+      return launch_decode<Element, kHeadDim, 4, false, kPlain, 1>(op, params, grid);
+    }
+    return launch_decode<Element, kHeadDim, kFewWarps, false, kPlain>(op, params, grid);
   }
   const dim3 grid(std::min(slots, kMaxSplits), units, num_decodes);
   // Less than this only before sm_90, but for sm_80.

@@ -46,17 +46,31 @@ struct DecodeTask {
   const std::uint32_t* table;
 };
 
+// A tile's keys or values. ldmatrix reads the same 16 bytes of eight rows in one go: chunk c of row
+// r lies at c ^ (r % 8) where rows are whole numbers of 128 bytes, else rows begin 4 banks apart.
 template <typename Element, int kHeadDim>
-struct DecodeStage {
-  static constexpr int kStride = kHeadDim + 8;  // rows begin 4 banks apart: ldmatrix in one go
-  Element k[kDecodeTile][kStride];
-  Element v[kDecodeTile][kStride];
+class DecodeRows {
+ public:
+  __device__ const Element* chunk(std::uint32_t row, std::uint32_t chunk) const {
+    return &rows_[row][(kTurned ? chunk ^ row % 8 : chunk) * 8];
+  }
+  __device__ Element* chunk(std::uint32_t row, std::uint32_t chunk) {
+    return &rows_[row][(kTurned ? chunk ^ row % 8 : chunk) * 8];
+  }
+
+ private:
+  static constexpr bool kTurned = kHeadDim % 64 == 0;
+  alignas(16) Element rows_[kDecodeTile][kTurned ? kHeadDim : kHeadDim + 8];
 };
 
-inline constexpr int kDecodeStages = 2;
+template <typename Element, int kHeadDim>
+struct DecodeStage {
+  DecodeRows<Element, kHeadDim> k;
+  DecodeRows<Element, kHeadDim> v;
+};
 
 // A warp's tiles of the share, every kWarps-th, and the ring that they pass through.
-template <typename Element, int kHeadDim, int kWarps>
+template <typename Element, int kHeadDim, int kWarps, int kStages>
 class DecodeTiles {
  public:
   using Stage = DecodeStage<Element, kHeadDim>;
@@ -69,7 +83,7 @@ class DecodeTiles {
 
   // The first copies; the previous kernel must have ended.
   __device__ void start() {
-    for (std::uint32_t i = 0; i < kDecodeStages; ++i) copy(i);
+    for (std::uint32_t i = 0; i < kStages; ++i) copy(i);
   }
 
   __device__ bool done() const { return tile_ >= task_.end; }
@@ -77,21 +91,21 @@ class DecodeTiles {
 
   // The tile, when it has come.
   __device__ const Stage& wait() const {
-    wait_for_copies<kDecodeStages - 1>();
+    wait_for_copies<kStages - 1>();
     __syncwarp();
-    return ring_[step_ % kDecodeStages];
+    return ring_[step_ % kStages];
   }
 
   __device__ void advance() {
     __syncwarp();  // all lanes have read the stage
-    copy(kDecodeStages);
+    copy(kStages);
     tile_ += kWarps;
     if (++step_ % kLookUp == 0) look_up();
   }
 
  private:
-  static constexpr std::uint32_t kLookUp = 24;  // steps; a multiple of kDecodeStages
-  static_assert(kLookUp % kDecodeStages == 0 && kLookUp + kDecodeStages < 32);
+  static constexpr std::uint32_t kLookUp = 24;  // steps; a multiple of kStages
+  static_assert(kLookUp % kStages == 0 && kLookUp + kStages < 32);
 
   // Lane i keeps the block id of the warp's tile i from here.
   __device__ void look_up() {
@@ -139,13 +153,13 @@ class DecodeTiles {
       const auto* k = static_cast<const Element*>(p_.k) + begin;
       const auto* v = static_cast<const Element*>(p_.v) + begin;
       const SeenInTile seen = this->seen(tile);
-      Stage& stage = ring_[(step_ + ahead) % kDecodeStages];
+      Stage& stage = ring_[(step_ + ahead) % kStages];
 #pragma unroll
       for (std::uint32_t i = 0; i < kDecodeTile * kChunks; i += 32) {
         const std::uint32_t chunk = i + threadIdx.x % 32;
         const std::uint32_t position = chunk / kChunks;
-        copy_16(&stage.k[position][chunk % kChunks * 8], k + chunk * 8, seen(position));
-        copy_16(&stage.v[position][chunk % kChunks * 8], v + chunk * 8, seen(position));
+        copy_16(stage.k.chunk(position, chunk % kChunks), k + chunk * 8, seen(position));
+        copy_16(stage.v.chunk(position, chunk % kChunks), v + chunk * 8, seen(position));
       }
     }
     commit_copies();
@@ -208,7 +222,7 @@ struct DecodeSums {
 #pragma unroll
     for (int s = 0; s < kHeadDim / 16; ++s) {
       std::uint32_t a[4];
-      load_matrices<false>(a, &stage.k[lane % 16][s * 16 + lane / 16 * 8]);
+      load_matrices<false>(a, stage.k.chunk(lane % 16, s * 2 + lane / 16));
       mma_16816<Element>(scores, a, q[s][0], q[s][1]);
     }
   }
@@ -250,7 +264,7 @@ struct DecodeSums {
 #pragma unroll
     for (int m = 0; m < kHeadDim / 16; ++m) {
       std::uint32_t a[4];
-      load_matrices<true>(a, &stage.v[lane / 16 * 8 + lane % 8][m * 16 + lane / 8 % 2 * 8]);
+      load_matrices<true>(a, stage.v.chunk(lane / 16 * 8 + lane % 8, m * 2 + lane / 8 % 2));
       mma_16816<Element>(sums[m], a, b[0], b[1]);
     }
   }
