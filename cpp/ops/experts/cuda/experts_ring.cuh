@@ -233,9 +233,9 @@ class Multiplier {
     }
   }
 
+  // Every lane says so for itself: then racecheck, too, knows that they have all read the stage.
   __device__ void give_back() {
-    __syncwarp();
-    if (lane_ == 0) arrive(&shared_.empty[at_.stage]);
+    arrive(&shared_.empty[at_.stage]);
     at_.advance();
   }
 
@@ -318,7 +318,7 @@ __device__ __forceinline__ Shared prepare_block(const StreamArgs& args, unsigned
   if (threadIdx.x == kConsumerThreads) {
     for (std::uint32_t stage = 0; stage < Ring::kStages; ++stage) {
       init_barrier(&full[stage], 1);
-      init_barrier(&empty[stage], kConsumers);
+      init_barrier(&empty[stage], kConsumerThreads);
     }
     fence_barrier_init();
     prefetch_map(&args.weight_map);
