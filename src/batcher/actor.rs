@@ -15,11 +15,12 @@ use super::{
     AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned, Sequence,
 };
 use crate::bridge::DeviceErrorCode;
+use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 use crate::executor::{DeviceId, ModelId, RunStep, StepDone, StepFailure};
 use crate::health::Progress;
-use crate::reply::{Deliver, Delivery, SharedStream};
+use crate::reply::{Deliver, SharedStream};
 use crate::telemetry::{DeviceMetrics, Metrics};
 
 /// Control messages that may wait beside the work: one load or unload for each of a few models, attach, retire.
@@ -66,6 +67,9 @@ pub struct Batcher {
     executor: Option<Recipient<RunStep>>,
     policy: Batching<SharedStream>,
     output: Output<SharedStream>,
+    /// Answers that were taken in, for their memory: as many as there are steps in flight.
+    #[expect(clippy::vec_box, reason = "what lies here goes from actor to actor")]
+    spare_outputs: Vec<Box<StepOutput>>,
     outbox: Outbox,
     /// The newest credit of each model, sent or in the outbox.
     credits: Vec<Credit>,
@@ -97,6 +101,7 @@ impl Batcher {
             executor: None,
             policy: Batching::new(),
             output: Output::default(),
+            spare_outputs: Vec::with_capacity(MAX_STEPS_IN_FLIGHT),
             outbox: Outbox::default(),
             credits: Vec::new(),
             removals: Vec::new(),
@@ -129,6 +134,7 @@ impl Batcher {
                 model: planned.model,
                 bindings: planned.bindings,
                 batch: planned.batch,
+                output: self.spare_outputs.pop().unwrap_or_default(),
             });
             self.flush(now);
         }
@@ -162,15 +168,10 @@ impl Batcher {
         if self.output.produced.is_empty() {
             return;
         }
-        let deliveries = self.output.produced.drain(..).map(|produced| Delivery {
-            stream: produced.stream,
-            attempt: produced.attempt,
-            prompt_scores: produced.prompt_scores,
-            token: produced.token,
-            finish: produced.finish,
-            fault: produced.fault,
-        });
-        self.outbox.deliver(Deliver { deliveries: deliveries.collect(), at });
+        // The next step brings about as many.
+        let room = Vec::with_capacity(self.output.produced.len());
+        let deliveries = std::mem::replace(&mut self.output.produced, room);
+        self.outbox.deliver(Deliver { deliveries, at });
     }
 
     fn renew_credits(&mut self) {
@@ -371,6 +372,7 @@ impl Handler<StepDone> for Batcher {
                         self.fail(&defect.to_string(), false, Some(done.step), done.ended)
                     }
                 }
+                self.spare_outputs.push(output);
             }
             Err(failure) => {
                 let sticky = matches!(&failure, StepFailure::Device(error)

@@ -100,7 +100,13 @@ impl Rig {
         let sample = &step.batch.sample;
         let result = result.map(|token| StepOutput::of_tokens(vec![token; sample.len()], sample));
         let (started, ended) = (Timestamp::from_micros(1), Timestamp::from_micros(2));
-        self.tell(StepDone { step: step.step, result, batch: step.batch, started, ended });
+        self.tell(StepDone {
+            step: step.step,
+            result: result.map(Box::new),
+            batch: step.batch,
+            started,
+            ended,
+        });
     }
 }
 

@@ -7,9 +7,10 @@
 use super::estimate::blocks_needed;
 use super::kv_blocks::KvBlocks;
 use super::policy::LaneSpec;
-use super::running::{Output, Produced, Running, Started, State, Waiting};
+use super::running::{Output, Running, Started, State, Waiting, Wishes};
 use super::{Credit, Sequence};
 use crate::executor::{DeviceId, ModelId};
+use crate::reply::Delivery;
 use crate::request::FinishReason;
 
 /// One sequence's part of a step.
@@ -241,7 +242,7 @@ impl<S: Clone> Lane<S> {
         // Who wants no token at all is here for the prompt's log probabilities.
         let sample = run.computed == run.total() && !run.is_exhausted(self.spec.max_seq_len);
         run.unseen += u32::from(sample);
-        let num_top = run.sequence.sampler.num_logprobs;
+        let num_top = run.wishes.num_top;
         rows.push(Row { seat, start, query_len, sample, feed_sampled, num_scored, num_top });
         query_len
     }
@@ -300,6 +301,7 @@ impl<S: Clone> Lane<S> {
             promised: self.estimate(&sequence),
             // Even if the prefix cache reaches past that point: only a step of its own clears it.
             suspect: sequence.failed_at > 0,
+            wishes: Wishes::of(&sequence.sampler),
             sequence,
             stream,
             state: State::Running,
@@ -357,7 +359,7 @@ impl<S: Clone> Lane<S> {
 /// A cancelled sequence ends here; one that the reply stage ended needs no word.
 fn announce_cancel<S: Clone>(sequence: &Sequence, stream: &S, out: &mut Output<S>) {
     if sequence.handle.is_cancelled() {
-        let end = Produced::end(stream.clone(), sequence.attempt, FinishReason::Cancelled);
+        let end = Delivery::end(stream.clone(), sequence.attempt, FinishReason::Cancelled);
         out.produced.push(end);
     }
 }

@@ -42,7 +42,7 @@ mod step_gap;
 pub use actor::{Batcher, Links, Start};
 pub use estimate::{blocks_needed, most_blocks_needed};
 pub use policy::{Batching, Defect, LaneSpec, Load, MAX_STEPS_IN_FLIGHT, PlannedStep, Refused};
-pub use running::{Departure, Output, Produced, Started};
+pub use running::{Departure, Output, Started};
 
 /// Priority levels; `priority / 32` is the level.
 pub const NUM_LEVELS: u8 = 8;

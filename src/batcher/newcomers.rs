@@ -2,7 +2,8 @@
 
 use super::Sequence;
 use super::lane::{Lane, Row};
-use super::running::{Output, Produced, Running, State};
+use super::running::{Output, Running, State};
+use crate::reply::Delivery;
 use crate::request::FinishReason;
 
 impl<S: Clone> Lane<S> {
@@ -55,18 +56,19 @@ impl<S: Clone> Lane<S> {
 
     /// Tokens of `sequence` that `run` brings into the prefix cache, if some of them are not there yet.
     fn soon_shared(&self, run: &Running<S>, sequence: &Sequence) -> u32 {
-        let known = run.sequence.len();
-        if run.state != State::Running || run.settled >= known {
+        let block_size = self.spec.block_size;
+        // As the cache has it: whole blocks, and never a sequence's last token.
+        let shareable = run.sequence.len().min(sequence.len() - 1) / block_size * block_size;
+        // Nearly everybody with a seat decodes, past what any newcomer could share: their tokens are not looked at.
+        if run.state != State::Running || shareable <= run.settled {
             return 0;
         }
-        // As the cache has it: whole blocks, and never a sequence's last token.
-        let shareable = known.min(sequence.len() - 1) as usize;
-        let same = run.sequence.token_ids[..shareable]
-            .chunks_exact(self.spec.block_size as usize)
-            .zip(sequence.token_ids.chunks_exact(self.spec.block_size as usize))
+        let same = run.sequence.token_ids[..shareable as usize]
+            .chunks_exact(block_size as usize)
+            .zip(sequence.token_ids.chunks_exact(block_size as usize))
             .take_while(|(ours, theirs)| ours == theirs)
             .count();
-        let shared = same as u32 * self.spec.block_size;
+        let shared = same as u32 * block_size;
         if shared > run.settled { shared } else { 0 }
     }
 
@@ -81,7 +83,7 @@ impl<S: Clone> Lane<S> {
     fn end_without_step(&mut self, seat: u32, out: &mut Output<S>) {
         if let Some(run) = &self.seats[seat as usize] {
             let (stream, attempt) = (run.stream.clone(), run.sequence.attempt);
-            out.produced.push(Produced::end(stream, attempt, FinishReason::Length));
+            out.produced.push(Delivery::end(stream, attempt, FinishReason::Length));
         }
         self.end(seat);
     }

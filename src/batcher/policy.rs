@@ -51,7 +51,7 @@ pub struct PlannedStep {
     /// Seats that the device is to bind before.
     pub bindings: Vec<SeatBinding>,
     /// The flat arrays.
-    pub batch: StepBatch,
+    pub batch: Box<StepBatch>,
 }
 
 /// An answer of the device that fits no step: nothing it says can be trusted.
@@ -105,7 +105,8 @@ pub struct Batching<S> {
     next_step: u64,
     /// The lane that is asked first.
     turn: usize,
-    spare_batches: Vec<StepBatch>,
+    #[expect(clippy::vec_box, reason = "what lies here goes from actor to actor")]
+    spare_batches: Vec<Box<StepBatch>>,
     spare_rows: Vec<Vec<Row>>,
 }
 
@@ -203,7 +204,7 @@ impl<S: Clone> Batching<S> {
         &mut self,
         step: u64,
         output: &StepOutput,
-        batch: StepBatch,
+        batch: Box<StepBatch>,
         out: &mut Output<S>,
     ) -> Result<u32, Defect> {
         let Some(sent) = self.in_flight.front().filter(|sent| sent.step == step) else {
@@ -312,7 +313,7 @@ impl<S: Clone> Batching<S> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::super::running::tests::sequence;
@@ -321,7 +322,7 @@ mod tests {
     use crate::reply::RowFault;
     use crate::request::{FinishReason, Scores};
 
-    fn spec() -> LaneSpec {
+    pub fn spec() -> LaneSpec {
         LaneSpec {
             model: ModelId(0),
             num_blocks: 8,
@@ -594,7 +595,7 @@ mod tests {
         let (mut policy, mut out) = policy(spec(), &[(1, 3, 9)]);
         let first = policy.next_step(&mut out).expect("work");
         let answer = StepOutput::of_tokens(vec![1], &[true]);
-        assert!(policy.settle(99, &answer, StepBatch::default(), &mut out).is_err());
+        assert!(policy.settle(99, &answer, Box::default(), &mut out).is_err());
         type Break = fn(&mut StepOutput);
         let breaks: [Break; 6] = [
             |output| output.token_ids.clear(),
@@ -607,7 +608,7 @@ mod tests {
         for break_it in breaks {
             let mut bad = answer.clone();
             break_it(&mut bad);
-            assert!(policy.settle(first.step, &bad, StepBatch::default(), &mut out).is_err());
+            assert!(policy.settle(first.step, &bad, Box::default(), &mut out).is_err());
         }
         assert_eq!(policy.settle(first.step, &answer, first.batch, &mut out), Ok(3));
     }

@@ -160,14 +160,18 @@ impl PrefixCache {
 
     /// Forgets the block that was idle longest.
     pub fn evict(&mut self) -> Option<BlockId> {
-        let block = *self.idle.first_key_value()?.1;
-        self.forget(block);
+        let (_, block) = self.idle.pop_first()?;
+        self.remove(block);
         Some(block)
     }
 
     /// Forgets a block, idle or not.
     pub fn forget(&mut self, block: BlockId) {
         self.set_used(block);
+        self.remove(block);
+    }
+
+    fn remove(&mut self, block: BlockId) {
         if let Some(entry) = self.entries.remove(&block) {
             self.by_hash.remove(&entry.hash);
         }

@@ -7,40 +7,10 @@ use std::cmp::Reverse;
 use super::block_pool::BlockId;
 use super::kv_blocks::Chain;
 use super::{NUM_LEVELS, Sequence};
+use crate::bridge::ffi::SamplerSpec;
 use crate::clock::Timestamp;
-use crate::reply::RowFault;
-use crate::request::{FinishReason, Scores, SequenceId, Token};
-
-/// What one step gave one sequence.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Produced<S> {
-    /// Whose.
-    pub stream: S,
-    /// The start it belongs to.
-    pub attempt: u32,
-    /// Of the prompt's tokens from the second on, with the first token or the finish in its place; empty where nobody wants them.
-    pub prompt_scores: Vec<Scores>,
-    /// What was sampled; none with a finish alone.
-    pub token: Option<Token>,
-    /// Set when the sequence has ended with it.
-    pub finish: Option<FinishReason>,
-    /// Why it failed.
-    pub fault: Option<RowFault>,
-}
-
-impl<S> Produced<S> {
-    /// An end without a token.
-    pub fn end(stream: S, attempt: u32, finish: FinishReason) -> Self {
-        Self {
-            stream,
-            attempt,
-            prompt_scores: Vec::new(),
-            token: None,
-            finish: Some(finish),
-            fault: None,
-        }
-    }
-}
+use crate::reply::Delivery;
+use crate::request::{Scores, SequenceId};
 
 /// A sequence got a seat for the first time in this attempt.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +38,7 @@ pub struct Departure<S> {
 #[derive(Debug)]
 pub struct Output<S> {
     /// New tokens and ends.
-    pub produced: Vec<Produced<S>>,
+    pub produced: Vec<Delivery<S>>,
     /// First steps.
     pub started: Vec<Started<S>>,
     /// Sequences that gave their blocks back.
@@ -118,6 +88,25 @@ pub(super) enum State {
     Ended,
 }
 
+/// See [`Running::wishes`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wishes {
+    pub want_logprob: bool,
+    /// Alternatives beside a log probability.
+    pub num_top: u32,
+    pub has_stop_tokens: bool,
+}
+
+impl Wishes {
+    pub fn of(sampler: &SamplerSpec) -> Self {
+        Self {
+            want_logprob: sampler.want_logprob,
+            num_top: sampler.num_logprobs,
+            has_stop_tokens: !sampler.stop_token_ids.is_empty(),
+        }
+    }
+}
+
 /// A sequence with a seat.
 #[derive(Debug)]
 pub(super) struct Running<S> {
@@ -139,6 +128,8 @@ pub(super) struct Running<S> {
     pub in_flight: u32,
     /// Blocks it was reckoned with when it started.
     pub promised: u32,
+    /// What a step needs of its sampler, which lies elsewhere in memory.
+    pub wishes: Wishes,
     /// Of the prompt's tokens from the second on, as far as they are computed, where they are wanted.
     pub prompt_scores: Vec<Scores>,
     /// It may be what made a step fail, so it runs alone until it is past that point.
@@ -193,7 +184,6 @@ impl<S> Running<S> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::bridge::ffi::SamplerSpec;
     use crate::executor::ModelId;
     use crate::request::{Handle, RequestId};
 

@@ -208,7 +208,7 @@ fn an_answer_without_the_scores_that_were_asked_for_is_a_defect() {
     for break_it in breaks {
         let mut bad = good.clone();
         break_it(&mut bad);
-        assert!(policy.settle(step.step, &bad, StepBatch::default(), &mut out).is_err());
+        assert!(policy.settle(step.step, &bad, Box::default(), &mut out).is_err());
     }
     assert_eq!(policy.settle(step.step, &good, step.batch, &mut out), Ok(4));
 }

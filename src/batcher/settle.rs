@@ -2,10 +2,11 @@
 
 use super::Sequence;
 use super::lane::{Lane, Row};
-use super::running::{Departure, Output, Produced, State};
+use super::policy::LaneSpec;
+use super::running::{Departure, Output, State, Wishes};
 use crate::bridge::NO_TOKEN;
 use crate::bridge::ffi::{RowStatus, StepOutput};
-use crate::reply::RowFault;
+use crate::reply::{Delivery, RowFault};
 use crate::request::{FinishReason, Scores, Token};
 
 /// Failed steps after which a sequence is not tried again.
@@ -36,27 +37,30 @@ impl<S: Clone> Lane<S> {
             return;
         }
         let preempting = run.state == State::Preempting;
-        let (mut finish, mut fault) = (None, None);
-        answer.take_prompt_scores(row, &mut run.prompt_scores);
+        let mut finish = None;
+        let mut fault = None;
+        if row.num_scored > 0 {
+            answer.take_prompt_scores(row, &mut run.prompt_scores);
+        }
         let scored = run.sequence.needs_scores() && run.settled >= run.sequence.num_prompt_tokens;
         if row.sample || scored {
             let token = match row.sample {
-                true => answer.token(run.sequence.sampler.want_logprob).map(Some),
+                true => answer.token(run.wishes.want_logprob).map(Some),
                 false => Ok(None),
             };
             let prompt_scores = std::mem::take(&mut run.prompt_scores);
             let sound = !prompt_scores.iter().any(|scores| scores.logprob.is_nan());
             let token = if sound { token } else { Err(RowFault::PromptNotANumber) };
-            run.sequence.token_ids.extend(token.iter().flatten().map(|token| token.id));
+            if let Ok(Some(token)) = &token {
+                run.sequence.token_ids.push(token.id);
+            }
             run.sequence.prompt_scored = true;
             fault = token.as_ref().err().copied();
             finish = match fault {
                 Some(_) => Some(FinishReason::Failed),
-                None => {
-                    finish_reason(&run.sequence, &self.spec.end_token_ids, self.spec.max_seq_len)
-                }
+                None => self.spec.finish_reason(&run.sequence, run.wishes),
             };
-            out.produced.push(Produced {
+            out.produced.push(Delivery {
                 stream: run.stream.clone(),
                 attempt: run.sequence.attempt,
                 prompt_scores,
@@ -225,18 +229,20 @@ fn check_scores(rows: &[Row], output: &StepOutput) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a sequence's last token ends it. A stop token does so even where end tokens do not.
-fn finish_reason(sequence: &Sequence, ends: &[u32], max_seq_len: u32) -> Option<FinishReason> {
-    let completion = sequence.num_completion_tokens();
-    let last = sequence.token_ids.last()?;
-    let stops = sequence.sampler.stop_token_ids.contains(last)
-        || (!sequence.ignore_eos && ends.contains(last));
-    if stops && completion > sequence.min_tokens {
-        Some(FinishReason::Stop)
-    } else if completion >= sequence.max_tokens || sequence.len() >= max_seq_len {
-        Some(FinishReason::Length)
-    } else {
-        None
+impl LaneSpec {
+    /// Whether a sequence's last token ends it. A stop token does so even where end tokens do not.
+    fn finish_reason(&self, sequence: &Sequence, wishes: Wishes) -> Option<FinishReason> {
+        let completion = sequence.num_completion_tokens();
+        let last = sequence.token_ids.last()?;
+        let stops = (!sequence.ignore_eos && self.end_token_ids.contains(last))
+            || (wishes.has_stop_tokens && sequence.sampler.stop_token_ids.contains(last));
+        if stops && completion > sequence.min_tokens {
+            Some(FinishReason::Stop)
+        } else if completion >= sequence.max_tokens || sequence.len() >= self.max_seq_len {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
     }
 }
 
@@ -244,27 +250,31 @@ fn finish_reason(sequence: &Sequence, ends: &[u32], max_seq_len: u32) -> Option<
 mod tests {
     use std::sync::Arc;
 
+    use super::super::policy::tests::spec;
     use super::super::running::tests::sequence;
     use super::*;
 
     #[test]
     fn ends_at_an_end_token_or_at_its_length() {
         let mut sequence = sequence(1, 4, 3);
-        let ends = [7];
+        let spec = |max_seq_len| LaneSpec { max_seq_len, ..spec() };
+        let reason = |sequence: &Sequence, max_seq_len| {
+            spec(max_seq_len).finish_reason(sequence, Wishes::of(&sequence.sampler))
+        };
         sequence.token_ids.push(5);
-        assert_eq!(finish_reason(&sequence, &ends, 100), None);
+        assert_eq!(reason(&sequence, 100), None);
         sequence.token_ids.push(7);
-        assert_eq!(finish_reason(&sequence, &ends, 100), Some(FinishReason::Stop));
+        assert_eq!(reason(&sequence, 100), Some(FinishReason::Stop));
         sequence.min_tokens = 2;
-        assert_eq!(finish_reason(&sequence, &ends, 100), None, "two must come before an end");
-        assert_eq!(finish_reason(&sequence, &ends, 6), Some(FinishReason::Length));
+        assert_eq!(reason(&sequence, 100), None, "two must come before an end");
+        assert_eq!(reason(&sequence, 6), Some(FinishReason::Length));
         sequence.min_tokens = 0;
         sequence.ignore_eos = true;
-        assert_eq!(finish_reason(&sequence, &ends, 100), None);
+        assert_eq!(reason(&sequence, 100), None);
         Arc::make_mut(&mut sequence.sampler).stop_token_ids = vec![7];
-        assert_eq!(finish_reason(&sequence, &ends, 100), Some(FinishReason::Stop));
+        assert_eq!(reason(&sequence, 100), Some(FinishReason::Stop));
         Arc::make_mut(&mut sequence.sampler).stop_token_ids = vec![5];
         sequence.token_ids.push(7);
-        assert_eq!(finish_reason(&sequence, &ends, 100), Some(FinishReason::Length));
+        assert_eq!(reason(&sequence, 100), Some(FinishReason::Length));
     }
 }

@@ -77,7 +77,9 @@ pub struct RunStep {
     /// Sequences that got a seat since the step before; bound before this one runs.
     pub bindings: Vec<SeatBinding>,
     /// The flat arrays; `batch.model` is filled in by the executor.
-    pub batch: StepBatch,
+    pub batch: Box<StepBatch>,
+    /// For the answer: whatever is in it is overwritten, and its arrays keep their memory.
+    pub output: Box<StepOutput>,
 }
 
 /// A sequence's sampler for its seat. What the seat was bound to before is forgotten.
@@ -100,9 +102,9 @@ pub struct StepDone {
     /// The number given.
     pub step: u64,
     /// What was sampled, or why not.
-    pub result: Result<StepOutput, StepFailure>,
+    pub result: Result<Box<StepOutput>, StepFailure>,
     /// The arrays, to be filled again.
-    pub batch: StepBatch,
+    pub batch: Box<StepBatch>,
     /// When the device began.
     pub started: Timestamp,
     /// When it was done.

@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bridge::ffi::{Backend, MemoryStats, RowStatus, SamplerSpec, StepBatch, StepOutput};
+use crate::bridge::ffi::{Backend, MemoryStats, RowStatus, StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode, NO_MASK, NO_TOKEN};
 use crate::models::{StepLimits, memory};
 
 use super::cost_model::CostModel;
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{SimSampler, Vocabulary};
 use super::{Device, DeviceLoad, LoadState, LoadedModel, ModelBudget, ModelId, SeatBinding};
 
 /// A step sleeps no shorter than this: below it, a sleep takes longer than it is asked to.
@@ -30,7 +29,7 @@ pub(super) struct SimDevice {
 struct SimModel {
     vocabulary: Vocabulary,
     /// \[max_batch_size\]
-    seats: Vec<Option<Arc<SamplerSpec>>>,
+    seats: Vec<Option<SimSampler>>,
     budget: ModelBudget,
     loaded: LoadedModel,
     taken_bytes: u64,
@@ -128,7 +127,7 @@ impl Device for SimDevice {
         let Some(seat) = loaded.seats.get_mut(binding.seat as usize) else {
             return Err(invalid(format!("seat {}: the model has fewer", binding.seat)));
         };
-        *seat = Some(Arc::clone(&binding.sampler));
+        *seat = Some(SimSampler::of(&binding.sampler));
         Ok(())
     }
 
@@ -171,29 +170,29 @@ impl SimModel {
         for (row, seat) in batch.seats.iter().enumerate() {
             let tokens = first..first + batch.query_lens[row] as usize;
             first = tokens.end;
-            let spec = self.seats.get(*seat as usize).and_then(Option::as_deref);
-            let spec = spec.ok_or_else(|| format!("seats: {seat} is not bound"))?;
+            let sampler = self.seats.get(*seat as usize).and_then(Option::as_ref);
+            let sampler = sampler.ok_or_else(|| format!("seats: {seat} is not bound"))?;
             let position = batch.context_lens[row];
             let may_end = end_after.is_some_and(|end| position >= end);
-            let (status, token_id) = match self.vocabulary.sample(spec, position, may_end) {
+            let (status, token_id) = match self.vocabulary.sample(sampler, position, may_end) {
                 _ if !batch.sample[row] => (RowStatus::None, 0),
                 Some(token_id) => (RowStatus::Sampled, token_id),
                 None => (RowStatus::NothingLeft, 0),
             };
             output.token_ids.push(token_id);
             output.status.push(status);
-            let wanted = spec.want_logprob && status == RowStatus::Sampled;
-            output.logprobs.push(if wanted { likelihood(0) } else { 0.0 });
-            if wanted {
+            let wanted = sampler.num_top.filter(|_| status == RowStatus::Sampled);
+            output.logprobs.push(wanted.map_or(0.0, |_| likelihood(0)));
+            if let Some(num_top) = wanted {
                 let others = self.vocabulary.others(token_id);
-                let top = std::iter::once(token_id).chain(others);
-                output.top_ids.extend(top.take(spec.num_logprobs as usize));
+                let top = std::iter::once(token_id).chain(others).take(num_top as usize);
+                let told = output.top_ids.len();
+                output.top_ids.extend(top);
+                output.top_logprobs.extend((0..output.top_ids.len() - told).map(likelihood));
             }
             output.top_starts.push(output.top_ids.len() as u32);
-            let told = output.top_logprobs.len();
-            output.top_logprobs.extend((0..output.top_ids.len() - told).map(likelihood));
             if batch.score[row] {
-                self.score(batch, row, tokens, spec.num_logprobs as usize, output);
+                self.score(batch, row, tokens, sampler.num_scored_top as usize, output);
             }
             output.score_starts.push(output.score_logprobs.len() as u32);
         }
@@ -227,19 +226,17 @@ fn likelihood(rank: usize) -> f32 {
 }
 
 fn clear(output: &mut StepOutput) {
-    *output = StepOutput {
-        token_ids: std::mem::take(&mut output.token_ids),
-        status: std::mem::take(&mut output.status),
-        logprobs: std::mem::take(&mut output.logprobs),
-        top_starts: std::mem::take(&mut output.top_starts),
-        score_starts: std::mem::take(&mut output.score_starts),
-        ..StepOutput::default()
-    };
     output.token_ids.clear();
     output.status.clear();
     output.logprobs.clear();
     output.top_starts.clear();
+    output.top_ids.clear();
+    output.top_logprobs.clear();
     output.score_starts.clear();
+    output.score_logprobs.clear();
+    output.score_top_ids.clear();
+    output.score_top_logprobs.clear();
+    output.logits.clear();
     output.top_starts.push(0);
     output.score_starts.push(0);
 }
@@ -283,7 +280,10 @@ fn check(batch: &StepBatch, budget: &ModelBudget) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::bridge::ffi::SamplerSpec;
     use crate::models::testing;
 
     const MODEL: ModelId = ModelId(1);

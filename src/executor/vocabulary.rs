@@ -1,9 +1,37 @@
 //! The tokens that a sim device samples from.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::bridge::ffi::SamplerSpec;
 use crate::models::Checkpoint;
+
+/// What a sim device keeps of a seat's sampler: what every token needs, and the rest where it matters.
+#[derive(Clone)]
+pub(super) struct SimSampler {
+    pub seed: u64,
+    /// Of the whole sequence's tokens: no end token before.
+    pub end_from: u32,
+    /// Beside a log probability; none: nobody wants one.
+    pub num_top: Option<u32>,
+    /// Of a scored prompt's tokens.
+    pub num_scored_top: u32,
+    /// Where some tokens are banned, or only some allowed.
+    limits: Option<Arc<SamplerSpec>>,
+}
+
+impl SimSampler {
+    pub fn of(spec: &Arc<SamplerSpec>) -> Self {
+        let is_free = spec.allowed_ids.is_empty() && spec.banned_ids.is_empty();
+        Self {
+            seed: spec.seed,
+            end_from: spec.end_from,
+            num_top: spec.want_logprob.then_some(spec.num_logprobs),
+            num_scored_top: spec.num_logprobs,
+            limits: (!is_free).then(|| Arc::clone(spec)),
+        }
+    }
+}
 
 /// What a sim device may sample.
 pub(super) struct Vocabulary {
@@ -30,25 +58,26 @@ impl Vocabulary {
 
     /// The token at `position`, the end token if it may be (and is allowed); none if nothing is allowed. A pure function of
     /// its arguments.
-    pub fn sample(&self, spec: &SamplerSpec, position: u32, may_end: bool) -> Option<u32> {
+    pub fn sample(&self, sampler: &SimSampler, position: u32, may_end: bool) -> Option<u32> {
+        let limits = sampler.limits.as_deref();
         let allowed = |id: &u32| {
-            (spec.allowed_ids.is_empty() || spec.allowed_ids.contains(id))
-                && !spec.banned_ids.contains(id)
+            limits.is_none_or(|limits| {
+                (limits.allowed_ids.is_empty() || limits.allowed_ids.contains(id))
+                    && !limits.banned_ids.contains(id)
+            })
         };
-        let end = self.end.filter(|end| may_end && position >= spec.end_from && allowed(end));
+        let end = self.end.filter(|end| may_end && position >= sampler.end_from && allowed(end));
         if end.is_some() {
             return end;
         }
-        let key = mix(spec.seed ^ mix(u64::from(position).wrapping_add(0x9e37_79b9_7f4a_7c15)));
+        let key = mix(sampler.seed ^ mix(u64::from(position).wrapping_add(0x9e37_79b9_7f4a_7c15)));
         let pick = |ids: &[u32]| {
             let index = key % ids.len().max(1) as u64;
             ids.get(index as usize).copied()
         };
-        if spec.allowed_ids.is_empty() && spec.banned_ids.is_empty() {
-            return pick(&self.printable);
-        }
+        let Some(limits) = limits else { return pick(&self.printable) };
         let candidates =
-            if spec.allowed_ids.is_empty() { &self.printable } else { &spec.allowed_ids };
+            if limits.allowed_ids.is_empty() { &self.printable } else { &limits.allowed_ids };
         pick(&candidates.iter().copied().filter(allowed).collect::<Vec<_>>())
     }
 

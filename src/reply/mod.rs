@@ -41,10 +41,11 @@ pub struct Deliver {
     pub at: Timestamp,
 }
 
-/// What one step gave one sequence.
-pub struct Delivery {
+/// What one step gave one sequence. `S` is the sequence's stream, or what a simulator has in its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery<S = SharedStream> {
     /// Whose.
-    pub stream: SharedStream,
+    pub stream: S,
     /// The start the token belongs to; a stream that has started again ignores an older one.
     pub attempt: u32,
     /// Of the prompt's tokens from the second on, once, with the first token or the finish in its place; empty where nobody wants them.
@@ -55,6 +56,20 @@ pub struct Delivery {
     pub finish: Option<FinishReason>,
     /// Why it failed.
     pub fault: Option<RowFault>,
+}
+
+impl<S> Delivery<S> {
+    /// An end without a token.
+    pub fn end(stream: S, attempt: u32, finish: FinishReason) -> Self {
+        Self {
+            stream,
+            attempt,
+            prompt_scores: Vec::new(),
+            token: None,
+            finish: Some(finish),
+            fault: None,
+        }
+    }
 }
 
 /// Why no token could be sampled for a sequence. It ends that sequence alone: the step and the device are sound.

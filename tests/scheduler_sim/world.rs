@@ -3,11 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-use inferno_node::batcher::{
-    Batching, Credit, LaneSpec, Output, PlannedStep, Produced, Refused, Sequence,
-};
+use inferno_node::batcher::{Batching, Credit, LaneSpec, Output, PlannedStep, Refused, Sequence};
 use inferno_node::clock::Timestamp;
 use inferno_node::executor::{DeviceId, ModelId};
+use inferno_node::reply::Delivery;
 use inferno_node::scheduler::{Assignment, Config, Leaving, Refusal, Scheduling};
 
 use super::chance::Chance;
@@ -68,7 +67,7 @@ pub struct Device {
     pub mailbox_lost: bool,
     to_batcher: VecDeque<(u64, Sequence, Who)>,
     to_scheduler: VecDeque<ToScheduler>,
-    pub to_reply: VecDeque<Vec<Produced<Who>>>,
+    pub to_reply: VecDeque<Vec<Delivery<Who>>>,
     /// When the last message of each queue arrives: they keep their order.
     arrives: [u64; 3],
 }

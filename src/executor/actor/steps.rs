@@ -13,7 +13,8 @@ use super::{Executor, guarded};
 /// A step under way.
 pub(super) struct InFlight {
     step: u64,
-    batch: StepBatch,
+    batch: Box<StepBatch>,
+    output: Box<StepOutput>,
     started: Timestamp,
 }
 
@@ -32,9 +33,9 @@ impl Executor {
         model: ModelId,
         bindings: &[SeatBinding],
         batch: &mut StepBatch,
-    ) -> Result<StepOutput, StepFailure> {
+        mut output: Box<StepOutput>,
+    ) -> Result<Box<StepOutput>, StepFailure> {
         let Some(device) = self.device.as_deref_mut() else { return Err(StepFailure::Skipped) };
-        let mut output = StepOutput::default();
         let result = settle(guarded(|| {
             bindings.iter().try_for_each(|binding| device.bind(model, binding))?;
             device.run(model, batch, &mut output)
@@ -70,13 +71,13 @@ impl Executor {
 
     /// Starts a step beside the one that runs. If it cannot start, that one's answer is waited for first: it is not at fault.
     fn submit(&mut self, message: RunStep, ctx: &mut Context<Self>) {
-        let RunStep { step, model, bindings, mut batch } = message;
+        let RunStep { step, model, bindings, mut batch, output } = message;
         let started = Timestamp::now();
         let bound = self.bind(model, &bindings);
         let result =
             bound.and_then(|()| self.with_pipeline(|pipeline| pipeline.submit(model, &mut batch)));
         let Err(failure) = result else {
-            self.in_flight.push_back(InFlight { step, batch, started });
+            self.in_flight.push_back(InFlight { step, batch, output, started });
             self.progress.set_pending(1, started);
             if self.in_flight.len() == 1 {
                 Self::keep_collecting(ctx);
@@ -112,8 +113,9 @@ impl Executor {
 
     /// Waits for the oldest step under way and answers it.
     fn take_oldest(&mut self, ctx: &mut Context<Self>) {
-        let Some(InFlight { step, batch, started }) = self.in_flight.pop_front() else { return };
-        let mut output = StepOutput::default();
+        let Some(InFlight { step, batch, mut output, started }) = self.in_flight.pop_front() else {
+            return;
+        };
         let taken = self.with_pipeline(|pipeline| pipeline.take(&mut output));
         if let Err(failure) = &taken
             && *failure != StepFailure::Skipped
@@ -136,10 +138,10 @@ impl Handler<RunStep> for Executor {
         if self.has_pipeline() {
             return self.submit(message, ctx);
         }
-        let RunStep { step, model, bindings, mut batch } = message;
+        let RunStep { step, model, bindings, mut batch, output } = message;
         let started = Timestamp::now();
         self.progress.set_pending(1, started);
-        let result = self.run_step(model, &bindings, &mut batch);
+        let result = self.run_step(model, &bindings, &mut batch, output);
         let ended = Timestamp::now();
         self.progress.stamp(ended);
         self.answer(StepDone { step, result, batch, started, ended }, ctx);

@@ -152,7 +152,13 @@ fn run_step(step: u64, batch: StepBatch) -> RunStep {
         num_prompt_tokens: batch.token_ids.len() as u32,
         token_ids: batch.token_ids.clone(),
     };
-    RunStep { step, model: MODEL, bindings: vec![binding], batch }
+    RunStep {
+        step,
+        model: MODEL,
+        bindings: vec![binding],
+        batch: Box::new(batch),
+        output: Box::default(),
+    }
 }
 
 #[actix::test]
