@@ -212,7 +212,7 @@ pub struct Receipt {
 
 impl Receipt {
     /// Adds that of another sample or prompt of the same request to what is known of it.
-    pub fn join(sum: &mut Option<Receipt>, other: Option<Receipt>) {
+    pub fn join(sum: &mut Option<Box<Receipt>>, other: Option<Box<Receipt>>) {
         match (sum, other) {
             (Some(sum), Some(other)) => sum.add(&other),
             (sum @ None, other) => *sum = other,
@@ -264,12 +264,12 @@ pub struct Event {
     /// In the request's last event only, and always there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    /// In the last event only.
+    /// In the last event only; boxed, because the others are moved for every token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub receipt: Option<Receipt>,
-    /// In the last event of a failed request.
+    pub receipt: Option<Box<Receipt>>,
+    /// In the last event of a failed request; boxed like the receipt.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Error>,
+    pub error: Option<Box<Error>>,
 }
 
 fn is_zero(index: &u32) -> bool {

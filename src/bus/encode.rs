@@ -230,7 +230,7 @@ fn put_number(out: &mut BytesMut, mut number: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{Receipt, Usage};
+    use crate::request::Usage;
 
     fn event(token_ids: Vec<u32>, text: &str) -> Event {
         Event {
@@ -266,8 +266,8 @@ mod tests {
         let mut last = event(vec![1], "x");
         last.finish_reason = Some(FinishReason::Stop);
         last.usage = Some(Usage::default());
-        last.receipt = Some(Receipt::default());
-        last.error = Some(Error::internal("boom"));
+        last.receipt = Some(Box::default());
+        last.error = Some(Box::new(Error::internal("boom")));
         let value: serde_json::Value =
             serde_json::from_slice(&encoded(Encoding::Json, &last)).expect("JSON");
         assert_eq!(value["finish_reason"], "stop");

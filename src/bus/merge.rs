@@ -144,7 +144,7 @@ mod tests {
             for limit in [1, 5, 20, 1000] {
                 let mut whole = event(10, (0..tokens).collect(), text);
                 whole.finish_reason = Some(FinishReason::Failed);
-                whole.error = Some(Error::internal("x"));
+                whole.error = Some(Box::new(Error::internal("x")));
                 let mut fits = |e: &Event| e.token_ids.len() * 4 + e.text.len() <= limit;
                 let parts = split(whole, &mut fits);
                 let mut seq = 10;

@@ -264,7 +264,7 @@ impl Drop for BusSink {
                     seq: self.next_seq,
                     finish_reason: Some(FinishReason::Failed),
                     usage: Some(Usage::default()),
-                    error: Some(Error::internal("the node dropped the request")),
+                    error: Some(Box::new(Error::internal("the node dropped the request"))),
                     ..Event::new(self.id.clone())
                 };
                 // The stream is no one else's any more, so nobody needs to hear that it is closed.

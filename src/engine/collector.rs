@@ -31,15 +31,16 @@ impl Collector {
         }
         match event.finish_reason {
             Some(FinishReason::Failed) => {
-                return Err(event
-                    .error
-                    .unwrap_or_else(|| Error::internal("failed without an error")));
+                let unsaid = || Error::internal("failed without an error");
+                return Err(event.error.map_or_else(unsaid, |error| *error));
             }
             Some(FinishReason::Cancelled) => return Err(Error::new(Kind::Cancelled, "cancelled")),
             Some(reason) => choice.finish_reason = Some(reason),
             None => {}
         }
-        self.last = event.usage.map(|usage| (usage, event.receipt.unwrap_or_default()));
+        self.last = event
+            .usage
+            .map(|usage| (usage, event.receipt.map_or_else(Receipt::default, |receipt| *receipt)));
         Ok(self.last.is_some())
     }
 

@@ -9,7 +9,7 @@ use crate::request::{Receipt, Usage};
 #[derive(Debug, Default)]
 pub(super) struct Bill {
     usage: Usage,
-    receipt: Option<Receipt>,
+    receipt: Option<Box<Receipt>>,
 }
 
 impl Bill {
@@ -30,7 +30,7 @@ impl Bill {
 
     /// What the stages said it cost.
     pub(super) fn receipt(&self) -> Option<&Receipt> {
-        self.receipt.as_ref()
+        self.receipt.as_deref()
     }
 }
 
@@ -74,7 +74,7 @@ pub(super) mod testing {
                 total_tokens: 5,
                 cached_tokens: 1,
             },
-            receipt: Some(Receipt {
+            receipt: Some(Box::new(Receipt {
                 node_id: "n".to_owned(),
                 device: device.to_owned(),
                 attempt: 1,
@@ -83,7 +83,7 @@ pub(super) mod testing {
                 decode_ms: 2.0,
                 cached_tokens: 1,
                 prefill_tokens: 2,
-            }),
+            })),
         }
     }
 }

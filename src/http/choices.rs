@@ -36,7 +36,7 @@ pub(super) enum End {
 pub(super) struct Finished {
     pub(super) reason: FinishReason,
     pub(super) usage: Usage,
-    pub(super) receipt: Option<Receipt>,
+    pub(super) receipt: Option<Box<Receipt>>,
 }
 
 /// The choices of one answer.
@@ -156,7 +156,9 @@ impl Choices {
                     End::Failed(Error::new(Kind::Cancelled, "the request was cancelled"))
                 }
                 FinishReason::Failed => End::Failed(
-                    event.error.unwrap_or_else(|| Error::internal("the request failed")),
+                    event
+                        .error
+                        .map_or_else(|| Error::internal("the request failed"), |error| *error),
                 ),
             };
             wake |= self.end(index, end);

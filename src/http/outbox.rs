@@ -238,7 +238,7 @@ mod tests {
         };
         assert_eq!(kind_of(last(FinishReason::Cancelled)), Kind::Cancelled);
         assert_eq!(kind_of(last(FinishReason::Failed)), Kind::Internal);
-        let error = Some(Error::new(Kind::Unavailable, "no device"));
+        let error = Some(Box::new(Error::new(Kind::Unavailable, "no device")));
         assert_eq!(kind_of(Event { error, ..last(FinishReason::Failed) }), Kind::Unavailable);
     }
 
@@ -263,7 +263,7 @@ mod tests {
         let at = |index, event| Event { index, ..event };
         assert_eq!(entries[1].event(at(1, text("b"))), Ok(()));
         assert_eq!(entries[0].event(at(1, last(FinishReason::Stop))), Ok(()));
-        let error = Some(Error::new(Kind::Unavailable, "no device"));
+        let error = Some(Box::new(Error::new(Kind::Unavailable, "no device")));
         let failed = Event { error, ..last(FinishReason::Failed) };
         assert_eq!(entries[1].event(failed), Ok(()));
         drop(entries);

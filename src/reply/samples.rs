@@ -90,12 +90,12 @@ struct Samples {
 #[derive(Default)]
 struct Bill {
     usage: Option<Usage>,
-    receipt: Option<Receipt>,
+    receipt: Option<Box<Receipt>>,
 }
 
 impl Bill {
     /// The prompt counts once.
-    fn add(&mut self, usage: Usage, receipt: Option<Receipt>) {
+    fn add(&mut self, usage: Usage, receipt: Option<Box<Receipt>>) {
         let sum = self.usage.get_or_insert(Usage { completion_tokens: 0, ..usage });
         sum.completion_tokens = sum.completion_tokens.saturating_add(usage.completion_tokens);
         sum.total_tokens = sum.prompt_tokens.saturating_add(sum.completion_tokens);

@@ -32,7 +32,7 @@ pub struct Stream {
     /// Ids not sent: those of a request that does not stream.
     token_ids: Vec<u32>,
     /// Until the first event, where something of it goes back.
-    prompt: Option<PromptShown>,
+    prompt: Option<Box<PromptShown>>,
     /// Not sent.
     prompt_logprobs: Option<Vec<TokenLogprob>>,
     min_tokens: u32,
@@ -63,7 +63,7 @@ impl Stream {
             text: Text::new(start.decoder, start.stop, start.include_stop)
                 .with_logprobs(start.num_logprobs),
             token_ids: Vec::new(),
-            prompt: start.prompt,
+            prompt: start.prompt.map(Box::new),
             prompt_logprobs: None,
             min_tokens: start.min_tokens,
             streams: start.stream,
@@ -258,15 +258,14 @@ impl Stream {
 
     /// Sends what a step gave, or keeps it for the one event. A sink that has closed ends the request as cancelled.
     fn deliver(&mut self, now: Timestamp) {
-        let event = self.streams.then(|| {
+        let sent = if self.streams {
             let text = self.text.take_shown();
-            self.next_event(text)
-        });
-        let Some(open) = &mut self.open else { return };
-        let sent = match event {
-            Some(event) => open.sink.event(event),
-            None if open.sink.is_closed() => Err(SinkClosed),
-            None => Ok(()),
+            let event = self.next_event(text);
+            self.open.as_mut().map_or(Ok(()), |open| open.sink.event(event))
+        } else if self.open.as_ref().is_some_and(|open| open.sink.is_closed()) {
+            Err(SinkClosed)
+        } else {
+            Ok(())
         };
         if sent.is_err() {
             self.cancel(now);
@@ -283,7 +282,12 @@ impl Stream {
             text,
             logprobs: self.text.take_logprobs(),
             prompt_logprobs: self.prompt_logprobs.take(),
-            ..Event::new(self.handle.request_id().clone())
+            request_id: self.handle.request_id().clone(),
+            index: 0,
+            finish_reason: None,
+            usage: None,
+            receipt: None,
+            error: None,
         }
     }
 
@@ -300,8 +304,8 @@ impl Stream {
         let event = Event {
             finish_reason: Some(reason),
             usage: Some(self.usage()),
-            receipt: Some(self.receipt(now)),
-            error,
+            receipt: Some(Box::new(self.receipt(now))),
+            error: error.map(Box::new),
             ..self.next_event(text)
         };
         // The batcher need not wait for the sink.

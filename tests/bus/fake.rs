@@ -137,7 +137,7 @@ fn play(seen: &Seen, mut request: Request, script: &str, handle: &Arc<Handle>) {
         }
         if script == "fail" && done == 2 {
             reason = FinishReason::Failed;
-            error = Some(Error::internal("the step failed twice"));
+            error = Some(Box::new(Error::internal("the step failed twice")));
             break;
         }
         if request.stream {
@@ -168,7 +168,7 @@ fn play(seen: &Seen, mut request: Request, script: &str, handle: &Arc<Handle>) {
         total_tokens: done + 3,
         cached_tokens: 0,
     });
-    last.receipt = Some(Receipt { attempt: 1, ..Receipt::default() });
+    last.receipt = Some(Box::new(Receipt { attempt: 1, ..Receipt::default() }));
     let _ = request.sink.event(last);
     seen.end(handle, Ended { reason, completion_tokens: done });
 }

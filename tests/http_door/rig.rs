@@ -229,19 +229,19 @@ impl Played {
             total_tokens: 3 + tokens,
             cached_tokens: 2,
         });
-        event.receipt = Some(Receipt {
+        event.receipt = Some(Box::new(Receipt {
             node_id: "n1".to_owned(),
             device: "cpu:0".to_owned(),
             attempt: 1,
             ..Receipt::default()
-        });
+        }));
         self.request.sink.event(event)
     }
 
     pub fn fail(&mut self, error: Option<Error>) {
         let mut event = self.event("");
         event.finish_reason = Some(FinishReason::Failed);
-        event.error = error;
+        event.error = error.map(Box::new);
         let _ = self.request.sink.event(event);
     }
 

@@ -41,7 +41,7 @@ fn event(tokens: u32, finish_reason: Option<FinishReason>) -> Event {
         text: "x".to_owned(),
         finish_reason,
         usage: finish_reason.map(|_| usage),
-        receipt: finish_reason.map(|_| receipt),
+        receipt: finish_reason.map(|_| Box::new(receipt)),
         ..Event::new(RequestId::parse("r").expect("an id"))
     }
 }
@@ -84,7 +84,7 @@ fn choices_end_each_for_itself_and_the_bill_comes_once() {
 fn a_failure_ends_the_request_and_stops_the_others() {
     let Rig { mut samples, told, handle, .. } = rig(3, None);
     assert_eq!(samples[0].sink.event(event(2, STOP)), Ok(()));
-    let failed = Event { error: Some(Error::internal("NaN")), ..event(1, FAILED) };
+    let failed = Event { error: Some(Box::new(Error::internal("NaN"))), ..event(1, FAILED) };
     assert_eq!(samples[1].sink.event(failed), Ok(()));
     assert!(samples[2].handle.is_cancelled());
     assert!(samples[2].sink.is_closed());

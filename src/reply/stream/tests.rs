@@ -37,7 +37,7 @@ fn events_have_gapless_seq_and_the_last_one_has_the_bill() {
         cached_tokens: 2,
         prefill_tokens: 1,
     };
-    assert_eq!(last.receipt.as_ref(), Some(&receipt));
+    assert_eq!(last.receipt.as_deref(), Some(&receipt));
     assert_eq!((started.permits(), started.scheduled(), started.computed()), (0, 1, 7));
     let ended = Ended { reason: FinishReason::Stop, completion_tokens: 4 };
     assert_eq!(started.handle.wait().try_recv(), Ok(ended));
