@@ -67,9 +67,8 @@ pub struct Batcher {
     executor: Option<Recipient<RunStep>>,
     policy: Batching<SharedStream>,
     output: Output<SharedStream>,
-    /// Answers that were taken in, for their memory: as many as there are steps in flight.
-    #[expect(clippy::vec_box, reason = "what lies here goes from actor to actor")]
-    spare_outputs: Vec<Box<StepOutput>>,
+    /// The last answer that was taken in, for its memory.
+    spare_output: Option<Box<StepOutput>>,
     outbox: Outbox,
     /// The newest credit of each model, sent or in the outbox.
     credits: Vec<Credit>,
@@ -101,7 +100,7 @@ impl Batcher {
             executor: None,
             policy: Batching::new(),
             output: Output::default(),
-            spare_outputs: Vec::with_capacity(MAX_STEPS_IN_FLIGHT),
+            spare_output: None,
             outbox: Outbox::default(),
             credits: Vec::new(),
             removals: Vec::new(),
@@ -134,7 +133,7 @@ impl Batcher {
                 model: planned.model,
                 bindings: planned.bindings,
                 batch: planned.batch,
-                output: self.spare_outputs.pop().unwrap_or_default(),
+                output: self.spare_output.take().unwrap_or_default(),
             });
             self.flush(now);
         }
@@ -168,8 +167,7 @@ impl Batcher {
         if self.output.produced.is_empty() {
             return;
         }
-        // The next step brings about as many.
-        let room = Vec::with_capacity(self.output.produced.len());
+        let room = Vec::with_capacity(self.output.produced.len()); // the next step brings about as many
         let deliveries = std::mem::replace(&mut self.output.produced, room);
         self.outbox.deliver(Deliver { deliveries, at });
     }
@@ -372,7 +370,7 @@ impl Handler<StepDone> for Batcher {
                         self.fail(&defect.to_string(), false, Some(done.step), done.ended)
                     }
                 }
-                self.spare_outputs.push(output);
+                self.spare_output = Some(output);
             }
             Err(failure) => {
                 let sticky = matches!(&failure, StepFailure::Device(error)

@@ -313,29 +313,14 @@ impl<S: Clone> Batching<S> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::sync::Arc;
 
-    use super::super::running::tests::sequence;
+    use super::super::running::tests::{sequence, spec};
     use super::*;
     use crate::bridge::ffi::RowStatus;
     use crate::reply::RowFault;
     use crate::request::{FinishReason, Scores};
-
-    pub fn spec() -> LaneSpec {
-        LaneSpec {
-            model: ModelId(0),
-            num_blocks: 8,
-            block_size: 4,
-            max_batch_size: 4,
-            max_step_tokens: 8,
-            window: None,
-            max_seq_len: 32,
-            end_token_ids: vec![7],
-            enable_prefix_cache: true,
-            reserve_tokens: 0,
-        }
-    }
 
     /// A policy with the sequences given: (id, prompt, max_tokens).
     fn policy(spec: LaneSpec, of: &[(u64, u32, u32)]) -> (Batching<u64>, Output<u64>) {

@@ -156,6 +156,15 @@ impl<S> Running<S> {
         &self.table[self.released as usize..]
     }
 
+    /// The blocks that have left every layer's window, told once. What steps in flight compute begins where the settled tokens end, or
+    /// later.
+    pub fn pass(&mut self, window: u32, block_size: u32) -> &[BlockId] {
+        let first = self.released;
+        let first_seen = (self.settled + 1).saturating_sub(window);
+        self.released = first.max(first_seen / block_size);
+        &self.table[first as usize..self.released as usize]
+    }
+
     /// Whether the next step is its usual one: one token in, one out.
     pub fn decodes(&self) -> bool {
         self.remaining() == 1
@@ -183,9 +192,26 @@ impl<S> Running<S> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::policy::LaneSpec;
     use super::*;
     use crate::executor::ModelId;
     use crate::request::{Handle, RequestId};
+
+    /// Eight blocks of four positions.
+    pub fn spec() -> LaneSpec {
+        LaneSpec {
+            model: ModelId(0),
+            num_blocks: 8,
+            block_size: 4,
+            max_batch_size: 4,
+            max_step_tokens: 8,
+            window: None,
+            max_seq_len: 32,
+            end_token_ids: vec![7],
+            enable_prefix_cache: true,
+            reserve_tokens: 0,
+        }
+    }
 
     /// A sequence of model 0 with `prompt` tokens that differ from any other's, accepted at its own id.
     pub fn sequence(id: u64, prompt: u32, max_tokens: u32) -> Sequence {

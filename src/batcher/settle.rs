@@ -76,11 +76,7 @@ impl<S: Clone> Lane<S> {
             self.kv.register(&mut run.chain, &run.sequence.token_ids, &run.table, run.settled);
         }
         if let Some(window) = self.spec.window {
-            // What steps in flight compute begins where this one ended, or later.
-            let first_seen = (run.settled + 1).saturating_sub(window);
-            let keep = (first_seen / self.spec.block_size).max(run.released);
-            self.kv.release(&run.table[run.released as usize..keep as usize]);
-            run.released = keep;
+            self.kv.release(run.pass(window, self.spec.block_size));
         }
         if run.suspect && run.settled >= run.sequence.failed_at {
             // Cleared for good: a pre-emption does not make it a suspect again. Its count of failed steps stays.
@@ -250,8 +246,7 @@ impl LaneSpec {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::policy::tests::spec;
-    use super::super::running::tests::sequence;
+    use super::super::running::tests::{sequence, spec};
     use super::*;
 
     #[test]

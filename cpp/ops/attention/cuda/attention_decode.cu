@@ -58,9 +58,9 @@ struct WarpResult {
   float total[kDecodeHeads];
 };
 
-template <typename Element, int kHeadDim, int kStages>
+template <typename Element, int kHeadDim, int kStages, bool kTurned>
 union WarpShared {
-  DecodeStage<Element, kHeadDim> ring[kStages];
+  DecodeStage<Element, kHeadDim, kTurned> ring[kStages];
   WarpResult<kHeadDim> result;  // when the ring has been used
 };
 
@@ -149,9 +149,9 @@ __device__ void gather(const DecodeParams& p, const DecodeTask& task,
 }
 
 // The warps' results become the block's: the answer, or a share of it.
-template <typename Element, int kHeadDim, bool kSplit, int kStages, int kWarps>
+template <typename Element, int kHeadDim, bool kSplit, int kStages, bool kTurned, int kWarps>
 __device__ void finish(const DecodeParams& p, const DecodeTask& task,
-                       const WarpShared<Element, kHeadDim, kStages> (&warps)[kWarps]) {
+                       const WarpShared<Element, kHeadDim, kStages, kTurned> (&warps)[kWarps]) {
   const std::uint32_t unit = blockIdx.z * gridDim.y + blockIdx.y;
   auto* partials = reinterpret_cast<Partial<kHeadDim>*>(p.partials) + unit * gridDim.x;
   for (std::uint32_t i = threadIdx.x; i < task.num_heads * (kHeadDim / 2); i += kWarps * 32) {
@@ -187,19 +187,25 @@ __device__ void finish(const DecodeParams& p, const DecodeTask& task,
   }
 }
 
+// Where many blocks share a multiprocessor they gain by less memory each. Where sequences are split
+// there are few, and each has little to do.
+template <int kHeadDim, bool kSplit>
+constexpr bool kTurnedRows = !kSplit && kHeadDim % 64 == 0;
+
 // Grid: [shares, KV heads * units of each, sequences].
 template <typename Element, int kHeadDim, int kWarps, int kStages, bool kSplit, bool kPlain>
 __global__ void __launch_bounds__(kWarps * 32)
     attention_decode_kernel(const __grid_constant__ DecodeParams p) {
   extern __shared__ uint4 dynamic_shared[];
-  using Warps = WarpShared<Element, kHeadDim, kStages>[kWarps];
+  constexpr bool kTurned = kTurnedRows<kHeadDim, kSplit>;
+  using Warps = WarpShared<Element, kHeadDim, kStages, kTurned>[kWarps];
   auto& warps = *reinterpret_cast<Warps*>(dynamic_shared);
   auto& own = warps[threadIdx.x / 32];
   let_next_start();
   const DecodeTask task = decode_task<kHeadDim, kSplit, kPlain>(p);
   // A share that is not wanted ends at once; share 0 of each sequence waits for all.
   if (blockIdx.x > 0 && task.begin == task.end) return;
-  DecodeTiles<Element, kHeadDim, kWarps, kStages> tiles(p, task, own.ring);
+  DecodeTiles<Element, kHeadDim, kWarps, kStages, kTurned> tiles(p, task, own.ring);
   wait_for_previous();
   if (task.context_len == 0) {
     for (std::uint32_t i = threadIdx.x; i < task.num_heads * (kHeadDim / 2); i += kWarps * 32) {
@@ -224,13 +230,14 @@ __global__ void __launch_bounds__(kWarps * 32)
   finish<Element, kHeadDim, kSplit>(p, task, warps);
 }
 
-template <typename Element, int kHeadDim, int kWarps, int kStages = 2>
-constexpr std::uint32_t kSharedBytes = kWarps * sizeof(WarpShared<Element, kHeadDim, kStages>);
+template <typename Element, int kHeadDim, int kWarps, bool kSplit, int kStages = 2>
+constexpr std::uint32_t kSharedBytes =
+    kWarps * sizeof(WarpShared<Element, kHeadDim, kStages, kTurnedRows<kHeadDim, kSplit>>);
 
 template <typename Element, int kHeadDim, int kWarps, bool kSplit, bool kPlain, int kStages = 2>
 void launch_decode(const CudaOp& op, const DecodeParams& params, dim3 grid) {
   const auto kernel = attention_decode_kernel<Element, kHeadDim, kWarps, kStages, kSplit, kPlain>;
-  constexpr std::uint32_t kBytes = kSharedBytes<Element, kHeadDim, kWarps, kStages>;
+  constexpr std::uint32_t kBytes = kSharedBytes<Element, kHeadDim, kWarps, kSplit, kStages>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "cudaFuncSetAttribute");
   launch(op, kernel, {grid, kWarps * 32, kBytes}, params);
@@ -269,7 +276,7 @@ void launch_decode(const CudaOp& op, const DecodeParams& params, std::uint32_t n
   const dim3 grid(std::min(slots, kMaxSplits), units, num_decodes);
   // Less than this only before sm_90, but for sm_80.
   constexpr std::uint32_t kGatherBytes = 8 * 1024;
-  if (kSharedBytes<Element, kHeadDim, kManyWarps> + kGatherBytes > max_shared_bytes()) {
+  if (kSharedBytes<Element, kHeadDim, kManyWarps, true> + kGatherBytes > max_shared_bytes()) {
     return launch_decode<Element, kHeadDim, kFewWarps, true, kPlain>(op, params, grid);
   }
   launch_decode<Element, kHeadDim, kManyWarps, true, kPlain>(op, params, grid);

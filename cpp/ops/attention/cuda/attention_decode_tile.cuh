@@ -46,9 +46,10 @@ struct DecodeTask {
   const std::uint32_t* table;
 };
 
-// A tile's keys or values. ldmatrix reads the same 16 bytes of eight rows in one go: chunk c of row
-// r lies at c ^ (r % 8) where rows are whole numbers of 128 bytes, else rows begin 4 banks apart.
-template <typename Element, int kHeadDim>
+// A tile's keys or values. ldmatrix reads the same 16 bytes of eight rows in one go: turned, chunk
+// c of row r lies at c ^ (r % 8), which takes whole numbers of 128 bytes a row and less memory;
+// else rows begin 4 banks apart, which is sooner done.
+template <typename Element, int kHeadDim, bool kTurned>
 class DecodeRows {
  public:
   __device__ const Element* chunk(std::uint32_t row, std::uint32_t chunk) const {
@@ -59,21 +60,21 @@ class DecodeRows {
   }
 
  private:
-  static constexpr bool kTurned = kHeadDim % 64 == 0;
+  static_assert(!kTurned || kHeadDim % 64 == 0);
   alignas(16) Element rows_[kDecodeTile][kTurned ? kHeadDim : kHeadDim + 8];
 };
 
-template <typename Element, int kHeadDim>
+template <typename Element, int kHeadDim, bool kTurned>
 struct DecodeStage {
-  DecodeRows<Element, kHeadDim> k;
-  DecodeRows<Element, kHeadDim> v;
+  DecodeRows<Element, kHeadDim, kTurned> k;
+  DecodeRows<Element, kHeadDim, kTurned> v;
 };
 
 // A warp's tiles of the share, every kWarps-th, and the ring that they pass through.
-template <typename Element, int kHeadDim, int kWarps, int kStages>
+template <typename Element, int kHeadDim, int kWarps, int kStages, bool kTurned>
 class DecodeTiles {
  public:
-  using Stage = DecodeStage<Element, kHeadDim>;
+  using Stage = DecodeStage<Element, kHeadDim, kTurned>;
 
   __device__ DecodeTiles(const DecodeParams& p, const DecodeTask& task, Stage* ring)
       : p_(p), task_(task), ring_(ring), tile_(task.begin + threadIdx.x / 32) {
@@ -176,8 +177,6 @@ class DecodeTiles {
 // Sᵀ = K · qᵀ (m = positions, n = heads) and Oᵀ += Vᵀ · Pᵀ (m = dims), with the running softmax.
 template <typename Element, int kHeadDim, bool kPlain>
 struct DecodeSums {
-  using Stage = DecodeStage<Element, kHeadDim>;
-
   std::uint32_t q[kHeadDim / 16][2];          // head g, dims 16 s + 2 t, + 1, + 8, + 9
   float sums[kHeadDim / 16][4];               // dims 16 m + g and + 8, heads 2 t and 2 t + 1
   float maximum[2] = {-INFINITY, -INFINITY};  // of heads 2 t and 2 t + 1, in units of log 2
@@ -207,6 +206,7 @@ struct DecodeSums {
     }
   }
 
+  template <typename Stage>
   __device__ void add(const Stage& stage, SeenInTile seen, const ScoreRule& rule) {
     float scores[4];
     multiply_k(stage, scores);
@@ -216,6 +216,7 @@ struct DecodeSums {
 
  private:
   // scores: positions g (0, 1) and g + 8 (2, 3), heads 2 t and 2 t + 1.
+  template <typename Stage>
   __device__ void multiply_k(const Stage& stage, float (&scores)[4]) const {
     const std::uint32_t lane = threadIdx.x % 32;
     scores[0] = scores[1] = scores[2] = scores[3] = 0.0F;
@@ -253,6 +254,7 @@ struct DecodeSums {
     }
   }
 
+  template <typename Stage>
   __device__ void multiply_v(const Stage& stage, const float (&weights)[4]) {
     const std::uint32_t lane = threadIdx.x % 32;
     std::uint32_t b[2];
