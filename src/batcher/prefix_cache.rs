@@ -53,7 +53,8 @@ type HashFn = fn(u128, &[u32]) -> u128;
 #[derive(Debug)]
 pub(super) struct PrefixCache {
     by_hash: HashMap<u128, BlockId>,
-    entries: HashMap<BlockId, Entry>,
+    /// By block; as long as it takes.
+    entries: Vec<Option<Entry>>,
     /// Idle blocks, the least recently used first.
     idle: BTreeMap<u64, BlockId>,
     next_number: u64,
@@ -70,7 +71,7 @@ impl PrefixCache {
     fn with_hash(hash: HashFn) -> Self {
         Self {
             by_hash: HashMap::new(),
-            entries: HashMap::new(),
+            entries: Vec::new(),
             idle: BTreeMap::new(),
             next_number: 1,
             next_idle: 0,
@@ -86,7 +87,7 @@ impl PrefixCache {
 
     /// Where a block leads to, if it really continues `parent` with these tokens.
     fn link(&self, block: BlockId, parent: Link, token_ids: &[u32]) -> Option<Link> {
-        let entry = self.entries.get(&block)?;
+        let entry = self.entry(block)?;
         let same = entry.parent == parent.entry && *entry.token_ids == *token_ids;
         same.then_some(Link { hash: entry.hash, entry: entry.number })
     }
@@ -116,7 +117,7 @@ impl PrefixCache {
         if let Some(link) = self.link(other, parent, token_ids) {
             return Offer::Present(link);
         }
-        if self.entries.get(&other).is_none_or(|entry| entry.idle.is_none()) {
+        if self.entry(other).is_none_or(|entry| entry.idle.is_none()) {
             return Offer::Refused;
         }
         // Nobody can find it below this parent, and where windows let go of a prompt's first blocks before its last ones, that is
@@ -131,29 +132,42 @@ impl PrefixCache {
         self.by_hash.insert(hash, block);
         let entry =
             Entry { hash, number, parent: parent.entry, token_ids: token_ids.into(), idle: None };
-        self.entries.insert(block, entry);
+        let place = block as usize;
+        if place >= self.entries.len() {
+            self.entries.resize_with(place + 1, || None);
+        }
+        self.entries[place] = Some(entry);
         Link { hash, entry: number }
     }
 
     /// Whether the cache refers to this block.
     pub fn contains(&self, block: BlockId) -> bool {
-        self.entries.contains_key(&block)
+        self.entry(block).is_some()
+    }
+
+    fn entry(&self, block: BlockId) -> Option<&Entry> {
+        self.entries.get(block as usize)?.as_ref()
+    }
+
+    fn entry_mut(&mut self, block: BlockId) -> Option<&mut Entry> {
+        self.entries.get_mut(block as usize)?.as_mut()
     }
 
     /// The last sequence has let go of a cached block: it may be evicted.
     pub fn set_idle(&mut self, block: BlockId) {
-        if let Some(entry) = self.entries.get_mut(&block)
+        let place = self.next_idle;
+        if let Some(entry) = self.entry_mut(block)
             && entry.idle.is_none()
         {
-            entry.idle = Some(self.next_idle);
-            self.idle.insert(self.next_idle, block);
+            entry.idle = Some(place);
+            self.idle.insert(place, block);
             self.next_idle += 1;
         }
     }
 
     /// A sequence holds a cached block.
     pub fn set_used(&mut self, block: BlockId) {
-        if let Some(place) = self.entries.get_mut(&block).and_then(|entry| entry.idle.take()) {
+        if let Some(place) = self.entry_mut(block).and_then(|entry| entry.idle.take()) {
             self.idle.remove(&place);
         }
     }
@@ -172,7 +186,7 @@ impl PrefixCache {
     }
 
     fn remove(&mut self, block: BlockId) {
-        if let Some(entry) = self.entries.remove(&block) {
+        if let Some(entry) = self.entries.get_mut(block as usize).and_then(Option::take) {
             self.by_hash.remove(&entry.hash);
         }
     }
@@ -184,7 +198,8 @@ impl PrefixCache {
 
     /// Every cached block and whether it is idle, for audits.
     pub fn blocks(&self) -> impl Iterator<Item = (BlockId, bool)> {
-        self.entries.iter().map(|(block, entry)| (*block, entry.idle.is_some()))
+        let known = (0..).zip(&self.entries);
+        known.filter_map(|(block, entry)| Some((block, entry.as_ref()?.idle.is_some())))
     }
 }
 
