@@ -38,9 +38,7 @@ impl Collector {
             Some(reason) => choice.finish_reason = Some(reason),
             None => {}
         }
-        self.last = event
-            .usage
-            .map(|usage| (usage, event.receipt.map_or_else(Receipt::default, |receipt| *receipt)));
+        self.last = event.usage.map(|usage| (usage, *event.receipt.unwrap_or_default()));
         Ok(self.last.is_some())
     }
 

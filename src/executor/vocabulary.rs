@@ -9,9 +9,9 @@ use crate::models::Checkpoint;
 /// What a sim device keeps of a seat's sampler: what every token needs, and the rest where it matters.
 #[derive(Clone)]
 pub(super) struct SimSampler {
-    pub seed: u64,
+    seed: u64,
     /// Of the whole sequence's tokens: no end token before.
-    pub end_from: u32,
+    end_from: u32,
     /// Beside a log probability; none: nobody wants one.
     pub num_top: Option<u32>,
     /// Of a scored prompt's tokens.
