@@ -18,6 +18,7 @@ use inferno_node::request::{
     TokenLogprob, Usage,
 };
 use inferno_node::telemetry::Metrics;
+use tokio::sync::oneshot;
 
 /// What the fake and the test both see.
 #[derive(Default)]
@@ -194,6 +195,7 @@ pub struct Node {
     pub bus: Bus,
     /// What the fake saw.
     pub seen: Arc<Seen>,
+    admission: Addr<Admission>,
     system: System,
 }
 
@@ -205,14 +207,24 @@ impl Node {
         let deps = Deps {
             node_id: node_id.to_owned(),
             admit: addr.clone().recipient(),
-            cancel: addr.recipient(),
+            cancel: addr.clone().recipient(),
             metrics: Arc::new(Metrics::new(node_id)),
             progress: Progress::new(),
         };
         let bus = bus::start(&config, deps).await.expect("the bus starts");
         let _ = seen.observer.set(bus.observer());
         bus.serve_model("demo").await;
-        Self { bus, seen, system }
+        Self { bus, seen, admission: addr, system }
+    }
+
+    /// Requests that reached admission's mailbox before this call: a cancel that joins the mailbox behind them is answered after
+    /// all of them were handled.
+    pub async fn admitted(&self) -> usize {
+        let (done, answer) = oneshot::channel();
+        let nobody = RequestId::parse("nobody").expect("an id");
+        self.admission.send(Cancel { id: nobody, done }).await.expect("admission runs");
+        answer.await.expect("an answer").expect_err("no such request");
+        self.seen.admitted.load(Ordering::SeqCst)
     }
 
     /// Ends bus and fake.

@@ -1,7 +1,5 @@
 //! What happens when NATS, a node or a client is not there for a while.
 
-use std::sync::atomic::Ordering;
-
 use super::*;
 
 fn quick(server: &NatsServer) -> Config {
@@ -139,16 +137,15 @@ async fn a_draining_node_loses_no_request() {
         answered += 1;
     }
     node.bus.drain().await;
-    let taken = node.seen.admitted.load(Ordering::SeqCst);
+    let taken = node.admitted().await;
     while answered < 3_000 {
         next(&mut answers).await;
         answered += 1;
     }
     flood.await.expect("no panic");
     nothing_more(&mut answers).await;
-    assert_eq!(node.seen.admitted.load(Ordering::SeqCst), taken, "none came after the drain");
-    let both = taken + other.seen.admitted.load(Ordering::SeqCst);
-    assert_eq!(both, 3_000);
+    assert_eq!(node.admitted().await, taken, "none came after the drain");
+    assert_eq!(taken + other.admitted().await, 3_000);
     node.stop().await;
     other.stop().await;
 }
