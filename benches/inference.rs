@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::StreamExt as _;
 use inferno_node::Engine;
+use inferno_node::checkpoint::LoadFormat;
 use inferno_node::config::Config;
 use inferno_node::engine::InferRequest;
 use inferno_node::executor::{Fault, FaultKind};
-use inferno_node::models::LoadFormat;
 use inferno_node::request::{Params, Prompt};
 use shapes::Shape;
 

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::checkpoint::random::{Like, RandomOptions, Written};
+use crate::checkpoint::{HubCache, random};
 use crate::config::{Config, Sources};
-use crate::executor::gpu;
 use crate::generate::GenerateArgs;
-use crate::models::HubCache;
+use crate::gpu;
 use crate::models::inspect::devices_here;
-use crate::models::random::{self, Like, RandomOptions, Written};
 use crate::node::{Node, Phase};
 
 /// A node of an LLM inference cluster.

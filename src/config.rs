@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::bridge::ffi::Backend;
-use crate::models::{LoadFormat, ModelSpec};
+use crate::checkpoint::LoadFormat;
+use crate::models::ModelSpec;
 use crate::{admission, batcher, bus, executor, health, http, scheduler};
 
 /// The whole configuration, each section owned by its module.
@@ -146,7 +147,7 @@ impl Config {
     fn check_node(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if let Some(id) = &self.node.id
-            && let Err(error) = crate::request::RequestId::parse(id)
+            && let Err(error) = crate::ids::RequestId::parse(id)
         {
             faults.push(format!("node.id: {}", error.message));
         }

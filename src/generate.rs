@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 use crate::bus::client::{Client, ClientError, Generation, Timeouts, TokenEvent};
 use crate::bus::{Auth, Secret, Tls};
 use crate::error::Error;
-use crate::request::{FinishReason, RequestId};
+use crate::ids::RequestId;
+use crate::request::FinishReason;
 
 /// What the command takes.
 #[derive(Debug, Clone, clap::Args)]

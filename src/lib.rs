@@ -1,41 +1,49 @@
 //! inferno-node: a node of an LLM inference cluster.
 //!
-//! The modules in the order of a request's way; `ARCHITECTURE.md` tells the same in prose, `actors.md` lists the actors.
-//!
 //! ```text
 //! bus | http  →  admission  →  scheduler  →  batcher[d]  →  executor[d]  →  batcher[d]  →  reply  →  bus | http
 //! ```
+//!
+//! The list below is the order of the house: a module imports only what stands below it (`tests/tidy` holds that).
+//! `ARCHITECTURE.md` tells a request's way in prose, `actors.md` lists the actors.
 
 #![deny(unsafe_code)]
 
-// The way of a request.
-pub mod bus;
+// The whole.
+pub mod cli;
+pub mod generate;
+pub mod engine;
+pub mod node;
+pub mod config;
+
+// The doors.
 pub mod http;
+pub mod bus;
 
+// The way of a request, and the models that it is for.
 pub mod admission;
+pub mod models;
 pub mod scheduler;
-
 pub mod batcher;
 pub mod executor;
 pub mod reply;
 
-// Beside the way.
+// Beside the way: what the node says of itself.
 pub mod health;
-pub mod models;
 
-// The whole.
-pub mod cli;
-pub mod config;
-pub mod engine;
-pub mod generate;
-pub mod node;
-
-// What every stage uses.
+// The ground floor: what several stages share, first what travels between them.
+pub mod sequence;
+pub mod door;
+pub mod checkpoint;
+pub mod tokenizer;
+pub mod telemetry;
+pub mod request;
+pub mod gpu;
+pub mod memory;
+pub mod progress;
 pub mod bridge;
+pub mod ids;
 pub mod clock;
 pub mod error;
-pub mod request;
-pub mod telemetry;
-pub mod tokenizer;
 
 pub use engine::Engine;

@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
+use inferno_node::checkpoint::LoadFormat;
 use inferno_node::config::Config;
 use inferno_node::engine::{Answer, Engine, InferRequest};
 use inferno_node::error::{Error, Kind};
-use inferno_node::executor::{ByteSize, PoolSize};
-use inferno_node::models::{LoadFormat, ModelSpec};
-use inferno_node::request::{FinishReason, Params, Prompt, RequestId};
+use inferno_node::ids::RequestId;
+use inferno_node::memory::{ByteSize, PoolSize};
+use inferno_node::models::ModelSpec;
+use inferno_node::request::{FinishReason, Params, Prompt};
 
 fn config() -> Config {
     let root = env!("CARGO_MANIFEST_DIR");

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter, Context, Handler, System};
 use criterion::{Criterion, Throughput};
-use inferno_node::admission::{Admission, Admit, Config, Ledger, ModelUp, Start};
+use inferno_node::admission::{Admission, Config, Ledger, Start};
 use inferno_node::clock::Timestamp;
-use inferno_node::health::Progress;
-use inferno_node::models::ServedModel;
-use inferno_node::request::{DefaultLength, Params, Prompt, Request, RequestId};
+use inferno_node::door::Admit;
+use inferno_node::ids::RequestId;
+use inferno_node::models::{ModelUp, ServedModel};
+use inferno_node::progress::Progress;
+use inferno_node::request::{DefaultLength, Params, Prompt, Request};
 use inferno_node::scheduler::{Enqueue, Sweep};
 use inferno_node::telemetry::{self, Metrics};
 

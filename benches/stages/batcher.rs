@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use inferno_node::batcher::{Batching, LaneSpec, Output, PlannedStep, Sequence};
+use inferno_node::batcher::{Batching, LaneSpec, Output, PlannedStep};
 use inferno_node::bridge::ffi::StepOutput;
-use inferno_node::executor::ModelId;
+use inferno_node::ids::ModelId;
+use inferno_node::sequence::Sequence;
 
 fn spec(max_batch_size: u32) -> LaneSpec {
     LaneSpec {

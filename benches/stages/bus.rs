@@ -5,7 +5,8 @@ use std::hint::black_box;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput};
 use inferno_node::bus::{Encoding, decode, encode_event, merge};
-use inferno_node::request::{Event, RequestId};
+use inferno_node::ids::RequestId;
+use inferno_node::request::Event;
 
 fn event(seq: u32) -> Event {
     Event {

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use inferno_node::batcher::Sequence;
 use inferno_node::bridge::ffi::SamplerSpec;
 use inferno_node::clock::Timestamp;
 use inferno_node::error::Error;
-use inferno_node::executor::ModelId;
-use inferno_node::request::{Event, Handle, RequestId, SequenceId, Sink, SinkClosed};
+use inferno_node::ids::{ModelId, RequestId, SequenceId};
+use inferno_node::request::{Event, Handle, Sink, SinkClosed};
+use inferno_node::sequence::Sequence;
 use inferno_node::tokenizer::Tokenizer;
 
 /// Tokens of every prompt and of every completion.

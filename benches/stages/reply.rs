@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use criterion::{BatchSize, Criterion, Throughput};
 use inferno_node::clock::Timestamp;
-use inferno_node::executor::DeviceId;
+use inferno_node::ids::DeviceId;
 use inferno_node::reply::{Permit, SharedStream, Stream, StreamStart};
 use inferno_node::request::{FinishReason, Token};
 use inferno_node::telemetry::{self, Metrics};

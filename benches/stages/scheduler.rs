@@ -3,12 +3,13 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use inferno_node::batcher::{Credit, Sequence};
+use inferno_node::batcher::Credit;
 use inferno_node::bridge::ffi::SamplerSpec;
 use inferno_node::clock::Timestamp;
-use inferno_node::executor::{DeviceId, ModelId};
-use inferno_node::request::{Handle, RequestId, SequenceId};
+use inferno_node::ids::{DeviceId, ModelId, RequestId, SequenceId};
+use inferno_node::request::Handle;
 use inferno_node::scheduler::{Config, Scheduling};
+use inferno_node::sequence::Sequence;
 
 const PROMPT: u32 = 64;
 

@@ -1,7 +1,7 @@
 //! Decoders of the Llama family, for benchmarks of the engine.
 
 use inferno_node::bridge::spec::DecoderSpec;
-use inferno_node::models::ModelConfig;
+use inferno_node::checkpoint::ModelConfig;
 use serde_json::json;
 
 /// Heads of 64, four to a head of keys and values; bf16, tied embeddings.

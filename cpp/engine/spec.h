@@ -1,5 +1,5 @@
 // A decoder as data: everything that differs between families of models. A file per family in Rust
-// (src/models/families) makes it from a checkpoint's config.json; both backends run it.
+// (src/checkpoint/families) makes it from a checkpoint's config.json; both backends run it.
 //
 // One layer, in the order of computation:
 //   h = pre_attention(x);  a = attention(rope(q), rope(k), v)

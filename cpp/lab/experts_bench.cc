@@ -218,13 +218,14 @@ class Bench {
                            b_.choice_weights.data()});
   }
   void add(std::uint32_t layer, std::uint32_t num_tokens) {
-    experts_.add(gpu_.op(),
-                 {.h = b_.h.data(),
-                  .num_tokens = num_tokens,
-                  .expert_ids = b_.ids.data(),
-                  .weights = b_.choice_weights.data()},
-                 b_.layer(layer), 1.0F, b_.x.data(),
-                 {b_.norm_weight.data(), 1e-5F, b_.h.data(), b_.sums.data()});
+    experts_.add(
+        gpu_.op(),
+        {.h = b_.h.data(),
+         .num_tokens = num_tokens,
+         .expert_ids = b_.ids.data(),
+         .weights = b_.choice_weights.data()},
+        b_.layer(layer),
+        {.x = b_.x.data(), .next = {b_.norm_weight.data(), 1e-5F, b_.h.data(), b_.sums.data()}});
   }
   std::size_t num_chosen(std::uint32_t layer, std::uint32_t num_tokens) const {
     route(layer, num_tokens);

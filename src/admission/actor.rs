@@ -9,20 +9,23 @@ use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Recipien
 use futures_util::future::try_join_all;
 use tokio::sync::mpsc::unbounded_channel;
 
-use super::door::Door;
+use super::gate::Gate;
 use super::ledger::{Denied, Group, Ledger};
 use super::pool::{Job, Pool, Tokenized};
 use super::rate::Rate;
 use super::reserved::{Hold, Reserved};
 use super::validate;
-use super::{Admit, AdmitAll, Cancel, Config, DevicesUp, Drain, ModelDown, ModelUp};
-use crate::batcher::Sequence;
+use super::{Config, DevicesUp, Drain};
 use crate::clock::Timestamp;
+use crate::door::{Admit, AdmitAll, Cancel};
 use crate::error::{Error, Kind, Result};
-use crate::health::Progress;
-use crate::reply::{Sample, SharedStream, Stream, StreamStart};
-use crate::request::{Ended, Handle, Prompt, Request, RequestId, SequenceId};
+use crate::ids::{RequestId, SequenceId};
+use crate::models::{ModelDown, ModelUp};
+use crate::progress::Progress;
+use crate::reply::{SharedStream, Stream};
+use crate::request::{Ended, Handle, Prompt, Request};
 use crate::scheduler::{Enqueue, Sweep};
+use crate::sequence::Sequence;
 use crate::telemetry::Metrics;
 
 /// Requests that wait to be looked at. A look takes tens of microseconds, so this is a few milliseconds of burst; beyond it
@@ -54,7 +57,7 @@ pub struct Start {
 
 /// The actor; see the module above.
 pub struct Admission {
-    door: Door,
+    gate: Gate,
     node_id: Arc<str>,
     ledger: Arc<Ledger>,
     enqueue: Recipient<Enqueue>,
@@ -75,7 +78,7 @@ impl Admission {
         let (results, mut tokenized) = unbounded_channel();
         let pool = Pool::start(start.config.num_tokenizer_threads(), &results)?;
         let admission = Self {
-            door: Door::new(start.config, start.expected_models),
+            gate: Gate::new(start.config, start.expected_models),
             node_id: start.node_id.into(),
             ledger: start.ledger,
             enqueue: start.enqueue,
@@ -94,7 +97,7 @@ impl Admission {
         }))
     }
 
-    /// Takes a request up, alone or as one prompt of a larger one. A defect in its sink must not close the door for all.
+    /// Takes a request up, alone or as one prompt of a larger one. A defect in its sink must not close the gate for all.
     fn take(&mut self, request: Request, group: Option<&Arc<Group>>) {
         let admit = AssertUnwindSafe(|| self.admit(request, group, Timestamp::now()));
         if catch_unwind(admit).is_err() {
@@ -141,7 +144,7 @@ impl Admission {
             }
             Err(job) => {
                 let text = "prompts that wait to be tokenized are too long together";
-                job.reserved.refuse(&self.door.later(Kind::QueueFull, text));
+                job.reserved.refuse(&self.gate.later(Kind::QueueFull, text));
             }
         }
     }
@@ -154,12 +157,12 @@ impl Admission {
         group: Option<&Arc<Group>>,
         now: Timestamp,
     ) -> std::result::Result<(Prompt, Reserved, usize), (Request, Error)> {
-        let (model, params, bytes) = match self.door.check(&mut request) {
+        let (model, params, bytes) = match self.gate.check(&mut request) {
             Ok(checked) => checked,
             Err(error) => return Err((request, error)),
         };
         let handle = Handle::new(request.id.clone(), next_sequence());
-        let places = (params.num_samples() as usize, self.door.config.max_requests);
+        let places = (params.num_samples() as usize, self.gate.config.max_requests);
         let mut permit = match self.ledger.reserve(&handle, &model, places, now) {
             Ok(permit) => permit,
             Err(denied) => return Err((request, self.denied(denied, now))),
@@ -202,14 +205,14 @@ impl Admission {
 
     /// A refusal for load: `tokens` are to be done before another try makes sense.
     fn queue_full(&self, text: String, tokens: u64, now: Timestamp) -> Error {
-        let (done, unknown_ms) = (self.ledger.computed_tokens(), self.door.config.retry_after_ms);
+        let (done, unknown_ms) = (self.ledger.computed_tokens(), self.gate.config.retry_after_ms);
         let retry_after_ms = self.rate.retry_after_ms(now, done, tokens, unknown_ms);
         Error::new(Kind::QueueFull, text).with_retry_after_ms(retry_after_ms)
     }
 
     /// Goes on with a request whose tokens are known.
     fn complete(&mut self, reserved: Reserved, token_ids: Result<Vec<u32>>, now: Timestamp) {
-        match self.door.decide(&reserved, token_ids) {
+        match self.gate.decide(&reserved, token_ids) {
             Ok((token_ids, max_tokens)) => self.hand_on(reserved, token_ids, max_tokens, now),
             Err(error) => {
                 tracing::debug!(request_id = %reserved.handle.request_id(), %error, "refused");
@@ -230,7 +233,7 @@ impl Admission {
         let num_prompt_tokens = token_ids.len() as u32;
         let completions = u64::from(max_tokens) * u64::from(reserved.params.num_samples());
         let tokens = u64::from(num_prompt_tokens) + completions;
-        let limit = self.door.config.max_waiting_tokens;
+        let limit = self.gate.config.max_waiting_tokens;
         let waits = reserved.hold.as_mut().map(|hold| hold.permit.wait_with(tokens, limit));
         if let Some(Err(excess)) = waits {
             let text = format!("{tokens} tokens more would wait than the {limit} that may");
@@ -243,29 +246,10 @@ impl Admission {
         let prompts = std::iter::repeat_n(token_ids, samples.len()); // moved to the last, mostly only, one
         for ((sample, index), token_ids) in samples.into_iter().zip(0..).zip(prompts) {
             let sequence = reserved.sequence((index, &sample.handle), token_ids, max_tokens);
-            streams.push(self.stream(&reserved, sample, &sequence));
+            streams.push(reserved.stream(sample, &sequence, &self.node_id));
             sequences.push(sequence);
         }
         self.enqueue(sequences, &streams, (num_prompt_tokens, tokens), now);
-    }
-
-    fn stream(&self, reserved: &Reserved, sample: Sample, sequence: &Sequence) -> SharedStream {
-        Stream::new(StreamStart {
-            sink: sample.sink,
-            decoder: reserved.decoder(&sequence.token_ids),
-            stop: reserved.params.stop.clone(),
-            include_stop: reserved.params.include_stop_str_in_output.unwrap_or(false),
-            num_logprobs: reserved.num_logprobs(),
-            prompt: reserved.shown(&sequence.token_ids),
-            min_tokens: sequence.min_tokens,
-            stream: reserved.stream,
-            num_prompt_tokens: sequence.num_prompt_tokens,
-            accepted_at: reserved.received_at,
-            node_id: Arc::clone(&self.node_id),
-            metrics: Arc::clone(&self.metrics),
-            permit: sample.permit,
-            handle: sample.handle,
-        })
     }
 
     /// Sends a request's sequences to the scheduler, all or none: a request that is refused halfway has ended for those that it has.
@@ -288,7 +272,7 @@ impl Admission {
                     self.queue_full("the scheduler's mailbox is full".into(), tokens, now)
                 }
                 SendError::Closed(_) => {
-                    self.door.later(Kind::Unavailable, "the scheduler is not running")
+                    self.gate.later(Kind::Unavailable, "the scheduler is not running")
                 }
             };
             told.iter_mut().for_each(|stream| stream.refuse(&error));
@@ -367,7 +351,7 @@ impl Handler<ModelUp> for Admission {
     type Result = ();
 
     fn handle(&mut self, ModelUp(model): ModelUp, _: &mut Self::Context) {
-        self.door.model_up(model);
+        self.gate.model_up(model);
     }
 }
 
@@ -375,7 +359,7 @@ impl Handler<ModelDown> for Admission {
     type Result = ();
 
     fn handle(&mut self, ModelDown { name }: ModelDown, _: &mut Self::Context) {
-        self.door.model_down(&name);
+        self.gate.model_down(&name);
     }
 }
 
@@ -383,7 +367,7 @@ impl Handler<DevicesUp> for Admission {
     type Result = ();
 
     fn handle(&mut self, DevicesUp(count): DevicesUp, _: &mut Self::Context) {
-        self.door.devices_up(count);
+        self.gate.devices_up(count);
     }
 }
 
@@ -391,7 +375,7 @@ impl Handler<Drain> for Admission {
     type Result = ();
 
     fn handle(&mut self, Drain: Drain, _: &mut Self::Context) {
-        self.door.drain();
+        self.gate.drain();
     }
 }
 

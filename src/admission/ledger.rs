@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::RunningObserver;
 use crate::clock::Timestamp;
+use crate::door::RunningObserver;
+use crate::ids::RequestId;
 use crate::models::ServedModel;
 use crate::reply::Permit;
-use crate::request::{Handle, RequestId};
+use crate::request::Handle;
 
 /// Requests in the node, from the moment their id is taken to the moment after their last event.
 pub struct Ledger {
@@ -246,7 +247,7 @@ impl Drop for RequestPermit {
 mod tests {
     use super::super::actor::testing::{Observed, model};
     use super::*;
-    use crate::request::SequenceId;
+    use crate::ids::SequenceId;
 
     fn handle(id: &str) -> Arc<Handle> {
         Handle::new(RequestId::parse(id).expect("an id"), SequenceId(1))

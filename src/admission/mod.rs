@@ -1,22 +1,19 @@
-//! Admission: one, on its own arbiter; the only door, and the only place that says no.
+//! Admission: one, on its own arbiter; the gate behind all doors, and the only place that says no.
 //!
-//! Accepts [`Admit`], [`AdmitAll`] and [`Cancel`] from the doors, [`ModelUp`], [`ModelDown`], [`DevicesUp`] and [`Drain`] from the
-//! node's supervisor. A request is validated, templated and tokenized on a bounded pool, held against the limits, given a permit
-//! that returns itself on `Drop`, and sent to the scheduler. A refusal goes to the request's sink.
+//! Accepts [`Admit`](crate::door::Admit), [`AdmitAll`](crate::door::AdmitAll) and [`Cancel`](crate::door::Cancel) from the doors,
+//! [`ModelUp`](crate::models::ModelUp), [`ModelDown`](crate::models::ModelDown), [`DevicesUp`] and [`Drain`] from the node's
+//! supervisor. A request is validated, templated and tokenized on a bounded pool, held against the limits, given a permit that
+//! returns itself on `Drop`, and sent to the scheduler. A refusal goes to the request's sink.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use actix::Message;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
-use crate::error::Result;
-use crate::models::ServedModel;
-use crate::request::{Ended, Params, Request, RequestId};
+use crate::request::Params;
 
 mod actor;
-mod door;
+mod gate;
 mod ledger;
 mod pool;
 mod rate;
@@ -25,45 +22,6 @@ mod validate;
 
 pub use actor::{Admission, MAILBOX_CAPACITY, Start};
 pub use ledger::{Ledger, RequestPermit};
-
-/// A request from a door. If the mailbox is full, the door refuses with `queue_full` itself.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Admit(pub Request);
-
-/// A request with several prompts: each is one of `requests`, with an id of its own, and `id` is what the client knows. As long as
-/// any of them is in the node, `id` runs: it is taken, and a cancel of it cancels them all.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct AdmitAll {
-    /// The client's id, or one the door gave.
-    pub id: RequestId,
-    /// One for each prompt.
-    pub requests: Vec<Request>,
-}
-
-/// Cancels by the request's id; works from the moment that admission has taken the request up.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Cancel {
-    /// Which.
-    pub id: RequestId,
-    /// Answered when the request has ended, with the tokens of all its prompts; `not_found` if none of that id runs here.
-    pub done: oneshot::Sender<Result<Ended>>,
-}
-
-/// A model takes requests under its alias.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ModelUp(pub Arc<ServedModel>);
-
-/// A model takes no more requests.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ModelDown {
-    /// Its alias.
-    pub name: String,
-}
 
 /// How many devices can be given work, sent when it changes; with none, requests are refused as `unavailable`. Until the first
 /// such message there is one for every model that is up.
@@ -75,14 +33,6 @@ pub struct DevicesUp(pub usize);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Drain;
-
-/// Told of every request that starts and ends running on this node; the bus opens and closes `P.cancel.<id>` so. Never blocks.
-pub trait RunningObserver: Send + Sync {
-    /// Before the request is accepted.
-    fn started(&self, id: &RequestId);
-    /// After its last event.
-    fn ended(&self, id: &RequestId);
-}
 
 /// The section `[admission]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

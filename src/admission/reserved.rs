@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::ledger::RequestPermit;
-use crate::batcher::Sequence;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
+use crate::ids::SequenceId;
 use crate::models::ServedModel;
-use crate::reply::{Best, PromptShown, Sample, SamplesStart};
-use crate::request::{DefaultLength, Ended, FinishReason, Handle, Params, SequenceId, Sink};
+use crate::reply::{Best, PromptShown, Sample, SamplesStart, SharedStream, Stream, StreamStart};
+use crate::request::{DefaultLength, Ended, FinishReason, Handle, Params, Sink};
+use crate::sequence::Sequence;
 use crate::telemetry::Metrics;
 use crate::tokenizer::IncrementalDecoder;
 
@@ -90,20 +91,45 @@ impl Reserved {
         }
     }
 
+    /// Where a sample's tokens go.
+    pub(super) fn stream(
+        &self,
+        sample: Sample,
+        sequence: &Sequence,
+        node_id: &Arc<str>,
+    ) -> SharedStream {
+        Stream::new(StreamStart {
+            sink: sample.sink,
+            decoder: self.decoder(&sequence.token_ids),
+            stop: self.params.stop.clone(),
+            include_stop: self.params.include_stop_str_in_output.unwrap_or(false),
+            num_logprobs: self.num_logprobs(),
+            prompt: self.shown(&sequence.token_ids),
+            min_tokens: sequence.min_tokens,
+            stream: self.stream,
+            num_prompt_tokens: sequence.num_prompt_tokens,
+            accepted_at: self.received_at,
+            node_id: Arc::clone(node_id),
+            metrics: Arc::clone(&self.metrics),
+            permit: sample.permit,
+            handle: sample.handle,
+        })
+    }
+
     /// What makes text of the tokens that follow `prompt`.
-    pub(super) fn decoder(&self, prompt: &[u32]) -> IncrementalDecoder {
+    fn decoder(&self, prompt: &[u32]) -> IncrementalDecoder {
         IncrementalDecoder::new(Arc::clone(&self.model.tokenizer), prompt)
             .with_special_tokens(self.params.skip_special_tokens == Some(false))
     }
 
     /// How many log probabilities a sample's stream is to tell beside each token; none: not even the token's own.
-    pub(super) fn num_logprobs(&self) -> Option<u32> {
+    fn num_logprobs(&self) -> Option<u32> {
         // What ranks samples is read off their events.
         self.params.num_logprobs().or(self.params.ranks_samples().then_some(0))
     }
 
     /// What goes back of the prompt, if anything does.
-    pub(super) fn shown(&self, prompt: &[u32]) -> Option<PromptShown> {
+    fn shown(&self, prompt: &[u32]) -> Option<PromptShown> {
         let (echo, num_logprobs) = (self.params.echoes(), self.params.num_prompt_logprobs());
         // Of a prompt in text, those marks are shown that the client wrote.
         let marks = self.echo.is_none() && self.params.skip_special_tokens == Some(false);

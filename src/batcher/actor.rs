@@ -11,16 +11,16 @@ use super::policy::{Batching, LaneSpec, MAX_STEPS_IN_FLIGHT, Refused};
 use super::running::{Departure, Output};
 use super::settle::MAX_FAILED_STEPS;
 use super::step_gap::StepGap;
-use super::{
-    AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned, Sequence,
-};
+use super::{AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned};
 use crate::bridge::DeviceErrorCode;
 use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
-use crate::executor::{DeviceId, ModelId, RunStep, StepDone, StepFailure};
-use crate::health::Progress;
+use crate::executor::{RunStep, StepDone, StepFailure};
+use crate::ids::{DeviceId, ModelId};
+use crate::progress::Progress;
 use crate::reply::{Deliver, SharedStream};
+use crate::sequence::Sequence;
 use crate::telemetry::{DeviceMetrics, Metrics};
 
 /// Control messages that may wait beside the work: one load or unload for each of a few models, attach, retire.

@@ -7,16 +7,17 @@ use tokio::sync::oneshot;
 
 use super::actor::RETRY_AFTER;
 use super::probe::Got;
-use super::running::tests::sequence;
 use super::*;
 use crate::bridge::ffi::{MemoryStats, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode};
+use crate::clock::Timestamp;
 use crate::error::Kind;
 use crate::executor::{StepDone, StepFailure};
-use crate::health::Progress;
+use crate::progress::Progress;
 use crate::reply::Deliver;
 use crate::reply::testing::{Collected, Fixture};
-use crate::request::FinishReason;
+use crate::request::{FinishReason, Handle};
+use crate::sequence::testing::sequence;
 use crate::telemetry::Metrics;
 
 /// A batcher among probes.

@@ -4,14 +4,14 @@
 //! until the token budget is spent. Blocks are taken as they are needed; when there are none, the sequence of the lowest rank
 //! gives its own back and waits in front of all newcomers.
 
-use super::estimate::blocks_needed;
+use super::Credit;
 use super::kv_blocks::KvBlocks;
 use super::policy::LaneSpec;
 use super::running::{Output, Running, Started, State, Waiting, Wishes};
-use super::{Credit, Sequence};
-use crate::executor::{DeviceId, ModelId};
+use crate::ids::{DeviceId, ModelId};
 use crate::reply::Delivery;
 use crate::request::FinishReason;
+use crate::sequence::{Sequence, blocks_needed};
 
 /// One sequence's part of a step.
 #[derive(Debug, Clone, Copy)]

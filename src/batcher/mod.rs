@@ -7,23 +7,20 @@
 //! `actor.rs` is the shell; [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its
 //! rows, `kv_blocks.rs` keeps blocks and prefix cache.
 
-use std::sync::Arc;
-
 use actix::{Message, Recipient};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::bridge::ffi::SamplerSpec;
-use crate::clock::Timestamp;
-use crate::executor::{DeviceId, LoadedModel, ModelBudget, ModelId, RunStep};
+use crate::executor::{LoadedModel, RunStep};
+use crate::ids::{DeviceId, ModelId};
+use crate::memory::ModelBudget;
 use crate::reply::SharedStream;
-use crate::request::{Handle, SequenceId};
+use crate::sequence::Sequence;
 
 mod actor;
 #[cfg(test)]
 mod actor_tests;
 mod block_pool;
-mod estimate;
 mod kv_blocks;
 mod lane;
 mod newcomers;
@@ -40,76 +37,8 @@ mod step_batch;
 mod step_gap;
 
 pub use actor::{Batcher, Links, Start};
-pub use estimate::{blocks_needed, most_blocks_needed};
 pub use policy::{Batching, Defect, LaneSpec, Load, MAX_STEPS_IN_FLIGHT, PlannedStep, Refused};
 pub use running::{Departure, Output, Started};
-
-/// Priority levels; `priority / 32` is the level.
-pub const NUM_LEVELS: u8 = 8;
-
-/// One token series being generated, as the policies see it.
-#[derive(Debug, Clone)]
-pub struct Sequence {
-    /// Our id.
-    pub id: SequenceId,
-    /// Which model.
-    pub model: ModelId,
-    /// Prompt, then completion.
-    pub token_ids: Vec<u32>,
-    /// How many of them are the prompt.
-    pub num_prompt_tokens: u32,
-    /// The end is forced after so many completion tokens (already cut to the context).
-    pub max_tokens: u32,
-    /// No end token before so many.
-    pub min_tokens: u32,
-    /// End tokens do not end it.
-    pub ignore_eos: bool,
-    /// What its seat is bound with.
-    pub sampler: Arc<SamplerSpec>,
-    /// How many alternatives are wanted beside the log probability of each prompt token; none: not even that.
-    pub prompt_logprobs: Option<u32>,
-    /// Its stream has them.
-    pub prompt_scored: bool,
-    /// 0 to 255, 255 first.
-    pub priority: u8,
-    /// When it was accepted.
-    pub accepted_at: Timestamp,
-    /// Starts counted from 1; grows with every start after a failure.
-    pub attempt: u32,
-    /// Failed steps that it was part of.
-    pub failed_steps: u32,
-    /// Its context_len in the step that failed: it runs alone until a step of its own has got there. 0: it was in none, or has.
-    pub failed_at: u32,
-    /// Its flags: cancelled, stopped.
-    pub handle: Arc<Handle>,
-}
-
-impl Sequence {
-    /// 0 to 7, 7 first.
-    pub fn level(&self) -> u8 {
-        self.priority / (u8::MAX / NUM_LEVELS + 1)
-    }
-
-    /// Tokens known so far, prompt and completion.
-    pub fn len(&self) -> u32 {
-        self.token_ids.len() as u32
-    }
-
-    /// Whether there is not even a prompt; admission lets none such in.
-    pub fn is_empty(&self) -> bool {
-        self.token_ids.is_empty()
-    }
-
-    /// Whether its prompt is still to be computed for log probabilities: what others have computed of it does not serve.
-    pub fn needs_scores(&self) -> bool {
-        self.prompt_logprobs.is_some() && !self.prompt_scored
-    }
-
-    /// Completion tokens known so far.
-    pub fn num_completion_tokens(&self) -> u32 {
-        self.len().saturating_sub(self.num_prompt_tokens)
-    }
-}
 
 /// Gives a sequence to the device. Sent only within the device's credit.
 #[derive(Message)]
@@ -141,7 +70,7 @@ pub struct Credit {
     pub total_blocks: u32,
     /// Positions of one block.
     pub block_size: u32,
-    /// Completion tokens that the memory estimate of a newcomer counts with (see [`blocks_needed`]).
+    /// Completion tokens that the memory estimate of a newcomer counts with (see [`blocks_needed`](crate::sequence::blocks_needed)).
     pub reserve_tokens: u32,
     /// False while the model is being removed from this device.
     pub open: bool,

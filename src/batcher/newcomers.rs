@@ -1,10 +1,10 @@
 //! Who of those that wait gets a seat.
 
-use super::Sequence;
 use super::lane::{Lane, Row};
 use super::running::{Output, Running, State};
 use crate::reply::Delivery;
 use crate::request::FinishReason;
+use crate::sequence::Sequence;
 
 impl<S: Clone> Lane<S> {
     /// Seats those that wait, in their order. None passes another for want of memory: whoever was sent here had credit, so the first
@@ -92,10 +92,10 @@ impl<S: Clone> Lane<S> {
 #[cfg(test)]
 mod tests {
     use super::super::policy::{Batching, LaneSpec, PlannedStep};
-    use super::super::running::tests::sequence;
     use super::*;
     use crate::bridge::ffi::StepOutput;
-    use crate::executor::ModelId;
+    use crate::ids::ModelId;
+    use crate::sequence::testing::sequence;
 
     fn policy(enable_prefix_cache: bool) -> Batching<u64> {
         let mut policy = Batching::default();

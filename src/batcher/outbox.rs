@@ -7,7 +7,8 @@ use actix::prelude::SendError;
 
 use super::actor::Links;
 use super::{Credit, DeviceFailed, Returned};
-use crate::executor::{ModelId, RunStep};
+use crate::executor::RunStep;
+use crate::ids::ModelId;
 use crate::reply::Deliver;
 
 /// Messages that were refused, in the order in which they must arrive.

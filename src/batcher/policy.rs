@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 
-use super::estimate::most_blocks_needed;
 use super::lane::{Lane, Row};
 use super::running::{Departure, Output, State, Waiting};
 use super::settle::check_answer;
-use super::{Credit, Sequence, step_batch};
+use super::{Credit, step_batch};
 use crate::bridge::ffi::{StepBatch, StepOutput};
-use crate::executor::{DeviceId, ModelId, SeatBinding};
+use crate::executor::SeatBinding;
+use crate::ids::{DeviceId, ModelId};
+use crate::sequence::{Sequence, most_blocks_needed};
 
 /// Steps that the device may hold: one runs, the next stands ready, so it never waits for the host. A third would only make
 /// decisions earlier than necessary.
@@ -316,11 +317,12 @@ impl<S: Clone> Batching<S> {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::running::tests::{sequence, spec};
+    use super::super::running::tests::spec;
     use super::*;
     use crate::bridge::ffi::RowStatus;
     use crate::reply::RowFault;
     use crate::request::{FinishReason, Scores};
+    use crate::sequence::testing::sequence;
 
     /// A policy with the sequences given: (id, prompt, max_tokens).
     fn policy(spec: LaneSpec, of: &[(u64, u32, u32)]) -> (Batching<u64>, Output<u64>) {

@@ -6,11 +6,12 @@ use std::cmp::Reverse;
 
 use super::block_pool::BlockId;
 use super::kv_blocks::Chain;
-use super::{NUM_LEVELS, Sequence};
 use crate::bridge::ffi::SamplerSpec;
 use crate::clock::Timestamp;
+use crate::ids::SequenceId;
 use crate::reply::Delivery;
-use crate::request::{Scores, SequenceId};
+use crate::request::Scores;
+use crate::sequence::{NUM_LEVELS, Sequence};
 
 /// A sequence got a seat for the first time in this attempt.
 #[derive(Debug, Clone, PartialEq)]
@@ -194,8 +195,8 @@ impl<S> Running<S> {
 pub(super) mod tests {
     use super::super::policy::LaneSpec;
     use super::*;
-    use crate::executor::ModelId;
-    use crate::request::{Handle, RequestId};
+    use crate::ids::ModelId;
+    use crate::sequence::testing::sequence;
 
     /// Eight blocks of four positions.
     pub fn spec() -> LaneSpec {
@@ -210,28 +211,6 @@ pub(super) mod tests {
             end_token_ids: vec![7],
             enable_prefix_cache: true,
             reserve_tokens: 0,
-        }
-    }
-
-    /// A sequence of model 0 with `prompt` tokens that differ from any other's, accepted at its own id.
-    pub fn sequence(id: u64, prompt: u32, max_tokens: u32) -> Sequence {
-        Sequence {
-            id: SequenceId(id),
-            model: ModelId(0),
-            token_ids: (0..prompt).map(|at| id as u32 * 1000 + at).collect(),
-            num_prompt_tokens: prompt,
-            max_tokens,
-            min_tokens: 0,
-            ignore_eos: false,
-            sampler: SamplerSpec { seed: id, ..SamplerSpec::greedy() }.into(),
-            prompt_logprobs: None,
-            prompt_scored: false,
-            priority: 128,
-            accepted_at: Timestamp::from_micros(id),
-            attempt: 1,
-            failed_steps: 0,
-            failed_at: 0,
-            handle: Handle::new(RequestId::generate(), SequenceId(id)),
         }
     }
 

@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
+use super::Started;
 use super::policy::{Batching, LaneSpec, PlannedStep};
 use super::running::Output;
-use super::running::tests::sequence;
-use super::{Sequence, Started};
 use crate::bridge::NO_TOKEN;
 use crate::bridge::ffi::{StepBatch, StepOutput};
-use crate::executor::ModelId;
+use crate::ids::ModelId;
 use crate::reply::RowFault;
 use crate::request::{FinishReason, Scores};
+use crate::sequence::Sequence;
+use crate::sequence::testing::sequence;
 
 const SAMPLED: u32 = 50;
 

@@ -1,6 +1,5 @@
 //! What a step's end means for the sequences that were in it.
 
-use super::Sequence;
 use super::lane::{Lane, Row};
 use super::policy::LaneSpec;
 use super::running::{Departure, Output, State, Wishes};
@@ -8,6 +7,7 @@ use crate::bridge::NO_TOKEN;
 use crate::bridge::ffi::{RowStatus, StepOutput};
 use crate::reply::{Delivery, RowFault};
 use crate::request::{FinishReason, Scores, Token};
+use crate::sequence::Sequence;
 
 /// Failed steps after which a sequence is not tried again.
 pub(super) const MAX_FAILED_STEPS: u32 = 2;
@@ -246,8 +246,9 @@ impl LaneSpec {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::running::tests::{sequence, spec};
+    use super::super::running::tests::spec;
     use super::*;
+    use crate::sequence::testing::sequence;
 
     #[test]
     fn ends_at_an_end_token_or_at_its_length() {

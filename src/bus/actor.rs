@@ -22,7 +22,7 @@ use super::outbox::{Control, Outbox};
 use super::service::Service;
 use super::writer::{Writer, WriterStart};
 use super::{Deps, QUEUE_GROUP};
-use crate::admission::RunningObserver;
+use crate::door::RunningObserver;
 
 /// How long a stop waits for NATS to take what is left.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
@@ -170,8 +170,8 @@ impl Drop for Bus {
 struct Nobody;
 
 impl RunningObserver for Nobody {
-    fn started(&self, _: &crate::request::RequestId) {}
-    fn ended(&self, _: &crate::request::RequestId) {}
+    fn started(&self, _: &crate::ids::RequestId) {}
+    fn ended(&self, _: &crate::ids::RequestId) {}
 }
 
 type Started = oneshot::Sender<Result<String, StartError>>;

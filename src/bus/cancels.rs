@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use tokio::sync::oneshot;
 
 use super::door::Door;
-use crate::request::RequestId;
+use crate::ids::RequestId;
 
 /// The open subscriptions.
 #[derive(Default)]

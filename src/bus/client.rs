@@ -15,7 +15,8 @@ use serde_json::Value;
 use super::connect::Auth;
 use super::encode::Subjects;
 use crate::error::Error;
-use crate::request::{FinishReason, Receipt, RequestId, TokenLogprob, Usage};
+use crate::ids::RequestId;
+use crate::request::{FinishReason, Receipt, TokenLogprob, Usage};
 
 /// How long a node may take to accept, and to send the next event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

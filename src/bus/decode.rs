@@ -9,7 +9,8 @@ use serde::Deserialize as _;
 
 use super::encode::Encoding;
 use crate::error::{Error, Kind, Result};
-use crate::request::{ChatMessage, DEFAULT_PRIORITY, Members, Params, Prompt, RequestId, Value};
+use crate::ids::RequestId;
+use crate::request::{ChatMessage, DEFAULT_PRIORITY, Members, Params, Prompt, Value};
 
 /// A request's fields.
 #[derive(Debug, Clone, PartialEq)]

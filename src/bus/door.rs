@@ -18,10 +18,11 @@ use super::encode::{Encoding, Subjects, cancelled};
 use super::outbox::{Outbox, Refused};
 use super::service::Endpoint;
 use super::stream::{BusSink, SinkStart, Stream, StreamTarget};
-use crate::admission::{Admit, Cancel};
 use crate::clock::Timestamp;
+use crate::door::{Admit, Cancel};
 use crate::error::{Error, Kind, Result};
-use crate::request::{DefaultLength, Ended, Request, RequestId};
+use crate::ids::RequestId;
+use crate::request::{DefaultLength, Ended, Request};
 use crate::telemetry::Metrics;
 
 /// When to come back if admission's mailbox is full, in milliseconds: it is emptied in less.

@@ -7,7 +7,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::request::{Ended, Event, FinishReason, RequestId};
+use crate::ids::RequestId;
+use crate::request::{Ended, Event, FinishReason};
 
 /// The header that names a body's encoding; without it a body is JSON.
 pub(super) const CONTENT_TYPE: &str = "Content-Type";

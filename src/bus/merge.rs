@@ -99,7 +99,8 @@ fn halve(mut event: Event) -> (Event, Event) {
 mod tests {
     use super::*;
     use crate::error::Error;
-    use crate::request::{FinishReason, RequestId, TokenLogprob, Usage};
+    use crate::ids::RequestId;
+    use crate::request::{FinishReason, TokenLogprob, Usage};
 
     fn event(seq: u32, token_ids: Vec<u32>, text: &str) -> Event {
         Event {

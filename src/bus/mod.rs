@@ -2,7 +2,7 @@
 //!
 //! Takes requests from `<prefix>.generate.<model>` (queue group `inferno`) as [`Admit`], cancels from `<prefix>.cancel.<id>` as
 //! [`Cancel`], and publishes what comes back: acceptance or refusal, token events, health, `$SRV` answers. Stages call only the
-//! sinks and the [`RunningObserver`](crate::admission::RunningObserver), which queue and never block; a writer takes from there
+//! sinks and the [`RunningObserver`](crate::door::RunningObserver), which queue and never block; a writer takes from there
 //! while NATS is connected.
 //!
 //! * `config` settings · `actor` the thread and its handle [`Bus`] · `connect` options of the connection · `managed` our own child
@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use actix::Recipient;
 
-use crate::admission::{Admit, Cancel};
-use crate::health::Progress;
+use crate::door::{Admit, Cancel};
+use crate::progress::Progress;
 use crate::telemetry::Metrics;
 
 mod actor;

@@ -15,9 +15,9 @@ use tokio::sync::{Notify, oneshot};
 
 use super::encode::{Encoding, error_headers, refusal};
 use super::stream::Stream;
-use crate::admission::RunningObserver;
+use crate::door::RunningObserver;
 use crate::error::Error;
-use crate::request::RequestId;
+use crate::ids::RequestId;
 
 /// What the node asks of the writer.
 pub(super) enum Control {

@@ -14,7 +14,8 @@ use super::merge::merge;
 use super::outbox::Refused;
 use super::service::Endpoint;
 use crate::error::{Error, Kind};
-use crate::request::{Event, FinishReason, Handle, Params, RequestId, Sink, SinkClosed, Usage};
+use crate::ids::RequestId;
+use crate::request::{Event, FinishReason, Handle, Params, Sink, SinkClosed, Usage};
 
 /// How often an event asks NATS whether anybody listens.
 const PROBE_EVERY: Duration = Duration::from_secs(1);

@@ -19,7 +19,7 @@ use super::merge::split;
 use super::outbox::{Work, empty};
 use super::stream::Stream;
 use crate::clock::Timestamp;
-use crate::health::Progress;
+use crate::progress::Progress;
 use crate::request::Event;
 
 /// Most messages that NATS has not confirmed; beyond it events wait and are joined. 8,192 of 200 bytes are 1.6 MB, and more than

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Answer, Choice};
 use crate::error::{Error, Kind, Result};
-use crate::request::{Event, FinishReason, Receipt, RequestId, Usage};
+use crate::ids::RequestId;
+use crate::request::{Event, FinishReason, Receipt, Usage};
 
 /// Gathers events into an [`Answer`].
 #[derive(Default)]

@@ -15,14 +15,13 @@ use tokio::sync::oneshot;
 
 use crate::bridge::{DeviceError, DeviceErrorCode};
 use crate::clock::Timestamp;
-use crate::health::Progress;
+use crate::progress::Progress;
 use crate::telemetry::DeviceMetrics;
 
 use self::steps::InFlight;
 use super::maker::{Maker, MemoryReading};
-use super::{
-    Device, DeviceId, DeviceLoad, LoadModel, LoadState, LoadedModel, StepDone, UnloadModel,
-};
+use super::{Device, DeviceLoad, LoadModel, LoadState, LoadedModel, StepDone, UnloadModel};
+use crate::ids::DeviceId;
 
 /// Two steps, because a batcher has two in flight at most; one load and one unload, because the models actor does one thing at a
 /// time. More in here would only be late.

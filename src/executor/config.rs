@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ByteSize, DeviceId, PoolSize, gpu};
 use crate::bridge::ffi;
+use crate::gpu;
+use crate::ids::{DeviceId, DeviceKind};
+use crate::memory::{ByteSize, PoolSize};
 
 /// The section `[executor]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -160,39 +162,6 @@ pub enum FaultKind {
     Panic,
     /// As if the engine threw an error that stays with the process, such as a GPU's after an illegal address.
     Sticky,
-}
-
-/// What a device's name says it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceKind {
-    /// The engine on this machine's processor.
-    Cpu,
-    /// The engine on a GPU.
-    Cuda,
-    /// A cost model.
-    Sim,
-}
-
-impl DeviceKind {
-    /// Reads `cpu:N`, `cuda:N` or `sim:N`.
-    ///
-    /// # Errors
-    /// What was expected and what came.
-    pub fn parse(name: &str) -> Result<(Self, u32), String> {
-        let parsed = name.split_once(':').and_then(|(kind, number)| {
-            let kind = match kind {
-                "cpu" => DeviceKind::Cpu,
-                "cuda" => DeviceKind::Cuda,
-                "sim" => DeviceKind::Sim,
-                _ => return None,
-            };
-            // Only digits and no leading zero: one device, one name.
-            let plain = number.bytes().all(|b| b.is_ascii_digit())
-                && (number == "0" || !number.starts_with('0'));
-            number.parse().ok().filter(|_| plain).map(|number| (kind, number))
-        });
-        parsed.ok_or_else(|| format!("expected cpu:N, cuda:N or sim:N, got \"{name}\""))
-    }
 }
 
 impl Config {

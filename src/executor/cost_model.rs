@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ByteSize;
 use crate::bridge::ffi::StepBatch;
+use crate::memory::ByteSize;
 
 /// The file that `executor.sim_cost_model` names, TOML or JSON by its ending. Every key is optional; all absent costs nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

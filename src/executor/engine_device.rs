@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::bridge::DeviceError;
 use crate::bridge::ffi::{
-    self, Backend, Context, DeviceOptions, MemoryStats, ModelLimits, ModelPlan, StepBatch,
-    StepOutput,
+    Backend, Context, DeviceOptions, MemoryStats, ModelLimits, ModelPlan, StepBatch, StepOutput,
 };
-use crate::models::{Checkpoint, LoadFormat, memory};
+use crate::bridge::{DeviceError, ffi};
+use crate::checkpoint::{Checkpoint, LoadFormat};
+use crate::memory;
 
-use super::{
-    Device, DeviceLoad, LoadStage, LoadState, LoadedModel, ModelId, Pipeline, SeatBinding,
-};
+use super::{Device, DeviceLoad, LoadStage, LoadState, LoadedModel, Pipeline, SeatBinding};
+use crate::ids::ModelId;
 
 /// Random weights are the same on every device and in every run.
 const DUMMY_SEED: u64 = 0;

@@ -7,7 +7,8 @@ use crate::bridge::ffi::{MemoryStats, StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode};
 
 use super::config::{Fault, FaultKind};
-use super::{Device, DeviceId, DeviceLoad, LoadState, ModelId, Pipeline, SeatBinding};
+use super::{Device, DeviceLoad, LoadState, Pipeline, SeatBinding};
+use crate::ids::{DeviceId, ModelId};
 
 /// The faults of one device. The node keeps it over rebuilds, so a fault that strikes once does not strike every new build.
 #[derive(Debug, Default)]

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::bridge::DeviceError;
-use crate::bridge::ffi::{self, DeviceOptions, MemoryStats};
+use crate::bridge::ffi::{DeviceOptions, MemoryStats};
+use crate::bridge::{DeviceError, ffi};
 
-use super::config::{Config, DeviceKind};
+use super::Device;
+use super::config::Config;
 use super::cost_model::CostModel;
 use super::engine_device::EngineDevice;
 use super::faults::{FaultPlan, FaultyDevice};
 use super::sim_device::SimDevice;
-use super::{Device, DeviceId};
+use crate::ids::DeviceId;
+use crate::ids::DeviceKind;
 
 /// Threads that copy a checkpoint into the memory from which a GPU fetches it; a few keep up with its bus.
 const GPU_COPY_THREADS: u32 = 8;

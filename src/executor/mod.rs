@@ -14,57 +14,27 @@ use tokio::sync::oneshot;
 
 use crate::bridge::ffi::{MemoryStats, SamplerSpec, StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode};
+use crate::checkpoint::Checkpoint;
 use crate::clock::Timestamp;
-use crate::models::Checkpoint;
+use crate::ids::ModelId;
+use crate::memory::ModelBudget;
 
 mod actor;
-mod byte_size;
 mod config;
 mod cost_model;
 mod engine_device;
 mod faults;
-pub mod gpu;
 mod maker;
-mod pool_size;
 mod sim_device;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
 
 pub use actor::{Executor, Running, Start, start};
-pub use byte_size::ByteSize;
-pub use config::{Config, DeviceKind, Fault, FaultKind, GpuDevices, IsaChoice};
+pub use config::{Config, Fault, FaultKind, GpuDevices, IsaChoice};
 pub use cost_model::CostModel;
 pub use faults::FaultPlan;
 pub use maker::{Maker, MemoryReading};
-pub use pool_size::PoolSize;
-
-/// Names a device: `cpu:0`, `cuda:0`, `sim:0`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-#[serde(transparent)]
-pub struct DeviceId(Arc<str>);
-
-impl DeviceId {
-    /// A device by its name; the configuration has checked it.
-    pub fn new(name: &str) -> Self {
-        Self(name.into())
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A loaded model, unique in the node's life: a model loaded again gets another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ModelId(pub u32);
 
 /// Runs one step of one model.
 #[derive(Message)]
@@ -161,21 +131,6 @@ pub struct LoadModel {
     pub progress: Option<LoadProgress>,
     /// The answer; dropped unanswered if the device has failed meanwhile and is to be rebuilt.
     pub done: oneshot::Sender<Result<LoadedModel, DeviceError>>,
-}
-
-/// What a model may take on a device (see `ModelLimits` at the border).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelBudget {
-    /// Positions of one KV block.
-    pub block_size: u32,
-    /// Bytes for KV blocks.
-    pub kv_bytes: u64,
-    /// Most sequences in one step.
-    pub max_batch_size: u32,
-    /// Most tokens in one step.
-    pub max_step_tokens: u32,
-    /// Most positions of one sequence.
-    pub max_seq_len: u32,
 }
 
 /// What a model took.

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use crate::bridge::ffi::{Backend, MemoryStats, RowStatus, StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode, NO_MASK, NO_TOKEN};
-use crate::models::{StepLimits, memory};
+use crate::memory::{self, StepLimits};
 
 use super::cost_model::CostModel;
 use super::vocabulary::{SimSampler, Vocabulary};
-use super::{Device, DeviceLoad, LoadState, LoadedModel, ModelBudget, ModelId, SeatBinding};
+use super::{Device, DeviceLoad, LoadState, LoadedModel, SeatBinding};
+use crate::ids::ModelId;
+use crate::memory::ModelBudget;
 
 /// A step sleeps no shorter than this: below it, a sleep takes longer than it is asked to.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(20);
@@ -284,7 +286,7 @@ mod tests {
 
     use super::*;
     use crate::bridge::ffi::SamplerSpec;
-    use crate::models::testing;
+    use crate::checkpoint::testing;
 
     const MODEL: ModelId = ModelId(1);
 
@@ -439,7 +441,7 @@ mod tests {
     fn the_cost_model_may_say_how_many_blocks_and_how_much_memory() {
         let costs = CostModel {
             num_blocks: Some(5),
-            memory: Some(super::super::ByteSize(1 << 20)),
+            memory: Some(crate::memory::ByteSize(1 << 20)),
             ..CostModel::default()
         };
         let (device, loaded) = loaded(costs);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::bridge::ffi::SamplerSpec;
-use crate::models::Checkpoint;
+use crate::checkpoint::Checkpoint;
 
 /// What a sim device keeps of a seat's sampler: what every token needs, and the rest where it matters.
 #[derive(Clone)]
@@ -129,7 +129,7 @@ fn printable_ids(directory: &Path) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::testing;
+    use crate::checkpoint::testing;
 
     #[test]
     fn printable_tokens_are_found_in_every_kind_of_vocabulary() {

@@ -8,7 +8,8 @@ use actix::{Actor, AsyncContext, Context};
 
 use super::{HealthMessage, Status, Vitals};
 use crate::clock::Timestamp;
-use crate::executor::{DeviceId, gpu};
+use crate::gpu;
+use crate::ids::DeviceId;
 use crate::telemetry::Metrics;
 
 /// How often; the contract promises health fresher than 5 s.

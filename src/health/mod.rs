@@ -6,12 +6,10 @@
 
 mod actor;
 mod policy;
-mod progress;
 mod vitals;
 
 pub use actor::{Health, Publish};
 pub use policy::{Check, CheckName, Limits, Readings, Status};
-pub use progress::Progress;
 pub use vitals::{DeviceVitals, GpuVitals, HealthMessage, Vitals};
 
 use serde::{Deserialize, Serialize};

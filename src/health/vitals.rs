@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use super::Progress;
 use super::policy::{self, Check, Limits, Readings, Status};
 use crate::clock::Timestamp;
-use crate::executor::{DeviceId, DeviceKind, gpu};
-use crate::models::ModelInfo;
+use crate::door::ModelInfo;
+use crate::gpu;
+use crate::ids::DeviceId;
+use crate::ids::DeviceKind;
+use crate::progress::Progress;
 use crate::telemetry::Metrics;
 
 /// The health message of bus and HTTP.

@@ -1,7 +1,7 @@
 //! The ids under which the prompts of one request run.
 
 use crate::error::{Error, Result};
-use crate::request::{MAX_REQUEST_ID_LEN, RequestId};
+use crate::ids::{MAX_REQUEST_ID_LEN, RequestId};
 
 /// The id itself for one prompt; for several, one with a number for each.
 ///

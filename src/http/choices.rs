@@ -215,7 +215,7 @@ impl Choices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::{RequestId, SequenceId};
+    use crate::ids::{RequestId, SequenceId};
 
     fn text(text: &str) -> Event {
         Event { text: text.to_owned(), ..Event::new(RequestId::generate()) }

@@ -22,10 +22,11 @@ use super::refusal::Refused;
 use super::routes::{Door, REQUEST_ID};
 use super::sse::Events;
 use super::wire::{self, Api, Title, Whole};
-use crate::admission::{Admit, AdmitAll};
 use crate::clock::Timestamp;
+use crate::door::{Admit, AdmitAll};
 use crate::error::{Error, Kind, Result};
-use crate::request::{DefaultLength, Prompt, Request, RequestId};
+use crate::ids::RequestId;
+use crate::request::{DefaultLength, Prompt, Request};
 
 /// What a client is told to wait when admission's mailbox is full: by then it has worked through it.
 const MAILBOX_RETRY_MS: u64 = 1_000;

@@ -14,10 +14,10 @@ use actix::Recipient;
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::admission::{Admit, AdmitAll, Cancel};
 use crate::clock::Timestamp;
+use crate::door::List;
+use crate::door::{Admit, AdmitAll, Cancel};
 use crate::health::{Status, Vitals};
-use crate::models::List;
 use crate::telemetry::Metrics;
 
 mod auth;

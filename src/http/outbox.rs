@@ -158,8 +158,8 @@ impl Drop for Entry {
 mod tests {
     use super::*;
     use crate::error::Kind;
+    use crate::ids::{RequestId, SequenceId};
     use crate::request::FinishReason;
-    use crate::request::{RequestId, SequenceId};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
 

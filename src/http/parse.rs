@@ -5,7 +5,8 @@ use super::json::{self, Json};
 use super::openai_params::{Place, take_neutral};
 use super::{messages, prompts};
 use crate::error::{Error, Result};
-use crate::request::{DEFAULT_PRIORITY, Params, Prompt, RequestId};
+use crate::ids::RequestId;
+use crate::request::{DEFAULT_PRIORITY, Params, Prompt};
 
 /// What a body asks for.
 #[derive(Debug, PartialEq)]

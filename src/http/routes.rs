@@ -20,11 +20,12 @@ use super::generate::{chat, completions, not_taken};
 use super::refusal::{Refused, method_not_allowed};
 use super::wire::Api;
 use super::{ApiKey, Config, Deps, HealthSource, auth};
-use crate::admission::{Admit, AdmitAll, Cancel};
+use crate::door::{Admit, AdmitAll, Cancel};
+use crate::door::{List, ModelInfo};
 use crate::error::{Error, Kind, Result};
 use crate::health::Status;
-use crate::models::{List, ModelInfo};
-use crate::request::{Ended, FinishReason, RequestId};
+use crate::ids::RequestId;
+use crate::request::{Ended, FinishReason};
 use crate::telemetry::Metrics;
 
 /// Carries the request's id in both directions.

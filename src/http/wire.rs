@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::bill::{Bill, WireUsage};
 use super::logprobs::{Logprobs, PromptLogprobs};
-use crate::request::{FinishReason, Receipt, RequestId, TokenLogprob};
+use crate::ids::RequestId;
+use crate::request::{FinishReason, Receipt, TokenLogprob};
 
 /// What answers as `system_fingerprint`: same engine, same numbers.
 const FINGERPRINT: &str = concat!("inferno-", env!("CARGO_PKG_VERSION"));

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture};
 use actix_rt::ArbiterHandle;
 
-use crate::admission::{ModelDown, ModelUp};
 use crate::batcher::DeviceFailed;
 use crate::error::Result;
-use crate::health::{Progress, Vitals};
+use crate::health::Vitals;
+use crate::models::{ModelDown, ModelUp};
+use crate::progress::Progress;
 
 use super::devices::DeviceHandle;
 use super::flows::Flows;
-use super::hub::HubCache;
-use super::memory::StepLimits;
-use super::{DeviceRebuilt, List, Load, ModelInfo, Unload};
+use super::{DeviceRebuilt, Load, Unload};
+use crate::checkpoint::HubCache;
+use crate::door::{List, ModelInfo};
+use crate::memory::StepLimits;
 
 /// Rare, small messages from people and the node; a handler only starts a flow, so the mailbox never holds more than a burst.
 const MAILBOX_CAPACITY: usize = 16;

@@ -2,9 +2,9 @@
 
 use std::cmp::Reverse;
 
-use crate::executor::DeviceId;
+use crate::ids::DeviceId;
 
-use super::memory::{self, ModelNeed};
+use crate::memory::{self, ModelNeed};
 
 /// A device, as the policy sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,8 @@ use actix::{Message, Recipient};
 use tokio::sync::{Notify, oneshot};
 
 use crate::batcher::{AddModel, RemoveModel};
-use crate::executor::{DeviceId, LoadModel, MemoryReading, UnloadModel};
+use crate::executor::{LoadModel, MemoryReading, UnloadModel};
+use crate::ids::DeviceId;
 
 /// How long a load waits for a device that is being rebuilt; a rebuild takes about two seconds.
 const REBUILD_WAIT: Duration = Duration::from_secs(30);

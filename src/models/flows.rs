@@ -10,22 +10,23 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Mutex;
 
-use crate::admission::{ModelDown, ModelUp};
 use crate::bridge::DeviceErrorCode;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::executor::DeviceId;
+use crate::ids::DeviceId;
+use crate::models::{ModelDown, ModelUp};
 
 use super::actor::Start;
-use super::checkpoint::Checkpoint;
 use super::choice::{Room, best};
 use super::devices::{DeviceHandle, Devices};
 use super::eviction::victims;
-use super::memory::{self, ModelNeed};
 use super::open::{self, Opened};
 use super::placing::{PlaceError, short_of_memory};
 use super::registry::{Entry, Registry, Up, info};
-use super::{Load, ModelInfo, ModelSpec, ServedModel, Spread};
+use super::{Load, ModelSpec, ServedModel, Spread};
+use crate::checkpoint::Checkpoint;
+use crate::door::ModelInfo;
+use crate::memory::{self, ModelNeed};
 
 /// How often an unload looks whether the last request has ended. Only while one drains, so it costs an idle node nothing.
 const DRAIN_POLL: Duration = Duration::from_millis(20);

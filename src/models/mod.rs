@@ -1,10 +1,11 @@
 //! Models: one actor, on its own arbiter; what is loaded, where, and when it was last used.
 //!
-//! Accepts [`Load`], [`Unload`], [`List`] (from node, library and HTTP) and [`DeviceRebuilt`] (from the node). Reads checkpoints
-//! ([`Checkpoint`]: `config.json`, safetensors, tokenizer), places them on devices through the executors (the configured ones on every
-//! device, later ones on the best), then tells batchers and admission. Evicts the least recently used idle model when memory is short.
+//! Accepts [`Load`], [`Unload`], [`List`](crate::door::List) (from node, library and HTTP) and [`DeviceRebuilt`] (from the node).
+//! Opens checkpoints, places them on devices through the executors (the configured ones on every device, later ones on the best),
+//! then tells batchers and, through the node, admission ([`ModelUp`], [`ModelDown`]). Evicts the least recently used idle model when
+//! memory is short.
 //!
-//! The node resolves paths with a [`HubCache`], sizes the devices' pools with [`plan_memory`], and starts the actor with [`start`].
+//! The node sizes the devices' pools with [`plan_memory`], and starts the actor with [`start`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,48 +15,30 @@ use actix::Message;
 
 use tokio::sync::oneshot;
 
+use crate::checkpoint::LoadFormat;
+use crate::door::ModelInfo;
 use crate::error::Result;
-use crate::executor::{DeviceId, ModelId};
+use crate::ids::ModelId;
 use crate::request::Params;
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 
 mod actor;
-mod checkpoint;
 mod choice;
-mod config;
 mod devices;
 mod eviction;
-pub mod families;
-mod fault;
 mod flows;
-mod generation;
-mod hub;
 pub mod inspect;
-mod json_file;
-pub mod memory;
-mod mmap;
 mod open;
 mod placing;
 mod progress;
-pub mod random;
 mod registry;
-mod tensors;
-#[cfg(test)]
-pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use actor::{Models, Start, start};
-pub use checkpoint::{Checkpoint, LoadFormat, TensorView};
 pub use choice::{Room, best};
-pub use config::ModelConfig;
 pub use devices::DeviceHandle;
 pub use eviction::{Candidate, victims};
-pub use families::ExpectedTensor;
-pub use fault::{CheckpointError, CheckpointFault};
-pub use generation::GenerationConfig;
-pub use hub::HubCache;
-pub use memory::{MemoryPlan, MemorySizes, StepLimits, available_bytes};
 pub use open::{max_seq_len, plan_memory};
 
 /// One `[[models]]` entry: what to load under which alias.
@@ -123,6 +106,19 @@ pub struct ServedModel {
     pub last_used: AtomicU64,
 }
 
+/// A model takes requests under its alias.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ModelUp(pub Arc<ServedModel>);
+
+/// A model takes no more requests.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ModelDown {
+    /// Its alias.
+    pub name: String,
+}
+
 /// On which of the node's devices a model is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spread {
@@ -150,11 +146,6 @@ pub struct Unload {
     pub name: String,
 }
 
-/// What is loaded.
-#[derive(Message)]
-#[rtype(result = "Vec<ModelInfo>")]
-pub struct List;
-
 /// A device's executor and batcher were built again and are empty: every model that was there is to be loaded onto it. Loads that
 /// were under way go on there too.
 #[derive(Message)]
@@ -164,21 +155,4 @@ pub struct DeviceRebuilt {
     pub device: DeviceHandle,
     /// Answered when every model is on the device, or with the first that could not be loaded.
     pub done: oneshot::Sender<Result<()>>,
-}
-
-/// A loaded model, for lists and health.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct ModelInfo {
-    /// The alias.
-    pub name: String,
-    /// When it was loaded, in Unix seconds.
-    pub created: u64,
-    /// Longest prompt and completion together.
-    pub max_seq_len: u32,
-    /// Where it is.
-    pub devices: Vec<DeviceId>,
-    /// Bytes of weights on each device.
-    pub weight_bytes: u64,
-    /// Bytes of KV blocks on each device.
-    pub kv_bytes: u64,
 }

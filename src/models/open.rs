@@ -4,12 +4,10 @@ use std::path::PathBuf;
 
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 
-use super::checkpoint::{Checkpoint, LoadFormat};
-use super::fault::CheckpointError;
-use super::hub::HubCache;
-use super::memory::{self, MemoryPlan, MemorySizes, ModelNeed, StepLimits};
-use super::{ModelConfig, ModelSpec};
+use super::ModelSpec;
 use crate::bridge::spec::DecoderSpec;
+use crate::checkpoint::{Checkpoint, CheckpointError, HubCache, LoadFormat, ModelConfig};
+use crate::memory::{self, MemoryPlan, MemorySizes, ModelNeed, StepLimits};
 
 /// A model's files, opened and checked.
 #[derive(Debug)]

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use crate::batcher::{AddModel, DeviceFailed, RemoveModel};
 use crate::bridge::{DeviceError, DeviceErrorCode};
 use crate::error::{Error, Kind};
-use crate::executor::{DeviceId, LoadModel, LoadProgress, UnloadModel};
+use crate::executor::{LoadModel, LoadProgress, UnloadModel};
+use crate::ids::DeviceId;
 
 use super::ModelSpec;
 use super::devices::{DeviceHandle, Gone, ask};

@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::clock::Timestamp;
 use crate::executor::{LoadProgress, LoadStage};
-use crate::health::Progress;
+use crate::progress::Progress;
 
 /// Log lines come at each of these parts of the whole.
 const LOG_PARTS: u64 = 10;

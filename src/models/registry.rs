@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Kind, Result};
-use crate::executor::{DeviceId, LoadedModel, ModelBudget, ModelId};
+use crate::executor::LoadedModel;
+use crate::ids::{DeviceId, ModelId};
+use crate::memory::ModelBudget;
 
-use super::checkpoint::Checkpoint;
+use super::ServedModel;
 use super::eviction::Candidate;
-use super::memory::ModelNeed;
-use super::{ModelInfo, ServedModel};
+use crate::checkpoint::Checkpoint;
+use crate::door::ModelInfo;
+use crate::memory::ModelNeed;
 
 /// What is on one device.
 #[derive(Debug, Clone)]

@@ -15,8 +15,8 @@ use std::time::Duration;
 use actix::{Addr, Recipient};
 use tokio::sync::{oneshot, watch};
 
-use crate::admission::Admit;
 use crate::config::Config;
+use crate::door::Admit;
 use crate::error::{Error, Kind, Result};
 use crate::health::Vitals;
 use crate::models::Models;

@@ -10,15 +10,20 @@ use tokio::sync::{oneshot, watch};
 use super::device::{DeviceActors, DeviceLinks, DeviceParts, DeviceProgress, Threads};
 use super::supervisor::{Keep, Supervisor};
 use super::{Handles, Phase};
-use crate::admission::{self, Admission, Ledger, RunningObserver};
+use crate::admission::{self, Admission, Ledger};
 use crate::bridge::ffi::Backend;
 use crate::bus::{self, Bus};
+use crate::checkpoint::HubCache;
 use crate::config::Config;
-use crate::executor::{Maker, gpu};
+use crate::door::RunningObserver;
+use crate::executor::Maker;
+use crate::gpu;
 use crate::health::{Health, HealthMessage, Vitals};
 use crate::http;
-use crate::models::{self, HubCache, MemorySizes, Models, StepLimits};
-use crate::request::RequestId;
+use crate::ids::RequestId;
+use crate::memory;
+use crate::memory::{MemorySizes, StepLimits};
+use crate::models::{self, Models};
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::{self, Metrics};
 
@@ -227,7 +232,7 @@ impl Memory {
         let sizes = MemorySizes {
             pool_bytes: match config.executor.gpu_ordinals() {
                 gpus if gpus.is_empty() => configured.map(|size| {
-                    size.of(models::available_bytes().unwrap_or(u64::MAX) / devices as u64)
+                    size.of(memory::available_bytes().unwrap_or(u64::MAX) / devices as u64)
                 }),
                 gpus => Some(gpu::pool_bytes(&gpus, configured)?),
             },

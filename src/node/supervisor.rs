@@ -17,14 +17,14 @@ use tokio::time::{Instant, sleep};
 use super::Phase;
 use super::device::{DeviceActors, DeviceLinks, DeviceParts, Threads};
 use super::start::Doors;
-use crate::admission::{Admission, Drain, Ledger, ModelDown, ModelUp};
+use crate::admission::{Admission, Drain, Ledger};
 use crate::batcher::DeviceFailed;
 use crate::bus::Bus;
 use crate::error::{Error, Result};
-use crate::executor::DeviceId;
 use crate::health::Vitals;
 use crate::http;
-use crate::models::{Load, ModelSpec, Models, Spread};
+use crate::ids::DeviceId;
+use crate::models::{Load, ModelDown, ModelSpec, ModelUp, Models, Spread};
 
 /// Failures of devices, changes of models, one shutdown: all rare.
 const MAILBOX_CAPACITY: usize = 64;

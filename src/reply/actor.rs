@@ -8,7 +8,7 @@ use actix::{Actor, ArbiterHandle, Context, Handler};
 use super::{Deliver, Delivery};
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::health::Progress;
+use crate::progress::Progress;
 
 /// The batcher keeps two steps in flight and sends one message per step; what waits here beyond that is a reply stage that
 /// is slower than the device for a while (a burst of long texts). A batcher that finds it full keeps the tokens and tries again.

@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Permit;
 use crate::error::Error;
-use crate::request::{
-    Ended, Event, FinishReason, Handle, Receipt, SequenceId, Sink, SinkClosed, Usage,
-};
+use crate::ids::SequenceId;
+use crate::request::{Ended, Event, FinishReason, Handle, Receipt, Sink, SinkClosed, Usage};
 
 /// What a request's samples are made with.
 pub struct SamplesStart {

@@ -13,10 +13,10 @@ use super::times::Times;
 use super::{RowFault, SharedStream};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
-use crate::executor::DeviceId;
+use crate::ids::{DeviceId, RequestId};
 use crate::request::{
-    Ended, Event, FinishReason, Handle, Receipt, RequestId, Scores, Sink, SinkClosed, Token,
-    TokenLogprob, Usage,
+    Ended, Event, FinishReason, Handle, Receipt, Scores, Sink, SinkClosed, Token, TokenLogprob,
+    Usage,
 };
 use crate::telemetry::Metrics;
 

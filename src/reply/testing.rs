@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::{Permit, PromptShown, SharedStream, Stream, StreamStart};
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::request::{Event, Handle, RequestId, SequenceId, Sink, SinkClosed, Token};
+use crate::ids::{RequestId, SequenceId};
+use crate::request::{Event, Handle, Sink, SinkClosed, Token};
 use crate::telemetry::Metrics;
 use crate::tokenizer::{IncrementalDecoder, Tokenizer, testing};
 

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::{FinishReason, RequestId, SequenceId};
+use super::FinishReason;
+use crate::ids::{RequestId, SequenceId};
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

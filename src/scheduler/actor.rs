@@ -11,8 +11,8 @@ use super::policy::{Assignment, Leaving, Refusal, Scheduling};
 use super::{Config, Credit, DeviceDown, DeviceUp, Enqueue, Returned, Sweep};
 use crate::batcher::Assign;
 use crate::clock::Timestamp;
-use crate::executor::DeviceId;
-use crate::health::Progress;
+use crate::ids::DeviceId;
+use crate::progress::Progress;
 use crate::reply::{SharedStream, Stream};
 use crate::telemetry::Metrics;
 

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::Credit;
 use super::prefix_index::PrefixIndex;
-use crate::batcher::{Sequence, blocks_needed, most_blocks_needed};
-use crate::executor::{DeviceId, ModelId};
+use crate::ids::{DeviceId, ModelId};
+use crate::sequence::{Sequence, blocks_needed, most_blocks_needed};
 
 /// A sequence already on a device costs a newcomer as much as so many tokens of prefill: with it every step takes longer. So a
 /// cached beginning outweighs load only if it saves more than this for each sequence that the other device has less.

@@ -9,10 +9,11 @@
 use actix::{Message, Recipient};
 use serde::{Deserialize, Serialize};
 
-use crate::batcher::{Assign, Sequence};
+use crate::batcher::Assign;
 pub use crate::batcher::{Credit, Returned};
-use crate::executor::DeviceId;
+use crate::ids::DeviceId;
 use crate::reply::SharedStream;
+use crate::sequence::Sequence;
 
 mod actor;
 #[cfg(test)]

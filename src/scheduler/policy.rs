@@ -10,10 +10,10 @@ use super::devices::Devices;
 use super::prefix_index::prefix_hashes;
 use super::queue::{Entry, Key, Passed, Queue};
 use super::{Config, Credit};
-use crate::batcher::Sequence;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
-use crate::executor::{DeviceId, ModelId};
+use crate::ids::{DeviceId, ModelId};
+use crate::sequence::Sequence;
 
 /// How many sequences that do not fit are looked past for one that does. Each look costs about a microsecond, and a queue that
 /// holds many large ones is waiting for memory, not for a better order.

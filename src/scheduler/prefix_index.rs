@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::executor::ModelId;
+use crate::ids::ModelId;
 
 /// Tokens of one hash: the default size of a KV block. Where blocks have another size the guess is off by less than one of them.
 pub(super) const TOKENS_PER_HASH: usize = 16;

@@ -4,10 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::batcher::{NUM_LEVELS, Sequence};
 use crate::clock::Timestamp;
-use crate::executor::DeviceId;
-use crate::request::SequenceId;
+use crate::ids::{DeviceId, SequenceId};
+use crate::sequence::{NUM_LEVELS, Sequence};
 
 /// The place of an entry: its own level, and its order there.
 pub(super) type Key = (u8, Arrival);
@@ -129,8 +128,8 @@ fn aged_level(level: u8, waited: Duration, ageing: Duration) -> u8 {
 pub(super) mod tests {
     use super::*;
     use crate::bridge::ffi::SamplerSpec;
-    use crate::executor::ModelId;
-    use crate::request::{Handle, RequestId};
+    use crate::ids::{ModelId, RequestId};
+    use crate::request::Handle;
 
     /// A sequence of model 0 with `prompt` tokens of its own, accepted at second `id`.
     pub fn sequence(id: u64, priority: u8, prompt: u32) -> Sequence {

@@ -201,7 +201,7 @@ async fn the_generate_command_streams_or_says_why_not() {
     assert!(matches!(error, GenerateError::Client(ClientError::Refused(_))), "{error}");
     let slow = generate("demo", "pace 50", &["--request-id", "g1", "--max-tokens", "1000"]);
     let asker = Asker::over(client.clone(), "inferno.v1");
-    let id = inferno_node::request::RequestId::parse("g1").expect("an id");
+    let id = inferno_node::ids::RequestId::parse("g1").expect("an id");
     let cancel = eventually("it can be cancelled", || async { asker.cancel(&id).await.ok() });
     let (slow, answer) = tokio::join!(slow, cancel);
     assert!(answer.cancelled);

@@ -36,7 +36,7 @@ async fn a_cancel_is_acknowledged_with_the_tokens_of_the_last_event() {
 #[tokio::test]
 async fn a_request_from_elsewhere_can_be_cancelled_by_its_id() {
     let (_server, node, client) = setup().await;
-    let id = inferno_node::request::RequestId::parse("http-1").expect("an id");
+    let id = inferno_node::ids::RequestId::parse("http-1").expect("an id");
     node.seen.observer().started(&id);
     // The fake does not know it, so the answer is an error; what counts is that somebody answers.
     let answer = eventually("the subject is open", || async {

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler, System};
-use inferno_node::admission::{Admit, Cancel, RunningObserver};
 use inferno_node::bus::{self, Bus, Config, Deps};
+use inferno_node::door::{Admit, Cancel, RunningObserver};
 use inferno_node::error::{Error, Kind};
-use inferno_node::health::Progress;
+use inferno_node::ids::{RequestId, SequenceId};
+use inferno_node::progress::Progress;
 use inferno_node::request::{
-    Ended, Event, FinishReason, Handle, Prompt, Receipt, Request, RequestId, SequenceId,
-    TokenLogprob, Usage,
+    Ended, Event, FinishReason, Handle, Prompt, Receipt, Request, TokenLogprob, Usage,
 };
 use inferno_node::telemetry::Metrics;
 use tokio::sync::oneshot;

@@ -93,7 +93,7 @@ async fn a_node_that_starts_before_nats_waits_for_it() {
     let node = Node::start(config(&server), "node-a").await;
     // Requests come and go over HTTP meanwhile.
     for i in 0..100 {
-        let id = inferno_node::request::RequestId::parse(&format!("h{i}")).expect("an id");
+        let id = inferno_node::ids::RequestId::parse(&format!("h{i}")).expect("an id");
         node.seen.observer().started(&id);
         if i > 0 {
             node.seen.observer().ended(&id);
@@ -189,7 +189,7 @@ async fn requests_run_on_while_the_node_drains_and_stop_writes_the_end() {
 #[tokio::test]
 async fn without_a_bus_everything_is_a_quiet_no() {
     let node = Node::start(Config { mode: Mode::Off, ..Config::default() }, "node a").await;
-    let id = inferno_node::request::RequestId::parse("x").expect("an id");
+    let id = inferno_node::ids::RequestId::parse("x").expect("an id");
     node.seen.observer().started(&id);
     node.seen.observer().ended(&id);
     node.bus.publish_health("{}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use inferno_node::models::{
+use inferno_node::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFault, ExpectedTensor, LoadFormat,
 };
 use safetensors::tensor::TensorView;

@@ -1,7 +1,7 @@
 //! `config.json` and `generation_config.json`.
 
-use inferno_node::models::families::RopeScaling;
-use inferno_node::models::{CheckpointFault, LoadFormat, ModelConfig};
+use inferno_node::checkpoint::families::RopeScaling;
+use inferno_node::checkpoint::{CheckpointFault, LoadFormat, ModelConfig};
 use inferno_node::request::Params;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use inferno_node::models::{Checkpoint, CheckpointFault, HubCache, LoadFormat};
+use inferno_node::checkpoint::{Checkpoint, CheckpointFault, HubCache, LoadFormat};
 
 use crate::builder::tiny_config;
 

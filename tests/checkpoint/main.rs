@@ -12,7 +12,7 @@ mod ropes;
 use std::path::Path;
 
 use inferno_node::bridge::spec::Dtype;
-use inferno_node::models::{Checkpoint, CheckpointFault, LoadFormat};
+use inferno_node::checkpoint::{Checkpoint, CheckpointFault, LoadFormat};
 use serde_json::{Value, json};
 
 use builder::Builder;

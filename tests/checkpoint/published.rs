@@ -2,7 +2,7 @@
 //! what comes out. An unknown key is refused, so a key that is missing in a family's file shows here.
 
 use inferno_node::bridge::spec::{DecoderSpec, NO_ROPE, QkNorm};
-use inferno_node::models::ModelConfig;
+use inferno_node::checkpoint::ModelConfig;
 use serde_json::{Value, json};
 
 /// What nearly every file says.

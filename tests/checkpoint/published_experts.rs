@@ -1,7 +1,7 @@
 //! Goal and method as in `published.rs`, for families with experts.
 
 use inferno_node::bridge::spec::{MlpKind, NO_ROPE, RouterKind};
-use inferno_node::models::ModelConfig;
+use inferno_node::checkpoint::ModelConfig;
 use serde_json::{Value, json};
 
 use crate::published::{config, read, windows};

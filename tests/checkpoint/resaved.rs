@@ -1,7 +1,7 @@
 //! Goal: first files, re-saved and fine-tuned ones are read as those they come from. Method: the keys that they add or
 //! leave out.
 
-use inferno_node::models::ModelConfig;
+use inferno_node::checkpoint::ModelConfig;
 use serde_json::{Value, json};
 
 use super::published::{config, read};

@@ -1,7 +1,7 @@
 //! Goal: a family takes the kinds of rope that its class in `transformers` takes, and no others. Method: `config.json`s that differ in
 //! what they say of the rope.
 
-use inferno_node::models::{CheckpointError, CheckpointFault, ModelConfig};
+use inferno_node::checkpoint::{CheckpointError, CheckpointFault, ModelConfig};
 use serde_json::{Value, json};
 
 use super::published::{config, read};

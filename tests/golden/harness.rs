@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use cxx::UniquePtr;
 use inferno_node::bridge::ffi::{
-    self, Backend, Context, DeviceOptions, Isa, ModelLimits, SamplerSpec, StepBatch, StepOutput,
+    Backend, Context, DeviceOptions, Isa, ModelLimits, SamplerSpec, StepBatch, StepOutput,
 };
 use inferno_node::bridge::spec::{DecoderSpec, Dtype};
-use inferno_node::bridge::{NO_MASK, NO_TOKEN};
-use inferno_node::models::{Checkpoint, LoadFormat, memory};
+use inferno_node::bridge::{NO_MASK, NO_TOKEN, ffi};
+use inferno_node::checkpoint::{Checkpoint, LoadFormat};
+use inferno_node::memory;
 use safetensors::SafeTensors;
 use serde_json::Value;
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler};
 use bytes::Bytes;
-use inferno_node::admission::{Admit, AdmitAll, Cancel};
+use inferno_node::door::{Admit, AdmitAll, Cancel};
+use inferno_node::door::{List, ModelInfo};
 use inferno_node::error::Error;
 use inferno_node::health::Status;
 use inferno_node::http::{Config, Deps, HealthSource, Running, start};
-use inferno_node::models::{List, ModelInfo};
+use inferno_node::ids::SequenceId;
 use inferno_node::request::{
-    Event, FinishReason, Handle, Receipt, Request, SequenceId, SinkClosed, TokenLogprob,
-    TopLogprob, Usage,
+    Event, FinishReason, Handle, Receipt, Request, SinkClosed, TokenLogprob, TopLogprob, Usage,
 };
 use inferno_node::telemetry::Metrics;
 use metrics_exporter_prometheus::PrometheusBuilder;

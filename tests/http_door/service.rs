@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use actix::{Actor, Arbiter, AsyncContext as _, Context, Handler};
-use inferno_node::admission::{Admit, AdmitAll, Cancel};
+use inferno_node::door::{Admit, AdmitAll, Cancel};
 use inferno_node::http::{Config, start};
 use serde_json::{Value, json};
 

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use inferno_node::checkpoint::LoadFormat;
 use inferno_node::config::Config;
 use inferno_node::engine::Engine;
-use inferno_node::executor::{ByteSize, PoolSize, gpu};
-use inferno_node::models::{LoadFormat, ModelSpec};
+use inferno_node::gpu;
+use inferno_node::memory::{ByteSize, PoolSize};
+use inferno_node::models::ModelSpec;
 use serde_json::Value;
 
 /// Until a debug build on a loaded machine has begun to write, or has ended.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use inferno_node::bus::client::{Client, ClientError};
 use inferno_node::error::Kind;
-use inferno_node::request::{FinishReason, RequestId};
+use inferno_node::ids::RequestId;
+use inferno_node::request::FinishReason;
 use serde_json::{Value, json};
 
 use super::harness::{NodeProcess, client, collect, external, request};

@@ -1,7 +1,7 @@
 //! The batcher's side of the world: what its actor does around the policy, and the device below it.
 
 use inferno_node::batcher::{Batching, Credit, Departure, LaneSpec};
-use inferno_node::executor::ModelId;
+use inferno_node::ids::ModelId;
 
 use super::chance::Chance;
 use super::device::{END_TOKEN, FakeDevice};

@@ -6,7 +6,8 @@ use std::collections::{HashMap, HashSet};
 use inferno_node::batcher::{LaneSpec, PlannedStep};
 use inferno_node::bridge::NO_TOKEN;
 use inferno_node::bridge::ffi::{RowStatus, SamplerSpec, StepOutput};
-use inferno_node::executor::{ModelId, SeatBinding};
+use inferno_node::executor::SeatBinding;
+use inferno_node::ids::ModelId;
 
 use super::chance::mix;
 

@@ -12,7 +12,7 @@ mod world;
 
 use batcher_side::draw_spec;
 use chance::{Chance, mix};
-use inferno_node::executor::ModelId;
+use inferno_node::ids::ModelId;
 use request::End;
 use world::{Plan, World};
 

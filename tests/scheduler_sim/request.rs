@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use inferno_node::batcher::Sequence;
 use inferno_node::bridge::ffi::SamplerSpec;
 use inferno_node::clock::Timestamp;
-use inferno_node::executor::ModelId;
-use inferno_node::request::{FinishReason, Handle, RequestId, Scores, SequenceId};
+use inferno_node::ids::{ModelId, RequestId, SequenceId};
+use inferno_node::request::{FinishReason, Handle, Scores};
+use inferno_node::sequence::Sequence;
 
 use super::chance::Chance;
 use super::device::{END_TOKEN, extend, root, sample, score};

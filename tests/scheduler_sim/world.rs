@@ -3,11 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-use inferno_node::batcher::{Batching, Credit, LaneSpec, Output, PlannedStep, Refused, Sequence};
+use inferno_node::batcher::{Batching, Credit, LaneSpec, Output, PlannedStep, Refused};
 use inferno_node::clock::Timestamp;
-use inferno_node::executor::{DeviceId, ModelId};
+use inferno_node::ids::{DeviceId, ModelId};
 use inferno_node::reply::Delivery;
 use inferno_node::scheduler::{Assignment, Config, Leaving, Refusal, Scheduling};
+use inferno_node::sequence::Sequence;
 
 use super::chance::Chance;
 use super::device::FakeDevice;

@@ -228,11 +228,12 @@ void CudaForward::add_experts(const Layer& layer) {
   const ops::ExpertsWeights experts{weights.expert_gate_up, weights.expert_down, mlp.activation};
   const Join& join = layer.after_mlp;
   if (join.is_plain()) {
-    experts_->add(device_.op, chosen, experts, join.scale, workspace_.x, next_norm(join.next));
+    experts_->add(device_.op, chosen, experts,
+                  {.x = workspace_.x, .scale = join.scale, .next = next_norm(join.next)});
     return;
   }
   if (mlp.dense_size() > 0) {
-    experts_->add(device_.op, chosen, experts, 1, workspace_.branch, {});
+    experts_->add(device_.op, chosen, experts, {.x = workspace_.branch});
   } else {
     experts_->store(device_.op, chosen, experts, workspace_.branch);
   }

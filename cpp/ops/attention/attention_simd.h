@@ -37,16 +37,22 @@ inline void convert(const std::byte* from, std::size_t index, std::size_t count,
   L::store_first(to + i, widen<L, D>(rest, 0), count - i);
 }
 
+// Rows of elements: the first begins at `index`, the next `stride` elements on.
+struct StridedRows {
+  const std::byte* data;
+  std::size_t index;
+  std::size_t stride;
+};
+
 // `count` rows of kLength elements, the usual length, which then needs no loop.
 template <typename L, Dtype D, std::size_t kLength>
-inline void convert_rows(const std::byte* from, std::size_t index, std::size_t index_stride,
-                         std::size_t count, float* to, std::size_t to_stride) {
+inline void convert_rows(StridedRows from, std::size_t count, float* to, std::size_t to_stride) {
   for (std::size_t row = 0; row < count; ++row) {
 #pragma GCC unroll 8
     for (std::size_t i = 0; i < kLength; i += L::kWidth) {
-      L::store(to + i, widen<L, D>(from, index + i));
+      L::store(to + i, widen<L, D>(from.data, from.index + i));
     }
-    index += index_stride;
+    from.index += from.stride;
     to += to_stride;
   }
 }
@@ -233,8 +239,9 @@ class AttentionRows {
   template <Dtype D>
   void bring_keys(std::size_t index, std::size_t run, float* to) {
     const std::size_t block_size = layer_.block_size;
-    if (run == 32) return convert_rows<L, D, 32>(layer_.k, index, block_size, dims_, to, kTile);
-    if (run == 16) return convert_rows<L, D, 16>(layer_.k, index, block_size, dims_, to, kTile);
+    const StridedRows keys{layer_.k, index, block_size};
+    if (run == 32) return convert_rows<L, D, 32>(keys, dims_, to, kTile);
+    if (run == 16) return convert_rows<L, D, 16>(keys, dims_, to, kTile);
     for (std::size_t d = 0; d < dims_; ++d) {
       convert<L, D>(layer_.k, index + d * block_size, run, to + d * kTile);
     }
@@ -242,8 +249,9 @@ class AttentionRows {
 
   template <Dtype D>
   void bring_values(std::size_t index, std::size_t run, float* to) {
-    if (dims_ == 64) return convert_rows<L, D, 64>(layer_.v, index, dims_, run, to, stride_);
-    if (dims_ == 128) return convert_rows<L, D, 128>(layer_.v, index, dims_, run, to, stride_);
+    const StridedRows values{layer_.v, index, dims_};
+    if (dims_ == 64) return convert_rows<L, D, 64>(values, run, to, stride_);
+    if (dims_ == 128) return convert_rows<L, D, 128>(values, run, to, stride_);
     for (std::size_t i = 0; i < run; ++i) {
       convert<L, D>(layer_.v, index + i * dims_, dims_, to + i * stride_);
       for (std::size_t d = dims_; d < stride_; ++d) to[i * stride_ + d] = 0.0F;

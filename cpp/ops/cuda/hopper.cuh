@@ -80,36 +80,39 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// Copies the map's box whose first element is (row, column) to shared memory.
-__device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* map,
-                                         std::uint32_t column, std::uint32_t row,
+// Where a box begins, by the two dimensions of its map that are walked.
+struct BoxAt {
+  std::uint32_t inner;
+  std::uint32_t outer;
+};
+
+// Copies the map's box whose first element is (column, row) to shared memory.
+__device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* map, BoxAt at,
                                          std::uint64_t* barrier, std::uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
       ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier)), "l"(policy)
+      "l"(map), "r"(at.inner), "r"(at.outer), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
 }
 
 // The same with no hint for L2.
-__device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* map,
-                                         std::uint32_t column, std::uint32_t row,
+__device__ __forceinline__ void copy_box(std::uint32_t to, const CUtensorMap* map, BoxAt at,
                                          std::uint64_t* barrier) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
       "[%1, {%2, %3}], [%4];" ::"r"(to),
-      "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier))
+      "l"(map), "r"(at.inner), "r"(at.outer), "r"(shared_address(barrier))
       : "memory");
 }
 
-// The same of a map of boxes side by side (boxes_map): from box number `box` of its rows on.
-__device__ __forceinline__ void copy_boxes(std::uint32_t to, const CUtensorMap* map,
-                                           std::uint32_t row, std::uint32_t box,
+// The same of a map of boxes side by side (boxes_map): at (row, box), from that box of its rows on.
+__device__ __forceinline__ void copy_boxes(std::uint32_t to, const CUtensorMap* map, BoxAt at,
                                            std::uint64_t* barrier, std::uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
       ".L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
-      "l"(map), "r"(0), "r"(row), "r"(box), "r"(shared_address(barrier)), "l"(policy)
+      "l"(map), "r"(0), "r"(at.inner), "r"(at.outer), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
 }
 
@@ -159,14 +162,14 @@ __device__ __forceinline__ void arrive_when_copied(std::uint64_t* barrier) {
                : "memory");
 }
 
-// As copy_box, of a map of paired rows (paired_map): from run number `run` of each half on.
-__device__ __forceinline__ void copy_paired_box(std::uint32_t to, const CUtensorMap* map,
-                                                std::uint32_t column, std::uint32_t run,
+// As copy_box, of a map of paired rows (paired_map): at (column, run), from that run of each half
+// on.
+__device__ __forceinline__ void copy_paired_box(std::uint32_t to, const CUtensorMap* map, BoxAt at,
                                                 std::uint64_t* barrier, std::uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
       ".L2::cache_hint [%0], [%1, {%2, %3, %3, %4}], [%5], %6;" ::"r"(to),
-      "l"(map), "r"(column), "r"(0), "r"(run), "r"(shared_address(barrier)), "l"(policy)
+      "l"(map), "r"(at.inner), "r"(0), "r"(at.outer), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
 }
 

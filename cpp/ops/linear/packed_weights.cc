@@ -30,25 +30,31 @@ void copy_row(const WeightShape& shape, std::byte* packed, std::uint32_t row,
   }
 }
 
-void convert_row(const WeightShape& shape, std::byte* packed, std::uint32_t row,
-                 const std::byte* source, Dtype source_dtype, std::uint32_t first_column) {
+// A row as the checkpoint has it.
+struct SourceRow {
+  const std::byte* data;
+  Dtype dtype;
+};
+
+void convert_row(const WeightShape& shape, std::byte* packed, std::uint32_t row, SourceRow source,
+                 std::uint32_t first_column) {
   for (std::uint32_t k = first_column; k < shape.num_columns; ++k) {
     store_element(packed, shape.dtype, packed_index(shape, row, k),
-                  load_element(source, source_dtype, k));
+                  load_element(source.data, source.dtype, k));
   }
 }
 
 void pack_row(const WeightShape& shape, std::byte* packed, std::uint32_t row,
               const std::byte* source, Dtype source_dtype) {
   if (source_dtype != shape.dtype) {
-    convert_row(shape, packed, row, source, source_dtype, 0);
+    convert_row(shape, packed, row, {source, source_dtype}, 0);
   } else if (source_dtype == Dtype::F32) {
     copy_row<std::uint32_t>(shape, packed, row, source, 1);
   } else if (source_dtype == Dtype::F16) {
     copy_row<std::uint16_t>(shape, packed, row, source, 1);
   } else {
     copy_row<std::uint32_t>(shape, packed, row, source, 2);
-    convert_row(shape, packed, row, source, source_dtype, shape.num_columns / 2 * 2);
+    convert_row(shape, packed, row, {source, source_dtype}, shape.num_columns / 2 * 2);
   }
   if (padded_columns(shape) > shape.num_columns) {
     store_element(packed, shape.dtype, packed_index(shape, row, shape.num_columns), 0.0F);

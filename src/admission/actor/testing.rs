@@ -5,14 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use crate::admission::reserved::{Hold, Reserved};
 use crate::admission::validate::check_params;
-use crate::admission::{Config, Ledger, RunningObserver};
+use crate::admission::{Config, Ledger};
 use crate::clock::Timestamp;
-use crate::executor::ModelId;
+use crate::door::RunningObserver;
+use crate::ids::{ModelId, RequestId, SequenceId};
 use crate::models::ServedModel;
 use crate::reply::testing::Collected;
-use crate::request::{
-    DEFAULT_PRIORITY, DefaultLength, Handle, Params, Prompt, Request, RequestId, SequenceId, Sink,
-};
+use crate::request::{DEFAULT_PRIORITY, DefaultLength, Handle, Params, Prompt, Request, Sink};
 use crate::telemetry::Metrics;
 use crate::tokenizer::{ChatTemplate, testing};
 

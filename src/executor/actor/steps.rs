@@ -6,7 +6,8 @@ use actix::{AsyncContext, Context, Handler};
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{StepBatch, StepOutput};
 use crate::clock::Timestamp;
-use crate::executor::{ModelId, Pipeline, RunStep, SeatBinding, StepDone, StepFailure};
+use crate::executor::{Pipeline, RunStep, SeatBinding, StepDone, StepFailure};
+use crate::ids::ModelId;
 
 use super::{Executor, guarded};
 

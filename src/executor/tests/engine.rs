@@ -1,6 +1,7 @@
 //! The engine behind an executor.
 
 use super::*;
+use crate::ids::DeviceId;
 
 #[actix::test]
 async fn the_engine_gives_the_reference_tokens_of_every_fixture() {

@@ -3,6 +3,7 @@
 mod engine;
 mod loads;
 
+use crate::ids::DeviceId;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,8 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::bridge::{NO_MASK, NO_TOKEN};
-use crate::health::Progress;
-use crate::models::{LoadFormat, testing};
+use crate::checkpoint::{LoadFormat, testing};
+use crate::progress::Progress;
 use crate::telemetry::Metrics;
 
 const MODEL: ModelId = ModelId(7);

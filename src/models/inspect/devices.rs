@@ -5,10 +5,9 @@ use serde::Serialize;
 use super::{DecoderSpec, StepLimits};
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{Backend, MemoryNeed};
-use crate::executor::{DeviceId, gpu};
-use crate::models::memory::{
-    ALIGNMENT_SLACK, MemorySizes, ModelNeed, available_bytes, engine_need, plan,
-};
+use crate::gpu;
+use crate::ids::DeviceId;
+use crate::memory::{ALIGNMENT_SLACK, MemorySizes, ModelNeed, available_bytes, engine_need, plan};
 
 /// A device that this machine has.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,9 +10,10 @@ use serde::Serialize;
 use crate::bridge::spec::{DecoderSpec, Dtype, MlpKind};
 use crate::tokenizer::{ChatTemplate, Tokenizer};
 
-use super::families::Decoder;
-use super::memory::StepLimits;
-use super::{Checkpoint, HubCache, LoadFormat, ModelSpec, max_seq_len};
+use super::{ModelSpec, max_seq_len};
+use crate::checkpoint::families::Decoder;
+use crate::checkpoint::{Checkpoint, HubCache, LoadFormat};
+use crate::memory::StepLimits;
 
 mod devices;
 mod parts;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::bridge::spec::TensorPart;
-use crate::models::families::Decoder;
+use crate::checkpoint::families::Decoder;
 
 /// How much one part is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

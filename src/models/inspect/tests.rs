@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::bridge::ffi::Backend;
-use crate::executor::{DeviceId, gpu};
-use crate::models::memory::StepLimits;
+use crate::gpu;
+use crate::ids::DeviceId;
+use crate::memory::StepLimits;
 
 const LIMITS: StepLimits = StepLimits {
     block_size: 16,
@@ -72,7 +73,7 @@ fn the_numbers_are_what_the_engine_plans() {
     let fit = &report.devices[0];
     let checkpoint =
         Checkpoint::open(&fixture("llama32-tiny-bf16"), LoadFormat::Safetensors).expect("loads");
-    let need = crate::models::memory::engine_need(checkpoint.spec(), &LIMITS, 64).expect("runs");
+    let need = crate::memory::engine_need(checkpoint.spec(), &LIMITS, 64).expect("runs");
     assert_eq!((fit.weight_bytes, fit.workspace_bytes), (need.weight_bytes, need.workspace_bytes));
     assert_eq!(report.kv_bytes_per_token * 16, need.kv_bytes_per_block);
     let left = (1 << 24) - need.weight_bytes - need.workspace_bytes;
@@ -80,7 +81,7 @@ fn the_numbers_are_what_the_engine_plans() {
     assert!(fit.fits && blocks * need.kv_bytes_per_block <= left);
     assert_eq!(fit.sequences, blocks / 4);
     let one_more = (blocks + 1) * need.kv_bytes_per_block;
-    assert!(one_more + crate::models::memory::ALIGNMENT_SLACK > left);
+    assert!(one_more + crate::memory::ALIGNMENT_SLACK > left);
 }
 
 #[test]

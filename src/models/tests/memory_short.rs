@@ -1,6 +1,7 @@
 //! When memory is short: eviction, shorter sequences, refusals.
 
 use super::*;
+use crate::memory;
 
 #[actix::test]
 async fn the_least_recently_used_idle_model_makes_room() {

@@ -5,6 +5,10 @@ mod choices;
 mod memory_short;
 mod rebuilds;
 
+use crate::checkpoint::{HubCache, testing};
+use crate::door::List;
+use crate::ids::DeviceId;
+use crate::memory::{self, MemorySizes, StepLimits};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +19,6 @@ use actix_rt::Arbiter;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::admission::{ModelDown, ModelUp};
 use crate::batcher::{AddModel, DeviceFailed, RemoveModel};
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{Backend, MemoryStats, StepBatch, StepOutput};
@@ -23,7 +26,9 @@ use crate::error::Kind;
 use crate::executor::{
     self, Config, Device, DeviceLoad, LoadModel, LoadState, Maker, Running, StepDone,
 };
-use crate::health::{Progress, Vitals};
+use crate::health::Vitals;
+use crate::models::{ModelDown, ModelUp};
+use crate::progress::Progress;
 use crate::telemetry::Metrics;
 
 type Log = Arc<Mutex<Vec<String>>>;

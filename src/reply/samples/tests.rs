@@ -2,7 +2,8 @@
 
 use super::super::testing::{Collected, Counts, Word};
 use super::*;
-use crate::request::{RequestId, TokenLogprob};
+use crate::ids::RequestId;
+use crate::request::TokenLogprob;
 
 struct Rig {
     samples: Vec<Sample>,

@@ -217,7 +217,7 @@ class Copier {
     __syncwarp();
     if (plane < Kv::kPlanes && piece != left_out) {
       const std::uint32_t to = shared_address(&target.elements[plane][piece * kCopiedKeys]);
-      copy_box(to, &map, plane * 64, row, full);
+      copy_box(to, &map, {plane * 64, row}, full);
     }
   }
 

@@ -257,11 +257,12 @@ void ExpertsCuda::store(const CudaOp& op, const ExpertsInput& in, const ExpertsW
 }
 
 bool ExpertsCuda::add(const CudaOp& op, const ExpertsInput& in, const ExpertsWeights& weights,
-                      float scale, float* x, const NextNorm& next) {
+                      const ExpertsResidual& to) {
   impl_->check(in, weights);
   if (in.num_tokens == 0) return false;
-  impl_->run(op, in, weights, {.routing = {}, .scale = scale, .add = true, .x = x, .next = next});
-  return next.weight != nullptr && defers(in.num_tokens, weights.down.shape.dtype);
+  impl_->run(op, in, weights,
+             {.routing = {}, .scale = to.scale, .add = true, .x = to.x, .next = to.next});
+  return to.next.weight != nullptr && defers(in.num_tokens, weights.down.shape.dtype);
 }
 
 bool ExpertsCuda::defers(std::uint32_t num_tokens, Dtype dtype) const {

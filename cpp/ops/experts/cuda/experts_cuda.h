@@ -36,6 +36,13 @@ struct ExpertsInput {
   const float* weights = nullptr;  // [T, k]
 };
 
+// What the experts' sum is added to.
+struct ExpertsResidual {
+  float* x;  // [T, H]
+  float scale = 1.0F;
+  NextNorm next = {};
+};
+
 // One for each device context, for one form of experts. Not thread-safe.
 class ExpertsCuda {
  public:
@@ -57,10 +64,10 @@ class ExpertsCuda {
   // expert_stride; h has elements of their dtype.
   void store(const CudaOp& op, const ExpertsInput& in, const ExpertsWeights& weights, float* y);
 
-  // x [T, H] += scale * the experts' sum. With next.weight also next.h and, if the answer is true,
+  // x += scale * the experts' sum. With next.weight also next.h and, if the answer is true,
   // next.square_sums, as LinearCuda::add leaves them.
-  bool add(const CudaOp& op, const ExpertsInput& in, const ExpertsWeights& weights, float scale,
-           float* x, const NextNorm& next);
+  bool add(const CudaOp& op, const ExpertsInput& in, const ExpertsWeights& weights,
+           const ExpertsResidual& to);
   // What `add` with a next.weight would answer.
   bool defers(std::uint32_t num_tokens, Dtype dtype) const;
 

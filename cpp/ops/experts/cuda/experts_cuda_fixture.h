@@ -135,9 +135,9 @@ struct ExpertsBench {
       experts->store(op, problem.input(first, count), problem.experts(), y.data());
     } else {
       y.copy_from(std::span(problem.before).subspan(first * width, count * width));
-      outputs.deferred =
-          experts->add(op, problem.input(first, count), problem.experts(), kScale, y.data(),
-                       {problem.next_weight.data(), kEps, next_h.data(), next_sums.data()});
+      outputs.deferred = experts->add(
+          op, problem.input(first, count), problem.experts(),
+          {y.data(), kScale, {problem.next_weight.data(), kEps, next_h.data(), next_sums.data()}});
     }
     device.wait();
     outputs.y = y.to_host();

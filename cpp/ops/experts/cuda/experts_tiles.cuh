@@ -107,8 +107,8 @@ class TilesProducer {
     const std::uint32_t rows = box_rows(tile);
     const CUtensorMap* map = rows == kFewRows ? &args_.few_map : &args_.input_map;
     for (std::uint32_t box = 0; box < num_boxes(tile); ++box) {
-      copy_box(shared_.ring + stage * Ring::kStageBytes + box * rows * kRowBytes, map, column,
-               tile.first_row() + box * rows, &shared_.full[stage], keep_);
+      copy_box(shared_.ring + stage * Ring::kStageBytes + box * rows * kRowBytes, map,
+               {column, tile.first_row() + box * rows}, &shared_.full[stage], keep_);
     }
   }
 

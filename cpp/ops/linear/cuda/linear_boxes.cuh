@@ -139,15 +139,15 @@ class Producer {
     const std::uint32_t output = walk.tile() * args_.outputs_per_tile;
     arrive_expecting(full, Ring::kStageBytes);
     if (args_.epilogue.kind == Epilogue::Gate) {
-      copy_paired_box(to, &args_.weight_map, walk.column(), output / kPairRows, full, policy_);
+      copy_paired_box(to, &args_.weight_map, {walk.column(), output / kPairRows}, full, policy_);
     } else {
-      copy_box(to, &args_.weight_map, walk.column(), output, full, policy_);
+      copy_box(to, &args_.weight_map, {walk.column(), output}, full, policy_);
     }
   }
 
   __device__ void copy_input(std::uint32_t stage, const BoxWalk& walk) const {
     const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes + kWeightBytes;
-    copy_box(to, &args_.input_map, walk.column(), 0, &shared_.full[stage], keep_);
+    copy_box(to, &args_.input_map, {walk.column(), 0}, &shared_.full[stage], keep_);
   }
 
   const FewRowsArgs& args_;

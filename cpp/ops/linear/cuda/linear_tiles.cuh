@@ -95,15 +95,15 @@ class Producer {
     const std::uint32_t box = index % args_.stages_per_tile * Ring::kBoxes;
     const std::uint32_t row = tile * args_.rows_per_tile;
     arrive_expecting(full, Ring::kStageBytes);
-    copy_boxes(to, &args_.weight_map, row, box, full, weight_policy_);
-    copy_boxes(to + Ring::kWeightBytes / 2, &args_.weight_map, row + args_.second_run, box, full,
+    copy_boxes(to, &args_.weight_map, {row, box}, full, weight_policy_);
+    copy_boxes(to + Ring::kWeightBytes / 2, &args_.weight_map, {row + args_.second_run, box}, full,
                weight_policy_);
   }
 
   __device__ void copy_input(std::uint32_t stage, std::uint32_t index) const {
     const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes + Ring::kWeightBytes;
     const std::uint32_t box = index % args_.stages_per_tile * Ring::kBoxes;
-    copy_boxes(to, &args_.input_map, 0, box, &shared_.full[stage], evict_last_policy());
+    copy_boxes(to, &args_.input_map, {0, box}, &shared_.full[stage], evict_last_policy());
   }
 
   const DecodeArgs& args_;

@@ -12,14 +12,12 @@ use tokio::sync::oneshot;
 
 use super::testing::{Observed, model, request};
 use super::*;
-use crate::admission::RunningObserver;
 use crate::bridge::ffi::SamplerSpec;
-use crate::executor::{DeviceId, ModelId};
+use crate::door::RunningObserver;
+use crate::ids::{DeviceId, ModelId, RequestId};
 use crate::models::ServedModel;
 use crate::reply::testing::{Collected, Word};
-use crate::request::{
-    ChatMessage, Ended, Event, FinishReason, Params, RequestId, Sink, SinkClosed,
-};
+use crate::request::{ChatMessage, Ended, Event, FinishReason, Params, Sink, SinkClosed};
 
 /// Takes everything, keeps it for the test.
 #[derive(Clone, Default)]

@@ -1,0 +1,54 @@
+//! Qwen 3 with experts (30B-A3B, Coder): Qwen 3's attention, experts in the layers that the file says.
+
+use super::names::Names;
+use super::ropes;
+use super::sizes::{Defaults, MAX_WIDTH, Sizes, with_biases};
+use super::{Decoder, Family, Source, experts_per_token, num_experts, windows};
+use crate::bridge::spec::{MlpKind, QkNorm};
+use crate::checkpoint::fault::CheckpointError;
+use crate::checkpoint::json_file::JsonFile;
+
+pub(super) static QWEN3_MOE: Family = Family {
+    name: "Qwen 3 with experts",
+    architecture: "Qwen3MoeForCausalLM",
+    model_type: "qwen3_moe",
+    read,
+};
+
+fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
+    let config = source.config;
+    let defaults = Defaults { num_kv_heads: Some(4), rms_norm_eps: 1e-6, ..Defaults::default() };
+    let sizes = Sizes::read(source, defaults)?;
+    let mut layer = sizes.layer();
+    layer.attention.qk_norm = QkNorm::PerHead;
+    layer.attention = with_biases(config, layer.attention, false)?;
+    let window = windows::window(config, None)?;
+    if config.boolean("use_sliding_window")?.unwrap_or(false) {
+        layer.attention.window = window.unwrap_or(4096);
+    }
+    // Every layer has the same window, whatever this says.
+    config.get("max_window_layers");
+    let mut experts = layer;
+    experts.mlp.kind = MlpKind::Experts;
+    experts.mlp.intermediate_size = config.size("moe_intermediate_size", MAX_WIDTH)?.unwrap_or(768);
+    experts.mlp.num_experts = num_experts(config, 128)?;
+    experts.mlp.experts_per_token = experts_per_token(config, 8, experts.mlp.num_experts)?;
+    experts.mlp.renormalise = config.boolean("norm_topk_prob")?.unwrap_or(false);
+    let has_experts = sparse_layers(config)?;
+    let rope = ropes::read(config, sizes.rope())?;
+    sizes.finish(
+        config,
+        sizes.decoder(|index| if has_experts(index) { experts } else { layer }),
+        vec![rope],
+        Names::LLAMA,
+    )
+}
+
+/// Each `decoder_sparse_step`-th layer, but those of `mlp_only_layers`.
+pub(super) fn sparse_layers(config: &JsonFile) -> Result<impl Fn(u32) -> bool, CheckpointError> {
+    let step = config.size("decoder_sparse_step", u32::MAX)?.unwrap_or(1);
+    let dense = config.numbers("mlp_only_layers")?.unwrap_or_default();
+    Ok(move |index: u32| {
+        !dense.contains(&f64::from(index)) && u64::from(index + 1).is_multiple_of(step.into())
+    })
+}

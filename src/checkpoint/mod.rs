@@ -1,0 +1,349 @@
+//! A checkpoint on disk: `config.json`, safetensors, `generation_config.json`; the tokenizer's files are read by `tokenizer.rs`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use crate::bridge::spec::{DecoderSpec, Dtype};
+
+mod config;
+pub mod families;
+mod fault;
+mod generation;
+mod hub;
+mod json_file;
+mod mmap;
+pub mod random;
+mod tensors;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use config::ModelConfig;
+pub use families::ExpectedTensor;
+pub use fault::{CheckpointError, CheckpointFault};
+pub use generation::GenerationConfig;
+pub use hub::HubCache;
+
+use families::{Decoder, Family, Root};
+use json_file::JsonFile;
+use mmap::MappedFile;
+use tensors::{TensorEntry, read_header};
+
+const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Where weights come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadFormat {
+    /// The checkpoint's safetensors.
+    #[default]
+    #[serde(alias = "auto")]
+    Safetensors,
+    /// Random weights of the right scale from `config.json` alone, for benchmarks.
+    Dummy,
+}
+
+/// One tensor, still in its file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TensorView<'a> {
+    /// Its name, its shape, and what it fills.
+    pub expected: &'a ExpectedTensor,
+    /// Of an element.
+    pub dtype: Dtype,
+    /// Little-endian.
+    pub data: &'a [u8],
+}
+
+/// A checkpoint whose files are mapped and checked: every tensor that the model needs is there, in the right shape.
+pub struct Checkpoint {
+    directory: PathBuf,
+    config: ModelConfig,
+    /// For the longest sequence that the model was made for.
+    spec: DecoderSpec,
+    generation: GenerationConfig,
+    load_format: LoadFormat,
+    files: Vec<MappedFile>,
+    /// In the order of the forward pass; empty for `dummy`.
+    tensors: Vec<Found>,
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("directory", &self.directory)
+            .field("load_format", &self.load_format)
+            .field("tensors", &self.tensors.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Checkpoint {
+    /// Reads `config.json`, and unless `load_format` is `dummy` maps the safetensors and checks all of them. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Names file, key or tensor, and reason.
+    pub fn open(directory: &Path, load_format: LoadFormat) -> Result<Self, CheckpointError> {
+        let config_path = directory.join(CONFIG);
+        let mut config = ModelConfig::read(&config_path, None)?;
+        let vocab_size = config.decoder.spec.vocab_size;
+        let generation = GenerationConfig::read(&directory.join(GENERATION_CONFIG), vocab_size)?;
+        let (files, tensors) = match load_format {
+            LoadFormat::Dummy => (Vec::new(), Vec::new()),
+            LoadFormat::Safetensors => map_tensors(directory, &mut config.decoder)?,
+        };
+        if config.dtype.is_none()
+            && let Some(dtype) = tensors.first().and_then(|tensor| tensor.entry.dtype)
+        {
+            let tied_embeddings = config.decoder.spec.tied_embeddings;
+            config = ModelConfig::read(&config_path, Some(dtype))?;
+            config.decoder.spec.tied_embeddings = tied_embeddings;
+        }
+        let (directory, spec) = (directory.to_owned(), config.spec());
+        Ok(Self { directory, config, spec, generation, load_format, files, tensors })
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its family.
+    pub fn family(&self) -> &'static Family {
+        self.config.family
+    }
+
+    /// What its `config.json` says.
+    pub fn decoder(&self) -> &Decoder {
+        &self.config.decoder
+    }
+
+    /// What the engine builds where sequences may be as long as the model was made for.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// Longest sequence that the model was made for.
+    pub fn max_position_embeddings(&self) -> u32 {
+        self.config.decoder.max_position_embeddings
+    }
+
+    /// Tokens that end a completion: `generation_config.json`'s, else `config.json`'s.
+    pub fn end_token_ids(&self) -> &[u32] {
+        self.generation.end_token_ids.as_deref().unwrap_or(&self.config.end_token_ids)
+    }
+
+    /// Sampling defaults and what to tell the log.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    /// Where the weights come from.
+    pub fn load_format(&self) -> LoadFormat {
+        self.load_format
+    }
+
+    /// How many tensors there are to copy; 0 for `dummy`.
+    pub fn num_tensors(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// The tensor at `index` in the order of the forward pass; `None` beyond the last.
+    pub fn tensor(&self, index: usize) -> Option<TensorView<'_>> {
+        let Found { expected, file, entry } = self.tensors.get(index)?;
+        let data = self.files.get(*file)?.bytes().get(entry.begin..entry.end)?;
+        Some(TensorView { expected, dtype: entry.dtype?, data })
+    }
+
+    /// Every tensor in the order of the forward pass.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
+        (0..self.num_tensors()).filter_map(|index| self.tensor(index))
+    }
+
+    /// Bytes to copy; for `dummy`, bytes of the weights that are made.
+    pub fn total_bytes(&self) -> u64 {
+        match self.load_format {
+            LoadFormat::Safetensors => {
+                self.tensors.iter().map(|found| found.entry.bytes() as u64).sum()
+            }
+            LoadFormat::Dummy => tensor_bytes(&self.config.decoder),
+        }
+    }
+}
+
+/// A tensor that the model needs, in its file.
+struct Found {
+    expected: ExpectedTensor,
+    file: usize,
+    entry: TensorEntry,
+}
+
+/// Every tensor of the files by its name, with the file that it is in.
+type ByName = HashMap<String, (usize, TensorEntry)>;
+
+/// Maps every file and picks the model's tensors out of them.
+fn map_tensors(
+    directory: &Path,
+    decoder: &mut Decoder,
+) -> Result<(Vec<MappedFile>, Vec<Found>), CheckpointError> {
+    let sources = find_files(directory)?;
+    let mut files = Vec::new();
+    let mut found = ByName::new();
+    for (path, wanted) in &sources {
+        let file = MappedFile::open(path).map_err(|error| missing_or_io(path, &error))?;
+        for entry in read_header(path, file.bytes())? {
+            // Of a sharded checkpoint a shard may hold more than the index gives it; the index decides.
+            let ours = wanted.as_ref().is_none_or(|names| names.contains(&entry.name));
+            if ours {
+                found.insert(entry.name.clone(), (files.len(), entry));
+            }
+        }
+        if let Some(names) = wanted
+            && let Some(name) = names.iter().find(|name| !found.contains_key(*name))
+        {
+            let reason = format!("{INDEX} says that it is in this file, but it is not");
+            let error = CheckpointError::new(CheckpointFault::MissingTensor, path, reason);
+            return Err(error.at(name));
+        }
+        files.push(file);
+    }
+    let paths: Vec<_> = sources.into_iter().map(|(path, _)| path).collect();
+    let root = root_of(decoder, &found);
+    untie(decoder, root, &files, &mut found);
+    let tensors = pick(directory, (decoder, root), &paths, found)?;
+    Ok((files, tensors))
+}
+
+/// The names that this file uses; the usual ones where it uses none of those known.
+fn root_of(decoder: &Decoder, found: &ByName) -> &'static Root {
+    let roots = decoder.roots();
+    roots.iter().find(|root| found.contains_key(&root.embedding())).unwrap_or(&roots[0])
+}
+
+/// A head beside tied embeddings: a copy that some exports keep, or one of its own whatever `config.json` says (as transformers has it).
+fn untie(decoder: &mut Decoder, root: &Root, files: &[MappedFile], found: &mut ByName) {
+    if !decoder.spec.tied_embeddings {
+        return;
+    }
+    let bytes =
+        |(file, entry): &(usize, TensorEntry)| files[*file].bytes().get(entry.begin..entry.end);
+    let Some(head) = found.get(root.head) else { return };
+    if found.get(&root.embedding()).is_some_and(|embedding| bytes(embedding) != bytes(head)) {
+        decoder.spec.tied_embeddings = false;
+    } else {
+        found.remove(root.head);
+    }
+}
+
+/// The model's tensors in order, each held against `config.json`; what is left over must be harmless.
+fn pick(
+    directory: &Path,
+    (decoder, root): (&Decoder, &Root),
+    paths: &[PathBuf],
+    mut found: ByName,
+) -> Result<Vec<Found>, CheckpointError> {
+    let mut tensors = Vec::new();
+    for expected in decoder.tensors(root) {
+        let Some((file, entry)) = found.remove(&expected.name) else {
+            let reason = "the model needs this tensor and no file has it";
+            let error = CheckpointError::new(CheckpointFault::MissingTensor, directory, reason);
+            return Err(error.at(expected.name));
+        };
+        let wrong = |fault, reason: String| {
+            Err(CheckpointError::new(fault, &paths[file], reason).at(&*expected.name))
+        };
+        if entry.dtype.is_none() {
+            let reason = format!("element type {}; expected F32, F16 or BF16", entry.dtype_name);
+            return wrong(CheckpointFault::Unsupported, reason);
+        }
+        if entry.shape != expected.shape {
+            let reason =
+                format!("shape {:?}, but by {CONFIG} it must be {:?}", entry.shape, expected.shape);
+            return wrong(CheckpointFault::WrongShape, reason);
+        }
+        tensors.push(Found { expected, file, entry });
+    }
+    let mut unexpected: Vec<_> = found
+        .into_iter()
+        .filter(|(name, _)| !root.may_be_left_out(name))
+        .map(|(name, (file, _))| (name, file))
+        .collect();
+    unexpected.sort();
+    match unexpected.first() {
+        None => Ok(tensors),
+        Some((name, file)) => {
+            let reason = format!(
+                "a model of this {CONFIG} has no such tensor (nor {} more like it)",
+                unexpected.len() - 1
+            );
+            Err(CheckpointError::new(CheckpointFault::UnexpectedTensor, &paths[*file], reason)
+                .at(name))
+        }
+    }
+}
+
+/// The names that the index gives to one file; `None` without an index: all of them.
+type Wanted = Option<BTreeSet<String>>;
+
+/// The safetensors files, each with the tensors that are to be taken from it.
+fn find_files(directory: &Path) -> Result<Vec<(PathBuf, Wanted)>, CheckpointError> {
+    let single = directory.join(SINGLE);
+    if single.exists() {
+        return Ok(vec![(single, None)]);
+    }
+    let index_path = directory.join(INDEX);
+    let Some(index) = JsonFile::read_if_there(&index_path)? else {
+        let other = std::fs::read_dir(directory)
+            .ok()
+            .and_then(|entries| {
+                entries.flatten().map(|entry| entry.file_name()).find(|name| {
+                    let name = name.to_string_lossy();
+                    [".bin", ".gguf", ".pth", ".pt"].iter().any(|end| name.ends_with(end))
+                })
+            })
+            .map(|name| format!("; {} is a format that is not read", name.to_string_lossy()))
+            .unwrap_or_default();
+        let reason = format!("expected {SINGLE} or {INDEX}{other}");
+        return Err(CheckpointError::new(CheckpointFault::NotFound, directory, reason));
+    };
+    let Some(map) = index.object("weight_map")? else {
+        return Err(index.expected("weight_map", "an object of tensor names and files"));
+    };
+    let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (tensor, file) in map.entries() {
+        // A plain name: an index must not reach outside its directory.
+        let name = file.as_str().filter(|name| {
+            !name.is_empty()
+                && !name.contains(['/', '\\', '\0'])
+                && !matches!(*name, "." | "..")
+                && name.ends_with(".safetensors")
+        });
+        let Some(name) = name else {
+            return Err(map.expected(tensor, "the name of a .safetensors file beside the index"));
+        };
+        files.entry(name.to_owned()).or_default().insert(tensor.clone());
+    }
+    if files.is_empty() {
+        return Err(index.expected("weight_map", "at least one tensor"));
+    }
+    Ok(files.into_iter().map(|(name, names)| (directory.join(name), Some(names))).collect())
+}
+
+fn missing_or_io(path: &Path, error: &std::io::Error) -> CheckpointError {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        CheckpointError::new(CheckpointFault::NotFound, path, "the file does not exist")
+    } else {
+        CheckpointError::new(CheckpointFault::Io, path, error.to_string())
+    }
+}
+
+/// Bytes of the weights, before any padding of the engine's.
+fn tensor_bytes(decoder: &Decoder) -> u64 {
+    let elements = decoder
+        .usual_tensors()
+        .iter()
+        .map(|tensor| tensor.shape.iter().product::<u64>())
+        .fold(0_u64, u64::saturating_add);
+    elements.saturating_mul(decoder.spec.activation.bytes())
+}
