@@ -4,8 +4,9 @@
 //! [`RemoveModel`] from models, [`Attach`] from the node. Tells the scheduler its [`Credit`]. Forms steps under one
 //! token budget shared by decodes and prefill chunks; two at most in flight.
 //!
-//! `actor.rs` is the shell; [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its
-//! rows, `kv_blocks.rs` keeps blocks and prefix cache.
+//! `actor.rs` and `mailboxes.rs` are the shell. [`StepLoop`] is what happens after every event, whoever the neighbours are.
+//! [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its rows, `kv_blocks.rs` keeps
+//! blocks and prefix cache.
 
 use actix::{Message, Recipient};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ mod actor_tests;
 mod block_pool;
 mod kv_blocks;
 mod lane;
+mod mailboxes;
 mod newcomers;
 mod outbox;
 mod policy;
@@ -35,10 +37,13 @@ mod score_tests;
 mod settle;
 mod step_batch;
 mod step_gap;
+mod step_loop;
 
 pub use actor::{Batcher, Links, Start};
+pub use outbox::{Outbox, Sent};
 pub use policy::{Batching, Defect, LaneSpec, Load, MAX_STEPS_IN_FLIGHT, PlannedStep, Refused};
 pub use running::{Departure, Output, Started};
+pub use step_loop::{Failure, Neighbours, StepLoop, Turn};
 
 /// Gives a sequence to the device. Sent only within the device's credit.
 #[derive(Message)]

@@ -202,10 +202,10 @@ impl Stream {
     }
 
     /// The sequence starts again after a failure, as `attempt`: what comes late from an older one is ignored. Gives the
-    /// completion tokens taken so far, which the sequence goes on from.
-    pub fn restart(&mut self, attempt: u32) -> u32 {
+    /// completion tokens taken so far, which the sequence goes on from; nothing if it has ended.
+    pub fn restart(&mut self, attempt: u32) -> Option<u32> {
         self.attempt = self.attempt.max(attempt);
-        self.num_tokens
+        self.open.as_ref().map(|_| self.num_tokens)
     }
 
     /// Adds tokens, those from `shown` on without their text; gives how many there are up to the end of a stop string, and

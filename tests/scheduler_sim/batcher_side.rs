@@ -1,52 +1,141 @@
-//! The batcher's side of the world: what its actor does around the policy, and the device below it.
+//! The batcher's side of the world: what its loop meets in the place of mailboxes and streams, and the device below it.
 
-use inferno_node::batcher::{Batching, Credit, Departure, LaneSpec};
+use inferno_node::batcher::{
+    Credit, DeviceFailed, Failure, LaneSpec, Neighbours, PlannedStep, Sent, Started, StepLoop,
+};
+use inferno_node::clock::Timestamp;
+use inferno_node::error::{Error, Kind};
 use inferno_node::ids::ModelId;
+use inferno_node::reply::Delivery;
+use inferno_node::sequence::Sequence;
 
 use super::chance::Chance;
 use super::device::{END_TOKEN, FakeDevice};
 use super::request::End;
-use super::world::{Event, MAX_STEP_US, ToScheduler, World};
+use super::world::{Event, MAX_STEP_US, ToScheduler, Who, World};
 
-impl World {
-    /// What the batcher's actor does after every message.
-    pub fn pump(&mut self, at: usize) {
-        while let Some(batching) = &mut self.devices[at].batching {
-            let planned = batching.next_step(&mut self.output);
-            self.announce(at);
-            let Some(step) = planned else { break };
-            let device = &mut self.devices[at];
-            device.steps.push_back(step);
-            if device.steps.len() == 1 {
-                let generation = device.generation;
-                self.after(50, MAX_STEP_US, Event::StepEnd(at, generation));
-            }
-        }
-        self.finish_closing(at);
-        let device = &mut self.devices[at];
-        let Some(batching) = &device.batching else { return };
-        let credits: Vec<_> = batching.credits(&device.id, device.generation).collect();
-        for credit in credits {
-            let sent = self.devices[at].credits.insert(credit.model, credit.clone());
-            if sent.as_ref() != Some(&credit) {
-                self.say(at, ToScheduler::Credit(credit));
-            }
-        }
+/// The neighbours of the batcher of device `at`.
+pub struct Neighbourhood<'a> {
+    world: &'a mut World,
+    at: usize,
+}
+
+impl Neighbourhood<'_> {
+    /// `message` back, if its mailbox is full as chance has it.
+    fn room<M>(&mut self, message: M) -> Result<M, Sent<M>> {
+        let percent = self.world.plan.mailbox_full_percent;
+        if self.world.chance.percent(percent) { Err(Sent::Full(message)) } else { Ok(message) }
     }
 
-    pub fn announce(&mut self, at: usize) {
-        for started in self.output.started.drain(..) {
-            self.cached_tokens += u64::from(started.cached_tokens);
+    fn say(&mut self, word: ToScheduler) {
+        self.world.say(self.at, word);
+    }
+}
+
+/// Goes on with a message that has room, or gives it back.
+macro_rules! room_for {
+    ($self:ident, $message:ident) => {
+        match $self.room($message) {
+            Ok(message) => message,
+            Err(full) => return full,
         }
-        self.preemptions += std::mem::take(&mut self.output.preemptions);
-        let produced = std::mem::take(&mut self.output.produced);
-        for one in &produced {
-            self.requests[one.stream].finishes += u32::from(one.finish.is_some());
+    };
+}
+
+impl Neighbours<Who> for Neighbourhood<'_> {
+    fn step(&mut self, step: PlannedStep) -> Sent<PlannedStep> {
+        let step = room_for!(self, step);
+        let device = &mut self.world.devices[self.at];
+        device.steps.push_back(step);
+        if device.steps.len() == 1 {
+            let end = Event::StepEnd(self.at, device.generation);
+            self.world.after(50, MAX_STEP_US, end);
         }
-        if !produced.is_empty() {
-            self.devices[at].to_reply.push_back(produced);
-            self.in_order(at, 2, Event::ToReply(at));
+        Sent::Taken
+    }
+
+    fn deliver(
+        &mut self,
+        step: (Vec<Delivery<Who>>, Timestamp),
+    ) -> Sent<(Vec<Delivery<Who>>, Timestamp)> {
+        let (deliveries, _) = room_for!(self, step);
+        for one in &deliveries {
+            self.world.requests[one.stream].finishes += u32::from(one.finish.is_some());
         }
+        self.world.devices[self.at].to_reply.push_back(deliveries);
+        self.world.in_order(self.at, 2, Event::ToReply(self.at));
+        Sent::Taken
+    }
+
+    fn credit(&mut self, credit: Credit) -> Sent<Credit> {
+        let credit = room_for!(self, credit);
+        self.say(ToScheduler::Credit(credit));
+        Sent::Taken
+    }
+
+    fn returned(&mut self, sequences: Vec<(Sequence, Who)>) -> Sent<Vec<(Sequence, Who)>> {
+        let sequences = room_for!(self, sequences);
+        self.say(ToScheduler::Returned(sequences));
+        Sent::Taken
+    }
+
+    fn failed(&mut self, failed: DeviceFailed) -> Sent<DeviceFailed> {
+        let failed = room_for!(self, failed);
+        self.say(ToScheduler::Down(failed.generation));
+        self.world.after(500, 10_000, Event::Rebuilt(self.at));
+        Sent::Taken
+    }
+
+    fn started(&mut self, started: Started<Who>, _: Timestamp) {
+        self.world.cached_tokens += u64::from(started.cached_tokens);
+    }
+
+    fn preempted(&mut self, count: u32) {
+        self.world.preemptions += count;
+    }
+
+    fn cancel(&mut self, who: &Who, at: Timestamp) {
+        self.world.requests[*who].end(End::Cancelled, at.as_micros());
+    }
+
+    fn fail(&mut self, who: &Who, error: Error, at: Timestamp) {
+        assert_ne!(error.kind, Kind::ContextLength, "assigned beyond all memory");
+        let request = &mut self.world.requests[*who];
+        request.finishes += 1;
+        request.end(End::Failed, at.as_micros());
+    }
+
+    fn restart(&mut self, who: &Who, attempt: u32) -> Option<u32> {
+        let request = &mut self.world.requests[*who];
+        request.attempt = attempt;
+        request.end.is_none().then_some(request.taken.len() as u32)
+    }
+}
+
+impl World {
+    /// Something happens to the batcher of a device, and its loop takes a turn.
+    pub fn batcher<T>(
+        &mut self,
+        at: usize,
+        happens: impl FnOnce(&mut StepLoop<Who>, &mut Neighbourhood<'_>) -> T,
+    ) -> T {
+        let mut steps = self.devices[at].batcher.take().expect("nothing happens inside of a turn");
+        let now = self.stamp();
+        let mut to = Neighbourhood { world: self, at };
+        let result = happens(&mut steps, &mut to);
+        let turn = steps.turn(&mut to, now);
+        let device = &mut self.devices[at];
+        assert!(turn.removed.iter().all(|model| device.closed.contains(model)));
+        device.batcher = Some(steps);
+        if turn.waits && !std::mem::replace(&mut device.retry_planned, true) {
+            self.after(1_000, 1_500, Event::Retry(at));
+        }
+        result
+    }
+
+    pub fn retry(&mut self, at: usize) {
+        self.devices[at].retry_planned = false;
+        self.batcher(at, |_, _| ());
     }
 
     pub fn step_end(&mut self, at: usize) -> Result<(), String> {
@@ -62,102 +151,62 @@ impl World {
             for who in members {
                 self.requests[who].failed_steps += 1;
             }
-            self.fail(at, Some(step.step));
+            self.fail(at, Failure { step: Some(step.step), ..Failure::of("drawn") });
             return Ok(());
         }
         let output = device.fake.run(&step)?;
-        if let Some(batching) = &mut device.batching {
-            let settled = batching.settle(step.step, &output, step.batch, &mut self.output);
-            settled.map_err(|defect| defect.to_string())?;
-        }
         if !device.steps.is_empty() {
-            let generation = device.generation;
-            self.after(50, MAX_STEP_US, Event::StepEnd(at, generation));
+            let end = Event::StepEnd(at, device.generation);
+            self.after(50, MAX_STEP_US, end);
         }
-        self.announce(at);
-        self.pump(at);
-        Ok(())
+        let now = self.stamp();
+        let settled =
+            self.batcher(at, |steps, to| steps.settle(step.step, (&output, step.batch), to, now));
+        settled.map(|_| ()).map_err(|defect| defect.to_string())
     }
 
-    /// What the batcher's actor does when a step fails, and in its `Drop`.
-    pub fn fail(&mut self, at: usize, step: Option<u64>) {
-        let Some(mut batching) = self.devices[at].batching.take() else { return };
-        self.failures += 1;
-        self.devices[at].mailbox_lost = false;
-        let mut returned = Vec::new();
-        for Departure { mut sequence, stream: who, restarted } in batching.depart(step) {
-            let request = &mut self.requests[who];
-            if request.handle.wants_no_more() {
-                if request.handle.is_cancelled() {
-                    request.end(End::Cancelled, self.now);
-                }
-                continue;
-            }
-            if sequence.failed_steps >= 2 {
-                request.finishes += 1;
-                request.end(End::Failed, self.now);
-                continue;
-            }
-            if restarted {
-                request.attempt = sequence.attempt;
-                sequence.token_ids.truncate(request.sequence.token_ids.len() + request.taken.len());
-                sequence.prompt_scored &= !request.taken.is_empty();
-            }
-            returned.push((sequence, who));
-        }
+    /// A step of the device failed, or its batcher panicked.
+    pub fn fail(&mut self, at: usize, failure: Failure<'_>) {
         let device = &mut self.devices[at];
-        device.steps.clear();
-        let credits = std::mem::take(&mut device.credits);
-        let generation = device.generation;
-        for (_, credit) in credits {
-            self.say(at, ToScheduler::Credit(Credit { open: false, ..credit }));
+        if device.has_failed() {
+            return;
         }
-        self.say(at, ToScheduler::Returned(returned));
-        self.say(at, ToScheduler::Down(generation));
-        self.after(500, 10_000, Event::Rebuilt(at));
+        device.mailbox_lost = false;
+        device.steps.clear();
+        self.failures += 1;
+        let now = self.stamp();
+        self.batcher(at, |steps, to| steps.fail(failure, to, now));
     }
 
     pub fn rebuilt(&mut self, at: usize) {
+        // What the old one has to send is sent when there is room.
+        while self.devices[at].retry_planned && self.batcher(at, |steps, _| steps.has_unsent()) {}
         let device = &mut self.devices[at];
         device.generation += 1;
         device.fake = FakeDevice::default();
-        let mut batching = Batching::new();
+        let mut steps = StepLoop::new(device.id.clone(), device.generation);
         for spec in &self.plan.specs[at] {
             if !device.closed.contains(&spec.model) {
-                batching.add_model(spec.clone());
+                steps.add_model(spec.clone());
                 device.fake.add_model(spec.clone());
             }
         }
-        device.batching = Some(batching);
+        steps.attach();
+        device.batcher = Some(steps);
         let generation = device.generation;
         // The first credit may come before the node's word and after it.
         if self.chance.percent(50) {
-            self.pump(at);
+            self.batcher(at, |_, _| ());
             self.say(at, ToScheduler::Up(generation));
         } else {
             self.say(at, ToScheduler::Up(generation));
-            self.pump(at);
+            self.batcher(at, |_, _| ());
         }
     }
 
     pub fn close_model(&mut self, at: usize, model: ModelId) {
         self.devices[at].closed.push(model);
-        if let Some(batching) = &mut self.devices[at].batching {
-            batching.close_model(model);
-        }
-        self.pump(at);
-    }
-
-    fn finish_closing(&mut self, at: usize) {
-        let device = &mut self.devices[at];
-        for model in &device.closed {
-            let told = device.credits.get(model).is_some_and(|credit| !credit.open);
-            if let Some(batching) = device.batching.as_mut().filter(|_| told)
-                && batching.remove_model(*model)
-            {
-                device.credits.remove(model);
-            }
-        }
+        self.batcher(at, |steps, _| steps.close_model(model));
     }
 }
 

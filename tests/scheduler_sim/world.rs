@@ -1,9 +1,9 @@
 //! A node in small: the two policies, fake devices, and queues with delays between them, driven by chance from one seed.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 
-use inferno_node::batcher::{Batching, Credit, LaneSpec, Output, PlannedStep, Refused};
+use inferno_node::batcher::{Credit, Failure, LaneSpec, PlannedStep, StepLoop};
 use inferno_node::clock::Timestamp;
 use inferno_node::ids::{DeviceId, ModelId};
 use inferno_node::reply::Delivery;
@@ -29,6 +29,8 @@ pub enum Event {
     /// The front step of a device ends.
     StepEnd(usize, u64),
     Rebuilt(usize),
+    /// The batcher sends again what found no room.
+    Retry(usize),
     BatcherPanics(usize),
     CloseModel(usize, ModelId),
 }
@@ -58,11 +60,11 @@ pub struct Plan {
 pub struct Device {
     pub id: DeviceId,
     pub generation: u64,
-    /// None while it is rebuilt.
-    pub batching: Option<Batching<Who>>,
+    /// None before the first build, and in its own turn.
+    pub batcher: Option<StepLoop<Who>>,
+    pub retry_planned: bool,
     pub fake: FakeDevice,
     pub steps: VecDeque<PlannedStep>,
-    pub credits: HashMap<ModelId, Credit>,
     pub closed: Vec<ModelId>,
     /// Its batcher panicked: what was in the mailbox is gone.
     pub mailbox_lost: bool,
@@ -83,7 +85,6 @@ pub struct World {
     pub devices: Vec<Device>,
     pub requests: Vec<Request>,
     leads: Vec<Vec<u32>>,
-    pub output: Output<Who>,
     pub preemptions: u32,
     pub cached_tokens: u64,
     pub failures: u32,
@@ -94,6 +95,12 @@ pub const AGEING_US: u64 = 20_000;
 pub const PATIENCE_US: u64 = 2_000;
 pub const MAX_STEP_US: u64 = 1_500;
 const MAX_DELAY_US: u64 = 300;
+
+impl Device {
+    pub fn has_failed(&self) -> bool {
+        self.batcher.as_ref().is_some_and(StepLoop::has_failed)
+    }
+}
 
 impl World {
     pub fn new(plan: Plan, seed: u64) -> Self {
@@ -107,10 +114,10 @@ impl World {
         let devices = (0..plan.devices).map(|at| Device {
             id: DeviceId::new(&format!("sim:{at}")),
             generation: 0,
-            batching: None,
+            batcher: None,
+            retry_planned: false,
             fake: FakeDevice::default(),
             steps: VecDeque::new(),
-            credits: HashMap::new(),
             closed: Vec::new(),
             mailbox_lost: false,
             to_batcher: VecDeque::new(),
@@ -128,7 +135,6 @@ impl World {
             now: 0,
             requests: Vec::new(),
             leads,
-            output: Output::default(),
             preemptions: 0,
             cached_tokens: 0,
             failures: 0,
@@ -172,7 +178,7 @@ impl World {
                     self.after(1_000, 3_000, Event::Sweep);
                 }
             }
-            Event::ToBatcher(device) => self.reach_batcher(device)?,
+            Event::ToBatcher(device) => self.reach_batcher(device),
             Event::ToScheduler(device) => self.reach_scheduler(device),
             Event::ToReply(device) => self.reach_reply(device),
             Event::StepEnd(device, generation) => {
@@ -182,9 +188,10 @@ impl World {
             }
             Event::Rebuilt(device) => self.rebuilt(device),
             Event::BatcherPanics(device) => {
-                self.fail(device, None);
+                self.fail(device, Failure::of("a panic"));
                 self.devices[device].mailbox_lost = true;
             }
+            Event::Retry(device) => self.retry(device),
             Event::CloseModel(device, model) => self.close_model(device, model),
         }
         self.dispatch();
@@ -218,9 +225,8 @@ impl World {
         while let Some(assignment) = self.scheduling.next(self.stamp()) {
             let at = self.devices.iter().position(|device| device.id == assignment.device);
             let at = at.expect("the scheduler knows only these");
-            if self.devices[at].generation != assignment.generation
-                || self.devices[at].batching.is_none()
-            {
+            let device = &self.devices[at];
+            if device.generation != assignment.generation || device.has_failed() {
                 self.scheduling.put_back(assignment, Refusal::Gone);
             } else if self.chance.percent(self.plan.mailbox_full_percent) {
                 self.scheduling.put_back(assignment, Refusal::Full);
@@ -240,30 +246,19 @@ impl World {
         }
     }
 
-    fn reach_batcher(&mut self, at: usize) -> Result<(), String> {
+    fn reach_batcher(&mut self, at: usize) {
         let device = &mut self.devices[at];
-        let Some((generation, sequence, who)) = device.to_batcher.pop_front() else {
-            return Ok(());
-        };
-        let batching = device.batching.as_mut().filter(|_| device.generation == generation);
-        let Some(batching) = batching else {
-            if device.mailbox_lost {
-                // The stream was dropped with the mailbox.
-                self.requests[who].end(End::Dropped, self.now);
-            } else {
-                self.say(at, ToScheduler::Returned(vec![(sequence, who)]));
-            }
-            return Ok(());
-        };
-        match batching.assign(sequence, who) {
-            Ok(()) => {}
-            Err(Refused::UnknownModel(sequence, who)) => {
-                self.say(at, ToScheduler::Returned(vec![(sequence, who)]));
-            }
-            Err(Refused::TooLong { .. }) => return Err("assigned beyond all memory".into()),
+        let Some((generation, sequence, who)) = device.to_batcher.pop_front() else { return };
+        let lost = device.mailbox_lost && device.has_failed();
+        if device.generation == generation && !lost {
+            let now = self.stamp();
+            self.batcher(at, |steps, to| steps.assign(sequence, who, to, now));
+        } else if device.mailbox_lost {
+            // The stream was dropped with the mailbox.
+            self.requests[who].end(End::Dropped, self.now);
+        } else {
+            self.say(at, ToScheduler::Returned(vec![(sequence, who)]));
         }
-        self.pump(at);
-        Ok(())
     }
 
     fn reach_scheduler(&mut self, at: usize) {
@@ -302,10 +297,11 @@ impl World {
 
     fn audit(&self) -> Result<(), String> {
         self.devices.iter().try_for_each(|device| {
-            device.batching.as_ref().map_or(Ok(()), Batching::audit)?;
-            let in_flight = device.batching.as_ref().map_or(0, Batching::num_in_flight);
-            if in_flight != device.steps.len() {
-                return Err(format!("{in_flight} steps counted, {} sent", device.steps.len()));
+            let Some(batcher) = &device.batcher else { return Ok(()) };
+            batcher.audit()?;
+            let (sent, here) = (batcher.num_sent(), device.steps.len());
+            if sent != here {
+                return Err(format!("{sent} steps counted, {here} sent"));
             }
             Ok(())
         })
@@ -317,8 +313,8 @@ impl World {
                 format!("request {who} ({:?}): {text}", request.sequence.sampler.seed)
             })?;
         }
-        for batching in self.devices.iter().filter_map(|device| device.batching.as_ref()) {
-            let load = batching.load();
+        for batcher in self.devices.iter().filter_map(|device| device.batcher.as_ref()) {
+            let load = batcher.load();
             if (load.running, load.waiting, load.used_blocks) != (0, 0, 0) {
                 return Err(format!("left over: {load:?}"));
             }

@@ -171,7 +171,7 @@ fn a_new_start_ignores_what_comes_late_from_the_old_one() {
     let mut stream = lock(&started);
     stream.scheduled(&DeviceId::new("cpu:0"), 0, at(2_000));
     stream.push(1, &tokens("ab"), None, at(5_000));
-    assert_eq!(stream.restart(2), 2);
+    assert_eq!(stream.restart(2), Some(2));
     stream.push(1, &tokens("X"), Some(FinishReason::Length), at(6_000));
     stream.scheduled(&DeviceId::new("cpu:1"), 3, at(7_000));
     stream.push(2, &tokens("c"), Some(FinishReason::Length), at(8_000));
@@ -249,7 +249,7 @@ fn any_interleaving_ends_exactly_once() {
                 3 => sink.close(),
                 4 => {
                     attempt += 1;
-                    fed = stream.restart(attempt) as usize;
+                    fed = stream.restart(attempt).map_or(fed, |taken| taken as usize);
                 }
                 5 => stream.push(attempt - 1, &text[..1], None, now),
                 6 => {
@@ -305,7 +305,7 @@ fn a_row_that_could_not_be_sampled_fails_with_its_reason() {
         let started = Fixture::default().start(&sink);
         let mut stream = lock(&started);
         stream.push(1, &tokens("ab"), None, at(5_000));
-        assert_eq!(stream.restart(2), 2);
+        assert_eq!(stream.restart(2), Some(2));
         stream.fault(1, fault, at(5_500));
         assert!(!stream.is_ended(), "of a start that was given up");
         stream.fault(2, fault, at(6_000));
