@@ -85,7 +85,7 @@ async fn rebuild(folder: &Path) -> Duration {
         }
         last = Instant::now();
     }
-    engine.shutdown().await;
+    engine.shutdown().await.expect("it ends");
     waited.expect("the step threw")
 }
 
@@ -135,7 +135,7 @@ fn inference(criterion: &mut Criterion) {
             runtime.block_on(first_token(&engine, request));
         });
     });
-    runtime.block_on(engine.shutdown());
+    runtime.block_on(engine.shutdown()).expect("it ends");
 }
 
 async fn first_token(engine: &Engine, request: InferRequest) {

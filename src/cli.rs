@@ -200,7 +200,15 @@ async fn run_until_signal(node: Node) -> Result<(), String> {
         }
     }
     tracing::info!("draining");
-    let cut = node.shutdown().await;
+    let again = end_signal()?;
+    let cut = tokio::select! {
+        cut = node.shutdown() => cut.map_err(|error| error.message)?,
+        // Who asks twice does not want to wait: not for the threads, either, which dropping the node would.
+        () = again => {
+            eprintln!("inferno-node: a second signal: ended at once");
+            std::process::exit(1);
+        }
+    };
     match failed {
         Some(message) => Err(message),
         None if cut > 0 => Err(format!("{cut} requests were cut at the end of the drain")),

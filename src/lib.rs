@@ -41,6 +41,7 @@ pub mod request;
 pub mod gpu;
 pub mod memory;
 pub mod progress;
+pub mod lifeline;
 pub mod bridge;
 pub mod ids;
 pub mod clock;

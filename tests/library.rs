@@ -77,7 +77,7 @@ async fn an_answer_has_everything_the_plan_names() {
     assert_eq!(finish_reason, FinishReason::Length);
     assert!(latency.as_secs_f64() > 0.0);
     assert_eq!((receipt.device.as_str(), receipt.attempt), ("cpu:0", 1));
-    assert_eq!(engine.shutdown().await, 0);
+    assert_eq!(engine.shutdown().await, Ok(0));
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn two_engines_live_in_one_process() {
     let (here, there) = tokio::join!(first.infer(request(1)), second.infer(tiny.clone()));
     assert!(here.is_ok() && there.is_ok());
     assert_eq!(first.infer(tiny).await.expect_err("not here").kind, Kind::NotFound);
-    first.shutdown().await;
+    first.shutdown().await.expect("it ends");
     assert!(second.is_ready());
 }
 
@@ -273,7 +273,7 @@ async fn choices_are_drawn_with_seeds_of_their_own_after_one_prefill() {
     let asked = InferRequest::new("demo", Prompt::TokenIds(prompt)).params(params);
     let single = engine.infer(asked).await.expect("an answer");
     assert_eq!(single.token_ids, answer.token_ids);
-    engine.shutdown().await;
+    engine.shutdown().await.expect("it ends");
 }
 
 #[tokio::test]
@@ -296,7 +296,7 @@ async fn the_best_of_several_samples_has_the_highest_mean_log_probability() {
     assert_eq!(best.generated_text, ranked[0].1);
     assert_eq!((best.others.len(), &best.others[0].generated_text), (1, &ranked[1].1));
     assert_eq!((best.logprobs, best.usage.completion_tokens), (None, 96), "all are paid for");
-    engine.shutdown().await;
+    engine.shutdown().await.expect("it ends");
 }
 
 #[tokio::test]
@@ -311,5 +311,5 @@ async fn a_sample_that_cannot_be_drawn_ends_its_request_with_one_error() {
     let failed = engine.infer(request(1).params(params)).await;
     assert_eq!(failed.map_err(|error| error.kind).err(), Some(Kind::Invalid));
     assert!(engine.infer(request(1)).await.is_ok(), "the device goes on");
-    engine.shutdown().await;
+    engine.shutdown().await.expect("it ends");
 }

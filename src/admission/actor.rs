@@ -20,6 +20,7 @@ use crate::clock::Timestamp;
 use crate::door::{Admit, AdmitAll, Cancel};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{RequestId, SequenceId};
+use crate::lifeline::Lifeline;
 use crate::models::{ModelDown, ModelUp};
 use crate::progress::Progress;
 use crate::reply::{SharedStream, Stream};
@@ -53,6 +54,8 @@ pub struct Start {
     pub metrics: Arc<Metrics>,
     /// Prompts that are being tokenized.
     pub progress: Progress,
+    /// Held for as long as it lives, and beside it by each tokenizer thread.
+    pub alive: Lifeline,
 }
 
 /// The actor; see the module above.
@@ -67,6 +70,7 @@ pub struct Admission {
     rate: Rate,
     pool: Pool,
     tokenizing: u64,
+    alive: Lifeline,
 }
 
 impl Admission {
@@ -76,7 +80,7 @@ impl Admission {
     /// The system's reason, if it gives no thread.
     pub fn start(arbiter: &ArbiterHandle, start: Start) -> std::io::Result<Addr<Self>> {
         let (results, mut tokenized) = unbounded_channel();
-        let pool = Pool::start(start.config.num_tokenizer_threads(), &results)?;
+        let pool = Pool::start(start.config.num_tokenizer_threads(), &results, &start.alive)?;
         let admission = Self {
             gate: Gate::new(start.config, start.expected_models),
             node_id: start.node_id.into(),
@@ -88,6 +92,7 @@ impl Admission {
             rate: Rate::default(),
             pool,
             tokenizing: 0,
+            alive: start.alive,
         };
         Ok(Self::start_in_arbiter(arbiter, move |context| {
             context.set_mailbox_capacity(MAILBOX_CAPACITY);
@@ -299,6 +304,7 @@ impl Handler<Admit> for Admission {
     type Result = ();
 
     fn handle(&mut self, Admit(request): Admit, _: &mut Self::Context) {
+        self.alive.look();
         self.take(request, None);
     }
 }

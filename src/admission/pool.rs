@@ -9,6 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::reserved::{Reserved, cancelled};
 use crate::error::{Error, Result};
+use crate::lifeline::Lifeline;
 use crate::models::ServedModel;
 use crate::request::Prompt;
 
@@ -57,12 +58,14 @@ impl Pool {
     pub(super) fn start(
         num_threads: usize,
         results: &UnboundedSender<Tokenized>,
+        alive: &Lifeline,
     ) -> std::io::Result<Self> {
         let mut pool = Self { shared: Arc::default(), threads: Vec::new() };
         for index in 0..num_threads {
             let (shared, results) = (Arc::clone(&pool.shared), results.clone());
+            let alive = alive.beside("tokenizer thread");
             let thread = std::thread::Builder::new().name(format!("tokenizer-{index}"));
-            pool.threads.push(thread.spawn(move || work(&shared, &results))?);
+            pool.threads.push(thread.spawn(move || work(&shared, &results, alive))?);
         }
         Ok(pool)
     }
@@ -118,8 +121,9 @@ impl Shared {
     }
 }
 
-fn work(shared: &Shared, results: &UnboundedSender<Tokenized>) {
+fn work(shared: &Shared, results: &UnboundedSender<Tokenized>, alive: Lifeline) {
     while let Some(Job { mut reserved, prompt, .. }) = shared.next() {
+        alive.look();
         let token_ids = if reserved.is_unwanted() {
             Err(cancelled())
         } else {
@@ -132,6 +136,7 @@ fn work(shared: &Shared, results: &UnboundedSender<Tokenized>) {
         // Without a receiver the node goes down; the request is refused by being dropped.
         let _ = results.send(Tokenized { reserved, token_ids });
     }
+    alive.dismiss();
 }
 
 /// Longest word in tokens, and all of them together: what a seat holds on the device (`cpp/ops/process_logits`).
@@ -204,6 +209,10 @@ mod tests {
         Job { reserved: reserved(sink), prompt, bytes }
     }
 
+    fn unwatched() -> Lifeline {
+        crate::lifeline::Lifelines::unwatched().hold("admission")
+    }
+
     #[test]
     fn prompts_become_ids_as_their_kind_wants_it() {
         let model = model("m");
@@ -222,7 +231,7 @@ mod tests {
     fn a_full_queue_gives_the_prompt_back_and_the_end_refuses_what_waits() {
         let (results, _receiver) = unbounded_channel();
         // No thread: nothing is taken out.
-        let pool = Pool::start(0, &results).expect("nothing to start");
+        let pool = Pool::start(0, &results, &unwatched()).expect("nothing to start");
         let (first, second) = (Collected::default(), Collected::default());
         let text = || Prompt::Text("x".into());
         assert!(pool.submit(job(text(), &first, MAX_QUEUED_BYTES + 1)).is_ok());
@@ -254,7 +263,7 @@ mod tests {
     #[test]
     fn nobody_tokenizes_for_who_has_left() {
         let (results, mut receiver) = unbounded_channel();
-        let pool = Pool::start(2, &results).expect("threads");
+        let pool = Pool::start(2, &results, &unwatched()).expect("threads");
         let (gone, here) = (Collected::default(), Collected::default());
         gone.close();
         assert!(pool.submit(job(Prompt::Text("x".into()), &gone, 1)).is_ok());

@@ -162,7 +162,11 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.end(&Error::new(Kind::Unavailable, "the node stops").with_retry_after_ms(1_000));
+        let error = match std::thread::panicking() {
+            true => Error::internal("admission panicked on this request"),
+            false => Error::new(Kind::Unavailable, "the node stops").with_retry_after_ms(1_000),
+        };
+        self.end(&error);
     }
 }
 

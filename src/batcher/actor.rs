@@ -16,6 +16,7 @@ use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
 use crate::executor::{StepDone, StepFailure};
 use crate::ids::{DeviceId, ModelId};
+use crate::lifeline::Lifeline;
 use crate::progress::Progress;
 use crate::reply::{Deliver, SharedStream};
 use crate::telemetry::{DeviceMetrics, Metrics};
@@ -53,6 +54,8 @@ pub struct Start {
     pub metrics: Arc<Metrics>,
     /// Pending: sequences here. Stamped with every step done.
     pub progress: Progress,
+    /// Where a test makes it panic; its end tells the node itself.
+    pub alive: Lifeline,
 }
 
 /// The actor.
@@ -68,6 +71,7 @@ pub struct Batcher {
     metrics: Arc<Metrics>,
     device_metrics: DeviceMetrics,
     progress: Progress,
+    alive: Lifeline,
 }
 
 impl Batcher {
@@ -89,6 +93,7 @@ impl Batcher {
             metrics: start.metrics,
             device_metrics,
             progress: start.progress,
+            alive: start.alive,
         }
     }
 
@@ -208,6 +213,7 @@ impl Handler<StepDone> for Batcher {
     type Result = ();
 
     fn handle(&mut self, done: StepDone, ctx: &mut Self::Context) {
+        self.alive.look();
         if self.steps.has_failed() {
             return;
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_nats::Client;
 use async_nats::connection::State;
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::config::{Config, Mode, is_token};
 use super::connect::node_options;
@@ -23,6 +23,7 @@ use super::service::Service;
 use super::writer::{Writer, WriterStart};
 use super::{Deps, QUEUE_GROUP};
 use crate::door::RunningObserver;
+use crate::lifeline::Lifeline;
 
 /// How long a stop waits for NATS to take what is left.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
@@ -58,35 +59,37 @@ pub struct Bus {
 
 struct Running {
     url: String,
-    done: oneshot::Receiver<()>,
+    /// Its sender is the thread's, and goes with it.
+    ended: watch::Receiver<()>,
     thread: JoinHandle<()>,
 }
 
 /// Starts the bus. Resolves when it works, which for `external` is at once (the server is waited for in the background) and for
-/// `managed` when the child answers.
+/// `managed` when the child answers. Its thread holds `alive`, and each of its tasks another beside it.
 ///
 /// # Errors
 /// A configuration that cannot work: a missing file, a wrong node id, a nats-server that does not start.
-pub async fn start(config: &Config, deps: Deps) -> Result<Bus, StartError> {
+pub async fn start(config: &Config, deps: Deps, alive: Lifeline) -> Result<Bus, StartError> {
     let outbox = Arc::new(Outbox::default());
     if config.mode == Mode::Off {
+        alive.dismiss();
         return Ok(Bus { outbox, running: None });
     }
     if !is_token(&deps.node_id) {
+        alive.dismiss();
         return Err(StartError::NodeId(deps.node_id));
     }
     let (started, ready) = oneshot::channel();
-    let (end, done) = oneshot::channel();
+    let (end, ended) = watch::channel(());
     let thread = {
         let (config, outbox) = (config.clone(), outbox.clone());
         std::thread::Builder::new().name("bus".to_owned()).spawn(move || {
-            run_thread(&config, deps, &outbox, started);
-            // Nobody may be waiting any more.
-            let _ = end.send(());
+            let _end = end;
+            run_thread(&config, deps, &outbox, started, alive);
         })?
     };
     let url = ready.await.map_err(|_| StartError::Ended)??;
-    Ok(Bus { outbox, running: Some(Running { url, done, thread }) })
+    Ok(Bus { outbox, running: Some(Running { url, ended, thread }) })
 }
 
 impl Bus {
@@ -138,23 +141,25 @@ impl Bus {
 
     /// Writes what waits (for two seconds at most) and ends the bus, its tasks and its own nats-server.
     pub async fn stop(mut self) {
-        let Some(running) = self.running.take() else { return };
+        let Some(mut running) = self.running.take() else { return };
         self.outbox.control(Control::Stop);
-        // An error says the same: the thread is gone.
-        let _ = running.done.await;
+        // Nothing is sent: the sender's end is the word.
+        let _ = running.ended.changed().await;
         if running.thread.join().is_err() {
             tracing::error!("the bus's thread panicked");
         }
     }
 
     async fn ask(&self, control: impl FnOnce(oneshot::Sender<()>) -> Control) {
-        if self.running.is_none() {
-            return;
-        }
+        let Some(running) = &self.running else { return };
+        let mut ended = running.ended.clone();
         let (done, answer) = oneshot::channel();
         self.outbox.control(control(done));
-        // An error says that the thread is gone, and with it every subscription.
-        let _ = answer.await;
+        // With the thread every subscription is gone; what it was asked stays in the outbox, unanswered.
+        tokio::select! {
+            _ = answer => {}
+            _ = ended.changed() => {}
+        }
     }
 }
 
@@ -176,19 +181,31 @@ impl RunningObserver for Nobody {
 
 type Started = oneshot::Sender<Result<String, StartError>>;
 
-fn run_thread(config: &Config, deps: Deps, outbox: &Arc<Outbox>, started: Started) {
+fn run_thread(
+    config: &Config,
+    deps: Deps,
+    outbox: &Arc<Outbox>,
+    started: Started,
+    alive: Lifeline,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return drop(started.send(Err(error.into()))),
+        Err(error) => {
+            alive.dismiss();
+            return drop(started.send(Err(error.into())));
+        }
     };
     runtime.block_on(async {
-        let (mut session, managed) = match Session::open(config, deps, outbox).await {
+        let (mut session, managed) = match Session::open(config, deps, outbox, &alive).await {
             Ok(opened) => opened,
-            Err(error) => return drop(started.send(Err(error))),
+            Err(error) => {
+                alive.dismiss();
+                return drop(started.send(Err(error)));
+            }
         };
         let url = managed.as_ref().map_or(config.url.clone(), |server| server.url().to_owned());
         if started.send(Ok(url)).is_ok() {
-            session.run().await;
+            session.run(&alive).await;
         }
         session.close().await;
         if let Some(managed) = managed {
@@ -212,6 +229,7 @@ impl Session {
         config: &Config,
         deps: Deps,
         outbox: &Arc<Outbox>,
+        alive: &Lifeline,
     ) -> Result<(Self, Option<ManagedServer>), StartError> {
         let options = node_options(config, &deps.node_id, outbox.clone()).await?;
         let managed = match config.mode {
@@ -229,12 +247,14 @@ impl Session {
         let service = Arc::new(Service::new(&deps.node_id, door.subjects.clone()));
         let inbox = client.new_inbox();
         let answers = client.subscribe(format!("{inbox}.*")).await.map_err(other)?;
-        tokio::spawn(take_answers(answers, outbox.clone()));
+        let answers = take_answers(answers, outbox.clone());
+        tokio::spawn(alive.beside("bus's reader of answers").over(answers));
         let mut asked = Vec::new();
         for (verb, subject) in service.subjects() {
             asked.push((verb, client.subscribe(subject).await.map_err(other)?));
         }
-        tokio::spawn(answer_service(asked, service.clone(), outbox.clone()));
+        let questions = answer_service(asked, service.clone(), outbox.clone());
+        tokio::spawn(alive.beside("bus's service").over(questions));
         let writer = Writer::new(WriterStart {
             client: client.clone(),
             door: door.clone(),
@@ -245,12 +265,13 @@ impl Session {
         Ok((Self { client, door, service, writer, served: HashMap::new() }, managed))
     }
 
-    async fn run(&mut self) {
+    async fn run(&mut self, alive: &Lifeline) {
         let mut deadline = None;
         loop {
+            alive.look();
             for control in self.door.outbox.take_control() {
                 match control {
-                    Control::Serve(model, done) => self.serve(model, done).await,
+                    Control::Serve(model, done) => self.serve(model, done, alive).await,
                     Control::Unserve(model, done) => self.leave(Some(&model), done),
                     Control::Drain(done) => self.leave(None, done),
                     Control::Stop => {
@@ -289,7 +310,7 @@ impl Session {
         let _ = tokio::time::timeout(CLOSE_DEADLINE, closed).await;
     }
 
-    async fn serve(&mut self, model: String, done: oneshot::Sender<()>) {
+    async fn serve(&mut self, model: String, done: oneshot::Sender<()>, alive: &Lifeline) {
         if self.served.contains_key(&model) {
             return;
         }
@@ -304,7 +325,11 @@ impl Session {
                     endpoint: self.service.serve(&model),
                 };
                 tokio::spawn(confirm_taken(self.client.clone(), done));
-                tokio::spawn(intake.take_requests(leaving));
+                let alive = alive.beside("bus's intake");
+                tokio::spawn(async move {
+                    intake.take_requests(leaving, &alive).await;
+                    alive.dismiss();
+                });
                 self.served.insert(model, leave);
             }
             Err(error) => tracing::error!(model, %error, "cannot take requests"),

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::door::Door;
 use super::outbox::Outbox;
 use super::service::{Endpoint, Service, Verb};
+use crate::lifeline::Lifeline;
 
 /// How long a subject is left: at least this after the server was told.
 const MIN_LEAVE: Duration = Duration::from_millis(20);
@@ -47,12 +48,17 @@ pub(super) struct Intake {
 
 impl Intake {
     /// Takes requests until `leaving` is sent; answers that when no request can come any more.
-    pub async fn take_requests(mut self, mut leaving: oneshot::Receiver<oneshot::Sender<()>>) {
+    pub async fn take_requests(
+        mut self,
+        mut leaving: oneshot::Receiver<oneshot::Sender<()>>,
+        alive: &Lifeline,
+    ) {
         let statistics = self.client.statistics();
         let done = loop {
             tokio::select! {
                 message = self.subscriber.next() => match message {
                     Some(message) => {
+                        alive.look();
                         let connection = statistics.connects.load(Ordering::Relaxed);
                         self.door.request(message, &self.endpoint, connection);
                     }

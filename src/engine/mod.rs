@@ -10,12 +10,14 @@
 //! let answer = engine.infer(InferRequest::text("demo", "Once upon a time").max_tokens(8)).await?;
 //! assert_eq!(answer.token_ids.len(), answer.usage.completion_tokens as usize);
 //! println!("{} ({:?})", answer.generated_text, answer.latency);
-//! engine.shutdown().await;
+//! engine.shutdown().await?;
 //! # Ok(()) })
 //! # }
 //! ```
 
 mod collector;
+#[cfg(test)]
+mod tests;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -159,7 +161,7 @@ impl Engine {
     /// assert!(engine.is_ready());
     /// engine.unload_model("demo").await?;
     /// assert!(!engine.is_ready());
-    /// # engine.shutdown().await;
+    /// # engine.shutdown().await?;
     /// # Ok(()) })
     /// # }
     /// ```
@@ -205,7 +207,7 @@ impl Engine {
     ///     }
     /// }
     /// assert!(!text.is_empty());
-    /// # engine.shutdown().await;
+    /// # engine.shutdown().await?;
     /// # Ok(()) })
     /// # }
     /// ```
@@ -228,7 +230,7 @@ impl Engine {
     /// for answer in answers {
     ///     println!("{}", answer?.generated_text);
     /// }
-    /// # engine.shutdown().await;
+    /// # engine.shutdown().await?;
     /// # Ok(()) })
     /// # }
     /// ```
@@ -259,7 +261,7 @@ impl Engine {
     /// let info = engine.load_model(spec).await?;
     /// assert_eq!((info.name.as_str(), info.max_seq_len), ("second", 256));
     /// engine.infer(InferRequest::text("second", "Once upon a time").max_tokens(8)).await?;
-    /// # engine.shutdown().await;
+    /// # engine.shutdown().await?;
     /// # Ok(()) })
     /// # }
     /// ```
@@ -283,7 +285,7 @@ impl Engine {
     /// let refused = engine.infer(InferRequest::text("demo", "Once upon a time")).await;
     /// assert_eq!(refused.map_err(|error| error.kind), Err(Kind::NotFound));
     /// assert_eq!(engine.unload_model("demo").await.map_err(|error| error.kind), Err(Kind::NotFound));
-    /// # engine.shutdown().await;
+    /// # engine.shutdown().await?;
     /// # Ok(()) })
     /// # }
     /// ```
@@ -292,7 +294,10 @@ impl Engine {
     }
 
     /// Takes no more requests, lets those in finish within `node.drain_timeout_s`, and ends the node. Returns how many were cut.
-    pub async fn shutdown(self) -> usize {
+    ///
+    /// # Errors
+    /// `internal` if the node does not end: see [`Node::shutdown`].
+    pub async fn shutdown(self) -> Result<usize> {
         self.node.shutdown().await
     }
 

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::bridge::{DeviceError, DeviceErrorCode};
 use crate::clock::Timestamp;
+use crate::lifeline::Lifeline;
 use crate::progress::Progress;
 use crate::telemetry::DeviceMetrics;
 
@@ -42,6 +43,8 @@ pub struct Start {
     pub progress: Progress,
     /// The memory gauges are set here; the batcher counts steps.
     pub metrics: DeviceMetrics,
+    /// Held for as long as it lives.
+    pub alive: Lifeline,
 }
 
 /// A started executor.
@@ -88,6 +91,7 @@ pub fn start(start: Start) -> io::Result<Running> {
             step_done: start.step_done,
             progress: start.progress,
             metrics: start.metrics,
+            alive: start.alive,
             memory: reading,
             loading: None,
             in_flight: VecDeque::new(),
@@ -124,6 +128,7 @@ pub struct Executor {
     step_done: Recipient<StepDone>,
     progress: Progress,
     metrics: DeviceMetrics,
+    alive: Lifeline,
     memory: MemoryReading,
     loading: Option<LoadModel>,
     /// Steps that a device with a pipeline has not answered, oldest first.

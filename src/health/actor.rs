@@ -10,6 +10,7 @@ use super::{HealthMessage, Status, Vitals};
 use crate::clock::Timestamp;
 use crate::gpu;
 use crate::ids::DeviceId;
+use crate::lifeline::Lifeline;
 use crate::telemetry::Metrics;
 
 /// How often; the contract promises health fresher than 5 s.
@@ -25,12 +26,18 @@ pub struct Health {
     publish: Publish,
     /// GPUs whose sensors could not be read the last time; that was logged.
     unread: BTreeSet<DeviceId>,
+    alive: Lifeline,
 }
 
 impl Health {
-    /// An actor that publishes what `vitals` says.
-    pub fn new(vitals: Arc<Vitals>, metrics: Arc<Metrics>, publish: Publish) -> Self {
-        Self { vitals, metrics, publish, unread: BTreeSet::new() }
+    /// An actor that publishes what `vitals` says, and holds `alive` for as long as it lives.
+    pub fn new(
+        vitals: Arc<Vitals>,
+        metrics: Arc<Metrics>,
+        publish: Publish,
+        alive: Lifeline,
+    ) -> Self {
+        Self { vitals, metrics, publish, unread: BTreeSet::new(), alive }
     }
 
     /// What stays as it is.
@@ -86,6 +93,7 @@ impl Health {
     }
 
     fn tick(&mut self) {
+        self.alive.look();
         self.read_gpus();
         let message = self.vitals.message(Timestamp::now());
         self.metrics.health_status.set(level(message.status));
@@ -128,7 +136,8 @@ mod tests {
         let vitals = Arc::new(Vitals::new("gpu-test", limits, metrics.clone()));
         let id = DeviceId::new("cuda:0");
         vitals.add_device(&id);
-        let mut health = Health::new(vitals.clone(), metrics, Box::new(|_| {}));
+        let alive = crate::lifeline::Lifelines::unwatched().hold("health");
+        let mut health = Health::new(vitals.clone(), metrics, Box::new(|_| {}), alive);
         let readings = gpu::Readings {
             memory_used_bytes: 5,
             memory_total_bytes: 10,

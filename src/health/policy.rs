@@ -84,6 +84,8 @@ pub struct Readings {
     pub stalled_ms: f64,
     /// The actor that stalled.
     pub stalled_actor: Option<&'static str>,
+    /// An actor, a door or a thread that has ended and cannot be built again in this process.
+    pub ended: Option<&'static str>,
 }
 
 /// What readings are held against: (degraded, critical), or one limit for degraded.
@@ -170,11 +172,14 @@ fn optional(
 }
 
 fn progress(readings: &Readings, limits: &Limits) -> Check {
-    let status = graded(readings.stalled_ms, limits.progress_ms);
-    let message = (status != Status::Healthy).then(|| {
+    let mut status = graded(readings.stalled_ms, limits.progress_ms);
+    let mut message = (status != Status::Healthy).then(|| {
         let actor = readings.stalled_actor.unwrap_or("an actor");
         format!("{actor} has finished nothing for {:.0} ms", readings.stalled_ms)
     });
+    if let Some(ended) = readings.ended {
+        (status, message) = (Status::Critical, Some(format!("{ended} has ended")));
+    }
     Check {
         name: CheckName::Progress,
         status,

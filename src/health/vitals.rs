@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
 
@@ -10,8 +10,7 @@ use super::policy::{self, Check, Limits, Readings, Status};
 use crate::clock::Timestamp;
 use crate::door::ModelInfo;
 use crate::gpu;
-use crate::ids::DeviceId;
-use crate::ids::DeviceKind;
+use crate::ids::{DeviceId, DeviceKind};
 use crate::progress::Progress;
 use crate::telemetry::Metrics;
 
@@ -93,6 +92,7 @@ pub struct Vitals {
     state: Mutex<State>,
     models_wanted: AtomicU32,
     draining: AtomicBool,
+    ended: OnceLock<&'static str>,
     metrics: Arc<Metrics>,
 }
 
@@ -105,8 +105,14 @@ impl Vitals {
             state: Mutex::default(),
             models_wanted: AtomicU32::new(0),
             draining: AtomicBool::new(false),
+            ended: OnceLock::new(),
             metrics,
         }
+    }
+
+    /// Whose they are.
+    pub fn node_id(&self) -> &str {
+        &self.node_id
     }
 
     /// A device that is to be watched; down until [`Vitals::device_up`].
@@ -130,12 +136,19 @@ impl Vitals {
         }
     }
 
-    /// The device takes no work; counts a rebuild.
+    /// The device's actors were built again, and it takes work.
+    pub fn device_rebuilt(&self, id: &DeviceId) {
+        self.device_up(id);
+        if let Some(device) = self.lock().devices.get_mut(id) {
+            device.rebuilds += 1;
+        }
+    }
+
+    /// The device takes no work.
     pub fn device_down(&self, id: &DeviceId, fault: &str) {
         if let Some(device) = self.lock().devices.get_mut(id) {
             device.up = false;
             device.fault = Some(fault.to_owned());
-            device.rebuilds += 1;
         }
     }
 
@@ -213,10 +226,17 @@ impl Vitals {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether requests are taken: a model is up, a device is up, no drain.
+    /// An actor, a door or a thread has ended that cannot be built again: this process is to end.
+    pub fn set_ended(&self, name: &'static str) {
+        // The first is the cause; others follow from it.
+        let _ = self.ended.set(name);
+    }
+
+    /// Whether requests are taken: everything lives, a model is up, a device is up, no drain.
     pub fn is_ready(&self) -> bool {
         let state = self.lock();
-        !self.draining.load(Ordering::Relaxed)
+        self.ended.get().is_none()
+            && !self.draining.load(Ordering::Relaxed)
             && !state.models.is_empty()
             && state.devices.values().any(|device| device.up)
     }
@@ -260,6 +280,7 @@ impl Vitals {
             batching: self.metrics.recent_batches.mean(now),
             stalled_ms: stalled.map_or(0.0, |(stalled, _)| stalled.as_secs_f64() * 1e3),
             stalled_actor: stalled.map(|(_, actor)| actor),
+            ended: self.ended.get().copied(),
         }
     }
 
@@ -309,7 +330,7 @@ fn memory_share() -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Config;
+    use super::super::{CheckName, Config};
     use super::*;
     use std::time::Duration;
 
@@ -342,11 +363,28 @@ mod tests {
         assert_eq!(vitals.message(Timestamp::now()).status, Status::Healthy);
         vitals.device_down(&device, "broke");
         let message = vitals.message(Timestamp::now());
-        assert_eq!((message.status, message.devices[0].rebuilds), (Status::Critical, 1));
-        vitals.device_up(&device);
+        assert_eq!((message.status, message.devices[0].rebuilds), (Status::Critical, 0));
+        vitals.device_down(&device, "a try failed, too");
+        vitals.device_rebuilt(&device);
+        assert_eq!(vitals.message(Timestamp::now()).devices[0].rebuilds, 1, "not its failures");
         vitals.set_draining();
         assert!(!vitals.is_ready());
         assert!(vitals.message(Timestamp::now()).draining);
+    }
+
+    #[test]
+    fn what_has_ended_makes_the_node_critical_and_names_the_cause() {
+        let vitals = vitals();
+        vitals.add_device(&DeviceId::new("cpu:0"));
+        vitals.device_up(&DeviceId::new("cpu:0"));
+        vitals.set_models(vec![model()]);
+        vitals.set_ended("scheduler actor");
+        vitals.set_ended("bus");
+        assert!(!vitals.is_ready());
+        let message = vitals.message(Timestamp::now());
+        let progress = message.checks.iter().find(|check| check.name == CheckName::Progress);
+        let text = progress.and_then(|check| check.message.as_deref());
+        assert_eq!((message.status, text), (Status::Critical, Some("scheduler actor has ended")));
     }
 
     #[test]

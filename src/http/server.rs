@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::routes::{Door, configure, guard};
 use super::{Config, Deps};
+use crate::lifeline::Lifeline;
 
 /// Connections the kernel holds until a worker accepts them: a burst of as many clients as a node serves at once.
 const BACKLOG: i32 = 1_024;
@@ -29,11 +30,11 @@ pub struct Running {
 }
 
 /// Binds and serves, with workers on threads of their own. Call it inside a tokio or actix runtime, on which the server's own
-/// (nearly idle) task then runs. Dropping the result leaves the door open; [`Running::stop`] closes it.
+/// (nearly idle) task then runs; it holds `alive`. Dropping the result leaves the door open; [`Running::stop`] closes it.
 ///
 /// # Errors
 /// When the configuration has a fault, or the address cannot be bound.
-pub fn start(config: &Config, deps: Deps) -> io::Result<Running> {
+pub fn start(config: &Config, deps: Deps, alive: Lifeline) -> io::Result<Running> {
     let invalid =
         |faults: Vec<String>| io::Error::new(io::ErrorKind::InvalidInput, faults.join("; "));
     config.check().map_err(invalid)?;
@@ -62,7 +63,11 @@ pub fn start(config: &Config, deps: Deps) -> io::Result<Running> {
         .listen(listener)?
         .run();
     let handle = server.handle();
-    Ok(Running { address, handle, server: tokio::spawn(server) })
+    let server = tokio::spawn(async move {
+        let _alive = alive;
+        server.await
+    });
+    Ok(Running { address, handle, server })
 }
 
 fn listen(address: SocketAddr, slow_reader: Duration) -> io::Result<TcpListener> {

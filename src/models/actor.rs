@@ -10,6 +10,7 @@ use actix_rt::ArbiterHandle;
 use crate::batcher::DeviceFailed;
 use crate::error::Result;
 use crate::health::Vitals;
+use crate::lifeline::Lifeline;
 use crate::models::{ModelDown, ModelUp};
 use crate::progress::Progress;
 
@@ -47,17 +48,18 @@ pub struct Start {
     pub progress: Progress,
 }
 
-/// Starts the actor on `arbiter`.
-pub fn start(arbiter: &ArbiterHandle, start: Start) -> Addr<Models> {
+/// Starts the actor on `arbiter`; it holds `alive` for as long as it lives.
+pub fn start(arbiter: &ArbiterHandle, start: Start, alive: Lifeline) -> Addr<Models> {
     Models::start_in_arbiter(arbiter, move |ctx| {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
-        Models { flows: Rc::new(Flows::new(start)) }
+        Models { flows: Rc::new(Flows::new(start)), alive }
     })
 }
 
 /// The actor; see the module.
 pub struct Models {
     flows: Rc<Flows>,
+    alive: Lifeline,
 }
 
 impl Actor for Models {
@@ -68,6 +70,7 @@ impl Handler<Load> for Models {
     type Result = ResponseFuture<Result<ModelInfo>>;
 
     fn handle(&mut self, load: Load, _: &mut Self::Context) -> Self::Result {
+        self.alive.look();
         Box::pin(Rc::clone(&self.flows).load(load))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actix::{Addr, Arbiter, Recipient};
+use actix::{Addr, Arbiter, ArbiterHandle, Recipient};
 
 use crate::batcher::{self, Attach, Batcher, DeviceFailed};
 use crate::bridge::DeviceError;
@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::executor::{self, Maker};
 use crate::health::Vitals;
 use crate::ids::DeviceId;
+use crate::lifeline::Lifelines;
 use crate::models::DeviceHandle;
 use crate::progress::Progress;
 use crate::reply::{Deliver, Reply};
@@ -22,6 +23,22 @@ pub(super) struct DeviceParts {
     pub id: DeviceId,
     pub maker: Maker,
     pub progress: DeviceProgress,
+}
+
+impl DeviceParts {
+    /// Of one build of its actors: when one of them ends, the device is built again.
+    fn lifelines(&self, links: &DeviceLinks, generation: u64) -> Lifelines {
+        let (device, failed) = (self.id.clone(), links.failed.clone());
+        links.lines.part(move |name| {
+            #[expect(clippy::disallowed_methods, reason = "said once, and cannot be said again")]
+            failed.do_send(DeviceFailed {
+                device: device.clone(),
+                generation,
+                reason: format!("the {name} has ended"),
+                sticky: false,
+            });
+        })
+    }
 }
 
 /// Cells that health watches, one of each per device and not per build.
@@ -48,6 +65,8 @@ pub(super) struct DeviceLinks {
     pub scheduler: Addr<Scheduler>,
     pub failed: Recipient<DeviceFailed>,
     pub metrics: Arc<Metrics>,
+    /// The node's.
+    pub lines: Lifelines,
 }
 
 /// One build of a device's actors.
@@ -56,19 +75,31 @@ pub(super) struct DeviceActors {
     batcher: Addr<Batcher>,
     reply: Addr<Reply>,
     executor: Option<executor::Running>,
+    lines: Lifelines,
     // Dropped after `executor` has ended, so that no step is under way when the batcher goes.
     _threads: Threads,
 }
 
-/// Arbiters that end with their owner. Dropping blocks until their threads have.
-pub(super) struct Threads(pub Vec<Arbiter>);
+/// Arbiters by what runs on them; they end with their owner. Dropping blocks until their threads have, in the order of their start.
+#[derive(Default)]
+pub(super) struct Threads(Vec<(&'static str, Arbiter)>);
+
+impl Threads {
+    /// Starts one.
+    pub fn start(&mut self, name: &'static str) -> ArbiterHandle {
+        let arbiter = Arbiter::new();
+        let handle = arbiter.handle();
+        self.0.push((name, arbiter));
+        handle
+    }
+}
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        for arbiter in self.0.drain(..) {
+        for (name, arbiter) in self.0.drain(..) {
             arbiter.stop();
             if arbiter.join().is_err() {
-                tracing::error!("an arbiter ended in a panic");
+                tracing::error!(name, "a thread ended in a panic");
             }
         }
     }
@@ -76,6 +107,7 @@ impl Drop for Threads {
 
 impl Drop for DeviceActors {
     fn drop(&mut self) {
+        self.lines.release();
         if let Some(executor) = self.executor.take() {
             executor.stop();
         }
@@ -92,11 +124,14 @@ impl DeviceActors {
         links: &DeviceLinks,
         generation: u64,
     ) -> Result<Self, DeviceError> {
-        let threads = Threads(vec![Arbiter::new(), Arbiter::new()]);
-        let reply = Reply::start(&threads.0[0].handle(), parts.progress.reply.clone());
+        let lines = parts.lifelines(links, generation);
+        let mut threads = Threads::default();
+        let progress = &parts.progress;
+        let alive = lines.hold("reply");
+        let reply = Reply::start(&threads.start("reply"), progress.reply.clone(), alive);
         let scheduler = &links.scheduler;
         let batcher = Batcher::start_on(
-            &threads.0[1].handle(),
+            &threads.start("batcher"),
             batcher::Start {
                 device: parts.id.clone(),
                 generation,
@@ -108,21 +143,26 @@ impl DeviceActors {
                     node: links.failed.clone(),
                 },
                 metrics: links.metrics.clone(),
-                progress: parts.progress.batcher.clone(),
+                progress: progress.batcher.clone(),
+                alive: lines.hold("batcher"),
             },
         );
         let mut executor = executor::start(executor::Start {
             device: parts.id.clone(),
             maker: parts.maker.clone(),
             step_done: batcher.clone().recipient(),
-            progress: parts.progress.executor.clone(),
+            progress: progress.executor.clone(),
             metrics: links.metrics.device(parts.id.as_str()),
+            alive: lines.hold("executor"),
         })
-        .map_err(|error| DeviceError::other(format!("no thread for the executor: {error}")))?;
+        .map_err(|error| {
+            lines.release();
+            DeviceError::other(format!("no thread for the executor: {error}"))
+        })?;
         let made = (&mut executor.ready).await;
         let attach = Attach { executor: executor.addr.clone().recipient() };
         let actors =
-            Self { generation, batcher, reply, executor: Some(executor), _threads: threads };
+            Self { generation, batcher, reply, executor: Some(executor), lines, _threads: threads };
         made.unwrap_or_else(|_| Err(DeviceError::other("the executor ended while it started")))?;
         actors.batcher.send(attach).await.map_err(|_| DeviceError::other("the batcher ended"))?;
         Ok(actors)

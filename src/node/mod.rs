@@ -8,7 +8,7 @@ mod start;
 mod supervisor;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -37,10 +37,12 @@ pub enum Phase {
 
 /// What the node's thread gives back once the doors are open.
 pub(crate) struct Handles {
-    node_id: String,
     admission: Recipient<Admit>,
     models: Addr<Models>,
     supervisor: Addr<Supervisor>,
+    stopping: Stopping,
+    #[cfg(test)]
+    lines: crate::lifeline::Lifelines,
     vitals: Arc<Vitals>,
     phase: watch::Receiver<Phase>,
     http: Option<SocketAddr>,
@@ -77,7 +79,7 @@ impl Node {
 
     /// This node's id.
     pub fn id(&self) -> &str {
-        &self.handles.node_id
+        self.handles.vitals.node_id()
     }
 
     /// Where HTTP listens, if it does.
@@ -110,6 +112,12 @@ impl Node {
         self.handles.phase.clone()
     }
 
+    /// What of that name does something next panics.
+    #[cfg(test)]
+    pub(crate) fn arm(&self, name: &'static str) {
+        self.handles.lines.arm(name);
+    }
+
     /// Waits until every configured model takes requests.
     ///
     /// # Errors
@@ -125,22 +133,57 @@ impl Node {
     }
 
     /// Takes no more requests, lets those in finish within `node.drain_timeout_s`, and ends the node. Returns how many were cut.
-    pub async fn shutdown(mut self) -> usize {
+    ///
+    /// # Errors
+    /// `internal` if the node has not ended ten seconds after the drain's time: what it still waits for. Its threads are left behind then;
+    /// only the process's end is theirs.
+    pub async fn shutdown(mut self) -> Result<usize> {
+        let limit = self.handles.drain_timeout + STOP_LIMIT;
         let (done, drained) = oneshot::channel();
         let shutdown = Shutdown { timeout: self.handles.drain_timeout, done };
-        // A supervisor that is gone has nothing left to drain.
-        let asked = self.handles.supervisor.send(shutdown).await;
-        let cut = if asked.is_ok() { drained.await.unwrap_or(0) } else { 0 };
-        if let Some(thread) = self.thread.take() {
-            // The system has stopped or is about to; joining must not hold up the caller's runtime.
-            let (joined, ended) = oneshot::channel();
-            std::thread::spawn(move || joined.send(thread.join().is_ok()));
-            if !ended.await.unwrap_or(false) {
-                tracing::error!("the node's thread ended in a panic");
-            }
+        // A supervisor that has panicked ends the node by itself.
+        let _ = self.handles.supervisor.try_send(shutdown);
+        let Some(thread) = self.thread.take() else { return Ok(0) };
+        // Threads of their own: joining must not hold up the caller's runtime, which may have no timer.
+        let (sender, joined) = oneshot::channel();
+        std::thread::spawn(move || sender.send(join_within(thread, limit)));
+        if !joined.await.unwrap_or(false) {
+            let (seconds, what) = (limit.as_secs_f64(), self.handles.stopping.what());
+            let text = format!("the node has not stopped within {seconds} s; it waits for {what}");
+            return Err(Error::internal(text));
         }
-        cut
+        Ok(drained.await.unwrap_or(0))
     }
+}
+
+/// What a stop may take beside the drain: doors that close, a load or a rebuild under way, threads that end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a stop waits for at the moment.
+#[derive(Clone, Default)]
+pub(crate) struct Stopping(Arc<Mutex<&'static str>>);
+
+impl Stopping {
+    fn waits_for(&self, what: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    fn what(&self) -> &'static str {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a thread has ended in time.
+fn join_within(thread: JoinHandle<()>, limit: Duration) -> bool {
+    let (sender, joined) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        if thread.join().is_err() {
+            tracing::error!("the node's thread ended in a panic");
+        }
+        // Nobody waits any more where the limit is over.
+        let _ = sender.send(());
+    });
+    joined.recv_timeout(limit).is_ok()
 }
 
 impl Drop for Node {
@@ -149,8 +192,12 @@ impl Drop for Node {
             let (done, _) = oneshot::channel();
             // A refusal means a supervisor that is ending already.
             let _ = self.handles.supervisor.try_send(Shutdown { timeout: Duration::ZERO, done });
-            // A panic on that thread is in the log; there is nobody to tell here.
-            let _ = thread.join();
+            if !join_within(thread, STOP_LIMIT) {
+                tracing::error!(
+                    waits_for = self.handles.stopping.what(),
+                    "the node has not stopped"
+                );
+            }
         }
     }
 }

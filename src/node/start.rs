@@ -3,26 +3,26 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use actix::{Actor, Addr, Arbiter, System};
-use metrics_exporter_prometheus::PrometheusHandle;
+use actix::{Actor, Addr, System};
 use tokio::sync::{oneshot, watch};
 
 use super::device::{DeviceActors, DeviceLinks, DeviceParts, DeviceProgress, Threads};
-use super::supervisor::{Keep, Supervisor};
-use super::{Handles, Phase};
+use super::supervisor::{self, Keep, Supervisor};
+use super::{Handles, Phase, Stopping};
 use crate::admission::{self, Admission, Ledger};
 use crate::bridge::ffi::Backend;
 use crate::bus::{self, Bus};
 use crate::checkpoint::HubCache;
 use crate::config::Config;
 use crate::door::RunningObserver;
+use crate::error::Error;
 use crate::executor::Maker;
 use crate::gpu;
 use crate::health::{Health, HealthMessage, Vitals};
 use crate::http;
 use crate::ids::RequestId;
-use crate::memory;
-use crate::memory::{MemorySizes, StepLimits};
+use crate::lifeline::Lifelines;
+use crate::memory::{self, MemorySizes, StepLimits};
 use crate::models::{self, Models};
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::{self, Metrics};
@@ -44,113 +44,59 @@ pub(super) fn run_system(config: Config, started: oneshot::Sender<Result<Handles
 
 async fn build(config: Config) -> Result<Handles, String> {
     // Before the first handle is made, or it counts into nothing.
-    let prometheus = telemetry::recorder()?;
-    let node_id = config.node_id();
-    let metrics = Arc::new(Metrics::new(&node_id));
-    let vitals = Arc::new(Vitals::new(&node_id, config.health.limits(), metrics.clone()));
-    vitals.set_models_wanted(config.models.len() as u32);
+    telemetry::recorder()?;
+    let (phase_sender, phase) = watch::channel(Phase::Loading);
+    let common = Common::new(config, phase_sender.clone());
     let observer = Arc::new(LateObserver::default());
     let ledger = Ledger::new(vec![observer.clone()]);
-    let memory = Memory::plan(&config)?;
-    let (phase_sender, phase) = watch::channel(Phase::Loading);
+    let memory = Memory::plan(&common.config)?;
 
-    let Stages { threads, scheduler, admission } =
-        Stages::start(&config, &node_id, &metrics, &vitals, ledger.clone())?;
-    let supervisor =
-        Supervisor::new(admission.clone(), ledger, vitals.clone(), phase_sender).start();
+    let mut threads = Threads::default();
+    let scheduler = common.start_scheduler(&mut threads);
+    let admission = common.start_admission(&mut threads, &scheduler, ledger.clone())?;
+    let stopping = Stopping::default();
+    let supervisor = Supervisor::new(supervisor::Start {
+        admission: admission.clone(),
+        ledger,
+        vitals: common.vitals.clone(),
+        phase: phase_sender,
+        stopping: stopping.clone(),
+        alive: common.lines.hold("supervisor"),
+        lines: common.lines.clone(),
+    })
+    .start();
     let links = DeviceLinks {
-        config: config.clone(),
+        config: common.config.clone(),
         scheduler,
         failed: supervisor.clone().recipient(),
-        metrics: metrics.clone(),
+        metrics: common.metrics.clone(),
+        lines: common.lines.clone(),
     };
-    let devices = start_devices(&config, memory.pool_bytes, &vitals, &links).await?;
-    let models = models::start(
-        &threads.0[2].handle(),
-        models::Start {
-            hub: memory.hub,
-            limits: memory.limits,
-            kv_bytes: config.executor.kv_cache_size.map(|size| size.0),
-            planned_kv_bytes: memory.kv_bytes,
-            devices: devices
-                .iter()
-                .filter_map(|(parts, actors)| actors.handle(&parts.id))
-                .collect(),
-            model_up: supervisor.clone().recipient(),
-            model_down: supervisor.clone().recipient(),
-            failed: supervisor.clone().recipient(),
-            vitals: vitals.clone(),
-            progress: vitals.watch("models"),
-        },
-    );
-    let doors = Doors::open(&config, &node_id, &metrics, &vitals, (&admission, &models)).await?;
+    let devices = common.start_devices(memory.pool_bytes, &links).await?;
+    let models = common.start_models(&mut threads, memory, &devices, &supervisor);
+    let doors = common.open_doors(&admission, &models).await?;
     observer.set(doors.bus.observer());
-    start_health(&threads.0[3], &vitals, &metrics, &doors.bus, prometheus);
+    common.start_health(&mut threads, &doors.bus)?;
     let http = doors.http.as_ref().map(http::Running::address);
     let nats = doors.bus.url().map(str::to_owned);
-    let keep = Keep {
-        links,
-        devices,
-        doors,
-        models: models.clone(),
-        specs: config.models.clone(),
-        threads,
-    };
+    let Common { config, vitals, .. } = common;
+    let drain_timeout = config.drain_timeout();
+    let keep =
+        Keep { links, devices, doors, models: models.clone(), specs: config.models, threads };
     supervisor.send(keep).await.map_err(|error| error.to_string())?;
     Ok(Handles {
-        drain_timeout: config.drain_timeout(),
+        drain_timeout,
         admission: admission.recipient(),
-        node_id,
         models,
         supervisor,
+        stopping,
+        #[cfg(test)]
+        lines: common.lines,
         vitals,
         phase,
         http,
         nats,
     })
-}
-
-/// The stages that there is one of, started last first.
-struct Stages {
-    /// Of scheduler, admission, models, health.
-    threads: Threads,
-    scheduler: Addr<Scheduler>,
-    admission: Addr<Admission>,
-}
-
-impl Stages {
-    fn start(
-        config: &Config,
-        node_id: &str,
-        metrics: &Arc<Metrics>,
-        vitals: &Vitals,
-        ledger: Arc<Ledger>,
-    ) -> Result<Self, String> {
-        let threads = Threads((0..4).map(|_| Arbiter::new()).collect());
-        let scheduler = Scheduler::start_on(
-            &threads.0[0].handle(),
-            scheduler::Start {
-                config: config.scheduler.clone(),
-                metrics: metrics.clone(),
-                progress: vitals.watch_waiting(),
-            },
-        );
-        let admission = Admission::start(
-            &threads.0[1].handle(),
-            admission::Start {
-                config: config.admission.clone(),
-                node_id: node_id.to_owned(),
-                expected_models: config.models.iter().map(|model| model.name.clone()).collect(),
-                ledger,
-                enqueue: scheduler.clone().recipient(),
-                sweep: scheduler.clone().recipient(),
-                metrics: metrics.clone(),
-                progress: vitals.watch("admission"),
-            },
-        )
-        .map_err(|error| format!("admission's threads: {error}"))?;
-        Ok(Self { threads, scheduler, admission })
-    }
 }
 
 /// Where requests come in.
@@ -159,15 +105,109 @@ pub(super) struct Doors {
     pub http: Option<http::Running>,
 }
 
-impl Doors {
-    async fn open(
-        config: &Config,
-        node_id: &str,
-        metrics: &Arc<Metrics>,
-        vitals: &Arc<Vitals>,
-        inner: (&Addr<Admission>, &Addr<Models>),
-    ) -> Result<Self, String> {
-        let (admission, models) = inner;
+/// What every stage is started with.
+struct Common {
+    config: Config,
+    metrics: Arc<Metrics>,
+    vitals: Arc<Vitals>,
+    lines: Lifelines,
+}
+
+impl Common {
+    fn new(config: Config, phase: watch::Sender<Phase>) -> Self {
+        let node_id = config.node_id();
+        let metrics = Arc::new(Metrics::new(&node_id));
+        let vitals = Arc::new(Vitals::new(&node_id, config.health.limits(), metrics.clone()));
+        vitals.set_models_wanted(config.models.len() as u32);
+        let lines = lifelines(&vitals, phase);
+        Self { config, metrics, vitals, lines }
+    }
+
+    fn start_scheduler(&self, threads: &mut Threads) -> Addr<Scheduler> {
+        Scheduler::start_on(
+            &threads.start("scheduler"),
+            scheduler::Start {
+                config: self.config.scheduler.clone(),
+                metrics: self.metrics.clone(),
+                progress: self.vitals.watch_waiting(),
+                alive: self.lines.hold("scheduler actor"),
+            },
+        )
+    }
+
+    fn start_admission(
+        &self,
+        threads: &mut Threads,
+        scheduler: &Addr<Scheduler>,
+        ledger: Arc<Ledger>,
+    ) -> Result<Addr<Admission>, String> {
+        let models = self.config.models.iter();
+        let started = Admission::start(
+            &threads.start("admission"),
+            admission::Start {
+                config: self.config.admission.clone(),
+                node_id: self.vitals.node_id().to_owned(),
+                expected_models: models.map(|model| model.name.clone()).collect(),
+                ledger,
+                enqueue: scheduler.clone().recipient(),
+                sweep: scheduler.clone().recipient(),
+                metrics: self.metrics.clone(),
+                progress: self.vitals.watch("admission"),
+                alive: self.lines.hold("admission actor"),
+            },
+        );
+        started.map_err(|error| format!("admission's threads: {error}"))
+    }
+
+    async fn start_devices(
+        &self,
+        pool_bytes: u64,
+        links: &DeviceLinks,
+    ) -> Result<Vec<(DeviceParts, DeviceActors)>, String> {
+        let mut devices = Vec::new();
+        for id in self.config.executor.device_ids() {
+            self.vitals.add_device(&id);
+            let maker = Maker::new(&self.config.executor, &id, pool_bytes)?;
+            let parts = DeviceParts { id, maker, progress: DeviceProgress::watch(&self.vitals) };
+            let started = DeviceActors::start(&parts, links, 1).await;
+            let actors = started.map_err(|error| format!("device {}: {error}", parts.id))?;
+            devices.push((parts, actors));
+        }
+        Ok(devices)
+    }
+
+    fn start_models(
+        &self,
+        threads: &mut Threads,
+        memory: Memory,
+        devices: &[(DeviceParts, DeviceActors)],
+        supervisor: &Addr<Supervisor>,
+    ) -> Addr<Models> {
+        let handles = devices.iter().filter_map(|(parts, actors)| actors.handle(&parts.id));
+        models::start(
+            &threads.start("models"),
+            models::Start {
+                hub: memory.hub,
+                limits: memory.limits,
+                kv_bytes: self.config.executor.kv_cache_size.map(|size| size.0),
+                planned_kv_bytes: memory.kv_bytes,
+                devices: handles.collect(),
+                model_up: supervisor.clone().recipient(),
+                model_down: supervisor.clone().recipient(),
+                failed: supervisor.clone().recipient(),
+                vitals: self.vitals.clone(),
+                progress: self.vitals.watch("models"),
+            },
+            self.lines.hold("models actor"),
+        )
+    }
+
+    async fn open_doors(
+        &self,
+        admission: &Addr<Admission>,
+        models: &Addr<Models>,
+    ) -> Result<Doors, String> {
+        let config = &self.config;
         let prometheus = telemetry::recorder()?;
         let http = config.http.enabled.then(|| {
             http::start(
@@ -177,23 +217,39 @@ impl Doors {
                     admit_all: admission.clone().recipient(),
                     cancel: admission.clone().recipient(),
                     models: models.clone().recipient(),
-                    health: vitals.clone(),
+                    health: self.vitals.clone(),
                     prometheus,
-                    metrics: metrics.clone(),
+                    metrics: self.metrics.clone(),
                 },
+                self.lines.hold("HTTP server"),
             )
         });
         let http =
             http.transpose().map_err(|error| format!("http.bind {}: {error}", config.http.bind))?;
         let deps = bus::Deps {
-            node_id: node_id.to_owned(),
+            node_id: self.vitals.node_id().to_owned(),
             admit: admission.clone().recipient(),
             cancel: admission.clone().recipient(),
-            metrics: metrics.clone(),
-            progress: vitals.watch("bus"),
+            metrics: self.metrics.clone(),
+            progress: self.vitals.watch("bus"),
         };
-        let bus = bus::start(&config.bus, deps).await.map_err(|error| error.to_string())?;
-        Ok(Self { bus, http })
+        let bus = bus::start(&config.bus, deps, self.lines.hold("bus")).await;
+        Ok(Doors { bus: bus.map_err(|error| error.to_string())?, http })
+    }
+
+    fn start_health(&self, threads: &mut Threads, bus: &Bus) -> Result<(), String> {
+        let (publisher, prometheus) = (bus.health_publisher(), telemetry::recorder()?);
+        let publish = Box::new(move |message: &HealthMessage| {
+            publisher(message.to_json().into());
+            // Or samples pile up where nobody reads /metrics.
+            prometheus.run_upkeep();
+        });
+        let (vitals, metrics) = (self.vitals.clone(), self.metrics.clone());
+        let alive = self.lines.hold("health actor");
+        Health::start_in_arbiter(&threads.start("health"), move |_| {
+            Health::new(vitals, metrics, publish, alive)
+        });
+        Ok(())
     }
 }
 
@@ -245,41 +301,22 @@ impl Memory {
     }
 }
 
-async fn start_devices(
-    config: &Config,
-    pool_bytes: u64,
-    vitals: &Vitals,
-    links: &DeviceLinks,
-) -> Result<Vec<(DeviceParts, DeviceActors)>, String> {
-    let mut devices = Vec::new();
-    for id in config.executor.device_ids() {
-        vitals.add_device(&id);
-        let maker = Maker::new(&config.executor, &id, pool_bytes)?;
-        let parts = DeviceParts { id, maker, progress: DeviceProgress::watch(vitals) };
-        let started = DeviceActors::start(&parts, links, 1).await;
-        let actors = started.map_err(|error| format!("device {}: {error}", parts.id))?;
-        devices.push((parts, actors));
-    }
-    Ok(devices)
-}
-
-fn start_health(
-    thread: &Arbiter,
-    vitals: &Arc<Vitals>,
-    metrics: &Arc<Metrics>,
-    bus: &Bus,
-    prometheus: PrometheusHandle,
-) {
-    let publisher = bus.health_publisher();
-    let (vitals, metrics) = (vitals.clone(), metrics.clone());
-    Health::start_in_arbiter(&thread.handle(), move |_| {
-        let publish = Box::new(move |message: &HealthMessage| {
-            publisher(message.to_json().into());
-            // Or samples pile up where nobody reads /metrics.
-            prometheus.run_upkeep();
+/// Of everything that cannot be built again in this process: its end makes the node critical, and ends it.
+fn lifelines(vitals: &Arc<Vitals>, phase: watch::Sender<Phase>) -> Lifelines {
+    let vitals = vitals.clone();
+    Lifelines::new(move |name| {
+        tracing::error!(name, "has ended, and the node with it");
+        vitals.set_ended(name);
+        let error = Error::internal(format!("the {name} has ended"));
+        // The first is the cause; others follow from it.
+        phase.send_if_modified(|phase| {
+            let lives = !matches!(phase, Phase::Failed(_));
+            if lives {
+                *phase = Phase::Failed(error);
+            }
+            lives
         });
-        Health::new(vitals, metrics, publish)
-    });
+    })
 }
 
 /// Stands in for the bus's observer until the bus, which needs admission, is there.

@@ -14,9 +14,9 @@ use actix::{
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
-use super::Phase;
 use super::device::{DeviceActors, DeviceLinks, DeviceParts, Threads};
 use super::start::Doors;
+use super::{Phase, Stopping};
 use crate::admission::{Admission, Drain, Ledger};
 use crate::batcher::DeviceFailed;
 use crate::bus::Bus;
@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::health::Vitals;
 use crate::http;
 use crate::ids::DeviceId;
+use crate::lifeline::{Lifeline, Lifelines};
 use crate::models::{Load, ModelDown, ModelSpec, ModelUp, Models, Spread};
 
 /// Failures of devices, changes of models, one shutdown: all rare.
@@ -55,9 +56,23 @@ pub(super) struct Shutdown {
     pub done: oneshot::Sender<usize>,
 }
 
+/// What the supervisor is made with.
+pub(super) struct Start {
+    pub admission: Addr<Admission>,
+    pub ledger: Arc<Ledger>,
+    pub vitals: Arc<Vitals>,
+    pub phase: watch::Sender<Phase>,
+    pub stopping: Stopping,
+    /// Its own.
+    pub alive: Lifeline,
+    /// Of everything that ends with the node.
+    pub lines: Lifelines,
+}
+
 /// The actor; see the module.
 pub struct Supervisor {
     inner: Rc<Inner>,
+    alive: Lifeline,
 }
 
 /// Shared with the flows on the supervisor's own thread; no borrow is held over an await.
@@ -66,6 +81,8 @@ struct Inner {
     ledger: Arc<Ledger>,
     vitals: Arc<Vitals>,
     phase: watch::Sender<Phase>,
+    stopping: Stopping,
+    lines: Lifelines,
     kept: OnceCell<Kept>,
     /// What fails from here on is not rebuilt.
     is_ending: Cell<bool>,
@@ -84,23 +101,26 @@ struct Kept {
 }
 
 impl Supervisor {
-    pub(super) fn new(
-        admission: Addr<Admission>,
-        ledger: Arc<Ledger>,
-        vitals: Arc<Vitals>,
-        phase: watch::Sender<Phase>,
-    ) -> Self {
-        let kept = OnceCell::new();
-        Self {
-            inner: Rc::new(Inner {
-                admission,
-                ledger,
-                vitals,
-                phase,
-                kept,
-                is_ending: Cell::new(false),
-            }),
+    pub(super) fn new(start: Start) -> Self {
+        let Start { admission, ledger, vitals, phase, stopping, alive, lines } = start;
+        let (kept, is_ending) = (OnceCell::new(), Cell::new(false));
+        let inner = Inner { admission, ledger, vitals, phase, stopping, lines, kept, is_ending };
+        Self { inner: Rc::new(inner), alive }
+    }
+}
+
+impl Drop for Supervisor {
+    /// After a panic: its requests are to have their one end, and the node's threads theirs.
+    fn drop(&mut self) {
+        if self.inner.is_ending.get() || self.inner.kept.get().is_none() {
+            return;
         }
+        let inner = Rc::clone(&self.inner);
+        actix::spawn(async move {
+            inner.drain(Duration::ZERO).await;
+            inner.end().await;
+            System::current().stop();
+        });
     }
 }
 
@@ -155,6 +175,7 @@ impl Handler<DeviceFailed> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, failed: DeviceFailed, ctx: &mut Self::Context) {
+        self.alive.look();
         if self.inner.is_ending.get() {
             return;
         }
@@ -236,12 +257,20 @@ impl Inner {
                 return;
             }
         }
-        self.phase.send_replace(Phase::Ready);
+        // What has ended meanwhile is not made good.
+        self.phase.send_if_modified(|phase| {
+            let loading = *phase == Phase::Loading;
+            if loading {
+                *phase = Phase::Ready;
+            }
+            loading
+        });
     }
 
     /// No more requests; waits for those that run, and cuts the rest.
     async fn drain(&self, timeout: Duration) -> usize {
         self.vitals.set_draining();
+        self.stopping.waits_for("requests that run");
         // Admission ends only with the node.
         let _ = self.admission.send(Drain).await;
         if let Some(bus) = self.bus() {
@@ -272,19 +301,24 @@ impl Inner {
     async fn end(&self) {
         let Some(kept) = self.kept.get() else { return };
         self.is_ending.set(true);
+        self.lines.release();
+        self.stopping.waits_for("HTTP connections");
         let http = kept.http.borrow_mut().take();
         if let Some(http) = http
             && !http.stop(CUT_GRACE).await
         {
             tracing::warn!("connections were cut");
         }
+        self.stopping.waits_for("the bus");
         let bus = kept.bus.borrow_mut().take();
         match bus.map(Rc::try_unwrap) {
             Some(Ok(bus)) => bus.stop().await,
             Some(Err(_)) => tracing::warn!("the bus is still in use and was not closed in order"),
             None => {}
         }
+        self.stopping.waits_for("a device that is being built again");
         let _turn = kept.turn.lock().await;
+        self.stopping.waits_for("a thread: a step, a load or a tokenizer that does not end");
         let actors: Vec<_> = kept.actors.borrow_mut().drain().collect();
         let threads = kept.threads.borrow_mut().take();
         // Joining threads blocks; there is nothing to do about one that panicked.

@@ -8,6 +8,7 @@ use actix::{Actor, ArbiterHandle, Context, Handler};
 use super::{Deliver, Delivery};
 use crate::clock::Timestamp;
 use crate::error::Error;
+use crate::lifeline::Lifeline;
 use crate::progress::Progress;
 
 /// The batcher keeps two steps in flight and sends one message per step; what waits here beyond that is a reply stage that
@@ -17,12 +18,17 @@ pub const MAILBOX_CAPACITY: usize = 64;
 /// The actor; see the module above.
 pub struct Reply {
     progress: Progress,
+    alive: Lifeline,
 }
 
 impl Reply {
-    /// Starts it on an arbiter of its own.
-    pub fn start(arbiter: &ArbiterHandle, progress: Progress) -> actix::Addr<Self> {
-        Self::start_in_arbiter(arbiter, move |_| Self { progress })
+    /// Starts it on an arbiter of its own; it holds `alive` for as long as it lives.
+    pub fn start(
+        arbiter: &ArbiterHandle,
+        progress: Progress,
+        alive: Lifeline,
+    ) -> actix::Addr<Self> {
+        Self::start_in_arbiter(arbiter, move |_| Self { progress, alive })
     }
 }
 
@@ -38,6 +44,7 @@ impl Handler<Deliver> for Reply {
     type Result = ();
 
     fn handle(&mut self, message: Deliver, _: &mut Self::Context) {
+        self.alive.look();
         // Pending while it works: a sink that blocks against its contract shows as a stall.
         self.progress.set_pending(message.deliveries.len() as u64, Timestamp::now());
         for delivery in message.deliveries {
@@ -113,7 +120,8 @@ mod tests {
             vec![delivery(&bad.stream, None), delivery(&good.stream, Some(FinishReason::Length))];
         actix::System::new().block_on(async move {
             let arbiter = Arbiter::new();
-            let reply = Reply::start(&arbiter.handle(), Progress::new());
+            let alive = crate::lifeline::Lifelines::unwatched().hold("reply");
+            let reply = Reply::start(&arbiter.handle(), Progress::new(), alive);
             let deliver = |deliveries| Deliver { deliveries, at: Timestamp::from_micros(5) };
             reply.send(deliver(deliveries)).await.expect("the actor lives");
             // It still takes messages.

@@ -12,6 +12,7 @@ use super::{Config, Credit, DeviceDown, DeviceUp, Enqueue, Returned, Sweep};
 use crate::batcher::Assign;
 use crate::clock::Timestamp;
 use crate::ids::DeviceId;
+use crate::lifeline::Lifeline;
 use crate::progress::Progress;
 use crate::reply::{SharedStream, Stream};
 use crate::telemetry::Metrics;
@@ -35,6 +36,8 @@ pub struct Start {
     /// Pending: sequences that wait. Stamped whenever all that could leave has left: waiting for credit is no stall, but room that
     /// is not used is one, as is an actor that does not look.
     pub progress: Progress,
+    /// Held for as long as it lives.
+    pub alive: Lifeline,
 }
 
 /// The actor.
@@ -44,6 +47,7 @@ pub struct Scheduler {
     sweep_planned: bool,
     metrics: Arc<Metrics>,
     progress: Progress,
+    alive: Lifeline,
 }
 
 impl Scheduler {
@@ -55,6 +59,7 @@ impl Scheduler {
             sweep_planned: false,
             metrics: start.metrics,
             progress: start.progress,
+            alive: start.alive,
         })
     }
 
@@ -119,6 +124,7 @@ impl Handler<Enqueue> for Scheduler {
     type Result = ();
 
     fn handle(&mut self, message: Enqueue, _: &mut Self::Context) {
+        self.alive.look();
         self.policy.enqueue(message.sequence, message.stream);
         self.dispatch();
     }

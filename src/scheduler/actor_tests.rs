@@ -43,7 +43,8 @@ impl Rig {
     fn start(config: Config) -> Self {
         let progress = Progress::new();
         let metrics = Arc::new(Metrics::new("test"));
-        let start = Start { config, metrics, progress: progress.clone() };
+        let alive = crate::lifeline::Lifelines::unwatched().hold("scheduler");
+        let start = Start { config, metrics, progress: progress.clone(), alive };
         Self { scheduler: Scheduler::start_on(&Arbiter::current(), start), progress }
     }
 

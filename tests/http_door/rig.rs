@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler};
 use bytes::Bytes;
-use inferno_node::door::{Admit, AdmitAll, Cancel};
-use inferno_node::door::{List, ModelInfo};
+use inferno_node::door::{Admit, AdmitAll, Cancel, List, ModelInfo};
 use inferno_node::error::Error;
 use inferno_node::health::Status;
 use inferno_node::http::{Config, Deps, HealthSource, Running, start};
 use inferno_node::ids::SequenceId;
+use inferno_node::lifeline::{Lifeline, Lifelines};
 use inferno_node::request::{
     Event, FinishReason, Handle, Receipt, Request, SinkClosed, TokenLogprob, TopLogprob, Usage,
 };
@@ -119,7 +119,7 @@ impl Rig {
         let admission = Admission { admits: admits_in, cancels: cancels_in }.start();
         let health = Arc::new(Health::default());
         let deps = deps(admission, health.clone());
-        let running = start(config, deps).expect("a free port");
+        let running = start(config, deps, unwatched()).expect("a free port");
         Self { running, health, admits, cancels, client: reqwest::Client::new() }
     }
 
@@ -339,4 +339,9 @@ pub async fn fault(response: reqwest::Response) -> (u16, String, String, Option<
     assert!(!error["message"].as_str().expect("a message").is_empty());
     let text = |key: &str| error[key].as_str().map(str::to_owned);
     (status, text("type").expect("a type"), text("code").expect("a code"), text("param"))
+}
+
+/// A lifeline that nobody watches.
+pub fn unwatched() -> Lifeline {
+    Lifelines::unwatched().hold("HTTP server")
 }

@@ -129,7 +129,7 @@ async fn the_numbers_are_what_loading_takes() {
         max_seq_len: None,
     };
     let loaded = engine.load_model(spec).await.expect("it loads");
-    engine.shutdown().await;
+    engine.shutdown().await.expect("it ends");
     assert_eq!(cpu(&json)["weight_bytes"], loaded.weight_bytes);
     assert_eq!(json["max_seq_len"], loaded.max_seq_len);
     let per_token = json["kv_bytes_per_token"].as_u64().expect("a number");

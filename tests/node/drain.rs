@@ -50,6 +50,28 @@ async fn what_outlasts_the_drain_is_cut_and_named() {
 }
 
 #[tokio::test]
+async fn a_second_signal_ends_the_node_at_once() {
+    let mut node = NodeProcess::start_sim(20_000, "[bus]\nmode = \"managed\"\n");
+    let children = children_of(node.pid());
+    let bus = client(&node.nats()).await;
+    let mut generation = bus.generate("demo", request(1500, 1)).await.expect("accepted");
+    generation.next().await.expect("streams");
+    node.signal("-TERM");
+    node.wait_health("draining", |health| health["draining"] == true).await;
+    let asked = Instant::now();
+    node.signal("-INT");
+    assert!(!node.wait().success(), "what ran was cut");
+    // The request would have run for half a minute, and the drain lets it.
+    assert!(asked.elapsed() < Duration::from_secs(5), "{}", node.log());
+    assert!(node.log().contains("second signal"), "{}", node.log());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while children.iter().any(|child| child.exists()) {
+        assert!(Instant::now() < deadline, "its nats-server is still there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[tokio::test]
 async fn a_killed_node_leaves_no_nats_server_behind() {
     let mut node = NodeProcess::start_sim(0, "[bus]\nmode = \"managed\"\n");
     let children = children_of(node.pid());

@@ -136,6 +136,7 @@ impl Handler<RunStep> for Executor {
     type Result = ();
 
     fn handle(&mut self, message: RunStep, ctx: &mut Self::Context) {
+        self.alive.look();
         if self.has_pipeline() {
             return self.submit(message, ctx);
         }

@@ -153,6 +153,7 @@ async fn build(
         maker,
         step_done: batcher.clone().recipient(),
         progress: Progress::new(),
+        alive: crate::lifeline::Lifelines::unwatched().hold("executor"),
         metrics: Metrics::new("node-a").device(device),
     })
     .expect("a thread");
@@ -202,7 +203,8 @@ impl Bench {
             progress: Progress::new(),
         };
         change(&mut settings);
-        let models = start(&Arbiter::current(), settings);
+        let alive = crate::lifeline::Lifelines::unwatched().hold("models");
+        let models = start(&Arbiter::current(), settings, alive);
         let dir = tempfile::tempdir().expect("a temporary directory");
         testing::write(dir.path());
         Self { models, executors, log, served, late_request, vitals, dir }

@@ -64,7 +64,6 @@ impl Inner {
             if is_this_build(&actors) { actors.remove(&id) } else { None }
         };
         let (Some(old), Some(parts)) = (old, kept.parts.get(&id)) else { return };
-        kept.links.metrics.device(id.as_str()).rebuilds.increment(1);
         let down = DeviceDown { device: id.clone(), generation: failed.generation, lost: false };
         // The scheduler ends only with the node. Admission is told when a first try has failed: what comes meanwhile can wait.
         let _ = kept.links.scheduler.send(down).await;
@@ -78,7 +77,8 @@ impl Inner {
             generation += 1;
             match self.build_again(kept, parts, generation).await {
                 Ok(()) => {
-                    self.vitals.device_up(&id);
+                    self.vitals.device_rebuilt(&id);
+                    kept.links.metrics.device(id.as_str()).rebuilds.increment(1);
                     tracing::info!(device = %id, generation, "device rebuilt");
                     break;
                 }

@@ -1,0 +1,168 @@
+//! Goal: nothing dies unseen. Method: each actor, door and helper thread of a whole node in turn panics at its work, while requests
+//! run; what cannot be built again ends the node, with every request answered once and a stop that ends.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::*;
+use crate::bus::client::Client;
+use crate::bus::{Auth, Mode};
+use crate::checkpoint::LoadFormat;
+use crate::clock::Timestamp;
+use crate::health::Status;
+use crate::ids::DeviceId;
+use crate::node::Phase;
+
+/// Longer than anything here takes on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn start() -> Engine {
+    let mut config = Config::library("demo", format!("{}/models/demo", env!("CARGO_MANIFEST_DIR")));
+    config.executor.threads = 1;
+    config.bus.mode = Mode::Managed;
+    config.http.enabled = true;
+    config.http.bind = "127.0.0.1:0".to_owned();
+    Engine::new(config).await.expect("the engine starts")
+}
+
+/// Answers of so many requests at once; each ends, one way or the other.
+async fn ask(engine: &Engine, count: u64) -> Vec<Result<Answer>> {
+    let request = |seed| {
+        InferRequest::text("demo", "Once upon a time").params(Params {
+            max_tokens: Some(24),
+            seed: Some(seed),
+            ignore_eos: Some(true),
+            ..Params::default()
+        })
+    };
+    let answers = join_all((0..count).map(|seed| engine.infer(request(seed))));
+    timeout(PATIENCE, answers).await.expect("no request is silent")
+}
+
+/// The node says that `name` has ended, and ends.
+async fn ends_by(engine: Engine, name: &str) {
+    let mut phase = engine.node.phase();
+    let failed = phase.wait_for(|phase| matches!(phase, Phase::Failed(_)));
+    let failed = timeout(PATIENCE, failed).await.expect("it is seen").expect("the node lives");
+    let Phase::Failed(error) = &*failed else { unreachable!("waited for") };
+    assert_eq!(error.message, format!("the {name} has ended"));
+    drop(failed);
+    assert!(!engine.is_ready());
+    let message = engine.node.vitals().message(Timestamp::now());
+    assert_eq!(message.status, Status::Critical, "{:?}", message.checks);
+    ask(&engine, 4).await;
+    engine.shutdown().await.expect("the stop ends");
+}
+
+/// `name` panics with the next request.
+async fn panics_with_a_request(name: &'static str) {
+    let engine = start().await;
+    engine.node.arm(name);
+    ask(&engine, 8).await;
+    ends_by(engine, name).await;
+}
+
+#[tokio::test]
+async fn a_dead_admission_ends_the_node() {
+    panics_with_a_request("admission actor").await;
+}
+
+#[tokio::test]
+async fn a_dead_tokenizer_thread_ends_the_node() {
+    panics_with_a_request("tokenizer thread").await;
+}
+
+#[tokio::test]
+async fn a_dead_scheduler_ends_the_node() {
+    panics_with_a_request("scheduler actor").await;
+}
+
+#[tokio::test]
+async fn a_dead_models_actor_ends_the_node() {
+    let engine = start().await;
+    engine.node.arm("models actor");
+    let spec = ModelSpec {
+        name: "other".to_owned(),
+        model_path: format!("{}/models/demo", env!("CARGO_MANIFEST_DIR")).into(),
+        load_format: LoadFormat::Dummy,
+        max_seq_len: None,
+    };
+    assert!(engine.load_model(spec).await.is_err());
+    ends_by(engine, "models actor").await;
+}
+
+#[tokio::test]
+async fn a_dead_health_actor_ends_the_node() {
+    let engine = start().await;
+    engine.node.arm("health actor");
+    ends_by(engine, "health actor").await;
+}
+
+#[tokio::test]
+async fn a_dead_bus_ends_the_node() {
+    let engine = start().await;
+    engine.node.arm("bus");
+    ends_by(engine, "bus").await;
+}
+
+#[tokio::test]
+async fn a_dead_intake_of_the_bus_ends_the_node() {
+    let engine = start().await;
+    engine.node.arm("bus's intake");
+    let url = engine.node.nats().expect("a bus").to_owned();
+    let auth = Auth::default();
+    let asker = Client::connect(&url, &auth, "inferno.v1").await.expect("connects");
+    let asked = asker.generate("demo", serde_json::json!({"prompt": "Hi"}));
+    // Nobody has it any more; who waits has a limit of its own.
+    let _ = timeout(Duration::from_secs(1), asked).await;
+    ends_by(engine, "bus's intake").await;
+}
+
+#[tokio::test]
+async fn a_dead_supervisor_ends_the_node() {
+    let engine = start().await;
+    engine.node.arm("supervisor");
+    engine.node.arm("executor");
+    ask(&engine, 8).await;
+    ends_by(engine, "supervisor").await;
+}
+
+/// A device's actor that panics is built again, and no request is silent.
+async fn is_built_again(name: &'static str) {
+    let engine = start().await;
+    engine.node.arm(name);
+    ask(&engine, 8).await;
+    let rebuilt = async {
+        loop {
+            let message = engine.node.vitals().message(Timestamp::now());
+            let device = &message.devices[0];
+            if device.up && device.rebuilds == 1 {
+                return device.id.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert_eq!(timeout(PATIENCE, rebuilt).await, Ok(DeviceId::new("cpu:0")));
+    for answer in ask(&engine, 8).await {
+        assert_eq!(answer.expect("as before").usage.completion_tokens, 24);
+    }
+    assert!(engine.is_ready());
+    engine.shutdown().await.expect("the stop ends");
+}
+
+#[tokio::test]
+async fn a_dead_batcher_is_built_again() {
+    is_built_again("batcher").await;
+}
+
+#[tokio::test]
+async fn a_dead_executor_is_built_again() {
+    is_built_again("executor").await;
+}
+
+#[tokio::test]
+async fn a_dead_reply_actor_is_built_again() {
+    is_built_again("reply").await;
+}

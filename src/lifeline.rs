@@ -1,0 +1,152 @@
+//! What an actor or a thread holds while it lives, so that its end is seen at once, even where a panic brought it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The lifelines of one owner: who hears of an end, and whether ends are expected.
+#[derive(Clone)]
+pub struct Lifelines(Arc<Shared>);
+
+struct Shared {
+    is_ending: AtomicBool,
+    on_end: Box<dyn Fn(&'static str) + Send + Sync>,
+    #[cfg(test)]
+    armed: Armed,
+}
+
+/// Names of holders that are to panic.
+#[cfg(test)]
+type Armed = Arc<std::sync::Mutex<Vec<&'static str>>>;
+
+impl Lifelines {
+    /// `on_end` is told the name of each holder that ends before [`Lifelines::release`], on the thread where it ended, perhaps while
+    /// that thread unwinds: it must neither block nor panic.
+    pub fn new(on_end: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Shared {
+            is_ending: AtomicBool::new(false),
+            on_end: Box::new(on_end),
+            #[cfg(test)]
+            armed: Armed::default(),
+        }))
+    }
+
+    /// Those of a part of what these are of: others hear of an end.
+    pub fn part(&self, on_end: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Shared {
+            is_ending: AtomicBool::new(false),
+            on_end: Box::new(on_end),
+            #[cfg(test)]
+            armed: self.0.armed.clone(),
+        }))
+    }
+
+    /// Of holders whose end nobody needs to hear of.
+    pub fn unwatched() -> Self {
+        Self::new(|_| ())
+    }
+
+    /// A lifeline for one holder.
+    pub fn hold(&self, name: &'static str) -> Lifeline {
+        Lifeline { name, lines: self.clone(), is_over: false }
+    }
+
+    /// From here on holders may end.
+    pub fn release(&self) {
+        self.0.is_ending.store(true, Ordering::SeqCst);
+    }
+
+    /// The next holder of that name that looks at its lifeline panics.
+    #[cfg(test)]
+    pub fn arm(&self, name: &'static str) {
+        self.0.armed.lock().expect("nothing panics in it").push(name);
+    }
+}
+
+/// See the module. Held by who is to live as long as its owner.
+pub struct Lifeline {
+    name: &'static str,
+    lines: Lifelines,
+    /// What it held on to has come to its proper end.
+    is_over: bool,
+}
+
+impl Lifeline {
+    /// One for a helper of this holder.
+    pub fn beside(&self, name: &'static str) -> Lifeline {
+        self.lines.hold(name)
+    }
+
+    /// Runs a task to its end, which is then as it should be; a panic in it is not.
+    pub async fn over<T>(self, task: impl Future<Output = T>) -> T {
+        let result = task.await;
+        self.dismiss();
+        result
+    }
+
+    /// The holder ends as it should.
+    pub fn dismiss(mut self) {
+        self.is_over = true;
+    }
+
+    /// Where a test injects a panic; nothing in the node itself.
+    #[inline]
+    pub fn look(&self) {
+        #[cfg(test)]
+        {
+            let mut armed = self.lines.0.armed.lock().expect("nothing panics in it");
+            if let Some(at) = armed.iter().position(|name| *name == self.name) {
+                armed.remove(at);
+                drop(armed);
+                panic!("{} panics for a test", self.name);
+            }
+        }
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        if !self.is_over && !self.lines.0.is_ending.load(Ordering::SeqCst) {
+            (self.lines.0.on_end)(self.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn noted() -> (Lifelines, Arc<Mutex<Vec<&'static str>>>) {
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        let note = ended.clone();
+        (Lifelines::new(move |name| note.lock().expect("no panic").push(name)), ended)
+    }
+
+    #[test]
+    fn an_end_is_heard_of_until_ends_are_expected() {
+        let (lines, ended) = noted();
+        let (first, second) = (lines.hold("first"), lines.hold("second"));
+        let helper = first.beside("helper");
+        drop(first);
+        drop(helper);
+        lines.release();
+        drop(second);
+        assert_eq!(*ended.lock().expect("no panic"), ["first", "helper"]);
+    }
+
+    #[tokio::test]
+    async fn a_task_may_end_but_not_panic() {
+        let (lines, ended) = noted();
+        assert_eq!(lines.hold("sound").over(async { 3 }).await, 3);
+        assert!(ended.lock().expect("no panic").is_empty());
+        lines.arm("broken");
+        let line = lines.hold("broken");
+        let task = async move {
+            let inner = line.beside("broken");
+            line.over(async move { inner.look() }).await;
+        };
+        assert!(tokio::spawn(task).await.is_err());
+        assert_eq!(*ended.lock().expect("no panic"), ["broken", "broken"]);
+    }
+}
