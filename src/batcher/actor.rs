@@ -10,7 +10,7 @@ use super::mailboxes::Mailboxes;
 use super::policy::{LaneSpec, MAX_STEPS_IN_FLIGHT};
 use super::step_gap::StepGap;
 use super::step_loop::{Failure, StepLoop, Turn};
-use super::{AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned};
+use super::{AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned, Sweep};
 use crate::bridge::DeviceErrorCode;
 use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
@@ -195,6 +195,15 @@ impl Handler<RemoveModel> for Batcher {
     fn handle(&mut self, message: RemoveModel, ctx: &mut Self::Context) {
         self.steps.close_model(message.model);
         self.removals.push((message.model, message.done));
+        self.turn(ctx);
+    }
+}
+
+impl Handler<Sweep> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, _: Sweep, ctx: &mut Self::Context) {
+        self.steps.sweep(&mut self.neighbours, Timestamp::now());
         self.turn(ctx);
     }
 }

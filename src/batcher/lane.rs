@@ -174,7 +174,7 @@ impl<S: Clone> Lane<S> {
     }
 
     /// Lets go of those that were cancelled, or ended by the reply stage, before work is spent on them.
-    fn retire_unwanted(&mut self, out: &mut Output<S>) {
+    pub fn retire_unwanted(&mut self, out: &mut Output<S>) {
         let mut walk = std::mem::take(&mut self.walk);
         walk.clone_from(&self.order);
         for seat in &walk {

@@ -170,6 +170,11 @@ impl<S: Clone> Batching<S> {
         Ok(())
     }
 
+    /// Lets go of sequences that nobody wants any more, whatever is in flight.
+    pub fn sweep(&mut self, out: &mut Output<S>) {
+        self.lanes.iter_mut().for_each(|lane| lane.retire_unwanted(out));
+    }
+
     /// Forms a step, if there is something to do and room for one in flight. The lanes with work take turns.
     pub fn next_step(&mut self, out: &mut Output<S>) -> Option<PlannedStep> {
         if self.in_flight.len() >= MAX_STEPS_IN_FLIGHT {

@@ -153,6 +153,12 @@ impl<S: Clone> StepLoop<S> {
         }
     }
 
+    /// Ends sequences that nobody wants any more at once, not with the next step.
+    pub fn sweep(&mut self, to: &mut impl Neighbours<S>, now: Timestamp) {
+        self.policy.sweep(&mut self.output);
+        self.announce(to, now);
+    }
+
     /// Takes the answer of a step that ended at `at`; returns how many tokens it computed.
     ///
     /// # Errors

@@ -162,6 +162,8 @@ pub enum FaultKind {
     Panic,
     /// As if the engine threw an error that stays with the process, such as a GPU's after an illegal address.
     Sticky,
+    /// As if a kernel never ended: the step does not come back.
+    Hang,
 }
 
 impl Config {

@@ -43,6 +43,9 @@ impl FaultPlan {
             }
             #[allow(clippy::panic)] // What a drill asks for: the executor must catch it.
             Some(FaultKind::Panic) => panic!("injected fault"),
+            Some(FaultKind::Hang) => loop {
+                std::thread::park();
+            },
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix::{Addr, Arbiter, ArbiterHandle, Recipient};
 
-use crate::batcher::{self, Attach, Batcher, DeviceFailed};
+use crate::batcher::{self, Attach, Batcher, DeviceFailed, Sweep};
 use crate::bridge::DeviceError;
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -187,6 +187,12 @@ impl DeviceActors {
         let last = Deliver { deliveries: Vec::new(), at: Timestamp::now() };
         // A reply actor that has ended has nothing left to send.
         let _ = self.reply.send(last).await;
+    }
+
+    /// Ends what was cancelled, even while the device does not answer.
+    pub fn sweep(&self) {
+        // A full mailbox is one that moves: the next step does the same.
+        let _ = self.batcher.try_send(Sweep);
     }
 
     /// What the scheduler needs of this build.

@@ -285,6 +285,9 @@ impl Inner {
                 ids,
                 "cut: not finished when the drain's time was over"
             );
+            if let Some(kept) = self.kept.get() {
+                kept.actors.borrow().values().for_each(DeviceActors::sweep);
+            }
             self.wait_until_idle(CUT_GRACE).await;
         }
         cut.len()

@@ -50,6 +50,22 @@ async fn what_outlasts_the_drain_is_cut_and_named() {
 }
 
 #[tokio::test]
+async fn a_hung_device_keeps_neither_its_requests_nor_the_stop() {
+    let nats = NatsServer::start();
+    let fault = "[[executor.faults]]\nstep = 5\nkind = \"hang\"\n";
+    let sections = external(&nats.url(), "hung") + "drain_timeout_s = 1\n" + fault;
+    let mut node = NodeProcess::start_sim(0, &sections);
+    let bus = client(&nats.url()).await;
+    let mut generation = bus.generate("demo", request(1500, 1)).await.expect("accepted");
+    generation.next().await.expect("streams");
+    node.signal("-TERM");
+    let (_, _, last) = collect(&mut generation).await.expect("a last event comes");
+    assert_eq!(last.error.map(|error| error.kind), Some(Kind::Draining));
+    assert!(!node.wait().success(), "its thread is left behind");
+    assert!(node.log().contains("it waits for a thread"), "{}", node.log());
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_the_node_at_once() {
     let mut node = NodeProcess::start_sim(20_000, "[bus]\nmode = \"managed\"\n");
     let children = children_of(node.pid());

@@ -171,7 +171,7 @@ impl World {
     fn handle(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::Arrive => self.arrive(),
-            Event::Cancel(who) => self.requests[who].handle.cancel(),
+            Event::Cancel(who) => self.cancel(who),
             Event::Sweep => {
                 self.scheduling.sweep(self.stamp());
                 if !self.all_ended() {
@@ -196,6 +196,16 @@ impl World {
         }
         self.dispatch();
         Ok(())
+    }
+
+    fn cancel(&mut self, who: Who) {
+        self.requests[who].handle.cancel();
+        if self.chance.percent(50) {
+            let now = self.stamp();
+            for at in 0..self.devices.len() {
+                self.batcher(at, |steps, to| steps.sweep(to, now));
+            }
+        }
     }
 
     fn arrive(&mut self) {
