@@ -90,6 +90,7 @@ pub(super) async fn node_options(
             log(&event, &last);
             match event {
                 Event::Closed => outbox.set_closed(),
+                Event::SlowConsumer(_) => outbox.lost(),
                 _ => outbox.wake(),
             }
             std::future::ready(())

@@ -1,7 +1,7 @@
 //! What waits to be written: filled by sinks, tasks and the node from any thread without blocking, emptied by the writer.
 //!
-//! Bounded by what runs: a stream is in it at most once, with its events joined; answers number at most the requests and cancels
-//! that were received.
+//! Bounded: a stream is in it at most once, with its events joined, and what is accepted is answered once; refusals, of which any
+//! number may be asked for while the link takes nothing, wait up to [`MAX_REFUSALS`].
 
 use std::collections::HashSet;
 use std::mem::take;
@@ -18,6 +18,10 @@ use super::stream::Stream;
 use crate::door::RunningObserver;
 use crate::error::Error;
 use crate::ids::RequestId;
+
+/// Answers that may wait when another refusal comes; beyond that it is dropped and counted, and its client's own time limit ends the
+/// wait. 8,192 of 300 bytes are 2.5 MB, and seconds of work for a link that is worth having.
+const MAX_REFUSALS: usize = 8_192;
 
 /// What the node asks of the writer.
 pub(super) enum Control {
@@ -46,12 +50,22 @@ pub(super) struct Work {
     pub absent: Vec<u64>,
     /// The newest health message.
     pub health: Option<Bytes>,
+    /// Refusals that found no place.
+    pub refusals_dropped: u64,
+    /// Messages that the library lost because nobody took them.
+    pub lost: u64,
 }
 
 #[derive(Default)]
 struct Queue {
     work: Work,
     control: Vec<Control>,
+}
+
+impl Queue {
+    fn has_too_many(&self) -> bool {
+        self.work.messages.len() >= MAX_REFUSALS
+    }
 }
 
 /// See the module.
@@ -76,6 +90,10 @@ impl Outbox {
     /// Queues a refusal; `ends` adds the empty message that ends a request-many.
     pub fn send_refusal(&self, to: Subject, answer: Refused<'_>) {
         let Refused { encoding, id, error, ends } = answer;
+        // Before it is encoded: a flood is to cost little.
+        if self.lock().has_too_many() {
+            return self.change(|queue| queue.work.refusals_dropped += 1);
+        }
         let refused = OutboundMessage {
             subject: to.clone(),
             reply: None,
@@ -98,6 +116,11 @@ impl Outbox {
     /// Replaces the health message that waits.
     pub fn health(&self, body: Bytes) {
         self.change(|queue| queue.work.health = Some(body));
+    }
+
+    /// A message was lost because it came faster than it was taken.
+    pub fn lost(&self) {
+        self.change(|queue| queue.work.lost += 1);
     }
 
     /// Nobody listens to a stream.
@@ -136,11 +159,12 @@ impl Outbox {
         take(&mut self.lock().control)
     }
 
-    /// Takes what waits; streams only if there is `room` for their events.
+    /// Takes what waits; answers, and streams for their events, only if there is `room`.
     pub fn take(&self, room: bool) -> Work {
         let mut queue = self.lock();
         let mut work = take(&mut queue.work);
         if !room {
+            queue.work.messages = take(&mut work.messages);
             queue.work.ready = take(&mut work.ready);
         }
         work
@@ -252,6 +276,26 @@ mod tests {
         assert!(work.opens.is_empty() && work.closes.is_empty());
         outbox.ended(&id("a"));
         assert_eq!(outbox.take(true).closes.len(), 1);
+    }
+
+    #[test]
+    fn refusals_beyond_their_bound_are_dropped_and_counted_and_acceptances_never() {
+        let outbox = Outbox::default();
+        let error = Error::invalid("x", "y");
+        let refuse = || {
+            let refused =
+                Refused { encoding: Encoding::Json, id: None, error: &error, ends: false };
+            outbox.send_refusal("to".into(), refused);
+        };
+        (0..MAX_REFUSALS + 5).for_each(|_| refuse());
+        outbox.send(empty("accepted".into()));
+        let work = outbox.take(false);
+        assert_eq!((work.messages.len(), work.refusals_dropped), (0, 5), "no room for answers");
+        refuse();
+        let work = outbox.take(true);
+        assert_eq!((work.messages.len(), work.refusals_dropped), (MAX_REFUSALS + 1, 1));
+        refuse();
+        assert_eq!(outbox.take(true).messages.len(), 1);
     }
 
     #[test]

@@ -200,6 +200,8 @@ impl Writer {
         for message in work.messages {
             self.publish_kept(message).await;
         }
+        self.door.metrics.bus_refusals_dropped.increment(work.refusals_dropped);
+        self.door.metrics.bus_messages_lost.increment(work.lost);
         let holding = self.hold_until.is_some_and(|until| now < until);
         if !holding {
             self.hold_until = None;

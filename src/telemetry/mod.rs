@@ -94,6 +94,18 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
         ),
         ("inferno_bus_connected", Gauge, &[], "1 while the bus is connected"),
         ("inferno_bus_reconnects_total", Counter, &[], "connections after the first"),
+        (
+            "inferno_bus_messages_lost_total",
+            Counter,
+            &[],
+            "messages from NATS that came faster than they were taken",
+        ),
+        (
+            "inferno_bus_refusals_dropped_total",
+            Counter,
+            &[],
+            "refusals that were not sent: too many waited for a slow link",
+        ),
         ("inferno_health_status", Gauge, &[], "0 healthy, 1 degraded, 2 critical"),
         ("inferno_health_check_status", Gauge, &["check"], "the same for each check"),
         (
@@ -144,6 +156,10 @@ pub struct Metrics {
     pub bus_connected: Gauge,
     /// `inferno_bus_reconnects_total`
     pub bus_reconnects: Counter,
+    /// `inferno_bus_messages_lost_total`
+    pub bus_messages_lost: Counter,
+    /// `inferno_bus_refusals_dropped_total`
+    pub bus_refusals_dropped: Counter,
     /// `inferno_health_status`
     pub health_status: Gauge,
     /// Times to first token of the last minute, for health.
@@ -176,6 +192,8 @@ impl Metrics {
             request_time: metrics::histogram!("inferno_request_seconds", node()),
             bus_connected: metrics::gauge!("inferno_bus_connected", node()),
             bus_reconnects: metrics::counter!("inferno_bus_reconnects_total", node()),
+            bus_messages_lost: metrics::counter!("inferno_bus_messages_lost_total", node()),
+            bus_refusals_dropped: metrics::counter!("inferno_bus_refusals_dropped_total", node()),
             health_status: metrics::gauge!("inferno_health_status", node()),
             recent_first_tokens: LatencyWindow::default(),
             recent_batches: BatchWindow::default(),
