@@ -30,7 +30,7 @@ const SOON: Duration = Duration::from_secs(20);
 const GENERATE: &str = "inferno.v1.generate.demo";
 
 fn config(server: &NatsServer) -> Config {
-    Config { url: server.url(), ..Config::default() }
+    Config { url: Some(server.url()), ..Config::default() }
 }
 
 async fn connect(server: &NatsServer) -> Client {

@@ -71,7 +71,13 @@ struct Running {
 /// A configuration that cannot work: a missing file, a wrong node id, a nats-server that does not start.
 pub async fn start(config: &Config, deps: Deps, alive: Lifeline) -> Result<Bus, StartError> {
     let outbox = Arc::new(Outbox::default());
-    if config.mode == Mode::Off {
+    let mode = config.decided(|| config.managed.is_installed());
+    if mode == Mode::Off {
+        if config.mode == Mode::Auto {
+            tracing::info!(
+                "no bus: no bus.url is named and no nats-server is installed; HTTP alone"
+            );
+        }
         alive.dismiss();
         return Ok(Bus { outbox, running: None });
     }
@@ -82,7 +88,7 @@ pub async fn start(config: &Config, deps: Deps, alive: Lifeline) -> Result<Bus, 
     let (started, ready) = oneshot::channel();
     let (end, ended) = watch::channel(());
     let thread = {
-        let (config, outbox) = (config.clone(), outbox.clone());
+        let (config, outbox) = (Config { mode, ..config.clone() }, outbox.clone());
         std::thread::Builder::new().name("bus".to_owned()).spawn(move || {
             let _end = end;
             run_thread(&config, deps, &outbox, started, alive);
@@ -203,7 +209,8 @@ fn run_thread(
                 return drop(started.send(Err(error)));
             }
         };
-        let url = managed.as_ref().map_or(config.url.clone(), |server| server.url().to_owned());
+        let url = managed.as_ref().map(|server| server.url().to_owned());
+        let url = url.unwrap_or_else(|| config.servers().collect::<Vec<_>>().join(","));
         if started.send(Ok(url)).is_ok() {
             session.run(&alive).await;
         }
@@ -234,7 +241,7 @@ impl Session {
         let options = node_options(config, &deps.node_id, outbox.clone()).await?;
         let managed = match config.mode {
             Mode::Managed => Some(ManagedServer::start(config).await?),
-            Mode::External | Mode::Off => None,
+            Mode::External | Mode::Auto | Mode::Off => None,
         };
         let urls = match &managed {
             Some(server) => vec![server.url()],

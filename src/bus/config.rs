@@ -10,10 +10,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `external`: a NATS server that runs elsewhere. `managed`: the node runs its own nats-server as a child. `off`: no bus.
+    /// `auto`: `external` where a URL (or a credentials file, or required TLS) is named, else `managed` where a nats-server is
+    /// installed, else `off`.
     pub mode: Mode,
     /// Server to connect to in mode `external`: `nats://host:port` or `tls://host:port`; several are joined by commas. One that is
-    /// not there is waited for.
-    pub url: String,
+    /// not there is waited for. Absent: `nats://127.0.0.1:4222`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// First part of every subject.
     pub prefix: String,
     /// User name, with `password`.
@@ -41,8 +44,10 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// It runs elsewhere.
+    /// As the configuration and the machine suggest; see [`Config::mode`].
     #[default]
+    Auto,
+    /// It runs elsewhere.
     External,
     /// A child of the node, on loopback, ended with it.
     Managed,
@@ -76,11 +81,14 @@ pub struct Managed {
     pub store_dir: Option<PathBuf>,
 }
 
+/// Where NATS is if nobody says.
+const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
+
 impl Default for Config {
     fn default() -> Self {
         Self {
-            mode: Mode::External,
-            url: "nats://127.0.0.1:4222".to_owned(),
+            mode: Mode::Auto,
+            url: None,
             prefix: "inferno.v1".to_owned(),
             user: None,
             password: None,
@@ -92,6 +100,17 @@ impl Default for Config {
             reconnect_hold_ms: 5_000,
             managed: Managed::default(),
         }
+    }
+}
+
+impl Managed {
+    /// Whether the program is there.
+    pub(super) fn is_installed(&self) -> bool {
+        if self.binary.components().count() > 1 {
+            return self.binary.is_file();
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|folder| folder.join(&self.binary).is_file())
     }
 }
 
@@ -138,7 +157,18 @@ impl Config {
 
     /// The servers of `url`.
     pub fn servers(&self) -> impl Iterator<Item = &str> {
-        self.url.split(',').map(str::trim)
+        self.url.as_deref().unwrap_or(DEFAULT_URL).split(',').map(str::trim)
+    }
+
+    /// The mode, with `auto` decided: `has_server` says whether `managed.binary` is installed.
+    pub(super) fn decided(&self, has_server: impl FnOnce() -> bool) -> Mode {
+        let named = self.url.is_some() || self.credentials_file.is_some() || self.tls.required;
+        match self.mode {
+            Mode::Auto if named => Mode::External,
+            Mode::Auto if has_server() => Mode::Managed,
+            Mode::Auto => Mode::Off,
+            mode => mode,
+        }
     }
 
     fn check_urls(&self, wrong: &mut Vec<String>) {
@@ -264,8 +294,8 @@ mod tests {
     fn a_wrong_key_is_named_with_what_came() {
         assert!(wrong(|c| c.prefix = "a..b".into()).contains("bus.prefix"));
         assert!(wrong(|c| c.inbox_prefix = "a.*".into()).contains("bus.inbox_prefix"));
-        assert!(wrong(|c| c.url = String::new()).contains("bus.url"));
-        assert!(wrong(|c| c.url = "nats://a:1, http://x".into()).contains("\"http://x\""));
+        assert!(wrong(|c| c.url = Some(String::new())).contains("bus.url"));
+        assert!(wrong(|c| c.url = Some("nats://a:1, http://x".into())).contains("\"http://x\""));
         assert!(wrong(|c| c.max_request_bytes = 0).contains("bus.max_request_bytes"));
         assert!(wrong(|c| c.reconnect_hold_ms = 700_000).contains("bus.reconnect_hold_ms"));
         assert!(wrong(|c| c.user = Some("a".into())).contains("bus.password"));
@@ -286,7 +316,7 @@ mod tests {
     #[test]
     fn a_password_in_a_url_is_refused_and_not_shown() {
         for url in ["nats://me:hush@host:1", "http://me:hush@host:1", "nats://a:1,tls://hush@b:2"] {
-            let text = wrong(|c| c.url = url.into());
+            let text = wrong(|c| c.url = Some(url.into()));
             assert!(text.contains("bus.password") && !text.contains("hush"), "{text}");
         }
     }
@@ -298,6 +328,27 @@ mod tests {
             c.tls.required = true;
         });
         assert!(managed.contains("bus.tls.required"), "{managed}");
+    }
+
+    #[test]
+    fn auto_is_external_where_a_server_is_named_else_managed_where_one_is_installed() {
+        let decided = |config: Config, has_server| config.decided(|| has_server);
+        let auto = Config::default;
+        assert_eq!(
+            decided(Config { url: Some("nats://a:1".into()), ..auto() }, true),
+            Mode::External
+        );
+        let with_credentials = Config { credentials_file: Some("f".into()), ..auto() };
+        assert_eq!(decided(with_credentials, true), Mode::External);
+        assert_eq!(decided(auto(), true), Mode::Managed);
+        assert_eq!(decided(auto(), false), Mode::Off);
+        for mode in [Mode::External, Mode::Managed, Mode::Off] {
+            assert_eq!(decided(Config { mode, ..auto() }, true), mode);
+        }
+        let nowhere = Managed { binary: "no-such-nats-server".into(), ..Managed::default() };
+        assert!(!nowhere.is_installed());
+        let here = Managed { binary: "sh".into(), ..Managed::default() };
+        assert!(here.is_installed());
     }
 
     #[test]

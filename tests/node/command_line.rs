@@ -105,6 +105,16 @@ async fn serve_takes_its_flags() {
     assert!(node.wait().success(), "{}", node.log());
 }
 
+#[tokio::test]
+async fn with_no_word_of_a_bus_there_is_one_where_a_nats_server_is_installed() {
+    let node = NodeProcess::start_sim(0, "");
+    assert!(async_nats::connect(node.nats()).await.is_ok(), "its own");
+    let without = NodeProcess::start_sim(0, "[bus.managed]\nbinary = \"no-such-nats-server\"\n");
+    assert_eq!(without.get("/health/ready").await.0, 200);
+    let log = without.log();
+    assert_eq!(log.matches("no nats-server is installed; HTTP alone").count(), 1, "{log}");
+}
+
 #[test]
 fn serve_binds_nothing_with_a_configuration_at_fault() {
     // Who tried to bind this port would speak of it.
