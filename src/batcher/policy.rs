@@ -352,6 +352,35 @@ mod tests {
     }
 
     #[test]
+    fn the_counters_go_as_the_example_of_a_seat_has_it() {
+        let spec = LaneSpec { max_step_tokens: 4, ..spec() };
+        let (mut policy, mut out) = policy(spec, &[(1, 6, 3)]);
+        let counters = |policy: &Batching<u64>| {
+            let run = policy.lanes[0].seats[0].as_ref().expect("it has a seat");
+            (run.sequence.len(), run.computed, run.settled, run.unseen, run.in_flight)
+        };
+        let (mut seen, mut sent) = (Vec::new(), VecDeque::new());
+        for event in ["form", "form", "done", "form", "done", "form", "done"] {
+            match event {
+                "form" => sent.push_back(policy.next_step(&mut out).expect("work")),
+                _ => settle(&mut policy, &mut out, sent.pop_front().expect("in flight"), 50),
+            }
+            seen.push(counters(&policy));
+        }
+        assert!(policy.next_step(&mut out).is_none(), "all that is wanted is under way");
+        settle(&mut policy, &mut out, sent.pop_front().expect("the last"), 50);
+        assert!(policy.lanes[0].is_empty());
+        let page =
+            include_str!("running.rs").lines().filter_map(|line| line.strip_prefix("/// | step"));
+        let rows = page.filter_map(|line| {
+            let mut cells = line.split('|').skip(1).map(|cell| cell.trim().parse::<u32>());
+            let mut next = || cells.next()?.ok();
+            Some((next()?, next()?, next()?, next()?, next()?))
+        });
+        assert_eq!(seen, rows.collect::<Vec<_>>(), "the code (left) and the table (right)");
+    }
+
+    #[test]
     fn decodes_come_first_and_prefill_chunks_share_the_rest_of_the_budget() {
         let (mut policy, mut out) = policy(spec(), &[(1, 3, 9), (2, 10, 9)]);
         let first = policy.next_step(&mut out).expect("work");

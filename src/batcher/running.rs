@@ -109,6 +109,25 @@ impl Wishes {
 }
 
 /// A sequence with a seat.
+///
+/// Its counters by example: a prompt of 6 tokens, a budget of 4 tokens a step, `max_tokens` 3, and two steps in flight. Step 3 is formed
+/// before the host knows the token that step 2 samples: it is `unseen`, and the device feeds it to itself. No step 5 is formed, because
+/// the tokens known and unseen are already all that is wanted.
+///
+/// | event | known | `computed` | `settled` | `unseen` | `in_flight` |
+/// | --- | --- | --- | --- | --- | --- |
+/// | step 1 formed: tokens 0 to 3 | 6 | 4 | 0 | 0 | 1 |
+/// | step 2 formed: tokens 4 and 5, samples | 6 | 6 | 0 | 1 | 2 |
+/// | step 1 done | 6 | 6 | 4 | 1 | 1 |
+/// | step 3 formed: feeds token 6, samples | 6 | 7 | 4 | 2 | 2 |
+/// | step 2 done: token 6 is known | 7 | 7 | 6 | 1 | 1 |
+/// | step 4 formed: feeds token 7, samples | 7 | 8 | 6 | 2 | 2 |
+/// | step 3 done: token 7 is known | 8 | 8 | 7 | 1 | 1 |
+/// | step 4 done: token 8, the end | | | | | |
+///
+/// A pre-emption forgets `computed` and `settled` (the blocks are gone) and keeps what is known; a failure of the device also forgets what
+/// its stream has not taken. `promised` are the blocks that it was reckoned with when it got its seat; `suspect` and the sequence's
+/// `failed_at` belong to `docs/decisions/suspects-run-alone.md`.
 #[derive(Debug)]
 pub(super) struct Running<S> {
     pub sequence: Sequence,
