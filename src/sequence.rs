@@ -18,6 +18,9 @@ pub struct Sequence {
     pub id: SequenceId,
     /// Which model.
     pub model: ModelId,
+    /// Sequences of different salts share no KV: another adapter gives other keys and values, and one tenant is not to learn from
+    /// its times what another has asked.
+    pub salt: u64,
     /// Prompt, then completion.
     pub token_ids: Vec<u32>,
     /// How many of them are the prompt.
@@ -48,7 +51,21 @@ pub struct Sequence {
     pub handle: Arc<Handle>,
 }
 
+/// What keys and values of a sequence's first tokens depend on beside the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix<'a> {
+    /// See [`Sequence::salt`].
+    pub salt: u64,
+    /// From the first one on.
+    pub token_ids: &'a [u32],
+}
+
 impl Sequence {
+    /// What it may share with others.
+    pub fn prefix(&self) -> Prefix<'_> {
+        Prefix { salt: self.salt, token_ids: &self.token_ids }
+    }
+
     /// 0 to 7, 7 first.
     pub fn level(&self) -> u8 {
         self.priority / (u8::MAX / NUM_LEVELS + 1)
@@ -101,6 +118,7 @@ pub(crate) mod testing {
         Sequence {
             id: SequenceId(id),
             model: ModelId(0),
+            salt: 0,
             token_ids: (0..prompt).map(|at| id as u32 * 1000 + at).collect(),
             num_prompt_tokens: prompt,
             max_tokens,

@@ -31,6 +31,7 @@ fn sequence(id: u64, max_tokens: u32) -> Sequence {
     Sequence {
         id: SequenceId(id),
         model: MODEL,
+        salt: 0,
         token_ids: (0..LEN).map(token).collect(),
         num_prompt_tokens: LEN,
         max_tokens,

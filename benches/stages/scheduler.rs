@@ -17,6 +17,7 @@ fn sequence(id: u64) -> Sequence {
     Sequence {
         id: SequenceId(id),
         model: ModelId(0),
+        salt: 0,
         token_ids: (0..PROMPT).map(|at| (id % 7) as u32 * 1000 + at).collect(),
         num_prompt_tokens: PROMPT,
         max_tokens: 64,

@@ -74,6 +74,7 @@ impl Reserved {
         Sequence {
             id: handle.sequence_id(),
             model: self.model.id,
+            salt: 0,
             num_prompt_tokens,
             max_tokens,
             min_tokens: self.params.min_tokens.unwrap_or(0),

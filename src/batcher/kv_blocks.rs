@@ -2,6 +2,7 @@
 
 use super::block_pool::{BlockId, BlockPool};
 use super::prefix_cache::{Link, Offer, PrefixCache};
+use crate::sequence::Prefix;
 
 /// How far a sequence's blocks were offered to the prefix cache.
 #[derive(Debug, Clone, Copy)]
@@ -38,12 +39,12 @@ impl KvBlocks {
         self.pool.num_free() + self.cache.as_ref().map_or(0, PrefixCache::num_idle)
     }
 
-    /// Starts a block table with the cached blocks that begin as `token_ids` do. Returns how far the chain reaches.
-    pub fn share_prefix(&mut self, token_ids: &[u32], table: &mut Vec<BlockId>) -> Chain {
+    /// Starts a block table with the cached blocks that begin as `prefix` does. Returns how far the chain reaches.
+    pub fn share_prefix(&mut self, prefix: Prefix<'_>, table: &mut Vec<BlockId>) -> Chain {
         debug_assert!(table.is_empty());
-        let mut chain = Chain { blocks: 0, link: Some(Link::ROOT) };
+        let mut chain = Chain { blocks: 0, link: Some(Link::root(prefix.salt)) };
         let Some(cache) = &mut self.cache else { return chain };
-        for (block, link) in cache.chain(token_ids, self.block_size) {
+        for (block, link) in cache.chain(prefix, self.block_size) {
             table.push(block);
             chain.link = Some(link);
         }
@@ -56,9 +57,9 @@ impl KvBlocks {
     }
 
     /// How many tokens [`share_prefix`](Self::share_prefix) would find.
-    pub fn num_cached(&self, token_ids: &[u32]) -> u32 {
+    pub fn num_cached(&self, prefix: Prefix<'_>) -> u32 {
         let blocks =
-            self.cache.as_ref().map_or(0, |cache| cache.chain(token_ids, self.block_size).count());
+            self.cache.as_ref().map_or(0, |cache| cache.chain(prefix, self.block_size).count());
         blocks as u32 * self.block_size
     }
 
@@ -119,11 +120,10 @@ impl KvBlocks {
         }
     }
 
-    /// Takes the blocks that begin as `token_ids` do out of the prefix cache. Sequences that hold them keep them.
-    pub fn forget(&mut self, token_ids: &[u32]) {
+    /// Takes the blocks that begin as `prefix` does out of the prefix cache. Sequences that hold them keep them.
+    pub fn forget(&mut self, prefix: Prefix<'_>) {
         let Some(cache) = &mut self.cache else { return };
-        let blocks: Vec<_> =
-            cache.chain(token_ids, self.block_size).map(|(block, _)| block).collect();
+        let blocks: Vec<_> = cache.chain(prefix, self.block_size).map(|(block, _)| block).collect();
         for block in blocks {
             cache.forget(block);
             self.pool.release(block);
@@ -189,7 +189,7 @@ mod tests {
     /// Computes a whole prompt into a table of its own.
     fn run(kv: &mut KvBlocks, token_ids: &[u32]) -> (Vec<BlockId>, u32) {
         let mut table = Vec::new();
-        let mut chain = kv.share_prefix(token_ids, &mut table);
+        let mut chain = kv.share_prefix(Prefix { salt: 0, token_ids }, &mut table);
         let cached = chain.blocks;
         let len = token_ids.len() as u32;
         assert_eq!(kv.grow(&mut table, len), len);
@@ -212,6 +212,22 @@ mod tests {
     }
 
     #[test]
+    fn sequences_of_different_salts_share_nothing() {
+        let mut kv = KvBlocks::new(8, 2, true);
+        let token_ids = &[1, 2, 3, 4, 5];
+        run(&mut kv, token_ids);
+        let cached = |kv: &KvBlocks, salt| kv.num_cached(Prefix { salt, token_ids });
+        assert_eq!((cached(&kv, 0), cached(&kv, 1)), (4, 0));
+        kv.forget(Prefix { salt: 1, token_ids });
+        assert_eq!(cached(&kv, 0), 4);
+        let mut table = Vec::new();
+        let mut chain = kv.share_prefix(Prefix { salt: 1, token_ids }, &mut table);
+        assert_eq!(kv.grow(&mut table, 5), 5);
+        kv.register(&mut chain, token_ids, &table, 5);
+        assert_eq!((cached(&kv, 0), cached(&kv, 1)), (4, 4), "each has its own");
+    }
+
+    #[test]
     fn cached_blocks_stay_until_their_memory_is_needed() {
         let mut kv = KvBlocks::new(4, 2, true);
         let (table, _) = run(&mut kv, &[1, 2, 3, 4]);
@@ -222,7 +238,8 @@ mod tests {
         let (other, _) = run(&mut kv, &[7, 7, 8, 8, 9]);
         let (mut again, cached) = {
             let mut table = Vec::new();
-            let chain = kv.share_prefix(&[1, 2, 3, 4, 5], &mut table);
+            let prefix = Prefix { salt: 0, token_ids: &[1, 2, 3, 4, 5] };
+            let chain = kv.share_prefix(prefix, &mut table);
             (table, chain.blocks)
         };
         assert_eq!(cached, 1);

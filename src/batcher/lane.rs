@@ -287,7 +287,10 @@ impl<S: Clone> Lane<S> {
         let seat = self.free_seats.pop().expect("the caller has seen a free seat");
         let Waiting { sequence, stream, preemptions, started } = waiting;
         let mut table = Vec::with_capacity(self.estimate(&sequence) as usize);
-        let shared = if sequence.needs_scores() { &[] } else { &*sequence.token_ids };
+        let mut shared = sequence.prefix();
+        if sequence.needs_scores() {
+            shared.token_ids = &[];
+        }
         let chain = self.kv.share_prefix(shared, &mut table);
         let computed = table.len() as u32 * self.spec.block_size;
         if !started {

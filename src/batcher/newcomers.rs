@@ -49,7 +49,7 @@ impl<S: Clone> Lane<S> {
         if soon == 0 {
             return false;
         }
-        let now = self.kv.num_cached(&sequence.token_ids);
+        let now = self.kv.num_cached(sequence.prefix());
         let (gain, rest) = (soon.saturating_sub(now), sequence.len() - now);
         gain >= rest.div_ceil(2)
     }
@@ -60,7 +60,8 @@ impl<S: Clone> Lane<S> {
         // As the cache has it: whole blocks, and never a sequence's last token.
         let shareable = run.sequence.len().min(sequence.len() - 1) / block_size * block_size;
         // Nearly everybody with a seat decodes, past what any newcomer could share: their tokens are not looked at.
-        if run.state != State::Running || shareable <= run.settled {
+        let same_salt = run.sequence.salt == sequence.salt;
+        if run.state != State::Running || shareable <= run.settled || !same_salt {
             return 0;
         }
         let same = run.sequence.token_ids[..shareable as usize]
@@ -144,6 +145,16 @@ mod tests {
             out.started.iter().map(|one| (one.stream, one.cached_tokens)).collect();
         assert_eq!(cached, [(1, 0), (9, 0), (2, 12), (3, 12)]);
         assert_eq!(out.produced.iter().filter(|one| one.finish.is_some()).count(), 4);
+    }
+
+    #[test]
+    fn a_prompt_of_another_salt_neither_waits_nor_shares() {
+        let (mut policy, mut out) = (policy(true), Output::default());
+        policy.assign(sample(1, 14), 1).expect("the model is here");
+        policy.assign(Sequence { salt: 7, ..sample(2, 14) }, 2).expect("the model is here");
+        let steps = run(&mut policy, &mut out);
+        assert_eq!(steps[..2], [vec![8], vec![6, 2]], "it starts beside the first");
+        assert!(out.started.iter().all(|one| one.cached_tokens == 0));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::block_pool::BlockId;
+use crate::sequence::Prefix;
 
 /// Where a chain of cached blocks has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +20,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Before the first block.
-    pub const ROOT: Link = Link { hash: 0, entry: 0 };
+    /// Before the first block of sequences with this salt.
+    pub fn root(salt: u64) -> Link {
+        Link { hash: u128::from(salt), entry: 0 }
+    }
 }
 
 /// What came of offering a block.
@@ -92,16 +95,16 @@ impl PrefixCache {
         same.then_some(Link { hash: entry.hash, entry: entry.number })
     }
 
-    /// The cached blocks that begin as `token_ids` do, from the first one on. The last token is never among them: its logits must be
+    /// The cached blocks that begin as `prefix` does, from the first one on. The last token is never among them: its logits must be
     /// computed.
     pub fn chain<'a>(
         &'a self,
-        token_ids: &'a [u32],
+        prefix: Prefix<'a>,
         block_size: u32,
     ) -> impl Iterator<Item = (BlockId, Link)> + 'a {
-        let reusable = token_ids.len().saturating_sub(1);
-        let mut link = Link::ROOT;
-        token_ids[..reusable].chunks_exact(block_size as usize).map_while(move |tokens| {
+        let reusable = prefix.token_ids.len().saturating_sub(1);
+        let mut link = Link::root(prefix.salt);
+        prefix.token_ids[..reusable].chunks_exact(block_size as usize).map_while(move |tokens| {
             let found = self.find(link, tokens)?;
             link = found.1;
             Some(found)
@@ -227,19 +230,19 @@ mod tests {
     #[test]
     fn finds_a_chain_only_from_its_root() {
         let mut cache = PrefixCache::new();
-        let first = taken(cache.offer(Link::ROOT, &[1, 2], 7));
+        let first = taken(cache.offer(Link::root(0), &[1, 2], 7));
         let second = taken(cache.offer(first, &[3, 4], 9));
-        assert_eq!(cache.find(Link::ROOT, &[1, 2]), Some((7, first)));
+        assert_eq!(cache.find(Link::root(0), &[1, 2]), Some((7, first)));
         assert_eq!(cache.find(first, &[3, 4]), Some((9, second)));
-        assert_eq!(cache.find(Link::ROOT, &[3, 4]), None);
+        assert_eq!(cache.find(Link::root(0), &[3, 4]), None);
         assert_eq!(cache.find(first, &[3, 5]), None);
     }
 
     #[test]
     fn the_same_content_is_kept_once() {
         let mut cache = PrefixCache::new();
-        let link = taken(cache.offer(Link::ROOT, &[1, 2], 7));
-        assert_eq!(cache.offer(Link::ROOT, &[1, 2], 8), Offer::Present(link));
+        let link = taken(cache.offer(Link::root(0), &[1, 2], 7));
+        assert_eq!(cache.offer(Link::root(0), &[1, 2], 8), Offer::Present(link));
         assert!(cache.contains(7) && !cache.contains(8));
     }
 
@@ -247,7 +250,7 @@ mod tests {
     fn evicts_the_block_that_was_idle_longest() {
         let mut cache = PrefixCache::new();
         for block in 0..3 {
-            taken(cache.offer(Link::ROOT, &[block], block));
+            taken(cache.offer(Link::root(0), &[block], block));
         }
         assert_eq!(cache.evict(), None, "blocks in use stay");
         for block in [1, 0, 2, 1] {
@@ -257,27 +260,27 @@ mod tests {
         cache.set_idle(1);
         assert_eq!(cache.num_idle(), 3);
         assert_eq!([cache.evict(), cache.evict(), cache.evict()], [Some(0), Some(2), Some(1)]);
-        assert_eq!(cache.find(Link::ROOT, &[0]), None);
+        assert_eq!(cache.find(Link::root(0), &[0]), None);
         assert_eq!(cache.blocks().count(), 0);
     }
 
     #[test]
     fn a_collision_is_a_miss_and_never_a_wrong_block() {
         let mut cache = PrefixCache::with_hash(|_, _| 42);
-        let link = taken(cache.offer(Link::ROOT, &[1, 2], 7));
-        assert_eq!(cache.find(Link::ROOT, &[9, 9]), None);
-        assert_eq!(cache.offer(Link::ROOT, &[9, 9], 8), Offer::Refused);
+        let link = taken(cache.offer(Link::root(0), &[1, 2], 7));
+        assert_eq!(cache.find(Link::root(0), &[9, 9]), None);
+        assert_eq!(cache.offer(Link::root(0), &[9, 9], 8), Offer::Refused);
         assert_eq!(cache.find(link, &[1, 2]), None, "right tokens below a wrong parent");
     }
 
     #[test]
     fn a_child_of_an_evicted_block_is_not_found_below_its_successor() {
         let mut cache = PrefixCache::new();
-        let first = taken(cache.offer(Link::ROOT, &[1], 0));
+        let first = taken(cache.offer(Link::root(0), &[1], 0));
         taken(cache.offer(first, &[2], 1));
         cache.set_idle(0);
         assert_eq!(cache.evict(), Some(0));
-        let again = taken(cache.offer(Link::ROOT, &[1], 5));
+        let again = taken(cache.offer(Link::root(0), &[1], 5));
         assert_eq!(cache.find(again, &[2]), None);
         assert_eq!(cache.offer(again, &[2], 6), Offer::Refused, "a sequence holds the orphan");
         cache.set_idle(1);

@@ -71,7 +71,7 @@ impl<S: Clone> Lane<S> {
         }
         // Keys and values that lead to no numbers are not for others, and those of earlier steps may be why.
         if matches!(fault, Some(RowFault::NotANumber | RowFault::PromptNotANumber)) {
-            self.kv.forget(&run.sequence.token_ids);
+            self.kv.forget(run.sequence.prefix());
         } else {
             self.kv.register(&mut run.chain, &run.sequence.token_ids, &run.table, run.settled);
         }

@@ -340,7 +340,7 @@ mod tests {
     fn a_cached_beginning_draws_unless_the_device_is_much_busier() {
         let mut devices = devices(&[credit("a", 0, 8, 90), credit("b", 0, 8, 100)]);
         let long = sequence(1, 128, 160);
-        let prefix = prefix_hashes(ModelId(0), &long.token_ids);
+        let prefix = prefix_hashes(ModelId(0), long.prefix());
         assert_eq!(devices.choose(&long, &prefix, &[]), Some(id("b")), "more free blocks");
         devices.take(&id("a"), &long, &prefix);
         assert_eq!(devices.choose(&long, &prefix, &[]), Some(id("a")));

@@ -238,7 +238,7 @@ impl<S> Scheduling<S> {
                 continue;
             }
             if self.devices.have_choice() && entry.prefix.is_none() {
-                entry.prefix = Some(prefix_hashes(model.id, &entry.sequence.token_ids));
+                entry.prefix = Some(prefix_hashes(model.id, entry.sequence.prefix()));
             }
             let prefix = entry.prefix.as_deref().unwrap_or(&[]);
             if let Some(device) = self.devices.choose(&entry.sequence, prefix, &claimed) {

@@ -6,15 +6,16 @@ use std::collections::{HashMap, VecDeque};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::ids::ModelId;
+use crate::sequence::Prefix;
 
 /// Tokens of one hash: the default size of a KV block. Where blocks have another size the guess is off by less than one of them.
 pub(super) const TOKENS_PER_HASH: usize = 16;
 
 /// Chained hashes of the beginning of a sequence, one for each 16 tokens.
-pub(super) fn prefix_hashes(model: ModelId, token_ids: &[u32]) -> Vec<u64> {
-    let mut hash = u64::from(model.0);
+pub(super) fn prefix_hashes(model: ModelId, prefix: Prefix<'_>) -> Vec<u64> {
+    let mut hash = xxh3_64_with_seed(&prefix.salt.to_le_bytes(), u64::from(model.0));
     let mut bytes = [0_u8; TOKENS_PER_HASH * 4];
-    let chunks = token_ids.chunks_exact(TOKENS_PER_HASH).map(|tokens| {
+    let chunks = prefix.token_ids.chunks_exact(TOKENS_PER_HASH).map(|tokens| {
         for (to, token) in bytes.chunks_exact_mut(4).zip(tokens) {
             to.copy_from_slice(&token.to_le_bytes());
         }
@@ -84,20 +85,26 @@ impl PrefixIndex {
 mod tests {
     use super::*;
 
+    fn hashes(model: u32, token_ids: &[u32]) -> Vec<u64> {
+        prefix_hashes(ModelId(model), Prefix { salt: 0, token_ids })
+    }
+
     fn prompt(lead: u32, len: u32) -> Vec<u64> {
-        prefix_hashes(ModelId(0), &(0..len).map(|at| lead + at).collect::<Vec<_>>())
+        hashes(0, &(0..len).map(|at| lead + at).collect::<Vec<_>>())
     }
 
     #[test]
     fn finds_common_beginnings_of_one_model() {
         let mut index = PrefixIndex::new(100);
         let tokens: Vec<u32> = (0..70).collect();
-        index.insert(&prefix_hashes(ModelId(1), &tokens));
-        assert_eq!(index.cached_tokens(&prefix_hashes(ModelId(1), &tokens)), 64);
-        assert_eq!(index.cached_tokens(&prefix_hashes(ModelId(1), &tokens[..40])), 32);
-        assert_eq!(index.cached_tokens(&prefix_hashes(ModelId(2), &tokens)), 0);
+        index.insert(&hashes(1, &tokens));
+        assert_eq!(index.cached_tokens(&hashes(1, &tokens)), 64);
+        assert_eq!(index.cached_tokens(&hashes(1, &tokens[..40])), 32);
+        assert_eq!(index.cached_tokens(&hashes(2, &tokens)), 0);
+        let salted = prefix_hashes(ModelId(1), Prefix { salt: 1, token_ids: &tokens });
+        assert_eq!(index.cached_tokens(&salted), 0);
         index.clear();
-        assert_eq!(index.cached_tokens(&prefix_hashes(ModelId(1), &tokens)), 0);
+        assert_eq!(index.cached_tokens(&hashes(1, &tokens)), 0);
     }
 
     #[test]

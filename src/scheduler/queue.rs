@@ -136,6 +136,7 @@ pub(super) mod tests {
         Sequence {
             id: SequenceId(id),
             model: ModelId(0),
+            salt: 0,
             token_ids: (0..prompt).map(|at| id as u32 * 10_000 + at).collect(),
             num_prompt_tokens: prompt,
             max_tokens: 16,

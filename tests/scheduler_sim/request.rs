@@ -72,6 +72,7 @@ impl Request {
         let sequence = Sequence {
             id: SequenceId(id),
             model,
+            salt: 0,
             num_prompt_tokens,
             token_ids,
             max_tokens,
