@@ -34,7 +34,7 @@ pub struct Memory {
 
 /// What a GPU's sensors and counters say now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Readings {
+pub struct CardReadings {
     /// Memory in use, by everyone on the card.
     pub memory_used_bytes: u64,
     /// All of it.
@@ -154,7 +154,7 @@ pub fn memory(ordinal: u32) -> Result<Memory, String> {
 ///
 /// # Errors
 /// One line that says why they cannot be read.
-pub fn readings(ordinal: u32) -> Result<Readings, String> {
+pub fn readings(ordinal: u32) -> Result<CardReadings, String> {
     let bus_id = &card(ordinal)?.pci_bus_id;
     nvml::readings(bus_id).map_err(|error| format!("cuda:{ordinal}: {error}"))
 }
@@ -256,7 +256,7 @@ mod nvml {
     use nvml_wrapper::error::NvmlError;
     use nvml_wrapper::{Device, Nvml};
 
-    use super::{Memory, OnceLock, Readings};
+    use super::{CardReadings, Memory, OnceLock};
 
     /// What `read` makes of the card.
     fn ask<T>(
@@ -278,11 +278,11 @@ mod nvml {
         })
     }
 
-    pub(super) fn readings(bus_id: &str) -> Result<Readings, String> {
+    pub(super) fn readings(bus_id: &str) -> Result<CardReadings, String> {
         ask(bus_id, |device| {
             let memory = device.memory_info()?;
             let ecc = device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile);
-            Ok(Readings {
+            Ok(CardReadings {
                 memory_used_bytes: memory.used,
                 memory_total_bytes: memory.total,
                 utilisation: device.utilization_rates()?.gpu,
@@ -295,7 +295,7 @@ mod nvml {
 
 #[cfg(not(feature = "cuda"))]
 mod nvml {
-    use super::{Memory, Readings};
+    use super::{CardReadings, Memory};
 
     const NONE: &str = "this build has no CUDA";
 
@@ -303,7 +303,7 @@ mod nvml {
         Err(NONE.to_owned())
     }
 
-    pub(super) fn readings(_: &str) -> Result<Readings, String> {
+    pub(super) fn readings(_: &str) -> Result<CardReadings, String> {
         Err(NONE.to_owned())
     }
 }

@@ -14,7 +14,7 @@ use crate::request::Handle;
 
 /// Requests in the node, from the moment their id is taken to the moment after their last event.
 pub struct Ledger {
-    running: Mutex<Running>,
+    running: Mutex<Admitted>,
     /// Prompt and `max_tokens` of requests that wait for a device.
     waiting_tokens: AtomicU64,
     /// The same of all that are in.
@@ -25,7 +25,7 @@ pub struct Ledger {
 }
 
 #[derive(Default)]
-struct Running {
+struct Admitted {
     handles: HashMap<RequestId, Arc<Handle>>,
     /// Places taken: one for each sample of each of them.
     places: usize,
@@ -33,7 +33,7 @@ struct Running {
     groups: HashMap<RequestId, Vec<Arc<Handle>>>,
 }
 
-impl Running {
+impl Admitted {
     fn has(&self, id: &RequestId) -> bool {
         self.handles.contains_key(id) || self.groups.contains_key(id)
     }
@@ -145,7 +145,7 @@ impl Ledger {
         self.observers.iter().for_each(|observer| what(&**observer));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Running> {
+    fn lock(&self) -> MutexGuard<'_, Admitted> {
         // Nothing panics while it is held, so a poisoned lock still holds whole maps.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

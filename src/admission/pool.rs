@@ -33,18 +33,18 @@ pub(super) struct Tokenized {
 
 /// The threads and their queue. Dropping it ends the threads after the prompt they are at; what waits is refused.
 pub(super) struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
-    queue: Mutex<Queue>,
+struct PoolShared {
+    queue: Mutex<JobQueue>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Queue {
+struct JobQueue {
     jobs: VecDeque<Job>,
     bytes: usize,
     closed: bool,
@@ -99,8 +99,8 @@ impl Drop for Pool {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+impl PoolShared {
+    fn lock(&self) -> MutexGuard<'_, JobQueue> {
         // Nothing panics while it is held, so a poisoned lock still holds a whole queue.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,7 +121,7 @@ impl Shared {
     }
 }
 
-fn work(shared: &Shared, results: &UnboundedSender<Tokenized>, alive: Lifeline) {
+fn work(shared: &PoolShared, results: &UnboundedSender<Tokenized>, alive: Lifeline) {
     while let Some(Job { mut reserved, prompt, .. }) = shared.next() {
         alive.look();
         let token_ids = if reserved.is_unwanted() {

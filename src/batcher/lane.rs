@@ -7,7 +7,7 @@
 use super::Credit;
 use super::kv_blocks::KvBlocks;
 use super::policy::LaneSpec;
-use super::running::{Output, Running, Started, State, Waiting, Wishes};
+use super::seated::{Output, SeatState, Seated, Started, Waiting, Wishes};
 use crate::ids::{DeviceId, ModelId};
 use crate::reply::Delivery;
 use crate::request::FinishReason;
@@ -42,7 +42,7 @@ pub(super) struct Lane<S> {
     pub assigned: u64,
     pub kv: KvBlocks,
     /// \[max_batch_size\]
-    pub seats: Vec<Option<Running<S>>>,
+    pub seats: Vec<Option<Seated<S>>>,
     pub free_seats: Vec<u32>,
     /// Seats in state `Running`, best rank first.
     pub order: Vec<u32>,
@@ -140,7 +140,7 @@ impl<S: Clone> Lane<S> {
     pub fn end(&mut self, seat: u32) {
         self.order.retain(|other| *other != seat);
         if let Some(run) = &mut self.seats[seat as usize] {
-            run.state = State::Ended;
+            run.state = SeatState::Ended;
             if run.in_flight > 0 {
                 self.leaving += 1;
             } else {
@@ -150,7 +150,7 @@ impl<S: Clone> Lane<S> {
     }
 
     /// Frees a seat and its blocks. Only without a step in flight that holds them.
-    pub fn vacate(&mut self, seat: u32) -> Option<Running<S>> {
+    pub fn vacate(&mut self, seat: u32) -> Option<Seated<S>> {
         let run = self.seats[seat as usize].take()?;
         debug_assert_eq!(run.in_flight, 0, "a step in flight writes these blocks");
         self.kv.release(run.held());
@@ -225,7 +225,7 @@ impl<S: Clone> Lane<S> {
         let held = self.secure(seat, budget, out);
         let Some(run) = &mut self.seats[seat as usize] else { return 0 };
         let query_len = held.saturating_sub(run.computed);
-        if query_len == 0 || run.state != State::Running {
+        if query_len == 0 || run.state != SeatState::Running {
             self.stalled = true;
             return 0;
         }
@@ -273,7 +273,7 @@ impl<S: Clone> Lane<S> {
         let Some(victim) = victim.filter(|victim| *victim != needy) else { return false };
         let Some(run) = &mut self.seats[victim as usize] else { return false };
         if run.in_flight > 0 {
-            run.state = State::Preempting;
+            run.state = SeatState::Preempting;
             self.order.retain(|other| *other != victim);
             self.leaving += 1;
             return false;
@@ -300,14 +300,14 @@ impl<S: Clone> Lane<S> {
                 prompt_tokens: sequence.num_prompt_tokens,
             });
         }
-        let run = Running {
+        let run = Seated {
             promised: self.estimate(&sequence),
             // Even if the prefix cache reaches past that point: only a step of its own clears it.
             suspect: sequence.failed_at > 0,
             wishes: Wishes::of(&sequence.sampler),
             sequence,
             stream,
-            state: State::Running,
+            state: SeatState::Running,
             preemptions,
             table,
             released: 0,
@@ -346,7 +346,8 @@ impl<S: Clone> Lane<S> {
         if self.leaving == 0 {
             return waiting;
         }
-        let preempting = self.seats.iter().flatten().filter(|run| run.state == State::Preempting);
+        let preempting =
+            self.seats.iter().flatten().filter(|run| run.state == SeatState::Preempting);
         let preempting: u32 = preempting
             .map(|run| self.estimate(&run.sequence).saturating_sub(run.table.len() as u32))
             .sum();

@@ -6,10 +6,10 @@ use actix::Recipient;
 use actix::prelude::SendError;
 
 use super::actor::Links;
-use super::outbox::{Outbox, Sent};
 use super::policy::PlannedStep;
-use super::running::Started;
+use super::seated::Started;
 use super::step_loop::Neighbours;
+use super::unsent::{Sent, Unsent};
 use super::{Credit, DeviceFailed, Returned};
 use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
@@ -38,7 +38,7 @@ impl Mailboxes {
 
     /// The batcher ends: what it could not send is handed to its thread, which waits for room. Streams of what even that does not
     /// take end as failed, by being dropped.
-    pub fn leave(&self, unsent: Outbox<SharedStream>) {
+    pub fn leave(&self, unsent: Unsent<SharedStream>) {
         let Some(arbiter) = actix::Arbiter::try_current().filter(|_| !unsent.is_empty()) else {
             return;
         };

@@ -26,12 +26,12 @@ mod kv_blocks;
 mod lane;
 mod mailboxes;
 mod newcomers;
-mod outbox;
+mod unsent;
 mod policy;
 mod prefix_cache;
 #[cfg(test)]
 pub(crate) mod probe;
-mod running;
+mod seated;
 #[cfg(test)]
 mod score_tests;
 mod settle;
@@ -40,10 +40,12 @@ mod step_gap;
 mod step_loop;
 
 pub use actor::{Batcher, Links, Start};
-pub use outbox::{Outbox, Sent};
-pub use policy::{Batching, Defect, LaneSpec, Load, MAX_STEPS_IN_FLIGHT, PlannedStep, Refused};
-pub use running::{Departure, Output, Started};
+pub use policy::{
+    Batching, Defect, LaneSpec, MAX_STEPS_IN_FLIGHT, Occupancy, PlannedStep, Refused,
+};
+pub use seated::{Departure, Output, Started};
 pub use step_loop::{Failure, Neighbours, StepLoop, Turn};
+pub use unsent::{Sent, Unsent};
 
 /// Gives a sequence to the device. Sent only within the device's credit.
 #[derive(Message)]

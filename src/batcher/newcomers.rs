@@ -1,7 +1,7 @@
 //! Who of those that wait gets a seat.
 
 use super::lane::{Lane, Row};
-use super::running::{Output, Running, State};
+use super::seated::{Output, SeatState, Seated};
 use crate::reply::Delivery;
 use crate::request::FinishReason;
 use crate::sequence::Sequence;
@@ -55,13 +55,13 @@ impl<S: Clone> Lane<S> {
     }
 
     /// Tokens of `sequence` that `run` brings into the prefix cache, if some of them are not there yet.
-    fn soon_shared(&self, run: &Running<S>, sequence: &Sequence) -> u32 {
+    fn soon_shared(&self, run: &Seated<S>, sequence: &Sequence) -> u32 {
         let block_size = self.spec.block_size;
         // As the cache has it: whole blocks, and never a sequence's last token.
         let shareable = run.sequence.len().min(sequence.len() - 1) / block_size * block_size;
         // Nearly everybody with a seat decodes, past what any newcomer could share: their tokens are not looked at.
         let same_salt = run.sequence.salt == sequence.salt;
-        if run.state != State::Running || shareable <= run.settled || !same_salt {
+        if run.state != SeatState::Running || shareable <= run.settled || !same_salt {
             return 0;
         }
         let same = run.sequence.token_ids[..shareable as usize]

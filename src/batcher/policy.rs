@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::lane::{Lane, Row};
-use super::running::{Departure, Output, State, Waiting};
+use super::seated::{Departure, Output, SeatState, Waiting};
 use super::settle::check_answer;
 use super::{Credit, step_batch};
 use crate::bridge::ffi::{StepBatch, StepOutput};
@@ -80,7 +80,7 @@ pub enum Refused<S> {
 
 /// How much is here, over all lanes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct Occupancy {
     /// Sequences with a seat.
     pub running: u32,
     /// Sequences without one.
@@ -252,8 +252,8 @@ impl<S: Clone> Batching<S> {
     }
 
     /// How much is here.
-    pub fn load(&self) -> Load {
-        self.lanes.iter().fold(Load::default(), |sum, lane| Load {
+    pub fn load(&self) -> Occupancy {
+        self.lanes.iter().fold(Occupancy::default(), |sum, lane| Occupancy {
             running: sum.running + lane.order.len() as u32 + lane.leaving,
             waiting: sum.waiting + lane.waiting.len() as u32,
             used_blocks: sum.used_blocks + lane.kv.num_blocks() - lane.kv.num_available(),
@@ -285,7 +285,7 @@ impl<S: Clone> Batching<S> {
     fn audit_lane(&self, lane: &Lane<S>) -> Result<(), String> {
         let seated = || lane.seats.iter().flatten();
         lane.kv.audit(seated().map(|run| run.held()))?;
-        let running = seated().filter(|run| run.state == State::Running).count();
+        let running = seated().filter(|run| run.state == SeatState::Running).count();
         if running != lane.order.len() || running + lane.leaving as usize != seated().count() {
             return Err(format!("{running} running, {} leaving, wrong order", lane.leaving));
         }
@@ -322,7 +322,7 @@ impl<S: Clone> Batching<S> {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::running::tests::spec;
+    use super::super::seated::tests::spec;
     use super::*;
     use crate::bridge::ffi::RowStatus;
     use crate::reply::RowFault;
@@ -371,7 +371,7 @@ mod tests {
         settle(&mut policy, &mut out, sent.pop_front().expect("the last"), 50);
         assert!(policy.lanes[0].is_empty());
         let page =
-            include_str!("running.rs").lines().filter_map(|line| line.strip_prefix("/// | step"));
+            include_str!("seated.rs").lines().filter_map(|line| line.strip_prefix("/// | step"));
         let rows = page.filter_map(|line| {
             let mut cells = line.split('|').skip(1).map(|cell| cell.trim().parse::<u32>());
             let mut next = || cells.next()?.ok();
@@ -416,7 +416,7 @@ mod tests {
         settle(&mut policy, &mut out, only, 50);
         assert_eq!(out.produced[0].finish, Some(FinishReason::Length));
         assert!(policy.next_step(&mut out).is_none());
-        assert_eq!(policy.load(), Load { total_blocks: 8, ..Load::default() });
+        assert_eq!(policy.load(), Occupancy { total_blocks: 8, ..Occupancy::default() });
     }
 
     #[test]
@@ -530,7 +530,7 @@ mod tests {
             .map(|one| (one.sequence.failed_steps, one.sequence.failed_at, one.sequence.attempt))
             .collect();
         assert_eq!(marks, [(1, 3, 2), (1, 3, 2), (1, 2, 2), (0, 0, 1)]);
-        assert_eq!(policy.load(), Load::default());
+        assert_eq!(policy.load(), Occupancy::default());
 
         policy.add_model(roomy);
         for one in gone {

@@ -40,7 +40,7 @@ pub(super) enum Offer {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct CachedBlock {
     hash: u128,
     number: u64,
     parent: u64,
@@ -57,7 +57,7 @@ type HashFn = fn(u128, &[u32]) -> u128;
 pub(super) struct PrefixCache {
     by_hash: HashMap<u128, BlockId>,
     /// By block; as long as it takes.
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Option<CachedBlock>>,
     /// Idle blocks, the least recently used first.
     idle: BTreeMap<u64, BlockId>,
     next_number: u64,
@@ -133,8 +133,13 @@ impl PrefixCache {
         let number = self.next_number;
         self.next_number += 1;
         self.by_hash.insert(hash, block);
-        let entry =
-            Entry { hash, number, parent: parent.entry, token_ids: token_ids.into(), idle: None };
+        let entry = CachedBlock {
+            hash,
+            number,
+            parent: parent.entry,
+            token_ids: token_ids.into(),
+            idle: None,
+        };
         let place = block as usize;
         if place >= self.entries.len() {
             self.entries.resize_with(place + 1, || None);
@@ -148,11 +153,11 @@ impl PrefixCache {
         self.entry(block).is_some()
     }
 
-    fn entry(&self, block: BlockId) -> Option<&Entry> {
+    fn entry(&self, block: BlockId) -> Option<&CachedBlock> {
         self.entries.get(block as usize)?.as_ref()
     }
 
-    fn entry_mut(&mut self, block: BlockId) -> Option<&mut Entry> {
+    fn entry_mut(&mut self, block: BlockId) -> Option<&mut CachedBlock> {
         self.entries.get_mut(block as usize)?.as_mut()
     }
 

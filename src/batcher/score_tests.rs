@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Started;
 use super::policy::{Batching, LaneSpec, PlannedStep};
-use super::running::Output;
+use super::seated::Output;
 use crate::bridge::NO_TOKEN;
 use crate::bridge::ffi::{StepBatch, StepOutput};
 use crate::ids::ModelId;

@@ -2,7 +2,7 @@
 
 use super::lane::{Lane, Row};
 use super::policy::LaneSpec;
-use super::running::{Departure, Output, State, Wishes};
+use super::seated::{Departure, Output, SeatState, Wishes};
 use crate::bridge::NO_TOKEN;
 use crate::bridge::ffi::{RowStatus, StepOutput};
 use crate::reply::{Delivery, RowFault};
@@ -28,7 +28,7 @@ impl<S: Clone> Lane<S> {
         run.settled += row.query_len;
         run.unseen -= u32::from(row.sample);
         let left_alone = run.in_flight == 0;
-        if run.state == State::Ended {
+        if run.state == SeatState::Ended {
             // It ended in the step before, so the token that this step sampled for it is dropped.
             if left_alone {
                 self.leaving -= 1;
@@ -36,7 +36,7 @@ impl<S: Clone> Lane<S> {
             }
             return;
         }
-        let preempting = run.state == State::Preempting;
+        let preempting = run.state == SeatState::Preempting;
         let mut finish = None;
         let mut fault = None;
         if row.num_scored > 0 {
@@ -103,7 +103,7 @@ impl<S: Clone> Lane<S> {
         let mut gone = Vec::new();
         for seat in 0..self.seats.len() {
             let Some(mut run) = self.seats[seat].take() else { continue };
-            if run.state != State::Ended {
+            if run.state != SeatState::Ended {
                 run.sequence.attempt += 1;
                 gone.push(Departure {
                     sequence: run.sequence,
@@ -246,7 +246,7 @@ impl LaneSpec {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::running::tests::spec;
+    use super::super::seated::tests::spec;
     use super::*;
     use crate::sequence::testing::sequence;
 

@@ -1,10 +1,10 @@
 //! What the batcher does around its policy after every event: sends what waits, forms steps, tells what changed. Pure: its neighbours
 //! are a trait, so the simulator drives the same loop as the actor.
 
-use super::outbox::{Gone, Outbox, Sent};
-use super::policy::{Batching, Defect, LaneSpec, Load, PlannedStep, Refused};
-use super::running::{Departure, Output, Started};
+use super::policy::{Batching, Defect, LaneSpec, Occupancy, PlannedStep, Refused};
+use super::seated::{Departure, Output, Started};
 use super::settle::MAX_FAILED_STEPS;
+use super::unsent::{Gone, Sent, Unsent};
 use super::{Credit, DeviceFailed};
 use crate::bridge::ffi::{StepBatch, StepOutput};
 use crate::clock::Timestamp;
@@ -59,7 +59,7 @@ pub struct StepLoop<S> {
     generation: u64,
     policy: Batching<S>,
     output: Output<S>,
-    outbox: Outbox<S>,
+    outbox: Unsent<S>,
     /// The newest credit of each model, sent or in the outbox.
     credits: Vec<Credit>,
     /// Models that are to go.
@@ -78,7 +78,7 @@ impl<S: Clone> StepLoop<S> {
             generation,
             policy: Batching::new(),
             output: Output::default(),
-            outbox: Outbox::default(),
+            outbox: Unsent::default(),
             credits: Vec::new(),
             closing: Vec::new(),
             attached: false,
@@ -97,7 +97,7 @@ impl<S: Clone> StepLoop<S> {
     }
 
     /// How much is here.
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> Occupancy {
         self.policy.load()
     }
 
@@ -230,7 +230,7 @@ impl<S: Clone> StepLoop<S> {
     }
 
     /// The owner ends: what it has still to send.
-    pub fn take_unsent(&mut self) -> Outbox<S> {
+    pub fn take_unsent(&mut self) -> Unsent<S> {
         std::mem::take(&mut self.outbox)
     }
 

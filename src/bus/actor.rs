@@ -54,10 +54,10 @@ pub enum StartError {
 /// The handle of a started bus; of mode `off`, one that does nothing. Calls that are not `async` return at once.
 pub struct Bus {
     outbox: Arc<Outbox>,
-    running: Option<Running>,
+    running: Option<BusThread>,
 }
 
-struct Running {
+struct BusThread {
     url: String,
     /// Its sender is the thread's, and goes with it.
     ended: watch::Receiver<()>,
@@ -95,7 +95,7 @@ pub async fn start(config: &Config, deps: Deps, alive: Lifeline) -> Result<Bus, 
         })?
     };
     let url = ready.await.map_err(|_| StartError::Ended)??;
-    Ok(Bus { outbox, running: Some(Running { url, ended, thread }) })
+    Ok(Bus { outbox, running: Some(BusThread { url, ended, thread }) })
 }
 
 impl Bus {
@@ -185,13 +185,13 @@ impl RunningObserver for Nobody {
     fn ended(&self, _: &crate::ids::RequestId) {}
 }
 
-type Started = oneshot::Sender<Result<String, StartError>>;
+type StartedSender = oneshot::Sender<Result<String, StartError>>;
 
 fn run_thread(
     config: &Config,
     deps: Deps,
     outbox: &Arc<Outbox>,
-    started: Started,
+    started: StartedSender,
     alive: Lifeline,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

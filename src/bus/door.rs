@@ -15,9 +15,9 @@ use super::Deps;
 use super::config::Config;
 use super::decode::{Decoded, Undecodable, decode};
 use super::encode::{Encoding, Subjects, cancelled};
-use super::outbox::{Outbox, Refused};
+use super::outbox::{Outbox, OutgoingRefusal};
 use super::service::Endpoint;
-use super::stream::{BusSink, SinkStart, Stream, StreamTarget};
+use super::stream::{BusSink, SinkStart, StreamTarget, SubjectStream};
 use crate::clock::Timestamp;
 use crate::door::{Admit, Cancel};
 use crate::error::{Error, Kind, Result};
@@ -47,7 +47,7 @@ pub(super) struct Door {
     max_request_bytes: usize,
     last_number: AtomicU64,
     /// Streams by number, for probes that come back.
-    streams: Mutex<HashMap<u64, Weak<Stream>>>,
+    streams: Mutex<HashMap<u64, Weak<SubjectStream>>>,
 }
 
 impl Door {
@@ -137,7 +137,7 @@ impl Door {
             detached: decoded.detached,
             connection,
         };
-        let stream = Arc::new(Stream::new(number, target));
+        let stream = Arc::new(SubjectStream::new(number, target));
         self.streams().insert(number, Arc::downgrade(&stream));
         let start = SinkStart {
             door: self.clone(),
@@ -176,7 +176,8 @@ impl Door {
         };
         self.metrics.refused(error.kind);
         endpoint.failed(&error);
-        let refused = Refused { encoding, id: id.as_ref(), error: &error, ends: id.is_none() };
+        let refused =
+            OutgoingRefusal { encoding, id: id.as_ref(), error: &error, ends: id.is_none() };
         self.outbox.send_refusal(reply.clone(), refused);
     }
 
@@ -197,7 +198,8 @@ impl Door {
                 headers: encoding.headers(),
             }),
             Err(error) => {
-                let refused = Refused { encoding, id: Some(&id), error: &error, ends: false };
+                let refused =
+                    OutgoingRefusal { encoding, id: Some(&id), error: &error, ends: false };
                 self.outbox.send_refusal(reply, refused);
             }
         }
@@ -219,7 +221,7 @@ impl Door {
     }
 
     /// The stream of a number, while its request runs.
-    pub fn stream(&self, number: u64) -> Option<Arc<Stream>> {
+    pub fn stream(&self, number: u64) -> Option<Arc<SubjectStream>> {
         self.streams().get(&number).and_then(Weak::upgrade)
     }
 
@@ -228,7 +230,7 @@ impl Door {
         self.streams().remove(&number);
     }
 
-    fn streams(&self) -> MutexGuard<'_, HashMap<u64, Weak<Stream>>> {
+    fn streams(&self) -> MutexGuard<'_, HashMap<u64, Weak<SubjectStream>>> {
         // Only whole values are written under the lock.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }

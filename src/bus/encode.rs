@@ -157,7 +157,7 @@ pub(super) fn accepted(encoding: Encoding, id: &RequestId, node_id: &str) -> Byt
 }
 
 #[derive(Serialize)]
-struct Refusal<'a> {
+struct RefusalBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a RequestId>,
     error: &'a Error,
@@ -165,7 +165,7 @@ struct Refusal<'a> {
 
 /// The message that a request is not taken.
 pub(super) fn refusal(encoding: Encoding, id: Option<&RequestId>, error: &Error) -> Bytes {
-    encoding.write(&Refusal { request_id: id, error })
+    encoding.write(&RefusalBody { request_id: id, error })
 }
 
 #[derive(Serialize)]

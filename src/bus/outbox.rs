@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
 use super::encode::{Encoding, error_headers, refusal};
-use super::stream::Stream;
+use super::stream::SubjectStream;
 use crate::door::RunningObserver;
 use crate::error::Error;
 use crate::ids::RequestId;
@@ -43,7 +43,7 @@ pub(super) struct Work {
     /// Answers.
     pub messages: Vec<OutboundMessage>,
     /// Streams with new events.
-    pub ready: Vec<Arc<Stream>>,
+    pub ready: Vec<Arc<SubjectStream>>,
     /// Ended requests whose cancel subject is to be closed.
     pub closes: HashSet<RequestId>,
     /// Numbers of streams to which nobody listens.
@@ -57,12 +57,12 @@ pub(super) struct Work {
 }
 
 #[derive(Default)]
-struct Queue {
+struct OutboxQueue {
     work: Work,
     control: Vec<Control>,
 }
 
-impl Queue {
+impl OutboxQueue {
     fn has_too_many(&self) -> bool {
         self.work.messages.len() >= MAX_REFUSALS
     }
@@ -71,7 +71,7 @@ impl Queue {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Outbox {
-    queue: Mutex<Queue>,
+    queue: Mutex<OutboxQueue>,
     wake: Notify,
     /// The last marker that came back.
     confirmed: AtomicU64,
@@ -88,8 +88,8 @@ impl Outbox {
     }
 
     /// Queues a refusal; `ends` adds the empty message that ends a request-many.
-    pub fn send_refusal(&self, to: Subject, answer: Refused<'_>) {
-        let Refused { encoding, id, error, ends } = answer;
+    pub fn send_refusal(&self, to: Subject, answer: OutgoingRefusal<'_>) {
+        let OutgoingRefusal { encoding, id, error, ends } = answer;
         // Before it is encoded: a flood is to cost little.
         if self.lock().has_too_many() {
             return self.change(|queue| queue.work.refusals_dropped += 1);
@@ -109,7 +109,7 @@ impl Outbox {
     }
 
     /// Queues a stream that has something new and is not queued.
-    pub fn ready(&self, stream: Arc<Stream>) {
+    pub fn ready(&self, stream: Arc<SubjectStream>) {
         self.change(|queue| queue.work.ready.push(stream));
     }
 
@@ -198,12 +198,12 @@ impl Outbox {
         self.closed.load(Ordering::Acquire)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Queue)) {
+    fn change(&self, change: impl FnOnce(&mut OutboxQueue)) {
         change(&mut self.lock());
         self.wake.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, OutboxQueue> {
         // Only whole values are written under the lock.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,7 +230,7 @@ impl RunningObserver for Outbox {
 }
 
 /// A refusal that is to be sent.
-pub(super) struct Refused<'a> {
+pub(super) struct OutgoingRefusal<'a> {
     /// As it was asked.
     pub encoding: Encoding,
     /// The client's id, if it gave one.
@@ -284,7 +284,7 @@ mod tests {
         let error = Error::invalid("x", "y");
         let refuse = || {
             let refused =
-                Refused { encoding: Encoding::Json, id: None, error: &error, ends: false };
+                OutgoingRefusal { encoding: Encoding::Json, id: None, error: &error, ends: false };
             outbox.send_refusal("to".into(), refused);
         };
         (0..MAX_REFUSALS + 5).for_each(|_| refuse());
@@ -302,7 +302,8 @@ mod tests {
     fn a_refusal_of_a_request_many_is_followed_by_the_end() {
         let outbox = Outbox::default();
         let error = Error::invalid("x", "y");
-        let refused = Refused { encoding: Encoding::Json, id: None, error: &error, ends: true };
+        let refused =
+            OutgoingRefusal { encoding: Encoding::Json, id: None, error: &error, ends: true };
         outbox.send_refusal("to".into(), refused);
         let messages = outbox.take(true).messages;
         assert_eq!(messages.len(), 2);

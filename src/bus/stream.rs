@@ -11,7 +11,7 @@ use async_nats::message::OutboundMessage;
 use super::door::Door;
 use super::encode::{Encoding, accepted};
 use super::merge::merge;
-use super::outbox::Refused;
+use super::outbox::OutgoingRefusal;
 use super::service::Endpoint;
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
@@ -21,7 +21,7 @@ use crate::request::{Event, FinishReason, Handle, Params, Sink, SinkClosed, Usag
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Where one request's events go, and those that wait.
-pub(super) struct Stream {
+pub(super) struct SubjectStream {
     /// Names it in the subject of its probes.
     pub number: u64,
     /// Where the events go.
@@ -62,7 +62,7 @@ pub(super) struct StreamTarget {
     pub connection: u64,
 }
 
-impl Stream {
+impl SubjectStream {
     /// A stream with nothing in it.
     pub fn new(number: u64, target: StreamTarget) -> Self {
         Self {
@@ -132,7 +132,7 @@ enum Told {
 /// The bus's side of a request. Dropped before the end, it tells the client so.
 pub(super) struct BusSink {
     door: Arc<Door>,
-    stream: Arc<Stream>,
+    stream: Arc<SubjectStream>,
     endpoint: Arc<Endpoint>,
     id: RequestId,
     /// Where acceptance or refusal goes; `None`: nowhere.
@@ -151,7 +151,7 @@ pub(super) struct SinkStart {
     /// Where it queues.
     pub door: Arc<Door>,
     /// Its events.
-    pub stream: Arc<Stream>,
+    pub stream: Arc<SubjectStream>,
     /// Whose counters it moves.
     pub endpoint: Arc<Endpoint>,
     /// The request.
@@ -204,7 +204,7 @@ impl Sink for BusSink {
         let encoding = self.stream.encoding;
         match &self.reply {
             Some(reply) => {
-                let refused = Refused { encoding, id, error, ends: !self.own_id };
+                let refused = OutgoingRefusal { encoding, id, error, ends: !self.own_id };
                 self.door.outbox.send_refusal(reply.clone(), refused);
             }
             None => tracing::info!(request_id = %self.id, %error, "refused, with no reply subject"),
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn events_of_several_choices_are_joined_each_with_its_own_and_the_last_stays_last() {
-        let stream = Stream::new(
+        let stream = SubjectStream::new(
             1,
             StreamTarget {
                 subject: "s".into(),

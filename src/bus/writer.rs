@@ -17,7 +17,7 @@ use super::door::Door;
 use super::encode::{Encoding, encode_event, error_headers};
 use super::merge::split;
 use super::outbox::{Work, empty};
-use super::stream::Stream;
+use super::stream::SubjectStream;
 use crate::clock::Timestamp;
 use crate::progress::Progress;
 use crate::request::Event;
@@ -52,7 +52,7 @@ pub(super) struct Writer {
     /// Lost with a connection, perhaps: to be sent again when the hold is over.
     again: Vec<OutboundMessage>,
     /// Streams from before the connection, until the hold is over.
-    held: VecDeque<Arc<Stream>>,
+    held: VecDeque<Arc<SubjectStream>>,
     hold_until: Option<Instant>,
     /// Connections so far.
     connection: u64,
@@ -238,7 +238,7 @@ impl Writer {
         }
     }
 
-    async fn write_stream(&mut self, stream: &Stream, now: Instant) {
+    async fn write_stream(&mut self, stream: &SubjectStream, now: Instant) {
         let (events, mut probe) = stream.take(now);
         if self.buffer.capacity() < BUFFER / 16 {
             self.buffer.reserve(BUFFER);

@@ -66,7 +66,7 @@ pub struct Checkpoint {
     load_format: LoadFormat,
     files: Vec<MappedFile>,
     /// In the order of the forward pass; empty for `dummy`.
-    tensors: Vec<Found>,
+    tensors: Vec<FoundTensor>,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -151,7 +151,7 @@ impl Checkpoint {
 
     /// The tensor at `index` in the order of the forward pass; `None` beyond the last.
     pub fn tensor(&self, index: usize) -> Option<TensorView<'_>> {
-        let Found { expected, file, entry } = self.tensors.get(index)?;
+        let FoundTensor { expected, file, entry } = self.tensors.get(index)?;
         let data = self.files.get(*file)?.bytes().get(entry.begin..entry.end)?;
         Some(TensorView { expected, dtype: entry.dtype?, data })
     }
@@ -173,7 +173,7 @@ impl Checkpoint {
 }
 
 /// A tensor that the model needs, in its file.
-struct Found {
+struct FoundTensor {
     expected: ExpectedTensor,
     file: usize,
     entry: TensorEntry,
@@ -186,7 +186,7 @@ type ByName = HashMap<String, (usize, TensorEntry)>;
 fn map_tensors(
     directory: &Path,
     decoder: &mut Decoder,
-) -> Result<(Vec<MappedFile>, Vec<Found>), CheckpointError> {
+) -> Result<(Vec<MappedFile>, Vec<FoundTensor>), CheckpointError> {
     let sources = find_files(directory)?;
     let mut files = Vec::new();
     let mut found = ByName::new();
@@ -242,7 +242,7 @@ fn pick(
     (decoder, root): (&Decoder, &Root),
     paths: &[PathBuf],
     mut found: ByName,
-) -> Result<Vec<Found>, CheckpointError> {
+) -> Result<Vec<FoundTensor>, CheckpointError> {
     let mut tensors = Vec::new();
     for expected in decoder.tensors(root) {
         let Some((file, entry)) = found.remove(&expected.name) else {
@@ -262,7 +262,7 @@ fn pick(
                 format!("shape {:?}, but by {CONFIG} it must be {:?}", entry.shape, expected.shape);
             return wrong(CheckpointFault::WrongShape, reason);
         }
-        tensors.push(Found { expected, file, entry });
+        tensors.push(FoundTensor { expected, file, entry });
     }
     let mut unexpected: Vec<_> = found
         .into_iter()

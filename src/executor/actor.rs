@@ -19,7 +19,7 @@ use crate::lifeline::Lifeline;
 use crate::progress::Progress;
 use crate::telemetry::DeviceMetrics;
 
-use self::steps::InFlight;
+use self::steps::SubmittedStep;
 use super::maker::{Maker, MemoryReading};
 use super::{Device, DeviceLoad, LoadModel, LoadState, LoadedModel, StepDone, UnloadModel};
 use crate::ids::DeviceId;
@@ -48,7 +48,7 @@ pub struct Start {
 }
 
 /// A started executor.
-pub struct Running {
+pub struct ExecutorHandle {
     /// Accepts [`RunStep`](super::RunStep), [`LoadModel`], [`UnloadModel`].
     pub addr: Addr<Executor>,
     /// The pool as last seen.
@@ -58,7 +58,7 @@ pub struct Running {
     arbiter: Arbiter,
 }
 
-impl Running {
+impl ExecutorHandle {
     /// Ends the thread after the step that runs, and waits for it: the device is dropped and its memory given back then. Blocks.
     pub fn stop(self) {
         self.arbiter.stop();
@@ -68,11 +68,11 @@ impl Running {
     }
 }
 
-/// Starts an executor on a thread of its own. The device is made there; see [`Running::ready`].
+/// Starts an executor on a thread of its own. The device is made there; see [`ExecutorHandle::ready`].
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn start(start: Start) -> io::Result<Running> {
+pub fn start(start: Start) -> io::Result<ExecutorHandle> {
     let arbiter = Arbiter::try_new()?;
     let memory = MemoryReading::new();
     let (ready_sender, ready) = oneshot::channel();
@@ -102,7 +102,7 @@ pub fn start(start: Start) -> io::Result<Running> {
         let _ = ready_sender.send(result);
         executor
     });
-    Ok(Running { addr, memory, ready, arbiter })
+    Ok(ExecutorHandle { addr, memory, ready, arbiter })
 }
 
 /// Names this thread for `top -H` and debuggers; the kernel keeps 15 characters. Best effort: only Linux has the file.
@@ -132,7 +132,7 @@ pub struct Executor {
     memory: MemoryReading,
     loading: Option<LoadModel>,
     /// Steps that a device with a pipeline has not answered, oldest first.
-    in_flight: VecDeque<InFlight>,
+    in_flight: VecDeque<SubmittedStep>,
     /// Answers that the batcher's mailbox refused, oldest first.
     unsent: VecDeque<StepDone>,
 }

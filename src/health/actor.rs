@@ -62,7 +62,7 @@ impl Health {
         }
     }
 
-    fn gpu_was_read(&mut self, id: &DeviceId, readings: gpu::Readings) {
+    fn gpu_was_read(&mut self, id: &DeviceId, readings: gpu::CardReadings) {
         let gauges = self.metrics.gpu(id.as_str());
         gauges.card_memory_used.set(readings.memory_used_bytes as f64);
         gauges.card_memory_total.set(readings.memory_total_bytes as f64);
@@ -138,7 +138,7 @@ mod tests {
         vitals.add_device(&id);
         let alive = crate::lifeline::Lifelines::unwatched().hold("health");
         let mut health = Health::new(vitals.clone(), metrics, Box::new(|_| {}), alive);
-        let readings = gpu::Readings {
+        let readings = gpu::CardReadings {
             memory_used_bytes: 5,
             memory_total_bytes: 10,
             utilisation: 7,
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(series("inferno_gpu_temperature_celsius").as_deref(), Some("NaN"));
         assert_eq!(series("inferno_gpu_memory_total_bytes").as_deref(), Some("10"));
         assert_eq!(series("inferno_gpu_ecc_uncorrected"), None);
-        health.gpu_was_read(&id, gpu::Readings { ecc_uncorrected: Some(3), ..readings });
+        health.gpu_was_read(&id, gpu::CardReadings { ecc_uncorrected: Some(3), ..readings });
         assert_eq!(series("inferno_gpu_ecc_uncorrected").as_deref(), Some("3"));
     }
 }

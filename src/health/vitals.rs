@@ -73,11 +73,11 @@ pub struct GpuVitals {
     pub card: Option<gpu::Card>,
     /// Absent while they cannot be read.
     #[serde(flatten)]
-    pub readings: Option<gpu::Readings>,
+    pub readings: Option<gpu::CardReadings>,
 }
 
 #[derive(Default)]
-struct State {
+struct VitalsState {
     devices: BTreeMap<DeviceId, DeviceVitals>,
     models: Vec<ModelInfo>,
     progress: Vec<(&'static str, Progress)>,
@@ -89,7 +89,7 @@ struct State {
 pub struct Vitals {
     node_id: String,
     limits: Limits,
-    state: Mutex<State>,
+    state: Mutex<VitalsState>,
     models_wanted: AtomicU32,
     draining: AtomicBool,
     ended: OnceLock<&'static str>,
@@ -178,14 +178,14 @@ impl Vitals {
     }
 
     /// What a GPU's sensors say.
-    pub fn set_gpu(&self, id: &DeviceId, readings: gpu::Readings) {
+    pub fn set_gpu(&self, id: &DeviceId, readings: gpu::CardReadings) {
         if let Some(device) = self.lock().devices.get_mut(id) {
             device.gpu.get_or_insert_default().readings = Some(readings);
         }
     }
 
     /// A GPU's sensors cannot be read any more; gives what they said last.
-    pub fn take_gpu(&self, id: &DeviceId) -> Option<gpu::Readings> {
+    pub fn take_gpu(&self, id: &DeviceId) -> Option<gpu::CardReadings> {
         self.lock().devices.get_mut(id)?.gpu.as_mut()?.readings.take()
     }
 
@@ -284,7 +284,7 @@ impl Vitals {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, VitalsState> {
         // Only whole values are written under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -433,7 +433,7 @@ mod tests {
         vitals.add_device(&id);
         vitals.add_device(&DeviceId::new("cpu:0"));
         assert_eq!(vitals.gpus(), [(id.clone(), 3)]);
-        let readings = gpu::Readings {
+        let readings = gpu::CardReadings {
             memory_used_bytes: 99,
             memory_total_bytes: 100,
             utilisation: 50,
@@ -460,7 +460,7 @@ mod tests {
             capability: (9, 0),
         };
         vitals.set_gpu_card(&id, card);
-        let readings = gpu::Readings {
+        let readings = gpu::CardReadings {
             memory_used_bytes: 0,
             memory_total_bytes: 0,
             utilisation: 0,

@@ -41,7 +41,7 @@ pub(super) struct Finished {
 
 /// The choices of one answer.
 pub(super) struct Choices {
-    choices: Vec<Choice>,
+    choices: Vec<ChoiceBuffer>,
     /// Choices neither accepted nor ended.
     undecided: usize,
     /// The choice that is looked at first, so that none is starved by another.
@@ -51,7 +51,7 @@ pub(super) struct Choices {
 }
 
 #[derive(Default)]
-struct Choice {
+struct ChoiceBuffer {
     handle: Option<Arc<Handle>>,
     text: String,
     logprobs: Option<Vec<TokenLogprob>>,
@@ -62,7 +62,7 @@ struct Choice {
     ended: bool,
 }
 
-impl Choice {
+impl ChoiceBuffer {
     /// There is nothing for the reader.
     fn is_empty(&self) -> bool {
         let logprobs = self.logprobs.as_ref().is_none_or(Vec::is_empty);
@@ -74,7 +74,7 @@ impl Choice {
 impl Choices {
     /// `count` choices of which nothing is known.
     pub(super) fn new(count: usize) -> Self {
-        let choices = (0..count).map(|_| Choice::default()).collect();
+        let choices = (0..count).map(|_| ChoiceBuffer::default()).collect();
         Self { choices, undecided: count, next: 0, closed: false }
     }
 

@@ -13,14 +13,14 @@ use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
+use super::answer_buffer::{BufferEntry, Reader, outbox};
 use super::bill::Bill;
 use super::children;
 use super::choices::{End, Taken};
-use super::outbox::{Entry, Reader, outbox};
-use super::parse::{self, Generation};
-use super::refusal::Refused;
+use super::parse::{self, GenerationBody};
+use super::refusal::ErrorResponse;
 use super::routes::{Door, REQUEST_ID};
-use super::sse::Events;
+use super::sse::EventStream;
 use super::wire::{self, Api, Title, Whole};
 use crate::clock::Timestamp;
 use crate::door::{Admit, AdmitAll};
@@ -36,7 +36,7 @@ pub(super) async fn completions(
     door: Data<Door>,
     http: HttpRequest,
     payload: Payload,
-) -> std::result::Result<HttpResponse, Refused> {
+) -> std::result::Result<HttpResponse, ErrorResponse> {
     generate(&door, &http, payload, Api::Completions).await
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn chat(
     door: Data<Door>,
     http: HttpRequest,
     payload: Payload,
-) -> std::result::Result<HttpResponse, Refused> {
+) -> std::result::Result<HttpResponse, ErrorResponse> {
     generate(&door, &http, payload, Api::Chat).await
 }
 
@@ -54,7 +54,7 @@ async fn generate(
     http: &HttpRequest,
     payload: Payload,
     api: Api,
-) -> std::result::Result<HttpResponse, Refused> {
+) -> std::result::Result<HttpResponse, ErrorResponse> {
     let begun = begin(door, http, payload, api).await;
     // Refusals of admission are counted there.
     let begun = begun.inspect_err(|error| door.metrics.refused(error.kind));
@@ -74,7 +74,7 @@ async fn generate(
         .insert_header((CACHE_CONTROL, "no-cache"))
         // Asks a proxy before us not to collect events.
         .insert_header(("x-accel-buffering", "no"))
-        .body(Events::new(running, &title, include_usage, first));
+        .body(EventStream::new(running, &title, include_usage, first));
     // Some proxies still speak HTTP/1.0, which has no chunks: there the end of the connection is the end of the stream.
     answer.head_mut().no_chunking(http.version() < Version::HTTP_11);
     Ok(answer)
@@ -82,19 +82,19 @@ async fn generate(
 
 /// A request whose prompts are with admission.
 struct Begun {
-    running: Running,
+    running: PendingAnswer,
     title: Title,
     stream: bool,
     include_usage: bool,
 }
 
 /// The reader's end of a running request; dropping it cancels what has not ended.
-pub(super) struct Running {
+pub(super) struct PendingAnswer {
     pub(super) reader: Reader,
     choices: usize,
 }
 
-impl Running {
+impl PendingAnswer {
     pub(super) fn choices(&self) -> usize {
         self.choices
     }
@@ -127,9 +127,9 @@ async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> R
 fn admit(
     door: &Door,
     title: &Title,
-    mut generation: Generation,
+    mut generation: GenerationBody,
     received_at: Timestamp,
-) -> Result<Running> {
+) -> Result<PendingAnswer> {
     let prompts = std::mem::take(&mut generation.prompts);
     let choices = (prompts.len(), generation.params.num_choices() as usize);
     let slow_after = Some(door.slow_reader).filter(|_| generation.stream);
@@ -152,14 +152,14 @@ fn admit(
             door.admit_all.try_send(all).map_err(|refusal| not_taken(&refusal))?;
         }
     }
-    Ok(Running { reader, choices: choices.0 * choices.1 })
+    Ok(PendingAnswer { reader, choices: choices.0 * choices.1 })
 }
 
 fn request(
     api: Api,
-    generation: &Generation,
+    generation: &GenerationBody,
     (id, prompt): (RequestId, Prompt),
-    entry: Entry,
+    entry: BufferEntry,
     received_at: Timestamp,
 ) -> Request {
     Request {
@@ -189,10 +189,10 @@ pub(super) fn not_taken<M>(refusal: &SendError<M>) -> Error {
 
 /// Waits for every choice and answers with one body.
 async fn whole(
-    running: Running,
+    running: PendingAnswer,
     title: &Title,
     first: Taken,
-) -> std::result::Result<HttpResponse, Refused> {
+) -> std::result::Result<HttpResponse, ErrorResponse> {
     let mut choices: Vec<Whole> = (0..running.choices).map(|_| Whole::default()).collect();
     let mut bill = Bill::default();
     let mut next = Some(first);

@@ -133,7 +133,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
         let mut object = Object::new();
-        while let Some(key) = members.next_key_seed(Key)? {
+        while let Some(key) = members.next_key_seed(JsonKey)? {
             match object.entry(key) {
                 Entry::Occupied(entry) => {
                     *self.duplicate.borrow_mut() = Some(entry.key().to_string());
@@ -147,9 +147,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
 }
 
 /// A key, borrowed where it has no escapes.
-struct Key;
+struct JsonKey;
 
-impl<'de> DeserializeSeed<'de> for Key {
+impl<'de> DeserializeSeed<'de> for JsonKey {
     type Value = Cow<'de, str>;
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Self::Value, D::Error> {
@@ -157,7 +157,7 @@ impl<'de> DeserializeSeed<'de> for Key {
     }
 }
 
-impl<'de> Visitor<'de> for Key {
+impl<'de> Visitor<'de> for JsonKey {
     type Value = Cow<'de, str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

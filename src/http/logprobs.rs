@@ -9,20 +9,22 @@ use crate::request::{TokenLogprob, TopLogprob};
 /// The value of a choice's `logprobs`.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub(super) enum Logprobs<'a> {
+pub(super) enum LogprobsObject<'a> {
     /// Of a chat.
     Chat { content: Vec<ChatToken<'a>>, refusal: () },
     /// Of a completion.
     Completion(Columns<'a>),
 }
 
-impl<'a> Logprobs<'a> {
+impl<'a> LogprobsObject<'a> {
     /// The shape that `api` has; a completion that echoes its prompt begins with the prompt's tokens.
     pub(super) fn of(api: Api, prompt: &'a [TokenLogprob], entries: &'a [TokenLogprob]) -> Self {
         let all = prompt.iter().chain(entries);
         match api {
-            Api::Chat => Logprobs::Chat { content: all.map(ChatToken::of).collect(), refusal: () },
-            Api::Completions => Logprobs::Completion(Columns::of(all)),
+            Api::Chat => {
+                LogprobsObject::Chat { content: all.map(ChatToken::of).collect(), refusal: () }
+            }
+            Api::Completions => LogprobsObject::Completion(Columns::of(all)),
         }
     }
 }
@@ -155,7 +157,7 @@ mod tests {
     }
 
     fn shown(api: Api, entries: &[TokenLogprob]) -> Value {
-        serde_json::to_value(Logprobs::of(api, &[], entries)).expect("plain fields")
+        serde_json::to_value(LogprobsObject::of(api, &[], entries)).expect("plain fields")
     }
 
     #[test]
@@ -197,7 +199,7 @@ mod tests {
     fn an_echo_begins_with_the_prompt_whose_first_token_nothing_precedes() {
         let prompt = [first("a"), entry("b", -1.0, 1, vec![top("c", -0.5)])];
         let completion = [entry("d", -2.0, 2, Vec::new())];
-        let columns = Logprobs::of(Api::Completions, &prompt, &completion);
+        let columns = LogprobsObject::of(Api::Completions, &prompt, &completion);
         let expected = json!({
             "tokens": ["a", "b", "d"],
             "token_logprobs": [null, -1.0, -2.0],

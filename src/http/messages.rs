@@ -2,7 +2,7 @@
 
 use super::fields::{Fields, wrong};
 use super::json::Json;
-use super::openai_params::{Place, take_neutral};
+use super::openai_params::{ParamPlace, take_neutral};
 use crate::error::{Error, Result};
 use crate::request::ChatMessage;
 
@@ -41,7 +41,7 @@ fn message(index: usize, json: Json<'_>) -> Result<ChatMessage> {
             return Err(Error::invalid(fields.name("role"), message));
         }
     };
-    take_neutral(&mut fields, Place::Message)?;
+    take_neutral(&mut fields, ParamPlace::Message)?;
     let content = content(&mut fields)?;
     fields.finish()?;
     Ok(ChatMessage { role: role.to_owned(), content })
@@ -74,7 +74,7 @@ fn content(fields: &mut Fields<'_>) -> Result<String> {
             Json::Text(text) => content.push_str(&text),
             other => return Err(wrong(part.name("text"), "a string", &other)),
         }
-        take_neutral(&mut part, Place::Part)?;
+        take_neutral(&mut part, ParamPlace::Part)?;
         part.finish()?;
     }
     Ok(content)

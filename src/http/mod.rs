@@ -1,6 +1,6 @@
 //! HTTP: OpenAI-style endpoints (actix-web); wire ↔ [`Request`](crate::request::Request), nothing else.
 //!
-//! No actor: a server with workers of its own that [`start`] binds and [`Running::stop`] ends. Sends [`Admit`], [`AdmitAll`] and
+//! No actor: a server with workers of its own that [`start`] binds and [`Server::stop`] ends. Sends [`Admit`], [`AdmitAll`] and
 //! [`Cancel`] to admission with `try_send`; a full mailbox is answered as `queue_full`. Asks models for their [`List`]. Every
 //! request's answer comes back through its sink (`outbox.rs`), which merges what a slow reader leaves lying.
 //!
@@ -31,7 +31,7 @@ mod json;
 mod logprobs;
 mod messages;
 mod openai_params;
-mod outbox;
+mod answer_buffer;
 mod parse;
 mod prompts;
 mod refusal;
@@ -41,7 +41,7 @@ mod sse;
 mod wire;
 
 pub use config::{ApiKey, Config};
-pub use server::{Running, start};
+pub use server::{Server, start};
 
 /// What the door needs of the node.
 pub struct Deps {

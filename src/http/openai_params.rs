@@ -81,7 +81,7 @@ const PART: &[(&str, Neutral)] = &[("prompt_cache_breakpoint", Neutral::Nothing)
 
 /// Where a list of parameters belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum ParamPlace {
     /// The body of `/v1/completions`.
     Completions,
     /// The body of `/v1/chat/completions`.
@@ -96,12 +96,12 @@ pub(super) enum Place {
 ///
 /// # Errors
 /// `unsupported`, naming the first that has another than a neutral value.
-pub(super) fn take_neutral(fields: &mut Fields<'_>, place: Place) -> Result<()> {
+pub(super) fn take_neutral(fields: &mut Fields<'_>, place: ParamPlace) -> Result<()> {
     let (common, own) = match place {
-        Place::Completions => (COMMON, COMPLETIONS),
-        Place::Chat => (COMMON, CHAT),
-        Place::Message => (&[][..], MESSAGE),
-        Place::Part => (&[][..], PART),
+        ParamPlace::Completions => (COMMON, COMPLETIONS),
+        ParamPlace::Chat => (COMMON, CHAT),
+        ParamPlace::Message => (&[][..], MESSAGE),
+        ParamPlace::Part => (&[][..], PART),
     };
     for (key, neutral) in common.iter().chain(own) {
         if let Some(value) = fields.take(key)
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::error::Kind;
 
-    fn take(body: &str, place: Place) -> Result<()> {
+    fn take(body: &str, place: ParamPlace) -> Result<()> {
         let mut fields = Fields::of(parse(body.as_bytes())?, "")?;
         take_neutral(&mut fields, place)?;
         fields.finish()
@@ -173,10 +173,10 @@ mod tests {
             "prompt_cache_key":"k","prompt_cache_retention":"in_memory","reasoning_effort":"none",
             "response_format":{"type":"text"},"safety_identifier":"s","service_tier":"auto",
             "store":false,"verbosity":"medium","prediction":null}"#;
-        assert_eq!(take(chat, Place::Chat), Ok(()));
+        assert_eq!(take(chat, ParamPlace::Chat), Ok(()));
         let completion = r#"{"suffix":""}"#;
-        assert_eq!(take(completion, Place::Completions), Ok(()));
-        assert_eq!(take(r#"{"tool_calls":[],"refusal":null}"#, Place::Message), Ok(()));
+        assert_eq!(take(completion, ParamPlace::Completions), Ok(()));
+        assert_eq!(take(r#"{"tool_calls":[],"refusal":null}"#, ParamPlace::Message), Ok(()));
     }
 
     #[test]
@@ -209,20 +209,23 @@ mod tests {
             r#""tenant":"t""#,
         ];
         for member in bad {
-            let error = take(&format!("{{{member}}}"), Place::Chat).expect_err(member);
+            let error = take(&format!("{{{member}}}"), ParamPlace::Chat).expect_err(member);
             assert_eq!(error.kind, Kind::Unsupported, "{member}");
             let name = error.param.unwrap_or_default();
             assert!(member.starts_with(&format!("\"{name}\"")), "{member}: {name}");
         }
-        let error = take(r#"{"suffix":"x"}"#, Place::Completions).expect_err("a suffix");
+        let error = take(r#"{"suffix":"x"}"#, ParamPlace::Completions).expect_err("a suffix");
         assert_eq!(error.kind, Kind::Unsupported);
     }
 
     #[test]
     fn what_belongs_to_the_other_endpoint_is_unknown() {
-        assert_eq!(take(r#"{"suffix":""}"#, Place::Chat).map_err(|e| e.kind), Err(Kind::Invalid));
         assert_eq!(
-            take(r#"{"tools":[]}"#, Place::Completions).map_err(|e| e.kind),
+            take(r#"{"suffix":""}"#, ParamPlace::Chat).map_err(|e| e.kind),
+            Err(Kind::Invalid)
+        );
+        assert_eq!(
+            take(r#"{"tools":[]}"#, ParamPlace::Completions).map_err(|e| e.kind),
             Err(Kind::Invalid)
         );
     }

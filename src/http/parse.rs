@@ -2,7 +2,7 @@
 
 use super::fields::{Fields, wrong};
 use super::json::{self, Json};
-use super::openai_params::{Place, take_neutral};
+use super::openai_params::{ParamPlace, take_neutral};
 use super::{messages, prompts};
 use crate::error::{Error, Result};
 use crate::ids::RequestId;
@@ -10,7 +10,7 @@ use crate::request::{DEFAULT_PRIORITY, Params, Prompt};
 
 /// What a body asks for.
 #[derive(Debug, PartialEq)]
-pub(super) struct Generation {
+pub(super) struct GenerationBody {
     /// The alias of the model.
     pub(super) model: String,
     /// At least one; each is a choice of the answer.
@@ -31,7 +31,7 @@ pub(super) struct Generation {
 ///
 /// # Errors
 /// `invalid` or `unsupported`, naming the field.
-pub(super) fn chat(body: &[u8]) -> Result<Generation> {
+pub(super) fn chat(body: &[u8]) -> Result<GenerationBody> {
     let mut fields = Fields::of(json::parse(body)?, "")?;
     let mut params = Params::read(&mut fields)?;
     if params.echoes() {
@@ -50,7 +50,7 @@ pub(super) fn chat(body: &[u8]) -> Result<Generation> {
     }
     let messages = messages::read(fields.required("messages", "an array of messages")?)?;
     let prompts = vec![Prompt::Messages(messages)];
-    take_neutral(&mut fields, Place::Chat)?;
+    take_neutral(&mut fields, ParamPlace::Chat)?;
     finish(fields, params, prompts)
 }
 
@@ -58,7 +58,7 @@ pub(super) fn chat(body: &[u8]) -> Result<Generation> {
 ///
 /// # Errors
 /// `invalid` or `unsupported`, naming the field.
-pub(super) fn completion(body: &[u8], max_prompts: usize) -> Result<Generation> {
+pub(super) fn completion(body: &[u8], max_prompts: usize) -> Result<GenerationBody> {
     let mut fields = Fields::of(json::parse(body)?, "")?;
     let params = Params::read(&mut fields)?;
     let prompts = prompts::read(fields.required("prompt", "a prompt")?)?;
@@ -68,11 +68,11 @@ pub(super) fn completion(body: &[u8], max_prompts: usize) -> Result<Generation> 
             format!("expected at most {max_prompts} prompts, got {}", prompts.len()),
         ));
     }
-    take_neutral(&mut fields, Place::Completions)?;
+    take_neutral(&mut fields, ParamPlace::Completions)?;
     finish(fields, params, prompts)
 }
 
-fn finish(mut fields: Fields<'_>, params: Params, prompts: Vec<Prompt>) -> Result<Generation> {
+fn finish(mut fields: Fields<'_>, params: Params, prompts: Vec<Prompt>) -> Result<GenerationBody> {
     let model = match fields.required("model", "the name of a model")? {
         Json::Text(model) => model.into_owned(),
         other => return Err(wrong("model", "a string", &other)),
@@ -90,7 +90,7 @@ fn finish(mut fields: Fields<'_>, params: Params, prompts: Vec<Prompt>) -> Resul
         None => None,
     };
     fields.finish()?;
-    Ok(Generation {
+    Ok(GenerationBody {
         model,
         prompts,
         params,
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::error::Kind;
 
-    fn at_chat(members: &str) -> Result<Generation> {
+    fn at_chat(members: &str) -> Result<GenerationBody> {
         let messages = r#""messages":[{"role":"user","content":"hi"}]"#;
         chat(format!(r#"{{"model":"demo",{messages}{members}}}"#).as_bytes())
     }

@@ -11,21 +11,21 @@ use crate::error::{Error, Kind};
 
 /// A request that is not answered as asked: what handlers return as error.
 #[derive(Debug)]
-pub(super) struct Refused(pub(super) Error);
+pub(super) struct ErrorResponse(pub(super) Error);
 
-impl fmt::Display for Refused {
+impl fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl From<Error> for Refused {
+impl From<Error> for ErrorResponse {
     fn from(error: Error) -> Self {
         Self(error)
     }
 }
 
-impl ResponseError for Refused {
+impl ResponseError for ErrorResponse {
     fn status_code(&self) -> StatusCode {
         StatusCode::from_u16(self.0.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
@@ -48,7 +48,7 @@ impl ResponseError for Refused {
 /// The answer to a method that the path does not have.
 pub(super) fn method_not_allowed(allowed: &'static str, got: &str) -> HttpResponse {
     let message = format!("expected {allowed}, got {got}");
-    let body = encode(&Fault {
+    let body = encode(&ErrorObject {
         message: &message,
         r#type: "invalid_request_error",
         param: None,
@@ -69,7 +69,7 @@ pub(super) fn body(error: &Error) -> Vec<u8> {
         _ => error.message.replace("params.", ""),
     };
     let (r#type, code) = names(error);
-    encode(&Fault { message: &message, r#type, param, code })
+    encode(&ErrorObject { message: &message, r#type, param, code })
 }
 
 /// Whether the text has the name as a word: `n` stands in every other word.
@@ -82,17 +82,17 @@ fn names_param(text: &str, param: &str) -> bool {
 }
 
 #[derive(Serialize)]
-struct Fault<'a> {
+struct ErrorObject<'a> {
     message: &'a str,
     r#type: &'static str,
     param: Option<&'a str>,
     code: &'static str,
 }
 
-fn encode(fault: &Fault<'_>) -> Vec<u8> {
+fn encode(fault: &ErrorObject<'_>) -> Vec<u8> {
     #[derive(Serialize)]
     struct Body<'a> {
-        error: &'a Fault<'a>,
+        error: &'a ErrorObject<'a>,
     }
     serde_json::to_vec(&Body { error: fault }).expect("plain fields serialise")
 }
@@ -133,7 +133,7 @@ mod tests {
             let fault = &json(&error)["error"];
             assert_eq!(fault["message"], "why");
             assert!(fault["type"].is_string() && fault["code"].is_string(), "{fault}");
-            assert_eq!(Refused(error).error_response().status().as_u16(), kind.status());
+            assert_eq!(ErrorResponse(error).error_response().status().as_u16(), kind.status());
         }
     }
 
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn times_to_come_back_are_rounded_up_to_seconds() {
         let error = Error::new(Kind::QueueFull, "full").with_retry_after_ms(1_001);
-        let refused = Refused(error);
+        let refused = ErrorResponse(error);
         assert_eq!(refused.to_string(), "queue_full: full");
         let response = refused.error_response();
         assert_eq!(response.headers().get(RETRY_AFTER).map(|v| v.as_bytes()), Some(&b"2"[..]));

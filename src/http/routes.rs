@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::generate::{chat, completions, not_taken};
-use super::refusal::{Refused, method_not_allowed};
+use super::refusal::{ErrorResponse, method_not_allowed};
 use super::wire::Api;
 use super::{ApiKey, Config, Deps, HealthSource, auth};
 use crate::door::{Admit, AdmitAll, Cancel};
@@ -98,7 +98,9 @@ pub(super) async fn guard(
     next: Next<impl MessageBody + 'static>,
 ) -> std::result::Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let mut response = match authorize(&door, &request) {
-        Err(error) => request.into_response(Refused(error).error_response()).map_into_right_body(),
+        Err(error) => {
+            request.into_response(ErrorResponse(error).error_response()).map_into_right_body()
+        }
         Ok(()) => next.call(request).await?.map_into_left_body(),
     };
     let id = answer_id(response.request());
@@ -129,7 +131,7 @@ fn answer_id(request: &HttpRequest) -> RequestId {
 
 async fn unknown_path(http: HttpRequest) -> HttpResponse {
     let error = Error::new(Kind::NotFound, format!("no such path: {}", http.path()));
-    Refused(error).error_response()
+    ErrorResponse(error).error_response()
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
@@ -139,7 +141,7 @@ fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
 
 /// One entry of the list of models.
 #[derive(Serialize)]
-struct Model {
+struct ModelObject {
     id: String,
     object: &'static str,
     created: u64,
@@ -148,7 +150,7 @@ struct Model {
     max_seq_len: u32,
 }
 
-impl From<ModelInfo> for Model {
+impl From<ModelInfo> for ModelObject {
     fn from(info: ModelInfo) -> Self {
         Self {
             id: info.name,
@@ -168,13 +170,13 @@ async fn loaded(door: &Door) -> Result<Vec<ModelInfo>> {
 }
 
 /// `GET /v1/models`
-async fn list_models(door: Data<Door>) -> std::result::Result<HttpResponse, Refused> {
+async fn list_models(door: Data<Door>) -> std::result::Result<HttpResponse, ErrorResponse> {
     #[derive(Serialize)]
     struct Models {
         object: &'static str,
-        data: Vec<Model>,
+        data: Vec<ModelObject>,
     }
-    let data = loaded(&door).await?.into_iter().map(Model::from).collect();
+    let data = loaded(&door).await?.into_iter().map(ModelObject::from).collect();
     Ok(json(StatusCode::OK, &Models { object: "list", data }))
 }
 
@@ -182,10 +184,10 @@ async fn list_models(door: Data<Door>) -> std::result::Result<HttpResponse, Refu
 async fn show_model(
     door: Data<Door>,
     name: Path<String>,
-) -> std::result::Result<HttpResponse, Refused> {
+) -> std::result::Result<HttpResponse, ErrorResponse> {
     let name = name.into_inner();
     match loaded(&door).await?.into_iter().find(|info| info.name == name) {
-        Some(info) => Ok(json(StatusCode::OK, &Model::from(info))),
+        Some(info) => Ok(json(StatusCode::OK, &ModelObject::from(info))),
         None => {
             let message = format!("the model {name:?} is not loaded here");
             Err(Error::new(Kind::NotFound, message).with_param("model").into())
@@ -228,14 +230,17 @@ async fn metrics(door: Data<Door>) -> HttpResponse {
 
 /// What a cancel is answered with, as on the bus.
 #[derive(Serialize)]
-struct Cancelled {
+struct CancelledObject {
     request_id: RequestId,
     cancelled: bool,
     tokens: u32,
 }
 
 /// `DELETE /v1/requests/{id}`
-async fn cancel(door: Data<Door>, id: Path<String>) -> std::result::Result<HttpResponse, Refused> {
+async fn cancel(
+    door: Data<Door>,
+    id: Path<String>,
+) -> std::result::Result<HttpResponse, ErrorResponse> {
     // As it stands first: a client's own id may begin like the prefix of a reply.
     let stripped = [Api::Chat, Api::Completions].map(|api| id.strip_prefix(api.id_prefix()));
     let candidates = std::iter::once(id.as_str()).chain(stripped.into_iter().flatten());
@@ -244,7 +249,10 @@ async fn cancel(door: Data<Door>, id: Path<String>) -> std::result::Result<HttpR
         match cancel_one(&door, &request_id).await {
             Ok(Ended { reason, completion_tokens: tokens }) => {
                 let cancelled = reason == FinishReason::Cancelled;
-                return Ok(json(StatusCode::OK, &Cancelled { request_id, cancelled, tokens }));
+                return Ok(json(
+                    StatusCode::OK,
+                    &CancelledObject { request_id, cancelled, tokens },
+                ));
             }
             Err(error) if error.kind == Kind::NotFound => {}
             Err(error) => return Err(error.into()),

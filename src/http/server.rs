@@ -19,22 +19,22 @@ use crate::lifeline::Lifeline;
 /// Connections the kernel holds until a worker accepts them: a burst of as many clients as a node serves at once.
 const BACKLOG: i32 = 1_024;
 
-/// Longer than any drain: the deadline of [`Running::stop`] ends a stop, not actix's own.
+/// Longer than any drain: the deadline of [`Server::stop`] ends a stop, not actix's own.
 const NEVER_S: u64 = 365 * 24 * 3_600;
 
 /// A door that is open.
-pub struct Running {
+pub struct Server {
     address: SocketAddr,
     handle: ServerHandle,
     server: JoinHandle<io::Result<()>>,
 }
 
 /// Binds and serves, with workers on threads of their own. Call it inside a tokio or actix runtime, on which the server's own
-/// (nearly idle) task then runs; it holds `alive`. Dropping the result leaves the door open; [`Running::stop`] closes it.
+/// (nearly idle) task then runs; it holds `alive`. Dropping the result leaves the door open; [`Server::stop`] closes it.
 ///
 /// # Errors
 /// When the configuration has a fault, or the address cannot be bound.
-pub fn start(config: &Config, deps: Deps, alive: Lifeline) -> io::Result<Running> {
+pub fn start(config: &Config, deps: Deps, alive: Lifeline) -> io::Result<Server> {
     let invalid =
         |faults: Vec<String>| io::Error::new(io::ErrorKind::InvalidInput, faults.join("; "));
     config.check().map_err(invalid)?;
@@ -67,7 +67,7 @@ pub fn start(config: &Config, deps: Deps, alive: Lifeline) -> io::Result<Running
         let _alive = alive;
         server.await
     });
-    Ok(Running { address, handle, server })
+    Ok(Server { address, handle, server })
 }
 
 fn listen(address: SocketAddr, slow_reader: Duration) -> io::Result<TcpListener> {
@@ -84,7 +84,7 @@ fn listen(address: SocketAddr, slow_reader: Duration) -> io::Result<TcpListener>
     Ok(socket.into())
 }
 
-impl Running {
+impl Server {
     /// Where it listens; the port that was found, if 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::bill::Bill;
 use super::choices::{End, Taken};
-use super::generate::Running;
-use super::logprobs::Logprobs;
+use super::generate::PendingAnswer;
+use super::logprobs::LogprobsObject;
 use super::refusal;
 use super::wire::{Api, Chunks, Title, error_event};
 
@@ -18,8 +18,8 @@ use super::wire::{Api, Chunks, Title, error_event};
 const MAX_PIECE_BYTES: usize = 16 << 10;
 
 /// See the module. Dropping it is the client leaving.
-pub(super) struct Events {
-    running: Running,
+pub(super) struct EventStream {
+    running: PendingAnswer,
     api: Api,
     chunks: Chunks,
     /// Taken already, to know that the stream begins well.
@@ -31,9 +31,14 @@ pub(super) struct Events {
     bill: Bill,
 }
 
-impl Events {
+impl EventStream {
     /// The stream of what `running` gives, beginning with `first`.
-    pub(super) fn new(running: Running, title: &Title, include_usage: bool, first: Taken) -> Self {
+    pub(super) fn new(
+        running: PendingAnswer,
+        title: &Title,
+        include_usage: bool,
+        first: Taken,
+    ) -> Self {
         let choices = running.choices();
         Self {
             running,
@@ -54,7 +59,8 @@ impl Events {
         // Without an echo there are none of the prompt: a stream has no place for them.
         let prompt = prompt_logprobs.unwrap_or_default();
         let logprobs = logprobs.filter(|entries| !entries.is_empty() || !prompt.is_empty());
-        let logprobs = logprobs.as_deref().map(|entries| Logprobs::of(self.api, &prompt, entries));
+        let logprobs =
+            logprobs.as_deref().map(|entries| LogprobsObject::of(self.api, &prompt, entries));
         if !text.is_empty() || logprobs.is_some() {
             self.chunks.text(out, index, &text, logprobs);
         }
@@ -78,7 +84,7 @@ impl Events {
     }
 }
 
-impl MessageBody for Events {
+impl MessageBody for EventStream {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use serde::Serialize;
 
 use super::bill::{Bill, WireUsage};
-use super::logprobs::{Logprobs, PromptLogprobs};
+use super::logprobs::{LogprobsObject, PromptLogprobs};
 use crate::ids::RequestId;
 use crate::request::{FinishReason, Receipt, TokenLogprob};
 
@@ -94,7 +94,7 @@ pub(super) fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
         index: usize,
         #[serde(flatten)]
         content: Content<'a>,
-        logprobs: Option<Logprobs<'a>>,
+        logprobs: Option<LogprobsObject<'a>>,
         finish_reason: Option<FinishReason>,
         #[serde(skip_serializing_if = "Option::is_none")]
         prompt_logprobs: Option<PromptLogprobs<'a>>,
@@ -127,7 +127,7 @@ pub(super) fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
                 logprobs: whole
                     .logprobs
                     .as_deref()
-                    .map(|entries| Logprobs::of(title.api, whole.echoed(title), entries)),
+                    .map(|entries| LogprobsObject::of(title.api, whole.echoed(title), entries)),
                 finish_reason: whole.reason,
                 prompt_logprobs: of_prompt(whole).filter(|_| title.api == Api::Completions),
             })
@@ -196,7 +196,7 @@ impl Chunks {
         out: &mut Vec<u8>,
         index: usize,
         text: &str,
-        logprobs: Option<Logprobs<'_>>,
+        logprobs: Option<LogprobsObject<'_>>,
     ) {
         self.open(out, index);
         self.piece(out, text);

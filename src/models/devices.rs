@@ -35,7 +35,7 @@ pub struct DeviceHandle {
 
 /// The actor asked is not there any more: its device is being rebuilt, or the node ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gone;
+pub(super) struct DeviceGone;
 
 /// Sends a message and waits for the answer in it. Waits for a place in the mailbox too, so nothing is refused; the asked actors
 /// never wait for this one, so nothing can stand still.
@@ -43,21 +43,21 @@ pub(super) async fn ask<M, T>(
     recipient: &Recipient<M>,
     message: M,
     answer: oneshot::Receiver<T>,
-) -> Result<T, Gone>
+) -> Result<T, DeviceGone>
 where
     M: Message<Result = ()> + Send + 'static,
 {
-    recipient.send(message).await.map_err(|_| Gone)?;
-    answer.await.map_err(|_| Gone)
+    recipient.send(message).await.map_err(|_| DeviceGone)?;
+    answer.await.map_err(|_| DeviceGone)
 }
 
 /// The newest build of every device.
-pub(super) struct Devices {
+pub(super) struct DeviceHandles {
     handles: RefCell<BTreeMap<DeviceId, DeviceHandle>>,
     changed: Notify,
 }
 
-impl Devices {
+impl DeviceHandles {
     pub(super) fn new(handles: Vec<DeviceHandle>) -> Self {
         let handles = handles.into_iter().map(|handle| (handle.id.clone(), handle)).collect();
         Self { handles: RefCell::new(handles), changed: Notify::new() }
@@ -82,7 +82,11 @@ impl Devices {
     }
 
     /// Resolves when a build newer than `generation` is there; an error if none comes.
-    pub(super) async fn newer_than(&self, id: &DeviceId, generation: u64) -> Result<(), Gone> {
+    pub(super) async fn newer_than(
+        &self,
+        id: &DeviceId,
+        generation: u64,
+    ) -> Result<(), DeviceGone> {
         let wait = async {
             loop {
                 // Made before the look, so that a change between the two is not missed.
@@ -93,6 +97,6 @@ impl Devices {
                 changed.await;
             }
         };
-        tokio::time::timeout(REBUILD_WAIT, wait).await.map_err(|_| Gone)
+        tokio::time::timeout(REBUILD_WAIT, wait).await.map_err(|_| DeviceGone)
     }
 }

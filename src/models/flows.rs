@@ -18,11 +18,11 @@ use crate::models::{ModelDown, ModelUp};
 
 use super::actor::Start;
 use super::choice::{Room, best};
-use super::devices::{DeviceHandle, Devices};
+use super::devices::{DeviceHandle, DeviceHandles};
 use super::eviction::victims;
 use super::open::{self, Opened};
 use super::placing::{PlaceError, short_of_memory};
-use super::registry::{Entry, Registry, Up, info};
+use super::registry::{ModelEntry, Registry, Up, info};
 use super::{Load, ModelSpec, ServedModel, Spread};
 use crate::checkpoint::Checkpoint;
 use crate::door::ModelInfo;
@@ -34,7 +34,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// The actor's state, shared by its flows. Single-threaded: no borrow is held over an await.
 pub(super) struct Flows {
     pub start: Start,
-    pub devices: Devices,
+    pub devices: DeviceHandles,
     pub registry: Rc<Registry>,
     /// Held by the flow that changes what is on the devices.
     turn: Mutex<()>,
@@ -42,7 +42,7 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn new(mut start: Start) -> Self {
-        let devices = Devices::new(std::mem::take(&mut start.devices));
+        let devices = DeviceHandles::new(std::mem::take(&mut start.devices));
         Self { start, devices, registry: Rc::new(Registry::default()), turn: Mutex::new(()) }
     }
 
@@ -114,13 +114,13 @@ impl Flows {
         load: &Load,
         checkpoint: &Arc<Checkpoint>,
         max_seq_len: u32,
-    ) -> Result<Rc<Entry>> {
+    ) -> Result<Rc<ModelEntry>> {
         let name = &load.spec.name;
         let need = self.need(&load.spec, checkpoint, max_seq_len)?;
         loop {
             let kv_bytes = self.make_room(name, &need, load.spread).await?;
             let budget = |kv| memory::budget(&self.start.limits, kv, max_seq_len);
-            let entry = Rc::new(Entry {
+            let entry = Rc::new(ModelEntry {
                 id: self.registry.next_id(),
                 name: name.clone(),
                 checkpoint: Arc::clone(checkpoint),

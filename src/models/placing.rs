@@ -13,10 +13,10 @@ use crate::executor::{LoadModel, LoadProgress, UnloadModel};
 use crate::ids::DeviceId;
 
 use super::ModelSpec;
-use super::devices::{DeviceHandle, Gone, ask};
+use super::devices::{DeviceGone, DeviceHandle, ask};
 use super::flows::Flows;
 use super::progress::Display;
-use super::registry::{Entry, Placement};
+use super::registry::{ModelEntry, Placement};
 
 /// When a load that found no memory may try again: by then a busy model may be idle.
 const RETRY_AFTER_MS: u64 = 5_000;
@@ -24,7 +24,7 @@ const RETRY_AFTER_MS: u64 = 5_000;
 /// Why a model is not on a device.
 pub(super) enum PlaceError {
     Device(DeviceId, DeviceError),
-    Gone(DeviceId),
+    DeviceGone(DeviceId),
 }
 
 impl PlaceError {
@@ -37,7 +37,7 @@ impl PlaceError {
             PlaceError::Device(id, error) => {
                 Error::internal(format!("model {name} on {id}: {error}"))
             }
-            PlaceError::Gone(id) => {
+            PlaceError::DeviceGone(id) => {
                 let text = format!("{id} is down, model {name} cannot be put there");
                 Error::new(Kind::Unavailable, text).with_retry_after_ms(RETRY_AFTER_MS)
             }
@@ -54,7 +54,7 @@ impl Flows {
     pub(super) async fn place_on_devices(
         &self,
         spec: &ModelSpec,
-        entry: &Rc<Entry>,
+        entry: &Rc<ModelEntry>,
     ) -> std::result::Result<(), PlaceError> {
         let ids: Vec<_> = entry.budgets.keys().cloned().collect();
         let display = Display::new(&entry.name, ids.len(), self.start.progress.clone());
@@ -76,7 +76,7 @@ impl Flows {
     fn settle_length(
         &self,
         spec: &ModelSpec,
-        entry: &Entry,
+        entry: &ModelEntry,
     ) -> std::result::Result<(), PlaceError> {
         let block_size = self.start.limits.block_size;
         for (id, placement) in entry.placements.borrow().iter() {
@@ -101,11 +101,11 @@ impl Flows {
     /// The weights are on the newest build of the device, whatever happens to it meanwhile.
     async fn ensure_loaded(
         &self,
-        entry: &Entry,
+        entry: &ModelEntry,
         id: &DeviceId,
         progress: Option<LoadProgress>,
     ) -> std::result::Result<(), PlaceError> {
-        let gone = || PlaceError::Gone(id.clone());
+        let gone = || PlaceError::DeviceGone(id.clone());
         loop {
             let handle = self.devices.get(id).ok_or_else(gone)?;
             let limits = entry.budgets.get(id).ok_or_else(gone)?.clone();
@@ -133,8 +133,8 @@ impl Flows {
                     }
                     return Err(PlaceError::Device(id.clone(), error));
                 }
-                Err(Gone) => {
-                    self.devices.newer_than(id, generation).await.map_err(|Gone| gone())?;
+                Err(DeviceGone) => {
+                    self.devices.newer_than(id, generation).await.map_err(|DeviceGone| gone())?;
                 }
             }
         }
@@ -154,10 +154,10 @@ impl Flows {
     /// The weights are on the device and its batcher knows.
     pub(super) async fn ensure_added(
         &self,
-        entry: &Entry,
+        entry: &ModelEntry,
         id: &DeviceId,
     ) -> std::result::Result<(), PlaceError> {
-        let gone = || PlaceError::Gone(id.clone());
+        let gone = || PlaceError::DeviceGone(id.clone());
         loop {
             self.ensure_loaded(entry, id, None).await?;
             let handle = self.devices.get(id).ok_or_else(gone)?;
@@ -184,14 +184,17 @@ impl Flows {
                     }
                 }
                 Err(_) => {
-                    self.devices.newer_than(id, handle.generation).await.map_err(|Gone| gone())?;
+                    self.devices
+                        .newer_than(id, handle.generation)
+                        .await
+                        .map_err(|DeviceGone| gone())?;
                 }
             }
         }
     }
 
     /// Takes the model out of batchers, then off the devices. A device that is gone has given the memory back itself.
-    pub(super) async fn remove_everywhere(&self, entry: &Entry) {
+    pub(super) async fn remove_everywhere(&self, entry: &ModelEntry) {
         let placements = std::mem::take(&mut *entry.placements.borrow_mut());
         let removals = placements.into_iter().map(|(id, placement)| async move {
             let Some(handle) =

@@ -25,12 +25,12 @@ pub(super) struct Display {
 }
 
 struct Meters {
-    weights: Meter,
-    warm_up: Meter,
+    weights: LoadMeter,
+    warm_up: LoadMeter,
 }
 
 /// What is shown of one stage.
-struct Meter {
+struct LoadMeter {
     verb: &'static str,
     template: &'static str,
     /// Bytes or steps done on each device.
@@ -52,7 +52,7 @@ impl Display {
         progress: Progress,
         terminal: Option<MultiProgress>,
     ) -> Arc<Self> {
-        let meter = |verb, template| Meter {
+        let meter = |verb, template| LoadMeter {
             verb,
             template,
             done: vec![0; num_devices],
@@ -109,7 +109,7 @@ impl Display {
     }
 }
 
-impl Meter {
+impl LoadMeter {
     fn sum(&self) -> u64 {
         self.done.iter().sum()
     }

@@ -28,7 +28,7 @@ pub(super) struct Placement {
 }
 
 /// A model whose checkpoint is open; the mapped files stay, so that a rebuilt device has it again at once.
-pub(super) struct Entry {
+pub(super) struct ModelEntry {
     pub id: ModelId,
     pub name: String,
     pub checkpoint: Arc<Checkpoint>,
@@ -45,11 +45,11 @@ pub(super) struct Entry {
 /// A model that takes requests.
 #[derive(Clone)]
 pub(super) struct Up {
-    pub entry: Rc<Entry>,
+    pub entry: Rc<ModelEntry>,
     pub served: Arc<ServedModel>,
 }
 
-enum Slot {
+enum AliasSlot {
     Loading,
     Up(Up),
     /// Takes no requests; those in finish.
@@ -59,7 +59,7 @@ enum Slot {
 /// The aliases.
 #[derive(Default)]
 pub(super) struct Registry {
-    slots: RefCell<BTreeMap<String, Slot>>,
+    slots: RefCell<BTreeMap<String, AliasSlot>>,
     last_id: Cell<u32>,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut slots = self.registry.slots.borrow_mut();
-        if matches!(slots.get(&self.name), Some(Slot::Loading)) {
+        if matches!(slots.get(&self.name), Some(AliasSlot::Loading)) {
             slots.remove(&self.name);
         }
     }
@@ -93,21 +93,21 @@ impl Registry {
     pub(super) fn reserve(self: &Rc<Self>, name: &str) -> Result<Reservation> {
         let state = match self.slots.borrow().get(name) {
             None => None,
-            Some(Slot::Loading) => Some("being loaded"),
-            Some(Slot::Up(_)) => Some("loaded"),
-            Some(Slot::Leaving(_)) => Some("being unloaded"),
+            Some(AliasSlot::Loading) => Some("being loaded"),
+            Some(AliasSlot::Up(_)) => Some("loaded"),
+            Some(AliasSlot::Leaving(_)) => Some("being unloaded"),
         };
         if let Some(state) = state {
             return Err(Error::new(Kind::Conflict, format!("a model \"{name}\" is {state}"))
                 .with_param("name"));
         }
-        self.slots.borrow_mut().insert(name.to_owned(), Slot::Loading);
+        self.slots.borrow_mut().insert(name.to_owned(), AliasSlot::Loading);
         Ok(Reservation { registry: Rc::clone(self), name: name.to_owned() })
     }
 
     /// The model takes requests from here on.
     pub(super) fn up(&self, up: Up) {
-        self.slots.borrow_mut().insert(up.entry.name.clone(), Slot::Up(up));
+        self.slots.borrow_mut().insert(up.entry.name.clone(), AliasSlot::Up(up));
     }
 
     /// Marks it as leaving.
@@ -121,11 +121,11 @@ impl Registry {
         };
         match slots.get(name) {
             None => error(Kind::NotFound, "is not loaded"),
-            Some(Slot::Loading) => error(Kind::Conflict, "is being loaded"),
-            Some(Slot::Leaving(_)) => error(Kind::Conflict, "is being unloaded"),
-            Some(Slot::Up(up)) => {
+            Some(AliasSlot::Loading) => error(Kind::Conflict, "is being loaded"),
+            Some(AliasSlot::Leaving(_)) => error(Kind::Conflict, "is being unloaded"),
+            Some(AliasSlot::Up(up)) => {
                 let up = up.clone();
-                slots.insert(name.to_owned(), Slot::Leaving(up.clone()));
+                slots.insert(name.to_owned(), AliasSlot::Leaving(up.clone()));
                 Ok(up)
             }
         }
@@ -139,11 +139,11 @@ impl Registry {
     /// Every model that must be on the device: those that take requests and those whose requests finish.
     pub(super) fn placed_on(&self, device: &DeviceId) -> Vec<Up> {
         let slots = self.slots.borrow();
-        let placed = |slot: &Slot| match slot {
-            Slot::Up(up) | Slot::Leaving(up) => {
+        let placed = |slot: &AliasSlot| match slot {
+            AliasSlot::Up(up) | AliasSlot::Leaving(up) => {
                 up.entry.budgets.contains_key(device).then(|| up.clone())
             }
-            Slot::Loading => None,
+            AliasSlot::Loading => None,
         };
         slots.values().filter_map(placed).collect()
     }
@@ -179,8 +179,8 @@ impl Registry {
 
     fn each_up<T>(&self, of: impl Fn(&Up) -> T) -> Vec<T> {
         let slots = self.slots.borrow();
-        let up = |slot: &Slot| match slot {
-            Slot::Up(up) => Some(of(up)),
+        let up = |slot: &AliasSlot| match slot {
+            AliasSlot::Up(up) => Some(of(up)),
             _ => None,
         };
         slots.values().filter_map(up).collect()

@@ -74,7 +74,7 @@ pub(super) struct DeviceActors {
     pub generation: u64,
     batcher: Addr<Batcher>,
     reply: Addr<Reply>,
-    executor: Option<executor::Running>,
+    executor: Option<executor::ExecutorHandle>,
     lines: Lifelines,
     // Dropped after `executor` has ended, so that no step is under way when the batcher goes.
     _threads: Threads,

@@ -49,7 +49,7 @@ async fn build(config: Config) -> Result<Handles, String> {
     let common = Common::new(config, phase_sender.clone());
     let observer = Arc::new(LateObserver::default());
     let ledger = Ledger::new(vec![observer.clone()]);
-    let memory = Memory::plan(&common.config)?;
+    let memory = MemoryLayout::plan(&common.config)?;
 
     let mut threads = Threads::default();
     let scheduler = common.start_scheduler(&mut threads);
@@ -77,7 +77,7 @@ async fn build(config: Config) -> Result<Handles, String> {
     let doors = common.open_doors(&admission, &models).await?;
     observer.set(doors.bus.observer());
     common.start_health(&mut threads, &doors.bus)?;
-    let http = doors.http.as_ref().map(http::Running::address);
+    let http = doors.http.as_ref().map(http::Server::address);
     let nats = doors.bus.url().map(str::to_owned);
     let Common { config, vitals, .. } = common;
     let drain_timeout = config.drain_timeout();
@@ -102,7 +102,7 @@ async fn build(config: Config) -> Result<Handles, String> {
 /// Where requests come in.
 pub(super) struct Doors {
     pub bus: Bus,
-    pub http: Option<http::Running>,
+    pub http: Option<http::Server>,
 }
 
 /// What every stage is started with.
@@ -179,7 +179,7 @@ impl Common {
     fn start_models(
         &self,
         threads: &mut Threads,
-        memory: Memory,
+        memory: MemoryLayout,
         devices: &[(DeviceParts, DeviceActors)],
         supervisor: &Addr<Supervisor>,
     ) -> Addr<Models> {
@@ -254,14 +254,14 @@ impl Common {
 }
 
 /// What the devices reserve, from the configuration and the checkpoints' `config.json`.
-struct Memory {
+struct MemoryLayout {
     hub: HubCache,
     limits: StepLimits,
     pool_bytes: u64,
     kv_bytes: BTreeMap<String, u64>,
 }
 
-impl Memory {
+impl MemoryLayout {
     fn plan(config: &Config) -> Result<Self, String> {
         let hub = HubCache::from_env();
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);

@@ -94,7 +94,7 @@ struct Kept {
     actors: RefCell<HashMap<DeviceId, DeviceActors>>,
     models: Addr<Models>,
     bus: RefCell<Option<Rc<Bus>>>,
-    http: RefCell<Option<http::Running>>,
+    http: RefCell<Option<http::Server>>,
     threads: RefCell<Option<Threads>>,
     /// Held while a device is rebuilt: one at a time, and none while the node ends.
     turn: Mutex<()>,

@@ -54,7 +54,7 @@ impl Sample {
             handle: start.handle,
             unscheduled: count,
             running: count,
-            bill: Bill::default(),
+            bill: SampleBill::default(),
             reason: None,
             best: start.best.map(|best| (best, Vec::with_capacity(count))),
         };
@@ -78,7 +78,7 @@ struct Samples {
     unscheduled: usize,
     /// Samples that have not ended.
     running: usize,
-    bill: Bill,
+    bill: SampleBill,
     /// How the request ends, as far as is known: a cancel and a failure are stronger than the finish of a choice.
     reason: Option<FinishReason>,
     /// Ends of samples, where the best are to be chosen.
@@ -87,12 +87,12 @@ struct Samples {
 
 /// What the samples that have ended cost.
 #[derive(Default)]
-struct Bill {
+struct SampleBill {
     usage: Option<Usage>,
     receipt: Option<Box<Receipt>>,
 }
 
-impl Bill {
+impl SampleBill {
     /// The prompt counts once.
     fn add(&mut self, usage: Usage, receipt: Option<Box<Receipt>>) {
         let sum = self.usage.get_or_insert(Usage { completion_tokens: 0, ..usage });

@@ -34,7 +34,7 @@ const STOPPED: u8 = 2;
 const CUT: u8 = 4;
 
 #[derive(Debug)]
-enum Progress {
+enum Completion {
     Running(Vec<oneshot::Sender<Ended>>),
     Ended(Ended),
 }
@@ -47,7 +47,7 @@ pub struct Handle {
     /// Of the request, where this is one of its samples.
     request: Option<Arc<Handle>>,
     flags: AtomicU8,
-    progress: Mutex<Progress>,
+    progress: Mutex<Completion>,
 }
 
 impl Handle {
@@ -71,7 +71,7 @@ impl Handle {
             sequence_id,
             request,
             flags: AtomicU8::new(0),
-            progress: Mutex::new(Progress::Running(Vec::new())),
+            progress: Mutex::new(Completion::Running(Vec::new())),
         })
     }
 
@@ -126,12 +126,12 @@ impl Handle {
     pub fn end(&self, ended: Ended) {
         self.set_stopped();
         let mut progress = self.lock();
-        if let Progress::Running(waiters) = &mut *progress {
+        if let Completion::Running(waiters) = &mut *progress {
             for waiter in waiters.drain(..) {
                 // A waiter that left needs no answer.
                 let _ = waiter.send(ended);
             }
-            *progress = Progress::Ended(ended);
+            *progress = Completion::Ended(ended);
         }
     }
 
@@ -139,15 +139,15 @@ impl Handle {
     pub fn wait(&self) -> oneshot::Receiver<Ended> {
         let (sender, receiver) = oneshot::channel();
         match &mut *self.lock() {
-            Progress::Running(waiters) => waiters.push(sender),
-            Progress::Ended(ended) => {
+            Completion::Running(waiters) => waiters.push(sender),
+            Completion::Ended(ended) => {
                 let _ = sender.send(*ended);
             }
         }
         receiver
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progress> {
+    fn lock(&self) -> MutexGuard<'_, Completion> {
         // Nothing panics while it is held, so a poisoned lock still holds a whole value.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,7 +13,7 @@ const TOKENS_PER_BUSY_SEAT: usize = 32;
 
 /// The credit of one model on one device.
 #[derive(Debug)]
-struct Lane {
+struct DeviceCredit {
     credit: Credit,
     /// Assignments sent.
     sent: u64,
@@ -23,7 +23,7 @@ struct Lane {
     num_seats: u32,
 }
 
-impl Lane {
+impl DeviceCredit {
     fn new(credit: Credit) -> Self {
         let (sent, num_seats) = (credit.assigned, credit.seats);
         Self { credit, sent, under_way: VecDeque::new(), num_seats }
@@ -62,7 +62,7 @@ impl Lane {
 }
 
 #[derive(Debug)]
-struct Device {
+struct DeviceRecord {
     id: DeviceId,
     generation: u64,
     /// Its batcher has an address.
@@ -73,12 +73,12 @@ struct Device {
     lost: bool,
     /// Its mailbox refused a message: nothing is sent before it has said something again.
     refusing: bool,
-    lanes: Vec<Lane>,
+    lanes: Vec<DeviceCredit>,
     prefix: PrefixIndex,
 }
 
-impl Device {
-    fn lane(&self, model: ModelId) -> Option<&Lane> {
+impl DeviceRecord {
+    fn lane(&self, model: ModelId) -> Option<&DeviceCredit> {
         self.lanes.iter().find(|lane| lane.credit.model == model && lane.credit.open)
     }
 
@@ -100,7 +100,7 @@ impl Device {
 /// All devices that were ever heard of.
 #[derive(Debug)]
 pub(super) struct Devices {
-    list: Vec<Device>,
+    list: Vec<DeviceRecord>,
     prefix_index_blocks: usize,
 }
 
@@ -151,7 +151,7 @@ impl Devices {
         device.refusing = false;
         match device.lanes.iter_mut().find(|lane| lane.credit.model == credit.model) {
             Some(lane) => lane.renew(credit),
-            None => device.lanes.push(Lane::new(credit)),
+            None => device.lanes.push(DeviceCredit::new(credit)),
         }
     }
 
@@ -242,7 +242,7 @@ impl Devices {
     }
 
     /// Devices that are up and have the model.
-    fn serving(&self, model: ModelId) -> impl Iterator<Item = (&Device, &Lane)> {
+    fn serving(&self, model: ModelId) -> impl Iterator<Item = (&DeviceRecord, &DeviceCredit)> {
         let up = self.list.iter().filter(|device| device.up);
         up.filter_map(move |device| Some((device, device.lane(model)?)))
     }
@@ -252,13 +252,13 @@ impl Devices {
         &'a self,
         model: ModelId,
         claimed: &'a [DeviceId],
-    ) -> impl Iterator<Item = (&'a Device, &'a Lane)> {
+    ) -> impl Iterator<Item = (&'a DeviceRecord, &'a DeviceCredit)> {
         self.serving(model).filter(|(device, _)| !device.refusing && !claimed.contains(&device.id))
     }
 
-    fn entry(&mut self, id: &DeviceId, generation: u64) -> &mut Device {
+    fn entry(&mut self, id: &DeviceId, generation: u64) -> &mut DeviceRecord {
         let at = self.list.iter().position(|device| device.id == *id).unwrap_or_else(|| {
-            self.list.push(Device {
+            self.list.push(DeviceRecord {
                 id: id.clone(),
                 generation,
                 up: false,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::devices::Devices;
 use super::prefix_index::prefix_hashes;
-use super::queue::{Entry, Key, Passed, Queue};
+use super::queue::{Key, Passed, Queue, QueuedSequence};
 use super::{Config, Credit};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
@@ -54,7 +54,7 @@ pub enum Leaving<S> {
 }
 
 #[derive(Debug)]
-struct Model<S> {
+struct ModelQueue<S> {
     id: ModelId,
     queue: Queue<S>,
     /// Since when sequences wait and no device has the model.
@@ -63,7 +63,7 @@ struct Model<S> {
 
 /// What a walk over a queue came to.
 #[derive(Default)]
-struct Found {
+struct Candidates {
     next: Option<(Key, DeviceId)>,
     unwanted: Vec<Key>,
     hopeless: Vec<Key>,
@@ -73,7 +73,7 @@ struct Found {
 #[derive(Debug)]
 pub struct Scheduling<S> {
     config: Config,
-    models: Vec<Model<S>>,
+    models: Vec<ModelQueue<S>>,
     devices: Devices,
     leaving: Vec<Leaving<S>>,
 }
@@ -99,10 +99,10 @@ impl<S> Scheduling<S> {
     pub fn enqueue(&mut self, sequence: Sequence, stream: S) {
         let model = sequence.model;
         let at = self.models.iter().position(|one| one.id == model).unwrap_or_else(|| {
-            self.models.push(Model { id: model, queue: Queue::new(), unserved_since: None });
+            self.models.push(ModelQueue { id: model, queue: Queue::new(), unserved_since: None });
             self.models.len() - 1
         });
-        self.models[at].queue.insert(Entry::new(sequence, stream));
+        self.models[at].queue.insert(QueuedSequence::new(sequence, stream));
     }
 
     /// Takes a batcher's credit in.
@@ -218,11 +218,11 @@ impl<S> Scheduling<S> {
     }
 
     /// Looks for the first sequence of a model that fits somewhere.
-    fn walk(&mut self, at: usize, now: Timestamp) -> Found {
+    fn walk(&mut self, at: usize, now: Timestamp) -> Candidates {
         let ageing = Duration::from_secs_f64(self.config.ageing_s);
         let patience = Duration::from_millis(self.config.patience_ms);
         let model = &mut self.models[at];
-        let mut found = Found::default();
+        let mut found = Candidates::default();
         let mut claimed: Vec<DeviceId> = Vec::new();
         let mut passed = Passed::default();
         let mut blocked = 0;
@@ -267,7 +267,7 @@ fn no_device(limit: Duration) -> Error {
 
 /// Keeps a device free for a sequence that has waited long enough for one with room; the same one until it fits or the device
 /// is gone.
-fn claim<S>(entry: &mut Entry<S>, devices: &Devices, claimed: &mut Vec<DeviceId>) {
+fn claim<S>(entry: &mut QueuedSequence<S>, devices: &Devices, claimed: &mut Vec<DeviceId>) {
     let model = entry.sequence.model;
     let kept = entry.claim.take().filter(|id| devices.is_serving(id, model));
     entry.claim = kept
@@ -277,7 +277,7 @@ fn claim<S>(entry: &mut Entry<S>, devices: &Devices, claimed: &mut Vec<DeviceId>
 }
 
 /// A cancelled sequence is told so; one that has ended already goes without a word.
-fn unwanted<S>(entry: Entry<S>) -> Option<Leaving<S>> {
+fn unwanted<S>(entry: QueuedSequence<S>) -> Option<Leaving<S>> {
     entry.sequence.handle.is_cancelled().then_some(Leaving::Cancelled(entry.stream))
 }
 

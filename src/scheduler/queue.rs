@@ -17,7 +17,7 @@ pub(super) type Arrival = (Timestamp, SequenceId);
 
 /// A waiting sequence.
 #[derive(Debug)]
-pub(super) struct Entry<S> {
+pub(super) struct QueuedSequence<S> {
     pub sequence: Sequence,
     pub stream: S,
     /// Since when it has been the turn of this one, and no device had blocks enough.
@@ -28,7 +28,7 @@ pub(super) struct Entry<S> {
     pub prefix: Option<Vec<u64>>,
 }
 
-impl<S> Entry<S> {
+impl<S> QueuedSequence<S> {
     /// A sequence that begins to wait.
     pub fn new(sequence: Sequence, stream: S) -> Self {
         Self { sequence, stream, blocked_since: None, claim: None, prefix: None }
@@ -45,7 +45,7 @@ impl<S> Entry<S> {
 pub(super) struct Queue<S> {
     /// By the sequences' own level. Inside one the earliest is also the most aged, so ageing moves nobody: it only decides which
     /// level's first one is next.
-    levels: [BTreeMap<Arrival, Entry<S>>; NUM_LEVELS as usize],
+    levels: [BTreeMap<Arrival, QueuedSequence<S>>; NUM_LEVELS as usize],
 }
 
 impl<S> Queue<S> {
@@ -60,23 +60,23 @@ impl<S> Queue<S> {
     }
 
     /// Takes a sequence in.
-    pub fn insert(&mut self, entry: Entry<S>) {
+    pub fn insert(&mut self, entry: QueuedSequence<S>) {
         let (level, arrival) = entry.key();
         self.levels[usize::from(level)].insert(arrival, entry);
     }
 
     /// Takes a sequence out.
-    pub fn remove(&mut self, key: Key) -> Option<Entry<S>> {
+    pub fn remove(&mut self, key: Key) -> Option<QueuedSequence<S>> {
         self.levels[usize::from(key.0)].remove(&key.1)
     }
 
     /// The entry at a place.
-    pub fn get(&self, key: Key) -> Option<&Entry<S>> {
+    pub fn get(&self, key: Key) -> Option<&QueuedSequence<S>> {
         self.levels[usize::from(key.0)].get(&key.1)
     }
 
     /// The entry at a place, to be changed.
-    pub fn get_mut(&mut self, key: Key) -> Option<&mut Entry<S>> {
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut QueuedSequence<S>> {
         self.levels[usize::from(key.0)].get_mut(&key.1)
     }
 
@@ -101,7 +101,10 @@ impl<S> Queue<S> {
     }
 
     /// Takes out everyone for whom `leaves` holds.
-    pub fn extract(&mut self, mut leaves: impl FnMut(&Entry<S>) -> bool) -> Vec<Entry<S>> {
+    pub fn extract(
+        &mut self,
+        mut leaves: impl FnMut(&QueuedSequence<S>) -> bool,
+    ) -> Vec<QueuedSequence<S>> {
         let mut gone = Vec::new();
         for entries in &mut self.levels {
             let keys = entries.iter().filter(|(_, entry)| leaves(entry)).map(|(key, _)| *key);
@@ -169,7 +172,7 @@ pub(super) mod tests {
     fn queue(of: &[(u64, u8)]) -> Queue<()> {
         let mut queue = Queue::new();
         for (id, priority) in of {
-            queue.insert(Entry::new(sequence(*id, *priority, 4), ()));
+            queue.insert(QueuedSequence::new(sequence(*id, *priority, 4), ()));
         }
         queue
     }

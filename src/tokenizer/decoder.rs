@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::Tokenizer;
-use super::pieces::{Pieces, Start};
+use super::pieces::{FirstPiece, Pieces};
 
 /// Text that decoders give for bytes that are no character, or not yet one.
 const REPLACEMENT: char = '\u{FFFD}';
@@ -23,13 +23,13 @@ const CONTEXT_TOKENS: usize = 8;
 #[derive(Debug)]
 pub struct IncrementalDecoder {
     tokenizer: Arc<Tokenizer>,
-    state: State,
+    state: DecoderState,
     /// Tokens that are marks, not text, are shown as they are spelt.
     shows_special: bool,
 }
 
 #[derive(Debug)]
-enum State {
+enum DecoderState {
     Bytes(ByteState),
     Window(WindowState),
 }
@@ -38,8 +38,8 @@ impl IncrementalDecoder {
     /// A decoder of what follows `prompt`.
     pub fn new(tokenizer: Arc<Tokenizer>, prompt: &[u32]) -> Self {
         let state = match tokenizer.pieces() {
-            Some(pieces) => State::Bytes(ByteState::new(pieces, prompt)),
-            None => State::Window(WindowState::new(&tokenizer, prompt)),
+            Some(pieces) => DecoderState::Bytes(ByteState::new(pieces, prompt)),
+            None => DecoderState::Window(WindowState::new(&tokenizer, prompt)),
         };
         Self { tokenizer, state, shows_special: false }
     }
@@ -63,23 +63,25 @@ impl IncrementalDecoder {
             return;
         }
         match (&mut self.state, self.tokenizer.pieces()) {
-            (State::Bytes(state), Some(pieces)) => state.push(pieces, token_id, text),
-            (State::Window(state), _) => state.push(&self.tokenizer, token_id, text),
-            (State::Bytes(_), None) => unreachable!("made from the table, which never goes away"),
+            (DecoderState::Bytes(state), Some(pieces)) => state.push(pieces, token_id, text),
+            (DecoderState::Window(state), _) => state.push(&self.tokenizer, token_id, text),
+            (DecoderState::Bytes(_), None) => {
+                unreachable!("made from the table, which never goes away")
+            }
         }
     }
 }
 
-impl State {
+impl DecoderState {
     /// Shows what is held back as it is: nothing more belongs to that character.
     fn end_character(&mut self, tokenizer: &Tokenizer, text: &mut String) {
         match self {
-            State::Bytes(state) => {
+            DecoderState::Bytes(state) => {
                 text.push_str(&String::from_utf8_lossy(&state.held));
                 state.held.clear();
                 state.begun = true;
             }
-            State::Window(state) => {
+            DecoderState::Window(state) => {
                 let held = &state.ids[state.read..];
                 text.push_str(&tokenizer.decode(held, true).unwrap_or_default());
                 state.ids.clear();
@@ -102,8 +104,8 @@ struct ByteState {
 impl ByteState {
     fn new(pieces: &Pieces, prompt: &[u32]) -> Self {
         let strip = match pieces.start() {
-            Start::Strip(count) => count,
-            Start::Keep | Start::DropMarks => 0,
+            FirstPiece::Strip(count) => count,
+            FirstPiece::Keep | FirstPiece::DropMarks => 0,
         };
         // Only marks before the completion: its start is the start of the text.
         let begun = prompt.iter().rev().any(|&id| !pieces.get(id).is_empty());
@@ -125,7 +127,7 @@ impl ByteState {
             return;
         }
         if !self.begun {
-            if pieces.start() == Start::DropMarks {
+            if pieces.start() == FirstPiece::DropMarks {
                 self.begun = true;
                 self.held.extend(piece.iter().filter(|&&b| b != b' '));
                 return self.show(text);

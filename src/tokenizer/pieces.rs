@@ -9,7 +9,7 @@ use super::Tokenizer;
 
 /// What a decoder does to the start of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
+pub(super) enum FirstPiece {
     /// Nothing.
     Keep,
     /// Takes off up to so many spaces (`Strip`).
@@ -32,7 +32,7 @@ enum Spelling {
 pub(super) struct Pieces {
     bytes: Vec<u8>,
     ends: Vec<u32>,
-    start: Start,
+    start: FirstPiece,
 }
 
 impl Pieces {
@@ -58,7 +58,7 @@ impl Pieces {
     }
 
     /// What is done to the start of a text.
-    pub(super) fn start(&self) -> Start {
+    pub(super) fn start(&self) -> FirstPiece {
         self.start
     }
 }
@@ -94,15 +94,15 @@ impl Spelling {
 }
 
 /// Reads the decoder's configuration; none for kinds whose tokens do not stand for themselves.
-fn recognise(decoder: &Value) -> Option<(Spelling, Start)> {
+fn recognise(decoder: &Value) -> Option<(Spelling, FirstPiece)> {
     let kind = |part: &Value| part["type"].as_str().map(str::to_owned);
     match kind(decoder)?.as_str() {
-        "ByteLevel" => Some((Spelling::ByteLevel, Start::Keep)),
+        "ByteLevel" => Some((Spelling::ByteLevel, FirstPiece::Keep)),
         "Metaspace" => {
             let mark = decoder["replacement"].as_str()?.chars().next()?;
             let start = match decoder["prepend_scheme"].as_str() {
-                Some("never") => Start::Keep,
-                _ => Start::DropMarks,
+                Some("never") => FirstPiece::Keep,
+                _ => FirstPiece::DropMarks,
             };
             Some((Spelling::Marked { mark, byte_fallback: false }, start))
         }
@@ -118,7 +118,7 @@ fn recognise(decoder: &Value) -> Option<(Spelling, Start)> {
 }
 
 /// `Replace(mark → space)`, `ByteFallback`, `Fuse`, and perhaps `Strip` of leading spaces: SentencePiece's decoder in parts.
-fn recognise_marked(parts: &[Value]) -> Option<(Spelling, Start)> {
+fn recognise_marked(parts: &[Value]) -> Option<(Spelling, FirstPiece)> {
     let kinds: Vec<&str> = parts.iter().filter_map(|part| part["type"].as_str()).collect();
     let strip = match kinds.as_slice() {
         ["Replace", "ByteFallback", "Fuse"] => None,
@@ -131,12 +131,12 @@ fn recognise_marked(parts: &[Value]) -> Option<(Spelling, Start)> {
         return None;
     };
     let start = match strip {
-        None => Start::Keep,
+        None => FirstPiece::Keep,
         Some(strip) => {
             if strip["content"].as_str() != Some(" ") || strip["stop"].as_u64() != Some(0) {
                 return None;
             }
-            Start::Strip(u32::try_from(strip["start"].as_u64()?).ok()?)
+            FirstPiece::Strip(u32::try_from(strip["start"].as_u64()?).ok()?)
         }
     };
     Some((Spelling::Marked { mark, byte_fallback: true }, start))
@@ -211,7 +211,7 @@ mod tests {
             assert_eq!(recognise(&other), None, "{other}");
         }
         let only = json!({"type": "Sequence", "decoders": [{"type": "ByteLevel"}]});
-        assert_eq!(recognise(&only), Some((Spelling::ByteLevel, Start::Keep)));
+        assert_eq!(recognise(&only), Some((Spelling::ByteLevel, FirstPiece::Keep)));
     }
 
     #[test]

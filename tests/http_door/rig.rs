@@ -9,7 +9,7 @@ use bytes::Bytes;
 use inferno_node::door::{Admit, AdmitAll, Cancel, List, ModelInfo};
 use inferno_node::error::Error;
 use inferno_node::health::Status;
-use inferno_node::http::{Config, Deps, HealthSource, Running, start};
+use inferno_node::http::{Config, Deps, HealthSource, Server, start};
 use inferno_node::ids::SequenceId;
 use inferno_node::lifeline::{Lifeline, Lifelines};
 use inferno_node::request::{
@@ -96,7 +96,7 @@ impl HealthSource for Health {
 
 /// An open door with the node's side in the test's hands.
 pub struct Rig {
-    pub running: Running,
+    pub running: Server,
     pub health: Arc<Health>,
     pub admits: UnboundedReceiver<Request>,
     pub cancels: UnboundedReceiver<Cancel>,

@@ -1,5 +1,6 @@
 //! Rust sources, parsed: who imports whom, and how long functions are.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
@@ -150,6 +151,35 @@ fn a_module_imports_only_what_stands_below_it() {
     }
     assert!(seen > 400, "found only {seen} imports");
     report(&breaches);
+}
+
+/// Names that several modules have for the same idea: what an actor is started with, a section of the configuration, what a door needs
+/// and is, a look at flags. `Fields` and `Neutral` go when both doors read by one reader.
+const SHARED_NAMES: [&str; 7] = ["Start", "Config", "Deps", "Door", "Sweep", "Fields", "Neutral"];
+
+#[test]
+fn one_word_is_one_type() {
+    let mut types: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in node_files() {
+        for item in parsed(&path).items {
+            let ident = match item {
+                syn::Item::Struct(item) => item.ident,
+                syn::Item::Enum(item) => item.ident,
+                syn::Item::Trait(item) => item.ident,
+                syn::Item::Type(item) => item.ident,
+                _ => continue,
+            };
+            types.entry(ident.to_string()).or_default().push(name(&path));
+        }
+    }
+    assert!(types.len() > 400, "found only {} types", types.len());
+    types.retain(|name, files| files.len() > 1 && !SHARED_NAMES.contains(&name.as_str()));
+    report(
+        &types
+            .iter()
+            .map(|(name, files)| format!("{name}: {}", files.join(", ")))
+            .collect::<Vec<_>>(),
+    );
 }
 
 /// Every function with a body, tests included.

@@ -146,7 +146,8 @@ fn fill(
     let bytes = shards.iter().map(layout::Shard::file_bytes).sum();
     place.check_space(bytes)?;
     let meter = Meter::new(recipe.name, bytes);
-    let job = writer::Job { folder: place.partial(), shards: &shards, seed, stop, meter: &meter };
+    let job =
+        writer::WriteJob { folder: place.partial(), shards: &shards, seed, stop, meter: &meter };
     let outcome = job.run();
     meter.finish();
     outcome?;

@@ -199,8 +199,13 @@ fn a_file_that_cannot_be_written_ends_all_threads() {
     std::fs::write(root.path().join(&shards[1].file), b"in the way").expect("writes");
     let meter = Meter::new("tiny", 1);
     let stop = AtomicBool::new(false);
-    let job =
-        writer::Job { folder: root.path(), shards: &shards, seed: 1, stop: &stop, meter: &meter };
+    let job = writer::WriteJob {
+        folder: root.path(),
+        shards: &shards,
+        seed: 1,
+        stop: &stop,
+        meter: &meter,
+    };
     let Err(RandomError::Io { path, .. }) = job.run() else { panic!("it is in the way") };
     assert!(path.ends_with(&shards[1].file));
 }
@@ -230,8 +235,13 @@ fn the_meter_counts_every_byte() {
     let shards = layout::shards(&tensors, MAX_SHARD_BYTES);
     let meter = Meter::new("tiny", shards[0].file_bytes());
     let stop = AtomicBool::new(false);
-    let job =
-        writer::Job { folder: root.path(), shards: &shards, seed: 1, stop: &stop, meter: &meter };
+    let job = writer::WriteJob {
+        folder: root.path(),
+        shards: &shards,
+        seed: 1,
+        stop: &stop,
+        meter: &meter,
+    };
     job.run().expect("writes");
     assert_eq!(meter.done_bytes(), shards[0].file_bytes());
     meter.finish();

@@ -17,7 +17,7 @@ use super::{DEVIATION, RandomError};
 const CHUNK_BYTES: u64 = 1 << 20;
 
 /// All weights of one checkpoint.
-pub(super) struct Job<'a> {
+pub(super) struct WriteJob<'a> {
     /// Where the files are to be.
     pub folder: &'a Path,
     pub shards: &'a [Shard],
@@ -27,7 +27,7 @@ pub(super) struct Job<'a> {
 }
 
 /// One file being written.
-struct Output<'a> {
+struct ShardFile<'a> {
     shard: &'a Shard,
     file: File,
     chunks: Vec<Chunk<'a>>,
@@ -42,7 +42,7 @@ struct Chunk<'a> {
     bytes: u64,
 }
 
-impl Job<'_> {
+impl WriteJob<'_> {
     /// Writes every file.
     ///
     /// # Errors
@@ -74,21 +74,21 @@ impl Job<'_> {
         })
     }
 
-    fn open<'a>(&self, shard: &'a Shard) -> Result<Output<'a>, RandomError> {
+    fn open<'a>(&self, shard: &'a Shard) -> Result<ShardFile<'a>, RandomError> {
         let path = self.folder.join(&shard.file);
         let file = File::create_new(&path).map_err(RandomError::io(&path))?;
         file.set_len(shard.file_bytes()).map_err(RandomError::io(&path))?;
         file.write_all_at(&shard.header, 0).map_err(RandomError::io(&path))?;
         self.meter.add(shard.header.len() as u64);
         let chunks = shard.tensors.iter().flat_map(chunks_of).collect();
-        Ok(Output { shard, file, chunks, next: AtomicUsize::new(0) })
+        Ok(ShardFile { shard, file, chunks, next: AtomicUsize::new(0) })
     }
 
     /// One thread: its own file first, then wherever chunks are left.
     fn work(
         &self,
         table: &NormalTable,
-        outputs: &[Output<'_>],
+        outputs: &[ShardFile<'_>],
         thread: usize,
         failed: &AtomicBool,
     ) -> Result<(), RandomError> {
@@ -115,7 +115,7 @@ impl Job<'_> {
     }
 }
 
-impl<'a> Output<'a> {
+impl<'a> ShardFile<'a> {
     fn take(&self) -> Option<&Chunk<'a>> {
         self.chunks.get(self.next.fetch_add(1, Ordering::Relaxed))
     }

@@ -12,7 +12,7 @@ use crate::ids::ModelId;
 use super::{Executor, guarded};
 
 /// A step under way.
-pub(super) struct InFlight {
+pub(super) struct SubmittedStep {
     step: u64,
     batch: Box<StepBatch>,
     output: Box<StepOutput>,
@@ -78,7 +78,7 @@ impl Executor {
         let result =
             bound.and_then(|()| self.with_pipeline(|pipeline| pipeline.submit(model, &mut batch)));
         let Err(failure) = result else {
-            self.in_flight.push_back(InFlight { step, batch, output, started });
+            self.in_flight.push_back(SubmittedStep { step, batch, output, started });
             self.progress.set_pending(1, started);
             if self.in_flight.len() == 1 {
                 Self::keep_collecting(ctx);
@@ -114,7 +114,8 @@ impl Executor {
 
     /// Waits for the oldest step under way and answers it.
     fn take_oldest(&mut self, ctx: &mut Context<Self>) {
-        let Some(InFlight { step, batch, mut output, started }) = self.in_flight.pop_front() else {
+        let Some(SubmittedStep { step, batch, mut output, started }) = self.in_flight.pop_front()
+        else {
             return;
         };
         let taken = self.with_pipeline(|pipeline| pipeline.take(&mut output));

@@ -45,7 +45,7 @@ impl Handler<StepDone> for Collector {
 }
 
 struct Bench {
-    running: Running,
+    running: ExecutorHandle,
     done: mpsc::UnboundedReceiver<StepDone>,
     collector: actix_rt::Arbiter,
 }

@@ -24,7 +24,7 @@ use crate::bridge::DeviceError;
 use crate::bridge::ffi::{Backend, MemoryStats, StepBatch, StepOutput};
 use crate::error::Kind;
 use crate::executor::{
-    self, Config, Device, DeviceLoad, LoadModel, LoadState, Maker, Running, StepDone,
+    self, Config, Device, DeviceLoad, ExecutorHandle, LoadModel, LoadState, Maker, StepDone,
 };
 use crate::health::Vitals;
 use crate::models::{ModelDown, ModelUp};
@@ -119,7 +119,7 @@ impl Handler<DeviceFailed> for Admission {
 /// A node's worth of models: devices, stand-ins and the actor.
 struct Bench {
     models: Addr<Models>,
-    executors: Vec<Running>,
+    executors: Vec<ExecutorHandle>,
     log: Log,
     served: Arc<Mutex<BTreeMap<String, Arc<ServedModel>>>>,
     late_request: Arc<AtomicBool>,
@@ -145,7 +145,7 @@ async fn build(
     generation: u64,
     maker: Maker,
     log: &Log,
-) -> (DeviceHandle, Running) {
+) -> (DeviceHandle, ExecutorHandle) {
     let batcher = Batcher { device, log: Arc::clone(log) }.start();
     let id = DeviceId::new(device);
     let mut running = executor::start(executor::Start {
@@ -249,7 +249,7 @@ impl Bench {
     }
 
     fn stop(self) {
-        self.executors.into_iter().for_each(Running::stop);
+        self.executors.into_iter().for_each(ExecutorHandle::stop);
     }
 }
 

@@ -1,8 +1,8 @@
 //! What lies between the stages that send a request's events and the connection that takes them.
 //!
-//! One [`Outbox`] per HTTP request, in it the choices of every prompt. Text that nobody has taken yet is merged, so an outbox never holds
-//! more than the completion itself (which `max_tokens` bounds), however slow the reader is. [`Reader`] is the connection's end:
-//! dropping it is leaving, and cancels what still runs. [`Entry`] is the stages' end: dropping it unfinished is a failure.
+//! One [`AnswerBuffer`] per HTTP request, in it the choices of every prompt. Text that nobody has taken yet is merged, so it never
+//! holds more than the completion itself (which `max_tokens` bounds), however slow the reader is. [`Reader`] is the connection's end:
+//! dropping it is leaving, and cancels what still runs. [`BufferEntry`] is the stages' end: dropping it unfinished is a failure.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,13 +15,13 @@ use crate::error::Error;
 use crate::request::{Event, Handle, Sink, SinkClosed};
 
 /// See the module.
-struct Outbox {
-    state: Mutex<State>,
+struct AnswerBuffer {
+    state: Mutex<BufferState>,
     /// How long text may lie before its reader counts as gone; none: for as long as it takes.
     slow_after: Option<Duration>,
 }
 
-struct State {
+struct BufferState {
     choices: Choices,
     waker: Option<Waker>,
 }
@@ -30,10 +30,10 @@ struct State {
 pub(super) fn outbox(
     (prompts, choices): (usize, usize),
     slow_after: Option<Duration>,
-) -> (Reader, Vec<Entry>) {
-    let state = State { choices: Choices::new(prompts * choices), waker: None };
-    let outbox = Arc::new(Outbox { state: Mutex::new(state), slow_after });
-    let entry = |prompt| Entry {
+) -> (Reader, Vec<BufferEntry>) {
+    let state = BufferState { choices: Choices::new(prompts * choices), waker: None };
+    let outbox = Arc::new(AnswerBuffer { state: Mutex::new(state), slow_after });
+    let entry = |prompt| BufferEntry {
         outbox: Arc::clone(&outbox),
         choices: prompt * choices..(prompt + 1) * choices,
     };
@@ -41,8 +41,8 @@ pub(super) fn outbox(
     (Reader(outbox), entries)
 }
 
-impl Outbox {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl AnswerBuffer {
+    fn lock(&self) -> MutexGuard<'_, BufferState> {
         // Nothing panics while it is held, so a poisoned lock still holds a whole value.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,7 +60,7 @@ impl Outbox {
     }
 }
 
-impl State {
+impl BufferState {
     fn wait(&mut self, cx: &Context<'_>) {
         match &self.waker {
             Some(waker) if waker.will_wake(cx.waker()) => {}
@@ -70,7 +70,7 @@ impl State {
 }
 
 /// The connection's end.
-pub(super) struct Reader(Arc<Outbox>);
+pub(super) struct Reader(Arc<AnswerBuffer>);
 
 impl Reader {
     /// Ready when every choice is accepted or one has ended.
@@ -103,12 +103,12 @@ impl Drop for Reader {
 }
 
 /// The stages' end of one prompt.
-pub(super) struct Entry {
-    outbox: Arc<Outbox>,
+pub(super) struct BufferEntry {
+    outbox: Arc<AnswerBuffer>,
     choices: Range<usize>,
 }
 
-impl Entry {
+impl BufferEntry {
     /// Changes each choice of the prompt and wakes the reader if one says so.
     fn change_all(&self, change: impl Fn(&mut Choices, usize) -> bool) {
         self.outbox.change(|choices| {
@@ -123,7 +123,7 @@ impl Entry {
     }
 }
 
-impl Sink for Entry {
+impl Sink for BufferEntry {
     fn accepted(&mut self, handle: &Arc<Handle>) {
         self.change_all(|choices, index| choices.accept(index, handle));
     }
@@ -147,7 +147,7 @@ impl Sink for Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for BufferEntry {
     fn drop(&mut self) {
         // After the ends of all choices this changes nothing.
         self.fail(&Error::internal("the node lost the request"));

@@ -27,7 +27,7 @@ pub(super) struct Gone(pub &'static str);
 
 /// Messages that were refused, in the order in which they must arrive.
 #[derive(Debug)]
-pub struct Outbox<S> {
+pub struct Unsent<S> {
     pub(super) deliver: VecDeque<(Vec<Delivery<S>>, Timestamp)>,
     step: Option<PlannedStep>,
     /// The newest of each model; an older one says nothing any more.
@@ -36,7 +36,7 @@ pub struct Outbox<S> {
     pub(super) failed: Option<DeviceFailed>,
 }
 
-impl<S> Default for Outbox<S> {
+impl<S> Default for Unsent<S> {
     fn default() -> Self {
         Self {
             deliver: VecDeque::new(),
@@ -48,7 +48,7 @@ impl<S> Default for Outbox<S> {
     }
 }
 
-impl<S> Outbox<S> {
+impl<S> Unsent<S> {
     /// Whether everything for executor and reply has left: only then is a further step formed, so what waits here is bounded.
     pub(super) fn may_form_step(&self) -> bool {
         self.deliver.is_empty() && self.step.is_none()

@@ -80,7 +80,7 @@ impl<S> Waiting<S> {
 
 /// Whether a seated sequence goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum SeatState {
     /// Gets steps.
     Running,
     /// Gives its blocks back once no step in flight holds it.
@@ -89,7 +89,7 @@ pub(super) enum State {
     Ended,
 }
 
-/// See [`Running::wishes`].
+/// See [`Seated::wishes`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wishes {
     pub want_logprob: bool,
@@ -129,10 +129,10 @@ impl Wishes {
 /// its stream has not taken. `promised` are the blocks that it was reckoned with when it got its seat; `suspect` and the sequence's
 /// `failed_at` belong to `docs/decisions/suspects-run-alone.md`.
 #[derive(Debug)]
-pub(super) struct Running<S> {
+pub(super) struct Seated<S> {
     pub sequence: Sequence,
     pub stream: S,
-    pub state: State,
+    pub state: SeatState,
     pub preemptions: u32,
     /// Block table. The first `released` entries are of blocks that have left every layer's window: given back, and read by nobody.
     pub table: Vec<BlockId>,
@@ -156,7 +156,7 @@ pub(super) struct Running<S> {
     pub suspect: bool,
 }
 
-impl<S> Running<S> {
+impl<S> Seated<S> {
     pub fn rank(&self) -> Rank {
         rank(&self.sequence, self.preemptions)
     }
@@ -206,7 +206,7 @@ impl<S> Running<S> {
 
     /// Whether it may be in the next step.
     pub fn is_runnable(&self, max_seq_len: u32) -> bool {
-        self.state == State::Running && self.remaining() > 0 && !self.is_exhausted(max_seq_len)
+        self.state == SeatState::Running && self.remaining() > 0 && !self.is_exhausted(max_seq_len)
     }
 }
 
