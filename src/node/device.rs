@@ -81,22 +81,31 @@ pub(super) struct DeviceActors {
 }
 
 /// Arbiters by what runs on them; they end with their owner. Dropping blocks until their threads have, in the order of their start.
-#[derive(Default)]
-pub(super) struct Threads(Vec<(&'static str, Arbiter)>);
+pub(super) struct Threads {
+    arbiters: Vec<(&'static str, Arbiter)>,
+    /// Of what runs on them: released before they end.
+    lines: Lifelines,
+}
 
 impl Threads {
+    /// None yet.
+    pub fn new(lines: &Lifelines) -> Self {
+        Self { arbiters: Vec::new(), lines: lines.clone() }
+    }
+
     /// Starts one.
     pub fn start(&mut self, name: &'static str) -> ArbiterHandle {
         let arbiter = Arbiter::new();
         let handle = arbiter.handle();
-        self.0.push((name, arbiter));
+        self.arbiters.push((name, arbiter));
         handle
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        for (name, arbiter) in self.0.drain(..) {
+        self.lines.release();
+        for (name, arbiter) in self.arbiters.drain(..) {
             arbiter.stop();
             if arbiter.join().is_err() {
                 tracing::error!(name, "a thread ended in a panic");
@@ -125,7 +134,7 @@ impl DeviceActors {
         generation: u64,
     ) -> Result<Self, DeviceError> {
         let lines = parts.lifelines(links, generation);
-        let mut threads = Threads::default();
+        let mut threads = Threads::new(&lines);
         let progress = &parts.progress;
         let alive = lines.hold("reply");
         let reply = Reply::start(&threads.start("reply"), progress.reply.clone(), alive);
@@ -155,10 +164,7 @@ impl DeviceActors {
             metrics: links.metrics.device(parts.id.as_str()),
             alive: lines.hold("executor"),
         })
-        .map_err(|error| {
-            lines.release();
-            DeviceError::other(format!("no thread for the executor: {error}"))
-        })?;
+        .map_err(|error| DeviceError::other(format!("no thread for the executor: {error}")))?;
         let made = (&mut executor.ready).await;
         let attach = Attach { executor: executor.addr.clone().recipient() };
         let actors =

@@ -141,13 +141,21 @@ impl Node {
         let limit = self.handles.drain_timeout + STOP_LIMIT;
         let (done, drained) = oneshot::channel();
         let shutdown = Shutdown { timeout: self.handles.drain_timeout, done };
-        // A supervisor that has panicked ends the node by itself.
-        let _ = self.handles.supervisor.try_send(shutdown);
+        let supervisor = self.handles.supervisor.clone();
+        let ask = async move {
+            // A supervisor that has panicked ends the node by itself.
+            let _ = supervisor.send(shutdown).await;
+            std::future::pending::<()>().await
+        };
         let Some(thread) = self.thread.take() else { return Ok(0) };
         // Threads of their own: joining must not hold up the caller's runtime, which may have no timer.
         let (sender, joined) = oneshot::channel();
         std::thread::spawn(move || sender.send(join_within(thread, limit)));
-        if !joined.await.unwrap_or(false) {
+        let has_stopped = tokio::select! {
+            joined = joined => joined.unwrap_or(false),
+            () = ask => false,
+        };
+        if !has_stopped {
             let (seconds, what) = (limit.as_secs_f64(), self.handles.stopping.what());
             let text = format!("the node has not stopped within {seconds} s; it waits for {what}");
             return Err(Error::internal(text));

@@ -51,7 +51,7 @@ async fn build(config: Config) -> Result<Handles, String> {
     let ledger = Ledger::new(vec![observer.clone()]);
     let memory = MemoryLayout::plan(&common.config)?;
 
-    let mut threads = Threads::default();
+    let mut threads = Threads::new(&common.lines);
     let scheduler = common.start_scheduler(&mut threads);
     let admission = common.start_admission(&mut threads, &scheduler, ledger.clone())?;
     let stopping = Stopping::default();
