@@ -78,7 +78,7 @@ async fn a_second_signal_ends_the_node_at_once() {
     node.signal("-INT");
     assert!(!node.wait().success(), "what ran was cut");
     // The request would have run for half a minute, and the drain lets it.
-    assert!(asked.elapsed() < Duration::from_secs(5), "{}", node.log());
+    assert!(asked.elapsed() < Duration::from_secs(15), "{}", node.log());
     assert!(node.log().contains("second signal"), "{}", node.log());
     let deadline = Instant::now() + Duration::from_secs(10);
     while children.iter().any(|child| child.exists()) {
