@@ -66,11 +66,13 @@ def token_ids(events):
 
 
 async def is_unknown(client, request_id):
-    """Whether no node runs the request (any more)."""
-    try:
-        await client.request(f"{PREFIX}.cancel.{request_id}", timeout=TIMEOUT_S)
-    except nats.errors.NoRespondersError:
-        return True
+    """Whether no node runs the request any more: its cancel subject is left a moment after its last event."""
+    for _ in range(100):
+        try:
+            await client.request(f"{PREFIX}.cancel.{request_id}", timeout=TIMEOUT_S)
+        except nats.errors.NoRespondersError:
+            return True
+        await asyncio.sleep(0.02)
     return False
 
 
