@@ -10,39 +10,31 @@ pub struct Lifelines(Arc<Shared>);
 struct Shared {
     is_ending: AtomicBool,
     on_end: Box<dyn Fn(&'static str) + Send + Sync>,
-    #[cfg(test)]
     armed: Armed,
 }
 
-/// Names of holders that are to panic.
-#[cfg(test)]
-type Armed = Arc<std::sync::Mutex<Vec<&'static str>>>;
+/// Names of holders that are to panic; where nothing is tested, none can.
+#[derive(Clone, Default)]
+struct Armed {
+    #[cfg(test)]
+    names: Arc<std::sync::Mutex<Vec<&'static str>>>,
+}
 
 impl Lifelines {
     /// `on_end` is told the name of each holder that ends before [`Lifelines::release`], on the thread where it ended, perhaps while
     /// that thread unwinds: it must neither block nor panic.
     pub fn new(on_end: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Shared {
-            is_ending: AtomicBool::new(false),
-            on_end: Box::new(on_end),
-            #[cfg(test)]
-            armed: Armed::default(),
-        }))
+        Self::armed_with(Armed::default(), on_end)
     }
 
     /// Those of a part of what these are of: others hear of an end.
     pub fn part(&self, on_end: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Shared {
-            is_ending: AtomicBool::new(false),
-            on_end: Box::new(on_end),
-            #[cfg(test)]
-            armed: self.0.armed.clone(),
-        }))
+        Self::armed_with(self.0.armed.clone(), on_end)
     }
 
-    /// Of holders whose end nobody needs to hear of.
-    pub fn unwatched() -> Self {
-        Self::new(|_| ())
+    fn armed_with(armed: Armed, on_end: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+        let (is_ending, on_end) = (AtomicBool::new(false), Box::new(on_end));
+        Self(Arc::new(Shared { is_ending, on_end, armed }))
     }
 
     /// A lifeline for one holder.
@@ -58,7 +50,7 @@ impl Lifelines {
     /// The next holder of that name that looks at its lifeline panics.
     #[cfg(test)]
     pub fn arm(&self, name: &'static str) {
-        self.0.armed.lock().expect("nothing panics in it").push(name);
+        self.0.armed.names.lock().expect("nothing panics in it").push(name);
     }
 }
 
@@ -71,6 +63,11 @@ pub struct Lifeline {
 }
 
 impl Lifeline {
+    /// Of a holder whose end nobody needs to hear of.
+    pub fn unwatched() -> Self {
+        Lifelines::new(|_| ()).hold("nobody")
+    }
+
     /// One for a helper of this holder.
     pub fn beside(&self, name: &'static str) -> Lifeline {
         self.lines.hold(name)
@@ -93,7 +90,7 @@ impl Lifeline {
     pub fn look(&self) {
         #[cfg(test)]
         {
-            let mut armed = self.lines.0.armed.lock().expect("nothing panics in it");
+            let mut armed = self.lines.0.armed.names.lock().expect("nothing panics in it");
             if let Some(at) = armed.iter().position(|name| *name == self.name) {
                 armed.remove(at);
                 drop(armed);

@@ -93,7 +93,7 @@ fn start(arbiters: &[Arbiter; 2], counted: Sender<()>) -> Addr<Admission> {
         sweep: counter.recipient(),
         metrics: Arc::new(Metrics::new("bench")),
         progress: Progress::new(),
-        alive: inferno_node::lifeline::Lifelines::unwatched().hold("admission"),
+        alive: inferno_node::lifeline::Lifeline::unwatched(),
     };
     let admission = Admission::start(&arbiters[1].handle(), start).expect("threads");
     admission.try_send(ModelUp(model())).expect("an empty mailbox");

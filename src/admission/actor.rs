@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use actix::prelude::SendError;
 use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Recipient, StreamHandler};
@@ -23,7 +23,7 @@ use crate::ids::{RequestId, SequenceId};
 use crate::lifeline::Lifeline;
 use crate::models::{ModelDown, ModelUp};
 use crate::progress::Progress;
-use crate::reply::{SharedStream, Stream};
+use crate::reply::{self, SharedStream, Stream};
 use crate::request::{Ended, Handle, Prompt, Request};
 use crate::scheduler::{Enqueue, Sweep};
 use crate::sequence::Sequence;
@@ -258,15 +258,14 @@ impl Admission {
     }
 
     /// Sends a request's sequences to the scheduler, all or none: a request that is refused halfway has ended for those that it has.
-    fn enqueue<'a>(
+    fn enqueue(
         &self,
         sequences: Vec<Sequence>,
-        streams: &'a [SharedStream],
+        streams: &[SharedStream],
         (num_prompt_tokens, tokens): (u32, u64),
         now: Timestamp,
     ) {
-        let lock = |stream: &'a SharedStream| stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut told: Vec<MutexGuard<'_, Stream>> = streams.iter().map(lock).collect();
+        let mut told: Vec<MutexGuard<'_, Stream>> = streams.iter().map(reply::lock).collect();
         for (sequence, stream) in sequences.into_iter().zip(streams) {
             let Err(refused) = self.enqueue.try_send(Enqueue { sequence, stream: stream.clone() })
             else {

@@ -209,10 +209,6 @@ mod tests {
         Job { reserved: reserved(sink), prompt, bytes }
     }
 
-    fn unwatched() -> Lifeline {
-        crate::lifeline::Lifelines::unwatched().hold("admission")
-    }
-
     #[test]
     fn prompts_become_ids_as_their_kind_wants_it() {
         let model = model("m");
@@ -231,7 +227,7 @@ mod tests {
     fn a_full_queue_gives_the_prompt_back_and_the_end_refuses_what_waits() {
         let (results, _receiver) = unbounded_channel();
         // No thread: nothing is taken out.
-        let pool = Pool::start(0, &results, &unwatched()).expect("nothing to start");
+        let pool = Pool::start(0, &results, &Lifeline::unwatched()).expect("nothing to start");
         let (first, second) = (Collected::default(), Collected::default());
         let text = || Prompt::Text("x".into());
         assert!(pool.submit(job(text(), &first, MAX_QUEUED_BYTES + 1)).is_ok());
@@ -263,7 +259,7 @@ mod tests {
     #[test]
     fn nobody_tokenizes_for_who_has_left() {
         let (results, mut receiver) = unbounded_channel();
-        let pool = Pool::start(2, &results, &unwatched()).expect("threads");
+        let pool = Pool::start(2, &results, &Lifeline::unwatched()).expect("threads");
         let (gone, here) = (Collected::default(), Collected::default());
         gone.close();
         assert!(pool.submit(job(Prompt::Text("x".into()), &gone, 1)).is_ok());

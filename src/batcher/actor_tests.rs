@@ -51,7 +51,7 @@ impl Rig {
             },
             metrics: Arc::new(Metrics::new("test")),
             progress: progress.clone(),
-            alive: crate::lifeline::Lifelines::unwatched().hold("batcher"),
+            alive: crate::lifeline::Lifeline::unwatched(),
         };
         let batcher = Batcher::start_on(&Arbiter::current(), start);
         let rig = Self { batcher, progress, credit, returned, reply, node, steps };

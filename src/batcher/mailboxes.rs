@@ -1,6 +1,6 @@
 //! The batcher's neighbours as it meets them: mailboxes of actors, and streams under their locks.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use actix::Recipient;
 use actix::prelude::SendError;
@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::executor::RunStep;
 use crate::ids::DeviceId;
-use crate::reply::{Deliver, Delivery, SharedStream, Stream};
+use crate::reply::{Deliver, Delivery, SharedStream, lock};
 use crate::sequence::Sequence;
 use crate::telemetry::Metrics;
 
@@ -67,11 +67,6 @@ where
         Err(SendError::Full(message)) => Sent::Full(back(message)),
         Err(SendError::Closed(_)) => Sent::Gone,
     }
-}
-
-fn lock(stream: &SharedStream) -> MutexGuard<'_, Stream> {
-    // A stream that panicked keeps its counts; its end is still to be told.
-    stream.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Neighbours<SharedStream> for Mailboxes {

@@ -59,8 +59,8 @@ pub struct StepLoop<S> {
     generation: u64,
     policy: Batching<S>,
     output: Output<S>,
-    outbox: Unsent<S>,
-    /// The newest credit of each model, sent or in the outbox.
+    unsent: Unsent<S>,
+    /// The newest credit of each model, sent or unsent.
     credits: Vec<Credit>,
     /// Models that are to go.
     closing: Vec<ModelId>,
@@ -78,7 +78,7 @@ impl<S: Clone> StepLoop<S> {
             generation,
             policy: Batching::new(),
             output: Output::default(),
-            outbox: Unsent::default(),
+            unsent: Unsent::default(),
             credits: Vec::new(),
             closing: Vec::new(),
             attached: false,
@@ -108,7 +108,7 @@ impl<S: Clone> StepLoop<S> {
 
     /// Steps that the executor has.
     pub fn num_sent(&self) -> usize {
-        self.policy.num_in_flight() - usize::from(self.outbox.holds_step())
+        self.policy.num_in_flight() - usize::from(self.unsent.holds_step())
     }
 
     /// Holds every count against what it counts; for tests, after every event.
@@ -144,7 +144,7 @@ impl<S: Clone> StepLoop<S> {
         match self.policy.assign(sequence, stream) {
             Ok(()) => {}
             Err(Refused::UnknownModel(sequence, stream)) => {
-                self.outbox.returned(vec![(sequence, stream)]);
+                self.unsent.returned(vec![(sequence, stream)]);
             }
             Err(Refused::TooLong { stream, needed, total, .. }) => {
                 let text = format!("needs {needed} KV blocks, {} has {total}", self.device);
@@ -186,10 +186,10 @@ impl<S: Clone> StepLoop<S> {
             return;
         }
         self.failed = true;
-        self.outbox.forget_step();
+        self.unsent.forget_step();
         for mut credit in self.credits.drain(..) {
             credit.open = false;
-            self.outbox.credit(credit);
+            self.unsent.credit(credit);
         }
         let gone = self.policy.depart(failure.step);
         let reason = failure.reason;
@@ -197,9 +197,9 @@ impl<S: Clone> StepLoop<S> {
             gone.into_iter().filter_map(|gone| part_with(gone, reason, to, now)).collect();
         tracing::debug!(device = %self.device, reason, returned = sequences.len(), "the batcher ends");
         if !sequences.is_empty() {
-            self.outbox.returned(sequences);
+            self.unsent.returned(sequences);
         }
-        self.outbox.failed(DeviceFailed {
+        self.unsent.failed(DeviceFailed {
             device: self.device.clone(),
             generation: self.generation,
             reason: reason.to_owned(),
@@ -210,32 +210,27 @@ impl<S: Clone> StepLoop<S> {
     /// After every event: sends what waits, forms steps, tells what changed.
     pub fn turn(&mut self, to: &mut impl Neighbours<S>, now: Timestamp) -> Turn {
         self.flush(to, now);
-        while !self.failed && self.attached && self.outbox.may_form_step() {
+        while !self.failed && self.attached && self.unsent.may_form_step() {
             let planned = self.policy.next_step(&mut self.output);
             self.announce(to, now);
             let Some(planned) = planned else { break };
-            self.outbox.step(planned);
+            self.unsent.step(planned);
             self.flush(to, now);
         }
         // What held a step back may leave with the next words; the step is still to be formed then.
-        let held_back = !self.outbox.may_form_step();
+        let held_back = !self.unsent.may_form_step();
         self.renew_credits();
         self.flush(to, now);
-        Turn { removed: self.remove_closed(), waits: held_back || !self.outbox.is_empty() }
-    }
-
-    /// Whether something found no room yet.
-    pub fn has_unsent(&self) -> bool {
-        !self.outbox.is_empty()
+        Turn { removed: self.remove_closed(), waits: held_back || !self.unsent.is_empty() }
     }
 
     /// The owner ends: what it has still to send.
     pub fn take_unsent(&mut self) -> Unsent<S> {
-        std::mem::take(&mut self.outbox)
+        std::mem::take(&mut self.unsent)
     }
 
     fn flush(&mut self, to: &mut impl Neighbours<S>, now: Timestamp) {
-        if let Err(Gone(who)) = self.outbox.flush(to) {
+        if let Err(Gone(who)) = self.unsent.flush(to) {
             self.fail(Failure::of(&format!("the {who} actor has ended")), to, now);
         }
     }
@@ -250,7 +245,7 @@ impl<S: Clone> StepLoop<S> {
             return;
         }
         let room = Vec::with_capacity(self.output.produced.len()); // the next step brings about as many
-        self.outbox.deliver(std::mem::replace(&mut self.output.produced, room), at);
+        self.unsent.deliver(std::mem::replace(&mut self.output.produced, room), at);
     }
 
     fn renew_credits(&mut self) {
@@ -260,14 +255,14 @@ impl<S: Clone> StepLoop<S> {
                 Some(sent) => sent.clone_from(&credit),
                 None => self.credits.push(credit.clone()),
             }
-            self.outbox.credit(credit);
+            self.unsent.credit(credit);
         }
     }
 
     fn remove_closed(&mut self) -> Vec<ModelId> {
-        let (outbox, policy) = (&self.outbox, &mut self.policy);
+        let (unsent, policy) = (&self.unsent, &mut self.policy);
         let gone =
-            |model: &mut ModelId| !outbox.holds_credit_of(*model) && policy.remove_model(*model);
+            |model: &mut ModelId| !unsent.holds_credit_of(*model) && policy.remove_model(*model);
         let removed: Vec<_> = self.closing.extract_if(.., gone).collect();
         self.credits.retain(|credit| !removed.contains(&credit.model));
         removed

@@ -136,7 +136,7 @@ mod tests {
         let vitals = Arc::new(Vitals::new("gpu-test", limits, metrics.clone()));
         let id = DeviceId::new("cuda:0");
         vitals.add_device(&id);
-        let alive = crate::lifeline::Lifelines::unwatched().hold("health");
+        let alive = crate::lifeline::Lifeline::unwatched();
         let mut health = Health::new(vitals.clone(), metrics, Box::new(|_| {}), alive);
         let readings = gpu::CardReadings {
             memory_used_bytes: 5,

@@ -58,29 +58,36 @@ impl Serialize for ByteSize {
 
 impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl Visitor<'_> for Either {
-            type Value = ByteSize;
+        let expected = "bytes such as 1073741824 or \"1GiB\"";
+        deserializer.deserialize_any(NumberOrText { expected, of_bytes: ByteSize })
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("bytes such as 1073741824 or \"1GiB\"")
-            }
+/// Reads a size that is a number of bytes or a text.
+pub(super) struct NumberOrText<T> {
+    pub expected: &'static str,
+    pub of_bytes: fn(u64) -> T,
+}
 
-            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<ByteSize, E> {
-                Ok(ByteSize(bytes))
-            }
+impl<T: FromStr<Err = String>> Visitor<'_> for NumberOrText<T> {
+    type Value = T;
 
-            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
-                u64::try_from(bytes)
-                    .map(ByteSize)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(bytes), &self))
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_any(Either)
+    fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<T, E> {
+        Ok((self.of_bytes)(bytes))
+    }
+
+    fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<T, E> {
+        let unexpected = de::Unexpected::Signed(bytes);
+        let bytes = u64::try_from(bytes).map_err(|_| E::invalid_value(unexpected, &self))?;
+        self.visit_u64(bytes)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
     }
 }
 

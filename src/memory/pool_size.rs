@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ByteSize;
+use super::byte_size::NumberOrText;
 
 /// `memory_pool_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,30 +63,8 @@ impl Serialize for PoolSize {
 
 impl<'de> Deserialize<'de> for PoolSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl Visitor<'_> for Either {
-            type Value = PoolSize;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(EXPECTED)
-            }
-
-            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<PoolSize, E> {
-                Ok(PoolSize::Bytes(ByteSize(bytes)))
-            }
-
-            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<PoolSize, E> {
-                let unexpected = de::Unexpected::Signed(bytes);
-                let bytes = u64::try_from(bytes);
-                let bytes = bytes.map_err(|_| E::invalid_value(unexpected, &self))?;
-                self.visit_u64(bytes)
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<PoolSize, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_any(Either)
+        let of_bytes = |bytes| PoolSize::Bytes(ByteSize(bytes));
+        deserializer.deserialize_any(NumberOrText { expected: EXPECTED, of_bytes })
     }
 }
 

@@ -117,8 +117,7 @@ impl Drop for Supervisor {
         }
         let inner = Rc::clone(&self.inner);
         actix::spawn(async move {
-            inner.drain(Duration::ZERO).await;
-            inner.end().await;
+            inner.stop(Duration::ZERO).await;
             System::current().stop();
         });
     }
@@ -229,8 +228,7 @@ impl Handler<Shutdown> for Supervisor {
     fn handle(&mut self, shutdown: Shutdown, ctx: &mut Self::Context) {
         let inner = Rc::clone(&self.inner);
         let flow = async move {
-            let cut = inner.drain(shutdown.timeout).await;
-            inner.end().await;
+            let cut = inner.stop(shutdown.timeout).await;
             // A node that was dropped waits for nothing.
             let _ = shutdown.done.send(cut);
             System::current().stop();
@@ -265,6 +263,13 @@ impl Inner {
             }
             loading
         });
+    }
+
+    /// Drains, then ends everything but the system itself; says how many requests were cut.
+    async fn stop(&self, timeout: Duration) -> usize {
+        let cut = self.drain(timeout).await;
+        self.end().await;
+        cut
     }
 
     /// No more requests; waits for those that run, and cuts the rest.

@@ -1,11 +1,10 @@
 //! The reply actor: hands each delivery to its stream. One stream's panic is that stream's failure and nobody else's.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::PoisonError;
 
 use actix::{Actor, ArbiterHandle, Context, Handler};
 
-use super::{Deliver, Delivery};
+use super::{Deliver, Delivery, lock};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::lifeline::Lifeline;
@@ -57,8 +56,7 @@ impl Handler<Deliver> for Reply {
 }
 
 fn deliver(delivery: Delivery, at: Timestamp) {
-    // Whoever panicked with the lock in hand, the stream behind it is still to be ended.
-    let mut stream = delivery.stream.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stream = lock(&delivery.stream);
     let pushed = catch_unwind(AssertUnwindSafe(|| match delivery.fault {
         Some(fault) => stream.fault(delivery.attempt, fault, at),
         None => {
@@ -120,7 +118,7 @@ mod tests {
             vec![delivery(&bad.stream, None), delivery(&good.stream, Some(FinishReason::Length))];
         actix::System::new().block_on(async move {
             let arbiter = Arbiter::new();
-            let alive = crate::lifeline::Lifelines::unwatched().hold("reply");
+            let alive = crate::lifeline::Lifeline::unwatched();
             let reply = Reply::start(&arbiter.handle(), Progress::new(), alive);
             let deliver = |deliveries| Deliver { deliveries, at: Timestamp::from_micros(5) };
             reply.send(deliver(deliveries)).await.expect("the actor lives");

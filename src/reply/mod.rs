@@ -4,7 +4,7 @@
 //! timings, sink) is its [`Stream`], which travels with the sequence; the actor itself has no state that could be lost. A stream whose
 //! last owner drops it unfinished ends as failed, so no accepted request is ever silent.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::Message;
 
@@ -30,6 +30,11 @@ pub use stream::Stream;
 
 /// A request's stream, shared by its sequence (wherever that is) and the deliveries under way.
 pub type SharedStream = Arc<Mutex<Stream>>;
+
+/// A stream under its lock. One that panicked keeps its counts; its end is still to be told.
+pub(crate) fn lock(stream: &SharedStream) -> MutexGuard<'_, Stream> {
+    stream.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What one step gave all its sequences.
 #[derive(Message)]

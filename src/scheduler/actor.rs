@@ -1,7 +1,7 @@
 //! The scheduler's shell: messages in, [`Scheduling`] asked, assignments out.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::SendError;
@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::ids::DeviceId;
 use crate::lifeline::Lifeline;
 use crate::progress::Progress;
-use crate::reply::{SharedStream, Stream};
+use crate::reply::{SharedStream, lock};
 use crate::telemetry::Metrics;
 
 /// A burst of accepted requests, and a word from each device. Handling one takes microseconds, so a thousand are some
@@ -104,11 +104,6 @@ impl Scheduler {
             self.dispatch();
         }
     }
-}
-
-fn lock(stream: &SharedStream) -> std::sync::MutexGuard<'_, Stream> {
-    // A stream that panicked keeps its counts; its end is still to be told.
-    stream.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Actor for Scheduler {

@@ -43,7 +43,7 @@ impl Rig {
     fn start(config: Config) -> Self {
         let progress = Progress::new();
         let metrics = Arc::new(Metrics::new("test"));
-        let alive = crate::lifeline::Lifelines::unwatched().hold("scheduler");
+        let alive = crate::lifeline::Lifeline::unwatched();
         let start = Start { config, metrics, progress: progress.clone(), alive };
         Self { scheduler: Scheduler::start_on(&Arbiter::current(), start), progress }
     }

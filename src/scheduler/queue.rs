@@ -130,30 +130,15 @@ fn aged_level(level: u8, waited: Duration, ageing: Duration) -> u8 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::bridge::ffi::SamplerSpec;
-    use crate::ids::{ModelId, RequestId};
-    use crate::request::Handle;
+    use crate::sequence::testing;
 
     /// A sequence of model 0 with `prompt` tokens of its own, accepted at second `id`.
     pub fn sequence(id: u64, priority: u8, prompt: u32) -> Sequence {
         Sequence {
-            id: SequenceId(id),
-            model: ModelId(0),
-            salt: 0,
             token_ids: (0..prompt).map(|at| id as u32 * 10_000 + at).collect(),
-            num_prompt_tokens: prompt,
-            max_tokens: 16,
-            min_tokens: 0,
-            ignore_eos: false,
-            sampler: SamplerSpec::greedy().into(),
-            prompt_logprobs: None,
-            prompt_scored: false,
             priority,
             accepted_at: second(id),
-            attempt: 1,
-            failed_steps: 0,
-            failed_at: 0,
-            handle: Handle::new(RequestId::generate(), SequenceId(id)),
+            ..testing::sequence(id, prompt, 16)
         }
     }
 

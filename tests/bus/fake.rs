@@ -13,7 +13,7 @@ use inferno_node::bus::{self, Bus, Config, Deps};
 use inferno_node::door::{Admit, Cancel, RunningObserver};
 use inferno_node::error::{Error, Kind};
 use inferno_node::ids::{RequestId, SequenceId};
-use inferno_node::lifeline::Lifelines;
+use inferno_node::lifeline::Lifeline;
 use inferno_node::progress::Progress;
 use inferno_node::request::{
     Ended, Event, FinishReason, Handle, Prompt, Receipt, Request, TokenLogprob, Usage,
@@ -212,7 +212,7 @@ impl Node {
             metrics: Arc::new(Metrics::new(node_id)),
             progress: Progress::new(),
         };
-        let alive = Lifelines::unwatched().hold("bus");
+        let alive = Lifeline::unwatched();
         let bus = bus::start(&config, deps, alive).await.expect("the bus starts");
         let _ = seen.observer.set(bus.observer());
         bus.serve_model("demo").await;

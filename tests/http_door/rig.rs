@@ -11,7 +11,7 @@ use inferno_node::error::Error;
 use inferno_node::health::Status;
 use inferno_node::http::{Config, Deps, HealthSource, Server, start};
 use inferno_node::ids::SequenceId;
-use inferno_node::lifeline::{Lifeline, Lifelines};
+use inferno_node::lifeline::Lifeline;
 use inferno_node::request::{
     Event, FinishReason, Handle, Receipt, Request, SinkClosed, TokenLogprob, TopLogprob, Usage,
 };
@@ -119,7 +119,7 @@ impl Rig {
         let admission = Admission { admits: admits_in, cancels: cancels_in }.start();
         let health = Arc::new(Health::default());
         let deps = deps(admission, health.clone());
-        let running = start(config, deps, unwatched()).expect("a free port");
+        let running = start(config, deps, Lifeline::unwatched()).expect("a free port");
         Self { running, health, admits, cancels, client: reqwest::Client::new() }
     }
 
@@ -339,9 +339,4 @@ pub async fn fault(response: reqwest::Response) -> (u16, String, String, Option<
     assert!(!error["message"].as_str().expect("a message").is_empty());
     let text = |key: &str| error[key].as_str().map(str::to_owned);
     (status, text("type").expect("a type"), text("code").expect("a code"), text("param"))
-}
-
-/// A lifeline that nobody watches.
-pub fn unwatched() -> Lifeline {
-    Lifelines::unwatched().hold("HTTP server")
 }

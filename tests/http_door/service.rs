@@ -7,9 +7,10 @@ use std::sync::mpsc;
 use actix::{Actor, Arbiter, AsyncContext as _, Context, Handler};
 use inferno_node::door::{Admit, AdmitAll, Cancel};
 use inferno_node::http::{Config, start};
+use inferno_node::lifeline::Lifeline;
 use serde_json::{Value, json};
 
-use crate::rig::{Health, Rig, chat, completion, config, deps, fault, unwatched};
+use crate::rig::{Health, Rig, chat, completion, config, deps, fault};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -125,7 +126,7 @@ async fn a_full_mailbox_is_429_and_a_closed_one_503() {
     let arbiter = Arbiter::new();
     let stuck = Stuck::start_in_arbiter(&arbiter.handle(), move |_| Stuck(released));
     let deps = deps(stuck, Arc::new(Health::default()));
-    let running = start(&config(), deps, unwatched()).unwrap();
+    let running = start(&config(), deps, Lifeline::unwatched()).unwrap();
     let url = |path: &str| format!("http://{}{path}", running.address());
     let client = reqwest::Client::new();
     let mut answers = Vec::new();
@@ -170,7 +171,7 @@ async fn a_bad_configuration_or_a_taken_port_opens_no_door() {
         // Nobody holds the other end, so this one does not stand still.
         let admission = Stuck(mpsc::channel().1).start();
         let deps = deps(admission, Arc::default());
-        let refused = start(&config, deps, unwatched()).map(|running| running.address());
+        let refused = start(&config, deps, Lifeline::unwatched()).map(|running| running.address());
         assert_eq!(refused.map_err(|error| error.kind()), Err(kind));
     }
 }

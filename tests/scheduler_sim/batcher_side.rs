@@ -21,10 +21,9 @@ pub struct Neighbourhood<'a> {
 }
 
 impl Neighbourhood<'_> {
-    /// `message` back, if its mailbox is full as chance has it.
-    fn room<M>(&mut self, message: M) -> Result<M, Sent<M>> {
-        let percent = self.world.plan.mailbox_full_percent;
-        if self.world.chance.percent(percent) { Err(Sent::Full(message)) } else { Ok(message) }
+    /// Whether the mailbox that comes next is full, as chance has it.
+    fn is_full(&mut self) -> bool {
+        self.world.chance.percent(self.world.plan.mailbox_full_percent)
     }
 
     fn say(&mut self, word: ToScheduler) {
@@ -32,19 +31,11 @@ impl Neighbourhood<'_> {
     }
 }
 
-/// Goes on with a message that has room, or gives it back.
-macro_rules! room_for {
-    ($self:ident, $message:ident) => {
-        match $self.room($message) {
-            Ok(message) => message,
-            Err(full) => return full,
-        }
-    };
-}
-
 impl Neighbours<Who> for Neighbourhood<'_> {
     fn step(&mut self, step: PlannedStep) -> Sent<PlannedStep> {
-        let step = room_for!(self, step);
+        if self.is_full() {
+            return Sent::Full(step);
+        }
         let device = &mut self.world.devices[self.at];
         device.steps.push_back(step);
         if device.steps.len() == 1 {
@@ -58,7 +49,10 @@ impl Neighbours<Who> for Neighbourhood<'_> {
         &mut self,
         step: (Vec<Delivery<Who>>, Timestamp),
     ) -> Sent<(Vec<Delivery<Who>>, Timestamp)> {
-        let (deliveries, _) = room_for!(self, step);
+        if self.is_full() {
+            return Sent::Full(step);
+        }
+        let (deliveries, _) = step;
         for one in &deliveries {
             self.world.requests[one.stream].finishes += u32::from(one.finish.is_some());
         }
@@ -68,19 +62,25 @@ impl Neighbours<Who> for Neighbourhood<'_> {
     }
 
     fn credit(&mut self, credit: Credit) -> Sent<Credit> {
-        let credit = room_for!(self, credit);
+        if self.is_full() {
+            return Sent::Full(credit);
+        }
         self.say(ToScheduler::Credit(credit));
         Sent::Taken
     }
 
     fn returned(&mut self, sequences: Vec<(Sequence, Who)>) -> Sent<Vec<(Sequence, Who)>> {
-        let sequences = room_for!(self, sequences);
+        if self.is_full() {
+            return Sent::Full(sequences);
+        }
         self.say(ToScheduler::Returned(sequences));
         Sent::Taken
     }
 
     fn failed(&mut self, failed: DeviceFailed) -> Sent<DeviceFailed> {
-        let failed = room_for!(self, failed);
+        if self.is_full() {
+            return Sent::Full(failed);
+        }
         self.say(ToScheduler::Down(failed.generation));
         self.world.after(500, 10_000, Event::Rebuilt(self.at));
         Sent::Taken
@@ -180,7 +180,9 @@ impl World {
 
     pub fn rebuilt(&mut self, at: usize) {
         // What the old one has to send is sent when there is room.
-        while self.devices[at].retry_planned && self.batcher(at, |steps, _| steps.has_unsent()) {}
+        while self.devices[at].retry_planned {
+            self.retry(at);
+        }
         let device = &mut self.devices[at];
         device.generation += 1;
         device.fake = FakeDevice::default();

@@ -189,24 +189,28 @@ fn a_stopped_run_leaves_nothing() {
     assert!(!directory.exists());
 }
 
+/// The files of the tiny model, of at most so many bytes each.
+fn tiny_shards(folder: &Path, max_bytes: u64) -> Vec<layout::Shard> {
+    let path = folder.join("config.json");
+    std::fs::write(&path, tiny().config.to_string()).expect("writes");
+    let tensors = ModelConfig::read(&path, None).expect("reads").decoder.usual_tensors();
+    layout::shards(&tensors, max_bytes)
+}
+
+fn fill_shards(folder: &Path, shards: &[layout::Shard], meter: &Meter) -> Result<(), RandomError> {
+    let stop = AtomicBool::new(false);
+    writer::WriteJob { folder, shards, seed: 1, stop: &stop, meter }.run()
+}
+
 #[test]
 fn a_file_that_cannot_be_written_ends_all_threads() {
     let root = tempfile::tempdir().expect("a temporary directory");
-    let path = root.path().join("config.json");
-    std::fs::write(&path, tiny().config.to_string()).expect("writes");
-    let tensors = ModelConfig::read(&path, None).expect("reads").decoder.usual_tensors();
-    let shards = layout::shards(&tensors, 20_000);
+    let shards = tiny_shards(root.path(), 20_000);
     std::fs::write(root.path().join(&shards[1].file), b"in the way").expect("writes");
     let meter = Meter::new("tiny", 1);
-    let stop = AtomicBool::new(false);
-    let job = writer::WriteJob {
-        folder: root.path(),
-        shards: &shards,
-        seed: 1,
-        stop: &stop,
-        meter: &meter,
+    let Err(RandomError::Io { path, .. }) = fill_shards(root.path(), &shards, &meter) else {
+        panic!("it is in the way")
     };
-    let Err(RandomError::Io { path, .. }) = job.run() else { panic!("it is in the way") };
     assert!(path.ends_with(&shards[1].file));
 }
 
@@ -229,20 +233,9 @@ fn layers_beyond_the_family_s_are_refused() {
 #[test]
 fn the_meter_counts_every_byte() {
     let root = tempfile::tempdir().expect("a temporary directory");
-    let path = root.path().join("config.json");
-    std::fs::write(&path, tiny().config.to_string()).expect("writes");
-    let tensors = ModelConfig::read(&path, None).expect("reads").decoder.usual_tensors();
-    let shards = layout::shards(&tensors, MAX_SHARD_BYTES);
+    let shards = tiny_shards(root.path(), MAX_SHARD_BYTES);
     let meter = Meter::new("tiny", shards[0].file_bytes());
-    let stop = AtomicBool::new(false);
-    let job = writer::WriteJob {
-        folder: root.path(),
-        shards: &shards,
-        seed: 1,
-        stop: &stop,
-        meter: &meter,
-    };
-    job.run().expect("writes");
+    fill_shards(root.path(), &shards, &meter).expect("writes");
     assert_eq!(meter.done_bytes(), shards[0].file_bytes());
     meter.finish();
 }

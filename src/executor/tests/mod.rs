@@ -63,7 +63,7 @@ impl Bench {
             maker,
             step_done: batcher.recipient(),
             progress: Progress::new(),
-            alive: crate::lifeline::Lifelines::unwatched().hold("executor"),
+            alive: crate::lifeline::Lifeline::unwatched(),
             metrics: Metrics::new("node-a").device(device.as_str()),
             device,
         })

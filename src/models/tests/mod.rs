@@ -153,7 +153,7 @@ async fn build(
         maker,
         step_done: batcher.clone().recipient(),
         progress: Progress::new(),
-        alive: crate::lifeline::Lifelines::unwatched().hold("executor"),
+        alive: crate::lifeline::Lifeline::unwatched(),
         metrics: Metrics::new("node-a").device(device),
     })
     .expect("a thread");
@@ -203,7 +203,7 @@ impl Bench {
             progress: Progress::new(),
         };
         change(&mut settings);
-        let alive = crate::lifeline::Lifelines::unwatched().hold("models");
+        let alive = crate::lifeline::Lifeline::unwatched();
         let models = start(&Arbiter::current(), settings, alive);
         let dir = tempfile::tempdir().expect("a temporary directory");
         testing::write(dir.path());

@@ -81,7 +81,7 @@ impl Bench {
             sweep: address.recipient(),
             metrics: Arc::new(Metrics::new("test")),
             progress: Progress::new(),
-            alive: crate::lifeline::Lifelines::unwatched().hold("admission"),
+            alive: crate::lifeline::Lifeline::unwatched(),
         };
         let admission = Admission::start(&arbiters[1].handle(), start).expect("threads");
         Self { admission, scheduler, ledger, observed, model: model("m"), arbiters }
