@@ -13,6 +13,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, ModelLimits, SamplerSpec};
 use inferno_node::bridge::spec::DecoderSpec;
+use inferno_node::gpu;
 use spec::llama;
 use step::{FED, Runner};
 
@@ -61,13 +62,13 @@ fn memory_allocation(criterion: &mut Criterion) {
 /// The same on a GPU, where there is one. Most of it is the driver's: a model takes page-locked memory too, and makes events. The pool by
 /// itself is in `cpp/lab/memory_bench`.
 fn gpu_memory_allocation(criterion: &mut Criterion) {
-    if ffi::gpu_kinds().map_or(0, |kinds| kinds.len()) == 0 {
+    if gpu::usable().is_empty() {
         println!("left out: gpu_memory_allocation, for this build or machine has no GPU");
         return;
     }
     let spec = llama(512, 64, 128, 2);
     let limits = limits(&spec, 4, 256);
-    let options = DeviceOptions::cuda(0, 1, 256 << 20);
+    let options = DeviceOptions::cuda(1, 256 << 20);
     let mut context = ffi::new_context(&options).expect("256 MiB");
     criterion.bench_function("gpu_memory_allocation", |b| {
         b.iter(|| {

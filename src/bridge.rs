@@ -42,7 +42,7 @@ pub mod ffi {
         Reference,
     }
 
-    /// What a device is made with.
+    /// What a device is made with. A GPU is the one whose context is current in the thread that makes it.
     #[derive(Debug, Clone)]
     struct DeviceOptions {
         /// Threads of the CPU backend, at least 1; on a GPU those that copy weights.
@@ -52,8 +52,6 @@ pub mod ffi {
         /// The memory pool's one reservation; weights, KV blocks and workspace come from it.
         pool_bytes: u64,
         backend: Backend,
-        /// Which GPU, as the CUDA runtime counts them.
-        ordinal: u32,
         attention: AttentionBackend,
         /// On a GPU: the same tokens alone and in any batch. The CPU always gives them.
         deterministic: bool,
@@ -105,24 +103,6 @@ pub mod ffi {
         peak_bytes: u64,
         /// Allocations since the start; constant over steps after warm-up.
         num_allocations: u64,
-    }
-
-    /// A GPU as the CUDA runtime sees it.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    struct GpuKind {
-        /// PCI bus id, `00000000:1B:00.0`.
-        bus_id: String,
-        name: String,
-        /// Compute capability.
-        major: u32,
-        minor: u32,
-    }
-
-    /// A GPU's memory as the CUDA runtime sees it.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    struct GpuMemory {
-        total_bytes: u64,
-        free_bytes: u64,
     }
 
     /// A number added to one token's logit.
@@ -336,15 +316,6 @@ pub mod ffi {
 
         /// The instruction set that the CPU backend uses, never `Auto`.
         fn isa(self: &Context) -> Isa;
-
-        /// Whether this build has the CUDA backend.
-        fn has_cuda() -> bool;
-
-        /// The GPUs, by the CUDA runtime's ordinal. Fails, saying why, where there is no driver or no CUDA in the build.
-        fn gpu_kinds() -> Result<Vec<GpuKind>>;
-
-        /// The memory of the GPU of that ordinal. Makes a CUDA context on it, so where NVML answers, ask that.
-        fn gpu_memory(ordinal: u32) -> Result<GpuMemory>;
 
         /// Whether this machine can run `isa`.
         fn isa_available(isa: Isa) -> bool;

@@ -5,7 +5,6 @@
 
 #include "bridge/spec.h"
 #include "engine/context.h"
-#include "engine/cuda/gpus.h"
 #include "inferno-node/src/bridge.rs.h"
 #include "ops/base/bandwidth.h"
 
@@ -56,7 +55,6 @@ engine::DeviceOptions to_engine(const DeviceOptions& options) {
           .pool_bytes = options.pool_bytes,
           .backend = options.backend == Backend::Cuda ? engine::BackendKind::Cuda
                                                       : engine::BackendKind::Cpu,
-          .ordinal = options.ordinal,
           .attention = to_engine(options.attention),
           .deterministic = options.deterministic};
 }
@@ -222,21 +220,6 @@ MemoryNeed required_bytes(const DeviceOptions& options, const DecoderSpec& spec,
   const engine::MemoryNeed need =
       engine::required_bytes(to_engine(options), to_engine(spec), to_engine(limits));
   return {need.weight_bytes, need.kv_bytes_per_block, need.workspace_bytes};
-}
-
-bool has_cuda() noexcept { return engine::has_cuda(); }
-
-rust::Vec<GpuKind> gpu_kinds() {
-  rust::Vec<GpuKind> kinds;
-  for (const engine::GpuKind& kind : engine::gpu_kinds()) {
-    kinds.push_back({kind.bus_id, kind.name, kind.major, kind.minor});
-  }
-  return kinds;
-}
-
-GpuMemory gpu_memory(std::uint32_t ordinal) {
-  const engine::GpuMemory memory = engine::gpu_memory(ordinal);
-  return {memory.total_bytes, memory.free_bytes};
 }
 
 bool isa_available(Isa isa) noexcept { return ops::isa_available(to_engine(isa)); }

@@ -28,8 +28,6 @@ namespace inferno {
 enum class Backend : std::uint8_t;
 enum class Isa : std::uint8_t;
 struct DeviceOptions;
-struct GpuKind;
-struct GpuMemory;
 struct MemoryNeed;
 struct DecoderSpec;
 struct TensorSlot;
@@ -74,9 +72,6 @@ std::unique_ptr<Context> new_context(const DeviceOptions& options);
 MemoryNeed required_bytes(const DeviceOptions& options, const DecoderSpec& spec,
                           const ModelLimits& limits);
 bool isa_available(Isa isa) noexcept;
-bool has_cuda() noexcept;
-rust::Vec<GpuKind> gpu_kinds();
-GpuMemory gpu_memory(std::uint32_t ordinal);
 double measure_read_bandwidth(std::uint64_t bytes, std::uint32_t num_threads, std::uint32_t rounds);
 
 }  // namespace inferno

@@ -114,9 +114,6 @@ class Backend {
   virtual MemoryPool& pool() = 0;
   virtual const MemoryPool& pool() const = 0;
 
-  // Makes the device the calling thread's current one, where there is such a thing.
-  virtual void enter() {}
-
   // Weights may be on their way when these return; `finish_writes` waits.
   virtual void write_rows(const MatrixRows& target, const ops::RowSource& source) = 0;
   virtual void randomise_rows(const MatrixRows& target, const NormalTable& normal,

@@ -14,7 +14,6 @@ Context::Context(const DeviceOptions& options) : backend_(make_backend(options))
 }
 
 ModelPlan Context::add_model(const DecoderSpec& spec, const ModelLimits& limits) {
-  backend_->enter();
   auto model = std::make_unique<Model>(*backend_, spec, limits);
   ModelPlan plan = model->plan();
   plan.model = next_model_++;
@@ -84,7 +83,6 @@ Model& Context::find(std::uint32_t model, ErrorCode code) {
   if (found == models_.end()) {
     throw Error(code, "model: " + std::to_string(model) + " is not on this device");
   }
-  backend_->enter();
   return *found->second;
 }
 

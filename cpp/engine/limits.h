@@ -45,7 +45,6 @@ struct DeviceOptions {
   ops::Isa isa = ops::Isa::Portable;  // of the CPU backend
   std::uint64_t pool_bytes = 0;       // the one reservation
   BackendKind backend = BackendKind::Cpu;
-  std::uint32_t ordinal = 0;  // which GPU, as the CUDA runtime counts them
   AttentionBackend attention = AttentionBackend::Auto;
   bool deterministic = false;  // of a GPU: same tokens alone and in any batch; the CPU always is
 };

@@ -10,20 +10,18 @@ impl ffi::DeviceOptions {
             isa,
             pool_bytes,
             backend: ffi::Backend::Cpu,
-            ordinal: 0,
             attention: ffi::AttentionBackend::Auto,
             deterministic: false,
         }
     }
 
-    /// A GPU, whose weights are copied by so many threads.
-    pub fn cuda(ordinal: u32, num_threads: u32, pool_bytes: u64) -> Self {
+    /// The GPU of the calling thread's context, its weights copied by so many threads.
+    pub fn cuda(num_threads: u32, pool_bytes: u64) -> Self {
         Self {
             num_threads,
             isa: ffi::Isa::Auto,
             pool_bytes,
             backend: ffi::Backend::Cuda,
-            ordinal,
             attention: ffi::AttentionBackend::Auto,
             deterministic: false,
         }

@@ -181,7 +181,7 @@ impl Config {
             let key = if self.devices.is_empty() { "gpu_devices" } else { "devices" };
             match DeviceKind::parse(name) {
                 Err(error) => faults.push(format!("executor.{key}: {error}")),
-                Ok((DeviceKind::Cuda, _)) if !ffi::has_cuda() => faults.push(format!(
+                Ok((DeviceKind::Cuda, _)) if !gpu::BUILT_IN => faults.push(format!(
                     "executor.{key}: {name} is a GPU, and this build has no CUDA; use cpu:0"
                 )),
                 Ok(_) if names[..index].contains(name) => {
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn gpus_are_refused_with_the_reason() {
         let checked = config("gpu_devices = [0, 1]").check();
-        if ffi::has_cuda() {
+        if gpu::BUILT_IN {
             // Whether they are there is seen when the node starts.
             assert_eq!(checked, Ok(()));
             return;

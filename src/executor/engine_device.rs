@@ -8,6 +8,7 @@ use crate::bridge::ffi::{
 };
 use crate::bridge::{DeviceError, ffi};
 use crate::checkpoint::{Checkpoint, LoadFormat};
+use crate::gpu::{self, PrimaryContext};
 use crate::memory;
 
 use super::{Device, DeviceLoad, LoadStage, LoadState, LoadedModel, Pipeline, SeatBinding};
@@ -19,6 +20,8 @@ const DUMMY_SEED: u64 = 0;
 /// The engine's context; made, used and dropped on the executor's thread.
 pub(super) struct EngineDevice {
     context: cxx::UniquePtr<Context>,
+    /// Of a GPU; given back after what was made in it.
+    _primary: Option<PrimaryContext>,
     backend: Backend,
     /// The engine's handles of loaded models, and of the one being loaded.
     handles: HashMap<ModelId, u32>,
@@ -38,17 +41,28 @@ struct Loading {
 
 impl EngineDevice {
     /// # Errors
-    /// `out_of_memory` if the pool cannot be reserved; `other` if the machine has not the device or the instruction set.
-    pub(super) fn new(options: &DeviceOptions) -> Result<Self, DeviceError> {
+    /// `out_of_memory` if the pool cannot be reserved; `other` if the machine has not the instruction set.
+    pub(super) fn on_cpu(options: &DeviceOptions) -> Result<Self, DeviceError> {
+        let device = Self::new(options, None)?;
+        let DeviceOptions { num_threads, pool_bytes, .. } = *options;
+        let isa = device.context.isa();
+        tracing::info!(?isa, threads = num_threads, pool_bytes, "CPU device is up");
+        Ok(device)
+    }
+
+    /// # Errors
+    /// `out_of_memory` if the pool cannot be reserved; `other` if the machine has not the card.
+    pub(super) fn on_gpu(ordinal: u32, options: &DeviceOptions) -> Result<Self, DeviceError> {
+        let primary = gpu::enter(ordinal).map_err(DeviceError::other)?;
+        let device = Self::new(options, Some(primary))?;
+        tracing::info!(ordinal, pool_bytes = options.pool_bytes, "GPU device is up");
+        Ok(device)
+    }
+
+    fn new(options: &DeviceOptions, primary: Option<PrimaryContext>) -> Result<Self, DeviceError> {
         let context = ffi::new_context(options)?;
-        let DeviceOptions { backend, num_threads, pool_bytes, ordinal, .. } = *options;
-        if backend == Backend::Cpu {
-            let isa = context.isa();
-            tracing::info!(?isa, threads = num_threads, pool_bytes, "CPU device is up");
-        } else {
-            tracing::info!(ordinal, pool_bytes, "GPU device is up");
-        }
-        Ok(Self { context, backend, handles: HashMap::new(), loading: None })
+        let backend = options.backend;
+        Ok(Self { context, _primary: primary, backend, handles: HashMap::new(), loading: None })
     }
 
     fn handle(&self, model: ModelId) -> Result<u32, DeviceError> {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::bridge::DeviceError;
 use crate::bridge::ffi::{DeviceOptions, MemoryStats};
-use crate::bridge::{DeviceError, ffi};
+use crate::gpu;
 
 use super::Device;
 use super::config::Config;
@@ -36,7 +37,7 @@ impl Maker {
                 let threads = config.threads_per_device(cores);
                 let mut options = DeviceOptions::cpu(threads, config.isa.into(), pool_bytes);
                 options.attention = config.attention_backend.into();
-                Arc::new(move || Ok(Box::new(EngineDevice::new(&options)?)))
+                Arc::new(move || Ok(Box::new(EngineDevice::on_cpu(&options)?)))
             }
             DeviceKind::Sim => {
                 let costs = match &config.sim_cost_model {
@@ -46,15 +47,15 @@ impl Maker {
                 };
                 Arc::new(move || Ok(Box::new(SimDevice::new(costs.clone(), pool_bytes))))
             }
-            DeviceKind::Cuda if !ffi::has_cuda() => {
+            DeviceKind::Cuda if !gpu::BUILT_IN => {
                 return Err(format!("{device}: this build has no CUDA; use cpu:0"));
             }
             DeviceKind::Cuda => {
                 let threads = cores.min(GPU_COPY_THREADS);
-                let mut options = DeviceOptions::cuda(number, threads, pool_bytes);
+                let mut options = DeviceOptions::cuda(threads, pool_bytes);
                 options.attention = config.attention_backend.into();
                 options.deterministic = config.deterministic;
-                Arc::new(move || Ok(Box::new(EngineDevice::new(&options)?)))
+                Arc::new(move || Ok(Box::new(EngineDevice::on_gpu(number, &options)?)))
             }
         };
         if plan.is_empty() {

@@ -1,6 +1,7 @@
 //! The supervisor: keeps what was started, rebuilds a device that failed, tells the doors which models are up, and drains.
 
 mod rebuild;
+mod way_back;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;

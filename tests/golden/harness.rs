@@ -10,6 +10,7 @@ use inferno_node::bridge::ffi::{
 use inferno_node::bridge::spec::{DecoderSpec, Dtype};
 use inferno_node::bridge::{NO_MASK, NO_TOKEN, ffi};
 use inferno_node::checkpoint::{Checkpoint, LoadFormat};
+use inferno_node::gpu;
 use inferno_node::memory;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -40,7 +41,7 @@ impl Device {
         match self {
             Device::Cpu(isa) => DeviceOptions::cpu(num_threads, isa, pool_bytes),
             Device::Gpu { deterministic } => {
-                DeviceOptions { deterministic, ..DeviceOptions::cuda(0, num_threads, pool_bytes) }
+                DeviceOptions { deterministic, ..DeviceOptions::cuda(num_threads, pool_bytes) }
             }
         }
     }
@@ -68,19 +69,14 @@ pub fn same_bits_devices() -> Vec<Device> {
 
 /// Both modes, if there is one.
 pub fn gpus() -> Vec<Device> {
-    match ffi::gpu_kinds() {
-        Ok(kinds) if !kinds.is_empty() => {
-            [false, true].map(|deterministic| Device::Gpu { deterministic }).into()
-        }
-        Ok(_) => {
-            println!("left out: this machine has no GPU");
-            Vec::new()
-        }
-        Err(reason) => {
-            println!("left out: no GPU: {}", reason.what());
-            Vec::new()
-        }
+    if gpu::usable().is_empty() {
+        println!(
+            "left out: no GPU: {}",
+            gpu::why_none().unwrap_or_else(|| "not in this build".into())
+        );
+        return Vec::new();
     }
+    [false, true].map(|deterministic| Device::Gpu { deterministic }).into()
 }
 
 /// Largest difference of a logit (their spread is about 4), by the type on the device: measured, with room for other orders of sums. The

@@ -20,6 +20,7 @@ use harness::{
 use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, SamplerSpec};
 use inferno_node::bridge::spec::{DecoderSpec, Dtype, TensorPart, TensorSlot};
 use inferno_node::bridge::{DeviceError, DeviceErrorCode};
+use inferno_node::gpu;
 
 #[test]
 fn logits_of_every_prompt_position_agree_with_transformers() {
@@ -158,12 +159,12 @@ fn steps_take_nothing_from_the_pool_and_a_model_gives_all_back() {
 
 #[test]
 fn a_shape_that_gpus_lack_is_refused_by_name() {
-    if !ffi::has_cuda() {
+    if !gpu::BUILT_IN {
         println!("left out: this build has no CUDA");
         return;
     }
     let good = Device::Gpu { deterministic: false }.spec(&checkpoint("llama32-tiny"));
-    let options = DeviceOptions::cuda(0, 1, 0);
+    let options = DeviceOptions::cuda(1, 0);
     let mut narrow = good.clone();
     narrow.layers[0].mlp.intermediate_size = 90;
     let mut odd = good.clone();

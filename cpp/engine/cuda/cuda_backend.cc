@@ -27,15 +27,9 @@ constexpr bool kBuiltForHopper = true;
 constexpr bool kBuiltForHopper = false;
 #endif
 
-int checked_ordinal(std::uint32_t ordinal) {
-  int count = 0;
-  check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
-  if (ordinal < static_cast<std::uint32_t>(count)) return static_cast<int>(ordinal);
-  throw Error(ErrorCode::kOther, "cuda:" + std::to_string(ordinal) + ": this machine has " +
-                                     std::to_string(count) + " GPUs");
-}
-
-int attribute(cudaDeviceAttr which, int ordinal) {
+int attribute(cudaDeviceAttr which) {
+  int ordinal = 0;
+  check(cudaGetDevice(&ordinal), "cudaGetDevice");
   int value = 0;
   check(cudaDeviceGetAttribute(&value, which, ordinal), "cudaDeviceGetAttribute");
   return value;
@@ -175,26 +169,17 @@ void CudaUploader::finish() {
 }
 
 CudaBackend::CudaBackend(const DeviceOptions& options)
-    : ordinal_(checked_ordinal(options.ordinal)),
-      deterministic_(options.deterministic),
+    : deterministic_(options.deterministic),
       reference_attention_(options.attention == AttentionBackend::Reference),
       threads_(std::max(1U, options.num_threads)) {
-  enter();
-  const int major = attribute(cudaDevAttrComputeCapabilityMajor, ordinal_);
-  if (major < 8) {
-    throw Error(ErrorCode::kOther, "cuda:" + std::to_string(ordinal_) +
-                                       ": expected compute capability 8.0 or later, got " +
-                                       std::to_string(major) + ".x");
-  }
-  num_sms_ = static_cast<std::uint32_t>(attribute(cudaDevAttrMultiProcessorCount, ordinal_));
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor);
+  num_sms_ = static_cast<std::uint32_t>(attribute(cudaDevAttrMultiProcessorCount));
   dependent_launch_ = major == 9 && kBuiltForHopper;
   stream_ = std::make_unique<CudaStream>();
   clock_ = std::make_unique<StepClock>();
   pool_ = std::make_unique<MemoryPool>(reserve_device_memory(options.pool_bytes));
   uploader_ = std::make_unique<CudaUploader>(threads_, stream_->get());
 }
-
-void CudaBackend::enter() { check(cudaSetDevice(ordinal_), "cudaSetDevice"); }
 
 ops::cuda::CudaOp CudaBackend::op() const { return {stream_->get(), num_sms_, dependent_launch_}; }
 

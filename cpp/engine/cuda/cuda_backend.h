@@ -1,4 +1,6 @@
-// A GPU as a device: row-major weights of 16 bits, one stream, the ops of ops/*_cuda.h.
+// A GPU as a device: row-major weights of 16 bits, one stream, the ops of ops/*_cuda.h. It is the
+// one whose context is the calling thread's when the backend is made, and it is used and dropped on
+// that thread.
 #pragma once
 
 #include <array>
@@ -52,7 +54,6 @@ class CudaBackend : public Backend {
   const Sizes& sizes() const override { return sizes_; }
   MemoryPool& pool() override { return *pool_; }
   const MemoryPool& pool() const override { return *pool_; }
-  void enter() override;
   void write_rows(const MatrixRows& target, const ops::RowSource& source) override;
   void randomise_rows(const MatrixRows& target, const NormalTable& normal,
                       std::uint64_t key) override;
@@ -64,7 +65,6 @@ class CudaBackend : public Backend {
  private:
   ops::cuda::CudaOp op() const;
 
-  int ordinal_;
   bool deterministic_;
   bool reference_attention_;
   CudaSizes sizes_;

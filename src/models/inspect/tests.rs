@@ -30,13 +30,13 @@ fn device(free_bytes: u64) -> DeviceHere {
     DeviceHere { id, card: None, refused: None, free_bytes, pool_bytes: None, limits: LIMITS }
 }
 
-fn card(capability: (u32, u32)) -> DeviceHere {
+fn card(capability: (i32, i32)) -> DeviceHere {
     let memory = gpu::Memory { total_bytes: 2 << 30, free_bytes: 1 << 30 };
     let card = gpu_with(capability, Ok(memory));
     DeviceHere { pool_bytes: Some(1 << 24), limits: LIMITS, ..card }
 }
 
-fn gpu_with(capability: (u32, u32), memory: Result<gpu::Memory, String>) -> DeviceHere {
+fn gpu_with(capability: (i32, i32), memory: Result<gpu::Memory, String>) -> DeviceHere {
     let card = gpu::Card {
         name: "A card".to_owned(),
         pci_bus_id: "00000000:1B:00.0".to_owned(),

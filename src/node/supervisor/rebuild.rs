@@ -1,11 +1,9 @@
 //! What the supervisor does about a device that failed: builds its actors again, or gives it up where only a new process can.
 
-use std::collections::HashMap;
-use std::time::Duration;
-
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::way_back::{After, NotBuilt, WayBack};
 use super::{Inner, Kept};
 use crate::admission::DevicesUp;
 use crate::batcher::DeviceFailed;
@@ -16,22 +14,6 @@ use crate::models::DeviceRebuilt;
 use crate::node::Phase;
 use crate::node::device::{DeviceActors, DeviceParts};
 use crate::scheduler::DeviceDown;
-
-/// The first pause between two tries to rebuild a device, and the longest; it doubles in between.
-const REBUILD_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-
-/// Why a device was not built again.
-struct NotBuilt {
-    fault: String,
-    /// Only a new process can have it again.
-    sticky: bool,
-}
-
-impl NotBuilt {
-    fn of(fault: impl ToString) -> Self {
-        Self { fault: fault.to_string(), sticky: false }
-    }
-}
 
 impl Inner {
     /// A device that only a new process can have again: what it ran goes to other devices, if there are any, and the node is to end.
@@ -56,13 +38,9 @@ impl Inner {
         let Some(kept) = self.kept.get() else { return };
         let _turn = kept.turn.lock().await;
         let id = failed.device;
-        let is_this_build = |actors: &HashMap<_, DeviceActors>| {
-            actors.get(&id).is_some_and(|actors| actors.generation == failed.generation)
-        };
-        let old = {
-            let mut actors = kept.actors.borrow_mut();
-            if is_this_build(&actors) { actors.remove(&id) } else { None }
-        };
+        let present = kept.actors.borrow().get(&id).map(|actors| actors.generation);
+        let Some(mut way) = WayBack::of(failed.generation, present) else { return };
+        let old = kept.actors.borrow_mut().remove(&id);
         let (Some(old), Some(parts)) = (old, kept.parts.get(&id)) else { return };
         let down = DeviceDown { device: id.clone(), generation: failed.generation, lost: false };
         // The scheduler ends only with the node. Admission is told when a first try has failed: what comes meanwhile can wait.
@@ -71,30 +49,26 @@ impl Inner {
         // Its memory is given back before the next build takes any; joining threads blocks.
         let _ = tokio::task::spawn_blocking(move || drop(old)).await;
 
-        let (mut pause, longest) = REBUILD_PAUSE;
-        let mut generation = failed.generation;
-        while !self.is_ending.get() {
-            generation += 1;
-            match self.build_again(kept, parts, generation).await {
-                Ok(()) => {
+        while let Some(generation) = way.next_build(self.is_ending.get()) {
+            let built = self.build_again(kept, parts, generation).await;
+            match way.after(built) {
+                After::Up => {
                     self.vitals.device_rebuilt(&id);
                     kept.links.metrics.device(id.as_str()).rebuilds.increment(1);
                     tracing::info!(device = %id, generation, "device rebuilt");
                     break;
                 }
-                Err(NotBuilt { fault, sticky: true }) => {
-                    self.lose(DeviceFailed { device: id, generation, reason: fault, sticky: true })
-                        .await;
+                After::Lost { reason } => {
+                    self.lose(DeviceFailed { device: id, generation, reason, sticky: true }).await;
                     return;
                 }
-                Err(NotBuilt { fault, .. }) => {
-                    tracing::error!(device = %id, fault, "not rebuilt, trying again");
-                    self.vitals.device_down(&id, &fault);
+                After::Again { reason, pause } => {
+                    tracing::error!(device = %id, reason, "not rebuilt, trying again");
+                    self.vitals.device_down(&id, &reason);
                     self.tell_devices_up(kept).await;
+                    sleep(pause).await;
                 }
             }
-            sleep(pause).await;
-            pause = longest.min(pause * 2);
         }
         self.tell_devices_up(kept).await;
     }
@@ -110,11 +84,11 @@ impl Inner {
         kept: &Kept,
         parts: &DeviceParts,
         generation: u64,
-    ) -> std::result::Result<(), NotBuilt> {
+    ) -> Result<(), NotBuilt> {
         let built = DeviceActors::start(parts, &kept.links, generation).await;
         let actors = built.map_err(|error| NotBuilt {
             sticky: error.code == DeviceErrorCode::Sticky,
-            fault: error.to_string(),
+            reason: error.to_string(),
         })?;
         let device = actors.handle(&parts.id).ok_or_else(|| NotBuilt::of("it ended at once"))?;
         // The scheduler ends only with the node.
