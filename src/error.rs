@@ -96,20 +96,52 @@ impl fmt::Display for Kind {
     }
 }
 
+/// The most of a member's path that an error tells, in bytes: a client may name anything.
+const MAX_PARAM_LEN: usize = 200;
+
 /// An error for a client: the `error` object of the bus, and the source of OpenAI's error body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
-#[error("{kind}: {message}")]
+#[error("{kind}: {}", self.text())]
+#[serde(into = "WireError", from = "WireError")]
 pub struct Error {
     /// Which of the closed list.
     pub kind: Kind,
-    /// What was expected and what came, for a person.
+    /// What was expected and what came, without the member's name.
     pub message: String,
-    /// The field at fault, where one is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The member at fault, where one is: its path in what the client sent, such as `messages[1].content`.
     pub param: Option<String>,
     /// When to come back, in milliseconds; on `queue_full`, `draining` and `unavailable`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+}
+
+/// An [`Error`] on the wire, where the message is its [`text`](Error::text).
+#[derive(serde::Serialize, serde::Deserialize)]
+struct WireError {
+    kind: Kind,
+    message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    param: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
+impl From<Error> for WireError {
+    fn from(error: Error) -> Self {
+        let message = error.text();
+        let Error { kind, param, retry_after_ms, .. } = error;
+        Self { kind, message, param, retry_after_ms }
+    }
+}
+
+impl From<WireError> for Error {
+    fn from(wire: WireError) -> Self {
+        let WireError { kind, mut message, param, retry_after_ms } = wire;
+        let named = param.as_ref().and_then(|param| message.strip_prefix(&format!("{param}: ")));
+        if let Some(rest) = named {
+            message = rest.to_owned();
+        }
+        Self { kind, message, param, retry_after_ms }
+    }
 }
 
 impl Error {
@@ -118,12 +150,12 @@ impl Error {
         Self { kind, message: message.into(), param: None, retry_after_ms: None }
     }
 
-    /// `invalid`, naming the field.
+    /// `invalid`, naming the member by its path.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(Kind::Invalid, message).with_param(param)
     }
 
-    /// `unsupported`, naming the field.
+    /// `unsupported`, naming the member by its path.
     pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(Kind::Unsupported, message).with_param(param)
     }
@@ -133,11 +165,21 @@ impl Error {
         Self::new(Kind::Internal, message)
     }
 
-    /// Names the field at fault.
+    /// Names the member at fault by its path; the end of a very long one is left out.
     #[must_use]
     pub fn with_param(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
+        let mut param = param.into();
+        param.truncate(param.floor_char_boundary(MAX_PARAM_LEN));
+        self.param = Some(param);
         self
+    }
+
+    /// What a client reads: the member at fault, what was expected, what came.
+    pub fn text(&self) -> String {
+        match &self.param {
+            Some(param) => format!("{param}: {}", self.message),
+            None => self.message.clone(),
+        }
     }
 
     /// Adds the time after which another try makes sense.
@@ -165,14 +207,31 @@ mod tests {
     }
 
     #[test]
-    fn absent_fields_stay_off_the_wire() {
+    fn on_the_wire_the_message_names_the_member_and_what_is_absent_is_left_out() {
         let error = Error::invalid("params.top_p", "expected more than 0, at most 1, got 3");
         let json = serde_json::to_value(&error).expect("serialises");
         assert_eq!(
             json,
             serde_json::json!({
-                "kind": "invalid", "message": "expected more than 0, at most 1, got 3", "param": "params.top_p"
+                "kind": "invalid", "message": "params.top_p: expected more than 0, at most 1, got 3", "param": "params.top_p"
             })
         );
+        assert_eq!(serde_json::from_value::<Error>(json).expect("reads"), error);
+        assert_eq!(
+            error.to_string(),
+            "invalid: params.top_p: expected more than 0, at most 1, got 3"
+        );
+        let plain = Error::new(Kind::QueueFull, "full").with_retry_after_ms(20);
+        let json = serde_json::to_value(&plain).expect("serialises");
+        let expected =
+            serde_json::json!({"kind": "queue_full", "message": "full", "retry_after_ms": 20});
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_value::<Error>(json).expect("reads"), plain);
+    }
+
+    #[test]
+    fn a_name_without_end_is_cut() {
+        let error = Error::invalid("ä".repeat(1_000), "unknown parameter");
+        assert_eq!(error.text(), format!("{}: unknown parameter", "ä".repeat(MAX_PARAM_LEN / 2)));
     }
 }

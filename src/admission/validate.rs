@@ -128,7 +128,7 @@ pub(super) fn completion_length(
             return Err(Error::new(
                 Kind::ContextLength,
                 format!(
-                    "expected prompt and max_tokens within the model's context of {}, got \
+                    "expected prompt and completion within the model's context of {}, got \
                      {num_prompt_tokens} and {wanted}",
                     model.max_seq_len
                 ),

@@ -62,23 +62,8 @@ pub(super) fn method_not_allowed(allowed: &'static str, got: &str) -> HttpRespon
 
 /// OpenAI's error body: `{"error": {message, type, param, code}}`.
 pub(super) fn body(error: &Error) -> Vec<u8> {
-    // On the bus, parameters stand under `params`; here they stand on top.
-    let param = error.param.as_deref().map(|param| param.strip_prefix("params.").unwrap_or(param));
-    let message = match param {
-        Some(param) if !names_param(&error.message, param) => format!("{param}: {}", error.message),
-        _ => error.message.replace("params.", ""),
-    };
     let (r#type, code) = names(error);
-    encode(&ErrorObject { message: &message, r#type, param, code })
-}
-
-/// Whether the text has the name as a word: `n` stands in every other word.
-fn names_param(text: &str, param: &str) -> bool {
-    let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices(param).any(|(at, _)| {
-        let (before, after) = (&text[..at], &text[at + param.len()..]);
-        !before.ends_with(is_part) && !after.starts_with(is_part)
-    })
+    encode(&ErrorObject { message: &error.text(), r#type, param: error.param.as_deref(), code })
 }
 
 #[derive(Serialize)]
@@ -141,22 +126,17 @@ mod tests {
     fn names_are_openais_where_it_has_them() {
         let model = Error::new(Kind::NotFound, "no such model").with_param("model");
         assert_eq!(json(&model)["error"]["code"], "model_not_found");
-        assert_eq!(json(&model)["error"]["message"], "no such model");
+        assert_eq!(json(&model)["error"]["message"], "model: no such model");
         assert_eq!(json(&Error::new(Kind::NotFound, "x"))["error"]["code"], "not_found");
         assert_eq!(json(&Error::new(Kind::Unauthorized, "x"))["error"]["code"], "invalid_api_key");
     }
 
     #[test]
-    fn parameters_lose_the_name_of_the_bus() {
-        let error = Error::invalid("params.top_p", "expected more than 0, at most 1, got 3");
+    fn the_member_at_fault_stands_in_the_message_and_beside_it() {
+        let error = Error::unsupported("n", "not supported by this node; expected 1 or nothing");
         let fault = &json(&error)["error"];
-        assert_eq!(fault["param"], "top_p");
-        assert_eq!(fault["message"], "top_p: expected more than 0, at most 1, got 3");
-        let short = Error::unsupported("n", "not supported by this node; expected 1 or nothing");
-        let message = "n: not supported by this node; expected 1 or nothing";
-        assert_eq!(json(&short)["error"]["message"], message);
-        let named = Error::invalid("params.top_p", "params.top_p: expected above 0");
-        assert_eq!(json(&named)["error"]["message"], "top_p: expected above 0");
+        assert_eq!(fault["param"], "n");
+        assert_eq!(fault["message"], "n: not supported by this node; expected 1 or nothing");
     }
 
     #[test]

@@ -169,7 +169,7 @@ async fn more_prompts_than_allowed_are_refused() {
 async fn refusals_are_openais_errors() {
     let mut rig = Rig::new();
     let cases = [
-        (Error::invalid("params.top_p", "bad"), 400, "invalid", Some("top_p")),
+        (Error::invalid("top_p", "bad"), 400, "invalid", Some("top_p")),
         (Error::unsupported("tenant", "no"), 400, "unsupported", Some("tenant")),
         (Error::new(Kind::ContextLength, "long"), 400, "context_length_exceeded", None),
         (
