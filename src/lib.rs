@@ -34,6 +34,7 @@ pub mod health;
 // The ground floor: what several stages share, first what travels between them.
 pub mod sequence;
 pub mod door;
+pub mod reader;
 pub mod checkpoint;
 pub mod tokenizer;
 pub mod telemetry;

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::Deps;
 use super::config::Config;
-use super::decode::{Decoded, Undecodable, decode};
+use super::decode::{Decoded, LAYOUT, Undecodable, decode};
 use super::encode::{Encoding, Subjects, cancelled};
 use super::outbox::{Outbox, OutgoingRefusal};
 use super::service::Endpoint;
@@ -22,6 +22,7 @@ use crate::clock::Timestamp;
 use crate::door::{Admit, Cancel};
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
+use crate::reader::{RenamingSink, RequestOptions};
 use crate::request::{DefaultLength, Ended, Request};
 use crate::telemetry::Metrics;
 
@@ -74,24 +75,26 @@ impl Door {
             Ok(encoding) => (encoding, self.decode(encoding, &message.payload)),
             Err(error) => (Encoding::default(), Err(Undecodable { id: None, error })),
         };
-        let decoded = match decoded {
-            Ok(decoded) if decoded.id.is_none() && message.reply.is_none() => {
+        let Decoded { prompt, options } = match decoded {
+            Ok(Decoded { options, .. })
+                if options.request_id.is_none() && message.reply.is_none() =>
+            {
                 return self.drop_request(endpoint);
             }
             Ok(decoded) => decoded,
             Err(wrong) => return self.refuse(&message, encoding, wrong, endpoint),
         };
-        let sink = self.sink(&decoded, message, (encoding, connection), endpoint);
+        let (id, sink) = self.sink(&options, message, (encoding, connection), endpoint);
         let request = Request {
-            id: sink.0,
+            id,
             model: endpoint.model.clone(),
-            prompt: decoded.prompt,
-            params: decoded.params,
-            stream: decoded.stream,
-            priority: decoded.priority,
+            prompt,
+            params: options.params,
+            stream: options.stream,
+            priority: options.priority,
             default_length: DefaultLength::Context,
             received_at,
-            sink: Box::new(sink.1),
+            sink: Box::new(RenamingSink { layout: LAYOUT, sink }),
         };
         let (mut request, error) = match self.admit.try_send(Admit(request)) {
             Ok(()) => return,
@@ -118,13 +121,13 @@ impl Door {
 
     fn sink(
         self: &Arc<Self>,
-        decoded: &Decoded,
+        options: &RequestOptions,
         message: Message,
         (encoding, connection): (Encoding, u64),
         endpoint: &Arc<Endpoint>,
     ) -> (RequestId, BusSink) {
-        let own_id = decoded.id.is_some();
-        let id = decoded.id.clone().unwrap_or_else(RequestId::generate);
+        let own_id = options.request_id.is_some();
+        let id = options.request_id.clone().unwrap_or_else(RequestId::generate);
         let subject = match (own_id, &message.reply) {
             (false, Some(reply)) => reply.clone(),
             _ => self.subjects.tokens(&id).into(),
@@ -134,7 +137,7 @@ impl Door {
             subject,
             encoding,
             ends_empty: !own_id,
-            detached: decoded.detached,
+            detached: options.detached,
             connection,
         };
         let stream = Arc::new(SubjectStream::new(number, target));

@@ -1,7 +1,5 @@
 //! Types to bytes: subjects, the two encodings, and what a node says on them.
 
-use std::fmt;
-
 use async_nats::HeaderMap;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
@@ -28,15 +26,6 @@ pub enum Encoding {
     Json,
     /// `application/msgpack`: maps with names.
     Msgpack,
-}
-
-impl fmt::Display for Encoding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Encoding::Json => "JSON",
-            Encoding::Msgpack => "msgpack",
-        })
-    }
 }
 
 impl Encoding {

@@ -15,7 +15,7 @@ use super::outbox::OutgoingRefusal;
 use super::service::Endpoint;
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
-use crate::request::{Event, FinishReason, Handle, Params, Sink, SinkClosed, Usage};
+use crate::request::{Event, FinishReason, Handle, Sink, SinkClosed, Usage};
 
 /// How often an event asks NATS whether anybody listens.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -198,7 +198,6 @@ impl Sink for BusSink {
 
     fn refused(&mut self, error: &Error) {
         self.told = Told::Ended;
-        let error = &in_params(error);
         self.endpoint.failed(error);
         let id = self.own_id.then_some(&self.id);
         let encoding = self.stream.encoding;
@@ -236,16 +235,6 @@ impl Sink for BusSink {
 
     fn is_closed(&self) -> bool {
         self.stream.gone.load(Ordering::Acquire)
-    }
-}
-
-/// A refusal of admission names a parameter bare; on the bus it stands in `params`.
-fn in_params(error: &Error) -> Error {
-    match error.param.as_deref() {
-        Some(name) if Params::FIELDS.contains(&name) => {
-            error.clone().with_param(format!("params.{name}"))
-        }
-        _ => error.clone(),
     }
 }
 
@@ -312,14 +301,5 @@ mod tests {
         let seen: Vec<_> = pending.iter().map(|one| (one.index, one.token_ids.len())).collect();
         assert_eq!(seen, [(0, 3), (1, 3), (0, 1)]);
         assert!(pending.back().is_some_and(Event::is_last));
-    }
-
-    #[test]
-    fn a_refusal_names_the_field_as_the_client_wrote_it() {
-        let named = |param: &str| in_params(&Error::invalid(param, "no")).param;
-        assert_eq!(named("top_p").as_deref(), Some("params.top_p"));
-        assert_eq!(named("prompt").as_deref(), Some("prompt"));
-        assert_eq!(named("params.stop").as_deref(), Some("params.stop"));
-        assert_eq!(in_params(&Error::internal("no")).param, None);
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize as _;
 use super::fault::{CheckpointError, CheckpointFault};
 use super::json_file::JsonFile;
 use crate::error::Error;
-use crate::request::{Members, Params, Value};
+use crate::request::{Fields, Params, Value};
 
 /// Keys that would change what is generated and that this engine does not have, with their neutral value.
 const WITHOUT_EFFECT: &[(&str, f64)] = &[
@@ -43,7 +43,7 @@ impl GenerationConfig {
             let key = error.param.unwrap_or_default();
             file.fault(CheckpointFault::Malformed, &key, error.message)
         };
-        let mut defaults = Params::read(&mut SamplerMembers(&file)).map_err(wrong)?;
+        let mut defaults = Params::read(&mut sampler_fields(&file)).map_err(wrong)?;
         defaults.check(vocab_size).map_err(wrong)?;
         // Said, not just left out: greedy, whatever else stands there.
         if file.boolean("do_sample")? == Some(false) {
@@ -60,12 +60,11 @@ impl GenerationConfig {
 }
 
 /// The members of the file that are scalars of the sampler.
-struct SamplerMembers<'a>(&'a JsonFile);
-
-impl Members for SamplerMembers<'_> {
-    fn take(&mut self, name: &str) -> Option<Value> {
-        let value = self.0.get(name).filter(|_| Params::SCALARS.contains(&name))?;
+fn sampler_fields(file: &JsonFile) -> Fields {
+    let member = |name: &&str| {
         // What JSON can hold, a value can.
-        Value::deserialize(value).ok()
-    }
+        let value = Value::deserialize(file.get(name)?).ok()?;
+        Some(((*name).to_owned(), value))
+    };
+    Fields::new(Params::SCALARS.iter().filter_map(member).collect(), "")
 }

@@ -18,6 +18,7 @@ use super::bill::Bill;
 use super::children;
 use super::choices::{End, Taken};
 use super::parse::{self, GenerationBody};
+use super::prompts;
 use super::refusal::ErrorResponse;
 use super::routes::{Door, REQUEST_ID};
 use super::sse::EventStream;
@@ -26,6 +27,7 @@ use crate::clock::Timestamp;
 use crate::door::{Admit, AdmitAll};
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
+use crate::reader::{Layout, RenamingSink};
 use crate::request::{DefaultLength, Prompt, Request};
 
 /// What a client is told to wait when admission's mailbox is full: by then it has worked through it.
@@ -107,9 +109,9 @@ async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> R
         Api::Chat => parse::chat(&body)?,
         Api::Completions => parse::completion(&body, door.max_prompts)?,
     };
-    let id = request_id(generation.request_id.take(), http.headers())?;
+    let id = request_id(generation.options.request_id.take(), http.headers())?;
     http.extensions_mut().insert(id.clone());
-    let params = &generation.params;
+    let params = &generation.options.params;
     let title = Title {
         api,
         request_id: id,
@@ -118,7 +120,7 @@ async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> R
         echoes: params.echoes(),
         prompt_logprobs: params.prompt_logprobs.is_some(),
     };
-    let (stream, include_usage) = (generation.stream, generation.include_usage);
+    let (stream, include_usage) = (generation.options.stream, generation.include_usage);
     let running = admit(door, &title, generation, received_at)?;
     Ok(Begun { running, title, stream, include_usage })
 }
@@ -131,15 +133,19 @@ fn admit(
     received_at: Timestamp,
 ) -> Result<PendingAnswer> {
     let prompts = std::mem::take(&mut generation.prompts);
-    let choices = (prompts.len(), generation.params.num_choices() as usize);
-    let slow_after = Some(door.slow_reader).filter(|_| generation.stream);
+    let choices = (prompts.len(), generation.options.params.num_choices() as usize);
+    let slow_after = Some(door.slow_reader).filter(|_| generation.options.stream);
     let (reader, entries) = outbox(choices, slow_after);
     let id = title.request_id.clone();
     let ids = children::ids(&id, prompts.len())?;
-    let requests = ids.into_iter().zip(prompts).zip(entries);
+    let sinks = entries.into_iter().enumerate().map(|(prompt, sink)| {
+        let path = prompts::path_of(prompt, choices.0);
+        RenamingSink { layout: Layout { prompt: Some(path), ..generation.layout.clone() }, sink }
+    });
+    let requests = ids.into_iter().zip(prompts).zip(sinks);
     let mut requests: Vec<Request> = requests
-        .map(|(id_and_prompt, entry)| {
-            request(title.api, &generation, id_and_prompt, entry, received_at)
+        .map(|(id_and_prompt, sink)| {
+            request(title.api, &generation, id_and_prompt, sink, received_at)
         })
         .collect();
     match requests.pop() {
@@ -159,22 +165,22 @@ fn request(
     api: Api,
     generation: &GenerationBody,
     (id, prompt): (RequestId, Prompt),
-    entry: BufferEntry,
+    sink: RenamingSink<BufferEntry>,
     received_at: Timestamp,
 ) -> Request {
     Request {
         id,
         model: generation.model.clone(),
         prompt,
-        params: generation.params.clone(),
-        stream: generation.stream,
-        priority: generation.priority,
+        params: generation.options.params.clone(),
+        stream: generation.options.stream,
+        priority: generation.options.priority,
         default_length: match api {
             Api::Completions => DefaultLength::Completions,
             Api::Chat => DefaultLength::Context,
         },
         received_at,
-        sink: Box::new(entry),
+        sink: Box::new(sink),
     }
 }
 

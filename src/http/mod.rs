@@ -5,7 +5,7 @@
 //! request's answer comes back through its sink (`outbox.rs`), which merges what a slow reader leaves lying.
 //!
 //! ```text
-//! body → json → fields → parse → Admit … outbox → wire → body or SSE
+//! body → reader, parse → Admit … outbox → wire → body or SSE
 //! ```
 
 use std::sync::Arc;
@@ -25,12 +25,8 @@ mod bill;
 mod children;
 mod choices;
 mod config;
-mod fields;
 mod generate;
-mod json;
 mod logprobs;
-mod messages;
-mod openai_params;
 mod answer_buffer;
 mod parse;
 mod prompts;

@@ -1,63 +1,55 @@
 //! The prompt of a completion, in its four shapes.
 
-use super::fields::{integer, wrong};
-use super::json::Json;
 use crate::error::{Error, Result};
-use crate::request::Prompt;
+use crate::request::{Prompt, Value};
+
+const SHAPES: &str = "a string, an array of strings, an array of token ids, or an array of those";
 
 /// Reads the value of `prompt`: a string, token ids, or an array of either; at least one prompt.
 ///
 /// # Errors
-/// `invalid`, naming the field.
-pub(super) fn read(json: Json<'_>) -> Result<Vec<Prompt>> {
-    const EXPECTED: &str =
-        "a string, an array of strings, an array of token ids, or an array of those";
-    let items = match json {
-        Json::Text(text) => return Ok(vec![Prompt::Text(text.into_owned())]),
-        Json::Array(items) => items,
-        other => return Err(wrong("prompt", EXPECTED, &other)),
+/// `invalid`, naming the member.
+pub(super) fn read(value: Value, path: &str) -> Result<Vec<Prompt>> {
+    let items = match value {
+        Value::Text(text) => return Ok(vec![Prompt::Text(text)]),
+        Value::List(items) => items,
+        other => return Err(other.refused(path, SHAPES)),
     };
     match items.first() {
-        None => Err(Error::invalid("prompt", "expected at least one prompt, got an empty array")),
-        Some(Json::Integer(_)) => {
-            Ok(vec![Prompt::TokenIds(token_ids(&items, |i| format!("prompt[{i}]"))?)])
+        None => Err(Error::invalid(path, "expected at least one prompt, got an empty array")),
+        Some(Value::Int(_)) => {
+            Value::List(items).token_ids(path).map(|ids| vec![Prompt::TokenIds(ids)])
         }
-        Some(Json::Text(_)) => {
-            let prompts = items.into_iter().enumerate().map(|(i, item)| match item {
-                Json::Text(text) => Ok(Prompt::Text(text.into_owned())),
-                other => Err(wrong(format!("prompt[{i}]"), "a string", &other)),
-            });
-            prompts.collect()
+        Some(Value::Text(_)) => each(items, path, |item, path| item.text(path).map(Prompt::Text)),
+        Some(Value::List(_)) => {
+            each(items, path, |item, path| item.token_ids(path).map(Prompt::TokenIds))
         }
-        Some(Json::Array(_)) => {
-            let prompts = items.iter().enumerate().map(|(i, item)| match item {
-                Json::Array(ids) => {
-                    token_ids(ids, |j| format!("prompt[{i}][{j}]")).map(Prompt::TokenIds)
-                }
-                other => Err(wrong(format!("prompt[{i}]"), "an array of token ids", other)),
-            });
-            prompts.collect()
-        }
-        Some(other) => Err(wrong("prompt[0]", EXPECTED, other)),
+        Some(other) => Err(other.refused(&format!("{path}[0]"), SHAPES)),
     }
 }
 
-fn token_ids(items: &[Json<'_>], name: impl Fn(usize) -> String) -> Result<Vec<u32>> {
-    let ids = items.iter().enumerate().map(|(i, item)| {
-        let id = integer(item, 0, u32::MAX.into(), || name(i))?;
-        Ok(id as u32)
-    });
-    ids.collect()
+fn each(
+    items: Vec<Value>,
+    path: &str,
+    read: impl Fn(Value, &str) -> Result<Prompt>,
+) -> Result<Vec<Prompt>> {
+    let items = items.into_iter().enumerate();
+    items.map(|(i, item)| read(item, &format!("{path}[{i}]"))).collect()
+}
+
+/// Where the client wrote one of so many prompts.
+pub(super) fn path_of(prompt: usize, count: usize) -> String {
+    if count == 1 { "prompt".to_owned() } else { format!("prompt[{prompt}]") }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::json::parse;
     use super::*;
     use crate::error::Kind;
+    use crate::reader::json;
 
     fn with_prompt(prompt: &str) -> Result<Vec<Prompt>> {
-        read(parse(prompt.as_bytes()).expect("JSON"))
+        read(json(prompt.as_bytes()).expect("JSON"), "prompt")
     }
 
     fn fault<T: std::fmt::Debug>(result: Result<T>) -> (Kind, String) {
@@ -75,6 +67,11 @@ mod tests {
             with_prompt("[[1],[]]"),
             Ok(vec![Prompt::TokenIds(vec![1]), Prompt::TokenIds(vec![])])
         );
+    }
+
+    #[test]
+    fn one_of_several_prompts_has_its_place_in_the_path() {
+        assert_eq!((path_of(0, 1), path_of(1, 2)), ("prompt".to_owned(), "prompt[1]".to_owned()));
     }
 
     #[test]

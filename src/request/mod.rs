@@ -11,14 +11,16 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::ids::RequestId;
 
+mod fields;
 mod handle;
 mod params;
 mod rule;
 mod token;
 mod value;
 
+pub use fields::Fields;
 pub use handle::{Ended, Handle};
-pub use params::{Members, Params};
+pub use params::Params;
 pub use token::{LogprobsMode, Scores, Token, TokenLogprob, TopLogprob};
 pub use value::Value;
 

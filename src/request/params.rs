@@ -8,20 +8,9 @@ use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::rule::{Field, Rule};
-use super::{LogprobsMode, Value};
+use super::{Fields, LogprobsMode};
 use crate::bridge::ffi::{SamplerSpec, TokenBias};
 use crate::error::{Error, Result};
-
-/// The members of an object that a door or a file has read.
-pub trait Members {
-    /// Takes a member's value; none if it is absent or null.
-    fn take(&mut self, name: &str) -> Option<Value>;
-
-    /// The member's name with its path, for an error.
-    fn path(&self, name: &str) -> String {
-        name.to_owned()
-    }
-}
 
 /// Makes [`Params`] of rows `name: type, rule`. A row that ends with `sampler x` goes to the field of [`SamplerSpec`] with its
 /// name, with `x` (which changes nothing) where nobody gives a value.
@@ -34,8 +23,7 @@ macro_rules! params {
         }
 
         impl Params {
-            /// The names of all parameters. Admission's errors name them bare; a door whose clients write them inside an object
-            /// adds that.
+            /// The names of all parameters.
             pub const FIELDS: &[&str] = &[$(stringify!($name)),*];
 
             /// The scalars of the sampler: a checkpoint may say them, too.
@@ -45,8 +33,8 @@ macro_rules! params {
             ///
             /// # Errors
             /// `invalid`, naming the member.
-            pub fn read(members: &mut impl Members) -> Result<Self> {
-                Ok(Self { $($name: take(members, stringify!($name), &$rule)?,)* })
+            pub fn read(fields: &mut Fields) -> Result<Self> {
+                Ok(Self { $($name: take(fields, stringify!($name), &$rule)?,)* })
             }
 
             /// These, and for absent ones `defaults`.
@@ -140,11 +128,8 @@ params! {
     logprobs_mode: Option<LogprobsMode>, Rule::any();
 }
 
-fn take<T: Field>(members: &mut impl Members, name: &str, rule: &Rule) -> Result<T> {
-    match members.take(name) {
-        Some(value) => T::read(value, &members.path(name), rule),
-        None => Ok(T::default()),
-    }
+fn take<T: Field>(fields: &mut Fields, name: &str, rule: &Rule) -> Result<T> {
+    Ok(fields.optional(name, |value, path| T::read(value, path, rule))?.unwrap_or_default())
 }
 
 impl Params {

@@ -5,28 +5,15 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::error::Kind;
+use crate::request::Value;
 
 const VOCAB: u32 = 1_000;
 
-/// An object's members that are read from JSON.
-struct Body(Vec<(String, Value)>);
-
-impl Members for Body {
-    fn take(&mut self, name: &str) -> Option<Value> {
-        let at = self.0.iter().position(|(key, _)| key == name)?;
-        Some(self.0.swap_remove(at).1).filter(|value| *value != Value::Null)
-    }
-
-    fn path(&self, name: &str) -> String {
-        format!("params.{name}")
-    }
-}
-
 fn read(body: Json) -> Result<Params> {
-    let Ok(Value::Map(members)) = Value::deserialize(&body) else { panic!("no object: {body}") };
-    let mut body = Body(members);
-    let params = Params::read(&mut body)?;
-    assert!(body.0.is_empty(), "nobody took {:?}", body.0);
+    let body = Value::deserialize(body).expect("JSON is a value");
+    let mut fields = Fields::of(body, "params")?;
+    let params = Params::read(&mut fields)?;
+    assert_eq!(fields.finish(), Ok(()));
     Ok(params)
 }
 

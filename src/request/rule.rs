@@ -104,15 +104,15 @@ type Checked = std::result::Result<(), String>;
 /// A type that a parameter can have; its default is an absent parameter.
 pub(super) trait Field: Default + Clone + PartialEq {
     /// Reads a value that is not null.
-    fn read(value: Value, name: &str, rule: &Rule) -> Result<Self>;
+    fn read(value: Value, path: &str, rule: &Rule) -> Result<Self>;
 
     /// Holds the value against its rule and the model's vocabulary.
     fn check(&self, rule: &Rule, vocab_size: u32) -> Checked;
 }
 
 impl Field for Option<f32> {
-    fn read(value: Value, name: &str, _: &Rule) -> Result<Self> {
-        value.number(name).map(|number| Some(number as f32))
+    fn read(value: Value, path: &str, _: &Rule) -> Result<Self> {
+        value.number(path).map(|number| Some(number as f32))
     }
 
     fn check(&self, rule: &Rule, _: u32) -> Checked {
@@ -121,11 +121,11 @@ impl Field for Option<f32> {
 }
 
 impl Field for Option<u32> {
-    fn read(value: Value, name: &str, rule: &Rule) -> Result<Self> {
+    fn read(value: Value, path: &str, rule: &Rule) -> Result<Self> {
         match value {
             Value::Bool(wanted) if rule.flag => Ok(wanted.then_some(0)),
             Value::Int(-1) if rule.minus_one_is_zero => Ok(Some(0)),
-            value => value.integer(name, 0, u32::MAX.into()).map(|number| Some(number as u32)),
+            value => value.integer(path, 0, u32::MAX.into()).map(|number| Some(number as u32)),
         }
     }
 
@@ -136,8 +136,8 @@ impl Field for Option<u32> {
 
 impl Field for Option<u64> {
     /// 64 bits, signed or not: OpenAI's seeds may be negative.
-    fn read(value: Value, name: &str, _: &Rule) -> Result<Self> {
-        let bits = value.integer(name, i64::MIN.into(), u64::MAX.into())?;
+    fn read(value: Value, path: &str, _: &Rule) -> Result<Self> {
+        let bits = value.integer(path, i64::MIN.into(), u64::MAX.into())?;
         Ok(Some(bits as u64))
     }
 
@@ -147,8 +147,8 @@ impl Field for Option<u64> {
 }
 
 impl Field for Option<bool> {
-    fn read(value: Value, name: &str, _: &Rule) -> Result<Self> {
-        value.boolean(name).map(Some)
+    fn read(value: Value, path: &str, _: &Rule) -> Result<Self> {
+        value.boolean(path).map(Some)
     }
 
     fn check(&self, _: &Rule, _: u32) -> Checked {
@@ -157,11 +157,11 @@ impl Field for Option<bool> {
 }
 
 impl Field for Option<LogprobsMode> {
-    fn read(value: Value, name: &str, _: &Rule) -> Result<Self> {
+    fn read(value: Value, path: &str, _: &Rule) -> Result<Self> {
         match &value {
             Value::Text(mode) if mode == "raw" => Ok(Some(LogprobsMode::Raw)),
             Value::Text(mode) if mode == "processed" => Ok(Some(LogprobsMode::Processed)),
-            other => Err(other.refused(name, "\"raw\" or \"processed\"")),
+            other => Err(other.refused(path, "\"raw\" or \"processed\"")),
         }
     }
 
@@ -172,15 +172,15 @@ impl Field for Option<LogprobsMode> {
 
 /// Texts; one may stand without its list.
 impl Field for Vec<String> {
-    fn read(value: Value, name: &str, _: &Rule) -> Result<Self> {
+    fn read(value: Value, path: &str, _: &Rule) -> Result<Self> {
         match value {
             Value::Text(text) => Ok(vec![text]),
             Value::List(items) => items
                 .into_iter()
                 .enumerate()
-                .map(|(i, item)| item.text(&format!("{name}[{i}]")))
+                .map(|(i, item)| item.text(&format!("{path}[{i}]")))
                 .collect(),
-            other => Err(other.refused(name, "a string or an array of strings")),
+            other => Err(other.refused(path, "a string or an array of strings")),
         }
     }
 
@@ -197,10 +197,8 @@ impl Field for Vec<String> {
 
 /// Token ids.
 impl Field for Vec<u32> {
-    fn read(value: Value, name: &str, _: &Rule) -> Result<Self> {
-        let items = value.list(name)?.into_iter().enumerate();
-        let ids = items.map(|(i, item)| item.integer(&format!("{name}[{i}]"), 0, u32::MAX.into()));
-        ids.map(|id| id.map(|id| id as u32)).collect()
+    fn read(value: Value, path: &str, _: &Rule) -> Result<Self> {
+        value.token_ids(path)
     }
 
     fn check(&self, rule: &Rule, vocab_size: u32) -> Checked {
@@ -211,8 +209,8 @@ impl Field for Vec<u32> {
 
 /// Token ids of which there must be one, if the list is there.
 impl Field for Option<Vec<u32>> {
-    fn read(value: Value, name: &str, rule: &Rule) -> Result<Self> {
-        Vec::<u32>::read(value, name, rule).map(Some)
+    fn read(value: Value, path: &str, rule: &Rule) -> Result<Self> {
+        Vec::<u32>::read(value, path, rule).map(Some)
     }
 
     fn check(&self, rule: &Rule, vocab_size: u32) -> Checked {
@@ -226,18 +224,18 @@ impl Field for Option<Vec<u32>> {
 
 /// Numbers by token id; an object's keys are strings, in both encodings.
 impl Field for BTreeMap<u32, f32> {
-    fn read(value: Value, name: &str, _: &Rule) -> Result<Self> {
+    fn read(value: Value, path: &str, _: &Rule) -> Result<Self> {
         let Value::Map(members) = value else {
-            return Err(value.refused(name, "an object with token ids as keys"));
+            return Err(value.refused(path, "an object with token ids as keys"));
         };
         let mut by_id = Self::new();
         for (key, value) in members {
             let Some(id) = token_id(&key) else {
-                return Err(Value::Text(key).refused(name, "a token id as key"));
+                return Err(Value::Text(key).refused(path, "a token id as key"));
             };
-            let number = value.number(&format!("{name}.{id}"))? as f32;
+            let number = value.number(&format!("{path}.{id}"))? as f32;
             if by_id.insert(id, number).is_some() {
-                return Err(Error::invalid(format!("{name}.{id}"), "given twice"));
+                return Err(Error::invalid(format!("{path}.{id}"), "given twice"));
             }
         }
         Ok(by_id)

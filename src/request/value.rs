@@ -1,15 +1,18 @@
 //! A value as a client wrote it, whatever the encoding.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{Error, Result};
 
-/// Any value that JSON and msgpack can hold; an object keeps its members in order, those given twice included.
+const MAX_TOKEN_ID: i128 = u32::MAX as i128;
+
+/// Any value that JSON and msgpack can hold. An object keeps its members in order, those given twice included.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// null
+    /// null, which is the same as absent.
     Null,
     /// true or false
     Bool(bool),
@@ -29,7 +32,7 @@ impl fmt::Display for Value {
     /// Short: a value that could be long is named by its type.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Value::Null => f.write_str("null"),
+            Value::Null => f.write_str("nothing"),
             Value::Bool(value) => write!(f, "{value}"),
             Value::Int(n) => write!(f, "{n}"),
             Value::Float(x) => write!(f, "{x:?}"),
@@ -41,58 +44,95 @@ impl fmt::Display for Value {
     }
 }
 
-/// Each reads one type; `name` is the member's, with its path, for the error.
+/// Each reads one type; `path` is where the value stands in the body, for the error.
 impl Value {
     /// # Errors
     /// `invalid` if it is no string.
-    pub fn text(self, name: &str) -> Result<String> {
+    pub fn text(self, path: &str) -> Result<String> {
         match self {
             Value::Text(text) => Ok(text),
-            other => Err(other.refused(name, "a string")),
+            other => Err(other.refused(path, "a string")),
         }
     }
 
     /// # Errors
     /// `invalid` if it is no boolean.
-    pub fn boolean(self, name: &str) -> Result<bool> {
+    pub fn boolean(self, path: &str) -> Result<bool> {
         match self {
             Value::Bool(value) => Ok(value),
-            other => Err(other.refused(name, "true or false")),
+            other => Err(other.refused(path, "true or false")),
         }
     }
 
     /// # Errors
     /// `invalid` if it is no array.
-    pub fn list(self, name: &str) -> Result<Vec<Value>> {
+    pub fn list(self, path: &str) -> Result<Vec<Value>> {
         match self {
             Value::List(items) => Ok(items),
-            other => Err(other.refused(name, "an array")),
+            other => Err(other.refused(path, "an array")),
         }
     }
 
     /// # Errors
     /// `invalid` if it is no whole number of `min` to `max`.
-    pub fn integer(self, name: &str, min: i128, max: i128) -> Result<i128> {
+    pub fn integer(self, path: &str, min: i128, max: i128) -> Result<i128> {
         match self {
             Value::Int(n) if (min..=max).contains(&n) => Ok(n),
-            Value::Int(n) => Err(Error::invalid(name, format!("expected {min} to {max}, got {n}"))),
-            other => Err(other.refused(name, &format!("a whole number of {min} to {max}"))),
+            Value::Int(n) => Err(Error::invalid(path, format!("expected {min} to {max}, got {n}"))),
+            other => Err(other.refused(path, &format!("a whole number of {min} to {max}"))),
         }
+    }
+
+    /// A list of token ids.
+    ///
+    /// # Errors
+    /// `invalid` if it is no array of whole numbers of 32 bits.
+    pub fn token_ids(self, path: &str) -> Result<Vec<u32>> {
+        let ids = self.list(path)?.into_iter().enumerate().map(|(i, item)| match item {
+            // Prompts have many: no path is written for an id that is fine.
+            Value::Int(id @ 0..=MAX_TOKEN_ID) => Ok(id as u32),
+            other => other.integer(&format!("{path}[{i}]"), 0, MAX_TOKEN_ID).map(|id| id as u32),
+        });
+        ids.collect()
     }
 
     /// # Errors
     /// `invalid` if it is no finite number.
-    pub fn number(self, name: &str) -> Result<f64> {
+    pub fn number(self, path: &str) -> Result<f64> {
         match self {
             Value::Int(n) => Ok(n as f64),
             Value::Float(x) if x.is_finite() => Ok(x),
-            other => Err(other.refused(name, "a number")),
+            other => Err(other.refused(path, "a number")),
         }
     }
 
     /// The error that this is not what was expected.
-    pub fn refused(&self, name: &str, expected: &str) -> Error {
-        Error::invalid(name, format!("expected {expected}, got {self}"))
+    pub fn refused(&self, path: &str, expected: &str) -> Error {
+        Error::invalid(path, format!("expected {expected}, got {self}"))
+    }
+
+    /// The path of the first key that an object has twice, at any depth.
+    pub fn key_given_twice(&self) -> Option<String> {
+        let path = self.twice_below()?;
+        Some(path.strip_prefix('.').unwrap_or(&path).to_owned())
+    }
+
+    /// The same path as it goes on from this value: `.name` or `[0].name`.
+    fn twice_below(&self) -> Option<String> {
+        match self {
+            Value::List(items) => items
+                .iter()
+                .enumerate()
+                .find_map(|(i, item)| Some(format!("[{i}]{}", item.twice_below()?))),
+            Value::Map(members) => {
+                let mut seen = HashSet::with_capacity(members.len());
+                members.iter().find_map(|(key, value)| {
+                    let rest = if seen.insert(key) { value.twice_below()? } else { String::new() };
+                    Some(format!(".{key}{rest}"))
+                })
+            }
+            _ => None,
+        }
     }
 }
 

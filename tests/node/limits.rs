@@ -102,3 +102,56 @@ async fn bodies_of_every_bad_kind_leave_the_node_healthy() {
     let good = json!({"model": "demo", "prompt": "Hello", "max_tokens": 8});
     assert_eq!(node.post("/v1/completions", &good).await.status().as_u16(), 200);
 }
+
+/// The same request for both doors: path and body over HTTP, body on the bus.
+struct Twins(&'static str, Value, Value);
+
+/// A completion with these parameters.
+fn completion(over_http: Value, on_bus: Value) -> Twins {
+    let mut body = json!({"model": "demo", "prompt": "x"});
+    let members = body.as_object_mut().expect("an object");
+    members.extend(over_http.as_object().expect("an object").clone());
+    Twins("/v1/completions", body, json!({"prompt": "x", "params": on_bus}))
+}
+
+#[tokio::test]
+async fn both_doors_name_a_bad_member_by_the_path_that_the_client_wrote() {
+    let node = NodeProcess::start_sim(0, MANAGED);
+    let raw = async_nats::connect(node.nats()).await.expect("NATS is there");
+    let same = |params: Value| completion(params.clone(), params);
+    let messages = json!([{"role": "user", "content": "x"}, {"role": "user"}]);
+    let chat = json!({"model": "demo", "messages": messages});
+    let chat = Twins("/v1/chat/completions", chat, json!({"messages": messages}));
+    let (newer, older) = (json!({"max_completion_tokens": 0}), json!({"max_tokens": 0}));
+    let several = json!({"model": "demo", "prompt": [[1], [9_999_999]]});
+    let several = Twins("/v1/completions", several, json!({"prompt_token_ids": [9_999_999]}));
+    let cases = [
+        // Found by the reader.
+        (same(json!({"max_tokens": "5"})), "max_tokens", "params.max_tokens"),
+        (same(json!({"top_q": 1})), "top_q", "params.top_q"),
+        (same(json!({"tools": [1]})), "tools", "params.tools"),
+        (chat, "messages[1].content", "messages[1].content"),
+        // Found by admission.
+        (same(json!({"top_p": 3})), "top_p", "params.top_p"),
+        (same(json!({"max_tokens": 10_000_000})), "max_tokens", "params.max_tokens"),
+        (completion(newer, older), "max_completion_tokens", "params.max_tokens"),
+        (several, "prompt[1]", "prompt_token_ids"),
+    ];
+    for (Twins(url, over_http, on_bus), http_path, bus_path) in cases {
+        let said = |answer: &Value, path: &str| {
+            assert_eq!(answer["error"]["param"], path, "{answer}");
+            let text = answer["error"]["message"].as_str().expect("a text");
+            text.strip_prefix(&format!("{path}: ")).expect("begins with the path").to_owned()
+        };
+        let reply: Value = node.post(url, &over_http).await.json().await.expect("JSON");
+        let text = said(&reply, http_path);
+        let answer = raw.request("inferno.v1.generate.demo", on_bus.to_string().into());
+        let answer = tokio::time::timeout(Duration::from_secs(10), answer).await;
+        let answer = answer.expect("in time").expect("a refusal is an answer");
+        let refusal: Value = serde_json::from_slice(&answer.payload).expect("JSON");
+        assert_eq!(said(&refusal, bus_path), text);
+        let headers = answer.headers.expect("of an error");
+        let header = headers.get("Nats-Service-Error").expect("its text").as_str();
+        assert!(header.ends_with(&format!("{bus_path}: {text}")), "{header}");
+    }
+}

@@ -154,8 +154,8 @@ fn a_module_imports_only_what_stands_below_it() {
 }
 
 /// Names that several modules have for the same idea: what an actor is started with, a section of the configuration, what a door needs
-/// and is, a look at flags. `Fields` and `Neutral` go when both doors read by one reader.
-const SHARED_NAMES: [&str; 7] = ["Start", "Config", "Deps", "Door", "Sweep", "Fields", "Neutral"];
+/// and is, a look at flags.
+const SHARED_NAMES: [&str; 5] = ["Start", "Config", "Deps", "Door", "Sweep"];
 
 #[test]
 fn one_word_is_one_type() {

@@ -1,0 +1,163 @@
+//! A chat's messages: roles and contents as clients of OpenAI's API write them.
+
+use super::{MemberPlace, take_neutral};
+use crate::error::{Error, Result};
+use crate::request::{ChatMessage, Fields, Value};
+
+/// Reads a list of messages that stands at `path`.
+///
+/// # Errors
+/// `invalid` or `unsupported`, naming the member.
+pub fn messages(value: Value, path: &str) -> Result<Vec<ChatMessage>> {
+    let items = value.list(path)?;
+    if items.is_empty() {
+        return Err(Error::invalid(path, "expected at least one message, got none"));
+    }
+    let items = items.into_iter().enumerate();
+    items.map(|(i, item)| message(item, &format!("{path}[{i}]"))).collect()
+}
+
+fn message(value: Value, path: &str) -> Result<ChatMessage> {
+    let mut fields = Fields::of(value, path)?;
+    let role = fields.required("role", role)?;
+    take_neutral(&mut fields, MemberPlace::Message)?;
+    let content = match role {
+        // A reply may have come without text.
+        "assistant" => fields.optional("content", content)?.unwrap_or_default(),
+        _ => fields.required("content", content)?,
+    };
+    fields.finish()?;
+    Ok(ChatMessage { role: role.to_owned(), content })
+}
+
+fn role(value: Value, path: &str) -> Result<&'static str> {
+    match &value {
+        Value::Text(role) => match role.as_str() {
+            // OpenAI's newer name of the same thing; checkpoints' templates know `system`.
+            "developer" | "system" => Ok("system"),
+            "user" => Ok("user"),
+            "assistant" => Ok("assistant"),
+            "tool" | "function" => {
+                let message = format!("the role {role} is not supported by this node");
+                Err(Error::unsupported(path, message))
+            }
+            _ => Err(value.refused(path, "system, developer, user or assistant")),
+        },
+        _ => Err(value.refused(path, "a string")),
+    }
+}
+
+/// A string, or text parts put together as they stand.
+fn content(value: Value, path: &str) -> Result<String> {
+    match value {
+        Value::Text(text) => Ok(text),
+        Value::List(parts) => {
+            let parts = parts.into_iter().enumerate();
+            parts.map(|(i, part)| text_of(part, &format!("{path}[{i}]"))).collect()
+        }
+        other => Err(other.refused(path, "a string or an array of text parts")),
+    }
+}
+
+fn text_of(part: Value, path: &str) -> Result<String> {
+    let mut part = Fields::of(part, path)?;
+    part.required("type", |value, path| match &value {
+        Value::Text(kind) if kind == "text" => Ok(()),
+        Value::Text(_) => {
+            let message = format!(
+                "content parts of type {value} are not supported by this node; expected text"
+            );
+            Err(Error::unsupported(path, message))
+        }
+        _ => Err(value.refused(path, "\"text\"")),
+    })?;
+    let text = part.required("text", Value::text)?;
+    take_neutral(&mut part, MemberPlace::Part)?;
+    part.finish()?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::json;
+    use super::*;
+    use crate::error::Kind;
+
+    fn read(text: &str) -> Result<Vec<ChatMessage>> {
+        messages(json(text.as_bytes()).expect("JSON"), "messages")
+    }
+
+    fn fault<T: std::fmt::Debug>(result: Result<T>) -> (Kind, String) {
+        let error = result.expect_err("a fault");
+        (error.kind, error.param.unwrap_or_default())
+    }
+
+    #[test]
+    fn roles_and_contents_are_taken_as_openai_has_them() {
+        let read = read(
+            r#"[{"role":"developer","content":"be brief"},{"role":"user","content":[
+                {"type":"text","text":"a "},{"type":"text","text":"b"}]},
+                {"role":"assistant","content":"c","refusal":null,"tool_calls":null,"annotations":[]},
+                {"role":"system","content":""},{"role":"assistant","content":null}]"#,
+        )
+        .expect("valid");
+        let seen: Vec<_> = read.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("system", "be brief"),
+                ("user", "a b"),
+                ("assistant", "c"),
+                ("system", ""),
+                ("assistant", "")
+            ]
+        );
+    }
+
+    #[test]
+    fn faulty_messages_are_named() {
+        let cases = [
+            ("[]", Kind::Invalid, "messages"),
+            ("\"hi\"", Kind::Invalid, "messages"),
+            ("[1]", Kind::Invalid, "messages[0]"),
+            (r#"[{"content":"x"}]"#, Kind::Invalid, "messages[0].role"),
+            (r#"[{"role":1,"content":"x"}]"#, Kind::Invalid, "messages[0].role"),
+            (r#"[{"role":"king","content":"x"}]"#, Kind::Invalid, "messages[0].role"),
+            (r#"[{"role":"tool","content":"x"}]"#, Kind::Unsupported, "messages[0].role"),
+            (r#"[{"role":"assistant","content":1}]"#, Kind::Invalid, "messages[0].content"),
+            (r#"[{"role":"user"}]"#, Kind::Invalid, "messages[0].content"),
+            (r#"[{"role":"user","content":null}]"#, Kind::Invalid, "messages[0].content"),
+            (r#"[{"role":"user","content":1}]"#, Kind::Invalid, "messages[0].content"),
+            (
+                r#"[{"role":"user","content":"x","name":"n"}]"#,
+                Kind::Unsupported,
+                "messages[0].name",
+            ),
+            (r#"[{"role":"user","content":"x","x":1}]"#, Kind::Invalid, "messages[0].x"),
+            (
+                r#"[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]"#,
+                Kind::Unsupported,
+                "messages[0].content[0].type",
+            ),
+            (
+                r#"[{"role":"user","content":[{"text":"x"}]}]"#,
+                Kind::Invalid,
+                "messages[0].content[0].type",
+            ),
+            (
+                r#"[{"role":"user","content":[{"type":"text","text":1}]}]"#,
+                Kind::Invalid,
+                "messages[0].content[0].text",
+            ),
+            (
+                r#"[{"role":"user","content":[{"type":"text","text":"x","y":1}]}]"#,
+                Kind::Invalid,
+                "messages[0].content[0].y",
+            ),
+            (r#"[{"role":"user","content":["x"]}]"#, Kind::Invalid, "messages[0].content[0]"),
+        ];
+        for (text, kind, name) in cases {
+            assert_eq!(fault(read(text)), (kind, name.to_owned()), "{text}");
+        }
+    }
+}
