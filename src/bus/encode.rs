@@ -15,6 +15,10 @@ pub(super) const ERROR_HEADER: &str = "Nats-Service-Error";
 /// The header with an error's status.
 pub(super) const ERROR_CODE_HEADER: &str = "Nats-Service-Error-Code";
 
+/// The registered name of msgpack, and what came before it; answers have the second.
+const MSGPACK_TYPES: [&str; 3] =
+    ["application/vnd.msgpack", "application/msgpack", "application/x-msgpack"];
+
 /// The most of an error's text that goes into a header, in bytes; the body has all of it.
 const MAX_HEADER_TEXT: usize = 200;
 
@@ -24,7 +28,7 @@ pub enum Encoding {
     /// `application/json`, the default without a header.
     #[default]
     Json,
-    /// `application/msgpack`: maps with names.
+    /// `application/msgpack`, or one of its other names: maps with names.
     Msgpack,
 }
 
@@ -43,7 +47,7 @@ impl Encoding {
         let mime = value.as_str().split(';').next().unwrap_or_default().trim();
         if mime.eq_ignore_ascii_case("application/json") {
             Ok(Encoding::Json)
-        } else if mime.eq_ignore_ascii_case("application/msgpack") {
+        } else if MSGPACK_TYPES.iter().any(|name| mime.eq_ignore_ascii_case(name)) {
             Ok(Encoding::Msgpack)
         } else {
             let shown: String = mime.chars().take(64).collect();
@@ -277,7 +281,10 @@ mod tests {
         assert_eq!(of("X-Other", "application/msgpack"), Ok(Encoding::Json));
         assert_eq!(of("Content-Type", "application/msgpack"), Ok(Encoding::Msgpack));
         assert_eq!(of("content-type", "Application/JSON; charset=utf-8"), Ok(Encoding::Json));
-        for other in ["text/plain", "", "application/x-msgpack"] {
+        for name in ["application/vnd.msgpack", "Application/X-Msgpack"] {
+            assert_eq!(of("Content-Type", name), Ok(Encoding::Msgpack));
+        }
+        for other in ["text/plain", "", "application/x-json"] {
             assert_eq!(of("Content-Type", other).map_err(|e| e.kind), Err(Kind::Unsupported));
         }
     }

@@ -240,7 +240,8 @@ async def test_an_id_that_runs_is_a_conflict_and_its_stream_goes_on(client, subj
         (packed(body(priority=256)), "invalid", "priority"),
         (packed(body(tenant="a")), "unsupported", "tenant"),
         (packed(body(deadline_ms=100)), "unsupported", "deadline_ms"),
-        (packed(body(params={"max_tokens": 10_000_000})), "context_length", None),
+        (packed(body(params={"max_tokens": 10_000_000})), "context_length", "params.max_tokens"),
+        (packed({"messages": [{"role": "user", "content": 1}]}), "invalid", "messages[0].content"),
     ],
 )
 def test_a_refusal_names_the_field(nats_url, model, request_body, kind, param):
@@ -250,9 +251,9 @@ def test_a_refusal_names_the_field(nats_url, model, request_body, kind, param):
         error = json.loads(answer.data)["error"]
         assert error["kind"] == kind
         assert answer.headers["Nats-Service-Error-Code"] == "400"
-        assert answer.headers["Nats-Service-Error"]
-        if param:
-            assert error["param"] == param
+        assert error.get("param") == param
+        assert error["message"].startswith(f"{param}: " if param else "")
+        assert answer.headers["Nats-Service-Error"] == f"{kind}: {error['message']}"[:200]
 
     refused(nats_url, model)
 

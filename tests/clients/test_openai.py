@@ -337,6 +337,7 @@ def test_a_suffix_is_unsupported(client, model):
         ({"temperature": "hot"}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"max_tokens": -1}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"stop": [""]}, "stop"),
         ({"priority": 256}, "priority"),
@@ -349,6 +350,7 @@ def test_bad_values_are_refused_by_name(client, model, extra, param):
     with pytest.raises(openai.BadRequestError) as error:
         client.chat.completions.create(model=model, messages=MESSAGES, extra_body=extra)
     assert error.value.param.startswith(param), error.value
+    assert error.value.body["message"].startswith(f"{error.value.param}: ")
     assert error.value.type == "invalid_request_error"
 
 
