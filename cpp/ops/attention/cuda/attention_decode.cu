@@ -269,7 +269,7 @@ void launch_decode(const CudaOp& op, const DecodeParams& params, std::uint32_t n
       if (units * num_decodes > kAtOnce * op.num_sms) {
         return launch_decode<Element, kHeadDim, 3, false, kPlain, 2>(op, params, grid);
       }
-      return launch_decode<Element, kHeadDim, 4, false, kPlain, 1>(op, params, grid);
+      return launch_decode<Element, kHeadDim, 5, false, kPlain, 1>(op, params, grid);
     }
     return launch_decode<Element, kHeadDim, kFewWarps, false, kPlain>(op, params, grid);
   }

@@ -79,12 +79,15 @@ class DecodeTiles {
   __device__ DecodeTiles(const DecodeParams& p, const DecodeTask& task, Stage* ring)
       : p_(p), task_(task), ring_(ring), tile_(task.begin + threadIdx.x / 32) {
     look_up();
-    prefetch();
+    start_early();
   }
 
-  // The first copies; the previous kernel must have ended.
+  // The rest of the first copies; the previous kernel must have ended.
   __device__ void start() {
-    for (std::uint32_t i = 0; i < kStages; ++i) copy(i);
+#pragma unroll
+    for (std::uint32_t i = 0; i < kStages; ++i) {
+      if (i >= num_early_) copy(i);
+    }
   }
 
   __device__ bool done() const { return tile_ >= task_.end; }
@@ -130,8 +133,21 @@ class DecodeTiles {
            (kDecodeTile * kHeadDim);
   }
 
-  // The first tile, into the L2: that is where all writes meet, so it may come before the previous
-  // kernel has ended.
+  // Copies that need not wait for the previous kernel: a step writes nothing before a sequence's
+  // newest position, and steps do not overlap.
+  __device__ void start_early() {
+#pragma unroll
+    for (std::uint32_t i = 0; i < kStages; ++i) {
+      const std::uint32_t tile = tile_ + i * kWarps;
+      if (tile >= task_.end || (tile + 1) * kDecodeTile >= task_.context_len) break;
+      copy(i);
+      num_early_ = i + 1;
+    }
+    if (num_early_ == 0) prefetch();
+  }
+
+  // The newest positions' tile, into the L2: that is where all writes meet, so it may come before
+  // the previous kernel has ended.
   __device__ void prefetch() const {
     if (tile_ >= task_.end) return;
     constexpr std::uint32_t kLine = 128 / sizeof(Element);
@@ -171,6 +187,7 @@ class DecodeTiles {
   Stage* ring_;
   std::uint32_t tile_;
   std::uint32_t step_ = 0;
+  std::uint32_t num_early_ = 0;
   std::uint32_t ids_;
 };
 
