@@ -1,6 +1,9 @@
 //! Goal: the node as a library does what the plan's interface promises. Method: engines in this process with the demo model and a
 //! fixture, on the same actors as the binary, without bus or HTTP.
 
+#[path = "library/going_on.rs"]
+mod going_on;
+
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;

@@ -14,7 +14,7 @@ use inferno_node::door::Admit;
 use inferno_node::ids::RequestId;
 use inferno_node::models::{ModelUp, ServedModel};
 use inferno_node::progress::Progress;
-use inferno_node::request::{DefaultLength, Params, Prompt, Request};
+use inferno_node::request::{Caller, DefaultLength, Params, Prompt, Request, SoFar};
 use inferno_node::scheduler::{Enqueue, Sweep};
 use inferno_node::telemetry::{self, Metrics};
 
@@ -71,8 +71,10 @@ fn model() -> Arc<ServedModel> {
 fn request(prompt: Prompt) -> Request {
     Request {
         id: RequestId::generate(),
+        caller: Caller::default(),
         model: "demo".to_owned(),
         prompt,
+        so_far: SoFar::default(),
         params: Params { max_tokens: Some(LEN), ..Params::default() },
         stream: true,
         priority: 128,

@@ -181,10 +181,12 @@ impl Admission {
         };
         let reserved = Reserved {
             handle,
+            caller: request.caller,
             model,
             params,
             bad_words: Vec::new(),
             echo,
+            so_far: request.so_far,
             prompt_field: validate::prompt_field(&request.prompt),
             stream: request.stream,
             priority: request.priority,
@@ -246,6 +248,8 @@ impl Admission {
         }
         let Some(mut hold) = reserved.hold.take() else { return };
         hold.permit.announce();
+        let (request_id, tenant) = (reserved.handle.request_id(), reserved.caller.tenant.as_ref());
+        tracing::debug!(%request_id, tenant = tenant.map(display), num_prompt_tokens, "taken");
         let samples = reserved.samples(hold, next_sequence);
         let (mut sequences, mut streams) = (Vec::new(), Vec::new());
         let prompts = std::iter::repeat_n(token_ids, samples.len()); // moved to the last, mostly only, one

@@ -52,6 +52,7 @@ impl Gate {
         let params = std::mem::take(&mut request.params);
         let params = validate::check_params(params, model, &self.config, rand::random())?;
         validate::check_samples(&params, request.stream, &self.config)?;
+        validate::check_so_far(request, &params, model)?;
         let bytes = validate::check_prompt(&request.prompt, model, &self.config)?;
         if request.sink.is_closed() {
             return Err(cancelled());
@@ -84,6 +85,12 @@ impl Gate {
             &self.config,
             model,
         )?;
+        let num_brought = reserved.so_far.tokens.len();
+        if num_brought > 0 && num_brought >= max_tokens as usize {
+            let text =
+                format!("expected fewer tokens than max_tokens, {max_tokens}, got {num_brought}");
+            return Err(Error::invalid("so_far", text));
+        }
         Ok((token_ids, max_tokens))
     }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind};
 use crate::ids::SequenceId;
 use crate::models::ServedModel;
 use crate::reply::{Best, PromptShown, Sample, SamplesStart, SharedStream, Stream, StreamStart};
-use crate::request::{DefaultLength, Ended, FinishReason, Handle, Params, Sink};
+use crate::request::{Caller, DefaultLength, Ended, FinishReason, Handle, Params, Sink, SoFar};
 use crate::sequence::Sequence;
 use crate::telemetry::Metrics;
 use crate::tokenizer::IncrementalDecoder;
@@ -16,6 +16,7 @@ use crate::tokenizer::IncrementalDecoder;
 /// What admission knows of a request beside its prompt.
 pub(super) struct Reserved {
     pub(super) handle: Arc<Handle>,
+    pub(super) caller: Caller,
     pub(super) model: Arc<ServedModel>,
     /// In range, with all defaults.
     pub(super) params: Params,
@@ -23,6 +24,7 @@ pub(super) struct Reserved {
     pub(super) bad_words: Vec<Vec<u32>>,
     /// The prompt's text, where it goes back as it was written.
     pub(super) echo: Option<String>,
+    pub(super) so_far: SoFar,
     /// The field that the prompt came in.
     pub(super) prompt_field: &'static str,
     pub(super) stream: bool,
@@ -61,14 +63,15 @@ impl Reserved {
         Sample::of(SamplesStart { sink, permit, handle, sequence_ids, best })
     }
 
-    /// What is to be computed for one sample.
+    /// What is to be computed for one sample; `token_ids` are the prompt's.
     pub(super) fn sequence(
         &self,
         (sample, handle): (u32, &Arc<Handle>),
-        token_ids: Vec<u32>,
+        mut token_ids: Vec<u32>,
         max_tokens: u32,
     ) -> Sequence {
         let num_prompt_tokens = token_ids.len() as u32;
+        token_ids.extend(self.so_far.tokens.iter().map(|token| token.id));
         let mut sampler = self.params.sampler(num_prompt_tokens, &self.bad_words);
         sampler.seed = self.params.seed_of(sample);
         Sequence {
@@ -80,11 +83,15 @@ impl Reserved {
             min_tokens: self.params.min_tokens.unwrap_or(0),
             ignore_eos: self.params.ignore_eos.unwrap_or(false),
             sampler: Arc::new(sampler),
-            prompt_logprobs: self.params.num_prompt_logprobs(),
+            prompt_logprobs: if self.has_told_prompt() {
+                None
+            } else {
+                self.params.num_prompt_logprobs()
+            },
             prompt_scored: false,
             priority: self.priority,
             accepted_at: self.received_at,
-            attempt: 1,
+            attempt: self.so_far.attempt,
             failed_steps: 0,
             failed_at: 0,
             handle: Arc::clone(handle),
@@ -99,13 +106,15 @@ impl Reserved {
         sequence: &Sequence,
         node_id: &Arc<str>,
     ) -> SharedStream {
+        let prompt = &sequence.token_ids[..sequence.num_prompt_tokens as usize];
         Stream::new(StreamStart {
             sink: sample.sink,
-            decoder: self.decoder(&sequence.token_ids),
+            decoder: self.decoder(prompt),
             stop: self.params.stop.clone(),
             include_stop: self.params.include_stop_str_in_output.unwrap_or(false),
             num_logprobs: self.num_logprobs(),
-            prompt: self.shown(&sequence.token_ids),
+            prompt: self.shown(prompt),
+            so_far: self.so_far.clone(),
             min_tokens: sequence.min_tokens,
             stream: self.stream,
             num_prompt_tokens: sequence.num_prompt_tokens,
@@ -129,8 +138,16 @@ impl Reserved {
         self.params.num_logprobs().or(self.params.ranks_samples().then_some(0))
     }
 
+    /// The first event had what goes back of the prompt.
+    fn has_told_prompt(&self) -> bool {
+        self.stream && !self.so_far.tokens.is_empty()
+    }
+
     /// What goes back of the prompt, if anything does.
     fn shown(&self, prompt: &[u32]) -> Option<PromptShown> {
+        if self.has_told_prompt() {
+            return None;
+        }
         let (echo, num_logprobs) = (self.params.echoes(), self.params.num_prompt_logprobs());
         // Of a prompt in text, those marks are shown that the client wrote.
         let marks = self.echo.is_none() && self.params.skip_special_tokens == Some(false);

@@ -4,7 +4,7 @@
 use super::Config;
 use crate::error::{Error, Kind, Result};
 use crate::models::ServedModel;
-use crate::request::{DefaultLength, Params, Prompt};
+use crate::request::{DefaultLength, Params, Prompt, Request, SoFar, Token};
 
 /// `max_tokens` of `/v1/completions`, as OpenAI has it.
 const COMPLETIONS_MAX_TOKENS: u32 = 16;
@@ -43,6 +43,31 @@ pub(super) fn check_samples(params: &Params, stream: bool, config: &Config) -> R
         return Err(Error::unsupported(field, text));
     }
     Ok(())
+}
+
+/// Checks what a request has behind it, beside its length.
+pub(super) fn check_so_far(request: &Request, params: &Params, model: &ServedModel) -> Result<()> {
+    let SoFar { tokens, attempt } = &request.so_far;
+    if *attempt == 0 {
+        return Err(Error::invalid("so_far.attempt", "expected at least 1, got 0"));
+    }
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    let refuse = |text: &str| Err(Error::unsupported("so_far", text));
+    if params.num_samples() > 1 {
+        return refuse("not supported for several samples");
+    }
+    if params.num_prompt_logprobs().is_some() && !request.stream {
+        return refuse("not supported for one answer with the prompt's log probabilities");
+    }
+    match tokens.iter().find(|token| token.id >= model.vocab_size) {
+        Some(Token { id, .. }) => Err(Error::invalid(
+            "so_far",
+            format!("expected token ids below {}, got {id}", model.vocab_size),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The field that a prompt came in.

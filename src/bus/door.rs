@@ -23,7 +23,7 @@ use crate::door::{Admit, Cancel};
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
 use crate::reader::{RenamingSink, RequestOptions};
-use crate::request::{DefaultLength, Ended, Request};
+use crate::request::{Caller, DefaultLength, Ended, Request, SoFar};
 use crate::telemetry::Metrics;
 
 /// When to come back if admission's mailbox is full, in milliseconds: it is emptied in less.
@@ -87,8 +87,10 @@ impl Door {
         let (id, sink) = self.sink(&options, message, (encoding, connection), endpoint);
         let request = Request {
             id,
+            caller: Caller::default(),
             model: endpoint.model.clone(),
             prompt,
+            so_far: SoFar::default(),
             params: options.params,
             stream: options.stream,
             priority: options.priority,

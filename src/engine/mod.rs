@@ -38,8 +38,8 @@ use crate::ids::RequestId;
 use crate::models::{Load, ModelSpec, Spread, Unload};
 use crate::node::Node;
 use crate::request::{
-    DEFAULT_PRIORITY, DefaultLength, Event, FinishReason, Handle, Params, Prompt, Receipt, Request,
-    Sink, SinkClosed, TokenLogprob, Usage,
+    Caller, DEFAULT_PRIORITY, DefaultLength, Event, FinishReason, Handle, Params, Prompt, Receipt,
+    Request, Sink, SinkClosed, SoFar, TokenLogprob, Usage,
 };
 
 /// One generation request of a program.
@@ -55,6 +55,9 @@ pub struct InferRequest {
     pub params: Params,
     /// 0 to 255, 255 first.
     pub priority: u8,
+    /// The completion's beginning, where it goes on from one made before: with the same prompt, parameters and seed it becomes what it
+    /// would have become there.
+    pub so_far: SoFar,
 }
 
 impl InferRequest {
@@ -66,6 +69,7 @@ impl InferRequest {
             prompt,
             params: Params::default(),
             priority: DEFAULT_PRIORITY,
+            so_far: SoFar::default(),
         }
     }
 
@@ -307,8 +311,10 @@ impl Engine {
         let handle = Arc::new(Mutex::new(None));
         let request = Request {
             id: id.clone(),
+            caller: Caller::default(),
             model: request.model,
             prompt: request.prompt,
+            so_far: request.so_far,
             params: request.params,
             stream,
             priority: request.priority,

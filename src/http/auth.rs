@@ -1,17 +1,20 @@
-//! API keys: who may come in.
+//! API keys: who may come in, and as whom.
 
 use std::hint::black_box;
 
+use sha2::{Digest, Sha256};
+
 use super::ApiKey;
 use crate::error::{Error, Kind, Result};
+use crate::request::{Caller, Tenant};
 
-/// Holds the value of an `Authorization` header against the keys; with no keys everyone comes in.
+/// Holds the value of an `Authorization` header against the keys; with no keys everyone comes in, as nobody in particular.
 ///
 /// # Errors
 /// `unauthorized` without a header, with another scheme, or with a wrong key.
-pub(super) fn check(keys: &[ApiKey], authorization: Option<&[u8]>) -> Result<()> {
+pub(super) fn check(keys: &[ApiKey], authorization: Option<&[u8]>) -> Result<Caller> {
     if keys.is_empty() {
-        return Ok(());
+        return Ok(Caller::default());
     }
     let refuse = |message: &str| Err(Error::new(Kind::Unauthorized, message));
     let Some(authorization) = authorization else {
@@ -25,7 +28,16 @@ pub(super) fn check(keys: &[ApiKey], authorization: Option<&[u8]>) -> Result<()>
     }
     // No early exit: the time tells neither which key it was nor how much of it was right.
     let known = keys.iter().fold(false, |known, key| known | same(key.as_bytes(), given));
-    if known { Ok(()) } else { refuse("the API key is not one of this node's") }
+    if !known {
+        return refuse("the API key is not one of this node's");
+    }
+    Ok(Caller { tenant: Some(tenant(given)), ..Caller::default() })
+}
+
+/// The same for a key on every node; a digest, because it is logged, and half of one is enough to tell keys apart.
+fn tenant(key: &[u8]) -> Tenant {
+    let digest: [u8; 32] = Sha256::digest(key).into();
+    Tenant::new(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
 /// Compares in a time that depends on the length of `given` alone.
@@ -65,6 +77,19 @@ mod tests {
             assert_eq!(error.kind, Kind::Unauthorized);
         }
         assert!(check(&keys, None).is_err());
-        assert!(check(&[], None).is_ok());
+        assert_eq!(check(&[], None), Ok(Caller::default()));
+    }
+
+    #[test]
+    fn a_key_is_a_tenant_on_every_node_and_its_name_does_not_show_it() {
+        let tenant = |keys: &[&str], given: &str| {
+            let keys: Vec<_> = keys.iter().map(|key| ApiKey::new(*key)).collect();
+            let caller = check(&keys, Some(format!("Bearer {given}").as_bytes())).expect("a key");
+            caller.tenant.expect("a key has one").to_string()
+        };
+        let first = tenant(&["first-key", "second"], "first-key");
+        assert_eq!(first, tenant(&["first-key"], "first-key"));
+        assert_ne!(first, tenant(&["first-key", "second"], "second"));
+        assert!(first.len() == 32 && !first.contains("first"), "{first}");
     }
 }

@@ -28,7 +28,7 @@ use crate::door::{Admit, AdmitAll};
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
 use crate::reader::{Layout, RenamingSink};
-use crate::request::{DefaultLength, Prompt, Request};
+use crate::request::{Caller, DefaultLength, Prompt, Request, SoFar};
 
 /// What a client is told to wait when admission's mailbox is full: by then it has worked through it.
 const MAILBOX_RETRY_MS: u64 = 1_000;
@@ -82,6 +82,12 @@ async fn generate(
     Ok(answer)
 }
 
+/// Who asked, and when the door had the whole body.
+struct Asked {
+    caller: Caller,
+    received_at: Timestamp,
+}
+
 /// A request whose prompts are with admission.
 struct Begun {
     running: PendingAnswer,
@@ -104,7 +110,8 @@ impl PendingAnswer {
 
 async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
     let body = read_body(door, http.headers(), payload).await?;
-    let received_at = Timestamp::now();
+    let caller = http.extensions().get::<Caller>().cloned().unwrap_or_default();
+    let asked = Asked { caller, received_at: Timestamp::now() };
     let mut generation = match api {
         Api::Chat => parse::chat(&body)?,
         Api::Completions => parse::completion(&body, door.max_prompts)?,
@@ -121,7 +128,7 @@ async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> R
         prompt_logprobs: params.prompt_logprobs.is_some(),
     };
     let (stream, include_usage) = (generation.options.stream, generation.include_usage);
-    let running = admit(door, &title, generation, received_at)?;
+    let running = admit(door, &title, generation, &asked)?;
     Ok(Begun { running, title, stream, include_usage })
 }
 
@@ -130,7 +137,7 @@ fn admit(
     door: &Door,
     title: &Title,
     mut generation: GenerationBody,
-    received_at: Timestamp,
+    asked: &Asked,
 ) -> Result<PendingAnswer> {
     let prompts = std::mem::take(&mut generation.prompts);
     let choices = (prompts.len(), generation.options.params.num_choices() as usize);
@@ -144,9 +151,7 @@ fn admit(
     });
     let requests = ids.into_iter().zip(prompts).zip(sinks);
     let mut requests: Vec<Request> = requests
-        .map(|(id_and_prompt, sink)| {
-            request(title.api, &generation, id_and_prompt, sink, received_at)
-        })
+        .map(|(id_and_prompt, sink)| request(title.api, &generation, id_and_prompt, sink, asked))
         .collect();
     match requests.pop() {
         Some(only) if requests.is_empty() => {
@@ -166,12 +171,14 @@ fn request(
     generation: &GenerationBody,
     (id, prompt): (RequestId, Prompt),
     sink: RenamingSink<BufferEntry>,
-    received_at: Timestamp,
+    asked: &Asked,
 ) -> Request {
     Request {
         id,
+        caller: asked.caller.clone(),
         model: generation.model.clone(),
         prompt,
+        so_far: SoFar::default(),
         params: generation.options.params.clone(),
         stream: generation.options.stream,
         priority: generation.options.priority,
@@ -179,7 +186,7 @@ fn request(
             Api::Completions => DefaultLength::Completions,
             Api::Chat => DefaultLength::Context,
         },
-        received_at,
+        received_at: asked.received_at,
         sink: Box::new(sink),
     }
 }

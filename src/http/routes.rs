@@ -25,7 +25,7 @@ use crate::door::{List, ModelInfo};
 use crate::error::{Error, Kind, Result};
 use crate::health::Status;
 use crate::ids::RequestId;
-use crate::request::{Ended, FinishReason};
+use crate::request::{Caller, Ended, FinishReason};
 use crate::telemetry::Metrics;
 
 /// Carries the request's id in both directions.
@@ -91,7 +91,7 @@ fn only(method: &'static str, path: &str, route: Route) -> Resource {
     web::resource(path).route(route).default_service(web::to(refuse))
 }
 
-/// Asks for the key where one is needed, and gives every answer the request's id.
+/// Asks for the key where one is needed, tells the handler who has come, and gives every answer the request's id.
 pub(super) async fn guard(
     door: Data<Door>,
     request: ServiceRequest,
@@ -101,7 +101,10 @@ pub(super) async fn guard(
         Err(error) => {
             request.into_response(ErrorResponse(error).error_response()).map_into_right_body()
         }
-        Ok(()) => next.call(request).await?.map_into_left_body(),
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.call(request).await?.map_into_left_body()
+        }
     };
     let id = answer_id(response.request());
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
@@ -110,11 +113,11 @@ pub(super) async fn guard(
     Ok(response)
 }
 
-fn authorize(door: &Door, request: &ServiceRequest) -> Result<()> {
+fn authorize(door: &Door, request: &ServiceRequest) -> Result<Caller> {
     let open =
         matches!(request.path(), "/v1/health" | "/health/live" | "/health/ready" | "/metrics");
     if open {
-        return Ok(());
+        return Ok(Caller::default());
     }
     let shown = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     auth::check(&door.api_keys, shown).inspect_err(|error| door.metrics.refused(error.kind))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::prompt::PromptShown;
 use crate::clock::Timestamp;
-use crate::request::{Handle, Sink};
+use crate::request::{Handle, Sink, SoFar};
 use crate::telemetry::Metrics;
 use crate::tokenizer::IncrementalDecoder;
 
@@ -32,6 +32,8 @@ pub struct StreamStart {
     pub num_logprobs: Option<u32>,
     /// What goes back of the prompt, if anything does.
     pub prompt: Option<PromptShown>,
+    /// What the completion has already.
+    pub so_far: SoFar,
     /// So many tokens come before a stop string counts.
     pub min_tokens: u32,
     /// False: one event with everything.

@@ -3,6 +3,8 @@
 //! However its owners' calls fall, the sink gets exactly one of a refusal or (acceptance, events, one last event), the handle
 //! is ended once and the permit goes back once.
 
+mod account;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
@@ -15,8 +17,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 use crate::ids::{DeviceId, RequestId};
 use crate::request::{
-    Ended, Event, FinishReason, Handle, Receipt, Scores, Sink, SinkClosed, Token, TokenLogprob,
-    Usage,
+    Ended, Event, FinishReason, Handle, Scores, Sink, SinkClosed, Token, TokenLogprob,
 };
 use crate::telemetry::Metrics;
 
@@ -39,6 +40,8 @@ pub struct Stream {
     streams: bool,
     num_prompt_tokens: u32,
     num_tokens: u32,
+    /// Of them those that it came with.
+    num_brought: u32,
     attempt: u32,
     cached_tokens: u32,
     device: Option<DeviceId>,
@@ -57,7 +60,7 @@ struct Open {
 impl Stream {
     /// A stream that nobody was told of yet: [`accept`](Self::accept) or [`refuse`](Self::refuse) comes next.
     pub fn new(start: StreamStart) -> SharedStream {
-        Arc::new(Mutex::new(Self {
+        let mut stream = Self {
             handle: start.handle,
             open: Some(Open { sink: start.sink, permit: start.permit, accepted: false }),
             text: Text::new(start.decoder, start.stop, start.include_stop)
@@ -69,13 +72,28 @@ impl Stream {
             streams: start.stream,
             num_prompt_tokens: start.num_prompt_tokens,
             num_tokens: 0,
-            attempt: 1,
+            num_brought: 0,
+            attempt: start.so_far.attempt,
             cached_tokens: 0,
             device: None,
             times: Times::new(start.accepted_at),
             node_id: start.node_id,
             metrics: start.metrics,
-        }))
+        };
+        stream.bring(&start.so_far.tokens);
+        Arc::new(Mutex::new(stream))
+    }
+
+    /// Takes in what the completion has already. Of a stream, events have gone out with all of it that can be shown.
+    fn bring(&mut self, tokens: &[Token]) {
+        self.take_in(tokens, tokens.len());
+        self.num_tokens = tokens.len() as u32;
+        self.num_brought = self.num_tokens;
+        if self.streams {
+            self.token_ids.clear();
+            self.text.take_shown();
+            self.text.take_logprobs();
+        }
     }
 
     /// Tells the client that the request is in. Admission holds the stream's lock from before the scheduler has it until
@@ -130,7 +148,7 @@ impl Stream {
         }
         let request_id = self.handle.request_id();
         tracing::debug!(%request_id, %device, attempt = self.attempt, cached_tokens, "scheduled");
-        if self.num_tokens == 0 {
+        if self.num_tokens == self.num_brought {
             self.cached_tokens = cached_tokens.min(self.num_prompt_tokens);
         }
     }
@@ -333,32 +351,6 @@ impl Stream {
                 (reason, Some(error.unwrap_or_else(|| Error::internal("the step failed"))))
             }
             _ => (reason, error),
-        }
-    }
-
-    fn ended(&self, reason: FinishReason) -> Ended {
-        Ended { reason, completion_tokens: self.num_tokens }
-    }
-
-    fn usage(&self) -> Usage {
-        Usage {
-            prompt_tokens: self.num_prompt_tokens,
-            completion_tokens: self.num_tokens,
-            total_tokens: self.num_prompt_tokens.saturating_add(self.num_tokens),
-            cached_tokens: self.cached_tokens,
-        }
-    }
-
-    fn receipt(&self, now: Timestamp) -> Receipt {
-        Receipt {
-            node_id: self.node_id.as_ref().to_owned(),
-            device: self.device.as_ref().map_or_else(String::new, |d| d.as_str().to_owned()),
-            attempt: self.attempt,
-            queue_ms: self.times.queue_ms(now),
-            prefill_ms: self.times.prefill_ms(now),
-            decode_ms: self.times.decode_ms(),
-            cached_tokens: self.cached_tokens,
-            prefill_tokens: self.num_prompt_tokens - self.cached_tokens,
         }
     }
 }

@@ -44,11 +44,13 @@ impl Text {
         Self { logprobs, ..self }
     }
 
-    /// Puts a prompt before the completion's first token; no stop string is searched in it.
+    /// Puts a prompt before the completion's tokens, none of which was taken; no stop string is searched in it.
     pub fn begin_with(&mut self, prompt: &str) {
         self.pending.insert_str(0, prompt);
         if let Some(logprobs) = &mut self.logprobs {
-            logprobs.num_chars += prompt.chars().count() as u32;
+            let num_chars = prompt.chars().count() as u32;
+            logprobs.num_chars += num_chars;
+            logprobs.entries.iter_mut().for_each(|entry| entry.text_offset += num_chars);
         }
     }
 

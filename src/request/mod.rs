@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::ids::RequestId;
 
+mod caller;
 mod fields;
 mod handle;
 mod params;
@@ -18,6 +19,7 @@ mod rule;
 mod token;
 mod value;
 
+pub use caller::{Caller, Role, Tenant};
 pub use fields::Fields;
 pub use handle::{Ended, Handle};
 pub use params::Params;
@@ -54,15 +56,35 @@ pub enum DefaultLength {
     Context,
 }
 
+/// What a request has behind it when it comes: nothing, or the beginning of its completion, made elsewhere. It goes on as if it had
+/// been made here: the events that follow begin at the next token, and an answer in one piece has all of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SoFar {
+    /// The completion's tokens, with their scores where the request wants log probabilities and one answer.
+    pub tokens: Vec<Token>,
+    /// The number of the start that this is, counted from 1; events say it.
+    pub attempt: u32,
+}
+
+impl Default for SoFar {
+    fn default() -> Self {
+        Self { tokens: Vec::new(), attempt: 1 }
+    }
+}
+
 /// One request at the door of admission. The sink gets exactly one of `refused` or (`accepted`, events, a last event); with several
 /// choices their events come as they are made, each choice with a finish of its own.
 pub struct Request {
     /// The client's id, or one the door gave.
     pub id: RequestId,
+    /// Who asks.
+    pub caller: Caller,
     /// The configured alias of the model.
     pub model: String,
     /// What is to be continued.
     pub prompt: Prompt,
+    /// What there is of the completion.
+    pub so_far: SoFar,
     /// As given, unchecked.
     pub params: Params,
     /// False: one event with everything.

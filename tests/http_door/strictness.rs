@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use inferno_node::http::{ApiKey, Config};
+use inferno_node::request::Caller;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -156,12 +157,27 @@ async fn with_keys_only_health_and_metrics_are_open() {
     let wrong = rig.client.get(rig.url("/v1/models")).bearer_auth("onex").send().await.unwrap();
     assert_eq!(fault(wrong).await.0, 401);
     assert!(rig.admits.try_recv().is_err() && rig.cancels.try_recv().is_err());
-    for key in ["one", "two"] {
+    let mut tenants = Vec::new();
+    for key in ["one", "two", "one"] {
         let request = rig.client.post(rig.url(CHAT)).bearer_auth(key).json(&chat(json!({})));
         let answer = tokio::spawn(request.send());
-        rig.next().await.play(&["x"]);
+        let played = rig.next().await;
+        tenants.push(played.request.caller.tenant.clone().expect("a key says whose request it is"));
+        played.play(&["x"]);
         assert_eq!(answer.await.unwrap().unwrap().status(), 200);
     }
+    assert!(tenants[0] == tenants[2] && tenants[0] != tenants[1], "{tenants:?}");
+}
+
+#[actix_web::test]
+async fn without_keys_nobody_is_a_tenant() {
+    let mut rig = Rig::new();
+    let request = rig.client.post(rig.url(CHAT)).json(&chat(json!({})));
+    let answer = tokio::spawn(request.send());
+    let played = rig.next().await;
+    assert_eq!(played.request.caller, Caller::default());
+    played.play(&["x"]);
+    assert_eq!(answer.await.unwrap().unwrap().status(), 200);
 }
 
 #[actix_web::test]

@@ -11,7 +11,9 @@ use crate::door::RunningObserver;
 use crate::ids::{ModelId, RequestId, SequenceId};
 use crate::models::ServedModel;
 use crate::reply::testing::Collected;
-use crate::request::{DEFAULT_PRIORITY, DefaultLength, Handle, Params, Prompt, Request, Sink};
+use crate::request::{
+    Caller, DEFAULT_PRIORITY, DefaultLength, Handle, Params, Prompt, Request, Sink, SoFar,
+};
 use crate::telemetry::Metrics;
 use crate::tokenizer::{ChatTemplate, testing};
 
@@ -48,9 +50,11 @@ pub(crate) fn reserved(sink: &Collected) -> Reserved {
     let config = Config::default();
     Reserved {
         handle,
+        caller: Caller::default(),
         params: check_params(Params::default(), &model, &config, 1).expect("defaults"),
         bad_words: Vec::new(),
         echo: None,
+        so_far: SoFar::default(),
         model,
         prompt_field: "prompt",
         stream: true,
@@ -66,8 +70,10 @@ pub(crate) fn reserved(sink: &Collected) -> Reserved {
 pub(crate) fn request(id: &str, prompt: Prompt, sink: impl Sink + 'static) -> Request {
     Request {
         id: RequestId::parse(id).expect("an id"),
+        caller: Caller::default(),
         model: "m".into(),
         prompt,
+        so_far: SoFar::default(),
         params: Params::default(),
         stream: true,
         priority: DEFAULT_PRIORITY,

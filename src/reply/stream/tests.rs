@@ -4,6 +4,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::testing::{Collected, Fixture, Word, at, ids, lock, tokens, with_stop};
 use super::*;
+use crate::request::{Receipt, Usage};
 use crate::tokenizer::IncrementalDecoder;
 use crate::tokenizer::testing::{self, END};
 
