@@ -5,7 +5,7 @@
 //! gives its own back and waits in front of all newcomers.
 
 use super::Credit;
-use super::kv_blocks::KvBlocks;
+use super::kv::KvBlocks;
 use super::policy::LaneSpec;
 use super::seated::{Output, SeatState, Seated, Started, Waiting, Wishes};
 use crate::ids::{DeviceId, ModelId};

@@ -4,8 +4,7 @@
 
 use std::cmp::Reverse;
 
-use super::block_pool::BlockId;
-use super::kv_blocks::Chain;
+use super::kv::{BlockId, Chain};
 use crate::bridge::ffi::SamplerSpec;
 use crate::clock::Timestamp;
 use crate::ids::SequenceId;

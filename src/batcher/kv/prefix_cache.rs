@@ -12,7 +12,7 @@ use crate::sequence::Prefix;
 
 /// Where a chain of cached blocks has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Link {
+pub struct Link {
     /// Hash of everything up to here.
     hash: u128,
     /// The entry's number, never used twice; 0 before the first block.
@@ -28,7 +28,7 @@ impl Link {
 
 /// What came of offering a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Offer {
+pub enum Offer {
     /// It is in the cache now: the cache refers to it.
     Taken(Link),
     /// The same, and the cache has let go of the idle block that had its key.
@@ -54,7 +54,7 @@ type HashFn = fn(u128, &[u32]) -> u128;
 
 /// See the module. Knows which cached blocks are idle (held by no sequence) and which of them was so longest.
 #[derive(Debug)]
-pub(super) struct PrefixCache {
+pub struct PrefixCache {
     by_hash: HashMap<u128, BlockId>,
     /// By block; as long as it takes.
     entries: Vec<Option<CachedBlock>>,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use actix::{Addr, Arbiter, Handler, Message};
 use tokio::sync::oneshot;
 
-use super::actor::RETRY_AFTER;
-use super::probe::Got;
-use super::*;
+use super::super::actor::RETRY_AFTER;
+use super::super::probe::Got;
+use super::super::*;
 use crate::bridge::ffi::{MemoryStats, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode};
 use crate::clock::Timestamp;

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::Started;
-use super::policy::{Batching, LaneSpec, PlannedStep};
-use super::seated::Output;
+use super::super::Started;
+use super::super::policy::{Batching, LaneSpec, PlannedStep};
+use super::super::seated::Output;
 use crate::bridge::NO_TOKEN;
 use crate::bridge::ffi::{StepBatch, StepOutput};
 use crate::ids::ModelId;

@@ -1,11 +1,11 @@
 //! The KV blocks of one model on one device: which are free, and how often each of the others is referred to.
 
 /// A block's number on the device.
-pub(super) type BlockId = u32;
+pub type BlockId = u32;
 
 /// Counts references. A block is free with none; a table that holds it and the prefix cache count one each.
 #[derive(Debug)]
-pub(super) struct BlockPool {
+pub struct BlockPool {
     /// \[num_blocks\]
     references: Vec<u32>,
     /// Blocks without reference, the next to be given out last.

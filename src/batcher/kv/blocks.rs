@@ -6,7 +6,7 @@ use crate::sequence::Prefix;
 
 /// How far a sequence's blocks were offered to the prefix cache.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Chain {
+pub struct Chain {
     /// Full blocks found or offered so far.
     blocks: u32,
     /// Where they lead; `None` once the cache has refused one, and with it all that would follow.
@@ -15,7 +15,7 @@ pub(super) struct Chain {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct KvBlocks {
+pub struct KvBlocks {
     block_size: u32,
     pool: BlockPool,
     /// `None`: switched off.
