@@ -64,7 +64,7 @@ pub enum ModelsCommand {
 /// `models random`.
 #[derive(Debug, Clone, Args)]
 pub struct RandomArgs {
-    /// Whose shape.
+    /// The model whose shape the checkpoint gets.
     #[arg(long, value_name = "MODEL")]
     pub like: Like,
     /// Fewer layers than the model has, for tests and small machines.

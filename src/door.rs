@@ -28,7 +28,7 @@ pub struct AdmitAll {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Cancel {
-    /// Which.
+    /// The request to cancel.
     pub id: RequestId,
     /// Answered when the request has ended, with the tokens of all its prompts; `not_found` if none of that id runs here.
     pub done: oneshot::Sender<Result<Ended>>,

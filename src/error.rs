@@ -104,7 +104,7 @@ const MAX_PARAM_LEN: usize = 200;
 #[error("{kind}: {}", self.text())]
 #[serde(into = "WireError", from = "WireError")]
 pub struct Error {
-    /// Which of the closed list.
+    /// One of the closed list of kinds.
     pub kind: Kind,
     /// What was expected and what came, without the member's name.
     pub message: String,

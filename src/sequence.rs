@@ -16,7 +16,7 @@ pub const NUM_LEVELS: u8 = 8;
 pub struct Sequence {
     /// Our id.
     pub id: SequenceId,
-    /// Which model.
+    /// The model that generates it.
     pub model: ModelId,
     /// Sequences of different salts share no KV: another adapter gives other keys and values, and one tenant is not to learn from
     /// its times what another has asked.

@@ -148,7 +148,7 @@ impl Admission {
                 self.progress.set_pending(self.tokenizing, now);
             }
             Err(job) => {
-                let text = "prompts that wait to be tokenized are too long together";
+                let text = "the prompts that wait to be tokenized have too many bytes together";
                 job.reserved.refuse(&self.gate.later(Kind::QueueFull, text));
             }
         }
@@ -200,11 +200,13 @@ impl Admission {
 
     fn denied(&self, denied: Denied, now: Timestamp) -> Error {
         match denied {
-            Denied::Conflict => Error::new(Kind::Conflict, "a request with this id is running")
-                .with_param("request_id"),
+            Denied::Conflict => {
+                Error::new(Kind::Conflict, "a request with this id is already running")
+                    .with_param("request_id")
+            }
             Denied::Full(count) => {
                 // A place is free when one request is done.
-                let text = format!("the node holds {count} requests, as many as it may");
+                let text = format!("the node already holds {count} requests, its limit");
                 self.queue_full(text, self.ledger.mean_tokens(), now)
             }
         }
@@ -243,7 +245,9 @@ impl Admission {
         let limit = self.gate.config.max_waiting_tokens;
         let waits = reserved.hold.as_mut().map(|hold| hold.permit.wait_with(tokens, limit));
         if let Some(Err(excess)) = waits {
-            let text = format!("{tokens} tokens more would wait than the {limit} that may");
+            let text = format!(
+                "with this request's {tokens} tokens more than {limit} would wait for a device"
+            );
             return reserved.refuse(&self.queue_full(text, excess, now));
         }
         let Some(mut hold) = reserved.hold.take() else { return };
@@ -350,7 +354,7 @@ impl Handler<Cancel> for Admission {
         // A hint; the scheduler looks from time to time anyway.
         let _ = self.sweep.try_send(Sweep);
         actix::spawn(async move {
-            let lost = |_| Error::internal("the request went away without an end");
+            let lost = |_| Error::internal("the request was lost inside the node");
             let _ = done.send(ends.await.map(Ended::together).map_err(lost));
         });
     }

@@ -74,7 +74,10 @@ impl Gate {
         self.check_open()?;
         let model = self.model(&reserved.model.name)?;
         if !Arc::ptr_eq(model, &reserved.model) {
-            return Err(self.later(Kind::Unavailable, "the model was loaded again meanwhile"));
+            return Err(self.later(
+                Kind::Unavailable,
+                "the model was reloaded while the prompt was tokenized",
+            ));
         }
         validate::check_token_ids(&token_ids, reserved.prompt_field, model)?;
         let max_tokens = validate::completion_length(
@@ -96,7 +99,7 @@ impl Gate {
 
     fn check_open(&self) -> Result<()> {
         if self.draining {
-            let text = "the node finishes what it has and takes nothing new";
+            let text = "the node is draining and takes no new requests";
             return Err(self.later(Kind::Draining, text));
         }
         if self.no_device {
@@ -112,7 +115,8 @@ impl Gate {
         if self.expected_models.iter().any(|expected| expected == name) {
             return Err(self.later(Kind::Unavailable, format!("the model {name:?} is not up yet")));
         }
-        Err(Error::new(Kind::NotFound, format!("no model {name:?} here")).with_param("model"))
+        Err(Error::new(Kind::NotFound, format!("the model {name:?} is not loaded here"))
+            .with_param("model"))
     }
 
     /// A refusal that may not stand for long.

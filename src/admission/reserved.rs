@@ -182,7 +182,9 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         let error = match std::thread::panicking() {
             true => Error::internal("admission panicked on this request"),
-            false => Error::new(Kind::Unavailable, "the node stops").with_retry_after_ms(1_000),
+            false => {
+                Error::new(Kind::Unavailable, "the node is stopping").with_retry_after_ms(1_000)
+            }
         };
         self.end(&error);
     }

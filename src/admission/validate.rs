@@ -34,12 +34,12 @@ pub(super) fn check_samples(params: &Params, stream: bool, config: &Config) -> R
     let field = if params.ranks_samples() { "best_of" } else { "n" };
     if samples as usize > config.max_requests {
         let most = config.max_requests;
-        let text = format!("expected at most {most}, the places that the node has, got {samples}");
+        let text =
+            format!("expected at most {most}, the requests that the node may hold, got {samples}");
         return Err(Error::invalid(field, text));
     }
     if stream && params.ranks_samples() {
-        let text =
-            "not supported with stream above n: which samples are the best is known at their end";
+        let text = "not supported with stream where it is above n: the best samples are known when all have ended";
         return Err(Error::unsupported(field, text));
     }
     Ok(())

@@ -42,9 +42,9 @@ pub struct Links {
 
 /// What a batcher is made with.
 pub struct Start {
-    /// Which device.
+    /// The device's name, as in the configuration.
     pub device: DeviceId,
-    /// Which build of its actors.
+    /// Counts the builds of the device's actors.
     pub generation: u64,
     /// Settings.
     pub config: Config,

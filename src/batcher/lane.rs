@@ -354,7 +354,7 @@ impl<S: Clone> Lane<S> {
         waiting + preempting
     }
 
-    /// Which model.
+    /// The model that this lane runs.
     pub fn model(&self) -> ModelId {
         self.spec.model
     }

@@ -57,7 +57,7 @@ pub struct Assign {
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
 #[rtype(result = "()")]
 pub struct Credit {
-    /// Whose.
+    /// The device that has the credit.
     pub device: DeviceId,
     /// Which build of the device's actors.
     pub generation: u64,
@@ -93,7 +93,7 @@ pub struct Returned {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct AddModel {
-    /// Which.
+    /// The model that was loaded.
     pub model: ModelId,
     /// What it may take in a step.
     pub budget: ModelBudget,
@@ -109,7 +109,7 @@ pub struct AddModel {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct RemoveModel {
-    /// Which.
+    /// The model to give up.
     pub model: ModelId,
     /// The answer.
     pub done: oneshot::Sender<()>,
@@ -132,7 +132,7 @@ pub struct Attach {
 #[derive(Message, Debug, Clone, PartialEq, Eq)]
 #[rtype(result = "()")]
 pub struct DeviceFailed {
-    /// Which.
+    /// The device that failed.
     pub device: DeviceId,
     /// Which build of its actors, so that a late message does not hit the next one.
     pub generation: u64,

@@ -18,7 +18,7 @@ pub const MAX_STEPS_IN_FLIGHT: usize = 2;
 /// What a lane is made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneSpec {
-    /// Which model.
+    /// The model that the lane runs.
     pub model: ModelId,
     /// Its KV blocks.
     pub num_blocks: u32,
@@ -47,7 +47,7 @@ pub struct LaneSpec {
 pub struct PlannedStep {
     /// Its number, growing.
     pub step: u64,
-    /// Whose weights and blocks.
+    /// The model whose weights and blocks the step uses.
     pub model: ModelId,
     /// Seats that the device is to bind before.
     pub bindings: Vec<SeatBinding>,

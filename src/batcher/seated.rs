@@ -15,7 +15,7 @@ use crate::sequence::{NUM_LEVELS, Sequence};
 /// A sequence got a seat for the first time in this attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Started<S> {
-    /// Whose.
+    /// The stream of the sequence.
     pub stream: S,
     /// Tokens of its prompt that the prefix cache had.
     pub cached_tokens: u32,

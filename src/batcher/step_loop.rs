@@ -147,7 +147,10 @@ impl<S: Clone> StepLoop<S> {
                 self.unsent.returned(vec![(sequence, stream)]);
             }
             Err(Refused::TooLong { stream, needed, total, .. }) => {
-                let text = format!("needs {needed} KV blocks, {} has {total}", self.device);
+                let text = format!(
+                    "the request needs {needed} KV blocks, and {} has {total}",
+                    self.device
+                );
                 to.fail(&stream, Error::new(Kind::ContextLength, text), now);
             }
         }
@@ -302,7 +305,11 @@ fn part_with<S>(
         return None;
     }
     if sequence.failed_steps >= MAX_FAILED_STEPS {
-        to.fail(&stream, Error::internal(format!("its step failed twice: {reason}")), now);
+        to.fail(
+            &stream,
+            Error::internal(format!("the request's step failed twice: {reason}")),
+            now,
+        );
         return None;
     }
     if restarted {

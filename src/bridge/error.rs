@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct DeviceError {
-    /// Which of the fixed codes.
+    /// One of the fixed codes.
     pub code: DeviceErrorCode,
     /// Detail for the log.
     pub message: String,

@@ -10,7 +10,7 @@ use super::json_file::JsonFile;
 
 /// What `config.json` says.
 pub struct ModelConfig {
-    /// Whose kind it is.
+    /// The family that the checkpoint is of.
     pub family: &'static Family,
     /// What the engine builds, and which tensors it needs.
     pub decoder: Decoder,

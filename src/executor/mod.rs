@@ -42,7 +42,7 @@ pub use maker::{Maker, MemoryReading};
 pub struct RunStep {
     /// The batcher's number of the step, growing.
     pub step: u64,
-    /// Whose weights and blocks.
+    /// The model whose weights and blocks the step uses.
     pub model: ModelId,
     /// Sequences that got a seat since the step before; bound before this one runs.
     pub bindings: Vec<SeatBinding>,
@@ -150,7 +150,7 @@ pub struct LoadedModel {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct UnloadModel {
-    /// Which.
+    /// The model to unload.
     pub model: ModelId,
     /// The answer: the pool after that; dropped unanswered as with [`LoadModel`].
     pub done: oneshot::Sender<Result<MemoryStats, DeviceError>>,

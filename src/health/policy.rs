@@ -46,7 +46,7 @@ impl CheckName {
 /// One check of the health message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
-    /// Which.
+    /// What was checked.
     pub name: CheckName,
     /// How it stands.
     pub status: Status,

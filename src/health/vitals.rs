@@ -17,7 +17,7 @@ use crate::telemetry::Metrics;
 /// The health message of bus and HTTP.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HealthMessage {
-    /// Whose.
+    /// The node that this is the health of.
     pub node_id: String,
     /// Of the whole node.
     pub status: Status,
@@ -110,7 +110,7 @@ impl Vitals {
         }
     }
 
-    /// Whose they are.
+    /// The node's id.
     pub fn node_id(&self) -> &str {
         &self.node_id
     }

@@ -9,7 +9,7 @@ use crate::memory::{self, ModelNeed};
 /// A device, as the policy sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Room {
-    /// Which.
+    /// The device that has it.
     pub device: DeviceId,
     /// The whole memory pool.
     pub reserved_bytes: u64,

@@ -17,7 +17,7 @@ const REBUILD_WAIT: Duration = Duration::from_secs(30);
 /// One build of a device's actors.
 #[derive(Clone)]
 pub struct DeviceHandle {
-    /// Which device.
+    /// The device's name, as in the configuration.
     pub id: DeviceId,
     /// Which build of its actors; grows.
     pub generation: u64,

@@ -38,7 +38,7 @@ impl PlaceError {
                 Error::internal(format!("model {name} on {id}: {error}"))
             }
             PlaceError::DeviceGone(id) => {
-                let text = format!("{id} is down, model {name} cannot be put there");
+                let text = format!("{id} is down; the model {name} cannot be loaded there");
                 Error::new(Kind::Unavailable, text).with_retry_after_ms(RETRY_AFTER_MS)
             }
         }

@@ -64,7 +64,7 @@ pub(super) struct Start {
     pub vitals: Arc<Vitals>,
     pub phase: watch::Sender<Phase>,
     pub stopping: Stopping,
-    /// Its own.
+    /// The supervisor's own.
     pub alive: Lifeline,
     /// Of everything that ends with the node.
     pub lines: Lifelines,

@@ -49,7 +49,7 @@ pub struct Deliver {
 /// What one step gave one sequence. `S` is the sequence's stream, or what a simulator has in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delivery<S = SharedStream> {
-    /// Whose.
+    /// The stream of the sequence.
     pub stream: S,
     /// The start the token belongs to; a stream that has started again ignores an older one.
     pub attempt: u32,

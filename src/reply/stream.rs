@@ -343,7 +343,7 @@ impl Stream {
     ) -> (FinishReason, Option<Error>) {
         match reason {
             FinishReason::Cancelled if self.handle.is_cut() => {
-                let text = "the node ended before the completion did";
+                let text = "the node stopped before the completion ended";
                 let error = Error::new(Kind::Draining, text).with_retry_after_ms(DRAINED_RETRY_MS);
                 (FinishReason::Failed, Some(error))
             }

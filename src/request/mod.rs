@@ -167,7 +167,7 @@ pub struct Usage {
 /// What the request cost: the receipt of the last event.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// Which node.
+    /// The node that ended the request.
     pub node_id: String,
     /// Which device, such as `cpu:0`; empty if it never reached one.
     pub device: String,
@@ -213,7 +213,7 @@ impl Receipt {
 /// One event of a request's stream: what one step gave it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Event {
-    /// Whose.
+    /// The request that this event belongs to.
     pub request_id: RequestId,
     /// Which of the request's choices, where it wants several (`n`).
     #[serde(skip_serializing_if = "is_zero")]

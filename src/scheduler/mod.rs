@@ -40,9 +40,9 @@ pub struct Enqueue {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct DeviceUp {
-    /// Which.
+    /// The device.
     pub device: DeviceId,
-    /// Which build of its actors.
+    /// Counts the builds of its actors.
     pub generation: u64,
     /// Its batcher.
     pub batcher: Recipient<Assign>,
@@ -52,7 +52,7 @@ pub struct DeviceUp {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct DeviceDown {
-    /// Which.
+    /// The device.
     pub device: DeviceId,
     /// Which build of its actors, so that a late message does not hit the next one.
     pub generation: u64,

@@ -27,7 +27,7 @@ const RETRY_ELSEWHERE_MS: u64 = 1_000;
 pub struct Assignment<S> {
     /// To which device.
     pub device: DeviceId,
-    /// Which build of its actors.
+    /// The build of its actors that the assignment is for.
     pub generation: u64,
     /// What to run.
     pub sequence: Sequence,
@@ -258,7 +258,7 @@ impl<S> Scheduling<S> {
 /// For a sequence that has waited for a device with its model for so long.
 fn no_device(limit: Duration) -> Error {
     if limit.is_zero() {
-        let text = "no device of this node is left, another node may take it";
+        let text = "no device of this node is left; another node may take the request";
         return Error::new(Kind::Unavailable, text).with_retry_after_ms(RETRY_ELSEWHERE_MS);
     }
     let text = format!("no device with the model is up for {} s", limit.as_secs());

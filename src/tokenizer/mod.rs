@@ -21,7 +21,7 @@ use pieces::Pieces;
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", file.display())]
 pub struct TokenizerError {
-    /// Which file.
+    /// The file at fault.
     pub file: PathBuf,
     /// What is wrong with it.
     pub reason: String,

@@ -39,7 +39,7 @@ const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 /// What is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RandomOptions {
-    /// Whose shape.
+    /// The model whose shape the checkpoint gets.
     pub like: Like,
     /// Fewer layers than the family has, for tests and small machines.
     pub layers: Option<u32>,
@@ -95,7 +95,7 @@ pub enum RandomError {
     /// The system refused.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Which file or directory.
+        /// The file or directory at fault.
         path: PathBuf,
         /// Why.
         error: std::io::Error,

@@ -44,7 +44,7 @@ pub fn devices_here() -> Vec<DeviceHere> {
 /// What a device has for a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fit {
-    /// Which device.
+    /// The device's name, as in the configuration.
     pub device: DeviceId,
     /// Of a GPU: name, PCI bus id and NUMA node.
     #[serde(flatten)]

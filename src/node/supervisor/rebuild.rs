@@ -1,4 +1,4 @@
-//! What the supervisor does about a device that failed: builds its actors again, or gives it up where only a new process can.
+//! What the supervisor does about a device that failed: builds its actors again, or gives it up where it needs a new process.
 
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -16,7 +16,7 @@ use crate::node::device::{DeviceActors, DeviceParts};
 use crate::scheduler::DeviceDown;
 
 impl Inner {
-    /// A device that only a new process can have again: what it ran goes to other devices, if there are any, and the node is to end.
+    /// A device that needs a new process: what it ran goes to other devices, if there are any, and the node is to end.
     pub(super) async fn lose(&self, failed: DeviceFailed) {
         let DeviceFailed { device, generation, reason, .. } = failed;
         let text = format!("{device} needs a new process: {reason}");

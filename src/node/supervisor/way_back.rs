@@ -9,7 +9,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NotBuilt {
     pub reason: String,
-    /// Only a new process can have it again.
+    /// The device needs a new process.
     pub sticky: bool,
 }
 
