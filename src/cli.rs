@@ -176,9 +176,19 @@ pub fn serve(options: &ConfigOptions) -> Result<(), String> {
     let config = Config::load(&options.sources()).map_err(|error| error.to_string())?;
     crate::telemetry::init_tracing(&config.node.log);
     eprint!("{}", config.to_toml());
+    raise_open_files();
     let node = Node::start(config).map_err(|error| error.message)?;
     let runtime = runtime()?;
     runtime.block_on(run_until_signal(node))
+}
+
+/// As many open files as the system lets this process have: systems give 1,024 unless asked, for the sake of programs that use `select`.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files stays");
+    }
 }
 
 async fn run_until_signal(node: Node) -> Result<(), String> {

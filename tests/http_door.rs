@@ -6,6 +6,8 @@
 
 #[path = "http_door/answers.rs"]
 mod answers;
+#[path = "http_door/crowd.rs"]
+mod crowd;
 #[path = "http_door/leaving.rs"]
 mod leaving;
 #[path = "http_door/rig.rs"]

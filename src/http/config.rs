@@ -18,7 +18,8 @@ pub struct Config {
     pub api_keys: Vec<ApiKey>,
     /// Threads that serve connections; each takes about one core when 100,000 tokens a second are streamed.
     pub workers: usize,
-    /// Most connections at once, over all workers; further ones wait to be accepted. Each costs a file descriptor and about 20 kB.
+    /// Most connections at once, over all workers. Beyond, the one that has been idle longest is closed; where all are busy, only
+    /// health and metrics are answered, others with 429. Each costs two file descriptors and about 20 kB.
     pub max_connections: usize,
     /// Longest request body in bytes; a longer one is refused as `too_large`.
     pub max_body_bytes: usize,

@@ -25,6 +25,7 @@ mod bill;
 mod children;
 mod choices;
 mod config;
+mod connections;
 mod generate;
 mod logprobs;
 mod answer_buffer;

@@ -1,21 +1,26 @@
 //! Which path is what; who may come in; and everything that does not generate.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Recipient;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::{self, Data, Path, ServiceConfig};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource, ResponseError as _, Route};
+use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::connections::{BusyConnection, Connection, HeldBody};
 use super::generate::{chat, completions, not_taken};
 use super::refusal::{ErrorResponse, method_not_allowed};
 use super::wire::Api;
@@ -30,6 +35,9 @@ use crate::telemetry::Metrics;
 
 /// Carries the request's id in both directions.
 pub(super) const REQUEST_ID: &str = "x-request-id";
+
+/// What a client is told to wait where all connections are busy: some answer has ended by then.
+const BUSY_RETRY_MS: u64 = 1_000;
 
 /// How long another actor may take to answer: a cancel ends with the step that runs, a list at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -91,36 +99,65 @@ fn only(method: &'static str, path: &str, route: Route) -> Resource {
     web::resource(path).route(route).default_service(web::to(refuse))
 }
 
-/// Asks for the key where one is needed, tells the handler who has come, and gives every answer the request's id.
+/// Says no where the key or a place is wanting, tells the handler who has come, gives every answer the request's id, and makes a
+/// handler's panic an answer, too.
 pub(super) async fn guard(
     door: Data<Door>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
-) -> std::result::Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let mut response = match authorize(&door, &request) {
+) -> std::result::Result<ServiceResponse<HeldBody>, actix_web::Error> {
+    let busy = request.conn_data::<Rc<Connection>>().map(Connection::begin);
+    let may_ask = match request.path() {
+        "/v1/health" | "/health/live" | "/health/ready" | "/metrics" => Ok(Caller::default()),
+        _ => authorize(&door, &request)
+            .and_then(|caller| check_place(busy.as_ref()).map(|()| caller)),
+    };
+    let mut response = match may_ask {
         Err(error) => {
-            request.into_response(ErrorResponse(error).error_response()).map_into_right_body()
+            door.metrics.refused(error.kind);
+            let refusal = ErrorResponse(error).error_response();
+            request.into_response(refusal).map_into_boxed_body()
         }
         Ok(caller) => {
             request.extensions_mut().insert(caller);
-            next.call(request).await?.map_into_left_body()
+            let id = answer_id(request.request());
+            match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+                Ok(response) => response?.map_into_boxed_body(),
+                Err(_) => return Err(panicked(&door, &id)),
+            }
         }
     };
     let id = answer_id(response.request());
-    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
-        response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), value);
-    }
-    Ok(response)
+    show_id(&id, response.headers_mut());
+    Ok(response.map_body(|_, body| HeldBody { body, _busy: busy }))
 }
 
 fn authorize(door: &Door, request: &ServiceRequest) -> Result<Caller> {
-    let open =
-        matches!(request.path(), "/v1/health" | "/health/live" | "/health/ready" | "/metrics");
-    if open {
-        return Ok(Caller::default());
-    }
     let shown = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-    auth::check(&door.api_keys, shown).inspect_err(|error| door.metrics.refused(error.kind))
+    auth::check(&door.api_keys, shown)
+}
+
+fn check_place(busy: Option<&BusyConnection>) -> Result<()> {
+    if busy.is_none_or(BusyConnection::has_place) {
+        return Ok(());
+    }
+    let error = Error::new(Kind::QueueFull, "the node has as many connections as it serves");
+    Err(error.with_retry_after_ms(BUSY_RETRY_MS))
+}
+
+/// The answer to a request whose handler panicked; what it asked for is cancelled, the worker goes on.
+fn panicked(door: &Door, id: &RequestId) -> actix_web::Error {
+    let error = Error::internal("a defect of the node: the handler of this request panicked");
+    door.metrics.refused(error.kind);
+    let mut response = ErrorResponse(error.clone()).error_response();
+    show_id(id, response.headers_mut());
+    InternalError::from_response(error, response).into()
+}
+
+fn show_id(id: &RequestId, headers: &mut HeaderMap) {
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        headers.insert(HeaderName::from_static(REQUEST_ID), value);
+    }
 }
 
 /// The id that the request ran under; of one that never ran, the client's or a fresh one.

@@ -2,22 +2,32 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::http::KeepAlive;
 use actix_web::middleware::from_fn;
+use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinHandle;
 
+use super::connections::{Connection, Connections, SPARE};
 use super::routes::{Door, configure, guard};
 use super::{Config, Deps};
 use crate::lifeline::Lifeline;
 
 /// Connections the kernel holds until a worker accepts them: a burst of as many clients as a node serves at once.
 const BACKLOG: i32 = 1_024;
+
+/// The worker's socket, and a second name of it by which another worker may close it.
+const FILES_PER_CONNECTION: u64 = 2;
+
+/// Open files that the rest of the node may need: devices, models, NATS.
+const OTHER_FILES: u64 = 256;
 
 /// Longer than any drain: the deadline of [`Server::stop`] ends a stop, not actix's own.
 const NEVER_S: u64 = 365 * 24 * 3_600;
@@ -47,11 +57,26 @@ pub fn start(config: &Config, deps: Deps, alive: Lifeline) -> io::Result<Server>
         0 => KeepAlive::Disabled,
         seconds => KeepAlive::Timeout(Duration::from_secs(seconds)),
     };
-    let app = move || App::new().app_data(door.clone()).wrap(from_fn(guard)).configure(configure);
+    let max_connections = affordable(config.max_connections, getrlimit(Resource::Nofile).current);
+    let connections = Connections::new(max_connections);
+    let workers = Arc::new(alive.beside("HTTP worker"));
+    let app = move || {
+        // Each worker makes one of these and drops it at its end.
+        let app = App::new().app_data(door.clone()).app_data(workers.beside("HTTP worker"));
+        app.wrap(from_fn(guard)).configure(configure)
+    };
     let server = HttpServer::new(app)
         .workers(config.workers)
-        .max_connections(config.max_connections.div_ceil(config.workers))
-        // Nothing here blocks; by default there would be hundreds.
+        // Of those that give way, so many may not have closed yet.
+        .max_connections((max_connections + 2 * SPARE).div_ceil(config.workers))
+        .on_connect(move |stream, data| {
+            let stream = stream.downcast_ref::<TcpStream>();
+            // One for which no descriptor is left is not counted.
+            if let Some(Ok(connection)) = stream.map(|it| Connection::open(&connections, it)) {
+                data.insert(connection);
+            }
+        })
+        // One large body is parsed at once.
         .worker_max_blocking_threads(1)
         .keep_alive(keep_alive)
         .client_request_timeout(config.read_timeout())
@@ -68,6 +93,16 @@ pub fn start(config: &Config, deps: Deps, alive: Lifeline) -> io::Result<Server>
         server.await
     });
     Ok(Server { address, handle, server })
+}
+
+/// How many connections the open files of this process are enough for, `asked` at most.
+fn affordable(asked: usize, max_files: Option<u64>) -> usize {
+    let files = max_files.unwrap_or(u64::MAX).saturating_sub(OTHER_FILES);
+    let affordable = usize::try_from(files / FILES_PER_CONNECTION).unwrap_or(usize::MAX);
+    if affordable < asked {
+        tracing::warn!(asked, affordable, "http.max_connections: too few open files (ulimit -n)");
+    }
+    affordable.clamp(1, asked)
 }
 
 fn listen(address: SocketAddr, slow_reader: Duration) -> io::Result<TcpListener> {
@@ -103,5 +138,18 @@ impl Server {
         server.abort();
         let _ = server.await;
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_more_connections_than_files() {
+        assert_eq!(affordable(4_096, None), 4_096);
+        assert_eq!(affordable(4_096, Some(1 << 20)), 4_096);
+        assert_eq!(affordable(4_096, Some(1_024)), 384);
+        assert_eq!(affordable(4_096, Some(64)), 1);
     }
 }

@@ -23,7 +23,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// No test waits longer for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Admission {
+pub struct Admission {
     admits: UnboundedSender<Request>,
     cancels: UnboundedSender<Cancel>,
 }
@@ -52,6 +52,13 @@ impl Handler<Cancel> for Admission {
     type Result = ();
     fn handle(&mut self, cancel: Cancel, _: &mut Self::Context) {
         let _ = self.cancels.send(cancel);
+    }
+}
+
+impl Admission {
+    /// One of whose requests nobody hears.
+    pub fn deaf() -> Addr<Self> {
+        Self { admits: unbounded_channel().0, cancels: unbounded_channel().0 }.start()
     }
 }
 
@@ -149,7 +156,7 @@ impl Rig {
     }
 }
 
-pub fn deps<A>(admission: Addr<A>, health: Arc<Health>) -> Deps
+pub fn deps<A>(admission: Addr<A>, health: Arc<dyn HealthSource>) -> Deps
 where
     A: Actor<Context = Context<A>> + Handler<Admit> + Handler<AdmitAll> + Handler<Cancel>,
 {

@@ -170,7 +170,7 @@ async fn a_bad_configuration_or_a_taken_port_opens_no_door() {
     {
         // Nobody holds the other end, so this one does not stand still.
         let admission = Stuck(mpsc::channel().1).start();
-        let deps = deps(admission, Arc::default());
+        let deps = deps(admission, Arc::new(Health::default()));
         let refused = start(&config, deps, Lifeline::unwatched()).map(|running| running.address());
         assert_eq!(refused.map_err(|error| error.kind()), Err(kind));
     }

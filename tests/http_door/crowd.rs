@@ -1,0 +1,149 @@
+//! More connections than are served, whether they say nothing, say half of something, or wait for answers; and a worker's faults.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use actix::Arbiter;
+use bytes::Bytes;
+use inferno_node::health::Status;
+use inferno_node::http::{Config, HealthSource, start};
+use inferno_node::lifeline::{Lifeline, Lifelines};
+use inferno_node::request::FinishReason;
+use serde_json::json;
+
+use crate::rig::{
+    Admission, PATIENCE, Rig, chat, completion, config, deps, events, fault, text_of,
+};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+
+/// So many connections that have sent `head` and wait.
+fn crowd(rig: &Rig, count: usize, head: &str) -> Vec<TcpStream> {
+    let connect = |_| {
+        let mut stream = TcpStream::connect(rig.running.address()).expect("the kernel takes it");
+        stream.write_all(head.as_bytes()).expect("there is room");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream
+    };
+    (0..count).map(connect).collect()
+}
+
+/// Waits, on a thread of its own, for the server to close it.
+async fn closed(mut stream: TcpStream) -> bool {
+    let read = actix_web::rt::task::spawn_blocking(move || stream.read(&mut [0; 1]));
+    matches!(read.await.expect("no panic"), Ok(0))
+}
+
+async fn is_told_how_it_is(rig: &Rig) {
+    for path in ["/health/live", "/v1/health", "/metrics"] {
+        let asked = Instant::now();
+        // A connection of its own each time, as a prober's.
+        let answer = reqwest::Client::new().get(rig.url(path)).timeout(PATIENCE).send().await;
+        assert_eq!(answer.expect("an answer").status(), 200);
+        println!("{path}: {:?}", asked.elapsed());
+    }
+}
+
+#[actix_web::test]
+async fn idle_connections_give_way_and_a_running_answer_stays() {
+    let mut rig = Rig::with(&Config { max_connections: 64, ..config() });
+    let answer = rig.post(CHAT, chat(json!({"stream": true})));
+    let mut played = rig.next().await;
+    played.accept();
+    played.text("be").expect("the reader is there");
+    let mut streams = crowd(&rig, 100, "");
+    streams.extend(crowd(&rig, 100, "GET /health/live HTTP/1.1\r\nHo"));
+    is_told_how_it_is(&rig).await;
+    for oldest in streams.drain(..100) {
+        assert!(closed(oldest).await, "who was idle longest is closed");
+    }
+    let mut youngest = streams.pop().expect("the last one");
+    youngest.write_all(b"st: x\r\nConnection: close\r\n\r\n").expect("it is open");
+    let mut told = String::new();
+    youngest.read_to_string(&mut told).expect("it is answered");
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    played.text("fore").expect("the reader is there");
+    played.finish(FinishReason::Stop).expect("the reader is there");
+    let answer = answer.await.unwrap().text().await.unwrap();
+    assert_eq!(text_of(&events(&answer)), "before");
+}
+
+#[actix_web::test]
+async fn where_all_connections_are_busy_only_health_and_metrics_are_answered() {
+    let mut rig = Rig::with(&Config { max_connections: 3, ..config() });
+    let mut running = Vec::new();
+    for _ in 0..3 {
+        let answer = rig.post(COMPLETIONS, completion(json!({})));
+        running.push((answer, rig.next().await));
+    }
+    let refused = rig.post(COMPLETIONS, completion(json!({}))).await.unwrap();
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let (status, _, code, _) = fault(refused).await;
+    assert_eq!((status, code.as_str()), (429, "rate_limit_exceeded"));
+    let _idle = crowd(&rig, 200, "");
+    is_told_how_it_is(&rig).await;
+    for (answer, played) in running {
+        played.play(&["whole"]);
+        assert_eq!(answer.await.unwrap().status(), 200);
+    }
+    let answer = rig.post(COMPLETIONS, completion(json!({})));
+    rig.next().await.play(&["x"]);
+    assert_eq!(answer.await.unwrap().status(), 200, "there is a place again");
+}
+
+/// A health with a defect, once: it is asked on a worker's thread.
+struct Defect {
+    what: fn(),
+    is_over: AtomicBool,
+}
+
+impl HealthSource for Defect {
+    fn health(&self) -> (Bytes, Status) {
+        if !self.is_over.swap(true, Ordering::SeqCst) {
+            (self.what)();
+        }
+        (Bytes::from_static(b"{}"), Status::Healthy)
+    }
+
+    fn ready(&self) -> bool {
+        true
+    }
+}
+
+fn defect(what: fn()) -> Arc<Defect> {
+    Arc::new(Defect { what, is_over: AtomicBool::new(false) })
+}
+
+#[actix_web::test]
+async fn a_panic_in_a_handler_is_one_requests_500_and_the_worker_goes_on() {
+    let deps = deps(Admission::deaf(), defect(|| panic!("for a test")));
+    let running = start(&config(), deps, Lifeline::unwatched()).unwrap();
+    let url = format!("http://{}/v1/health", running.address());
+    let client = reqwest::Client::new();
+    let first = client.get(&url).header("x-request-id", "mine").send().await.unwrap();
+    assert_eq!(first.headers()["x-request-id"], "mine");
+    assert_eq!(fault(first).await.0, 500);
+    assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
+}
+
+#[actix_web::test]
+async fn a_worker_that_ends_is_heard_of() {
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let note = ended.clone();
+    let lines = Lifelines::new(move |name| note.lock().expect("no panic").push(name));
+    let stop = || assert!(Arbiter::current().stop());
+    let deps = deps(Admission::deaf(), defect(stop));
+    let running = start(&config(), deps, lines.hold("HTTP server")).unwrap();
+    let asked = reqwest::get(format!("http://{}/v1/health", running.address())).await;
+    let deadline = Instant::now() + PATIENCE;
+    while ended.lock().expect("no panic").is_empty() {
+        assert!(Instant::now() < deadline, "nothing is said: {asked:?}");
+        actix_web::rt::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(*ended.lock().expect("no panic"), ["HTTP worker"]);
+    lines.release();
+}
