@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::reserved::{Reserved, cancelled};
+use super::validate::check_text;
 use crate::error::{Error, Result};
 use crate::lifeline::Lifeline;
 use crate::models::ServedModel;
@@ -189,7 +190,11 @@ fn tokenize(prompt: Prompt, model: &ServedModel) -> Result<Vec<u32>> {
         Prompt::Text(text) => encode(&text, true),
         Prompt::Messages(messages) => match &model.chat_template {
             // A template writes the special tokens itself.
-            Some(template) => encode(&template.render(&messages, true)?, false),
+            Some(template) => {
+                let text = template.render(&messages, true)?;
+                check_text(&text, "messages", model)?;
+                encode(&text, false)
+            }
             None => Err(Error::unsupported("messages", "the model has no chat template")),
         },
     }

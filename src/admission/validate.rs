@@ -104,6 +104,9 @@ pub(super) fn check_prompt(prompt: &Prompt, model: &ServedModel, config: &Config
         )
         .with_param(field));
     }
+    if let Prompt::Text(text) = prompt {
+        check_text(text, field, model)?;
+    }
     if matches!(prompt, Prompt::Messages(_)) && model.chat_template.is_none() {
         return Err(Error::unsupported(
             field,
@@ -111,6 +114,22 @@ pub(super) fn check_prompt(prompt: &Prompt, model: &ServedModel, config: &Config
         ));
     }
     Ok(bytes)
+}
+
+/// Refuses a text that cannot fit the model's context, whatever its tokens are: tokenizing takes a second for a few MB.
+pub(super) fn check_text(text: &str, field: &str, model: &ServedModel) -> Result<()> {
+    match model.tokenizer.longest_token().map(|bytes| text.len().div_ceil(bytes.max(1))) {
+        Some(least) if least >= model.max_seq_len as usize => Err(Error::new(
+            Kind::ContextLength,
+            format!(
+                "expected fewer tokens than the model's context of {}, got a text of {} bytes, which is at least {least}",
+                model.max_seq_len,
+                text.len()
+            ),
+        )
+        .with_param(field)),
+        _ => Ok(()),
+    }
 }
 
 /// Checks a tokenized prompt. What has more tokens than the context is told so before its ids are looked at.
@@ -276,6 +295,18 @@ mod tests {
         for (prompt, kind, field) in cases {
             assert_eq!(check(prompt.clone()), Err((kind, field.to_owned())), "{prompt:?}");
         }
+    }
+
+    #[test]
+    fn a_text_that_cannot_fit_is_refused_before_it_is_tokenized() {
+        // 64 tokens of 4 bytes at most.
+        let model = model("m");
+        let check = |bytes: usize| {
+            let checked = check_text(&"x".repeat(bytes), "prompt", &model);
+            checked.map_err(|error| (error.kind, error.param.unwrap_or_default()))
+        };
+        assert_eq!(check(63 * 4), Ok(()));
+        assert_eq!(check(63 * 4 + 1), Err((Kind::ContextLength, "prompt".to_owned())));
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub struct Config {
     /// Most connections at once, over all workers. Beyond, the one that has been idle longest is closed; where all are busy, only
     /// health and metrics are answered, others with 429. Each costs two file descriptors and about 20 kB.
     pub max_connections: usize,
-    /// Longest request body in bytes; a longer one is refused as `too_large`.
+    /// Longest request body in bytes; a longer one is refused as `too_large`. All bodies beyond 64 KiB that are being read or
+    /// parsed hold 16 times as much at most; what goes beyond is refused as `queue_full`.
     pub max_body_bytes: usize,
     /// Most prompts in one `/v1/completions` request; each is a request of its own to admission.
     pub max_prompts: usize,

@@ -5,19 +5,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix::prelude::SendError;
 use actix_web::http::Version;
-use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
-};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
 
 use super::answer_buffer::{BufferEntry, Reader, outbox};
 use super::bill::Bill;
+use super::body::Body;
 use super::children;
 use super::choices::{End, Taken};
-use super::parse::{self, GenerationBody};
+use super::parse::GenerationBody;
 use super::prompts;
 use super::refusal::ErrorResponse;
 use super::routes::{Door, REQUEST_ID};
@@ -109,13 +106,10 @@ impl PendingAnswer {
 }
 
 async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
-    let body = read_body(door, http.headers(), payload).await?;
+    let body = Body::read(door, http.headers(), payload).await?;
     let caller = http.extensions().get::<Caller>().cloned().unwrap_or_default();
     let asked = Asked { caller, received_at: Timestamp::now() };
-    let mut generation = match api {
-        Api::Chat => parse::chat(&body)?,
-        Api::Completions => parse::completion(&body, door.max_prompts)?,
-    };
+    let mut generation = body.parse(api, door.max_prompts).await?;
     let id = request_id(generation.options.request_id.take(), http.headers())?;
     http.extensions_mut().insert(id.clone());
     let params = &generation.options.params;
@@ -254,62 +248,6 @@ fn request_id(in_body: Option<RequestId>, headers: &HeaderMap) -> Result<Request
         (Some(id), _) | (None, Some(id)) => Ok(id),
         (None, None) => Ok(RequestId::generate()),
     }
-}
-
-/// The whole body, if it is JSON by its header and within the limit.
-async fn read_body(door: &Door, headers: &HeaderMap, payload: Payload) -> Result<Bytes> {
-    check_type(headers)?;
-    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|len: usize| len > door.max_body_bytes) {
-        return Err(too_large(door.max_body_bytes));
-    }
-    let collect = collect(payload, declared.unwrap_or_default(), door.max_body_bytes);
-    tokio::time::timeout(door.read_timeout, collect).await.unwrap_or_else(|_| {
-        let message = format!("the body did not arrive within {:?}", door.read_timeout);
-        Err(Error::new(Kind::Invalid, message))
-    })
-}
-
-fn check_type(headers: &HeaderMap) -> Result<()> {
-    let text = |value: &actix_web::http::header::HeaderValue| {
-        String::from_utf8_lossy(value.as_bytes()).into_owned()
-    };
-    if let Some(value) = headers.get(CONTENT_TYPE).map(text) {
-        let essence = value.split(';').next().unwrap_or_default().trim();
-        if !essence.eq_ignore_ascii_case("application/json") {
-            let message = format!("expected the Content-Type application/json, got {value:?}");
-            return Err(Error::new(Kind::Invalid, message));
-        }
-    }
-    if let Some(value) = headers.get(CONTENT_ENCODING).map(text)
-        && !value.eq_ignore_ascii_case("identity")
-    {
-        let message = format!("expected no Content-Encoding, got {value:?}");
-        return Err(Error::new(Kind::Unsupported, message));
-    }
-    Ok(())
-}
-
-async fn collect(mut payload: Payload, declared: usize, limit: usize) -> Result<Bytes> {
-    // A declared length is a promise, not memory that a client may take.
-    let mut body = BytesMut::with_capacity(declared.min(64 << 10));
-    while let Some(piece) = payload.next().await {
-        let piece = piece.map_err(|error| {
-            Error::new(Kind::Invalid, format!("the body did not arrive whole: {error}"))
-        })?;
-        if body.len() + piece.len() > limit {
-            return Err(too_large(limit));
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body.freeze())
-}
-
-fn too_large(limit: usize) -> Error {
-    Error::new(
-        Kind::TooLarge,
-        format!("expected a body of at most {limit} bytes, got a longer one"),
-    )
 }
 
 fn unix_seconds() -> u64 {

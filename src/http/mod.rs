@@ -22,6 +22,7 @@ use crate::telemetry::Metrics;
 
 mod auth;
 mod bill;
+mod body;
 mod children;
 mod choices;
 mod config;

@@ -18,8 +18,9 @@ use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource, ResponseE
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
+use super::body::large_body_bytes;
 use super::connections::{BusyConnection, Connection, HeldBody};
 use super::generate::{chat, completions, not_taken};
 use super::refusal::{ErrorResponse, method_not_allowed};
@@ -53,6 +54,8 @@ pub(super) struct Door {
     pub(super) metrics: Arc<Metrics>,
     api_keys: Vec<ApiKey>,
     pub(super) max_body_bytes: usize,
+    /// What large bodies may still take.
+    pub(super) large_body_bytes: Arc<Semaphore>,
     pub(super) max_prompts: usize,
     pub(super) read_timeout: Duration,
     pub(super) slow_reader: Duration,
@@ -71,6 +74,7 @@ impl Door {
             metrics,
             api_keys: config.api_keys.clone(),
             max_body_bytes: config.max_body_bytes,
+            large_body_bytes: large_body_bytes(config.max_body_bytes),
             max_prompts: config.max_prompts,
             read_timeout: config.read_timeout(),
             slow_reader: config.slow_reader(),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 mod decoder;
 mod functions;
+mod longest;
 mod pieces;
 mod template;
 
@@ -38,6 +39,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     vocab_size: u32,
     special_ids: BTreeSet<u32>,
+    longest_token: Option<usize>,
     /// What each id adds to the text, where the decoder is of a kind whose tokens stand for themselves.
     pieces: Option<Pieces>,
 }
@@ -70,7 +72,9 @@ impl Tokenizer {
             .filter(|(_, token)| token.special)
             .map(|(id, _)| id)
             .collect();
-        let mut tokenizer = Self { inner, vocab_size: highest + 1, special_ids, pieces: None };
+        let longest_token = longest::longest_token(&inner);
+        let vocab_size = highest + 1;
+        let mut tokenizer = Self { inner, vocab_size, special_ids, longest_token, pieces: None };
         tokenizer.pieces = Pieces::of(&tokenizer);
         Ok(tokenizer)
     }
@@ -92,6 +96,12 @@ impl Tokenizer {
     /// The tokenizer's reason; with a sane `tokenizer.json` there is none.
     pub fn decode(&self, token_ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
         self.inner.decode(token_ids, skip_special_tokens).map_err(|e| e.to_string())
+    }
+
+    /// Bytes of text that one token stands for at most: a text of more than `n` times as many has more than `n` tokens. None
+    /// for a tokenizer of which that cannot be said.
+    pub fn longest_token(&self) -> Option<usize> {
+        self.longest_token
     }
 
     /// Ids below this may exist (added tokens included).

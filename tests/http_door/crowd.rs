@@ -95,6 +95,61 @@ async fn where_all_connections_are_busy_only_health_and_metrics_are_answered() {
     assert_eq!(answer.await.unwrap().status(), 200, "there is a place again");
 }
 
+#[actix_web::test]
+async fn large_bodies_are_as_many_as_there_is_room_for_and_small_ones_pass() {
+    let mut rig = Rig::with(&Config { max_body_bytes: 100_000, ..config() });
+    let text = "x".repeat(90_000);
+    // Each promises more than it sends: 17 of them take the room of 16 that are as long as may be.
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 95000\r\n\r\n";
+    let half = format!("{head}{{\"model\": \"demo\", \"prompt\": \"{text}");
+    let halves = crowd(&rig, 40, &half);
+    let large = || completion(json!({"prompt": text}));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = rig.post(COMPLETIONS, large());
+        tokio::select! {
+            refused = answer => {
+                let refused = refused.unwrap();
+                assert_eq!(refused.headers()["retry-after"], "1");
+                assert_eq!(fault(refused).await.0, 429);
+                break;
+            }
+            // It came before the others.
+            played = rig.next() => played.play(&["x"]),
+        }
+        assert!(Instant::now() < deadline, "no bound");
+    }
+    let small = rig.post(COMPLETIONS, completion(json!({})));
+    rig.next().await.play(&["x"]);
+    assert_eq!(small.await.unwrap().status(), 200);
+    is_told_how_it_is(&rig).await;
+    drop(halves);
+    loop {
+        let answer = rig.post(COMPLETIONS, large());
+        tokio::select! {
+            // Those that left are not gone yet.
+            refused = answer => assert_eq!(refused.unwrap().status(), 429),
+            played = rig.next() => break played.play(&["x"]),
+        }
+        assert!(Instant::now() < deadline, "the room is not given back");
+    }
+}
+
+#[actix_web::test]
+async fn a_large_body_is_read_like_a_small_one() {
+    let mut rig = Rig::new();
+    let text = "x".repeat(1 << 20);
+    let answer = rig.post(CHAT, chat(json!({"messages": [{"role": "user", "content": text}]})));
+    rig.next().await.play(&["x"]);
+    assert_eq!(answer.await.unwrap().status(), 200);
+    let unknown: serde_json::Map<_, _> =
+        (0..50_000).map(|at| (format!("key-{at:05}"), json!([at, "x"]))).collect();
+    let refused = rig.post(CHAT, chat(unknown.into())).await.unwrap();
+    let (status, _, code, param) = fault(refused).await;
+    assert_eq!((status, code.as_str()), (400, "invalid"));
+    assert!(param.is_some_and(|param| param.starts_with("key-")));
+}
+
 /// A health with a defect, once: it is asked on a worker's thread.
 struct Defect {
     what: fn(),

@@ -1,0 +1,134 @@
+//! A request's body: read within its limits, and parsed where that does not keep others waiting.
+
+use std::sync::Arc;
+
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use actix_web::web::{self, Payload};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::parse::{self, GenerationBody};
+use super::routes::Door;
+use super::wire::Api;
+use crate::error::{Error, Kind, Result};
+
+/// A body up to here is parsed on the worker: in less than a millisecond, and without a place among the large ones.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// How many of the longest bodies are in memory at once; a JSON value takes several times its text while it is parsed.
+const MAX_LONGEST_BODIES: usize = 16;
+
+/// What a client is told to wait whose large body has no place: by then some of the others are parsed.
+const LARGE_BODY_RETRY_MS: u64 = 1_000;
+
+/// The bytes that all large bodies of a server may take, from their first to the end of their parsing.
+pub(super) fn large_body_bytes(max_body_bytes: usize) -> Arc<Semaphore> {
+    let bytes = max_body_bytes.saturating_mul(MAX_LONGEST_BODIES).min(Semaphore::MAX_PERMITS);
+    Arc::new(Semaphore::new(bytes))
+}
+
+/// A whole body.
+pub(super) struct Body {
+    bytes: Bytes,
+    /// Its place among the large ones, if it is one.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Body {
+    /// Reads it, if it is JSON by its header.
+    ///
+    /// # Errors
+    /// `too_large` beyond `http.max_body_bytes`, `queue_full` where large bodies have no place left, `invalid` or `unsupported` for
+    /// what is no plain JSON by its header or does not arrive within `http.read_timeout_s`.
+    pub(super) async fn read(door: &Door, headers: &HeaderMap, payload: Payload) -> Result<Self> {
+        check_type(headers)?;
+        let length =
+            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        if length.is_some_and(|length: usize| length > door.max_body_bytes) {
+            return Err(too_large(door.max_body_bytes));
+        }
+        let collect = collect(door, payload, length.unwrap_or_default());
+        tokio::time::timeout(door.read_timeout, collect).await.unwrap_or_else(|_| {
+            let message = format!("the body did not arrive within {:?}", door.read_timeout);
+            Err(Error::new(Kind::Invalid, message))
+        })
+    }
+
+    /// What it asks for. A large one is parsed on the worker's other thread, one at a time.
+    ///
+    /// # Errors
+    /// `invalid` or `unsupported`, naming the member.
+    pub(super) async fn parse(self, api: Api, max_prompts: usize) -> Result<GenerationBody> {
+        let is_small = self.place.is_none();
+        let parse = move || match api {
+            Api::Chat => parse::chat(&self.bytes),
+            Api::Completions => parse::completion(&self.bytes, max_prompts),
+        };
+        if is_small {
+            return parse();
+        }
+        let parsed = web::block(parse).await;
+        parsed.unwrap_or_else(|_| Err(Error::internal("the parser panicked on this body")))
+    }
+}
+
+async fn collect(door: &Door, mut payload: Payload, length: usize) -> Result<Body> {
+    // A length in a header is a promise, not memory that a client may take.
+    let mut bytes = BytesMut::with_capacity(length.min(SMALL_BYTES));
+    let mut place: Option<OwnedSemaphorePermit> = None;
+    while let Some(piece) = payload.next().await {
+        let piece = piece.map_err(|error| {
+            Error::new(Kind::Invalid, format!("the body did not arrive whole: {error}"))
+        })?;
+        let len = bytes.len() + piece.len();
+        if len > door.max_body_bytes {
+            return Err(too_large(door.max_body_bytes));
+        }
+        if len > SMALL_BYTES {
+            let held = place.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let more = larger(&door.large_body_bytes, len - held)?;
+            match &mut place {
+                Some(place) => place.merge(more),
+                None => place = Some(more),
+            }
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(Body { bytes: bytes.freeze(), place })
+}
+
+fn larger(all: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit> {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    all.clone().try_acquire_many_owned(bytes).map_err(|_| {
+        let text = "the node has as many large bodies as it takes at once";
+        Error::new(Kind::QueueFull, text).with_retry_after_ms(LARGE_BODY_RETRY_MS)
+    })
+}
+
+fn check_type(headers: &HeaderMap) -> Result<()> {
+    let text = |value: &actix_web::http::header::HeaderValue| {
+        String::from_utf8_lossy(value.as_bytes()).into_owned()
+    };
+    if let Some(value) = headers.get(CONTENT_TYPE).map(text) {
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            let message = format!("expected the Content-Type application/json, got {value:?}");
+            return Err(Error::new(Kind::Invalid, message));
+        }
+    }
+    if let Some(value) = headers.get(CONTENT_ENCODING).map(text)
+        && !value.eq_ignore_ascii_case("identity")
+    {
+        let message = format!("expected no Content-Encoding, got {value:?}");
+        return Err(Error::new(Kind::Unsupported, message));
+    }
+    Ok(())
+}
+
+fn too_large(limit: usize) -> Error {
+    Error::new(
+        Kind::TooLarge,
+        format!("expected a body of at most {limit} bytes, got a longer one"),
+    )
+}
