@@ -5,7 +5,7 @@ use std::path::Path;
 
 use inferno_node::error::Kind;
 use inferno_node::request::ChatMessage;
-use inferno_node::tokenizer::{ChatTemplate, Tokenizer};
+use inferno_node::tokenizer::{ChatTemplate, MAX_ADDED_BYTES, MAX_INSTRUCTIONS, Tokenizer};
 use serde_json::{Value, json};
 
 fn message(role: &str, content: &str) -> ChatMessage {
@@ -138,6 +138,38 @@ fn a_template_that_breaks_is_the_conversations_fault_by_name() {
     let template = ChatTemplate::new("{{ messages[9].content.strip() }}", &Value::Null);
     let error = template.expect("compiles").render(&conversation(), true).expect_err("no ninth");
     assert_eq!((error.kind, error.param.as_deref()), (Kind::Invalid, Some("messages")));
+}
+
+#[test]
+fn a_template_that_loops_or_writes_without_end_is_stopped_and_says_at_which_limit() {
+    let steps = MAX_INSTRUCTIONS.to_string();
+    let bytes = MAX_ADDED_BYTES.to_string();
+    let nested = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
+    let recursive =
+        "{% macro f() %}{% for a in range(9) %}{{ f() }}{% endfor %}{% endmacro %}{{ f() }}";
+    let written = "{% for a in range(1000) %}{{ messages[0].content * 10000 }}{% endfor %}";
+    let repeated = "{{ messages[0].content * 90000000 }}";
+    for (source, limit) in [(nested, &steps), (written, &bytes), (repeated, &bytes)] {
+        let template = ChatTemplate::new(source, &Value::Null).expect("a template");
+        let error = template.render(&[message("user", "x")], true).expect_err("too much");
+        assert_eq!((error.kind, error.param.as_deref()), (Kind::Invalid, Some("messages")));
+        assert!(error.message.contains(limit), "{error}");
+    }
+    let template = ChatTemplate::new(recursive, &Value::Null).expect("a template");
+    let error = template.render(&[message("user", "x")], true).expect_err("too deep");
+    assert_eq!(error.kind, Kind::Invalid);
+}
+
+#[test]
+fn ten_thousand_messages_are_far_from_the_limits() {
+    let turns = [message("user", "Why?"), message("assistant", "Because.")];
+    let conversation: Vec<_> = turns.iter().cycle().take(10_000).cloned().collect();
+    let marks = json!({"bos_token": "<s>", "eos_token": "</s>"});
+    for source in [LLAMA_3, CHATML, MISTRAL] {
+        let template = ChatTemplate::new(source, &marks).expect("a template");
+        let text = template.render(&conversation, true).expect("renders");
+        assert_eq!(text.matches("Because.").count(), 5_000);
+    }
 }
 
 #[test]

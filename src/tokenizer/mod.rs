@@ -14,7 +14,7 @@ mod pieces;
 mod template;
 
 pub use decoder::IncrementalDecoder;
-pub use template::ChatTemplate;
+pub use template::{ChatTemplate, MAX_ADDED_BYTES, MAX_INSTRUCTIONS};
 
 use pieces::Pieces;
 

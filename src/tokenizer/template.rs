@@ -1,5 +1,6 @@
-//! The checkpoint's chat template, rendered as Hugging Face renders it.
+//! The checkpoint's chat template, rendered as Hugging Face renders it, within limits: a checkpoint's author wrote it, not ours.
 
+use std::io;
 use std::path::Path;
 
 use minijinja::{Environment, ErrorKind, Value, context};
@@ -9,6 +10,12 @@ use crate::error::{Error, Result};
 use crate::request::ChatMessage;
 
 const NAME: &str = "chat_template";
+
+/// Instructions that one rendering may take: 20 to 40 for each message of a conversation are usual; all take some 0.1 s.
+pub const MAX_INSTRUCTIONS: u64 = 2_000_000;
+
+/// Bytes that a template may write beyond the conversation's own: some 400 for each of 10,000 messages.
+pub const MAX_ADDED_BYTES: usize = 4 << 20;
 
 /// Special tokens that a template may name.
 const SPECIAL_TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
@@ -55,6 +62,7 @@ impl ChatTemplate {
         environment.set_lstrip_blocks(true);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_fuel(Some(MAX_INSTRUCTIONS));
         functions::add_to(&mut environment);
         environment
             .add_template_owned(NAME, without_generation_marks(source))
@@ -69,7 +77,8 @@ impl ChatTemplate {
     /// The conversation as the model's prompt, special tokens included; `add_generation_prompt` opens the assistant's turn.
     ///
     /// # Errors
-    /// `invalid` with the template's own message when it does not take the conversation.
+    /// `invalid` with the template's own message when it does not take the conversation, or with the limit that it passed
+    /// ([`MAX_INSTRUCTIONS`], [`MAX_ADDED_BYTES`]).
     pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
         let template = self.environment.get_template(NAME).map_err(refusal)?;
         let conversation = context! {
@@ -79,17 +88,47 @@ impl ChatTemplate {
             documents => (),
         };
         let tokens: Value = self.special_tokens.iter().cloned().collect();
-        template.render(context! { ..conversation, ..tokens }).map_err(refusal)
+        let own = messages.iter().map(|message| message.role.len() + message.content.len());
+        let mut text =
+            BoundedText { bytes: Vec::new(), room: own.sum::<usize>() + MAX_ADDED_BYTES };
+        let context = context! { ..conversation, ..tokens };
+        template.render_captured_to(context, &mut text).map_err(refusal)?;
+        String::from_utf8(text.bytes)
+            .map_err(|error| Error::internal(format!("chat template: {error}")))
+    }
+}
+
+/// What a template has written so far, and how much more it may.
+struct BoundedText {
+    bytes: Vec<u8>,
+    room: usize,
+}
+
+impl io::Write for BoundedText {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.room = self.room.checked_sub(text.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.bytes.extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 /// What a template says when it does not like the conversation is its message alone; for other errors the place helps.
 fn refusal(error: minijinja::Error) -> Error {
-    let message = match (error.kind(), error.detail()) {
+    let why = match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel, _) => {
+            format!("it took more than {MAX_INSTRUCTIONS} instructions, the most that one may")
+        }
+        (ErrorKind::WriteFailure, _) => {
+            format!("it added more than {MAX_ADDED_BYTES} bytes, the most that one may")
+        }
         (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
         _ => error.to_string(),
     };
-    Error::invalid("messages", format!("the chat template refused the conversation: {message}"))
+    Error::invalid("messages", format!("the chat template refused the conversation: {why}"))
 }
 
 fn read(file: &Path) -> std::result::Result<Option<String>, TokenizerError> {

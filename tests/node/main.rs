@@ -12,3 +12,4 @@ mod limits;
 mod nats;
 mod request_path;
 mod slow_reader;
+mod templates;
