@@ -1,8 +1,8 @@
 //! Which connection gives way where there are many: the one that has been idle longest.
 //!
-//! A connection is busy from the head of a request to the last piece of its answer, and idle before, between and after. Beyond
-//! `http.max_connections` all but the [`SPARE`] youngest of the idle ones are closed. So whoever comes for health or metrics is
-//! accepted at once and has time to ask, whether the others are idle or busy.
+//! A connection is busy from the head of a request to the last piece of its answer, and idle before, between and after; one that
+//! asks for health or metrics stays idle. Beyond `http.max_connections` all but the [`SPARE`] youngest of the idle ones are closed.
+//! So whoever comes for health or metrics is accepted at once and has time to ask, whether the others are idle or busy.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -69,8 +69,7 @@ impl Connections {
 
 /// One open connection, owned by its worker until it is closed.
 pub(super) struct Connection {
-    /// The same socket as the worker's, under a descriptor of its own: to close it, it is only shut for reading, so that what
-    /// is written still goes out.
+    /// The same socket as the worker's, under a descriptor of its own.
     socket: Arc<Socket>,
     /// Since when it has been idle; none: it is busy.
     turn: Cell<Option<u64>>,
@@ -103,8 +102,9 @@ impl Connection {
         let (turn, gives_way) = all.rest(self.socket.clone());
         self.turn.set(Some(turn));
         if let Some(socket) = gives_way {
-            // Its worker reads the end, and closes. It may have been closed from the other side already.
-            let _ = socket.shutdown(Shutdown::Read);
+            // Its worker reads the end, or cannot write, and closes. What the kernel has still goes out; for a reader that takes
+            // nothing there may be more, which must not keep the connection. It may have been closed from the other side already.
+            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 }
@@ -144,6 +144,7 @@ impl Drop for BusyConnection {
 /// An answer's body; its connection is busy until it is told whole.
 pub(super) struct HeldBody {
     pub(super) body: BoxBody,
+    /// None where it may be closed before.
     pub(super) _busy: Option<BusyConnection>,
 }
 

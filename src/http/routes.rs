@@ -110,12 +110,17 @@ pub(super) async fn guard(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> std::result::Result<ServiceResponse<HeldBody>, actix_web::Error> {
-    let busy = request.conn_data::<Rc<Connection>>().map(Connection::begin);
-    let may_ask = match request.path() {
-        "/v1/health" | "/health/live" | "/health/ready" | "/metrics" => Ok(Caller::default()),
-        _ => authorize(&door, &request)
+    let is_open =
+        matches!(request.path(), "/v1/health" | "/health/live" | "/health/ready" | "/metrics");
+    let mut busy = request.conn_data::<Rc<Connection>>().map(Connection::begin);
+    let may_ask = match is_open {
+        true => Ok(Caller::default()),
+        false => authorize(&door, &request)
             .and_then(|caller| check_place(busy.as_ref()).map(|()| caller)),
     };
+    if is_open || may_ask.is_err() {
+        busy = None;
+    }
     let mut response = match may_ask {
         Err(error) => {
             door.metrics.refused(error.kind);

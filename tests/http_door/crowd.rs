@@ -13,6 +13,7 @@ use inferno_node::http::{Config, HealthSource, start};
 use inferno_node::lifeline::{Lifeline, Lifelines};
 use inferno_node::request::FinishReason;
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 
 use crate::rig::{
     Admission, PATIENCE, Rig, chat, completion, config, deps, events, fault, text_of,
@@ -93,6 +94,28 @@ async fn where_all_connections_are_busy_only_health_and_metrics_are_answered() {
     let answer = rig.post(COMPLETIONS, completion(json!({})));
     rig.next().await.play(&["x"]);
     assert_eq!(answer.await.unwrap().status(), 200, "there is a place again");
+}
+
+/// A connection whose client asks for much and takes none of it.
+fn takes_nothing(rig: &Rig) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(1_024).expect("a size");
+    socket.connect(&rig.running.address().into()).expect("the kernel takes it");
+    let mut stream = TcpStream::from(socket);
+    // It may have had to give way meanwhile.
+    let _ = stream.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000).as_bytes());
+    stream
+}
+
+#[actix_web::test]
+async fn readers_that_take_nothing_give_way_too() {
+    let rig = Rig::with(&Config { max_connections: 4, slow_reader_s: 600, ..config() });
+    let mut readers = Vec::new();
+    // More together than are closed at their leisure before the next are accepted.
+    for _ in 0..6 {
+        readers.extend((0..15).map(|_| takes_nothing(&rig)));
+        is_told_how_it_is(&rig).await;
+    }
 }
 
 #[actix_web::test]
