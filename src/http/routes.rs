@@ -112,32 +112,30 @@ pub(super) async fn guard(
 ) -> std::result::Result<ServiceResponse<HeldBody>, actix_web::Error> {
     let is_open =
         matches!(request.path(), "/v1/health" | "/health/live" | "/health/ready" | "/metrics");
-    let mut busy = request.conn_data::<Rc<Connection>>().map(Connection::begin);
+    let busy = request.conn_data::<Rc<Connection>>().map(Connection::begin);
     let may_ask = match is_open {
         true => Ok(Caller::default()),
         false => authorize(&door, &request)
             .and_then(|caller| check_place(busy.as_ref()).map(|()| caller)),
     };
-    if is_open || may_ask.is_err() {
-        busy = None;
-    }
+    let busy = busy.filter(|_| !is_open && may_ask.is_ok());
+    let id = shown_id(request.headers());
     let mut response = match may_ask {
-        Err(error) => {
-            door.metrics.refused(error.kind);
-            let refusal = ErrorResponse(error).error_response();
-            request.into_response(refusal).map_into_boxed_body()
-        }
         Ok(caller) => {
             request.extensions_mut().insert(caller);
-            let id = answer_id(request.request());
             match AssertUnwindSafe(next.call(request)).catch_unwind().await {
                 Ok(response) => response?.map_into_boxed_body(),
                 Err(_) => return Err(panicked(&door, &id)),
             }
         }
+        Err(error) => {
+            door.metrics.refused(error.kind);
+            let refusal = ErrorResponse(error).error_response();
+            request.into_response(refusal).map_into_boxed_body()
+        }
     };
-    let id = answer_id(response.request());
-    show_id(&id, response.headers_mut());
+    let ran_under = response.request().extensions().get::<RequestId>().cloned();
+    show_id(&ran_under.unwrap_or(id), response.headers_mut());
     Ok(response.map_body(|_, body| HeldBody { body, _busy: busy }))
 }
 
@@ -169,12 +167,9 @@ fn show_id(id: &RequestId, headers: &mut HeaderMap) {
     }
 }
 
-/// The id that the request ran under; of one that never ran, the client's or a fresh one.
-fn answer_id(request: &HttpRequest) -> RequestId {
-    if let Some(id) = request.extensions().get::<RequestId>() {
-        return id.clone();
-    }
-    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+/// The id of a request that never ran: the client's, or a fresh one.
+fn shown_id(headers: &HeaderMap) -> RequestId {
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     given.and_then(|id| RequestId::parse(id).ok()).unwrap_or_else(RequestId::generate)
 }
 
