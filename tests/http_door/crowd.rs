@@ -96,12 +96,17 @@ async fn where_all_connections_are_busy_only_health_and_metrics_are_answered() {
     assert_eq!(answer.await.unwrap().status(), 200, "there is a place again");
 }
 
-/// A connection whose client asks for much and takes none of it.
-fn takes_nothing(rig: &Rig) -> TcpStream {
+/// A connection for which the kernel holds little.
+fn narrow(rig: &Rig) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(1_024).expect("a size");
     socket.connect(&rig.running.address().into()).expect("the kernel takes it");
-    let mut stream = TcpStream::from(socket);
+    socket.into()
+}
+
+/// A connection whose client asks for much and takes none of it.
+fn takes_nothing(rig: &Rig) -> TcpStream {
+    let mut stream = narrow(rig);
     // It may have had to give way meanwhile.
     let _ = stream.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000).as_bytes());
     stream
@@ -116,6 +121,27 @@ async fn readers_that_take_nothing_give_way_too() {
         readers.extend((0..15).map(|_| takes_nothing(&rig)));
         is_told_how_it_is(&rig).await;
     }
+}
+
+#[actix_web::test]
+async fn an_answer_that_is_being_read_is_no_idle_connection() {
+    let mut rig = Rig::with(&Config { max_connections: 4, ..config() });
+    let mut reader = narrow(&rig);
+    let body = completion(json!({})).to_string();
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length:";
+    write!(reader, "{head} {}\r\n\r\n{body}", body.len()).expect("room");
+    let text = "x".repeat(16 << 20);
+    rig.next().await.play(&[&text]);
+    let mut start = [0; 12];
+    reader.read_exact(&mut start).expect("it begins");
+    assert_eq!(&start, b"HTTP/1.1 200");
+    let _idle = crowd(&rig, 200, "");
+    is_told_how_it_is(&rig).await;
+    let rest = actix_web::rt::task::spawn_blocking(move || {
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).map(|_| rest.len())
+    });
+    assert!(rest.await.expect("no panic").expect("it ends") > text.len());
 }
 
 #[actix_web::test]
