@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::answer::wire::Api;
 use super::parse::{self, GenerationBody};
 use super::routes::Door;
-use super::wire::Api;
 use crate::error::{Error, Kind, Result};
 
 /// A body up to here is parsed on the worker: in less than a millisecond, and without a place among the large ones.

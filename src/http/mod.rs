@@ -20,23 +20,18 @@ use crate::door::{Admit, AdmitAll, Cancel};
 use crate::health::{Status, Vitals};
 use crate::telemetry::Metrics;
 
+mod answer;
 mod auth;
-mod bill;
 mod body;
 mod children;
-mod choices;
 mod config;
 mod connections;
 mod generate;
-mod logprobs;
-mod answer_buffer;
 mod parse;
 mod prompts;
 mod refusal;
 mod routes;
 mod server;
-mod sse;
-mod wire;
 
 pub use config::{ApiKey, Config};
 pub use server::{Server, start};

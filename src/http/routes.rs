@@ -20,11 +20,11 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::answer::wire::Api;
 use super::body::large_body_bytes;
 use super::connections::{BusyConnection, Connection, HeldBody};
 use super::generate::{chat, completions, not_taken};
 use super::refusal::{ErrorResponse, method_not_allowed};
-use super::wire::Api;
 use super::{ApiKey, Config, Deps, HealthSource, auth};
 use crate::door::{Admit, AdmitAll, Cancel};
 use crate::door::{List, ModelInfo};

@@ -14,7 +14,7 @@ const FINGERPRINT: &str = concat!("inferno-", env!("CARGO_PKG_VERSION"));
 
 /// Which of the two endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Api {
+pub enum Api {
     /// `/v1/completions`
     Completions,
     /// `/v1/chat/completions`
@@ -23,7 +23,7 @@ pub(super) enum Api {
 
 impl Api {
     /// What stands before the request's id in the reply's.
-    pub(super) fn id_prefix(self) -> &'static str {
+    pub fn id_prefix(self) -> &'static str {
         match self {
             Api::Completions => "cmpl-",
             Api::Chat => "chatcmpl-",
@@ -41,28 +41,28 @@ impl Api {
 
 /// What every part of one answer says about it.
 #[derive(Debug, Clone)]
-pub(super) struct Title {
-    pub(super) api: Api,
-    pub(super) request_id: RequestId,
-    pub(super) model: String,
+pub struct Title {
+    pub api: Api,
+    pub request_id: RequestId,
+    pub model: String,
     /// Unix seconds.
-    pub(super) created: u64,
+    pub created: u64,
     /// Log probabilities are of prompt and completion.
-    pub(super) echoes: bool,
+    pub echoes: bool,
     /// Those of the prompt stand in a member of their own, too.
-    pub(super) prompt_logprobs: bool,
+    pub prompt_logprobs: bool,
 }
 
 /// A whole choice.
 #[derive(Debug, Default)]
-pub(super) struct Whole {
-    pub(super) text: String,
+pub struct Whole {
+    pub text: String,
     /// None where nobody wants them.
-    pub(super) logprobs: Option<Vec<TokenLogprob>>,
+    pub logprobs: Option<Vec<TokenLogprob>>,
     /// Empty where nobody wants them.
-    pub(super) prompt_logprobs: Vec<TokenLogprob>,
+    pub prompt_logprobs: Vec<TokenLogprob>,
     /// None until it has ended.
-    pub(super) reason: Option<FinishReason>,
+    pub reason: Option<FinishReason>,
 }
 
 impl Whole {
@@ -73,7 +73,7 @@ impl Whole {
 }
 
 /// One whole body; `choices` in the order of the prompts.
-pub(super) fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
+pub fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
     #[derive(Serialize)]
     struct Body<'a> {
         id: String,
@@ -145,7 +145,7 @@ fn of_prompt<'a>(title: &Title, whole: &'a Whole) -> Option<PromptLogprobs<'a>> 
 }
 
 /// Writes the chunks of one stream.
-pub(super) struct Chunks {
+pub struct Chunks {
     api: Api,
     include_usage: bool,
     /// `data: {"id": … "choices":[`
@@ -156,7 +156,7 @@ pub(super) struct Chunks {
 
 impl Chunks {
     /// Of the stream that `title` names; `include_usage` as in `stream_options`.
-    pub(super) fn new(title: &Title, include_usage: bool) -> Self {
+    pub fn new(title: &Title, include_usage: bool) -> Self {
         let mut head = Vec::with_capacity(256);
         head.extend_from_slice(b"data: {\"id\":\"");
         head.extend_from_slice(title.api.id_prefix().as_bytes());
@@ -175,12 +175,12 @@ impl Chunks {
     }
 
     /// About how long an event with a short text is, in bytes.
-    pub(super) fn event_len(&self) -> usize {
+    pub fn event_len(&self) -> usize {
         self.head.len() + 128
     }
 
     /// The first chunk of a chat choice, which says who speaks.
-    pub(super) fn role(&self, out: &mut Vec<u8>, index: usize) {
+    pub fn role(&self, out: &mut Vec<u8>, index: usize) {
         if self.api == Api::Chat {
             self.open(out, index);
             out.extend_from_slice(
@@ -191,7 +191,7 @@ impl Chunks {
     }
 
     /// A piece of text, with the log probabilities of its tokens if they are wanted.
-    pub(super) fn text(
+    pub fn text(
         &self,
         out: &mut Vec<u8>,
         index: usize,
@@ -210,7 +210,7 @@ impl Chunks {
     }
 
     /// The end of a choice; with the bill, this is the last chunk.
-    pub(super) fn finish(
+    pub fn finish(
         &self,
         out: &mut Vec<u8>,
         index: usize,
@@ -236,7 +236,7 @@ impl Chunks {
     }
 
     /// What ends the stream: the usage, if it was asked for, and `[DONE]`.
-    pub(super) fn done(&self, out: &mut Vec<u8>, bill: &Bill) {
+    pub fn done(&self, out: &mut Vec<u8>, bill: &Bill) {
         if self.include_usage {
             out.extend_from_slice(&self.head);
             out.extend_from_slice(b"],\"usage\":");
@@ -273,7 +273,7 @@ impl Chunks {
 }
 
 /// An error in mid-stream: its body as an event.
-pub(super) fn error_event(out: &mut Vec<u8>, body: &[u8]) {
+pub fn error_event(out: &mut Vec<u8>, body: &[u8]) {
     out.extend_from_slice(b"data: ");
     out.extend_from_slice(body);
     out.extend_from_slice(b"\n\n");

@@ -9,22 +9,22 @@ use crate::request::{Event, FinishReason, Handle, Receipt, SinkClosed, TokenLogp
 
 /// What the reader takes at once: everything of one choice since it took the last time.
 #[derive(Debug, PartialEq)]
-pub(super) struct Taken {
+pub struct Taken {
     /// Which choice.
-    pub(super) index: usize,
+    pub index: usize,
     /// May be empty with log probabilities or an end.
-    pub(super) text: String,
+    pub text: String,
     /// Of the tokens since the last time; none where nobody wants them.
-    pub(super) logprobs: Option<Vec<TokenLogprob>>,
+    pub logprobs: Option<Vec<TokenLogprob>>,
     /// Of the prompt's tokens, once; none where nobody wants them.
-    pub(super) prompt_logprobs: Option<Vec<TokenLogprob>>,
+    pub prompt_logprobs: Option<Vec<TokenLogprob>>,
     /// In the last one of the choice.
-    pub(super) end: Option<End>,
+    pub end: Option<End>,
 }
 
 /// How a choice ended.
 #[derive(Debug, PartialEq)]
-pub(super) enum End {
+pub enum End {
     /// With `stop` or `length`.
     Finished(Finished),
     /// Refused, failed, or cancelled.
@@ -33,14 +33,14 @@ pub(super) enum End {
 
 /// What a finished choice comes with.
 #[derive(Debug, PartialEq)]
-pub(super) struct Finished {
-    pub(super) reason: FinishReason,
-    pub(super) usage: Usage,
-    pub(super) receipt: Option<Box<Receipt>>,
+pub struct Finished {
+    pub reason: FinishReason,
+    pub usage: Usage,
+    pub receipt: Option<Box<Receipt>>,
 }
 
 /// The choices of one answer.
-pub(super) struct Choices {
+pub struct Choices {
     choices: Vec<ChoiceBuffer>,
     /// Choices neither accepted nor ended.
     undecided: usize,
@@ -73,18 +73,18 @@ impl ChoiceBuffer {
 
 impl Choices {
     /// `count` choices of which nothing is known.
-    pub(super) fn new(count: usize) -> Self {
+    pub fn new(count: usize) -> Self {
         let choices = (0..count).map(|_| ChoiceBuffer::default()).collect();
         Self { choices, undecided: count, next: 0, closed: false }
     }
 
     /// Every choice is accepted, or one has ended.
-    pub(super) fn decided(&self) -> bool {
+    pub fn decided(&self) -> bool {
         self.undecided == 0 || self.choices.iter().any(|choice| choice.ended)
     }
 
     /// The choice is in; says whether the reader has to know.
-    pub(super) fn accept(&mut self, index: usize, handle: &Arc<Handle>) -> bool {
+    pub fn accept(&mut self, index: usize, handle: &Arc<Handle>) -> bool {
         if self.closed {
             handle.cancel();
         }
@@ -97,7 +97,7 @@ impl Choices {
     }
 
     /// The choice has ended; says whether the reader has to know. Only the first end counts.
-    pub(super) fn end(&mut self, index: usize, end: End) -> bool {
+    pub fn end(&mut self, index: usize, end: End) -> bool {
         let choice = &mut self.choices[index];
         if choice.ended {
             return false;
@@ -114,7 +114,7 @@ impl Choices {
     ///
     /// # Errors
     /// When the reader is gone, or is now given up.
-    pub(super) fn event(
+    pub fn event(
         &mut self,
         index: usize,
         event: Event,
@@ -179,12 +179,12 @@ impl Choices {
     }
 
     /// Whether the reader is gone.
-    pub(super) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.closed
     }
 
     /// The reader is gone: what still runs is cancelled.
-    pub(super) fn close(&mut self) {
+    pub fn close(&mut self) {
         self.closed = true;
         let running = self.choices.iter().filter(|choice| !choice.ended);
         for handle in running.filter_map(|choice| choice.handle.as_ref()) {
@@ -193,7 +193,7 @@ impl Choices {
     }
 
     /// What lies there of one choice.
-    pub(super) fn take(&mut self) -> Option<Taken> {
+    pub fn take(&mut self) -> Option<Taken> {
         let count = self.choices.len();
         for step in 0..count {
             let index = (self.next + step) % count;

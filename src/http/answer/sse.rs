@@ -7,18 +7,18 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 
+use super::super::generate::PendingAnswer;
+use super::super::refusal;
 use super::bill::Bill;
 use super::choices::{End, Taken};
-use super::generate::PendingAnswer;
 use super::logprobs::LogprobsObject;
-use super::refusal;
 use super::wire::{Api, Chunks, Title, error_event};
 
 /// Bytes after which a piece of the body is handed to the connection, though more may lie in the outbox.
 const MAX_PIECE_BYTES: usize = 16 << 10;
 
 /// See the module. Dropping it is the client leaving.
-pub(super) struct EventStream {
+pub struct EventStream {
     running: PendingAnswer,
     api: Api,
     chunks: Chunks,
@@ -33,12 +33,7 @@ pub(super) struct EventStream {
 
 impl EventStream {
     /// The stream of what `running` gives, beginning with `first`.
-    pub(super) fn new(
-        running: PendingAnswer,
-        title: &Title,
-        include_usage: bool,
-        first: Taken,
-    ) -> Self {
+    pub fn new(running: PendingAnswer, title: &Title, include_usage: bool, first: Taken) -> Self {
         let choices = running.choices();
         Self {
             running,

@@ -9,7 +9,7 @@ use crate::request::{TokenLogprob, TopLogprob};
 /// The value of a choice's `logprobs`.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub(super) enum LogprobsObject<'a> {
+pub enum LogprobsObject<'a> {
     /// Of a chat.
     Chat { content: Vec<ChatToken<'a>>, refusal: () },
     /// Of a completion.
@@ -18,7 +18,7 @@ pub(super) enum LogprobsObject<'a> {
 
 impl<'a> LogprobsObject<'a> {
     /// The shape that `api` has; a completion that echoes its prompt begins with the prompt's tokens.
-    pub(super) fn of(api: Api, prompt: &'a [TokenLogprob], entries: &'a [TokenLogprob]) -> Self {
+    pub fn of(api: Api, prompt: &'a [TokenLogprob], entries: &'a [TokenLogprob]) -> Self {
         let all = prompt.iter().chain(entries);
         match api {
             Api::Chat => {
@@ -31,7 +31,7 @@ impl<'a> LogprobsObject<'a> {
 
 /// One token of a chat, or one of its alternatives.
 #[derive(Serialize)]
-pub(super) struct ChatToken<'a> {
+pub struct ChatToken<'a> {
     token: &'a str,
     logprob: Option<f32>,
     bytes: &'a [u8],
@@ -61,7 +61,7 @@ impl<'a> ChatToken<'a> {
 
 /// The tokens of a completion, a column for each thing that is said of them.
 #[derive(Serialize)]
-pub(super) struct Columns<'a> {
+pub struct Columns<'a> {
     tokens: Vec<&'a str>,
     token_logprobs: Vec<Option<f32>>,
     top_logprobs: Vec<Option<Alternatives<'a>>>,
@@ -82,7 +82,7 @@ impl<'a> Columns<'a> {
 
 /// An object of texts and log probabilities: the alternatives, and the token itself where it is not among them. Of tokens with
 /// the same text the likeliest stands there.
-pub(super) struct Alternatives<'a>(&'a TokenLogprob);
+pub struct Alternatives<'a>(&'a TokenLogprob);
 
 impl Serialize for Alternatives<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -103,7 +103,7 @@ impl Serialize for Alternatives<'_> {
 }
 
 /// vLLM's `prompt_logprobs`: null for the first token, for each further one an object by token id.
-pub(super) struct PromptLogprobs<'a>(pub(super) &'a [TokenLogprob]);
+pub struct PromptLogprobs<'a>(pub &'a [TokenLogprob]);
 
 impl Serialize for PromptLogprobs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

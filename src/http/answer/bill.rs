@@ -7,14 +7,14 @@ use crate::request::{Receipt, Usage};
 
 /// Usage and receipt of an answer: the sum over its choices.
 #[derive(Debug, Default)]
-pub(super) struct Bill {
+pub struct Bill {
     usage: Usage,
     receipt: Option<Box<Receipt>>,
 }
 
 impl Bill {
     /// Adds a choice, which has its prompt's usage and receipt if it is the last of that.
-    pub(super) fn add(&mut self, finished: &mut Finished) {
+    pub fn add(&mut self, finished: &mut Finished) {
         let (sum, usage) = (&mut self.usage, &finished.usage);
         sum.prompt_tokens += usage.prompt_tokens;
         sum.completion_tokens += usage.completion_tokens;
@@ -24,19 +24,19 @@ impl Bill {
     }
 
     /// The tokens, as OpenAI's clients read them.
-    pub(super) fn usage(&self) -> WireUsage {
+    pub fn usage(&self) -> WireUsage {
         (&self.usage).into()
     }
 
     /// What the stages said it cost.
-    pub(super) fn receipt(&self) -> Option<&Receipt> {
+    pub fn receipt(&self) -> Option<&Receipt> {
         self.receipt.as_deref()
     }
 }
 
 /// OpenAI's `usage` object.
 #[derive(Serialize)]
-pub(super) struct WireUsage {
+pub struct WireUsage {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u32,
@@ -61,7 +61,7 @@ impl From<&Usage> for WireUsage {
 
 /// An end of a choice, for the tests of bill and wire.
 #[cfg(test)]
-pub(super) mod testing {
+pub mod testing {
     use super::*;
     use crate::request::FinishReason;
 

@@ -27,7 +27,7 @@ struct BufferState {
 }
 
 /// Makes the two ends of an outbox for so many prompts, each with so many choices.
-pub(super) fn outbox(
+pub fn outbox(
     (prompts, choices): (usize, usize),
     slow_after: Option<Duration>,
 ) -> (Reader, Vec<BufferEntry>) {
@@ -70,11 +70,11 @@ impl BufferState {
 }
 
 /// The connection's end.
-pub(super) struct Reader(Arc<AnswerBuffer>);
+pub struct Reader(Arc<AnswerBuffer>);
 
 impl Reader {
     /// Ready when every choice is accepted or one has ended.
-    pub(super) fn poll_decided(&self, cx: &Context<'_>) -> Poll<()> {
+    pub fn poll_decided(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.0.lock();
         if state.choices.decided() {
             return Poll::Ready(());
@@ -84,7 +84,7 @@ impl Reader {
     }
 
     /// The next text or end; after the end of every choice, pending for ever.
-    pub(super) fn poll_take(&self, cx: &Context<'_>) -> Poll<Taken> {
+    pub fn poll_take(&self, cx: &Context<'_>) -> Poll<Taken> {
         let mut state = self.0.lock();
         match state.choices.take() {
             Some(taken) => Poll::Ready(taken),
@@ -103,7 +103,7 @@ impl Drop for Reader {
 }
 
 /// The stages' end of one prompt.
-pub(super) struct BufferEntry {
+pub struct BufferEntry {
     outbox: Arc<AnswerBuffer>,
     choices: Range<usize>,
 }
