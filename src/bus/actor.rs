@@ -289,6 +289,9 @@ impl Session {
                 }
             }
             self.writer.cycle().await;
+            if self.writer.is_closed() {
+                return tracing::error!("the connection to NATS has ended for good");
+            }
             if let Some(deadline) = deadline {
                 let late = Instant::now() >= deadline;
                 if late && !self.writer.is_done() {

@@ -6,7 +6,7 @@
 //! while NATS is connected.
 //!
 //! * `config` settings · `actor` the thread and its handle [`Bus`] · `connect` options of the connection · `managed` our own child
-//! * pure: `decode`, `encode` bytes ↔ types · `merge` joining and splitting events · `confirm` what NATS has taken
+//! * pure: `decode`, `encode` bytes ↔ types · `merge` joining and splitting events · `window` what NATS has not confirmed
 //! * `intake` what NATS sends · `door` a message becomes a request · `stream` a request's way back, its sink
 //! * `outbox` what waits · `writer` what sends it · `cancels` one subscription per running request · `service` `$SRV`
 //! * `client` the other side, for `generate` and benchmarks
@@ -26,7 +26,6 @@ mod actor;
 mod cancels;
 pub mod client;
 mod config;
-mod confirm;
 mod connect;
 mod decode;
 mod door;
@@ -37,6 +36,7 @@ mod merge;
 mod outbox;
 mod service;
 mod stream;
+mod window;
 mod writer;
 
 pub use actor::{Bus, StartError, start};

@@ -106,11 +106,22 @@ impl SubjectStream {
 
     /// Nobody listens: cancels the request, unless it is detached.
     pub fn nobody_listens(&self) {
-        if self.detached || self.gone.swap(true, Ordering::AcqRel) {
+        if !self.detached {
+            self.cancel("nobody listens");
+        }
+    }
+
+    /// An event was lost, so nobody can make use of what follows: cancels the request.
+    pub fn cannot_be_published(&self) {
+        self.cancel("its events cannot be published");
+    }
+
+    fn cancel(&self, reason: &str) {
+        if self.gone.swap(true, Ordering::AcqRel) {
             return;
         }
         if let Some(handle) = &self.lock().handle {
-            tracing::info!(request_id = %handle.request_id(), "cancelled: nobody listens");
+            tracing::info!(request_id = %handle.request_id(), reason, "cancelled");
             handle.cancel();
         }
     }

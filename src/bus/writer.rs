@@ -1,10 +1,10 @@
 //! Writes what waits in the outbox while NATS is connected, and notices when it is another connection.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use async_nats::client::PublishErrorKind;
 use async_nats::client::traits::Publisher;
 use async_nats::connection::State;
 use async_nats::message::OutboundMessage;
@@ -12,22 +12,15 @@ use async_nats::{Client, HeaderMap, Subject};
 use bytes::{Bytes, BytesMut};
 
 use super::cancels::Cancels;
-use super::confirm::Unconfirmed;
 use super::door::Door;
 use super::encode::{Encoding, encode_event, error_headers};
 use super::merge::split;
 use super::outbox::{Work, empty};
 use super::stream::SubjectStream;
+use super::window::Window;
 use crate::clock::Timestamp;
 use crate::progress::Progress;
 use crate::request::Event;
-
-/// Most messages that NATS has not confirmed; beyond it events wait and are joined. 8,192 of 200 bytes are 1.6 MB, and more than
-/// what 100,000 messages/s put into a round trip of 50 ms.
-const MAX_UNCONFIRMED: usize = 8_192;
-
-/// A connection that confirms nothing for so long is given up: NATS answers in milliseconds, or it is cut off.
-const STALL: Duration = Duration::from_secs(10);
 
 /// How often a lost connection is looked at, beside the event that says that it is back.
 const LOOK: Duration = Duration::from_secs(1);
@@ -46,18 +39,12 @@ pub(super) struct Writer {
     /// Probes and markers are answered under it.
     inbox: String,
     health_subject: Subject,
-    hold: Duration,
     cancels: Cancels,
-    window: Unconfirmed<OutboundMessage>,
-    /// Lost with a connection, perhaps: to be sent again when the hold is over.
-    again: Vec<OutboundMessage>,
+    window: Window<OutboundMessage>,
     /// Streams from before the connection, until the hold is over.
-    held: VecDeque<Arc<SubjectStream>>,
-    hold_until: Option<Instant>,
-    /// Connections so far.
-    connection: u64,
-    /// The connection was given up and is not yet another one.
-    given_up: bool,
+    held: Vec<Arc<SubjectStream>>,
+    /// The library has ended the connection for good.
+    is_closed: bool,
     msgpack: Option<HeaderMap>,
     buffer: BytesMut,
 }
@@ -86,14 +73,10 @@ impl Writer {
             progress: start.progress,
             inbox: start.inbox,
             health_subject,
-            hold: start.hold,
             cancels: Cancels::default(),
-            window: Unconfirmed::default(),
-            again: Vec::new(),
-            held: VecDeque::new(),
-            hold_until: None,
-            connection: 0,
-            given_up: false,
+            window: Window::new(start.hold),
+            held: Vec::new(),
+            is_closed: false,
             msgpack: Encoding::Msgpack.headers(),
             buffer: BytesMut::new(),
         }
@@ -103,17 +86,18 @@ impl Writer {
     pub async fn cycle(&mut self) {
         let now = Instant::now();
         self.notice_connection(now);
-        if self.window.confirm(self.door.outbox.confirmed(), now) {
-            self.door.outbox.set_round_trip_us(self.window.round_trip().as_micros() as u64);
+        if let Some(round_trip) = self.window.confirm(self.door.outbox.confirmed(), now) {
+            self.door.outbox.set_round_trip_us(round_trip.as_micros() as u64);
         }
         if !self.is_connected() {
             self.door.metrics.bus_connected.set(0.0);
             self.progress.set_pending(0, Timestamp::now());
             return;
         }
-        self.give_up_if_stalled(now).await;
-        let room = self.window.len() < MAX_UNCONFIRMED;
-        let work = self.door.outbox.take(room);
+        if self.window.gives_up(now) {
+            self.connect_anew().await;
+        }
+        let work = self.door.outbox.take(self.window.has_room());
         self.write(work, now).await;
         if let Some(marker) = self.window.marker(Instant::now()) {
             let body = Bytes::from(marker.to_string());
@@ -129,14 +113,12 @@ impl Writer {
 
     /// Waits until there is something to do: at most until `until`.
     pub async fn wait(&self, until: Option<Instant>) {
-        let look_at = Some(Instant::now() + LOOK);
-        let next = match (self.is_connected(), self.window.is_empty()) {
-            (false, _) => [until, look_at, None],
-            (true, true) => [until, self.hold_until, None],
-            (true, false) => [until, self.hold_until, self.window.marker_at().or(look_at)],
+        let next = match self.is_connected() {
+            false => Some(Instant::now() + LOOK),
+            true => self.window.next_at(),
         };
         let changed = self.door.outbox.changed();
-        match next.into_iter().flatten().min() {
+        match [until, next].into_iter().flatten().min() {
             // The outcome does not matter: a change or the time, the cycle looks at everything.
             Some(at) => drop(tokio::time::timeout_at(at.into(), changed).await),
             None => changed.await,
@@ -145,48 +127,35 @@ impl Writer {
 
     /// Whether nothing waits and NATS has confirmed everything.
     pub fn is_done(&self) -> bool {
-        self.door.outbox.is_empty()
-            && self.held.is_empty()
-            && self.again.is_empty()
-            && self.window.is_empty()
+        self.door.outbox.is_empty() && self.held.is_empty() && self.window.is_empty()
+    }
+
+    /// Whether the library has ended the connection: nothing can be written any more.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
     /// No more holding back: the node stops.
     pub fn end_hold(&mut self) {
-        self.hold_until = None;
+        self.window.end_hold();
     }
 
     fn is_connected(&self) -> bool {
-        self.connection > 0 && self.client.connection_state() == State::Connected
+        self.window.connection() > 0 && self.client.connection_state() == State::Connected
     }
 
     fn notice_connection(&mut self, now: Instant) {
         let connections = self.client.statistics().connects.load(Ordering::Acquire);
-        if connections == self.connection {
+        if connections == self.window.connection() {
             return;
         }
-        if self.connection > 0 {
-            self.door.metrics.bus_reconnects.increment(connections - self.connection);
-            self.hold_until = Some(now + self.hold);
-            let lost = self.window.reconnected();
-            tracing::info!(
-                again = lost.len(),
-                hold_ms = self.hold.as_millis() as u64,
-                "NATS is back; streams from before are held back"
-            );
-            self.again.extend(lost);
-        }
-        self.connection = connections;
-        self.given_up = false;
+        let reconnects = self.window.connected(connections, now);
+        self.door.metrics.bus_reconnects.increment(reconnects);
         self.door.metrics.bus_connected.set(1.0);
     }
 
-    async fn give_up_if_stalled(&mut self, now: Instant) {
-        if self.given_up || self.window.waiting_for(now) < STALL {
-            return;
-        }
-        tracing::warn!(seconds = STALL.as_secs(), "NATS confirms nothing; connecting anew");
-        self.given_up = true;
+    async fn connect_anew(&mut self) {
+        tracing::warn!("NATS confirms nothing; connecting anew");
         if let Err(error) = self.client.force_reconnect().await {
             tracing::error!(%error, "cannot ask for another connection");
         }
@@ -202,30 +171,23 @@ impl Writer {
         }
         self.door.metrics.bus_refusals_dropped.increment(work.refusals_dropped);
         self.door.metrics.bus_messages_lost.increment(work.lost);
-        let holding = self.hold_until.is_some_and(|until| now < until);
-        if !holding {
-            self.hold_until = None;
-            for message in std::mem::take(&mut self.again) {
-                self.publish_kept(message).await;
-            }
-            for stream in std::mem::take(&mut self.held) {
-                self.write_stream(&stream, now).await;
-            }
+        for message in self.window.after_hold(now) {
+            self.publish_kept(message).await;
         }
         self.progress.set_pending(work.ready.len() as u64, Timestamp::now());
-        for stream in work.ready {
-            if holding && stream.connection < self.connection {
-                self.held.push_back(stream);
-            } else {
-                self.write_stream(&stream, now).await;
-            }
+        let streams = std::mem::take(&mut self.held).into_iter().chain(work.ready);
+        let (held, ready): (Vec<_>, Vec<_>) =
+            streams.partition(|stream| self.window.holds(stream.connection));
+        self.held = held;
+        for stream in ready {
+            self.write_stream(&stream, now).await;
         }
         self.progress.stamp(Timestamp::now());
         self.progress.set_pending(0, Timestamp::now());
         for id in work.closes {
             self.cancels.close(&id);
         }
-        if !holding {
+        if self.window.hold_until().is_none() {
             // Otherwise it may be a subscriber that is not back yet; the next probe asks again.
             for stream in work.absent.into_iter().filter_map(|number| self.door.stream(number)) {
                 stream.nobody_listens();
@@ -260,7 +222,9 @@ impl Writer {
                     payload: self.buffer.split().freeze(),
                     headers,
                 };
-                self.publish_kept(message).await;
+                if !self.publish_kept(message).await {
+                    stream.cannot_be_published();
+                }
             }
             if last && stream.ends_empty {
                 self.publish_kept(empty(stream.subject.clone())).await;
@@ -284,16 +248,23 @@ impl Writer {
         })
     }
 
-    /// Publishes a message and keeps it until NATS has confirmed it.
-    async fn publish_kept(&mut self, message: OutboundMessage) {
-        self.window.push(message.clone());
-        self.publish(message).await;
+    /// Publishes a message and keeps it until NATS has confirmed it; says whether the connection took it.
+    async fn publish_kept(&mut self, message: OutboundMessage) -> bool {
+        let is_sent = self.publish(message.clone()).await;
+        if is_sent {
+            self.window.sent(message);
+        }
+        is_sent
     }
 
-    async fn publish(&self, message: OutboundMessage) {
+    /// What the connection does not take can never be sent: the subject that a client named is none, or this server takes less in
+    /// one message than the one that the message was made for. Counted; a line for each would be a client's to write.
+    async fn publish(&mut self, message: OutboundMessage) -> bool {
         let subject = message.subject.clone();
-        if let Err(error) = self.client.publish_message(message).await {
-            tracing::error!(%subject, %error, "a message could not be published");
-        }
+        let Err(error) = self.client.publish_message(message).await else { return true };
+        tracing::debug!(%subject, %error, "a message could not be published");
+        self.door.metrics.bus_publishes_failed.increment(1);
+        self.is_closed |= error.kind() == PublishErrorKind::Send;
+        false
     }
 }

@@ -106,6 +106,12 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
             &[],
             "refusals that were not sent: too many waited for a slow link",
         ),
+        (
+            "inferno_bus_publishes_failed_total",
+            Counter,
+            &[],
+            "messages that cannot be published: to a subject that is none, or above NATS's `max_payload`",
+        ),
         ("inferno_health_status", Gauge, &[], "0 healthy, 1 degraded, 2 critical"),
         ("inferno_health_check_status", Gauge, &["check"], "the same for each check"),
         (
@@ -160,6 +166,8 @@ pub struct Metrics {
     pub bus_messages_lost: Counter,
     /// `inferno_bus_refusals_dropped_total`
     pub bus_refusals_dropped: Counter,
+    /// `inferno_bus_publishes_failed_total`
+    pub bus_publishes_failed: Counter,
     /// `inferno_health_status`
     pub health_status: Gauge,
     /// Times to first token of the last minute, for health.
@@ -194,6 +202,7 @@ impl Metrics {
             bus_reconnects: metrics::counter!("inferno_bus_reconnects_total", node()),
             bus_messages_lost: metrics::counter!("inferno_bus_messages_lost_total", node()),
             bus_refusals_dropped: metrics::counter!("inferno_bus_refusals_dropped_total", node()),
+            bus_publishes_failed: metrics::counter!("inferno_bus_publishes_failed_total", node()),
             health_status: metrics::gauge!("inferno_health_status", node()),
             recent_first_tokens: LatencyWindow::default(),
             recent_batches: BatchWindow::default(),

@@ -138,3 +138,37 @@ async fn health_messages_are_published_on_the_nodes_subject() {
     assert_eq!(parsed(&next(&mut health).await)["status"], "critical");
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_request_whose_reply_subject_is_none_ends_and_costs_the_others_nothing() {
+    use std::io::Write;
+    let (server, node, client) = setup().await;
+    let mut events = client.subscribe("inferno.v1.tokens.other").await.expect("subscribes");
+    let body = json!({"request_id": "other", "prompt": "pace 2", "params": {"max_tokens": 200}});
+    client.request(GENERATE, body.to_string().into()).await.expect("accepted");
+    next(&mut events).await;
+    // The client library would not send it; the server passes it on.
+    let mut socket =
+        std::net::TcpStream::connect(server.url().replace("nats://", "")).expect("connects");
+    let body = json!({"prompt": "pace 2", "params": {"max_tokens": 1_000_000}}).to_string();
+    let message = format!(
+        "CONNECT {{\"verbose\":false}}\r\nPUB {GENERATE} no..subject {}\r\n{body}\r\n",
+        body.len()
+    );
+    socket.write_all(message.as_bytes()).expect("writes");
+    let ended = eventually("it ends", || async {
+        node.seen.ends.lock().expect("no panic").iter().map(|(_, ended)| *ended).next()
+    })
+    .await;
+    assert_eq!(ended.reason, FinishReason::Cancelled);
+    let mut last = 0;
+    while last < 200 {
+        let event = parsed(&next(&mut events).await);
+        last = event["seq"].as_u64().expect("a number") + 1;
+        if event.get("finish_reason").is_some() {
+            assert_eq!(event["usage"]["completion_tokens"], 200);
+            break;
+        }
+    }
+    node.stop().await;
+}
