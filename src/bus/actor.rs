@@ -14,9 +14,9 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use super::config::{Config, Mode, is_token};
-use super::connect::node_options;
+use super::connect::{NatsLink, Subscription, node_options, taken};
 use super::door::Door;
-use super::intake::{Intake, answer_service, confirm_taken, take_answers};
+use super::intake::{Intake, answer_service, take_answers};
 use super::managed::{ManagedError, ManagedServer};
 use super::outbox::{Control, Outbox};
 use super::service::Service;
@@ -81,9 +81,9 @@ pub async fn start(config: &Config, deps: Deps, alive: Lifeline) -> Result<Bus, 
         alive.dismiss();
         return Ok(Bus { outbox, running: None });
     }
-    if !is_token(&deps.node_id) {
+    if !is_token(deps.vitals.node_id()) {
         alive.dismiss();
-        return Err(StartError::NodeId(deps.node_id));
+        return Err(StartError::NodeId(deps.vitals.node_id().to_owned()));
     }
     let (started, ready) = oneshot::channel();
     let (end, ended) = watch::channel(());
@@ -224,6 +224,7 @@ fn run_thread(
 /// One bus at work.
 struct Session {
     client: Client,
+    link: Arc<NatsLink>,
     door: Arc<Door>,
     service: Arc<Service>,
     writer: Writer,
@@ -238,7 +239,6 @@ impl Session {
         outbox: &Arc<Outbox>,
         alive: &Lifeline,
     ) -> Result<(Self, Option<ManagedServer>), StartError> {
-        let options = node_options(config, &deps.node_id, outbox.clone()).await?;
         let managed = match config.mode {
             Mode::Managed => Some(ManagedServer::start(config).await?),
             Mode::External | Mode::Auto | Mode::Off => None,
@@ -249,27 +249,31 @@ impl Session {
         };
         let addresses: Vec<async_nats::ServerAddr> =
             urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+        let link = Arc::new(NatsLink::new(&urls.join(", "), deps.vitals.clone()));
+        let node_id = deps.vitals.node_id();
+        let options = node_options(config, node_id, outbox.clone(), link.clone()).await?;
         let client = options.connect(addresses).await?;
         let door = Arc::new(Door::new(config, &deps, outbox.clone()));
-        let service = Arc::new(Service::new(&deps.node_id, door.subjects.clone()));
+        let service = Arc::new(Service::new(node_id, door.subjects.clone()));
         let inbox = client.new_inbox();
-        let answers = client.subscribe(format!("{inbox}.*")).await.map_err(other)?;
-        let answers = take_answers(answers, outbox.clone());
-        tokio::spawn(alive.beside("bus's reader of answers").over(answers));
+        let open = |subject| Subscription::open(&client, &link, subject, None);
+        let answers = open(format!("{inbox}.*")).await.map_err(other)?;
         let mut asked = Vec::new();
         for (verb, subject) in service.subjects() {
-            asked.push((verb, client.subscribe(subject).await.map_err(other)?));
+            asked.push((verb, open(subject).await.map_err(other)?));
         }
+        let answers = take_answers(answers, outbox.clone());
+        tokio::spawn(alive.beside("bus's reader of answers").over(answers));
         let questions = answer_service(asked, service.clone(), outbox.clone());
         tokio::spawn(alive.beside("bus's service").over(questions));
         let writer = Writer::new(WriterStart {
             client: client.clone(),
             door: door.clone(),
-            progress: deps.progress,
+            progress: deps.vitals.watch("bus"),
             inbox,
             hold: Duration::from_millis(config.reconnect_hold_ms),
         });
-        Ok((Self { client, door, service, writer, served: HashMap::new() }, managed))
+        Ok((Self { client, link, door, service, writer, served: HashMap::new() }, managed))
     }
 
     async fn run(&mut self, alive: &Lifeline) {
@@ -325,16 +329,21 @@ impl Session {
             return;
         }
         let subject = self.door.subjects.generate(&model);
-        match self.client.queue_subscribe(subject, QUEUE_GROUP.to_owned()).await {
-            Ok(subscriber) => {
+        match Subscription::open(&self.client, &self.link, subject, Some(QUEUE_GROUP)).await {
+            Ok(subscription) => {
                 let (leave, leaving) = oneshot::channel();
                 let intake = Intake {
-                    subscriber,
+                    subscription,
                     client: self.client.clone(),
                     door: self.door.clone(),
                     endpoint: self.service.serve(&model),
                 };
-                tokio::spawn(confirm_taken(self.client.clone(), done));
+                let client = self.client.clone();
+                tokio::spawn(async move {
+                    taken(&client).await;
+                    // Nobody may be waiting any more.
+                    let _ = done.send(());
+                });
                 let alive = alive.beside("bus's intake");
                 tokio::spawn(async move {
                     intake.take_requests(leaving, &alive).await;

@@ -55,7 +55,7 @@ impl Door {
     /// A door to admission.
     pub fn new(config: &Config, deps: &Deps, outbox: Arc<Outbox>) -> Self {
         Self {
-            node_id: deps.node_id.clone(),
+            node_id: deps.vitals.node_id().to_owned(),
             subjects: Subjects::new(&config.prefix),
             outbox,
             metrics: deps.metrics.clone(),

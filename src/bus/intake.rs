@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::message::OutboundMessage;
-use async_nats::{Client, StatusCode, Subscriber};
+use async_nats::{Client, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::select_all;
 use tokio::sync::oneshot;
 
+use super::connect::Subscription;
 use super::door::Door;
 use super::outbox::Outbox;
 use super::service::{Endpoint, Service, Verb};
@@ -21,23 +22,10 @@ const MIN_LEAVE: Duration = Duration::from_millis(20);
 /// And at most this, however slow the connection is.
 const MAX_LEAVE: Duration = Duration::from_millis(500);
 
-/// How long NATS may take to confirm a new subscription before the node goes on without.
-const MAX_TAKE: Duration = Duration::from_secs(1);
-
-/// Answers when NATS has taken what the connection gave it so far: it handles a connection's messages in order, so its 503 for a
-/// subject that nobody has comes after a subscription before it.
-pub(super) async fn confirm_taken(client: Client, done: oneshot::Sender<()>) {
-    let nobody = client.new_inbox();
-    // Answered or not, the node goes on.
-    let _ = tokio::time::timeout(MAX_TAKE, client.request(nobody, Bytes::new())).await;
-    // Nobody may be waiting any more.
-    let _ = done.send(());
-}
-
 /// The task that takes one model's requests.
 pub(super) struct Intake {
     /// Of the model's subject.
-    pub subscriber: Subscriber,
+    pub subscription: Subscription,
     /// The connection.
     pub client: Client,
     /// Where they go.
@@ -56,7 +44,7 @@ impl Intake {
         let statistics = self.client.statistics();
         let done = loop {
             tokio::select! {
-                message = self.subscriber.next() => match message {
+                message = self.subscription.next() => match message {
                     Some(message) => {
                         alive.look();
                         let connection = statistics.connects.load(Ordering::Relaxed);
@@ -69,7 +57,7 @@ impl Intake {
         };
         self.leave().await;
         let rest = async {
-            while let Some(message) = self.subscriber.next().await {
+            while let Some(message) = self.subscription.next().await {
                 let connection = statistics.connects.load(Ordering::Relaxed);
                 self.door.request(message, &self.endpoint, connection);
             }
@@ -89,7 +77,7 @@ impl Intake {
     /// lives on this thread) lets all of them arrive first.
     async fn leave(&mut self) {
         let told = async {
-            self.subscriber.drain().await?;
+            self.subscription.drain().await?;
             // Resolves when the UNSUB is on the wire.
             Ok::<_, async_nats::Error>(self.client.flush().await?)
         };
@@ -101,7 +89,7 @@ impl Intake {
 }
 
 /// What comes back to the node's inbox: markers, and 503 for probes that nobody heard.
-pub(super) async fn take_answers(mut answers: Subscriber, outbox: Arc<Outbox>) {
+pub(super) async fn take_answers(mut answers: Subscription, outbox: Arc<Outbox>) {
     while let Some(message) = answers.next().await {
         let word = message.subject.rsplit('.').next().unwrap_or_default();
         let number = |text: &str| text.parse::<u64>().ok();
@@ -116,11 +104,13 @@ pub(super) async fn take_answers(mut answers: Subscriber, outbox: Arc<Outbox>) {
 
 /// Answers `$SRV`.
 pub(super) async fn answer_service(
-    asked: Vec<(Verb, Subscriber)>,
+    asked: Vec<(Verb, Subscription)>,
     service: Arc<Service>,
     outbox: Arc<Outbox>,
 ) {
-    let streams = asked.into_iter().map(|(verb, subscriber)| subscriber.map(move |m| (verb, m)));
+    let streams = asked.into_iter().map(|(verb, subscription)| {
+        subscription.into_stream().map(move |message| (verb, message)).boxed()
+    });
     let mut questions = select_all(streams);
     while let Some((verb, question)) = questions.next().await {
         let Some(reply) = question.reply else { continue };

@@ -5,7 +5,8 @@
 //! sinks and the [`RunningObserver`](crate::door::RunningObserver), which queue and never block; a writer takes from there
 //! while NATS is connected.
 //!
-//! * `config` settings · `actor` the thread and its handle [`Bus`] · `connect` options of the connection · `managed` our own child
+//! * `config` settings · `actor` the thread and its handle [`Bus`] · `managed` our own child
+//! * `connect` the connection: its options, how it stands, subscriptions that last
 //! * pure: `decode`, `encode` bytes ↔ types · `merge` joining and splitting events · `window` what NATS has not confirmed
 //! * `intake` what NATS sends · `door` a message becomes a request · `stream` a request's way back, its sink
 //! * `outbox` what waits · `writer` what sends it · `cancels` one subscription per running request · `service` `$SRV`
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use actix::Recipient;
 
 use crate::door::{Admit, Cancel};
-use crate::progress::Progress;
+use crate::health::Vitals;
 use crate::telemetry::Metrics;
 
 mod actor;
@@ -52,14 +53,12 @@ pub const QUEUE_GROUP: &str = "inferno";
 
 /// What the bus needs of the node.
 pub struct Deps {
-    /// The node's name: in acceptances, health subjects and `$SRV`. `[A-Za-z0-9_-]+`.
-    pub node_id: String,
+    /// What the bus tells of itself, and the node's name: in acceptances, health subjects and `$SRV`. `[A-Za-z0-9_-]+`.
+    pub vitals: Arc<Vitals>,
     /// Admission, for requests.
     pub admit: Recipient<Admit>,
     /// Admission, for cancels.
     pub cancel: Recipient<Cancel>,
     /// Counters of the connection and of dropped requests.
     pub metrics: Arc<Metrics>,
-    /// Stamped at every message written; pending is what waits to be written while connected.
-    pub progress: Progress,
 }

@@ -9,7 +9,7 @@ mod policy;
 mod vitals;
 
 pub use actor::{Health, Publish};
-pub use policy::{Check, CheckName, Limits, Readings, Status};
+pub use policy::{BusState, Check, CheckName, Limits, Readings, Status};
 pub use vitals::{DeviceVitals, GpuVitals, HealthMessage, Vitals};
 
 use serde::{Deserialize, Serialize};

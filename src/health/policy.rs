@@ -28,6 +28,8 @@ pub enum CheckName {
     Batching,
     /// Longest time an actor with work to do has finished nothing, in ms.
     Progress,
+    /// 1 while NATS is connected and every subscription stands, else 0.
+    Bus,
 }
 
 impl CheckName {
@@ -39,6 +41,7 @@ impl CheckName {
             CheckName::Latency => "latency",
             CheckName::Batching => "batching",
             CheckName::Progress => "progress",
+            CheckName::Bus => "bus",
         }
     }
 }
@@ -57,6 +60,21 @@ pub struct Check {
     /// For a person, where something is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// How the bus stands with NATS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum BusState {
+    /// There is none.
+    #[default]
+    Off,
+    /// Connected, with every subscription.
+    Up,
+    /// NATS is away, or denies what no request comes by: what works goes on, HTTP with it. Why, for a person.
+    Impaired(String),
+    /// NATS refuses the login, the certificate, or the subscription by which requests come: that is for someone to mend, and the
+    /// node is not ready. Why, for a person.
+    Refused(String),
 }
 
 /// What was read at one moment.
@@ -86,6 +104,8 @@ pub struct Readings {
     pub stalled_actor: Option<&'static str>,
     /// An actor, a door or a thread that has ended and cannot be built again in this process.
     pub ended: Option<&'static str>,
+    /// The bus.
+    pub bus: BusState,
 }
 
 /// What readings are held against: (degraded, critical), or one limit for degraded.
@@ -109,6 +129,7 @@ pub fn evaluate(readings: &Readings, limits: &Limits) -> Vec<Check> {
         optional(CheckName::Latency, readings.latency_ms, limits.latency_ms, |v, l| v > l),
         optional(CheckName::Batching, readings.batching, limits.batching, |v, l| v < l),
         progress(readings, limits),
+        bus(&readings.bus),
     ]
 }
 
@@ -189,6 +210,17 @@ fn progress(readings: &Readings, limits: &Limits) -> Check {
     }
 }
 
+fn bus(state: &BusState) -> Check {
+    let (status, value, message) = match state {
+        BusState::Off => (Status::Healthy, None, None),
+        BusState::Up => (Status::Healthy, Some(1.0), None),
+        BusState::Impaired(why) | BusState::Refused(why) => {
+            (Status::Degraded, Some(0.0), Some(why.clone()))
+        }
+    };
+    Check { name: CheckName::Bus, status, value, limit: value.map(|_| 1.0), message }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,9 +244,9 @@ mod tests {
     }
 
     #[test]
-    fn all_well_is_healthy_and_lists_five_checks() {
+    fn all_well_is_healthy_and_lists_six_checks() {
         let checks = evaluate(&well(), &limits());
-        assert_eq!(checks.len(), 5);
+        assert_eq!(checks.len(), 6);
         assert_eq!(overall(&checks), Status::Healthy);
     }
 
@@ -264,6 +296,18 @@ mod tests {
             let readings = Readings { memory: Some((0.5, whose)), ..well() };
             assert_eq!(evaluate(&readings, &limits())[0].message, None);
         }
+    }
+
+    #[test]
+    fn a_bus_that_is_away_or_refused_degrades_and_says_why() {
+        for state in [BusState::Impaired("away".to_owned()), BusState::Refused("no".to_owned())] {
+            let checks = evaluate(&Readings { bus: state.clone(), ..well() }, &limits());
+            assert_eq!(overall(&checks), Status::Degraded);
+            let check = checks.iter().find(|check| check.name == CheckName::Bus).expect("there");
+            let (BusState::Impaired(why) | BusState::Refused(why)) = &state else { unreachable!() };
+            assert_eq!((check.value, check.message.as_ref()), (Some(0.0), Some(why)));
+        }
+        assert_eq!(status_of(&well(), &limits(), CheckName::Bus), Status::Healthy, "no bus");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
 
-use super::policy::{self, Check, Limits, Readings, Status};
+use super::policy::{self, BusState, Check, Limits, Readings, Status};
 use crate::clock::Timestamp;
 use crate::door::ModelInfo;
 use crate::gpu;
@@ -83,6 +83,7 @@ struct VitalsState {
     progress: Vec<(&'static str, Progress)>,
     running: Vec<Progress>,
     waiting: Vec<Progress>,
+    bus: BusState,
 }
 
 /// See the module.
@@ -221,6 +222,11 @@ impl Vitals {
         progress
     }
 
+    /// How the bus stands with NATS from here on.
+    pub fn set_bus(&self, state: BusState) {
+        self.lock().bus = state;
+    }
+
     /// No new requests from here on.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -232,12 +238,13 @@ impl Vitals {
         let _ = self.ended.set(name);
     }
 
-    /// Whether requests are taken: everything lives, a model is up, a device is up, no drain.
+    /// Whether requests are taken: everything lives, a model is up, a device is up, NATS does not refuse the node, no drain.
     pub fn is_ready(&self) -> bool {
         let state = self.lock();
         self.ended.get().is_none()
             && !self.draining.load(Ordering::Relaxed)
             && !state.models.is_empty()
+            && !matches!(state.bus, BusState::Refused(_))
             && state.devices.values().any(|device| device.up)
     }
 
@@ -281,6 +288,7 @@ impl Vitals {
             stalled_ms: stalled.map_or(0.0, |(stalled, _)| stalled.as_secs_f64() * 1e3),
             stalled_actor: stalled.map(|(_, actor)| actor),
             ended: self.ended.get().copied(),
+            bus: state.bus.clone(),
         }
     }
 
@@ -370,6 +378,23 @@ mod tests {
         vitals.set_draining();
         assert!(!vitals.is_ready());
         assert!(vitals.message(Timestamp::now()).draining);
+    }
+
+    #[test]
+    fn a_node_that_nats_refuses_is_not_ready_and_one_whose_nats_is_away_is() {
+        let vitals = vitals();
+        vitals.add_device(&DeviceId::new("cpu:0"));
+        vitals.device_up(&DeviceId::new("cpu:0"));
+        vitals.set_models(vec![model()]);
+        vitals.set_bus(BusState::Refused("wrong password".to_owned()));
+        assert!(!vitals.is_ready());
+        assert_eq!(vitals.message(Timestamp::now()).status, Status::Degraded);
+        vitals.set_bus(BusState::Impaired("away".to_owned()));
+        assert!(vitals.is_ready());
+        assert_eq!(vitals.message(Timestamp::now()).status, Status::Degraded);
+        vitals.set_bus(BusState::Up);
+        assert!(vitals.is_ready());
+        assert_eq!(vitals.message(Timestamp::now()).status, Status::Healthy);
     }
 
     #[test]

@@ -227,14 +227,15 @@ impl Common {
         let http =
             http.transpose().map_err(|error| format!("http.bind {}: {error}", config.http.bind))?;
         let deps = bus::Deps {
-            node_id: self.vitals.node_id().to_owned(),
+            vitals: self.vitals.clone(),
             admit: admission.clone().recipient(),
             cancel: admission.clone().recipient(),
             metrics: self.metrics.clone(),
-            progress: self.vitals.watch("bus"),
         };
         let bus = bus::start(&config.bus, deps, self.lines.hold("bus")).await;
-        Ok(Doors { bus: bus.map_err(|error| error.to_string())?, http })
+        // Or HTTP, which ends with a start that fails, would say so before the cause is said.
+        let bus = bus.inspect_err(|_| self.lines.release()).map_err(|error| error.to_string())?;
+        Ok(Doors { bus, http })
     }
 
     fn start_health(&self, threads: &mut Threads, bus: &Bus) -> Result<(), String> {

@@ -378,9 +378,9 @@ pub fn recorder() -> Result<metrics_exporter_prometheus::PrometheusHandle, Strin
 /// The first caller decides; a later call changes nothing.
 pub fn init_tracing(filter: &str) {
     use std::io::IsTerminal;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr);
+    // The NATS library has a line for every try to connect; what it reports is said once, by the bus. A filter that names it wins.
+    let filter = tracing_subscriber::EnvFilter::new(format!("async_nats=off,{filter}"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = if std::io::stderr().is_terminal() {
         builder.try_init()
     } else {

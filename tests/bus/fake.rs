@@ -12,9 +12,9 @@ use actix::{Actor, Addr, Context, Handler, System};
 use inferno_node::bus::{self, Bus, Config, Deps};
 use inferno_node::door::{Admit, Cancel, RunningObserver};
 use inferno_node::error::{Error, Kind};
+use inferno_node::health::{self, Vitals};
 use inferno_node::ids::{RequestId, SequenceId};
 use inferno_node::lifeline::Lifeline;
-use inferno_node::progress::Progress;
 use inferno_node::request::{
     Ended, Event, FinishReason, Handle, Prompt, Receipt, Request, TokenLogprob, Usage,
 };
@@ -205,12 +205,14 @@ impl Node {
     pub async fn start(config: Config, node_id: &str) -> Self {
         let seen = Arc::new(Seen::default());
         let (system, addr) = start_admission(seen.clone());
+        let metrics = Arc::new(Metrics::new(node_id));
+        let limits = health::Config::default().limits();
+        let vitals = Arc::new(Vitals::new(node_id, limits, metrics.clone()));
         let deps = Deps {
-            node_id: node_id.to_owned(),
+            vitals: vitals.clone(),
             admit: addr.clone().recipient(),
             cancel: addr.clone().recipient(),
-            metrics: Arc::new(Metrics::new(node_id)),
-            progress: Progress::new(),
+            metrics,
         };
         let alive = Lifeline::unwatched();
         let bus = bus::start(&config, deps, alive).await.expect("the bus starts");

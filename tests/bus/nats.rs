@@ -1,6 +1,6 @@
 //! A real nats-server for one test, on a free port, ended by its id when dropped.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl NatsServer {
         let port = if self.port == 0 { -1 } else { i32::from(self.port) };
         let config =
             format!("host: 127.0.0.1\nport: {port}\nports_file_dir: {:?}\n{}", ports, self.extra);
-        let file = self.dir.path().join("nats.conf");
+        let file = self.config_file();
         std::fs::write(&file, config).expect("writes");
         let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
         let child = Command::new("nats-server")
@@ -63,6 +63,23 @@ impl NatsServer {
             assert!(Instant::now() < deadline, "nats-server answers");
             std::thread::sleep(Duration::from_millis(10));
         };
+    }
+
+    /// Has it read its configuration again, with these further lines instead of those before; who is connected may stay.
+    #[allow(dead_code, reason = "not every test that has a server needs it")]
+    pub fn reload(&mut self, extra: &str) {
+        let file = self.config_file();
+        let config = std::fs::read_to_string(&file).expect("reads");
+        let base = config.strip_suffix(&self.extra).expect("as it was written");
+        std::fs::write(&file, format!("{base}{extra}")).expect("writes");
+        self.extra = extra.to_owned();
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill").args(["-HUP", &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()));
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.dir.path().join("nats.conf")
     }
 
     /// Ends it at once, as a crash would.

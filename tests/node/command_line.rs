@@ -131,3 +131,19 @@ fn serve_binds_nothing_with_a_configuration_at_fault() {
     }
     assert!(!said.contains(&address), "{said}");
 }
+
+#[test]
+fn a_bus_that_cannot_start_is_named_and_nothing_else_is_said_to_have_ended() {
+    let managed = ["bus.mode=managed", "bus.managed.binary=/bin/false"];
+    let external = ["bus.mode=external", "bus.credentials_file=/dev/null"];
+    for (settings, cause) in [(managed, "bus.managed.binary"), (external, "bus: ")] {
+        let mut command = program();
+        command.args(["serve", "--model-path", "models/demo", "--devices", "sim:0"]);
+        command.args(["--http-bind", "127.0.0.1:0"]);
+        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
+        let output = command.output().expect("it runs");
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
+        assert!(said.contains(cause) && !said.contains("has ended"), "{said}");
+    }
+}

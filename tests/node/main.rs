@@ -10,6 +10,7 @@ mod health;
 mod limits;
 #[path = "../bus/nats.rs"]
 mod nats;
+mod nats_link;
 mod request_path;
 mod slow_reader;
 mod templates;

@@ -1,14 +1,19 @@
-//! Options of the connection to NATS, for the node and for clients.
+//! The connection to NATS: its options for the node and for clients, how it stands, and subscriptions that last.
+
+mod link;
+mod subscription;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, Event};
+use async_nats::{ClientError, ConnectOptions, Event, Server, ServerError};
 
+use self::link::{Line, LinkReport, LinkState};
+pub(super) use self::subscription::{Subscription, taken};
 use super::config::{Config, Secret, Tls};
 use super::outbox::Outbox;
+use crate::health::Vitals;
 
 /// Commands on their way to the connection. More than the unconfirmed messages that the writer allows, so that the writer never
 /// waits here while NATS takes what it is given.
@@ -75,9 +80,10 @@ pub(super) async fn node_options(
     config: &Config,
     node_id: &str,
     outbox: Arc<Outbox>,
+    link: Arc<NatsLink>,
 ) -> std::io::Result<ConnectOptions> {
-    let last = Arc::new(Mutex::new(None));
     let options = Auth::of(config).options().await?;
+    let tries = link.clone();
     Ok(options
         .name(format!("inferno-node {node_id}"))
         .custom_inbox_prefix(&config.inbox_prefix)
@@ -86,8 +92,13 @@ pub(super) async fn node_options(
         // Three without an answer, and the connection counts as lost.
         .ping_interval(Duration::from_secs(10))
         .client_capacity(COMMANDS)
+        // Before each try the library shows why the last one failed; its events say no more than "IO error".
+        .reconnect_to_server_callback(move |servers, _| {
+            servers.iter().for_each(|server| tries.tried(server));
+            std::future::ready(None)
+        })
         .event_callback(move |event| {
-            log(&event, &last);
+            link.happened(&event);
             match event {
                 Event::Closed => outbox.set_closed(),
                 Event::SlowConsumer(_) => outbox.lost(),
@@ -97,30 +108,86 @@ pub(super) async fn node_options(
         }))
 }
 
+/// How the connection stands, told by its callbacks and subscriptions: tells health, and the log what is new.
+pub(super) struct NatsLink {
+    state: Mutex<LinkState>,
+    vitals: Arc<Vitals>,
+}
+
+impl NatsLink {
+    /// Not connected yet to `servers`.
+    pub fn new(servers: &str, vitals: Arc<Vitals>) -> Self {
+        let link = Self { state: Mutex::new(LinkState::new(servers.to_owned())), vitals };
+        link.change(|_| ());
+        link
+    }
+
+    fn tried(&self, server: &Server) {
+        if let Some(error) = &server.last_error {
+            // Not the address as it was given: that may have a password in it.
+            let server = format!("{}:{}", server.addr.host(), server.addr.port());
+            self.report(LinkReport::Failed { server, error: error.clone() });
+        }
+    }
+
+    fn happened(&self, event: &Event) {
+        match event {
+            Event::Connected => self.report(LinkReport::Connected),
+            Event::Disconnected => self.report(LinkReport::Lost),
+            Event::ServerError(ServerError::Other(error)) => {
+                self.report(LinkReport::Error(error.clone()));
+            }
+            Event::ServerError(error) => self.report(LinkReport::Error(error.to_string())),
+            Event::SlowConsumer(_) => {
+                let text = "messages were lost: they came faster than they were taken";
+                self.report(LinkReport::Error(text.to_owned()));
+            }
+            // The kinds of failed tries; why they failed comes with the next one.
+            Event::ClientError(ClientError::Other(_)) => tracing::debug!(%event, "NATS"),
+            Event::ClientError(error) => self.report(LinkReport::Error(error.to_string())),
+            Event::LameDuckMode => tracing::info!("this NATS server is going to end"),
+            Event::Draining | Event::Closed => tracing::debug!(%event, "NATS"),
+        }
+    }
+
+    fn report(&self, report: LinkReport) {
+        match self.change(|state| state.take(report)) {
+            Some(Line::Good(line)) => tracing::info!("{line}"),
+            Some(Line::Bad(line)) => tracing::warn!("{line}"),
+            None => {}
+        }
+    }
+
+    fn watch(&self, subject: &str, is_door: bool) {
+        self.change(|state| state.watch(subject, is_door));
+    }
+
+    fn forget(&self, subject: &str) {
+        self.change(|state| state.forget(subject));
+    }
+
+    fn ask_again(&self, subject: &str) -> bool {
+        self.change(|state| state.ask_again(subject))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut LinkState) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        self.vitals.set_bus(state.state());
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
+        // Only whole values are written under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The pause before try number `attempt`, counted from 1: none, then doubling from 4 ms.
 fn pause(attempt: usize) -> Duration {
     match attempt {
         0 | 1 => Duration::ZERO,
         _ => MAX_PAUSE.min(Duration::from_millis(1 << attempt.min(20))),
-    }
-}
-
-/// Logs an event; one that repeats, such as a refused connection, only once.
-fn log(event: &Event, last: &Mutex<Option<Event>>) {
-    let repeats = match last.lock() {
-        Ok(mut last) => last.replace(event.clone()).as_ref() == Some(event),
-        Err(_) => false,
-    };
-    match event {
-        _ if repeats => tracing::debug!(%event, "NATS"),
-        Event::Connected => tracing::info!("connected to NATS"),
-        Event::Disconnected => tracing::warn!("lost NATS; generation goes on, events wait"),
-        Event::SlowConsumer(_) => {
-            tracing::error!(%event, "NATS messages were lost: they came faster than they were taken");
-        }
-        Event::ServerError(_) | Event::ClientError(_) => tracing::warn!(%event, "NATS"),
-        Event::LameDuckMode => tracing::info!("this NATS server is going to end"),
-        Event::Draining | Event::Closed => tracing::debug!(%event, "NATS"),
     }
 }
 
