@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::Recipient;
 use actix::prelude::SendError;
@@ -140,6 +140,7 @@ impl Door {
             encoding,
             ends_empty: !own_id,
             detached: options.detached,
+            one_answer: !own_id && !options.stream,
             connection,
         };
         let stream = Arc::new(SubjectStream::new(number, target));
@@ -228,6 +229,21 @@ impl Door {
     /// The stream of a number, while its request runs.
     pub fn stream(&self, number: u64) -> Option<Arc<SubjectStream>> {
         self.streams().get(&number).and_then(Weak::upgrade)
+    }
+
+    /// Asks for those that have said nothing for a while whether anybody listens to them.
+    pub fn break_silence(&self, now: Instant) {
+        let streams: Vec<_> = self.streams().values().filter_map(Weak::upgrade).collect();
+        for stream in streams {
+            if stream.break_silence(now) {
+                self.outbox.ready(stream);
+            }
+        }
+    }
+
+    /// Whether no request runs that the bus brought.
+    pub fn is_idle(&self) -> bool {
+        self.streams().is_empty()
     }
 
     /// The request of a stream has ended.

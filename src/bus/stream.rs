@@ -20,6 +20,10 @@ use crate::request::{Event, FinishReason, Handle, Sink, SinkClosed, Usage};
 /// How often an event asks NATS whether anybody listens.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a request says nothing before an event without tokens asks in its place. More than [`PROBE_EVERY`], so that a request
+/// with tokens never has one; and few requests wait longer for their first.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// Where one request's events go, and those that wait.
 pub(super) struct SubjectStream {
     /// Names it in the subject of its probes.
@@ -32,6 +36,8 @@ pub(super) struct SubjectStream {
     pub ends_empty: bool,
     /// Goes on when nobody listens.
     pub detached: bool,
+    /// Its first message is its answer: whoever takes it reads no further.
+    pub one_answer: bool,
     /// On which connection the request came, counted from 1.
     pub connection: u64,
     gone: AtomicBool,
@@ -45,7 +51,58 @@ struct Slot {
     /// The outbox or the writer has this stream.
     queued: bool,
     probed_at: Option<Instant>,
+    /// Since when there was nothing to say: the acceptance, or the last events.
+    quiet_since: Option<Instant>,
     handle: Option<Arc<Handle>>,
+    /// Where the first choice stands.
+    position: Position,
+}
+
+/// What the next event of a choice begins with.
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    attempt: u32,
+    seq: u32,
+    /// It has had its last event.
+    ended: bool,
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self { attempt: 1, seq: 0, ended: false }
+    }
+}
+
+impl Slot {
+    /// Adds an event; true if the stream has to be queued for the writer.
+    fn push(&mut self, event: Event) -> bool {
+        if event.index == 0 {
+            self.position = Position::after(&event);
+        }
+        let same = |other: &Event| other.index == event.index;
+        let last = self.pending.len().checked_sub(1);
+        // The request's last event stays behind those of the other choices.
+        let of_choice =
+            self.pending.iter().rposition(same).filter(|at| !event.is_last() || Some(*at) == last);
+        let left = match of_choice.and_then(|at| self.pending.get_mut(at)) {
+            Some(last) => merge(last, event).err().map(|event| *event),
+            None => Some(event),
+        };
+        self.pending.extend(left);
+        !std::mem::replace(&mut self.queued, true)
+    }
+}
+
+impl Position {
+    fn after(event: &Event) -> Self {
+        let seq = event.seq + event.token_ids.len() as u32;
+        Self { attempt: event.attempt, seq, ended: event.finish_reason.is_some() }
+    }
+
+    /// An event without tokens, which leaves it where it is.
+    fn event(self, id: RequestId) -> Event {
+        Event { attempt: self.attempt, seq: self.seq, ..Event::new(id) }
+    }
 }
 
 /// What a stream is made with.
@@ -58,6 +115,8 @@ pub(super) struct StreamTarget {
     pub ends_empty: bool,
     /// Goes on when nobody listens.
     pub detached: bool,
+    /// Its first message is its answer.
+    pub one_answer: bool,
     /// On which connection the request came.
     pub connection: u64,
 }
@@ -71,26 +130,23 @@ impl SubjectStream {
             encoding: target.encoding,
             ends_empty: target.ends_empty,
             detached: target.detached,
+            one_answer: target.one_answer,
             connection: target.connection,
             gone: AtomicBool::new(false),
             slot: Mutex::default(),
         }
     }
 
+    /// The request is in: `handle` cancels it.
+    fn accepted(&self, handle: &Arc<Handle>, now: Instant) {
+        let mut slot = self.lock();
+        slot.handle = Some(handle.clone());
+        slot.quiet_since = Some(now);
+    }
+
     /// Adds an event; true if the stream has to be queued for the writer.
     fn push(&self, event: Event) -> bool {
-        let mut slot = self.lock();
-        let same = |other: &Event| other.index == event.index;
-        let last = slot.pending.len().checked_sub(1);
-        // The request's last event stays behind those of the other choices.
-        let of_choice =
-            slot.pending.iter().rposition(same).filter(|at| !event.is_last() || Some(*at) == last);
-        let left = match of_choice.and_then(|at| slot.pending.get_mut(at)) {
-            Some(last) => merge(last, event).err().map(|event| *event),
-            None => Some(event),
-        };
-        slot.pending.extend(left);
-        !std::mem::replace(&mut slot.queued, true)
+        self.lock().push(event)
     }
 
     /// Takes what waits, and whether the first of it is to be a probe. From here on the stream can be queued again.
@@ -101,7 +157,24 @@ impl SubjectStream {
         if due {
             slot.probed_at = Some(now);
         }
+        slot.quiet_since = Some(now);
         (std::mem::take(&mut slot.pending), due)
+    }
+
+    /// Adds an event without tokens if the request has had nothing to say for a while and somebody ought to listen; true if the
+    /// stream has to be queued for the writer.
+    pub fn break_silence(&self, now: Instant) -> bool {
+        if self.detached || self.one_answer || self.gone.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut slot = self.lock();
+        let Some(handle) = &slot.handle else { return false };
+        let quiet = slot.quiet_since.is_some_and(|since| now.duration_since(since) >= QUIET);
+        if !quiet || slot.queued || slot.position.ended {
+            return false;
+        }
+        let event = slot.position.event(handle.request_id().clone());
+        slot.push(event)
     }
 
     /// Nobody listens: cancels the request, unless it is detached.
@@ -151,9 +224,6 @@ pub(super) struct BusSink {
     /// The id is the client's.
     own_id: bool,
     told: Told,
-    /// Where the first choice stands, for an end of our own.
-    attempt: u32,
-    next_seq: u32,
     received: Instant,
 }
 
@@ -184,8 +254,6 @@ impl BusSink {
             reply: start.reply,
             own_id: start.own_id,
             told: Told::Nothing,
-            attempt: 1,
-            next_seq: 0,
             received: Instant::now(),
         }
     }
@@ -194,7 +262,7 @@ impl BusSink {
 impl Sink for BusSink {
     fn accepted(&mut self, handle: &Arc<Handle>) {
         self.told = Told::Accepted;
-        self.stream.lock().handle = Some(handle.clone());
+        self.stream.accepted(handle, Instant::now());
         // The reply subject of a request-many gets nothing but events.
         if let (true, Some(reply)) = (self.own_id, &self.reply) {
             let encoding = self.stream.encoding;
@@ -223,10 +291,6 @@ impl Sink for BusSink {
 
     fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
         let gone = self.stream.gone.load(Ordering::Acquire);
-        if event.index == 0 {
-            self.attempt = event.attempt;
-            self.next_seq = event.seq + event.token_ids.len() as u32;
-        }
         if event.is_last() {
             self.told = Told::Ended;
             match &event.error {
@@ -260,13 +324,12 @@ impl Drop for BusSink {
                 self.refused(&error);
             }
             Told::Accepted => {
+                let position = self.stream.lock().position;
                 let event = Event {
-                    attempt: self.attempt,
-                    seq: self.next_seq,
                     finish_reason: Some(FinishReason::Failed),
                     usage: Some(Usage::default()),
                     error: Some(Box::new(Error::internal("the node dropped the request"))),
-                    ..Event::new(self.id.clone())
+                    ..position.event(self.id.clone())
                 };
                 // The stream is no one else's any more, so nobody needs to hear that it is closed.
                 let _ = self.event(event);
@@ -278,6 +341,7 @@ impl Drop for BusSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::SequenceId;
 
     fn event(index: u32, seq: u32, is_last: bool) -> Event {
         Event {
@@ -290,18 +354,64 @@ mod tests {
         }
     }
 
+    fn target() -> StreamTarget {
+        StreamTarget {
+            subject: "s".into(),
+            encoding: Encoding::Json,
+            ends_empty: false,
+            detached: false,
+            one_answer: false,
+            connection: 1,
+        }
+    }
+
+    fn stream(target: StreamTarget) -> SubjectStream {
+        SubjectStream::new(1, target)
+    }
+
+    /// One that was accepted, and then.
+    fn accepted(target: StreamTarget) -> (SubjectStream, Instant) {
+        let (stream, now) = (stream(target), Instant::now());
+        let id = RequestId::parse("r").expect("an id");
+        stream.accepted(&Handle::new(id, SequenceId(1)), now);
+        (stream, now)
+    }
+
+    #[test]
+    fn a_request_that_says_nothing_asks_with_an_event_without_tokens() {
+        let (stream, t0) = accepted(target());
+        assert!(!stream.break_silence(t0 + QUIET / 2));
+        assert!(stream.break_silence(t0 + QUIET));
+        assert!(!stream.break_silence(t0 + QUIET), "it is on its way");
+        let (events, asks) = stream.take(t0 + QUIET);
+        assert!(asks && events == [Event::new(RequestId::parse("r").expect("an id"))]);
+        assert!(!stream.break_silence(t0 + QUIET + QUIET / 2), "not at once again");
+        stream.push(event(0, 0, false));
+        stream.take(t0 + QUIET * 2);
+        assert!(stream.break_silence(t0 + QUIET * 3));
+        let (events, _) = stream.take(t0 + QUIET * 3);
+        assert_eq!((events[0].seq, events[0].token_ids.len()), (1, 0), "where it stands");
+        stream.push(event(0, 1, true));
+        stream.take(t0 + QUIET * 3);
+        assert!(!stream.break_silence(t0 + QUIET * 9), "it has ended");
+    }
+
+    #[test]
+    fn who_is_not_accepted_is_detached_or_reads_one_message_is_told_nothing_without_tokens() {
+        let (quiet, t0) = (stream(target()), Instant::now());
+        assert!(!quiet.break_silence(t0 + QUIET * 2));
+        for target in [
+            StreamTarget { detached: true, ..target() },
+            StreamTarget { one_answer: true, ..target() },
+        ] {
+            let (stream, t0) = accepted(target);
+            assert!(!stream.break_silence(t0 + QUIET * 2));
+        }
+    }
+
     #[test]
     fn events_of_several_choices_are_joined_each_with_its_own_and_the_last_stays_last() {
-        let stream = SubjectStream::new(
-            1,
-            StreamTarget {
-                subject: "s".into(),
-                encoding: Encoding::Json,
-                ends_empty: false,
-                detached: false,
-                connection: 1,
-            },
-        );
+        let stream = stream(target());
         for seq in 0..3 {
             for index in 0..2 {
                 stream.push(event(index, seq, false));

@@ -25,6 +25,9 @@ use crate::request::Event;
 /// How often a lost connection is looked at, beside the event that says that it is back.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How often requests that say nothing are looked at.
+const LOOK_AT_QUIET: Duration = Duration::from_secs(1);
+
 /// What error headers and the content type take of `max_payload`, at most, in bytes.
 const HEADER_ROOM: usize = 400;
 
@@ -43,6 +46,8 @@ pub(super) struct Writer {
     window: Window<OutboundMessage>,
     /// Streams from before the connection, until the hold is over.
     held: Vec<Arc<SubjectStream>>,
+    /// When requests that say nothing are looked at next.
+    look_at_quiet: Instant,
     /// The library has ended the connection for good.
     is_closed: bool,
     msgpack: Option<HeaderMap>,
@@ -76,6 +81,7 @@ impl Writer {
             cancels: Cancels::default(),
             window: Window::new(start.hold),
             held: Vec::new(),
+            look_at_quiet: Instant::now(),
             is_closed: false,
             msgpack: Encoding::Msgpack.headers(),
             buffer: BytesMut::new(),
@@ -97,6 +103,10 @@ impl Writer {
         if self.window.gives_up(now) {
             self.connect_anew().await;
         }
+        if now >= self.look_at_quiet {
+            self.look_at_quiet = now + LOOK_AT_QUIET;
+            self.door.break_silence(now);
+        }
         let work = self.door.outbox.take(self.window.has_room());
         self.write(work, now).await;
         if let Some(marker) = self.window.marker(Instant::now()) {
@@ -115,7 +125,10 @@ impl Writer {
     pub async fn wait(&self, until: Option<Instant>) {
         let next = match self.is_connected() {
             false => Some(Instant::now() + LOOK),
-            true => self.window.next_at(),
+            true => {
+                let look_at_quiet = (!self.door.is_idle()).then_some(self.look_at_quiet);
+                [self.window.next_at(), look_at_quiet].into_iter().flatten().min()
+            }
         };
         let changed = self.door.outbox.changed();
         match [until, next].into_iter().flatten().min() {

@@ -81,6 +81,37 @@ async fn a_subscriber_that_goes_away_ends_its_request_unless_it_is_detached() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_answered_whole_ends_when_its_listener_goes_and_not_before() {
+    let (_server, node, client) = setup().await;
+    let body = |id: &str, detached: bool| {
+        json!({
+            "request_id": id, "prompt": "pace 20", "detached": detached,
+            "params": {"max_tokens": 300, "stream": false}
+        })
+    };
+    let mut stays = client.subscribe("inferno.v1.tokens.stays").await.expect("subscribes");
+    let gone = client.subscribe("inferno.v1.tokens.gone").await.expect("subscribes");
+    for (id, detached) in [("stays", false), ("gone", false), ("detached", true)] {
+        client.request(GENERATE, body(id, detached).to_string().into()).await.expect("accepted");
+    }
+    drop(gone);
+    // Who reads one message finds the answer in it.
+    let whole_in_one = json!({"prompt": "pace 20", "params": {"max_tokens": 300, "stream": false}});
+    let request =
+        async_nats::Request::new().payload(whole_in_one.to_string().into()).timeout(Some(SOON));
+    let answer = client.send_request(GENERATE, request).await.expect("answers");
+    assert_eq!(parsed(&answer)["finish_reason"], "length");
+    let (ids, text, last) = whole(&mut stays).await;
+    expect_tokens(300, &ids, &text);
+    assert_eq!(last["finish_reason"], "length");
+    let gone = eventually("it ends", || async { node.seen.end_of("gone") }).await;
+    assert_eq!(gone.reason, FinishReason::Cancelled);
+    let detached = eventually("it ends", || async { node.seen.end_of("detached") }).await;
+    assert_eq!(detached.reason, FinishReason::Length);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn two_nodes_share_the_requests_of_one_model() {
     let (server, node, client) = setup().await;
     let other = Node::start(config(&server), "node-b").await;

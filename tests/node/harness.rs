@@ -169,6 +169,16 @@ impl NodeProcess {
         (status, reply.json().await.unwrap_or(Value::Null))
     }
 
+    /// The value of the first series of `/metrics` with all of these words; 0 if there is none yet.
+    pub async fn metric(&self, words: &[&str]) -> f64 {
+        let page = reqwest::get(format!("{}/metrics", self.http())).await.expect("answers");
+        let page = page.text().await.expect("text");
+        let has_all =
+            |line: &&str| !line.starts_with('#') && words.iter().all(|word| line.contains(word));
+        let value = page.lines().find(has_all).and_then(|line| line.rsplit(' ').next());
+        value.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
     /// Waits until the health message says so.
     pub async fn wait_health(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;

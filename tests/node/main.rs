@@ -8,6 +8,7 @@ mod failure;
 mod harness;
 mod health;
 mod limits;
+mod listeners;
 #[path = "../bus/nats.rs"]
 mod nats;
 mod nats_link;
