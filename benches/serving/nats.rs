@@ -208,8 +208,13 @@ impl Client {
             _ => 1 + ids.iter().filter(|b| **b == b',').count() as u64,
         };
         request.next_seq += count;
-        request.first.get_or_insert(now);
-        if let Some(last) = request.last.replace(now) {
+        if count > 0 {
+            request.first.get_or_insert(now);
+        }
+        // Before its first token a request that waits long has events without.
+        if request.first.is_some()
+            && let Some(last) = request.last.replace(now)
+        {
             self.outcome.gap(now - last);
         }
         self.outcome.tokens += count;

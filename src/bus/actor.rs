@@ -201,7 +201,7 @@ fn run_thread(
             return drop(started.send(Err(error.into())));
         }
     };
-    runtime.block_on(async {
+    runtime.block_on(async move {
         let (mut session, managed) = match Session::open(config, deps, outbox, &alive).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -209,6 +209,8 @@ fn run_thread(
                 return drop(started.send(Err(error)));
             }
         };
+        // Declared behind the session, so dropped before it: what a panic ends is the bus, not the first of its parts.
+        let alive = alive;
         let url = managed.as_ref().map(|server| server.url().to_owned());
         let url = url.unwrap_or_else(|| config.servers().collect::<Vec<_>>().join(","));
         if started.send(Ok(url)).is_ok() {
@@ -272,6 +274,7 @@ impl Session {
             progress: deps.vitals.watch("bus"),
             inbox,
             hold: Duration::from_millis(config.reconnect_hold_ms),
+            alive: alive.beside("bus's writer"),
         });
         Ok((Self { client, link, door, service, writer, served: HashMap::new() }, managed))
     }

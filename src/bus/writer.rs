@@ -19,6 +19,7 @@ use super::outbox::{Work, empty};
 use super::stream::SubjectStream;
 use super::window::Window;
 use crate::clock::Timestamp;
+use crate::lifeline::Lifeline;
 use crate::progress::Progress;
 use crate::request::Event;
 
@@ -52,6 +53,7 @@ pub(super) struct Writer {
     is_closed: bool,
     msgpack: Option<HeaderMap>,
     buffer: BytesMut,
+    alive: Lifeline,
 }
 
 /// What a writer is made with.
@@ -66,6 +68,8 @@ pub(super) struct WriterStart {
     pub inbox: String,
     /// How long streams from before a reconnect are held back.
     pub hold: Duration,
+    /// Held for as long as it lives.
+    pub alive: Lifeline,
 }
 
 impl Writer {
@@ -85,6 +89,7 @@ impl Writer {
             is_closed: false,
             msgpack: Encoding::Msgpack.headers(),
             buffer: BytesMut::new(),
+            alive: start.alive,
         }
     }
 
@@ -214,6 +219,7 @@ impl Writer {
     }
 
     async fn write_stream(&mut self, stream: &SubjectStream, now: Instant) {
+        self.alive.look();
         let (events, mut probe) = stream.take(now);
         if self.buffer.capacity() < BUFFER / 16 {
             self.buffer.reserve(BUFFER);

@@ -108,6 +108,37 @@ async fn a_dead_bus_ends_the_node() {
 }
 
 #[tokio::test]
+async fn a_dead_writer_of_the_bus_ends_the_node_and_every_request() {
+    let engine = start().await;
+    let url = engine.node.nats().expect("a bus").to_owned();
+    let asker = Client::connect(&url, &Auth::default(), "inferno.v1").await.expect("connects");
+    let body =
+        serde_json::json!({"prompt": "Hi", "params": {"max_tokens": 500, "ignore_eos": true}});
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = asker.generate("demo", body.clone()).await.expect("accepted");
+        stream.next().await.expect("streams");
+        streams.push(stream);
+    }
+    engine.node.arm("bus's writer");
+    // Those of the library are none of the bus's, and end well.
+    for answer in ask(&engine, 8).await {
+        assert_eq!(answer.expect("goes on").usage.completion_tokens, 24);
+    }
+    let idle = async {
+        loop {
+            let message = engine.node.vitals().message(Timestamp::now());
+            if (message.running, message.waiting) == (0, 0) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, idle).await.expect("those of the bus end, too");
+    ends_by(engine, "bus").await;
+}
+
+#[tokio::test]
 async fn a_dead_intake_of_the_bus_ends_the_node() {
     let engine = start().await;
     engine.node.arm("bus's intake");
