@@ -5,6 +5,7 @@ mod cluster;
 mod command_line;
 mod drain;
 mod failure;
+mod flood;
 mod harness;
 mod health;
 mod limits;
