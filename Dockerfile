@@ -9,6 +9,7 @@ RUN command -v cmake >/dev/null \
 WORKDIR /src
 # The dependencies are a layer of their own: it is made again only when the lock file changes.
 COPY Cargo.toml Cargo.lock ./
+COPY third_party third_party
 RUN mkdir -p src benches && echo 'fn main() {}' > src/main.rs && echo 'fn main() {}' > build.rs && touch src/lib.rs \
     && sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
     && cargo build --release --locked --bin inferno-node

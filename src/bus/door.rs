@@ -71,7 +71,7 @@ impl Door {
     pub fn request(self: &Arc<Self>, message: Message, endpoint: &Arc<Endpoint>, connection: u64) {
         let received_at = Timestamp::now();
         endpoint.received();
-        let (encoding, decoded) = match Encoding::of(message.headers.as_ref()) {
+        let (encoding, decoded) = match encoding_of(&message) {
             Ok(encoding) => (encoding, self.decode(encoding, &message.payload)),
             Err(error) => (Encoding::default(), Err(Undecodable { id: None, error })),
         };
@@ -189,7 +189,7 @@ impl Door {
 
     /// Cancels a request and answers when it has ended.
     pub async fn cancel(self: Arc<Self>, id: RequestId, message: Message) {
-        let encoding = Encoding::of(message.headers.as_ref());
+        let encoding = encoding_of(&message);
         let answer = match &encoding {
             Ok(_) => self.ask_cancel(&id).await,
             Err(error) => Err(error.clone()),
@@ -255,4 +255,17 @@ impl Door {
         // Only whole values are written under the lock.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a message is written in.
+///
+/// # Errors
+/// `unsupported` for a content type that is not known, `invalid` for headers that the library could not read: those come as status
+/// 400, with what is wrong as its description (`third_party/async-nats`).
+fn encoding_of(message: &Message) -> Result<Encoding> {
+    if message.status.is_some_and(|status| status.as_u16() == 400) {
+        let wrong = message.description.as_deref().unwrap_or("400");
+        return Err(Error::invalid("headers", format!("expected a header block of NATS: {wrong}")));
+    }
+    Encoding::of(message.headers.as_ref())
 }

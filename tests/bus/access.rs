@@ -141,37 +141,65 @@ async fn a_credentials_file_opens_the_door() {
 }
 
 #[tokio::test]
-async fn headers_that_are_none_cost_a_reconnect_and_no_more() {
-    let server = NatsServer::start();
-    let quick = Config { reconnect_hold_ms: 200, ..config(&server) };
-    let node = Node::start(quick, "node-a").await;
-    let client = connect(&server).await;
-    wait_ready(&client).await;
+async fn a_message_whose_headers_cannot_be_read_is_refused_and_costs_nobody_else_anything() {
+    let (server, node, client) = setup().await;
     let mut events = client.subscribe("inferno.v1.tokens.on").await.expect("subscribes");
     let body = json!({"request_id": "on", "prompt": "pace 3", "params": {"max_tokens": 300}});
     client.request(GENERATE, body.to_string().into()).await.expect("accepted");
     next(&mut events).await;
-    // The server passes any bytes on as headers; the client library gives its connection up over them.
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.expect("subscribes");
+    client.flush().await.expect("is connected");
+    // The server passes any bytes on as headers and as a reply subject; the client library would send none of these.
     let address = server.url().replace("nats://", "");
     let mut socket = TcpStream::connect(address).expect("connects");
     socket.write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n").expect("writes");
-    let headers = "NATS/1.0\r\nno header\r\n\r\n";
-    let message =
-        format!("HPUB {GENERATE} {} {}\r\n{headers}{{}}\r\n", headers.len(), headers.len() + 2);
-    socket.write_all(message.as_bytes()).expect("writes");
+    let mut publish = |subject: &str, reply: &[u8], headers: &[u8]| {
+        let body = b"{\"request_id\": \"bad\", \"prompt\": \"Hi\"}";
+        let (of_headers, whole) = (headers.len(), headers.len() + body.len());
+        let head = [b"HPUB ", subject.as_bytes(), b" ", reply].concat();
+        let lengths = format!(" {of_headers} {whole}\r\n");
+        let message = [&head, lengths.as_bytes(), headers, body.as_slice(), b"\r\n"].concat();
+        socket.write_all(&message).expect("writes");
+    };
+    let bad: [&[u8]; 8] = [
+        b"NATS/1.0\r\nno header\r\n\r\n",
+        b"NATS/1.0\r\na name: x\r\n\r\n",
+        b"NATS/1.0\r\nn\xc3\xa4me: x\r\n\r\n",
+        b"NATS/1.0\r\nname: \xff\r\n\r\n",
+        b"NATS/1.0\r\nname: x\ry\r\n\r\n",
+        b"NATS/1.0 abc\r\n\r\n",
+        b"HTTP/1.1\r\n\r\n",
+        b"\r\n\r\n",
+    ];
+    for headers in bad {
+        publish(GENERATE, inbox.as_bytes(), headers);
+        let answer = next(&mut answers).await;
+        assert_eq!(header(&answer, "Nats-Service-Error-Code"), Some("400"), "{headers:?}");
+        assert_eq!(parsed(&answer)["error"]["param"], "headers");
+        // The body was not read, so its id is not known.
+        assert!(next(&mut answers).await.payload.is_empty());
+        publish("inferno.v1.cancel.on", inbox.as_bytes(), headers);
+        assert_eq!(parsed(&next(&mut answers).await)["error"]["param"], "headers");
+    }
+    for reply in [b"_INBOX.\xff".as_slice(), "_INBOX.a\u{3000}b".as_bytes()] {
+        publish(GENERATE, reply, bad[0]);
+    }
+    // A connection that was replaced would have held the stream back, and sent part of it again.
     let mut expected = None;
     loop {
         let event = parsed(&next(&mut events).await);
         let seq = event["seq"].as_u64().expect("a number");
-        let tokens = event["token_ids"].as_array().expect("an array").len() as u64;
-        let expects = expected.unwrap_or(seq);
-        assert!(seq <= expects, "nothing is lost");
-        expected = Some(expects.max(seq + tokens));
+        assert_eq!(seq, expected.unwrap_or(seq), "nothing is lost, and nothing repeated");
+        expected = Some(seq + event["token_ids"].as_array().expect("an array").len() as u64);
         if event.get("finish_reason").is_some() {
             break;
         }
     }
     assert_eq!(expected, Some(300));
+    let asker = Asker::over(client, "inferno.v1");
+    let mut generation = asker.generate("demo", json!({"prompt": "Hi"})).await.expect("accepted");
+    while generation.next().await.expect("streams").is_some() {}
     node.stop().await;
 }
 
