@@ -14,13 +14,9 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use super::config::{Config, Mode, is_token};
-use super::connect::{NatsLink, Subscription, node_options, taken};
-use super::door::Door;
-use super::intake::{Intake, answer_service, take_answers};
-use super::managed::{ManagedError, ManagedServer};
-use super::outbox::{Control, Outbox};
-use super::service::Service;
-use super::writer::{Writer, WriterStart};
+use super::connect::{ManagedError, ManagedServer, NatsLink, Subscription, node_options, taken};
+use super::intake::{Door, Intake, Service, answer_service, take_answers};
+use super::publish::{Control, Outbox, Writer, WriterStart};
 use super::{Deps, QUEUE_GROUP};
 use crate::door::RunningObserver;
 use crate::lifeline::Lifeline;

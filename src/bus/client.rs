@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::connect::Auth;
-use super::encode::Subjects;
+use super::wire::Subjects;
 use crate::error::Error;
 use crate::ids::RequestId;
 use crate::request::{FinishReason, Receipt, TokenLogprob, Usage};

@@ -5,11 +5,11 @@
 //! sinks and the [`RunningObserver`](crate::door::RunningObserver), which queue and never block; a writer takes from there
 //! while NATS is connected.
 //!
-//! * `config` settings · `actor` the thread and its handle [`Bus`] · `managed` our own child
-//! * `connect` the connection: its options, how it stands, subscriptions that last
-//! * pure: `decode`, `encode` bytes ↔ types · `merge` joining and splitting events · `window` what NATS has not confirmed
-//! * `intake` what NATS sends · `door` a message becomes a request · `stream` a request's way back, its sink
-//! * `outbox` what waits · `writer` what sends it · `cancels` one subscription per running request · `service` `$SRV`
+//! * `config` settings · `actor` the thread and its handle [`Bus`]
+//! * `connect` the connection: its options, how it stands, subscriptions that last, a nats-server of our own
+//! * `intake` what NATS sends: requests, cancels, `$SRV`, answers to the node's own messages
+//! * `publish` a request's way back: its sink, what waits, what sends it, what NATS has not confirmed
+//! * `wire` bytes ↔ types
 //! * `client` the other side, for `generate` and benchmarks
 //!
 //! While NATS is away, generation goes on and events wait, joined to one per request, so what waits is bounded by the `max_tokens`
@@ -24,29 +24,18 @@ use crate::health::Vitals;
 use crate::telemetry::Metrics;
 
 mod actor;
-mod cancels;
 pub mod client;
 mod config;
 mod connect;
-mod decode;
-mod door;
-mod encode;
 mod intake;
-mod managed;
-mod merge;
-mod outbox;
-mod service;
-mod stream;
-mod window;
-mod writer;
+mod publish;
+mod wire;
 
 pub use actor::{Bus, StartError, start};
 pub use config::{Config, Managed, Mode, Secret, Tls};
-pub use connect::Auth;
-pub use decode::{Decoded, Undecodable, decode};
-pub use encode::{Encoding, Subjects, encode_event};
-pub use managed::{ManagedError, ManagedServer};
-pub use merge::{merge, split};
+pub use connect::{Auth, ManagedError, ManagedServer};
+pub use publish::{merge, split};
+pub use wire::{Decoded, Encoding, Subjects, Undecodable, decode, encode_event};
 
 /// The queue group of all nodes: one of them takes each request.
 pub const QUEUE_GROUP: &str = "inferno";

@@ -103,7 +103,7 @@ fn uses_of(items: &[syn::Item], depth: usize) -> Vec<(usize, Use)> {
     all
 }
 
-/// The modules of a file under `src`: `src/bus/door.rs` is `bus`, `door`.
+/// The modules of a file under `src`: `src/bus/intake/door.rs` is `bus`, `intake`, `door`.
 fn modules(path: &Path) -> Vec<String> {
     let file = name(path);
     let inside = file.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");

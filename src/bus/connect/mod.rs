@@ -1,6 +1,8 @@
-//! The connection to NATS: its options for the node and for clients, how it stands, and subscriptions that last.
+//! The connection to NATS: its options for the node and for clients, how it stands, subscriptions that last, and a nats-server of
+//! our own.
 
 mod link;
+mod managed;
 mod subscription;
 
 use std::path::PathBuf;
@@ -10,9 +12,10 @@ use std::time::Duration;
 use async_nats::{ClientError, ConnectOptions, Event, Server, ServerError};
 
 use self::link::{Line, LinkReport, LinkState};
+pub use self::managed::{ManagedError, ManagedServer};
 pub(super) use self::subscription::{Subscription, taken};
 use super::config::{Config, Secret, Tls};
-use super::outbox::Outbox;
+use super::publish::Outbox;
 use crate::health::Vitals;
 
 /// Commands on their way to the connection. More than the unconfirmed messages that the writer allows, so that the writer never

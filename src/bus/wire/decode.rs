@@ -10,7 +10,7 @@ use crate::reader::{self, Layout, RequestOptions};
 use crate::request::{Fields, Prompt, Value};
 
 /// How clients of the bus write a request.
-pub(super) const LAYOUT: Layout =
+pub(in crate::bus) const LAYOUT: Layout =
     Layout { params_in: Some("params"), streams: true, max_tokens: "max_tokens", prompt: None };
 
 /// What a request asks for.

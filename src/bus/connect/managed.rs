@@ -16,7 +16,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::config::Config;
+use crate::bus::config::Config;
 
 /// How long the child may take to answer.
 const READY_DEADLINE: Duration = Duration::from_secs(15);

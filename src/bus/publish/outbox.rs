@@ -13,8 +13,8 @@ use async_nats::message::OutboundMessage;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
-use super::encode::{Encoding, error_headers, refusal};
 use super::stream::SubjectStream;
+use crate::bus::wire::{Encoding, error_headers, refusal};
 use crate::door::RunningObserver;
 use crate::error::Error;
 use crate::ids::RequestId;
@@ -24,7 +24,7 @@ use crate::ids::RequestId;
 const MAX_REFUSALS: usize = 8_192;
 
 /// What the node asks of the writer.
-pub(super) enum Control {
+pub(in crate::bus) enum Control {
     /// Take requests for a model; answered when NATS brings them.
     Serve(String, oneshot::Sender<()>),
     /// Take none any more; answered when none can come any more.
@@ -37,7 +37,7 @@ pub(super) enum Control {
 
 /// Everything that the writer takes in one go, in the order in which it handles it.
 #[derive(Default)]
-pub(super) struct Work {
+pub(in crate::bus) struct Work {
     /// Running requests whose cancel subject is to be opened.
     pub opens: HashSet<RequestId>,
     /// Answers.
@@ -70,7 +70,7 @@ impl OutboxQueue {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(in crate::bus) struct Outbox {
     queue: Mutex<OutboxQueue>,
     wake: Notify,
     /// The last marker that came back.
@@ -230,7 +230,7 @@ impl RunningObserver for Outbox {
 }
 
 /// A refusal that is to be sent.
-pub(super) struct OutgoingRefusal<'a> {
+pub(in crate::bus) struct OutgoingRefusal<'a> {
     /// As it was asked.
     pub encoding: Encoding,
     /// The client's id, if it gave one.

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::QUEUE_GROUP;
-use super::encode::Subjects;
+use crate::bus::QUEUE_GROUP;
+use crate::bus::wire::Subjects;
 use crate::error::Error;
 
 /// The service's name; nodes are its instances, by their node id.
-pub(super) const SERVICE: &str = "inferno";
+const SERVICE: &str = "inferno";
 
 /// What one model's subject was asked and how that went.
-pub(super) struct Endpoint {
+pub(in crate::bus) struct Endpoint {
     /// The model's alias.
     pub model: String,
     subject: String,
@@ -82,7 +82,7 @@ impl Endpoint {
 }
 
 /// This node as an instance of the service.
-pub(super) struct Service {
+pub(in crate::bus) struct Service {
     node_id: String,
     /// Of the requests that it answers; those of the service itself are `$SRV`'s.
     subjects: Subjects,
@@ -92,7 +92,7 @@ pub(super) struct Service {
 
 /// What can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(in crate::bus) enum Verb {
     Ping,
     Info,
     Stats,

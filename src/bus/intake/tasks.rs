@@ -11,10 +11,10 @@ use futures_util::StreamExt;
 use futures_util::stream::select_all;
 use tokio::sync::oneshot;
 
-use super::connect::Subscription;
 use super::door::Door;
-use super::outbox::Outbox;
 use super::service::{Endpoint, Service, Verb};
+use crate::bus::connect::Subscription;
+use crate::bus::publish::Outbox;
 use crate::lifeline::Lifeline;
 
 /// How long a subject is left: at least this after the server was told.
@@ -23,7 +23,7 @@ const MIN_LEAVE: Duration = Duration::from_millis(20);
 const MAX_LEAVE: Duration = Duration::from_millis(500);
 
 /// The task that takes one model's requests.
-pub(super) struct Intake {
+pub(in crate::bus) struct Intake {
     /// Of the model's subject.
     pub subscription: Subscription,
     /// The connection.
@@ -89,7 +89,7 @@ impl Intake {
 }
 
 /// What comes back to the node's inbox: markers, and 503 for probes that nobody heard.
-pub(super) async fn take_answers(mut answers: Subscription, outbox: Arc<Outbox>) {
+pub(in crate::bus) async fn take_answers(mut answers: Subscription, outbox: Arc<Outbox>) {
     while let Some(message) = answers.next().await {
         let word = message.subject.rsplit('.').next().unwrap_or_default();
         let number = |text: &str| text.parse::<u64>().ok();
@@ -103,7 +103,7 @@ pub(super) async fn take_answers(mut answers: Subscription, outbox: Arc<Outbox>)
 }
 
 /// Answers `$SRV`.
-pub(super) async fn answer_service(
+pub(in crate::bus) async fn answer_service(
     asked: Vec<(Verb, Subscription)>,
     service: Arc<Service>,
     outbox: Arc<Outbox>,

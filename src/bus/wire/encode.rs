@@ -9,11 +9,11 @@ use crate::ids::RequestId;
 use crate::request::{Ended, Event, FinishReason};
 
 /// The header that names a body's encoding; without it a body is JSON.
-pub(super) const CONTENT_TYPE: &str = "Content-Type";
+const CONTENT_TYPE: &str = "Content-Type";
 /// The header with an error's text.
-pub(super) const ERROR_HEADER: &str = "Nats-Service-Error";
+const ERROR_HEADER: &str = "Nats-Service-Error";
 /// The header with an error's status.
-pub(super) const ERROR_CODE_HEADER: &str = "Nats-Service-Error-Code";
+const ERROR_CODE_HEADER: &str = "Nats-Service-Error-Code";
 
 /// The registered name of msgpack, and what came before it; answers have the second.
 const MSGPACK_TYPES: [&str; 3] =
@@ -58,7 +58,7 @@ impl Encoding {
     }
 
     /// The headers that a body in this encoding carries.
-    pub(super) fn headers(self) -> Option<HeaderMap> {
+    pub(in crate::bus) fn headers(self) -> Option<HeaderMap> {
         match self {
             Encoding::Json => None,
             Encoding::Msgpack => {
@@ -70,7 +70,7 @@ impl Encoding {
     }
 
     /// Writes a value.
-    pub(super) fn write<T: Serialize>(self, value: &T) -> Bytes {
+    pub(in crate::bus) fn write<T: Serialize>(self, value: &T) -> Bytes {
         let mut out = BytesMut::with_capacity(256);
         self.write_to(&mut out, value);
         out.freeze()
@@ -93,7 +93,7 @@ impl Encoding {
 }
 
 /// The headers of an error, beside those of the encoding.
-pub(super) fn error_headers(encoding: Encoding, error: &Error) -> HeaderMap {
+pub(in crate::bus) fn error_headers(encoding: Encoding, error: &Error) -> HeaderMap {
     let mut headers = encoding.headers().unwrap_or_default();
     let mut text = error.to_string().replace(['\r', '\n'], " ");
     if text.len() > MAX_HEADER_TEXT {
@@ -145,7 +145,7 @@ struct Accepted<'a> {
 }
 
 /// The message that a request is in.
-pub(super) fn accepted(encoding: Encoding, id: &RequestId, node_id: &str) -> Bytes {
+pub(in crate::bus) fn accepted(encoding: Encoding, id: &RequestId, node_id: &str) -> Bytes {
     encoding.write(&Accepted { request_id: id, status: "accepted", node_id })
 }
 
@@ -157,7 +157,7 @@ struct RefusalBody<'a> {
 }
 
 /// The message that a request is not taken.
-pub(super) fn refusal(encoding: Encoding, id: Option<&RequestId>, error: &Error) -> Bytes {
+pub(in crate::bus) fn refusal(encoding: Encoding, id: Option<&RequestId>, error: &Error) -> Bytes {
     encoding.write(&RefusalBody { request_id: id, error })
 }
 
@@ -169,7 +169,7 @@ struct Cancelled<'a> {
 }
 
 /// The answer to a cancel: `cancelled` is false if the request ended in another way first.
-pub(super) fn cancelled(encoding: Encoding, id: &RequestId, ended: Ended) -> Bytes {
+pub(in crate::bus) fn cancelled(encoding: Encoding, id: &RequestId, ended: Ended) -> Bytes {
     let cancelled = ended.reason == FinishReason::Cancelled;
     encoding.write(&Cancelled { request_id: id, cancelled, tokens: ended.completion_tokens })
 }

@@ -13,7 +13,7 @@ use crate::ids::RequestId;
 
 /// The open subscriptions.
 #[derive(Default)]
-pub(super) struct Cancels {
+pub(in crate::bus) struct Cancels {
     open: HashMap<RequestId, oneshot::Sender<()>>,
 }
 

@@ -11,13 +11,12 @@ use async_nats::message::OutboundMessage;
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::{Bytes, BytesMut};
 
-use super::cancels::Cancels;
-use super::door::Door;
-use super::encode::{Encoding, encode_event, error_headers};
 use super::merge::split;
 use super::outbox::{Work, empty};
 use super::stream::SubjectStream;
 use super::window::Window;
+use crate::bus::intake::{Cancels, Door};
+use crate::bus::wire::{Encoding, encode_event, error_headers};
 use crate::clock::Timestamp;
 use crate::lifeline::Lifeline;
 use crate::progress::Progress;
@@ -36,7 +35,7 @@ const HEADER_ROOM: usize = 400;
 const BUFFER: usize = 1 << 16;
 
 /// See the module.
-pub(super) struct Writer {
+pub(in crate::bus) struct Writer {
     client: Client,
     door: Arc<Door>,
     progress: Progress,
@@ -57,7 +56,7 @@ pub(super) struct Writer {
 }
 
 /// What a writer is made with.
-pub(super) struct WriterStart {
+pub(in crate::bus) struct WriterStart {
     /// The connection.
     pub client: Client,
     /// Outbox, subjects and streams.

@@ -1,4 +1,4 @@
-//! A request's way back: what waits to be published for it, and the sink that stages call.
+//! A request's way back: what waits to be published for it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,16 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
-use async_nats::message::OutboundMessage;
 
-use super::door::Door;
-use super::encode::{Encoding, accepted};
 use super::merge::merge;
-use super::outbox::OutgoingRefusal;
-use super::service::Endpoint;
-use crate::error::{Error, Kind};
+use crate::bus::wire::Encoding;
 use crate::ids::RequestId;
-use crate::request::{Event, FinishReason, Handle, Sink, SinkClosed, Usage};
+use crate::request::{Event, Handle};
 
 /// How often an event asks NATS whether anybody listens.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -25,7 +20,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(2);
 
 /// Where one request's events go, and those that wait.
-pub(super) struct SubjectStream {
+pub(in crate::bus) struct SubjectStream {
     /// Names it in the subject of its probes.
     pub number: u64,
     /// Where the events go.
@@ -106,7 +101,7 @@ impl Position {
 }
 
 /// What a stream is made with.
-pub(super) struct StreamTarget {
+pub(in crate::bus) struct StreamTarget {
     /// Where the events go.
     pub subject: Subject,
     /// How they are written.
@@ -138,14 +133,14 @@ impl SubjectStream {
     }
 
     /// The request is in: `handle` cancels it.
-    fn accepted(&self, handle: &Arc<Handle>, now: Instant) {
+    pub fn accepted(&self, handle: &Arc<Handle>, now: Instant) {
         let mut slot = self.lock();
         slot.handle = Some(handle.clone());
         slot.quiet_since = Some(now);
     }
 
     /// Adds an event; true if the stream has to be queued for the writer.
-    fn push(&self, event: Event) -> bool {
+    pub fn push(&self, event: Event) -> bool {
         self.lock().push(event)
     }
 
@@ -164,7 +159,7 @@ impl SubjectStream {
     /// Adds an event without tokens if the request has had nothing to say for a while and somebody ought to listen; true if the
     /// stream has to be queued for the writer.
     pub fn break_silence(&self, now: Instant) -> bool {
-        if self.detached || self.one_answer || self.gone.load(Ordering::Acquire) {
+        if self.detached || self.one_answer || self.is_gone() {
             return false;
         }
         let mut slot = self.lock();
@@ -175,6 +170,16 @@ impl SubjectStream {
         }
         let event = slot.position.event(handle.request_id().clone());
         slot.push(event)
+    }
+
+    /// An event without tokens, where the first choice stands.
+    pub fn next_event(&self, id: RequestId) -> Event {
+        self.lock().position.event(id)
+    }
+
+    /// Whether nothing but the request's end is of use any more.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Nobody listens: cancels the request, unless it is detached.
@@ -205,143 +210,11 @@ impl SubjectStream {
     }
 }
 
-/// What the request has been told so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Accepted,
-    Ended,
-}
-
-/// The bus's side of a request. Dropped before the end, it tells the client so.
-pub(super) struct BusSink {
-    door: Arc<Door>,
-    stream: Arc<SubjectStream>,
-    endpoint: Arc<Endpoint>,
-    id: RequestId,
-    /// Where acceptance or refusal goes; `None`: nowhere.
-    reply: Option<Subject>,
-    /// The id is the client's.
-    own_id: bool,
-    told: Told,
-    received: Instant,
-}
-
-/// What a sink is made with.
-pub(super) struct SinkStart {
-    /// Where it queues.
-    pub door: Arc<Door>,
-    /// Its events.
-    pub stream: Arc<SubjectStream>,
-    /// Whose counters it moves.
-    pub endpoint: Arc<Endpoint>,
-    /// The request.
-    pub id: RequestId,
-    /// Where acceptance or refusal goes.
-    pub reply: Option<Subject>,
-    /// The id is the client's.
-    pub own_id: bool,
-}
-
-impl BusSink {
-    /// The sink of a request that was just received.
-    pub fn new(start: SinkStart) -> Self {
-        Self {
-            door: start.door,
-            stream: start.stream,
-            endpoint: start.endpoint,
-            id: start.id,
-            reply: start.reply,
-            own_id: start.own_id,
-            told: Told::Nothing,
-            received: Instant::now(),
-        }
-    }
-}
-
-impl Sink for BusSink {
-    fn accepted(&mut self, handle: &Arc<Handle>) {
-        self.told = Told::Accepted;
-        self.stream.accepted(handle, Instant::now());
-        // The reply subject of a request-many gets nothing but events.
-        if let (true, Some(reply)) = (self.own_id, &self.reply) {
-            let encoding = self.stream.encoding;
-            self.door.outbox.send(OutboundMessage {
-                subject: reply.clone(),
-                reply: None,
-                payload: accepted(encoding, &self.id, &self.door.node_id),
-                headers: encoding.headers(),
-            });
-        }
-    }
-
-    fn refused(&mut self, error: &Error) {
-        self.told = Told::Ended;
-        self.endpoint.failed(error);
-        let id = self.own_id.then_some(&self.id);
-        let encoding = self.stream.encoding;
-        match &self.reply {
-            Some(reply) => {
-                let refused = OutgoingRefusal { encoding, id, error, ends: !self.own_id };
-                self.door.outbox.send_refusal(reply.clone(), refused);
-            }
-            None => tracing::info!(request_id = %self.id, %error, "refused, with no reply subject"),
-        }
-    }
-
-    fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
-        let gone = self.stream.gone.load(Ordering::Acquire);
-        if event.is_last() {
-            self.told = Told::Ended;
-            match &event.error {
-                Some(error) => self.endpoint.failed(error),
-                None => self.endpoint.finished(self.received.elapsed()),
-            }
-        }
-        // The last event is published even so: somebody may have come in the meantime.
-        if gone && self.told != Told::Ended {
-            return Err(SinkClosed);
-        }
-        if self.stream.push(event) {
-            self.door.outbox.ready(self.stream.clone());
-        }
-        Ok(())
-    }
-
-    fn is_closed(&self) -> bool {
-        self.stream.gone.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for BusSink {
-    fn drop(&mut self) {
-        self.door.forget(self.stream.number);
-        match self.told {
-            Told::Ended => {}
-            Told::Nothing => {
-                let error = Error::new(Kind::Unavailable, "the node dropped the request")
-                    .with_retry_after_ms(1_000);
-                self.refused(&error);
-            }
-            Told::Accepted => {
-                let position = self.stream.lock().position;
-                let event = Event {
-                    finish_reason: Some(FinishReason::Failed),
-                    usage: Some(Usage::default()),
-                    error: Some(Box::new(Error::internal("the node dropped the request"))),
-                    ..position.event(self.id.clone())
-                };
-                // The stream is no one else's any more, so nobody needs to hear that it is closed.
-                let _ = self.event(event);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::SequenceId;
+    use crate::request::{FinishReason, Usage};
 
     fn event(index: u32, seq: u32, is_last: bool) -> Event {
         Event {

@@ -11,13 +11,12 @@ use async_nats::Message;
 use async_nats::message::OutboundMessage;
 use tokio::sync::oneshot;
 
-use super::Deps;
-use super::config::Config;
-use super::decode::{Decoded, LAYOUT, Undecodable, decode};
-use super::encode::{Encoding, Subjects, cancelled};
-use super::outbox::{Outbox, OutgoingRefusal};
 use super::service::Endpoint;
-use super::stream::{BusSink, SinkStart, StreamTarget, SubjectStream};
+use crate::bus::publish::{
+    BusSink, Outbox, OutgoingRefusal, SinkStart, StreamTarget, SubjectStream,
+};
+use crate::bus::wire::{Decoded, Encoding, LAYOUT, Subjects, Undecodable, cancelled, decode};
+use crate::bus::{Config, Deps};
 use crate::clock::Timestamp;
 use crate::door::{Admit, Cancel};
 use crate::error::{Error, Kind, Result};
@@ -34,7 +33,7 @@ const CANCEL_TRIES: u32 = 100;
 const CANCEL_RETRY: Duration = Duration::from_millis(10);
 
 /// What turns messages into requests; shared by all tasks and sinks of the bus.
-pub(super) struct Door {
+pub(in crate::bus) struct Door {
     /// The node's name.
     pub node_id: String,
     /// Subjects.

@@ -1,0 +1,18 @@
+//! What the node publishes, from the stages' calls to NATS's confirmation.
+//!
+//! `sink` what stages call · `stream` what waits for one request, its events joined by `merge` · `outbox` everything that waits ·
+//! `writer` what sends it · `window` what NATS has not confirmed
+
+mod merge;
+mod outbox;
+mod sink;
+mod stream;
+mod window;
+mod writer;
+
+pub use merge::{merge, split};
+
+pub(super) use outbox::{Control, Outbox, OutgoingRefusal};
+pub(super) use sink::{BusSink, SinkStart};
+pub(super) use stream::{StreamTarget, SubjectStream};
+pub(super) use writer::{Writer, WriterStart};

@@ -1,0 +1,10 @@
+//! The wire: bytes ↔ types, the two encodings, and the names of subjects and headers. Pure.
+
+mod decode;
+mod encode;
+
+pub use decode::{Decoded, Undecodable, decode};
+pub use encode::{Encoding, Subjects, encode_event};
+
+pub(super) use decode::LAYOUT;
+pub(super) use encode::{accepted, cancelled, error_headers, refusal};
