@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 #[path = "bus/access.rs"]
 mod access;
+#[path = "bus/callers.rs"]
+mod callers;
 #[path = "bus/control.rs"]
 mod control;
 #[path = "bus/fake.rs"]

@@ -9,6 +9,7 @@ INFERNO_API_KEY      the key, if the running node wants one
 INFERNO_SERVE_ARGS   further arguments of `serve`
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -30,9 +31,20 @@ bind = "127.0.0.1:0"
 [bus]
 mode = "managed"
 
+{sections}
 [[models]]
 name = "{model}"
 model_path = "{model_path}"
+"""
+
+
+SLOW = """
+[executor]
+devices = ["sim:0"]
+sim_cost_model = "{costs}"
+
+[batcher]
+max_batch_size = 1
 """
 
 
@@ -80,16 +92,18 @@ def api_key() -> str:
     return os.environ.get("INFERNO_API_KEY", "none-is-needed")
 
 
-@pytest.fixture(scope="session")
-def node(tmp_path_factory, model):
+def from_outside() -> Node | None:
+    """The node that runs already, if there is one."""
     http_url, nats_url = os.environ.get("INFERNO_HTTP_URL"), os.environ.get("INFERNO_NATS_URL")
-    if http_url or nats_url:
-        yield Node(http_url and http_url.rstrip("/"), nats_url)
-        return
-    folder = tmp_path_factory.mktemp("node")
+    return Node(http_url and http_url.rstrip("/"), nats_url) if http_url or nats_url else None
+
+
+@contextlib.contextmanager
+def started(folder: Path, model: str, sections: str = ""):
+    """A node of its own, with these further sections of the configuration."""
     config, ready, log = folder / "node.toml", folder / "ready", folder / "log"
     model_path = os.environ.get("INFERNO_MODEL_PATH", str(ROOT / "models" / "demo"))
-    config.write_text(CONFIG.format(model=model, model_path=model_path))
+    config.write_text(CONFIG.format(model=model, model_path=model_path, sections=sections))
     binary = os.environ.get("INFERNO_BIN", str(ROOT / "target" / "debug" / "inferno-node"))
     command = [binary, "serve", "--config", str(config)]
     command += shlex.split(os.environ.get("INFERNO_SERVE_ARGS", ""))
@@ -103,6 +117,27 @@ def node(tmp_path_factory, model):
     finally:
         code = stop(process)
     assert code == 0, f"the node ended with {code}:\n{log.read_text()[-4000:]}"
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory, model):
+    if running := from_outside():
+        yield running
+        return
+    with started(tmp_path_factory.mktemp("node"), model) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def slow_node(tmp_path_factory, model):
+    """A node of one seat whose steps take 20 ms, whatever the machine."""
+    if from_outside():
+        pytest.skip("a node from outside is as fast as it is")
+    folder = tmp_path_factory.mktemp("slow-node")
+    costs = folder / "costs.toml"
+    costs.write_text("step_us = 20_000\nnum_blocks = 4096\n")
+    with started(folder, model, SLOW.format(costs=costs)) as node:
+        yield node
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import functools
 import json
 import uuid
 
+import httpx
 import msgpack
 import nats
 import nats.errors
@@ -146,6 +147,65 @@ async def test_one_event_without_streaming(client, subject):
     assert event["seq"] == 0
     assert event["finish_reason"] in ("stop", "length")
     assert event["usage"]["completion_tokens"] == len(event["token_ids"])
+
+
+ONE_ANSWER = {"max_tokens": 400, "ignore_eos": True, "stream": False}
+
+
+async def cancelled(http_url):
+    """How many requests the node has counted as cancelled."""
+    page = await asyncio.to_thread(lambda: httpx.get(f"{http_url}/metrics").text)
+    lines = (line for line in page.splitlines() if line.startswith("inferno_requests_finished_total"))
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if 'reason="cancelled"' in line)
+
+
+def test_a_request_for_one_answer_ends_when_its_connection_does_and_not_while_it_stays(
+    slow_node, model
+):
+    subject = f"{PREFIX}.generate.{model}"
+
+    async def inside():
+        stays, goes = await nats.connect(slow_node.nats_url), await nats.connect(slow_node.nats_url)
+        try:
+            # Computed for eight seconds; the other waits for its seat.
+            answer = asyncio.create_task(
+                stays.request(subject, packed(body(params=ONE_ANSWER)), timeout=TIMEOUT_S)
+            )
+            call = asyncio.create_task(
+                goes.request(subject, packed(body(params=ONE_ANSWER)), timeout=TIMEOUT_S)
+            )
+            while goes.stats["in_msgs"] == 0:  # the node asks for the caller, beside the answer
+                await asyncio.sleep(0.02)
+            await goes.close()
+            call.cancel()
+            while await cancelled(slow_node.http_url) < 1:
+                await asyncio.sleep(0.05)
+            event = json.loads((await answer).data)
+            assert len(event["token_ids"]) == 400
+            quick = body(params=ONE_ANSWER | {"max_tokens": 2})
+            event = json.loads((await stays.request(subject, packed(quick), TIMEOUT_S)).data)
+            assert len(event["token_ids"]) == 2
+        finally:
+            await stays.close()
+            await goes.close()
+
+    asyncio.run(asyncio.wait_for(inside(), 2 * TIMEOUT_S))
+
+
+def test_one_answer_to_a_subscription_of_its_own_comes_first_and_whole(slow_node, model):
+    async def inside():
+        client = await nats.connect(slow_node.nats_url, inbox_prefix="acme.inbox")
+        try:
+            inbox = client.new_inbox()
+            answers = await client.subscribe(inbox)
+            request = packed(body(params=ONE_ANSWER))
+            await client.publish(f"{PREFIX}.generate.{model}", request, reply=inbox)
+            event = json.loads((await answers.next_msg(TIMEOUT_S)).data)
+            assert (len(event["token_ids"]), event["finish_reason"]) == (400, "length")
+        finally:
+            await client.close()
+
+    asyncio.run(asyncio.wait_for(inside(), TIMEOUT_S))
 
 
 @over_nats

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::Recipient;
 use actix::prelude::SendError;
@@ -230,14 +230,9 @@ impl Door {
         self.streams().get(&number).and_then(Weak::upgrade)
     }
 
-    /// Asks for those that have said nothing for a while whether anybody listens to them.
-    pub fn break_silence(&self, now: Instant) {
-        let streams: Vec<_> = self.streams().values().filter_map(Weak::upgrade).collect();
-        for stream in streams {
-            if stream.break_silence(now) {
-                self.outbox.ready(stream);
-            }
-        }
+    /// The streams of all requests that run.
+    pub fn running(&self) -> Vec<Arc<SubjectStream>> {
+        self.streams().values().filter_map(Weak::upgrade).collect()
     }
 
     /// Whether no request runs that the bus brought.

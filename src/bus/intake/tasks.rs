@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::door::Door;
 use super::service::{Endpoint, Service, Verb};
 use crate::bus::connect::Subscription;
-use crate::bus::publish::Outbox;
+use crate::bus::publish::{ListenerProbe, Outbox};
 use crate::lifeline::Lifeline;
 
 /// How long a subject is left: at least this after the server was told.
@@ -92,12 +92,13 @@ impl Intake {
 pub(in crate::bus) async fn take_answers(mut answers: Subscription, outbox: Arc<Outbox>) {
     while let Some(message) = answers.next().await {
         let word = message.subject.rsplit('.').next().unwrap_or_default();
-        let number = |text: &str| text.parse::<u64>().ok();
         if word == "m" {
-            let marker = std::str::from_utf8(&message.payload).ok().and_then(number);
+            let marker = std::str::from_utf8(&message.payload).ok();
+            let marker = marker.and_then(|text| text.parse().ok());
             marker.into_iter().for_each(|marker| outbox.confirm(marker));
         } else if message.status == Some(StatusCode::NO_RESPONDERS) {
-            number(word).into_iter().for_each(|stream| outbox.absent(stream));
+            let unheard = ListenerProbe::parse(word);
+            unheard.into_iter().for_each(|(stream, probe)| outbox.unheard(stream, probe));
         }
     }
 }

@@ -13,6 +13,7 @@ use async_nats::message::OutboundMessage;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
+use super::probe::ListenerProbe;
 use super::stream::SubjectStream;
 use crate::bus::wire::{Encoding, error_headers, refusal};
 use crate::door::RunningObserver;
@@ -46,8 +47,8 @@ pub(in crate::bus) struct Work {
     pub ready: Vec<Arc<SubjectStream>>,
     /// Ended requests whose cancel subject is to be closed.
     pub closes: HashSet<RequestId>,
-    /// Numbers of streams to which nobody listens.
-    pub absent: Vec<u64>,
+    /// Probes that nobody heard, with the numbers of their streams.
+    pub unheard: Vec<(u64, ListenerProbe)>,
     /// The newest health message.
     pub health: Option<Bytes>,
     /// Refusals that found no place.
@@ -123,9 +124,9 @@ impl Outbox {
         self.change(|queue| queue.work.lost += 1);
     }
 
-    /// Nobody listens to a stream.
-    pub fn absent(&self, stream: u64) {
-        self.change(|queue| queue.work.absent.push(stream));
+    /// Nobody heard a probe of a stream.
+    pub fn unheard(&self, stream: u64, probe: ListenerProbe) {
+        self.change(|queue| queue.work.unheard.push((stream, probe)));
     }
 
     /// A marker came back.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 
+use super::caller_inbox::CallerInbox;
 use super::merge::merge;
+use super::probe::ListenerProbe;
 use crate::bus::wire::Encoding;
 use crate::ids::RequestId;
 use crate::request::{Event, Handle};
@@ -51,6 +53,8 @@ struct Slot {
     handle: Option<Arc<Handle>>,
     /// Where the first choice stands.
     position: Position,
+    /// Who waits for the one answer.
+    caller: CallerInbox,
 }
 
 /// What the next event of a choice begins with.
@@ -69,6 +73,12 @@ impl Default for Position {
 }
 
 impl Slot {
+    /// Whether the request runs and has had nothing to say for a while.
+    fn is_quiet(&self, now: Instant) -> bool {
+        let is_long = self.quiet_since.is_some_and(|since| now.duration_since(since) >= QUIET);
+        is_long && !self.queued && !self.position.ended
+    }
+
     /// Adds an event; true if the stream has to be queued for the writer.
     fn push(&mut self, event: Event) -> bool {
         if event.index == 0 {
@@ -159,17 +169,29 @@ impl SubjectStream {
     /// Adds an event without tokens if the request has had nothing to say for a while and somebody ought to listen; true if the
     /// stream has to be queued for the writer.
     pub fn break_silence(&self, now: Instant) -> bool {
-        if self.detached || self.one_answer || self.is_gone() {
-            return false;
-        }
         let mut slot = self.lock();
-        let Some(handle) = &slot.handle else { return false };
-        let quiet = slot.quiet_since.is_some_and(|since| now.duration_since(since) >= QUIET);
-        if !quiet || slot.queued || slot.position.ended {
-            return false;
-        }
+        let is_due = !self.detached && !self.one_answer && !self.is_gone() && slot.is_quiet(now);
+        let Some(handle) = slot.handle.as_ref().filter(|_| is_due) else { return false };
         let event = slot.position.event(handle.request_id().clone());
         slot.push(event)
+    }
+
+    /// What to ask of NATS about the caller who waits for one answer, if there was none for a while and somebody ought to wait.
+    pub fn ask_for_caller(&self, now: Instant) -> Vec<(Subject, ListenerProbe)> {
+        let mut slot = self.lock();
+        if self.detached || !self.one_answer || self.is_gone() || !slot.is_quiet(now) {
+            return Vec::new();
+        }
+        slot.quiet_since = Some(now);
+        slot.caller.ask(&self.subject, &uuid::Uuid::now_v7().simple().to_string())
+    }
+
+    /// Nobody heard a probe: cancels the request, unless it is detached, if that means that nobody listens.
+    pub fn unheard(&self, probe: ListenerProbe) {
+        let nobody_listens = probe == ListenerProbe::Events || self.lock().caller.unheard(probe);
+        if nobody_listens && !self.detached {
+            self.cancel("nobody listens");
+        }
     }
 
     /// An event without tokens, where the first choice stands.
@@ -180,13 +202,6 @@ impl SubjectStream {
     /// Whether nothing but the request's end is of use any more.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
-    }
-
-    /// Nobody listens: cancels the request, unless it is detached.
-    pub fn nobody_listens(&self) {
-        if !self.detached {
-            self.cancel("nobody listens");
-        }
     }
 
     /// An event was lost, so nobody can make use of what follows: cancels the request.
@@ -280,6 +295,40 @@ mod tests {
             let (stream, t0) = accepted(target);
             assert!(!stream.break_silence(t0 + QUIET * 2));
         }
+    }
+
+    #[test]
+    fn who_waits_for_one_answer_is_asked_for_beside_it_and_its_request_ends_when_it_has_gone() {
+        let target = StreamTarget { subject: "_INBOX.a.1".into(), one_answer: true, ..target() };
+        let (stream, t0) = accepted(target);
+        assert!(stream.ask_for_caller(t0 + QUIET / 2).is_empty());
+        assert_eq!(stream.ask_for_caller(t0 + QUIET).len(), 2);
+        assert!(stream.ask_for_caller(t0 + QUIET).is_empty(), "not at once again");
+        stream.unheard(ListenerProbe::Stranger);
+        let asked = stream.ask_for_caller(t0 + QUIET * 2);
+        assert_eq!(
+            asked.iter().map(|(_, probe)| *probe).collect::<Vec<_>>(),
+            [ListenerProbe::Sibling]
+        );
+        assert!(!stream.is_gone());
+        stream.unheard(ListenerProbe::Sibling);
+        assert!(stream.is_gone() && stream.ask_for_caller(t0 + QUIET * 3).is_empty());
+    }
+
+    #[test]
+    fn who_reads_events_is_detached_or_has_its_answer_on_the_way_is_not_asked_for_beside_it() {
+        let one_answer =
+            || StreamTarget { subject: "_INBOX.a.1".into(), one_answer: true, ..target() };
+        for target in [
+            StreamTarget { one_answer: false, ..one_answer() },
+            StreamTarget { detached: true, ..one_answer() },
+        ] {
+            let (stream, t0) = accepted(target);
+            assert!(stream.ask_for_caller(t0 + QUIET).is_empty());
+        }
+        let (stream, t0) = accepted(one_answer());
+        stream.push(event(0, 0, true));
+        assert!(stream.ask_for_caller(t0 + QUIET).is_empty());
     }
 
     #[test]

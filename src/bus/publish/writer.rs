@@ -13,10 +13,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::merge::split;
 use super::outbox::{Work, empty};
+use super::probe::ListenerProbe;
 use super::stream::SubjectStream;
 use super::window::Window;
 use crate::bus::intake::{Cancels, Door};
-use crate::bus::wire::{Encoding, encode_event, error_headers};
+use crate::bus::wire::{Encoding, encode_event, error_headers, probe_headers};
 use crate::clock::Timestamp;
 use crate::lifeline::Lifeline;
 use crate::progress::Progress;
@@ -109,7 +110,7 @@ impl Writer {
         }
         if now >= self.look_at_quiet {
             self.look_at_quiet = now + LOOK_AT_QUIET;
-            self.door.break_silence(now);
+            self.break_silence(now).await;
         }
         let work = self.door.outbox.take(self.window.has_room());
         self.write(work, now).await;
@@ -178,6 +179,26 @@ impl Writer {
         }
     }
 
+    /// Has requests that say nothing find out whether anybody listens to them. Not while NATS takes nothing, nor while clients may not
+    /// be back: what it says of those is not counted.
+    async fn break_silence(&mut self, now: Instant) {
+        if !self.window.has_room() || self.window.hold_until().is_some() {
+            return;
+        }
+        for stream in self.door.running() {
+            for (subject, probe) in stream.ask_for_caller(now) {
+                let reply = Some(probe.reply(&self.inbox, stream.number));
+                let headers = Some(probe_headers());
+                let message = OutboundMessage { subject, reply, payload: Bytes::new(), headers };
+                // What the connection does not take here it will not take as the answer, which says so.
+                self.publish_kept(message).await;
+            }
+            if stream.break_silence(now) {
+                self.door.outbox.ready(stream);
+            }
+        }
+    }
+
     async fn write(&mut self, work: Work, now: Instant) {
         // Before the acceptances among the messages: who reads one can cancel.
         for id in work.opens {
@@ -206,8 +227,8 @@ impl Writer {
         }
         if self.window.hold_until().is_none() {
             // Otherwise it may be a subscriber that is not back yet; the next probe asks again.
-            for stream in work.absent.into_iter().filter_map(|number| self.door.stream(number)) {
-                stream.nobody_listens();
+            for (number, probe) in work.unheard {
+                self.door.stream(number).iter().for_each(|stream| stream.unheard(probe));
             }
         }
         if let Some(body) = work.health {
@@ -233,7 +254,7 @@ impl Writer {
                 };
                 encode_event(stream.encoding, &part, &mut self.buffer);
                 let reply = std::mem::take(&mut probe)
-                    .then(|| format!("{}.{}", self.inbox, stream.number).into());
+                    .then(|| ListenerProbe::Events.reply(&self.inbox, stream.number));
                 let message = OutboundMessage {
                     subject: stream.subject.clone(),
                     reply,

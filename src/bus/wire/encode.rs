@@ -15,6 +15,9 @@ const ERROR_HEADER: &str = "Nats-Service-Error";
 /// The header with an error's status.
 const ERROR_CODE_HEADER: &str = "Nats-Service-Error-Code";
 
+/// The header of an empty message that asks whether its subject is heard; clients may pass over it.
+const PROBE_HEADER: &str = "Inferno-Probe";
+
 /// The registered name of msgpack, and what came before it; answers have the second.
 const MSGPACK_TYPES: [&str; 3] =
     ["application/vnd.msgpack", "application/msgpack", "application/x-msgpack"];
@@ -101,6 +104,13 @@ pub(in crate::bus) fn error_headers(encoding: Encoding, error: &Error) -> Header
     }
     headers.insert(ERROR_HEADER, text);
     headers.insert(ERROR_CODE_HEADER, error.kind.status().to_string());
+    headers
+}
+
+/// The headers of a message that says nothing and asks NATS whether it is heard.
+pub(in crate::bus) fn probe_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(PROBE_HEADER, "caller");
     headers
 }
 
