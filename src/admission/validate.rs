@@ -4,7 +4,7 @@
 use super::Config;
 use crate::error::{Error, Kind, Result};
 use crate::models::ServedModel;
-use crate::request::{DefaultLength, Params, Prompt, Request, SoFar, Token};
+use crate::request::{DefaultLength, Params, Prompt, Request, SoFar};
 
 /// `max_tokens` of `/v1/completions`, as OpenAI has it.
 const COMPLETIONS_MAX_TOKENS: u32 = 16;
@@ -61,13 +61,7 @@ pub(super) fn check_so_far(request: &Request, params: &Params, model: &ServedMod
     if params.num_prompt_logprobs().is_some() && !request.stream {
         return refuse("not supported for one answer with the prompt's log probabilities");
     }
-    match tokens.iter().find(|token| token.id >= model.vocab_size) {
-        Some(Token { id, .. }) => Err(Error::invalid(
-            "so_far",
-            format!("expected token ids below {}, got {id}", model.vocab_size),
-        )),
-        None => Ok(()),
-    }
+    check_known(tokens.iter().map(|token| token.id), "so_far", model)
 }
 
 /// The field that a prompt came in.
@@ -148,11 +142,15 @@ pub(super) fn check_token_ids(ids: &[u32], field: &str, model: &ServedModel) -> 
         )
         .with_param(field));
     }
-    match ids.iter().find(|&&id| id >= model.vocab_size) {
-        Some(id) => Err(Error::invalid(
-            field,
-            format!("expected token ids below {}, got {id}", model.vocab_size),
-        )),
+    check_known(ids.iter().copied(), field, model)
+}
+
+fn check_known(mut ids: impl Iterator<Item = u32>, field: &str, model: &ServedModel) -> Result<()> {
+    match ids.find(|&id| id >= model.vocab_size) {
+        Some(id) => {
+            let text = format!("expected token ids below {}, got {id}", model.vocab_size);
+            Err(Error::invalid(field, text))
+        }
         None => Ok(()),
     }
 }

@@ -74,7 +74,7 @@ impl Sink for BusSink {
         self.stream.accepted(handle, Instant::now());
         // The reply subject of a request-many gets nothing but events.
         if let (true, Some(reply)) = (self.own_id, &self.reply) {
-            let encoding = self.stream.encoding;
+            let encoding = self.stream.target.encoding;
             self.door.outbox.send(OutboundMessage {
                 subject: reply.clone(),
                 reply: None,
@@ -88,7 +88,7 @@ impl Sink for BusSink {
         self.told = Told::Ended;
         self.endpoint.failed(error);
         let id = self.own_id.then_some(&self.id);
-        let encoding = self.stream.encoding;
+        let encoding = self.stream.target.encoding;
         match &self.reply {
             Some(reply) => {
                 let refused = OutgoingRefusal { encoding, id, error, ends: !self.own_id };

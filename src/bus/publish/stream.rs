@@ -25,18 +25,8 @@ const QUIET: Duration = Duration::from_secs(2);
 pub(in crate::bus) struct SubjectStream {
     /// Names it in the subject of its probes.
     pub number: u64,
-    /// Where the events go.
-    pub subject: Subject,
-    /// How they are written.
-    pub encoding: Encoding,
-    /// An empty message follows the last event (request-many).
-    pub ends_empty: bool,
-    /// Goes on when nobody listens.
-    pub detached: bool,
-    /// Its first message is its answer: whoever takes it reads no further.
-    pub one_answer: bool,
-    /// On which connection the request came, counted from 1.
-    pub connection: u64,
+    /// Who is to have them, and how.
+    pub target: StreamTarget,
     gone: AtomicBool,
     slot: Mutex<Slot>,
 }
@@ -110,36 +100,26 @@ impl Position {
     }
 }
 
-/// What a stream is made with.
+/// Where a request's events go, and what its caller wants of them.
 pub(in crate::bus) struct StreamTarget {
     /// Where the events go.
     pub subject: Subject,
     /// How they are written.
     pub encoding: Encoding,
-    /// An empty message follows the last event.
+    /// An empty message follows the last event (request-many).
     pub ends_empty: bool,
     /// Goes on when nobody listens.
     pub detached: bool,
-    /// Its first message is its answer.
+    /// Its first message is its answer: whoever takes it reads no further.
     pub one_answer: bool,
-    /// On which connection the request came.
+    /// On which connection the request came, counted from 1.
     pub connection: u64,
 }
 
 impl SubjectStream {
     /// A stream with nothing in it.
     pub fn new(number: u64, target: StreamTarget) -> Self {
-        Self {
-            number,
-            subject: target.subject,
-            encoding: target.encoding,
-            ends_empty: target.ends_empty,
-            detached: target.detached,
-            one_answer: target.one_answer,
-            connection: target.connection,
-            gone: AtomicBool::new(false),
-            slot: Mutex::default(),
-        }
+        Self { number, target, gone: AtomicBool::new(false), slot: Mutex::default() }
     }
 
     /// The request is in: `handle` cancels it.
@@ -170,7 +150,10 @@ impl SubjectStream {
     /// stream has to be queued for the writer.
     pub fn break_silence(&self, now: Instant) -> bool {
         let mut slot = self.lock();
-        let is_due = !self.detached && !self.one_answer && !self.is_gone() && slot.is_quiet(now);
+        let is_due = !self.target.detached
+            && !self.target.one_answer
+            && !self.is_gone()
+            && slot.is_quiet(now);
         let Some(handle) = slot.handle.as_ref().filter(|_| is_due) else { return false };
         let event = slot.position.event(handle.request_id().clone());
         slot.push(event)
@@ -179,17 +162,18 @@ impl SubjectStream {
     /// What to ask of NATS about the caller who waits for one answer, if there was none for a while and somebody ought to wait.
     pub fn ask_for_caller(&self, now: Instant) -> Vec<(Subject, ListenerProbe)> {
         let mut slot = self.lock();
-        if self.detached || !self.one_answer || self.is_gone() || !slot.is_quiet(now) {
+        if self.target.detached || !self.target.one_answer || self.is_gone() || !slot.is_quiet(now)
+        {
             return Vec::new();
         }
         slot.quiet_since = Some(now);
-        slot.caller.ask(&self.subject, &uuid::Uuid::now_v7().simple().to_string())
+        slot.caller.ask(&self.target.subject, &uuid::Uuid::now_v7().simple().to_string())
     }
 
     /// Nobody heard a probe: cancels the request, unless it is detached, if that means that nobody listens.
     pub fn unheard(&self, probe: ListenerProbe) {
         let nobody_listens = probe == ListenerProbe::Events || self.lock().caller.unheard(probe);
-        if nobody_listens && !self.detached {
+        if nobody_listens && !self.target.detached {
             self.cancel("nobody listens");
         }
     }

@@ -213,10 +213,12 @@ impl Writer {
             self.publish_kept(message).await;
         }
         self.progress.set_pending(work.ready.len() as u64, Timestamp::now());
-        let streams = std::mem::take(&mut self.held).into_iter().chain(work.ready);
-        let (held, ready): (Vec<_>, Vec<_>) =
-            streams.partition(|stream| self.window.holds(stream.connection));
-        self.held = held;
+        let mut ready = std::mem::take(&mut self.held);
+        ready.extend(work.ready);
+        if self.window.hold_until().is_some() {
+            (self.held, ready) =
+                ready.into_iter().partition(|stream| self.window.holds(stream.target.connection));
+        }
         for stream in ready {
             self.write_stream(&stream, now).await;
         }
@@ -246,17 +248,17 @@ impl Writer {
         }
         for event in events {
             let last = event.is_last();
-            for part in self.parts(stream.encoding, event) {
-                let headers = match (&part.error, stream.encoding) {
+            for part in self.parts(stream.target.encoding, event) {
+                let headers = match (&part.error, stream.target.encoding) {
                     (Some(error), encoding) => Some(error_headers(encoding, error)),
                     (None, Encoding::Msgpack) => self.msgpack.clone(),
                     (None, Encoding::Json) => None,
                 };
-                encode_event(stream.encoding, &part, &mut self.buffer);
+                encode_event(stream.target.encoding, &part, &mut self.buffer);
                 let reply = std::mem::take(&mut probe)
                     .then(|| ListenerProbe::Events.reply(&self.inbox, stream.number));
                 let message = OutboundMessage {
-                    subject: stream.subject.clone(),
+                    subject: stream.target.subject.clone(),
                     reply,
                     payload: self.buffer.split().freeze(),
                     headers,
@@ -265,8 +267,8 @@ impl Writer {
                     stream.cannot_be_published();
                 }
             }
-            if last && stream.ends_empty {
-                self.publish_kept(empty(stream.subject.clone())).await;
+            if last && stream.target.ends_empty {
+                self.publish_kept(empty(stream.target.subject.clone())).await;
             }
         }
     }
