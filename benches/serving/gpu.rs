@@ -3,8 +3,9 @@
 
 use super::load::{self, Closed, Door, Lengths, Outcome, Prompts};
 use super::node::Node;
-use super::peers::{PEERS, Peer, ROWS};
+use super::peers::{self, COMPARISONS, Comparison, ROWS};
 use super::shapes::Shape;
+use inferno_node::gpu;
 
 const ALONE: Lengths = Lengths { prompt: 32, completion: 50 };
 /// Requests, one after the other.
@@ -20,18 +21,20 @@ pub fn run() {
         return;
     };
     let only = std::env::var("BENCH_ONLY").ok();
-    let chosen = |peer: &&Peer| only.as_deref().is_none_or(|name| name == peer.shape);
-    let peers: Vec<&Peer> = PEERS.iter().filter(chosen).collect();
-    assert!(!peers.is_empty(), "BENCH_ONLY names no shape: {only:?}");
+    let chosen = |row: &&Comparison| only.as_deref().is_none_or(|name| name == row.shape);
+    let chosen: Vec<&Comparison> = COMPARISONS.iter().filter(chosen).collect();
+    assert!(!chosen.is_empty(), "BENCH_ONLY names no shape: {only:?}");
     let read_tbps = read_tbps();
-    println!("\nwhole nodes on {devices}, through NATS; vLLM: one H200");
+    let card =
+        gpu::cards().ok().and_then(|cards| cards.first()).map_or("", |card| card.name.as_str());
+    println!("\nwhole nodes on {devices} {card}, through NATS; {}", peers::version(card));
     if let Some(tbps) = read_tbps {
         println!("floor: the weights' bytes at {tbps} TB/s");
     }
     println!("| model | | ours | vLLM offline | vLLM as served | target |");
     println!("| --- | --- | --- | --- | --- | --- |");
-    for peer in peers {
-        measure(peer, &devices, read_tbps);
+    for comparison in chosen {
+        measure(comparison, card, &devices, read_tbps);
     }
 }
 
@@ -50,8 +53,10 @@ fn read_tbps() -> Option<f64> {
     Some(tbps.unwrap_or_else(|| panic!("BENCH_READ_TBPS: expected TB/s, got {text:?}")))
 }
 
-fn measure(peer: &Peer, devices: &str, read_tbps: Option<f64>) {
-    let shape = Shape::read(peer.shape);
+fn measure(comparison: &Comparison, card: &str, devices: &str, read_tbps: Option<f64>) {
+    let name = comparison.shape;
+    let vllm = comparison.vllm(card);
+    let shape = Shape::read(name);
     let model = tempfile::tempdir().expect("a temporary directory");
     shape.write(model.path());
     let costs = std::env::var("BENCH_SIM_COSTS")
@@ -66,12 +71,12 @@ fn measure(peer: &Peer, devices: &str, read_tbps: Option<f64>) {
     let bytes = shape.bytes_read_by_a_step() * f64::from(ALONE.completion);
     let floor = read_tbps.map_or("–".to_owned(), |tbps| format!("{:.0} ms", bytes / tbps / 1e9));
     let row = |index: usize, ours: String| {
-        let [offline, served, target] = [peer.offline, peer.served, peer.target]
+        let [offline, served, target] = [vllm.offline, vllm.served, comparison.target]
             .map(|row| if row[index].is_empty() { "–" } else { row[index] });
-        println!("| {} | {} | {ours} | {offline} | {served} | {target} |", peer.shape, ROWS[index]);
+        println!("| {name} | {} | {ours} | {offline} | {served} | {target} |", ROWS[index]);
     };
-    loaded(&node, ALONE, 16, 8); // warm
-    let alone = loaded(&node, ALONE, REQUESTS_ALONE, 1);
+    loaded(&node, Door::Nats, ALONE, 16, 8); // warm
+    let alone = loaded(&node, Door::Nats, ALONE, REQUESTS_ALONE, 1);
     let (queue, prefill) = alone.queue_and_prefill(0.5);
     row(
         0,
@@ -84,16 +89,21 @@ fn measure(peer: &Peer, devices: &str, read_tbps: Option<f64>) {
     let [p50, p95] = [0.5, 0.95].map(|quantile| alone.whole(quantile));
     row(1, format!("{p50:.0} / {p95:.0} ms (floor {floor})"));
     row(2, eight_at_once(&node));
-    row(3, many(&node, Lengths { prompt: 128, completion: 128 }, 256, 64));
-    row(4, many(&node, Lengths { prompt: 512, completion: 128 }, MANY, MANY_AT_ONCE));
-    row(5, many(&node, Lengths { prompt: 128, completion: 256 }, MANY, MANY_AT_ONCE));
-    row(6, format!("{:.1} s", node.ready_after().as_secs_f64()));
+    let by_nats = |lengths, total, at_once| many(&node, Door::Nats, lengths, total, at_once);
+    row(3, by_nats(Lengths { prompt: 128, completion: 128 }, 256, 64).0);
+    row(4, by_nats(Lengths { prompt: 512, completion: 128 }, MANY, MANY_AT_ONCE).0);
+    let long = Lengths { prompt: 128, completion: 256 };
+    let (text, nats_rate) = by_nats(long, MANY, MANY_AT_ONCE);
+    row(5, text);
+    let (text, http_rate) = many(&node, Door::Http, long, MANY, MANY_AT_ONCE);
+    row(6, format!("{text}, {:.2} of NATS", http_rate / nats_rate));
+    row(7, format!("{:.1} s", node.ready_after().as_secs_f64()));
     node.stop();
 }
 
 /// A closed loop of which every request ended well, sorted.
-fn loaded(node: &Node, lengths: Lengths, total: usize, at_once: usize) -> Outcome {
-    let (door, prompts) = (Door::Nats, Prompts::TokenIds);
+fn loaded(node: &Node, door: Door, lengths: Lengths, total: usize, at_once: usize) -> Outcome {
+    let prompts = Prompts::TokenIds;
     let mut outcome = load::closed(node, &Closed { door, prompts, lengths, total, at_once });
     assert_eq!(outcome.failed, 0, "{:?}", outcome.fault);
     assert_eq!(outcome.done(), total);
@@ -102,11 +112,12 @@ fn loaded(node: &Node, lengths: Lengths, total: usize, at_once: usize) -> Outcom
 }
 
 fn eight_at_once(node: &Node) -> String {
-    let mut walls: Vec<f64> =
-        (0..BATCHES_OF_8).map(|_| loaded(node, ALONE, 8, 8).wall.as_secs_f64() * 1e3).collect();
+    let mut walls: Vec<f64> = (0..BATCHES_OF_8)
+        .map(|_| loaded(node, Door::Nats, ALONE, 8, 8).wall.as_secs_f64() * 1e3)
+        .collect();
     walls.sort_by(f64::total_cmp);
     let before = node.step_gaps();
-    let rate = loaded(node, ALONE, 80, 8).rate();
+    let rate = loaded(node, Door::Nats, ALONE, 80, 8).rate();
     let after = node.step_gaps();
     let [count, short, seconds] = std::array::from_fn(|i| after[i] - before[i]);
     format!(
@@ -117,14 +128,17 @@ fn eight_at_once(node: &Node) -> String {
     )
 }
 
-fn many(node: &Node, lengths: Lengths, total: usize, at_once: usize) -> String {
-    let outcome = loaded(node, lengths, total, at_once);
-    format!(
-        "{:.0} tok/s, ITL {:.1} / {:.1} ms, TTFT {:.0} / {:.0} ms (P50 / P99)",
-        outcome.tokens as f64 / outcome.wall.as_secs_f64(),
-        outcome.between(0.5),
-        outcome.between(0.99),
-        outcome.first(0.5),
-        outcome.first(0.99),
-    )
+/// The figures, and the tokens a second among them.
+fn many(node: &Node, door: Door, lengths: Lengths, total: usize, at_once: usize) -> (String, f64) {
+    let outcome = loaded(node, door, lengths, total, at_once);
+    let rate = outcome.tokens as f64 / outcome.wall.as_secs_f64();
+    // A client of HTTP sees text, not tokens.
+    let between = match door {
+        Door::Nats => {
+            format!("ITL {:.1} / {:.1} ms, ", outcome.between(0.5), outcome.between(0.99))
+        }
+        Door::Http => String::new(),
+    };
+    let [p50, p99] = [0.5, 0.99].map(|quantile| outcome.first(quantile));
+    (format!("{rate:.0} tok/s, {between}TTFT {p50:.0} / {p99:.0} ms (P50 / P99)"), rate)
 }

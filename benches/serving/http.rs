@@ -16,7 +16,7 @@ use super::load::{
 };
 
 /// A request that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Keeps `at_once` requests under way.
 pub fn closed(url: &str, load: &Closed) -> Outcome {

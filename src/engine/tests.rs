@@ -152,6 +152,16 @@ async fn a_dead_intake_of_the_bus_ends_the_node() {
 }
 
 #[tokio::test]
+async fn a_dead_http_worker_ends_the_node() {
+    let engine = start().await;
+    engine.node.arm("HTTP worker");
+    let url = format!("http://{}/v1/models", engine.node.http().expect("HTTP is a door"));
+    // Answered or cut: the worker may end with the step that writes.
+    let _ = timeout(PATIENCE, reqwest::get(url)).await.expect("the request is not silent");
+    ends_by(engine, "HTTP worker").await;
+}
+
+#[tokio::test]
 async fn a_dead_supervisor_ends_the_node() {
     let engine = start().await;
     engine.node.arm("supervisor");

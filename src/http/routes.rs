@@ -31,6 +31,8 @@ use crate::door::{List, ModelInfo};
 use crate::error::{Error, Kind, Result};
 use crate::health::Status;
 use crate::ids::RequestId;
+#[cfg(test)]
+use crate::lifeline::Lifeline;
 use crate::request::{Caller, Ended, FinishReason};
 use crate::telemetry::Metrics;
 
@@ -110,6 +112,8 @@ pub(super) async fn guard(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> std::result::Result<ServiceResponse<HeldBody>, actix_web::Error> {
+    #[cfg(test)]
+    end_worker(&request);
     let is_open =
         matches!(request.path(), "/v1/health" | "/health/live" | "/health/ready" | "/metrics");
     let busy = request.conn_data::<Rc<Connection>>().map(Connection::begin);
@@ -137,6 +141,14 @@ pub(super) async fn guard(
     let ran_under = response.request().extensions().get::<RequestId>().cloned();
     show_id(&ran_under.unwrap_or(id), response.headers_mut());
     Ok(response.map_body(|_, body| HeldBody { body, _busy: busy }))
+}
+
+/// Ends the worker's thread, where a test asks for it: nothing that a handler does can.
+#[cfg(test)]
+fn end_worker(request: &ServiceRequest) {
+    if request.app_data::<Lifeline>().is_some_and(Lifeline::take_armed) {
+        actix::Arbiter::current().stop();
+    }
 }
 
 fn authorize(door: &Door, request: &ServiceRequest) -> Result<Caller> {
