@@ -1,7 +1,7 @@
 //! Generation parameters: one table of what they are called, which values they take, and where they go.
 //!
 //! A scalar of the sampler is added by its row here, its field of [`SamplerSpec`], what the engine does with it, and its line in
-//! the README with a test. Doors, checkpoint defaults, admission's check and the way to the seat follow from the row.
+//! docs/parameters.md with a test. Doors, checkpoint defaults, admission's check and the way to the seat follow from the row.
 
 use std::collections::BTreeMap;
 

@@ -23,7 +23,7 @@ pub enum MetricKind {
     Histogram,
 }
 
-/// Name, kind, further labels and meaning of every metric; the README's table is held to this one by a test.
+/// Name, kind, further labels and meaning of every metric; docs/metrics.md is held to this one by a test.
 pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
     use MetricKind::{Counter, Gauge, Histogram};
     &[

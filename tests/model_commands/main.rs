@@ -1,4 +1,4 @@
-//! Goal: `models random` and `models inspect` do what the README says, and refuse what they cannot do. Method: the built binary, with
+//! Goal: `models random` and `models inspect` do what docs/models.md says, and refuse what they cannot do. Method: the built binary, with
 //! the checkpoints of this repository; a random one is only begun here (whole ones are written by unit tests, with a small body).
 
 use std::fs;
@@ -71,19 +71,19 @@ fn path(directory: &Path) -> &str {
 }
 
 #[test]
-fn the_readme_shows_both_commands() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("reads");
+fn the_page_of_models_shows_both_commands() {
+    let page = fs::read_to_string(root().join("docs/models.md")).expect("reads");
     for line in [
         "inferno-node models random --like llama-3.2-1b",
         "inferno-node models inspect models/demo",
         "--layers",
         "--json",
     ] {
-        assert!(readme.contains(line), "README.md lacks {line}");
+        assert!(page.contains(line), "docs/models.md lacks {line}");
     }
     let help = text(&run(&["models", "random", "--help"]).stdout);
     for like in ["llama-3.1-8b", "llama-3.2-1b", "llama-2-7b"] {
-        assert!(help.contains(like) && readme.contains(like), "{like} in {help}");
+        assert!(help.contains(like) && page.contains(like), "{like} in {help}");
     }
 }
 

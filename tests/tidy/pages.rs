@@ -45,12 +45,12 @@ fn actors_on_page() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_parameter_is_in_the_readmes_table() {
-    let page = read(&root().join("README.md"));
+fn every_parameter_is_in_the_table() {
+    let page = read(&root().join("docs/parameters.md"));
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
     let on_page: BTreeSet<&str> = rows.map(|(name, _)| name).collect();
     let missing = Params::FIELDS.iter().filter(|name| !on_page.contains(*name));
-    let missing: Vec<String> = missing.map(|name| format!("README.md: {name}")).collect();
+    let missing: Vec<String> = missing.map(|name| format!("docs/parameters.md: {name}")).collect();
     report(&missing);
 }
 
@@ -245,8 +245,8 @@ fn every_key_of_a_cost_model_is_documented() {
 }
 
 #[test]
-fn the_readmes_table_of_metrics_is_the_codes() {
-    let page = read(&root().join("README.md"));
+fn the_table_of_metrics_is_the_codes() {
+    let page = read(&root().join("docs/metrics.md"));
     let rows = page.lines().filter(|line| line.starts_with("| `inferno_")).map(str::to_owned);
     let expected = METRICS.iter().map(|(metric, kind, labels, meaning)| {
         let kind = match kind {
