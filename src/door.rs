@@ -4,9 +4,9 @@
 use actix::Message;
 use tokio::sync::oneshot;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ids::{DeviceId, RequestId};
-use crate::request::{Ended, Request};
+use crate::request::{Ended, Request, Value};
 
 /// A request from a door. If the mailbox is full, the door refuses with `queue_full` itself.
 #[derive(Message)]
@@ -62,4 +62,37 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// Bytes of KV blocks on each device.
     pub kv_bytes: u64,
+}
+
+/// So many names of models an error tells.
+const MAX_NAMES_TOLD: usize = 16;
+
+/// The error that a model is not here, with the names of those that are.
+pub fn not_loaded<'a>(name: &str, loaded: impl IntoIterator<Item = &'a str>) -> Error {
+    let mut names: Vec<&str> = loaded.into_iter().collect();
+    names.sort_unstable();
+    let more = names.len().saturating_sub(MAX_NAMES_TOLD);
+    names.truncate(MAX_NAMES_TOLD);
+    let known = match (names.as_slice(), more) {
+        ([], _) => "no model is loaded here".to_owned(),
+        (names, 0) => format!("expected {}", names.join(", ")),
+        (names, more) => format!("expected {} or one of {more} others", names.join(", ")),
+    };
+    let name = Value::Text(name.to_owned());
+    Error::new(Kind::NotFound, format!("{known}, got {name}")).with_param("model")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_model_is_told_the_right_ones() {
+        let text = |loaded: &[&str]| not_loaded("x", loaded.iter().copied()).text();
+        assert_eq!(text(&["b", "a"]), "model: expected a, b, got \"x\"");
+        assert_eq!(text(&[]), "model: no model is loaded here, got \"x\"");
+        let many: Vec<String> = (10..40).map(|i| i.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(text(&many).ends_with("25 or one of 14 others, got \"x\""), "{}", text(&many));
+    }
 }

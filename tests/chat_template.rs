@@ -9,7 +9,7 @@ use inferno_node::tokenizer::{ChatTemplate, MAX_ADDED_BYTES, MAX_INSTRUCTIONS, T
 use serde_json::{Value, json};
 
 fn message(role: &str, content: &str) -> ChatMessage {
-    ChatMessage { role: role.into(), content: content.into() }
+    ChatMessage::new(role, content)
 }
 
 fn conversation() -> Vec<ChatMessage> {

@@ -10,9 +10,13 @@ mod answers;
 mod crowd;
 #[path = "http_door/leaving.rs"]
 mod leaving;
+#[path = "http_door/protocol.rs"]
+mod protocol;
 #[path = "http_door/rig.rs"]
 mod rig;
 #[path = "http_door/service.rs"]
 mod service;
 #[path = "http_door/strictness.rs"]
 mod strictness;
+#[path = "http_door/wire.rs"]
+mod wire;

@@ -240,6 +240,7 @@ impl Admission {
         now: Timestamp,
     ) {
         let num_prompt_tokens = token_ids.len() as u32;
+        reserved.handle.set_num_prompt_tokens(num_prompt_tokens);
         let completions = u64::from(max_tokens) * u64::from(reserved.params.num_samples());
         let tokens = u64::from(num_prompt_tokens) + completions;
         let limit = self.gate.config.max_waiting_tokens;

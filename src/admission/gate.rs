@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Config;
 use super::reserved::{Reserved, cancelled};
 use super::validate;
+use crate::door::not_loaded;
 use crate::error::{Error, Kind, Result};
 use crate::models::ServedModel;
 use crate::request::{Params, Request};
@@ -53,6 +54,7 @@ impl Gate {
         let params = validate::check_params(params, model, &self.config, rand::random())?;
         validate::check_samples(&params, request.stream, &self.config)?;
         validate::check_so_far(request, &params, model)?;
+        validate::check_tokenizing(&params, &request.prompt)?;
         let bytes = validate::check_prompt(&request.prompt, model, &self.config)?;
         if request.sink.is_closed() {
             return Err(cancelled());
@@ -115,8 +117,7 @@ impl Gate {
         if self.expected_models.iter().any(|expected| expected == name) {
             return Err(self.later(Kind::Unavailable, format!("the model {name:?} is not up yet")));
         }
-        Err(Error::new(Kind::NotFound, format!("the model {name:?} is not loaded here"))
-            .with_param("model"))
+        Err(not_loaded(name, self.models.keys().map(String::as_str)))
     }
 
     /// A refusal that may not stand for long.

@@ -12,7 +12,7 @@ use super::validate::check_text;
 use crate::error::{Error, Result};
 use crate::lifeline::Lifeline;
 use crate::models::ServedModel;
-use crate::request::Prompt;
+use crate::request::{Params, Prompt};
 
 /// Bytes of prompts that may wait for a thread. Tokenizing goes at several MB/s a thread, so this is seconds of work: a
 /// prompt behind it is better off on another node. (The number of waiting prompts is bounded by the permits.)
@@ -130,7 +130,7 @@ fn work(shared: &PoolShared, results: &UnboundedSender<Tokenized>, alive: Lifeli
         } else {
             catch_unwind(AssertUnwindSafe(|| {
                 reserved.bad_words = bad_words(&reserved.params.bad_words, &reserved.model)?;
-                tokenize(prompt, &reserved.model)
+                tokenize(prompt, &reserved.params, &reserved.model)
             }))
             .unwrap_or_else(|_| Err(Error::internal("the tokenizer panicked on this prompt")))
         };
@@ -178,11 +178,11 @@ fn bad_words(words: &[String], model: &ServedModel) -> Result<Vec<Vec<u32>>> {
 }
 
 /// A prompt's ids.
-fn tokenize(prompt: Prompt, model: &ServedModel) -> Result<Vec<u32>> {
-    let encode = |text: &str, add_special_tokens| {
+fn tokenize(prompt: Prompt, params: &Params, model: &ServedModel) -> Result<Vec<u32>> {
+    let encode = |text: &str, marks| {
         model
             .tokenizer
-            .encode(text, add_special_tokens)
+            .encode(text, params.add_special_tokens.unwrap_or(marks))
             .map_err(|reason| Error::internal(format!("the tokenizer failed: {reason}")))
     };
     match prompt {
@@ -191,7 +191,9 @@ fn tokenize(prompt: Prompt, model: &ServedModel) -> Result<Vec<u32>> {
         Prompt::Messages(messages) => match &model.chat_template {
             // A template writes the special tokens itself.
             Some(template) => {
-                let text = template.render(&messages, true)?;
+                let opens_turn = params.add_generation_prompt.unwrap_or(true);
+                let variables = &params.chat_template_kwargs;
+                let text = template.render_with(&messages, opens_turn, variables)?;
                 check_text(&text, "messages", model)?;
                 encode(&text, false)
             }
@@ -218,14 +220,35 @@ mod tests {
     fn prompts_become_ids_as_their_kind_wants_it() {
         let model = model("m");
         let ids = |text: &str| model.tokenizer.encode(text, false).expect("encodes");
-        assert_eq!(tokenize(Prompt::TokenIds(vec![3, 1]), &model), Ok(vec![3, 1]));
-        let text = tokenize(Prompt::Text("hi".into()), &model);
+        let tokenize = |prompt: Prompt| tokenize(prompt, &Params::default(), &model);
+        assert_eq!(tokenize(Prompt::TokenIds(vec![3, 1])), Ok(vec![3, 1]));
+        let text = tokenize(Prompt::Text("hi".into()));
         assert_eq!(text, Ok([vec![256], ids("hi")].concat()));
-        let message = |role: &str| ChatMessage { role: role.into(), content: "hi".into() };
-        let chat = tokenize(Prompt::Messages(vec![message("user")]), &model);
+        let message = |role: &str| ChatMessage::new(role, "hi");
+        let chat = tokenize(Prompt::Messages(vec![message("user")]));
         assert_eq!(chat, Ok([vec![256], ids("user:hi\nassistant:")].concat()));
-        let refused = tokenize(Prompt::Messages(vec![message("wizard")]), &model);
+        let refused = tokenize(Prompt::Messages(vec![message("wizard")]));
         assert_eq!(refused.map_err(|e| e.kind), Err(Kind::Invalid));
+    }
+
+    #[test]
+    fn a_request_says_otherwise_of_marks_and_of_the_assistants_turn() {
+        let model = model("m");
+        let ids = |text: &str| model.tokenizer.encode(text, false).expect("encodes");
+        let params = Params {
+            add_special_tokens: Some(false),
+            add_generation_prompt: Some(false),
+            ..Params::default()
+        };
+        assert_eq!(tokenize(Prompt::Text("hi".into()), &params, &model), Ok(ids("hi")));
+        let chat = Prompt::Messages(vec![ChatMessage::new("user", "hi")]);
+        assert_eq!(
+            tokenize(chat.clone(), &params, &model),
+            Ok([vec![256], ids("user:hi\n")].concat())
+        );
+        let params = Params { add_special_tokens: Some(true), ..params };
+        let twice = tokenize(chat, &params, &model);
+        assert_eq!(twice, Ok([vec![256, 256], ids("user:hi\n")].concat()));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::Config;
 use crate::error::{Error, Kind, Result};
 use crate::models::ServedModel;
-use crate::request::{DefaultLength, Params, Prompt, Request, SoFar};
+use crate::request::{ChatMessage, DefaultLength, Params, Prompt, Request, SoFar};
 
 /// `max_tokens` of `/v1/completions`, as OpenAI has it.
 const COMPLETIONS_MAX_TOKENS: u32 = 16;
@@ -79,8 +79,7 @@ pub(super) fn check_prompt(prompt: &Prompt, model: &ServedModel, config: &Config
     let (bytes, is_empty) = match prompt {
         Prompt::Text(text) => (text.len(), text.is_empty()),
         Prompt::Messages(messages) => {
-            let sizes = messages.iter().map(|m| m.role.len() + m.content.len());
-            (sizes.sum(), messages.is_empty())
+            (messages.iter().map(ChatMessage::size).sum(), messages.is_empty())
         }
         Prompt::TokenIds(ids) => {
             check_token_ids(ids, field, model)?;
@@ -110,20 +109,44 @@ pub(super) fn check_prompt(prompt: &Prompt, model: &ServedModel, config: &Config
     Ok(bytes)
 }
 
+/// Checks what is said of a prompt's way to tokens, which is not the same for every kind.
+pub(super) fn check_tokenizing(params: &Params, prompt: &Prompt) -> Result<()> {
+    let only_for = |field: &str, what: &str| {
+        Err(Error::unsupported(field, format!("only supported for {what}; leave it out")))
+    };
+    let is_chat = matches!(prompt, Prompt::Messages(_));
+    if !is_chat && !params.chat_template_kwargs.is_empty() {
+        return only_for("chat_template_kwargs", "a chat");
+    }
+    if !is_chat && params.add_generation_prompt == Some(false) {
+        return only_for("add_generation_prompt", "a chat");
+    }
+    if matches!(prompt, Prompt::TokenIds(_)) && params.add_special_tokens == Some(true) {
+        return only_for("add_special_tokens", "text");
+    }
+    Ok(())
+}
+
 /// Refuses a text that cannot fit the model's context, whatever its tokens are: tokenizing takes a second for a few MB.
 pub(super) fn check_text(text: &str, field: &str, model: &ServedModel) -> Result<()> {
     match model.tokenizer.longest_token().map(|bytes| text.len().div_ceil(bytes.max(1))) {
         Some(least) if least >= model.max_seq_len as usize => Err(Error::new(
             Kind::ContextLength,
             format!(
-                "expected fewer tokens than the model's context of {}, got a text of {} bytes, which is at least {least}",
-                model.max_seq_len,
+                "{}; got a text of {} bytes, which is at least {least} tokens",
+                too_long(model),
                 text.len()
             ),
         )
         .with_param(field)),
         _ => Ok(()),
     }
+}
+
+/// How it is said that something does not fit: with the phrases by which clients know it and turn to another model.
+fn too_long(model: &ServedModel) -> String {
+    let most = model.max_seq_len;
+    format!("This model's maximum context length is {most} tokens, and the prompt is too long")
 }
 
 /// Checks a tokenized prompt. What has more tokens than the context is told so before its ids are looked at.
@@ -134,11 +157,7 @@ pub(super) fn check_token_ids(ids: &[u32], field: &str, model: &ServedModel) -> 
     if ids.len() >= model.max_seq_len as usize {
         return Err(Error::new(
             Kind::ContextLength,
-            format!(
-                "expected fewer tokens than the model's context of {}, got {}",
-                model.max_seq_len,
-                ids.len()
-            ),
+            format!("{}; got {} tokens", too_long(model), ids.len()),
         )
         .with_param(field));
     }
@@ -170,9 +189,8 @@ pub(super) fn completion_length(
             return Err(Error::new(
                 Kind::ContextLength,
                 format!(
-                    "expected prompt and completion within the model's context of {}, got \
-                     {num_prompt_tokens} and {wanted}",
-                    model.max_seq_len
+                    "{} for a completion of so many; got {num_prompt_tokens} and {wanted} tokens",
+                    too_long(model)
                 ),
             )
             .with_param("max_tokens"));
@@ -220,7 +238,6 @@ mod tests {
     use super::super::actor::testing::model;
     use super::*;
     use crate::bridge::ffi::SamplerSpec;
-    use crate::request::ChatMessage;
 
     fn check(params: Params) -> Result<Params> {
         check_params(params, &model("m"), &Config::default(), 7)
@@ -277,7 +294,7 @@ mod tests {
             check_prompt(&prompt, &model, &config)
                 .map_err(|e| (e.kind, e.param.unwrap_or_default()))
         };
-        let message = |content: &str| ChatMessage { role: "user".into(), content: content.into() };
+        let message = |content: &str| ChatMessage::new("user", content);
         assert_eq!(check(Prompt::Text("0123456789".into())), Ok(10));
         assert_eq!(check(Prompt::TokenIds(vec![1, 257])), Ok(8));
         assert_eq!(check(Prompt::Messages(vec![message("abc")])), Ok(7));
@@ -308,10 +325,49 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_is_said_in_the_words_that_clients_know() {
+        let (model, config) = (model("m"), Config::default());
+        let text = check_text(&"x".repeat(1_000), "prompt", &model).map(|()| 0);
+        let ids = check_token_ids(&[1; 64], "prompt", &model).map(|()| 0);
+        let params = Params { max_tokens: Some(60), ..Params::default() };
+        let both = completion_length(&params, 5, DefaultLength::Context, &config, &model);
+        for error in [text, ids, both].map(|checked| checked.expect_err("too long")) {
+            assert_eq!(error.kind, Kind::ContextLength);
+            for words in ["This model's maximum context length is 64 tokens", "prompt is too long"]
+            {
+                assert!(error.text().contains(words), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_tokenizing_has_to_fit_the_kind_of_prompt() {
+        let fault = |params: &Params, prompt: Prompt| {
+            let checked =
+                check_tokenizing(params, &prompt).map_err(|error| (error.kind, error.param));
+            checked.err().and_then(|(kind, param)| param.filter(|_| kind == Kind::Unsupported))
+        };
+        let kwargs = vec![("a".to_owned(), crate::request::Value::Null)];
+        let kwargs = Params { chat_template_kwargs: kwargs, ..Params::default() };
+        let closed = Params { add_generation_prompt: Some(false), ..Params::default() };
+        let marks = Params { add_special_tokens: Some(true), ..Params::default() };
+        let chat = || Prompt::Messages(vec![ChatMessage::new("user", "x")]);
+        let text = || Prompt::Text("x".to_owned());
+        for params in [&kwargs, &closed, &marks] {
+            assert_eq!(fault(params, chat()), None);
+        }
+        assert_eq!(fault(&marks, text()), None);
+        assert_eq!(fault(&kwargs, text()).as_deref(), Some("chat_template_kwargs"));
+        assert_eq!(fault(&closed, text()).as_deref(), Some("add_generation_prompt"));
+        let ids = fault(&marks, Prompt::TokenIds(vec![1]));
+        assert_eq!(ids.as_deref(), Some("add_special_tokens"));
+    }
+
+    #[test]
     fn messages_need_a_chat_template() {
         let mut model = model("m");
         Arc::get_mut(&mut model).expect("new").chat_template = None;
-        let message = ChatMessage { role: "user".into(), content: "hi".into() };
+        let message = ChatMessage::new("user", "hi");
         let error = check_prompt(&Prompt::Messages(vec![message]), &model, &Config::default());
         assert_eq!(error.map_err(|e| e.kind), Err(Kind::Unsupported));
     }

@@ -60,7 +60,7 @@ impl GenerationConfig {
 }
 
 /// The members of the file that are scalars of the sampler.
-fn sampler_fields(file: &JsonFile) -> Fields {
+fn sampler_fields(file: &JsonFile) -> Fields<'static> {
     let member = |name: &&str| {
         // What JSON can hold, a value can.
         let value = Value::deserialize(file.get(name)?).ok()?;

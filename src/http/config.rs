@@ -16,6 +16,10 @@ pub struct Config {
     pub bind: String,
     /// Bearer keys of which a client must show one, for everything but health and metrics; empty: none is asked for.
     pub api_keys: Vec<ApiKey>,
+    /// Web pages that may use the door from a browser, as `scheme://host[:port]` or `*`; empty: browsers let none.
+    pub allowed_origins: Vec<String>,
+    /// Whether a body's unknown members are refused by name, or ignored and named in the answer's header `x-inferno-ignored`.
+    pub unknown_parameters: UnknownParameters,
     /// Threads that serve connections; each takes about one core when 100,000 tokens a second are streamed.
     pub workers: usize,
     /// Most connections at once, over all workers. Beyond, the one that has been idle longest is closed; where all are busy, only
@@ -41,6 +45,8 @@ impl Default for Config {
             enabled: true,
             bind: "127.0.0.1:8000".to_owned(),
             api_keys: Vec::new(),
+            allowed_origins: Vec::new(),
+            unknown_parameters: UnknownParameters::Refuse,
             workers: 1,
             max_connections: 4_096,
             max_body_bytes: 4 << 20,
@@ -70,6 +76,11 @@ impl Config {
         }
         if self.api_keys.iter().any(|key| !key.is_sendable()) {
             faults.push("http.api_keys: expected visible ASCII characters, no spaces".to_owned());
+        }
+        if let Some(wrong) = self.allowed_origins.iter().find(|origin| !is_origin(origin)) {
+            faults.push(format!(
+                "http.allowed_origins: expected scheme://host[:port] without a path, or *, got {wrong:?}"
+            ));
         }
         let mut range = |key: &str, value: u64, min: u64, max: u64| {
             if !(min..=max).contains(&value) {
@@ -109,6 +120,26 @@ impl Config {
     pub(super) fn read_timeout(&self) -> Duration {
         Duration::from_secs(self.read_timeout_s)
     }
+}
+
+/// What browsers write as `Origin` (RFC 6454, 6.2), or any.
+fn is_origin(origin: &str) -> bool {
+    let is_plain = |text: &str| {
+        let is_name = |b: u8| b.is_ascii_graphic() && !b"/?#@\\,".contains(&b);
+        !text.is_empty() && text.bytes().all(is_name) && text == text.to_ascii_lowercase()
+    };
+    origin == "*"
+        || origin.split_once("://").is_some_and(|(scheme, host)| is_plain(scheme) && is_plain(host))
+}
+
+/// What becomes of a body's unknown members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownParameters {
+    /// The first is refused by name.
+    Refuse,
+    /// They are passed over, and named in the answer's header `x-inferno-ignored` and in the log.
+    Ignore,
 }
 
 /// A client's key; shown and serialised as `(hidden)`, so that it gets into no log and no printed configuration.
@@ -177,7 +208,7 @@ mod tests {
     #[test]
     fn every_bad_key_is_named() {
         let faults = faults_of(
-            "bind = 'x'\napi_keys = ['a b']\nworkers = 0\nmax_connections = 0\nmax_body_bytes = 1\n\
+            "bind = 'x'\napi_keys = ['a b']\nallowed_origins = ['http://a/']\nworkers = 0\nmax_connections = 0\nmax_body_bytes = 1\n\
              max_prompts = 0\nread_timeout_s = 0\nkeep_alive_s = 4000\nslow_reader_s = 0",
         );
         let keys: Vec<&str> = faults.iter().filter_map(|fault| fault.split(':').next()).collect();
@@ -186,6 +217,7 @@ mod tests {
             [
                 "http.bind",
                 "http.api_keys",
+                "http.allowed_origins",
                 "http.workers",
                 "http.max_connections",
                 "http.max_body_bytes",
@@ -199,6 +231,20 @@ mod tests {
         let port = Config { bind: "localhost:x".to_owned(), ..Config::default() };
         assert!(port.address().is_err());
         assert!(toml::from_str::<Config>("bindd = 'x'").is_err());
+    }
+
+    #[test]
+    fn an_origin_is_what_a_browser_writes() {
+        for good in
+            ["*", "http://localhost:3000", "https://a.example", "http://[::1]:8", "tauri://x"]
+        {
+            assert!(is_origin(good), "{good}");
+        }
+        for bad in
+            ["", "null", "a.example", "http://a/", "http://", "://a", "http://A", "http://a b"]
+        {
+            assert!(!is_origin(bad), "{bad}");
+        }
     }
 
     #[test]

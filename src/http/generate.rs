@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix::prelude::SendError;
 use actix_web::http::Version;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 
@@ -14,12 +14,13 @@ use super::answer::buffer::{BufferEntry, Reader, outbox};
 use super::answer::choices::{End, Taken};
 use super::answer::sse::EventStream;
 use super::answer::wire::{self, Api, Title, Whole};
-use super::body::Body;
-use super::children;
-use super::parse::GenerationBody;
-use super::prompts;
+use super::guard::IgnoredHeader;
+use super::intake::body::{Body, ParsedBody, ReadingRules};
+use super::intake::id::RunningId;
+use super::intake::parse::{GenerationBody, StreamUsage};
+use super::intake::{children, ignored, prompts};
 use super::refusal::ErrorResponse;
-use super::routes::{Door, REQUEST_ID};
+use super::routes::Door;
 use crate::clock::Timestamp;
 use crate::door::{Admit, AdmitAll};
 use crate::error::{Error, Kind, Result};
@@ -57,9 +58,8 @@ async fn generate(
     let begun = begin(door, http, payload, api).await;
     // Refusals of admission are counted there.
     let begun = begun.inspect_err(|error| door.metrics.refused(error.kind));
-    let Begun { running, title, stream, include_usage } = begun?;
+    let Begun { running, title, stream, usage } = begun?;
 
-    poll_fn(|cx| running.reader.poll_decided(cx)).await;
     let first = poll_fn(|cx| running.reader.poll_take(cx)).await;
     // Before the first byte, a failure is a status.
     if let Some(End::Failed(error)) = first.end {
@@ -73,7 +73,7 @@ async fn generate(
         .insert_header((CACHE_CONTROL, "no-cache"))
         // Asks a proxy before us not to collect events.
         .insert_header(("x-accel-buffering", "no"))
-        .body(EventStream::new(running, &title, include_usage, first));
+        .body(EventStream::new(running, &title, usage, first));
     // Some proxies still speak HTTP/1.0, which has no chunks: there the end of the connection is the end of the stream.
     answer.head_mut().no_chunking(http.version() < Version::HTTP_11);
     Ok(answer)
@@ -85,12 +85,12 @@ struct Asked {
     received_at: Timestamp,
 }
 
-/// A request whose prompts are with admission.
+/// A request that admission has decided on.
 struct Begun {
     running: PendingAnswer,
     title: Title,
     stream: bool,
-    include_usage: bool,
+    usage: StreamUsage,
 }
 
 /// The reader's end of a running request; dropping it cancels what has not ended.
@@ -106,24 +106,52 @@ impl PendingAnswer {
 }
 
 async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
-    let body = Body::read(door, http.headers(), payload).await?;
+    let mut body = Body::read(door, http.headers(), payload).await?;
     let caller = http.extensions().get::<Caller>().cloned().unwrap_or_default();
     let asked = Asked { caller, received_at: Timestamp::now() };
-    let mut generation = body.parse(api, door.max_prompts).await?;
-    let id = request_id(generation.options.request_id.take(), http.headers())?;
+    let rules = ReadingRules { api, max_prompts: door.max_prompts, unknown: door.unknown };
+    let ParsedBody { mut generation, ignored } = body.parse(rules).await?;
+    let in_body = generation.options.request_id.take();
+    let name = RunningId::choose(in_body, http.headers(), generation.prompts.len());
+    if let Some((members, header)) = ignored::list(ignored) {
+        tracing::info!(request_id = %name.id, members, "ignored unknown members");
+        http.extensions_mut().insert(IgnoredHeader(header));
+    }
+    // A second try takes the body once more.
+    let body = Some(body).filter(|_| name.is_hint);
+    let begun = decided(door, http, name.id, generation, &asked).await?;
+    match body {
+        Some(mut body) if begun.running.reader.has_conflict() => {
+            let ParsedBody { mut generation, .. } = body.parse(rules).await?;
+            generation.options.request_id = None;
+            decided(door, http, RunningId::fresh().id, generation, &asked).await
+        }
+        _ => Ok(begun),
+    }
+}
+
+/// Sends what a body asks for to admission, and waits for its word.
+async fn decided(
+    door: &Door,
+    http: &HttpRequest,
+    id: RequestId,
+    generation: GenerationBody,
+    asked: &Asked,
+) -> Result<Begun> {
     http.extensions_mut().insert(id.clone());
     let params = &generation.options.params;
     let title = Title {
-        api,
+        api: generation.api(),
         request_id: id,
         model: generation.model.clone(),
         created: unix_seconds(),
         echoes: params.echoes(),
         prompt_logprobs: params.prompt_logprobs.is_some(),
     };
-    let (stream, include_usage) = (generation.options.stream, generation.include_usage);
-    let running = admit(door, &title, generation, &asked)?;
-    Ok(Begun { running, title, stream, include_usage })
+    let (stream, usage) = (generation.options.stream, generation.usage);
+    let running = admit(door, &title, generation, asked)?;
+    poll_fn(|cx| running.reader.poll_decided(cx)).await;
+    Ok(Begun { running, title, stream, usage })
 }
 
 /// Sends a request, or one for each of its prompts.
@@ -228,26 +256,6 @@ async fn whole(
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "application/json"))
         .body(wire::body(title, &choices, &bill)))
-}
-
-/// The client's id from body or header, or a fresh one.
-fn request_id(in_body: Option<RequestId>, headers: &HeaderMap) -> Result<RequestId> {
-    let in_header = match headers.get(REQUEST_ID) {
-        None => None,
-        Some(value) => {
-            // What is no ASCII is certainly no request id.
-            let id = RequestId::parse(value.to_str().unwrap_or_default());
-            Some(id.map_err(|error| error.with_param(REQUEST_ID))?)
-        }
-    };
-    match (in_body, in_header) {
-        (Some(body), Some(header)) if body != header => Err(Error::invalid(
-            "request_id",
-            format!("expected the same id as in the header X-Request-Id ({header}), got {body}"),
-        )),
-        (Some(id), _) | (None, Some(id)) => Ok(id),
-        (None, None) => Ok(RequestId::generate()),
-    }
 }
 
 fn unix_seconds() -> u64 {

@@ -22,18 +22,19 @@ use crate::telemetry::Metrics;
 
 mod answer;
 mod auth;
-mod body;
-mod children;
 mod config;
 mod connections;
+mod cors;
 mod generate;
-mod parse;
-mod prompts;
+mod guard;
+mod intake;
+mod malformed;
+mod models;
 mod refusal;
 mod routes;
 mod server;
 
-pub use config::{ApiKey, Config};
+pub use config::{ApiKey, Config, UnknownParameters};
 pub use server::{Server, start};
 
 /// What the door needs of the node.

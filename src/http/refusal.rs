@@ -3,10 +3,11 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
+use super::answer::json;
 use crate::error::{Error, Kind};
 
 /// A request that is not answered as asked: what handlers return as error.
@@ -48,16 +49,17 @@ impl ResponseError for ErrorResponse {
 /// The answer to a method that the path does not have.
 pub(super) fn method_not_allowed(allowed: &'static str, got: &str) -> HttpResponse {
     let message = format!("expected {allowed}, got {got}");
-    let body = encode(&ErrorObject {
-        message: &message,
-        r#type: "invalid_request_error",
-        param: None,
-        code: "method_not_allowed",
-    });
-    HttpResponse::MethodNotAllowed()
+    let mut answer = of_protocol(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+/// The answer to what is wrong with the HTTP around a request, for which there is no kind of error.
+pub(super) fn of_protocol(status: StatusCode, code: &'static str, message: &str) -> HttpResponse {
+    let fault = ErrorObject { message, r#type: "invalid_request_error", param: None, code };
+    HttpResponse::build(status)
         .insert_header((CONTENT_TYPE, "application/json"))
-        .insert_header(("Allow", allowed))
-        .body(body)
+        .body(encode(&fault))
 }
 
 /// OpenAI's error body: `{"error": {message, type, param, code}}`.
@@ -79,7 +81,7 @@ fn encode(fault: &ErrorObject<'_>) -> Vec<u8> {
     struct Body<'a> {
         error: &'a ErrorObject<'a>,
     }
-    serde_json::to_vec(&Body { error: fault }).expect("plain fields serialise")
+    json::to_vec(&Body { error: fault })
 }
 
 /// OpenAI's `type` and `code`; where OpenAI has no code of its own, ours is the kind.

@@ -16,7 +16,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinHandle;
 
 use super::connections::{Connection, Connections, SPARE};
-use super::routes::{Door, configure, guard};
+use super::guard::guard;
+use super::malformed::Malformed;
+use super::routes::{Door, configure};
 use super::{Config, Deps};
 use crate::lifeline::Lifeline;
 
@@ -59,6 +61,7 @@ pub fn start(config: &Config, deps: Deps, alive: Lifeline) -> io::Result<Server>
     };
     let max_connections = affordable(config.max_connections, getrlimit(Resource::Nofile).current);
     let connections = Connections::new(max_connections);
+    let malformed = Malformed::new(door.metrics.clone());
     let workers = Arc::new(alive.beside("HTTP worker"));
     let app = move || {
         // Each worker makes one of these and drops it at its end.
@@ -70,6 +73,7 @@ pub fn start(config: &Config, deps: Deps, alive: Lifeline) -> io::Result<Server>
         // Of those that give way, so many may not have closed yet.
         .max_connections((max_connections + 2 * SPARE).div_ceil(config.workers))
         .on_connect(move |stream, data| {
+            data.insert(malformed.handler());
             let stream = stream.downcast_ref::<TcpStream>();
             // One for which no descriptor is left is not counted.
             if let Some(Ok(connection)) = stream.map(|it| Connection::open(&connections, it)) {

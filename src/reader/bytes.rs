@@ -8,12 +8,16 @@ use crate::request::Value;
 /// Nesting that msgpack may have, as `serde_json` has it: deep enough for anything of ours, and far from the stack's end.
 const MAX_DEPTH: usize = 128;
 
+/// What some editors and clients put before UTF-8 text; RFC 8259, 8.1 lets a reader pass over it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Reads JSON. `serde_json` refuses NaN, infinities, numbers out of range, bad UTF-8, trailing text and nesting beyond 128 levels.
 ///
 /// # Errors
 /// `invalid`: no JSON.
 pub fn json(body: &[u8]) -> Result<Value> {
-    serde_json::from_slice(body).map_err(|error| malformed("JSON", &error.to_string()))
+    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    serde_json::from_slice(text).map_err(|error| malformed("JSON", &error.to_string()))
 }
 
 /// Reads msgpack.
@@ -59,6 +63,7 @@ mod tests {
         ];
         let expected = Value::Map(members.map(|(key, value)| (key.to_owned(), value)).to_vec());
         assert_eq!(json(body), Ok(expected.clone()));
+        assert_eq!(json(&[BYTE_ORDER_MARK, body].concat()), Ok(expected.clone()));
         let same: serde_json::Value = serde_json::from_slice(body).expect("JSON");
         assert_eq!(msgpack(&rmp_serde::to_vec_named(&same).expect("packs")), Ok(expected));
     }
@@ -80,7 +85,7 @@ mod tests {
             b"{\"a\":\"\xff\"}",
             b"{\"a\":\"\\ud800\"}",
             b"{1:2}",
-            b"\xef\xbb\xbf{}",
+            b"\xef\xbb\xbf\xef\xbb\xbf{}",
             deep.as_bytes(),
         ];
         for body in bodies {

@@ -2,23 +2,29 @@
 
 use super::{MemberPlace, take_neutral};
 use crate::error::{Error, Result};
-use crate::request::{ChatMessage, Fields, Value};
+use crate::request::{ChatMessage, Fields, IgnoredMembers, Value};
 
-/// Reads a list of messages that stands at `path`.
+/// Reads a list of messages that stands at `path`. What is neither served nor refused goes to the chat template, which may read any
+/// member of a message.
 ///
 /// # Errors
 /// `invalid` or `unsupported`, naming the member.
-pub fn messages(value: Value, path: &str) -> Result<Vec<ChatMessage>> {
+pub fn messages(
+    value: Value,
+    path: &str,
+    ignored: Option<&IgnoredMembers>,
+) -> Result<Vec<ChatMessage>> {
     let items = value.list(path)?;
     if items.is_empty() {
         return Err(Error::invalid(path, "expected at least one message, got none"));
     }
     let items = items.into_iter().enumerate();
-    items.map(|(i, item)| message(item, &format!("{path}[{i}]"))).collect()
+    items.map(|(i, item)| message(Fields::of(item, &format!("{path}[{i}]"), ignored)?)).collect()
 }
 
-fn message(value: Value, path: &str) -> Result<ChatMessage> {
-    let mut fields = Fields::of(value, path)?;
+fn message(mut fields: Fields<'_>) -> Result<ChatMessage> {
+    let ignored = fields.ignored();
+    let content = |value: Value, path: &str| content(value, path, ignored);
     let role = fields.required("role", role)?;
     take_neutral(&mut fields, MemberPlace::Message)?;
     let content = match role {
@@ -26,8 +32,7 @@ fn message(value: Value, path: &str) -> Result<ChatMessage> {
         "assistant" => fields.optional("content", content)?.unwrap_or_default(),
         _ => fields.required("content", content)?,
     };
-    fields.finish()?;
-    Ok(ChatMessage { role: role.to_owned(), content })
+    Ok(ChatMessage { role: role.to_owned(), content, more: fields.into_rest() })
 }
 
 fn role(value: Value, path: &str) -> Result<&'static str> {
@@ -38,7 +43,7 @@ fn role(value: Value, path: &str) -> Result<&'static str> {
             "user" => Ok("user"),
             "assistant" => Ok("assistant"),
             "tool" | "function" => {
-                let message = format!("the role {role} is not supported by this node");
+                let message = format!("the role {role} is not supported by this node yet");
                 Err(Error::unsupported(path, message))
             }
             _ => Err(value.refused(path, "system, developer, user or assistant")),
@@ -48,19 +53,20 @@ fn role(value: Value, path: &str) -> Result<&'static str> {
 }
 
 /// A string, or text parts put together as they stand.
-fn content(value: Value, path: &str) -> Result<String> {
+fn content(value: Value, path: &str, ignored: Option<&IgnoredMembers>) -> Result<String> {
     match value {
         Value::Text(text) => Ok(text),
         Value::List(parts) => {
             let parts = parts.into_iter().enumerate();
-            parts.map(|(i, part)| text_of(part, &format!("{path}[{i}]"))).collect()
+            parts
+                .map(|(i, part)| text_of(Fields::of(part, &format!("{path}[{i}]"), ignored)?))
+                .collect()
         }
         other => Err(other.refused(path, "a string or an array of text parts")),
     }
 }
 
-fn text_of(part: Value, path: &str) -> Result<String> {
-    let mut part = Fields::of(part, path)?;
+fn text_of(mut part: Fields<'_>) -> Result<String> {
     part.required("type", |value, path| match &value {
         Value::Text(kind) if kind == "text" => Ok(()),
         Value::Text(_) => {
@@ -84,7 +90,7 @@ mod tests {
     use crate::error::Kind;
 
     fn read(text: &str) -> Result<Vec<ChatMessage>> {
-        messages(json(text.as_bytes()).expect("JSON"), "messages")
+        messages(json(text.as_bytes()).expect("JSON"), "messages", None)
     }
 
     fn fault<T: std::fmt::Debug>(result: Result<T>) -> (Kind, String) {
@@ -115,6 +121,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_template_may_read_goes_with_the_message() {
+        let read = read(
+            r#"[{"role":"user","name":"n","content":[{"type":"text","text":"a","cache_control":{}}],
+                "x":{"y":[1]}},{"role":"assistant","content":null,"reasoning_content":null,"name":"m"}]"#,
+        )
+        .expect("valid");
+        let seen = serde_json::to_string(&read).expect("what a template sees");
+        let expected = r#"[{"role":"user","content":"a","name":"n","x":{"y":[1]}},{"role":"assistant","content":"","name":"m"}]"#;
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
     fn faulty_messages_are_named() {
         let cases = [
             ("[]", Kind::Invalid, "messages"),
@@ -129,11 +147,10 @@ mod tests {
             (r#"[{"role":"user","content":null}]"#, Kind::Invalid, "messages[0].content"),
             (r#"[{"role":"user","content":1}]"#, Kind::Invalid, "messages[0].content"),
             (
-                r#"[{"role":"user","content":"x","name":"n"}]"#,
+                r#"[{"role":"assistant","content":"x","tool_calls":[{}]}]"#,
                 Kind::Unsupported,
-                "messages[0].name",
+                "messages[0].tool_calls",
             ),
-            (r#"[{"role":"user","content":"x","x":1}]"#, Kind::Invalid, "messages[0].x"),
             (
                 r#"[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]"#,
                 Kind::Unsupported,

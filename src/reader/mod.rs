@@ -12,6 +12,7 @@ use crate::ids::RequestId;
 use crate::request::{DEFAULT_PRIORITY, Fields, Params, Value};
 
 mod bytes;
+mod known;
 mod layout;
 mod messages;
 mod neutral;
@@ -19,7 +20,8 @@ mod neutral;
 pub use bytes::{json, msgpack};
 pub use layout::{Layout, RenamingSink};
 pub use messages::messages;
-pub use neutral::{MemberPlace, take_neutral};
+use neutral::Neutral;
+pub use neutral::{MemberPlace, known_members, take_neutral};
 
 /// What a body says beside its prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,13 +43,15 @@ impl RequestOptions {
     ///
     /// # Errors
     /// `invalid` or `unsupported`, naming the member.
-    pub fn read(body: &mut Fields, layout: &Layout) -> Result<Self> {
+    pub fn read(body: &mut Fields<'_>, layout: &Layout) -> Result<Self> {
         let (params, stream) = match layout.params_in {
             None => parameters(body)?,
             Some(name) => {
-                let inside = body.optional(name, Fields::of)?;
+                body.refuse_misplaced(Params::FIELDS, &format!("in {name}, not beside it"))?;
+                let inside = body.object(name)?;
                 let mut inside = inside.unwrap_or_else(|| Fields::new(Vec::new(), name));
                 let read = parameters(&mut inside)?;
+                inside.refuse_misplaced(BESIDE_PARAMS, &format!("beside {name}, not in it"))?;
                 inside.finish()?;
                 read
             }
@@ -65,7 +69,11 @@ impl RequestOptions {
     }
 }
 
-fn parameters(fields: &mut Fields) -> Result<(Params, Option<bool>)> {
+/// What belongs beside the parameters, where these have an object of their own.
+const BESIDE_PARAMS: &[&str] =
+    &["request_id", "priority", "detached", "prompt", "messages", "prompt_token_ids"];
+
+fn parameters(fields: &mut Fields<'_>) -> Result<(Params, Option<bool>)> {
     let params = Params::read(fields)?;
     let stream = fields.optional("stream", Value::boolean)?;
     take_neutral(fields, MemberPlace::Params)?;
@@ -88,7 +96,7 @@ mod tests {
     }
 
     fn read(body: &str, layout: &Layout) -> Result<RequestOptions> {
-        let mut fields = Fields::of_body(json(body.as_bytes())?)?;
+        let mut fields = Fields::of_body(json(body.as_bytes())?, None)?;
         let options = RequestOptions::read(&mut fields, layout)?;
         fields.finish()?;
         Ok(options)
@@ -104,6 +112,17 @@ mod tests {
         assert_eq!(read(inside, &nested()), Ok(RequestOptions { stream: true, ..flat }));
         let least = read("{}", &nested()).expect("valid");
         assert_eq!((least.priority, least.detached, least.request_id), (128, false, None));
+    }
+
+    #[test]
+    fn a_member_that_stands_in_the_wrong_object_is_told_the_right_one() {
+        let said = |body: &str| read(body, &nested()).expect_err(body).text();
+        let text = said(r#"{"max_tokens":5}"#);
+        assert_eq!(text, "max_tokens: expected in params, not beside it");
+        let text = said(r#"{"params":{"priority":5}}"#);
+        assert_eq!(text, "params.priority: expected beside params, not in it");
+        let text = said(r#"{"params":{"max_token":5}}"#);
+        assert_eq!(text, "params.max_token: unknown parameter; did you mean max_tokens?");
     }
 
     #[test]

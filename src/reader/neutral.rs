@@ -1,28 +1,35 @@
 //! The members that this node knows and does not have: each with the values that ask for nothing.
 //!
 //! One with such a neutral value is taken; with another it is refused as `unsupported`, never ignored. A member that stands in no row
-//! is unknown.
+//! of [`KNOWN`] is unknown.
 
-use self::MemberPlace::{Message, OpenAi, Params, Part, Request};
-use self::Neutral::{Boolean, Empty, False, Label, Labels, Nothing, OneOf, TextFormat, TextOnly};
-use crate::error::{Error, Result};
+use super::known::KNOWN;
+use crate::error::Result;
 use crate::request::{Fields, Value};
 
 /// Which values of a member ask for nothing that the node lacks; null always does.
 #[derive(Debug, Clone, Copy)]
-enum Neutral {
+pub(super) enum Neutral {
     /// None: the member always asks for something.
-    Nothing,
+    NoValue,
     /// `false`.
     False,
+    /// `true`.
+    True,
     /// Any boolean, because what it governs does not occur here.
-    Boolean,
+    AnyBoolean,
+    /// Any number, for the same reason.
+    AnyNumber,
+    /// Any object: a hint that changes no answer.
+    AnyObject,
+    /// Any string: a label for the client's own books.
+    AnyText,
+    /// One of these numbers.
+    Numbers(&'static [f64]),
     /// An empty string, array or object.
     Empty,
     /// One of these strings.
     OneOf(&'static [&'static str]),
-    /// Any string: a label for the client's own books.
-    Label,
     /// An object of labels.
     Labels,
     /// `{"type": "text"}`.
@@ -30,6 +37,11 @@ enum Neutral {
     /// `["text"]`.
     TextOnly,
 }
+
+use Neutral::{
+    AnyBoolean, AnyNumber, AnyObject, AnyText, Empty, False, Labels, NoValue, Numbers, OneOf,
+    TextFormat, TextOnly, True,
+};
 
 /// The object that a member stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,75 +52,44 @@ pub enum MemberPlace {
     Params,
     /// A body over HTTP: names that are OpenAI's alone.
     OpenAi,
+    /// `stream_options` over HTTP.
+    StreamOptions,
     /// A message.
     Message,
     /// A text part of a message.
     Part,
 }
 
-const KNOWN: &[(MemberPlace, &str, Neutral)] = &[
-    (Request, "deadline_ms", Nothing),
-    (Request, "tenant", Nothing),
-    (Params, "grammar", Nothing),
-    (Params, "guided_choice", Nothing),
-    (Params, "guided_grammar", Nothing),
-    (Params, "guided_json", Nothing),
-    (Params, "guided_regex", Nothing),
-    (Params, "json_schema", Nothing),
-    (Params, "response_format", TextFormat),
-    (Params, "suffix", Empty),
-    (Params, "tool_choice", OneOf(&["none", "auto"])),
-    (Params, "tools", Empty),
-    (OpenAi, "audio", Nothing),
-    (OpenAi, "function_call", OneOf(&["none", "auto"])),
-    (OpenAi, "functions", Empty),
-    (OpenAi, "metadata", Labels),
-    (OpenAi, "modalities", TextOnly),
-    (OpenAi, "moderation", Nothing),
-    (OpenAi, "parallel_tool_calls", Boolean),
-    (OpenAi, "prediction", Nothing),
-    (OpenAi, "prompt_cache_key", Label),
-    (OpenAi, "prompt_cache_options", Empty),
-    (OpenAi, "prompt_cache_retention", OneOf(&["in_memory"])),
-    (OpenAi, "reasoning_effort", OneOf(&["none"])),
-    (OpenAi, "safety_identifier", Label),
-    (OpenAi, "service_tier", OneOf(&["auto", "default"])),
-    (OpenAi, "store", False),
-    (OpenAi, "user", Label),
-    (OpenAi, "verbosity", OneOf(&["medium"])),
-    (OpenAi, "web_search_options", Nothing),
-    // Those of a reply that clients send back with the conversation.
-    (Message, "annotations", Empty),
-    (Message, "audio", Nothing),
-    (Message, "function_call", Nothing),
-    (Message, "name", Nothing),
-    (Message, "refusal", Nothing),
-    (Message, "tool_call_id", Nothing),
-    (Message, "tool_calls", Empty),
-    (Part, "prompt_cache_breakpoint", Nothing),
-];
+/// What is known and not there: where, the member's name, and which values are taken, in words (empty: none but null).
+pub fn known_members() -> impl Iterator<Item = (MemberPlace, &'static str, String)> {
+    KNOWN.iter().map(|(place, name, neutral)| (*place, *name, neutral.values()))
+}
 
 /// Takes every member of `place` that the node does not have.
 ///
 /// # Errors
 /// `unsupported`, naming the first that has another than a neutral value.
-pub fn take_neutral(fields: &mut Fields, place: MemberPlace) -> Result<()> {
-    for (_, name, neutral) in KNOWN.iter().filter(|(of, ..)| *of == place) {
-        if let Some(value) = fields.take(name)
-            && !neutral.admits(&value)
-        {
-            let message = format!("not supported by this node; {}", neutral.expectation());
-            return Err(Error::unsupported(fields.path_of(name), message));
-        }
-    }
-    Ok(())
+pub fn take_neutral(fields: &mut Fields<'_>, place: MemberPlace) -> Result<()> {
+    fields.take_judged(|name, value| {
+        let (.., neutral) = KNOWN.iter().find(|(of, known, _)| *of == place && *known == name)?;
+        Some(match *value == Value::Null || neutral.admits(value) {
+            true => Ok(()),
+            false => Err(format!("not supported by this node yet; {}", neutral.expectation())),
+        })
+    })
 }
 
 impl Neutral {
     fn admits(self, value: &Value) -> bool {
         match (self, value) {
             (False, Value::Bool(value)) => !value,
-            (Boolean, Value::Bool(_)) | (Label, Value::Text(_)) => true,
+            (True, Value::Bool(value)) => *value,
+            (AnyBoolean, Value::Bool(_))
+            | (AnyNumber, Value::Int(_) | Value::Float(_))
+            | (AnyObject, Value::Map(_))
+            | (AnyText, Value::Text(_)) => true,
+            (Numbers(accepted), Value::Int(n)) => accepted.contains(&(*n as f64)),
+            (Numbers(accepted), Value::Float(x)) => accepted.contains(x),
             (Empty, Value::Text(text)) => text.is_empty(),
             (Empty, Value::List(items)) => items.is_empty(),
             (Empty, Value::Map(members)) => members.is_empty(),
@@ -128,15 +109,29 @@ impl Neutral {
 
     fn expectation(self) -> String {
         match self {
-            Nothing => "leave it out".to_owned(),
-            False => "expected false or nothing".to_owned(),
-            Boolean => "expected a boolean or nothing".to_owned(),
-            Empty => "expected it empty or nothing".to_owned(),
-            OneOf(accepted) => format!("expected {} or nothing", accepted.join(", ")),
-            Label => "expected a string or nothing".to_owned(),
-            Labels => "expected an object of strings or nothing".to_owned(),
-            TextFormat => "expected {\"type\": \"text\"} or nothing".to_owned(),
-            TextOnly => "expected [\"text\"] or nothing".to_owned(),
+            NoValue => "leave it out".to_owned(),
+            _ => format!("expected {} or nothing", self.values()),
+        }
+    }
+
+    /// The values that are taken beside null.
+    fn values(self) -> String {
+        let numbers =
+            |accepted: &[f64]| accepted.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            NoValue => String::new(),
+            False => "false".to_owned(),
+            True => "true".to_owned(),
+            AnyBoolean => "true, false".to_owned(),
+            AnyNumber => "a number".to_owned(),
+            AnyObject => "an object".to_owned(),
+            AnyText => "a string".to_owned(),
+            Numbers(accepted) => numbers(accepted),
+            Empty => "an empty string, array or object".to_owned(),
+            OneOf(accepted) => accepted.join(", "),
+            Labels => "an object of strings".to_owned(),
+            TextFormat => "{\"type\": \"text\"}".to_owned(),
+            TextOnly => "[\"text\"]".to_owned(),
         }
     }
 }
@@ -148,11 +143,12 @@ fn is_text(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::json;
+    use super::MemberPlace::{Message, OpenAi, Params, Part, Request};
     use super::*;
     use crate::error::Kind;
 
     fn take(body: &str, places: &[MemberPlace]) -> Result<()> {
-        let mut fields = Fields::of_body(json(body.as_bytes())?)?;
+        let mut fields = Fields::of_body(json(body.as_bytes())?, None)?;
         for place in places {
             take_neutral(&mut fields, *place)?;
         }
@@ -172,6 +168,11 @@ mod tests {
             "store":false,"verbosity":"medium","prediction":null}"#;
         assert_eq!(take(openai, &[OpenAi]), Ok(()));
         assert_eq!(take(r#"{"tool_calls":[],"refusal":null}"#, &[Message]), Ok(()));
+        assert_eq!(take(r#"{"cache_control":{"type":"ephemeral"}}"#, &[Part]), Ok(()));
+        let habits = r#"{"use_beam_search":false,"length_penalty":1,"cache_prompt":true,"repeat_last_n":-1,
+            "typical_p":1.0,"mirostat":0,"mirostat_tau":5,"include_reasoning":true,"grammar":"",
+            "spaces_between_special_tokens":false}"#;
+        assert_eq!(take(habits, &[Params]), Ok(()));
     }
 
     #[test]
@@ -204,6 +205,13 @@ mod tests {
             r#""prompt_cache_retention":"24h""#,
             r#""deadline_ms":5"#,
             r#""tenant":"t""#,
+            r#""use_beam_search":true"#,
+            r#""length_penalty":2"#,
+            r#""repeat_penalty":1.1"#,
+            r#""cache_prompt":false"#,
+            r#""mirostat_tau":"x""#,
+            r#""grammar":"root ::= x""#,
+            r#""n_predict":5"#,
         ];
         for member in bad {
             let error =
@@ -218,6 +226,14 @@ mod tests {
     fn openais_own_names_are_unknown_elsewhere() {
         for body in [r#"{"user":"u"}"#, r#"{"store":false}"#] {
             assert_eq!(take(body, &[Request, Params]).map_err(|e| e.kind), Err(Kind::Invalid));
+        }
+    }
+
+    #[test]
+    fn a_name_stands_in_one_row_of_its_place() {
+        for (at, (place, name, _)) in KNOWN.iter().enumerate() {
+            let again = KNOWN[..at].iter().any(|(of, known, _)| of == place && known == name);
+            assert!(!again, "{place:?} {name}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How others reach a running request: to cancel it, or to wait for its end.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -47,6 +47,8 @@ pub struct Handle {
     /// Of the request, where this is one of its samples.
     request: Option<Arc<Handle>>,
     flags: AtomicU8,
+    /// Known when it is accepted.
+    num_prompt_tokens: AtomicU32,
     progress: Mutex<Completion>,
 }
 
@@ -71,6 +73,7 @@ impl Handle {
             sequence_id,
             request,
             flags: AtomicU8::new(0),
+            num_prompt_tokens: AtomicU32::new(0),
             progress: Mutex::new(Completion::Running(Vec::new())),
         })
     }
@@ -83,6 +86,17 @@ impl Handle {
     /// Our own id.
     pub fn sequence_id(&self) -> SequenceId {
         self.sequence_id
+    }
+
+    /// Tokens of the prompt; 0 until the request is accepted.
+    pub fn num_prompt_tokens(&self) -> u32 {
+        let of = self.request.as_deref().unwrap_or(self);
+        of.num_prompt_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Says how many tokens the prompt has, before the request is accepted.
+    pub fn set_num_prompt_tokens(&self, count: u32) {
+        self.num_prompt_tokens.store(count, Ordering::Relaxed);
     }
 
     /// Asks for the end; the stages see it before the next step.
@@ -161,6 +175,8 @@ mod tests {
     fn a_cancel_reaches_every_sample_and_an_end_only_its_own() {
         let request = Handle::new(RequestId::generate(), SequenceId(1));
         let samples = [2, 3].map(|id| request.sample(SequenceId(id)));
+        request.set_num_prompt_tokens(7);
+        assert!(samples.iter().all(|sample| sample.num_prompt_tokens() == 7));
         samples[0].set_stopped();
         assert!(samples[0].wants_no_more());
         assert!(!samples[1].wants_no_more() && !request.wants_no_more());

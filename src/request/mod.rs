@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use serde::ser::{SerializeMap as _, Serializer};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -20,7 +21,7 @@ mod token;
 mod value;
 
 pub use caller::{Caller, Role, Tenant};
-pub use fields::Fields;
+pub use fields::{Fields, IgnoredMembers};
 pub use handle::{Ended, Handle};
 pub use params::Params;
 pub use token::{LogprobsMode, Scores, Token, TokenLogprob, TopLogprob};
@@ -38,13 +39,40 @@ pub enum Prompt {
 }
 
 /// One message of a conversation, as the chat template sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChatMessage {
     /// `system`, `user` or `assistant` (a template may know more).
     pub role: String,
     /// The text.
     pub content: String,
+    /// Further members that the template may read, such as `name`, in the order in which they came.
+    pub more: Vec<(String, Value)>,
+}
+
+impl ChatMessage {
+    /// A message of these two members.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), more: Vec::new() }
+    }
+
+    /// Bytes of all that it says.
+    pub fn size(&self) -> usize {
+        let more = self.more.iter().map(|(name, value)| name.len() + value.size());
+        self.role.len() + self.content.len() + more.sum::<usize>()
+    }
+}
+
+/// The object that a template reads.
+impl Serialize for ChatMessage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(Some(2 + self.more.len()))?;
+        members.serialize_entry("role", &self.role)?;
+        members.serialize_entry("content", &self.content)?;
+        for (name, value) in &self.more {
+            members.serialize_entry(name, value)?;
+        }
+        members.end()
+    }
 }
 
 /// How many tokens a request gets that names no `max_tokens`.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::rule::{Field, Rule};
-use super::{Fields, LogprobsMode};
+use super::{Fields, LogprobsMode, Value};
 use crate::bridge::ffi::{SamplerSpec, TokenBias};
 use crate::error::{Error, Result};
 
@@ -126,9 +126,17 @@ params! {
     echo: Option<bool>, Rule::any();
     /// Whose log probabilities: the model's own, or those that were drawn from.
     logprobs_mode: Option<LogprobsMode>, Rule::any();
+
+    /// Whether the tokenizer puts its marks (a begin token, mostly) around the text. Absent: yes for a prompt, no for a chat, whose
+    /// template writes them.
+    add_special_tokens: Option<bool>, Rule::any();
+    /// Whether the chat template opens the assistant's turn; absent: yes.
+    add_generation_prompt: Option<bool>, Rule::any();
+    /// Variables for the chat template, beside those of the node and before those of the checkpoint.
+    chat_template_kwargs: Vec<(String, Value)>, Rule::items(64);
 }
 
-fn take<T: Field>(fields: &mut Fields, name: &str, rule: &Rule) -> Result<T> {
+fn take<T: Field>(fields: &mut Fields<'_>, name: &'static str, rule: &Rule) -> Result<T> {
     Ok(fields.optional(name, |value, path| T::read(value, path, rule))?.unwrap_or_default())
 }
 

@@ -11,7 +11,7 @@ const VOCAB: u32 = 1_000;
 
 fn read(body: Json) -> Result<Params> {
     let body = Value::deserialize(body).expect("JSON is a value");
-    let mut fields = Fields::of(body, "params")?;
+    let mut fields = Fields::of(body, "params", None)?;
     let params = Params::read(&mut fields)?;
     assert_eq!(fields.finish(), Ok(()));
     Ok(params)
@@ -31,7 +31,8 @@ fn everything() -> Json {
         "frequency_penalty": 2, "repetition_penalty": 1.5,
         "seed": u64::MAX, "logit_bias": {"5": -100, "6": 1.5}, "allowed_token_ids": [5, 6, 7], "banned_token_ids": [8],
         "bad_words": ["no"], "logprobs": true, "top_logprobs": 20, "prompt_logprobs": 3, "echo": true,
-        "logprobs_mode": "processed"
+        "logprobs_mode": "processed", "add_special_tokens": false, "add_generation_prompt": false,
+        "chat_template_kwargs": {"enable_thinking": false}
     })
 }
 
@@ -269,4 +270,21 @@ fn an_absent_value_takes_the_default_and_a_given_one_does_not() {
 fn the_samplers_scalars_are_those_that_a_checkpoint_may_say() {
     assert!(Params::SCALARS.contains(&"repetition_penalty"));
     assert!(!Params::SCALARS.contains(&"seed") && !Params::SCALARS.contains(&"max_tokens"));
+}
+
+#[test]
+fn a_templates_variables_have_any_name_but_the_nodes() {
+    let params = read(json!({"chat_template_kwargs": {"a": null, "b": [1]}})).expect("an object");
+    assert_eq!(params.chat_template_kwargs.len(), 2);
+    assert_eq!(read(json!({"chat_template_kwargs": {}})), read(json!({})));
+    let bad = [
+        (json!({"chat_template_kwargs": []}), "params.chat_template_kwargs"),
+        (json!({"chat_template_kwargs": {"tools": []}}), "params.chat_template_kwargs.tools"),
+    ];
+    for (body, name) in bad {
+        assert_eq!(named(read(body)), name);
+    }
+    let many: serde_json::Map<String, Json> = (0..65).map(|i| (i.to_string(), json!(1))).collect();
+    let params = read(json!({"chat_template_kwargs": many})).expect("an object");
+    assert_eq!(named(params.check(VOCAB)), "chat_template_kwargs");
 }

@@ -251,6 +251,29 @@ impl Field for BTreeMap<u32, f32> {
     }
 }
 
+/// What a chat template is given by the node: no client's variable may have these names.
+const TEMPLATES_OWN: [&str; 4] = ["messages", "add_generation_prompt", "tools", "documents"];
+
+/// Variables by name.
+impl Field for Vec<(String, Value)> {
+    fn read(value: Value, path: &str, _: &Rule) -> Result<Self> {
+        let Value::Map(members) = value else {
+            return Err(value.refused(path, "an object"));
+        };
+        match members.iter().find(|(name, _)| TEMPLATES_OWN.contains(&name.as_str())) {
+            None => Ok(members),
+            Some((name, _)) => {
+                let text = "expected another name: the node gives the template this one";
+                Err(Error::invalid(format!("{path}.{name}"), text))
+            }
+        }
+    }
+
+    fn check(&self, rule: &Rule, _: u32) -> Checked {
+        rule.check_items(self.len(), "variables")
+    }
+}
+
 /// An id in decimal, as a client writes it.
 fn token_id(key: &str) -> Option<u32> {
     let digits = !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit());

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
 
@@ -111,6 +112,18 @@ impl Value {
         Error::invalid(path, format!("expected {expected}, got {self}"))
     }
 
+    /// Bytes of its texts and keys, and one for each other value: about what it is when it is written.
+    pub fn size(&self) -> usize {
+        match self {
+            Value::Text(text) => text.len(),
+            Value::List(items) => items.iter().map(Value::size).sum(),
+            Value::Map(members) => {
+                members.iter().map(|(name, value)| name.len() + value.size()).sum()
+            }
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 1,
+        }
+    }
+
     /// The path of the first key that an object has twice, at any depth.
     pub fn key_given_twice(&self) -> Option<String> {
         let path = self.twice_below()?;
@@ -132,6 +145,26 @@ impl Value {
                 })
             }
             _ => None,
+        }
+    }
+}
+
+/// What chat templates read.
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Value::Null => serializer.serialize_unit(),
+            Value::Bool(value) => serializer.serialize_bool(*value),
+            // What was read has 64 bits, signed or not.
+            Value::Int(n) => match (i64::try_from(*n), u64::try_from(*n)) {
+                (Ok(n), _) => serializer.serialize_i64(n),
+                (_, Ok(n)) => serializer.serialize_u64(n),
+                _ => serializer.serialize_i128(*n),
+            },
+            Value::Float(x) => serializer.serialize_f64(*x),
+            Value::Text(text) => serializer.serialize_str(text),
+            Value::List(items) => serializer.collect_seq(items),
+            Value::Map(members) => serializer.collect_map(members.iter().map(|(k, v)| (k, v))),
         }
     }
 }

@@ -7,7 +7,7 @@ use minijinja::{Environment, ErrorKind, Value, context};
 
 use super::{TokenizerError, functions};
 use crate::error::{Error, Result};
-use crate::request::ChatMessage;
+use crate::request::{self, ChatMessage};
 
 const NAME: &str = "chat_template";
 
@@ -80,6 +80,19 @@ impl ChatTemplate {
     /// `invalid` with the template's own message when it does not take the conversation, or with the limit that it passed
     /// ([`MAX_INSTRUCTIONS`], [`MAX_ADDED_BYTES`]).
     pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
+        self.render_with(messages, add_generation_prompt, &[])
+    }
+
+    /// The same with `variables` of the client's, which go before those of the checkpoint.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub fn render_with(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+        variables: &[(String, request::Value)],
+    ) -> Result<String> {
         let template = self.environment.get_template(NAME).map_err(refusal)?;
         let conversation = context! {
             messages => messages,
@@ -88,10 +101,13 @@ impl ChatTemplate {
             documents => (),
         };
         let tokens: Value = self.special_tokens.iter().cloned().collect();
-        let own = messages.iter().map(|message| message.role.len() + message.content.len());
+        let variables = variables.iter();
+        let variables: Value =
+            variables.map(|(name, value)| (name.as_str(), Value::from_serialize(value))).collect();
+        let own = messages.iter().map(ChatMessage::size);
         let mut text =
             BoundedText { bytes: Vec::new(), room: own.sum::<usize>() + MAX_ADDED_BYTES };
-        let context = context! { ..conversation, ..tokens };
+        let context = context! { ..conversation, ..variables, ..tokens };
         template.render_captured_to(context, &mut text).map_err(refusal)?;
         String::from_utf8(text.bytes)
             .map_err(|error| Error::internal(format!("chat template: {error}")))

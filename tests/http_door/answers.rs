@@ -82,6 +82,50 @@ async fn usage_is_streamed_when_asked_for() {
 }
 
 #[actix_web::test]
+async fn usage_is_in_every_chunk_when_asked_for() {
+    let mut rig = Rig::new();
+    let options = json!({"include_usage": true, "continuous_usage_stats": true});
+    let members = json!({"stream": true, "stream_options": options});
+    for (path, body) in [(CHAT, chat(members.clone())), (COMPLETIONS, completion(members))] {
+        let answer = rig.post(path, body);
+        let mut played = rig.next().await;
+        played.accept();
+        played.text("a").unwrap();
+        let mut answer = answer.await.unwrap();
+        let first = String::from_utf8(answer.chunk().await.unwrap().unwrap().to_vec()).unwrap();
+        let first = events(&first);
+        played.text("b").unwrap();
+        played.finish(FinishReason::Stop).unwrap();
+        let rest = events(&answer.text().await.unwrap());
+        let usage = |event: &Value| event["usage"].clone();
+        let counted = |tokens: u64| json!({"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": 3 + tokens});
+        assert_eq!(usage(first.last().unwrap()), counted(1));
+        assert_eq!(usage(&rest[rest.len() - 3]), counted(2), "the end of the choice");
+        assert_eq!(usage(&rest[rest.len() - 2])["total_tokens"], 5);
+    }
+}
+
+#[actix_web::test]
+async fn line_ends_of_unicode_cut_no_event() {
+    let mut rig = Rig::new();
+    let text = "a\u{2028}b\u{2029}c\u{85}d";
+    for stream in [false, true] {
+        let answer = rig.post(CHAT, chat(json!({"stream": stream})));
+        rig.next().await.play(&[text]);
+        let answer = answer.await.unwrap().text().await.unwrap();
+        assert!(!answer.contains(['\u{2028}', '\u{2029}', '\u{85}']), "{answer}");
+        let told = match stream {
+            true => text_of(&events(&answer)),
+            false => {
+                let body: Value = serde_json::from_str(&answer).unwrap();
+                body["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+            }
+        };
+        assert_eq!(told, text);
+    }
+}
+
+#[actix_web::test]
 async fn a_completion_comes_whole_and_streamed() {
     let mut rig = Rig::new();
     let answer = rig.post(COMPLETIONS, completion(json!({"max_tokens": 4, "seed": 7})));

@@ -152,6 +152,19 @@ async fn delete_cancels_with_and_without_prefix() {
 }
 
 #[actix_web::test]
+async fn a_post_cancels_as_well() {
+    let mut rig = Rig::new();
+    let request = rig.client.post(rig.url("/v1/requests/r1/cancel"));
+    let answer = tokio::spawn(request.send());
+    let cancel = rig.next_cancel().await;
+    assert_eq!(cancel.id.as_str(), "r1");
+    let ended = Ended { reason: FinishReason::Cancelled, completion_tokens: 5 };
+    cancel.done.send(Ok(ended)).unwrap();
+    let body: Value = answer.await.unwrap().unwrap().json().await.unwrap();
+    assert_eq!(body, json!({"request_id": "r1", "cancelled": true, "tokens": 5}));
+}
+
+#[actix_web::test]
 async fn delete_of_an_unknown_request_is_404() {
     let mut rig = Rig::new();
     let request = rig.client.delete(rig.url("/v1/requests/cmpl-r9"));

@@ -184,6 +184,7 @@ pub struct Played {
 impl Played {
     fn new(request: Request) -> Self {
         let handle = Handle::new(request.id.clone(), SequenceId(1));
+        handle.set_num_prompt_tokens(3);
         Self { request, handle, seq: 0 }
     }
 

@@ -6,8 +6,9 @@ use std::sync::mpsc;
 
 use actix::{Actor, Arbiter, AsyncContext as _, Context, Handler};
 use inferno_node::door::{Admit, AdmitAll, Cancel};
-use inferno_node::http::{Config, start};
+use inferno_node::http::{ApiKey, Config, start};
 use inferno_node::lifeline::Lifeline;
+use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
 use crate::rig::{Health, Rig, chat, completion, config, deps, fault};
@@ -18,13 +19,16 @@ const CHAT: &str = "/v1/chat/completions";
 async fn models_are_listed_as_openai_lists_them() {
     let rig = Rig::new();
     let model = json!({"id": "demo", "object": "model", "created": 1_700_000_000,
-                       "owned_by": "inferno", "max_seq_len": 2048});
+                       "owned_by": "inferno", "max_seq_len": 2048, "max_model_len": 2048});
     let list: Value = rig.get("/v1/models").await.json().await.unwrap();
     assert_eq!(list, json!({"object": "list", "data": [model]}));
     let one: Value = rig.get("/v1/models/demo").await.json().await.unwrap();
     assert_eq!(one, model);
-    let (status, _, code, param) = fault(rig.get("/v1/models/other").await).await;
+    let other = rig.get("/v1/models/other").await;
+    let (status, _, code, param) = fault(other).await;
     assert_eq!((status, code.as_str(), param.as_deref()), (404, "model_not_found", Some("model")));
+    let other: Value = rig.get("/v1/models/other").await.json().await.unwrap();
+    assert_eq!(other["error"]["message"], "model: expected demo, got \"other\"");
 }
 
 #[actix_web::test]
@@ -40,15 +44,102 @@ async fn health_is_the_message_and_its_status() {
     assert_eq!(answer.json::<Value>().await.unwrap()["status"], "critical");
     assert_eq!(rig.get("/health/live").await.status(), 200);
     assert_eq!(rig.get("/health/ready").await.status(), 503);
+    assert_eq!(rig.get("/health").await.status(), 503);
     rig.health.ready.store(true, Ordering::Relaxed);
     let answer = rig.get("/health/ready").await;
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.json::<Value>().await.unwrap(), json!({"ready": true}));
+    assert_eq!(rig.get("/health").await.status(), 200, "vLLM's name of it");
     assert!(answer_has_id(&rig).await);
 }
 
 async fn answer_has_id(rig: &Rig) -> bool {
     rig.get("/health/live").await.headers().contains_key("x-request-id")
+}
+
+#[actix_web::test]
+async fn what_can_be_read_can_be_asked_for_without_its_body() {
+    let rig = Rig::new();
+    rig.health.ready.store(true, Ordering::Relaxed);
+    let paths = [
+        "/v1/models",
+        "/v1/models/demo",
+        "/v1/models/other",
+        "/v1/health",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    ];
+    for path in paths {
+        let whole = rig.get(path).await;
+        let head = rig.client.head(rig.url(path)).send().await.unwrap();
+        assert_eq!(head.status(), whole.status(), "{path}");
+        for name in ["content-type", "content-length"] {
+            // The metrics go on counting.
+            if (path, name) != ("/metrics", "content-length") {
+                assert_eq!(head.headers()[name], whole.headers()[name], "{path} {name}");
+            }
+        }
+        assert_eq!(head.bytes().await.unwrap().len(), 0, "{path}");
+    }
+}
+
+#[actix_web::test]
+async fn a_browsers_page_may_use_the_door_where_the_configuration_says_so() {
+    let keys = vec![ApiKey::new("k")];
+    let origins = vec!["https://a.example".to_owned()];
+    let mut rig = Rig::with(&Config { api_keys: keys, allowed_origins: origins, ..config() });
+    let ask = |method: reqwest::Method, path: &str| {
+        rig.client.request(method, rig.url(path)).header("origin", "https://a.example")
+    };
+    // The preflight comes without the key.
+    let preflight = ask(reqwest::Method::OPTIONS, CHAT)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "authorization, x-stainless-os");
+    let answer = preflight.send().await.unwrap();
+    assert_eq!(answer.status(), 204);
+    assert_eq!(answer.headers()["access-control-allow-origin"], "https://a.example");
+    assert_eq!(answer.headers()["access-control-allow-headers"], "authorization, x-stainless-os");
+    assert!(answer.headers()["access-control-allow-methods"].to_str().unwrap().contains("POST"));
+    // A refusal can be read, too.
+    let answer = ask(reqwest::Method::POST, CHAT).json(&chat(json!({}))).send().await.unwrap();
+    assert_eq!(answer.headers()["access-control-allow-origin"], "https://a.example");
+    assert_eq!(answer.headers()["vary"], "origin");
+    assert_eq!(answer.status(), 401);
+    let answer =
+        ask(reqwest::Method::POST, CHAT).bearer_auth("k").json(&chat(json!({"stream": true})));
+    let answer = tokio::spawn(answer.send());
+    rig.next().await.play(&["x"]);
+    let answer = answer.await.unwrap().unwrap();
+    assert!(
+        answer.headers()["access-control-expose-headers"]
+            .to_str()
+            .unwrap()
+            .contains("x-request-id")
+    );
+    let other = rig.client.get(rig.url("/health/live")).header("origin", "https://b.example");
+    let answer = other.send().await.unwrap();
+    assert!(!answer.headers().contains_key("access-control-allow-origin"));
+    assert_eq!(answer.headers()["vary"], "origin");
+}
+
+#[actix_web::test]
+async fn without_allowed_origins_nothing_is_said_of_them() {
+    let rig = Rig::new();
+    let preflight = rig.client.request(reqwest::Method::OPTIONS, rig.url(CHAT));
+    let preflight =
+        preflight.header("origin", "http://a").header("access-control-request-method", "POST");
+    let answer = preflight.send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["allow"]),
+        (204, &HeaderValue::from_static("POST, OPTIONS"))
+    );
+    let names: Vec<_> = answer.headers().keys().map(|name| name.as_str().to_owned()).collect();
+    assert!(
+        !names.iter().any(|name| name.starts_with("access-control") || name == "vary"),
+        "{names:?}"
+    );
 }
 
 #[actix_web::test]

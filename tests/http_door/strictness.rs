@@ -2,8 +2,10 @@
 
 use std::io::Write as _;
 
-use inferno_node::http::{ApiKey, Config};
-use inferno_node::request::Caller;
+use inferno_node::error::{Error, Kind};
+use inferno_node::http::{ApiKey, Config, UnknownParameters};
+use inferno_node::request::{Caller, Prompt};
+use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -122,17 +124,23 @@ async fn unknown_paths_and_wrong_methods_are_told_so() {
         assert_eq!((status, code.as_str()), (404, "not_found"), "{path}");
     }
     let wrong = [
-        ("GET", CHAT, "POST"),
-        ("PUT", "/v1/completions", "POST"),
-        ("POST", "/v1/models", "GET"),
-        ("DELETE", "/v1/models/demo", "GET"),
-        ("POST", "/metrics", "GET"),
-        ("GET", "/v1/requests/r1", "DELETE"),
+        ("GET", CHAT, "POST, OPTIONS"),
+        ("HEAD", CHAT, "POST, OPTIONS"),
+        ("PUT", "/v1/completions", "POST, OPTIONS"),
+        ("POST", "/v1/models", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/v1/models/demo", "GET, HEAD, OPTIONS"),
+        ("POST", "/metrics", "GET, HEAD, OPTIONS"),
+        ("GET", "/v1/requests/r1", "DELETE, OPTIONS"),
+        ("TRACE", "/v1/models", "GET, HEAD, OPTIONS"),
     ];
     for (method, path, allowed) in wrong {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        let answer = rig.client.request(method, rig.url(path)).send().await.unwrap();
+        let answer = rig.client.request(method.clone(), rig.url(path)).send().await.unwrap();
         assert_eq!(answer.headers()["allow"], allowed, "{path}");
+        if method == reqwest::Method::HEAD {
+            assert_eq!(answer.status(), 405);
+            continue;
+        }
         let (status, _, code, _) = fault(answer).await;
         assert_eq!((status, code.as_str()), (405, "method_not_allowed"), "{path}");
     }
@@ -142,7 +150,7 @@ async fn unknown_paths_and_wrong_methods_are_told_so() {
 async fn with_keys_only_health_and_metrics_are_open() {
     let keys = vec![ApiKey::new("one"), ApiKey::new("two")];
     let mut rig = Rig::with(&Config { api_keys: keys, ..config() });
-    for path in ["/v1/health", "/health/live", "/health/ready", "/metrics"] {
+    for path in ["/v1/health", "/health", "/health/live", "/health/ready", "/metrics"] {
         assert_ne!(rig.get(path).await.status(), 401, "{path}");
     }
     for path in ["/v1/models", "/v1/models/demo", "/v1/other"] {
@@ -197,12 +205,98 @@ async fn request_ids_come_from_body_or_header_and_go_back() {
         played.play(&["x"]);
         assert_eq!(answer.await.unwrap().headers()["x-request-id"], "h-1");
     }
-    let answer = send(&rig, Some("h-1"), json!({"request_id": "other"})).await.unwrap();
+    // The header is for tracing: it goes back as it came, and what is no id there is no reason to refuse.
+    for (header, body) in [
+        ("h-1", json!({"request_id": "other"})),
+        ("Root=1-5759e988-bd862e3f; Self=a.b", json!({})),
+        (&"x".repeat(80), json!({})),
+    ] {
+        let asked = body["request_id"].as_str().map(str::to_owned);
+        let answer = send(&rig, Some(header), body);
+        let played = rig.next().await;
+        let ran = played.request.id.to_string();
+        assert!(asked.map_or(ran.len() == 32, |asked| asked == ran), "{ran}");
+        played.play(&["x"]);
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.headers()["x-request-id"], header);
+        assert_eq!(answer.json::<Value>().await.unwrap()["id"], format!("chatcmpl-{ran}"));
+    }
+    let answer = send(&rig, Some("h-1"), json!({"request_id": "not an id"})).await.unwrap();
     assert_eq!(fault(answer).await.3.as_deref(), Some("request_id"));
-    let answer = send(&rig, Some("not an id"), json!({})).await.unwrap();
-    assert_eq!(fault(answer).await.3.as_deref(), Some("x-request-id"));
     // A refused request gets its id back as well.
     let answer = send(&rig, Some("h-2"), json!({"whatever": 1})).await.unwrap();
     assert_eq!(answer.headers()["x-request-id"], "h-2");
     assert_eq!(answer.status(), 400);
+}
+
+#[actix_web::test]
+async fn a_header_that_names_a_running_request_costs_a_fresh_id_and_a_body_that_does_is_refused() {
+    let mut rig = Rig::new();
+    let conflict = || Error::new(Kind::Conflict, "runs").with_param("request_id");
+    for (path, body, prompts) in [
+        (CHAT, chat(json!({"stream": true})), 1),
+        ("/v1/completions", completion(json!({"prompt": ["a", "b"]})), 2),
+    ] {
+        let request = rig.client.post(rig.url(path)).header("x-request-id", "h").json(&body);
+        let answer = tokio::spawn(request.send());
+        for _ in 0..prompts {
+            let taken = rig.next().await;
+            assert!(taken.request.id.as_str().starts_with('h'));
+            taken.refuse(&conflict());
+        }
+        let mut again = Vec::new();
+        for _ in 0..prompts {
+            again.push(rig.next().await);
+        }
+        assert!(again[0].request.id.as_str().len() >= 32);
+        again.into_iter().for_each(|played| played.play(&["x"]));
+        let answer = answer.await.unwrap().unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["x-request-id"]),
+            (200, &HeaderValue::from_static("h"))
+        );
+    }
+    let answer = rig.post(CHAT, chat(json!({"request_id": "h"})));
+    rig.next().await.refuse(&conflict());
+    assert_eq!(fault(answer.await.unwrap()).await.0, 409);
+}
+
+#[actix_web::test]
+async fn unknown_members_are_taken_and_named_where_the_configuration_says_so() {
+    let ignores = Config { unknown_parameters: UnknownParameters::Ignore, ..config() };
+    let mut rig = Rig::with(&ignores);
+    let members =
+        json!({"top_q": 1, "stream": true, "stream_options": {"x": 1}, "a,b\u{e4}": null});
+    let answer = rig.post(CHAT, chat(members));
+    rig.next().await.play(&["x"]);
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut named: Vec<&str> =
+        answer.headers()["x-inferno-ignored"].to_str().unwrap().split(", ").collect();
+    named.sort_unstable();
+    assert_eq!(named, ["a%2Cb%C3%A4", "stream_options.x", "top_q"]);
+    let answer = rig.post(CHAT, chat(json!({})));
+    rig.next().await.play(&["x"]);
+    assert!(!answer.await.unwrap().headers().contains_key("x-inferno-ignored"));
+    // What is known is judged as ever.
+    for body in [json!({"tools": [{}]}), json!({"top_p": "x"})] {
+        assert_eq!(fault(rig.post(CHAT, chat(body)).await.unwrap()).await.0, 400);
+    }
+}
+
+#[actix_web::test]
+async fn what_a_template_may_read_reaches_admission() {
+    let mut rig = Rig::new();
+    let body = json!({
+        "messages": [{"role": "user", "name": "ann", "content": "hi"}],
+        "chat_template_kwargs": {"enable_thinking": false}, "add_generation_prompt": true,
+    });
+    let answer = rig.post(CHAT, chat(body));
+    let played = rig.next().await;
+    let Prompt::Messages(messages) = &played.request.prompt else { panic!("a chat") };
+    assert_eq!(serde_json::to_value(messages).unwrap()[0]["name"], "ann");
+    let variables = &played.request.params.chat_template_kwargs;
+    assert_eq!(variables[0].0, "enable_thinking");
+    played.play(&["x"]);
+    assert_eq!(answer.await.unwrap().status(), 200);
 }

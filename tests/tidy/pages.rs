@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use inferno_node::reader::{MemberPlace, known_members};
 use inferno_node::request::Params;
 use inferno_node::telemetry::{METRICS, MetricKind};
 use serde::Deserialize as _;
@@ -52,6 +53,41 @@ fn every_parameter_is_in_the_table() {
     let missing = Params::FIELDS.iter().filter(|name| !on_page.contains(*name));
     let missing: Vec<String> = missing.map(|name| format!("docs/parameters.md: {name}")).collect();
     report(&missing);
+}
+
+/// The lines of the table under a line of docs/openai.md.
+fn rows_under<'a>(page: &'a str, line: &str) -> Vec<&'a str> {
+    let (_, rest) = page.split_once(&format!("\n{line}")).unwrap_or_else(|| panic!("{line}"));
+    let lines = rest.lines().skip_while(|line| !line.starts_with('|'));
+    lines.take_while(|line| line.starts_with('|')).skip(2).collect()
+}
+
+#[test]
+fn docs_openai_has_every_parameter_and_every_neutral_member_with_its_values() {
+    let page = read(&root().join("docs/openai.md"));
+    let served = rows_under(&page, "## Served members of a body");
+    let is_served = |name: &str| served.iter().any(|row| row.starts_with(&format!("| `{name}` |")));
+    let missing = Params::FIELDS.iter().filter(|name| !is_served(name));
+    report(&missing.map(|name| format!("docs/openai.md: {name}")).collect::<Vec<_>>());
+    let places = [
+        (MemberPlace::Params, "Parameters (on the bus"),
+        (MemberPlace::OpenAi, "OpenAI's own, over HTTP"),
+        (MemberPlace::StreamOptions, "In `stream_options`:\n\n| member | values"),
+        (MemberPlace::Message, "In a message:"),
+        (MemberPlace::Part, "In a content part:\n\n| member | values"),
+        (MemberPlace::Request, "In a body, ours to come:"),
+    ];
+    for (place, line) in places {
+        let here = known_members().filter(|(of, ..)| *of == place);
+        let expected = here.map(|(_, name, values)| {
+            let values = if values.is_empty() { "–" } else { &values };
+            format!("| `{name}` | {values} |")
+        });
+        // The first lines of a table may be a part of what it is found by.
+        let table = line.split_once("\n\n|").map_or(line, |(above, _)| above);
+        let at = page.find(&format!("\n{line}")).unwrap_or_else(|| panic!("{line}"));
+        assert_eq!(rows_under(&page[at..], table), expected.collect::<Vec<_>>(), "{place:?}");
+    }
 }
 
 #[test]

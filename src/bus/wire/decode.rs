@@ -46,19 +46,22 @@ pub fn decode(encoding: Encoding, body: &[u8]) -> std::result::Result<Decoded, U
 }
 
 fn request(body: Value) -> Result<Decoded> {
-    let mut fields = Fields::of_body(body)?;
-    let prompt = prompt(&mut fields)?;
+    let mut fields = Fields::of_body(body, None)?;
+    let prompt = prompt(&mut fields);
     let options = RequestOptions::read(&mut fields, &LAYOUT)?;
+    // A misspelt name comes first: the prompt's own may be it.
     fields.finish()?;
-    Ok(Decoded { prompt, options })
+    Ok(Decoded { prompt: prompt?, options })
 }
 
-fn prompt(fields: &mut Fields) -> Result<Prompt> {
+fn prompt(fields: &mut Fields<'_>) -> Result<Prompt> {
+    let messages = |value: Value, path: &str| reader::messages(value, path, None);
     let given = [
-        fields.optional("prompt", Value::text)?.map(Prompt::Text),
-        fields.optional("messages", reader::messages)?.map(Prompt::Messages),
-        fields.optional("prompt_token_ids", Value::token_ids)?.map(Prompt::TokenIds),
+        fields.optional("prompt", Value::text).map(|text| text.map(Prompt::Text)),
+        fields.optional("messages", messages).map(|messages| messages.map(Prompt::Messages)),
+        fields.optional("prompt_token_ids", Value::token_ids).map(|ids| ids.map(Prompt::TokenIds)),
     ];
+    let given: Vec<Option<Prompt>> = given.into_iter().collect::<Result<_>>()?;
     let count = given.iter().flatten().count();
     let mut given = given.into_iter().flatten();
     match (given.next(), given.next()) {

@@ -78,7 +78,7 @@ fn null_is_absent_everywhere() {
         "priority": null, "tenant": null, "deadline_ms": null, "detached": null, "prompt_token_ids": null
     }))
     .expect("decodes");
-    let message = ChatMessage { role: "user".into(), content: "x".into() };
+    let message = ChatMessage::new("user", "x");
     assert_eq!(decoded.prompt, Prompt::Messages(vec![message]));
     assert_eq!(
         both(&json!({"prompt": "a", "params": null})).map(|decoded| decoded.options.stream),
@@ -119,8 +119,15 @@ fn an_unknown_key_is_invalid_by_name_even_if_null() {
     assert_eq!(refused(&json!({"prompt": "a", "x": null})), (Kind::Invalid, "x".into()));
     let body = json!({"prompt": "a", "params": {"top_q": 1}});
     assert_eq!(refused(&body), (Kind::Invalid, "params.top_q".into()));
-    let body = json!({"messages": [{"role": "user", "content": "x", "age": 3}]});
-    assert_eq!(refused(&body), (Kind::Invalid, "messages[0].age".into()));
+    let part = json!({"type": "text", "text": "x", "age": 3});
+    let body = json!({"messages": [{"role": "user", "content": [part]}]});
+    assert_eq!(refused(&body), (Kind::Invalid, "messages[0].content[0].age".into()));
+}
+
+#[test]
+fn a_misspelt_prompt_is_named_and_told_what_was_meant() {
+    let error = both(&json!({"promt": "a"})).expect_err("refused").error;
+    assert_eq!(error.text(), "promt: unknown parameter; did you mean prompt?");
 }
 
 #[test]
@@ -166,7 +173,7 @@ fn messages_are_taken_as_over_http() {
     let messages = json!([
         {"role": "developer", "content": [{"type": "text", "text": "be "}, {"type": "text", "text": "brief"}]},
     ]);
-    let message = ChatMessage { role: "system".into(), content: "be brief".into() };
+    let message = ChatMessage::new("system", "be brief");
     let decoded = both(&json!({"messages": messages})).expect("decodes");
     assert_eq!(decoded.prompt, Prompt::Messages(vec![message]));
 }

@@ -101,7 +101,7 @@ fn tokenizer_is_whole(directory: &Path, recipe: &Recipe) {
     let mut text = String::new();
     ids.iter().for_each(|id| decoder.push(*id, &mut text));
     assert_eq!(tokenizer.encode(&text, false).as_ref(), Ok(&ids));
-    let message = |role: &str| ChatMessage { role: role.to_owned(), content: " hi ".to_owned() };
+    let message = |role: &str| ChatMessage::new(role, " hi ");
     let template = ChatTemplate::from_dir(directory).expect("reads").expect("there is one");
     let prompt = template.render(&[message("user")], true).expect("renders");
     let ids = tokenizer.encode(&prompt, false).expect("encodes");

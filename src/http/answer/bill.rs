@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::choices::Finished;
+use super::choices::{Finished, TokensSoFar};
 use crate::request::{Receipt, Usage};
 
 /// Usage and receipt of an answer: the sum over its choices.
@@ -40,7 +40,8 @@ pub struct WireUsage {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u32,
-    prompt_tokens_details: PromptDetails,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<PromptDetails>,
 }
 
 #[derive(Serialize)]
@@ -54,7 +55,19 @@ impl From<&Usage> for WireUsage {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
             total_tokens: usage.total_tokens,
-            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens },
+            prompt_tokens_details: Some(PromptDetails { cached_tokens: usage.cached_tokens }),
+        }
+    }
+}
+
+/// As vLLM counts in mid-stream: what was found in the prefix cache is not known yet.
+impl From<TokensSoFar> for WireUsage {
+    fn from(TokensSoFar { prompt_tokens, completion_tokens }: TokensSoFar) -> Self {
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: None,
         }
     }
 }

@@ -83,6 +83,11 @@ impl Reader {
         Poll::Pending
     }
 
+    /// Whether a choice was refused because another request of its id runs; nothing of it has been taken yet.
+    pub fn has_conflict(&self) -> bool {
+        self.0.lock().choices.has_conflict()
+    }
+
     /// The next text or end; after the end of every choice, pending for ever.
     pub fn poll_take(&self, cx: &Context<'_>) -> Poll<Taken> {
         let mut state = self.0.lock();

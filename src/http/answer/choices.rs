@@ -18,8 +18,17 @@ pub struct Taken {
     pub logprobs: Option<Vec<TokenLogprob>>,
     /// Of the prompt's tokens, once; none where nobody wants them.
     pub prompt_logprobs: Option<Vec<TokenLogprob>>,
+    /// The prompt's tokens and those of this choice until here.
+    pub so_far: TokensSoFar,
     /// In the last one of the choice.
     pub end: Option<End>,
+}
+
+/// What a choice has cost until some moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokensSoFar {
+    pub prompt_tokens: u32,
+    pub completion_tokens: u32,
 }
 
 /// How a choice ended.
@@ -56,6 +65,7 @@ struct ChoiceBuffer {
     text: String,
     logprobs: Option<Vec<TokenLogprob>>,
     prompt_logprobs: Option<Vec<TokenLogprob>>,
+    completion_tokens: u32,
     /// When the oldest part of `text` came.
     since: Option<Timestamp>,
     end: Option<End>,
@@ -130,6 +140,7 @@ impl Choices {
             self.give_up(limit);
             return Err(SinkClosed);
         }
+        choice.completion_tokens += event.token_ids.len() as u32;
         let mut wake = !event.text.is_empty();
         if let Some(entries) = event.logprobs {
             wake |= !entries.is_empty();
@@ -178,6 +189,12 @@ impl Choices {
         }
     }
 
+    /// Whether a choice that is not taken yet was refused because another request of its id runs.
+    pub fn has_conflict(&self) -> bool {
+        let is_conflict = |end: &End| matches!(end, End::Failed(e) if e.kind == Kind::Conflict);
+        self.choices.iter().any(|choice| choice.end.as_ref().is_some_and(is_conflict))
+    }
+
     /// Whether the reader is gone.
     pub fn is_closed(&self) -> bool {
         self.closed
@@ -205,8 +222,15 @@ impl Choices {
             let (text, end) = (std::mem::take(&mut choice.text), choice.end.take());
             let logprobs = choice.logprobs.as_mut().map(std::mem::take);
             let prompt_logprobs = choice.prompt_logprobs.take();
+            let so_far = TokensSoFar {
+                prompt_tokens: choice
+                    .handle
+                    .as_ref()
+                    .map_or(0, |handle| handle.num_prompt_tokens()),
+                completion_tokens: choice.completion_tokens,
+            };
             self.next = (index + 1) % count;
-            return Some(Taken { index, text, logprobs, prompt_logprobs, end });
+            return Some(Taken { index, text, logprobs, prompt_logprobs, so_far, end });
         }
         None
     }

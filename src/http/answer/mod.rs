@@ -3,6 +3,7 @@
 pub(super) mod bill;
 pub(super) mod buffer;
 pub(super) mod choices;
+pub(super) mod json;
 mod logprobs;
 pub(super) mod sse;
 pub(super) mod wire;

@@ -8,9 +8,10 @@ use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 
 use super::super::generate::PendingAnswer;
+use super::super::intake::parse::StreamUsage;
 use super::super::refusal;
 use super::bill::Bill;
-use super::choices::{End, Taken};
+use super::choices::{End, Taken, TokensSoFar};
 use super::logprobs::LogprobsObject;
 use super::wire::{Api, Chunks, Title, error_event};
 
@@ -33,12 +34,12 @@ pub struct EventStream {
 
 impl EventStream {
     /// The stream of what `running` gives, beginning with `first`.
-    pub fn new(running: PendingAnswer, title: &Title, include_usage: bool, first: Taken) -> Self {
+    pub fn new(running: PendingAnswer, title: &Title, usage: StreamUsage, first: Taken) -> Self {
         let choices = running.choices();
         Self {
             running,
             api: title.api,
-            chunks: Chunks::new(title, include_usage),
+            chunks: Chunks::new(title, usage),
             first: Some(first),
             begun: vec![false; choices],
             left: choices,
@@ -47,9 +48,9 @@ impl EventStream {
     }
 
     fn write(&mut self, out: &mut Vec<u8>, taken: Taken) {
-        let Taken { index, text, logprobs, prompt_logprobs, end } = taken;
+        let Taken { index, text, logprobs, prompt_logprobs, so_far, end } = taken;
         if !std::mem::replace(&mut self.begun[index], true) {
-            self.chunks.role(out, index);
+            self.chunks.role(out, index, TokensSoFar { completion_tokens: 0, ..so_far });
         }
         // Without an echo there are none of the prompt: a stream has no place for them.
         let prompt = prompt_logprobs.unwrap_or_default();
@@ -57,7 +58,7 @@ impl EventStream {
         let logprobs =
             logprobs.as_deref().map(|entries| LogprobsObject::of(self.api, &prompt, entries));
         if !text.is_empty() || logprobs.is_some() {
-            self.chunks.text(out, index, &text, logprobs);
+            self.chunks.text(out, (index, so_far), &text, logprobs);
         }
         match end {
             None => {}
@@ -65,7 +66,7 @@ impl EventStream {
                 self.bill.add(&mut finished);
                 self.left -= 1;
                 let bill = Some(&self.bill).filter(|_| self.left == 0);
-                self.chunks.finish(out, index, finished.reason, bill);
+                self.chunks.finish(out, (index, so_far), finished.reason, bill);
                 if self.left == 0 {
                     self.chunks.done(out, &self.bill);
                 }

@@ -4,7 +4,10 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
+use super::super::intake::parse::StreamUsage;
 use super::bill::{Bill, WireUsage};
+use super::choices::TokensSoFar;
+use super::json;
 use super::logprobs::{LogprobsObject, PromptLogprobs};
 use crate::ids::RequestId;
 use crate::request::{FinishReason, Receipt, TokenLogprob};
@@ -136,7 +139,7 @@ pub fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
         prompt_logprobs: choices.first().and_then(of_prompt).filter(|_| title.api == Api::Chat),
         receipt: bill.receipt(),
     };
-    serde_json::to_vec(&body).expect("plain fields serialise")
+    json::to_vec(&body)
 }
 
 /// What stands in a choice's member of its own, where it is wanted.
@@ -144,19 +147,17 @@ fn of_prompt<'a>(title: &Title, whole: &'a Whole) -> Option<PromptLogprobs<'a>> 
     title.prompt_logprobs.then_some(PromptLogprobs(&whole.prompt_logprobs))
 }
 
-/// Writes the chunks of one stream.
+/// Writes the chunks of one stream. A chunk of a choice is told what it has cost until then.
 pub struct Chunks {
     api: Api,
-    include_usage: bool,
+    usage: StreamUsage,
     /// `data: {"id": … "choices":[`
     head: Vec<u8>,
-    /// `]` to the end of the event, for a chunk that is not the last.
-    tail: &'static [u8],
 }
 
 impl Chunks {
-    /// Of the stream that `title` names; `include_usage` as in `stream_options`.
-    pub fn new(title: &Title, include_usage: bool) -> Self {
+    /// Of the stream that `title` names.
+    pub fn new(title: &Title, usage: StreamUsage) -> Self {
         let mut head = Vec::with_capacity(256);
         head.extend_from_slice(b"data: {\"id\":\"");
         head.extend_from_slice(title.api.id_prefix().as_bytes());
@@ -164,14 +165,13 @@ impl Chunks {
         head.extend_from_slice(b"\",\"object\":\"");
         head.extend_from_slice(title.api.object(true).as_bytes());
         head.extend_from_slice(b"\",\"created\":");
-        json(&mut head, &title.created);
+        json::write(&mut head, &title.created);
         head.extend_from_slice(b",\"model\":");
-        json(&mut head, title.model.as_str());
+        json::write(&mut head, title.model.as_str());
         head.extend_from_slice(b",\"system_fingerprint\":");
-        json(&mut head, FINGERPRINT);
+        json::write(&mut head, FINGERPRINT);
         head.extend_from_slice(b",\"choices\":[");
-        let tail = if include_usage { &b"],\"usage\":null}\n\n"[..] } else { &b"]}\n\n"[..] };
-        Self { api: title.api, include_usage, head, tail }
+        Self { api: title.api, usage, head }
     }
 
     /// About how long an event with a short text is, in bytes.
@@ -180,13 +180,13 @@ impl Chunks {
     }
 
     /// The first chunk of a chat choice, which says who speaks.
-    pub fn role(&self, out: &mut Vec<u8>, index: usize) {
+    pub fn role(&self, out: &mut Vec<u8>, index: usize, so_far: TokensSoFar) {
         if self.api == Api::Chat {
             self.open(out, index);
             out.extend_from_slice(
                 b",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}",
             );
-            out.extend_from_slice(self.tail);
+            self.close(out, so_far);
         }
     }
 
@@ -194,7 +194,7 @@ impl Chunks {
     pub fn text(
         &self,
         out: &mut Vec<u8>,
-        index: usize,
+        (index, so_far): (usize, TokensSoFar),
         text: &str,
         logprobs: Option<LogprobsObject<'_>>,
     ) {
@@ -202,18 +202,18 @@ impl Chunks {
         self.piece(out, text);
         out.extend_from_slice(b",\"logprobs\":");
         match logprobs {
-            Some(logprobs) => json(out, &logprobs),
+            Some(logprobs) => json::write(out, &logprobs),
             None => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(b",\"finish_reason\":null}");
-        out.extend_from_slice(self.tail);
+        self.close(out, so_far);
     }
 
     /// The end of a choice; with the bill, this is the last chunk.
     pub fn finish(
         &self,
         out: &mut Vec<u8>,
-        index: usize,
+        (index, so_far): (usize, TokensSoFar),
         reason: FinishReason,
         bill: Option<&Bill>,
     ) {
@@ -226,28 +226,41 @@ impl Chunks {
         out.extend_from_slice(reason.as_str().as_bytes());
         out.extend_from_slice(b"\"}");
         match bill.and_then(Bill::receipt) {
-            Some(receipt) if !self.include_usage => {
+            Some(receipt) if self.usage == StreamUsage::Nowhere => {
                 out.extend_from_slice(b"],\"receipt\":");
-                json(out, receipt);
+                json::write(out, receipt);
                 out.extend_from_slice(b"}\n\n");
             }
-            _ => out.extend_from_slice(self.tail),
+            _ => self.close(out, so_far),
         }
     }
 
     /// What ends the stream: the usage, if it was asked for, and `[DONE]`.
     pub fn done(&self, out: &mut Vec<u8>, bill: &Bill) {
-        if self.include_usage {
+        if self.usage != StreamUsage::Nowhere {
             out.extend_from_slice(&self.head);
             out.extend_from_slice(b"],\"usage\":");
-            json(out, &bill.usage());
+            json::write(out, &bill.usage());
             if let Some(receipt) = bill.receipt() {
                 out.extend_from_slice(b",\"receipt\":");
-                json(out, receipt);
+                json::write(out, receipt);
             }
             out.extend_from_slice(b"}\n\n");
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    /// The end of a chunk after which others follow.
+    fn close(&self, out: &mut Vec<u8>, so_far: TokensSoFar) {
+        match self.usage {
+            StreamUsage::Nowhere => out.extend_from_slice(b"]}\n\n"),
+            StreamUsage::AtEnd => out.extend_from_slice(b"],\"usage\":null}\n\n"),
+            StreamUsage::Everywhere => {
+                out.extend_from_slice(b"],\"usage\":");
+                json::write(out, &WireUsage::from(so_far));
+                out.extend_from_slice(b"}\n\n");
+            }
+        }
     }
 
     fn open(&self, out: &mut Vec<u8>, index: usize) {
@@ -261,11 +274,11 @@ impl Chunks {
         match self.api {
             Api::Completions => {
                 out.extend_from_slice(b",\"text\":");
-                json(out, text);
+                json::write(out, text);
             }
             Api::Chat => {
                 out.extend_from_slice(b",\"delta\":{\"content\":");
-                json(out, text);
+                json::write(out, text);
                 out.push(b'}');
             }
         }
@@ -279,15 +292,13 @@ pub fn error_event(out: &mut Vec<u8>, body: &[u8]) {
     out.extend_from_slice(b"\n\n");
 }
 
-fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
-    serde_json::to_writer(out, value).expect("plain fields serialise, and a vector takes all");
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::bill::testing::finished;
     use super::*;
     use serde_json::{Value, json};
+
+    const NONE: TokensSoFar = TokensSoFar { prompt_tokens: 0, completion_tokens: 0 };
 
     fn title(api: Api) -> Title {
         Title {
@@ -347,12 +358,12 @@ mod tests {
 
     #[test]
     fn chat_chunks_are_role_text_finish() {
-        let chunks = Chunks::new(&title(Api::Chat), false);
+        let chunks = Chunks::new(&title(Api::Chat), StreamUsage::Nowhere);
         let (mut out, mut bill) = (Vec::new(), Bill::default());
-        chunks.role(&mut out, 0);
-        chunks.text(&mut out, 0, "a\"\n\u{1}ä", None);
+        chunks.role(&mut out, 0, NONE);
+        chunks.text(&mut out, (0, NONE), "a\"\n\u{1}ä", None);
         bill.add(&mut finished("cpu:0", 1.0));
-        chunks.finish(&mut out, 0, FinishReason::Length, Some(&bill));
+        chunks.finish(&mut out, (0, NONE), FinishReason::Length, Some(&bill));
         chunks.done(&mut out, &bill);
         let events = events(&out);
         assert_eq!(events.len(), 4);
@@ -374,12 +385,12 @@ mod tests {
 
     #[test]
     fn asked_for_usage_comes_in_a_chunk_of_its_own() {
-        let chunks = Chunks::new(&title(Api::Completions), true);
+        let chunks = Chunks::new(&title(Api::Completions), StreamUsage::AtEnd);
         let (mut out, mut bill) = (Vec::new(), Bill::default());
-        chunks.role(&mut out, 1);
-        chunks.text(&mut out, 1, "x", None);
+        chunks.role(&mut out, 1, NONE);
+        chunks.text(&mut out, (1, NONE), "x", None);
         bill.add(&mut finished("cpu:0", 1.0));
-        chunks.finish(&mut out, 1, FinishReason::Stop, Some(&bill));
+        chunks.finish(&mut out, (1, NONE), FinishReason::Stop, Some(&bill));
         chunks.done(&mut out, &bill);
         let events = events(&out);
         assert_eq!(events.len(), 4);
@@ -398,5 +409,24 @@ mod tests {
         assert_eq!(events[2]["choices"], json!([]));
         assert_eq!(events[2]["usage"]["total_tokens"], 5);
         assert_eq!(events[2]["receipt"]["decode_ms"], 2.0);
+    }
+
+    #[test]
+    fn usage_is_in_every_chunk_where_that_is_asked_for() {
+        let chunks = Chunks::new(&title(Api::Chat), StreamUsage::Everywhere);
+        let (mut out, mut bill) = (Vec::new(), Bill::default());
+        let at = |completion_tokens| TokensSoFar { prompt_tokens: 3, completion_tokens };
+        chunks.role(&mut out, 0, at(0));
+        chunks.text(&mut out, (0, at(1)), "x", None);
+        bill.add(&mut finished("cpu:0", 1.0));
+        chunks.finish(&mut out, (0, at(2)), FinishReason::Stop, Some(&bill));
+        chunks.done(&mut out, &bill);
+        let events = events(&out);
+        let total = |event: &Value| event["usage"]["total_tokens"].as_u64();
+        let totals: Vec<_> = events.iter().filter_map(total).collect();
+        assert_eq!(totals, [3, 4, 5, 5]);
+        let usage = json!({"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4});
+        assert_eq!(events[1]["usage"], usage);
+        assert_eq!(events[3]["receipt"]["node_id"], "n");
     }
 }

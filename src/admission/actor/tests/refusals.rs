@@ -54,7 +54,7 @@ fn text_and_messages_are_tokenized_and_defaults_filled_in() {
         bench.admit(request("t", Prompt::Text("hi".into()), sink.clone())).await;
         let text = bench.next_enqueued().await;
         assert_eq!((text.sequence.num_prompt_tokens, text.sequence.max_tokens), (3, 61));
-        let chat = vec![ChatMessage { role: "user".into(), content: "hi".into() }];
+        let chat = vec![ChatMessage::new("user", "hi")];
         bench.admit(request("c", Prompt::Messages(chat), sink.clone())).await;
         let chat = bench.next_enqueued().await;
         assert_eq!((chat.sequence.num_prompt_tokens, chat.sequence.max_tokens), (19, 45));
@@ -73,7 +73,7 @@ fn text_and_messages_are_tokenized_and_defaults_filled_in() {
 fn every_refusal_names_its_kind_and_gives_everything_back() {
     with_bench(|bench| async move {
         let text = |text: &str| Prompt::Text(text.into());
-        let wizard = vec![ChatMessage { role: "wizard".into(), content: "hi".into() }];
+        let wizard = vec![ChatMessage::new("wizard", "hi")];
         let top_p = Params { top_p: Some(2.0), ..Params::default() };
         let long = Params { max_tokens: Some(60), ..Params::default() };
         let sink = Collected::default;

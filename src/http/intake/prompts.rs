@@ -9,7 +9,7 @@ const SHAPES: &str = "a string, an array of strings, an array of token ids, or a
 ///
 /// # Errors
 /// `invalid`, naming the member.
-pub(super) fn read(value: Value, path: &str) -> Result<Vec<Prompt>> {
+pub(in crate::http) fn read(value: Value, path: &str) -> Result<Vec<Prompt>> {
     let items = match value {
         Value::Text(text) => return Ok(vec![Prompt::Text(text)]),
         Value::List(items) => items,
@@ -38,7 +38,7 @@ fn each(
 }
 
 /// Where the client wrote one of so many prompts.
-pub(super) fn path_of(prompt: usize, count: usize) -> String {
+pub(in crate::http) fn path_of(prompt: usize, count: usize) -> String {
     if count == 1 { "prompt".to_owned() } else { format!("prompt[{prompt}]") }
 }
 

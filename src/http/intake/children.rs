@@ -7,7 +7,7 @@ use crate::ids::{MAX_REQUEST_ID_LEN, RequestId};
 ///
 /// # Errors
 /// `invalid` where the id leaves no room for a number.
-pub(super) fn ids(id: &RequestId, count: usize) -> Result<Vec<RequestId>> {
+pub(in crate::http) fn ids(id: &RequestId, count: usize) -> Result<Vec<RequestId>> {
     if count == 1 {
         return Ok(vec![id.clone()]);
     }

@@ -8,10 +8,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::answer::wire::Api;
+use super::super::answer::wire::Api;
+use super::super::config::UnknownParameters;
+use super::super::routes::Door;
 use super::parse::{self, GenerationBody};
-use super::routes::Door;
 use crate::error::{Error, Kind, Result};
+use crate::request::IgnoredMembers;
 
 /// A body up to here is parsed on the worker: in less than a millisecond, and without a place among the large ones.
 const SMALL_BYTES: usize = 64 << 10;
@@ -23,15 +25,15 @@ const MAX_LONGEST_BODIES: usize = 16;
 const LARGE_BODY_RETRY_MS: u64 = 1_000;
 
 /// The bytes that all large bodies of a server may take, from their first to the end of their parsing.
-pub(super) fn large_body_bytes(max_body_bytes: usize) -> Arc<Semaphore> {
+pub(in crate::http) fn large_body_bytes(max_body_bytes: usize) -> Arc<Semaphore> {
     let bytes = max_body_bytes.saturating_mul(MAX_LONGEST_BODIES).min(Semaphore::MAX_PERMITS);
     Arc::new(Semaphore::new(bytes))
 }
 
 /// A whole body.
-pub(super) struct Body {
+pub(in crate::http) struct Body {
     bytes: Bytes,
-    /// Its place among the large ones, if it is one.
+    /// Its place among the large ones, if it is one and not parsed yet.
     place: Option<OwnedSemaphorePermit>,
 }
 
@@ -41,7 +43,11 @@ impl Body {
     /// # Errors
     /// `too_large` beyond `http.max_body_bytes`, `queue_full` where large bodies have no place left, `invalid` or `unsupported` for
     /// what is no plain JSON by its header or does not arrive within `http.read_timeout_s`.
-    pub(super) async fn read(door: &Door, headers: &HeaderMap, payload: Payload) -> Result<Self> {
+    pub(in crate::http) async fn read(
+        door: &Door,
+        headers: &HeaderMap,
+        payload: Payload,
+    ) -> Result<Self> {
         check_type(headers)?;
         let length =
             headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -55,22 +61,50 @@ impl Body {
         })
     }
 
-    /// What it asks for. A large one is parsed on the worker's other thread, one at a time.
+    /// What it asks for, and which of its members are ignored. A large one is parsed on the worker's other thread, one at a time.
     ///
     /// # Errors
     /// `invalid` or `unsupported`, naming the member.
-    pub(super) async fn parse(self, api: Api, max_prompts: usize) -> Result<GenerationBody> {
-        let is_small = self.place.is_none();
-        let parse = move || match api {
-            Api::Chat => parse::chat(&self.bytes),
-            Api::Completions => parse::completion(&self.bytes, max_prompts),
-        };
-        if is_small {
-            return parse();
+    pub(in crate::http) async fn parse(&mut self, rules: ReadingRules) -> Result<ParsedBody> {
+        let bytes = self.bytes.clone();
+        if bytes.len() <= SMALL_BYTES {
+            return parse(&bytes, rules);
         }
-        let parsed = web::block(parse).await;
-        parsed.unwrap_or_else(|_| Err(Error::internal("the parser panicked on this body")))
+        let place = self.place.take();
+        let parsed = web::block(move || {
+            let _until_it_is_parsed = place;
+            parse(&bytes, rules)
+        });
+        let panicked = |_| Err(Error::internal("the parser panicked on this body"));
+        parsed.await.unwrap_or_else(panicked)
     }
+}
+
+/// How a body is read.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::http) struct ReadingRules {
+    /// Whose members it has.
+    pub(in crate::http) api: Api,
+    /// Most prompts of a completion.
+    pub(in crate::http) max_prompts: usize,
+    /// What becomes of members that nobody knows.
+    pub(in crate::http) unknown: UnknownParameters,
+}
+
+/// What a body asks for, and what of it is ignored.
+pub(in crate::http) struct ParsedBody {
+    pub(in crate::http) generation: GenerationBody,
+    pub(in crate::http) ignored: IgnoredMembers,
+}
+
+fn parse(bytes: &[u8], rules: ReadingRules) -> Result<ParsedBody> {
+    let ignored = IgnoredMembers::default();
+    let noted = Some(&ignored).filter(|_| rules.unknown == UnknownParameters::Ignore);
+    let generation = match rules.api {
+        Api::Chat => parse::chat(bytes, noted)?,
+        Api::Completions => parse::completion(bytes, rules.max_prompts, noted)?,
+    };
+    Ok(ParsedBody { generation, ignored })
 }
 
 async fn collect(door: &Door, mut payload: Payload, length: usize) -> Result<Body> {
@@ -118,7 +152,7 @@ fn check_type(headers: &HeaderMap) -> Result<()> {
         }
     }
     if let Some(value) = headers.get(CONTENT_ENCODING).map(text)
-        && !value.eq_ignore_ascii_case("identity")
+        && !["", "identity"].contains(&value.trim().to_ascii_lowercase().as_str())
     {
         let message = format!("expected no Content-Encoding, got {value:?}");
         return Err(Error::new(Kind::Unsupported, message));

@@ -1,10 +1,11 @@
 //! Bodies of `/v1/completions` and `/v1/chat/completions` → what they ask for. Here is what OpenAI's clients write in their own way;
 //! the rest is read by [`crate::reader`], as for the bus.
 
+use super::super::answer::wire::Api;
 use super::prompts;
 use crate::error::{Error, Result};
 use crate::reader::{self, Layout, MemberPlace, RequestOptions, take_neutral};
-use crate::request::{Fields, Params, Prompt, Value};
+use crate::request::{Fields, IgnoredMembers, Params, Prompt, Value};
 
 /// How HTTP clients write a request.
 const LAYOUT: Layout =
@@ -12,27 +13,53 @@ const LAYOUT: Layout =
 
 /// What a body asks for.
 #[derive(Debug, PartialEq)]
-pub(super) struct GenerationBody {
+pub(in crate::http) struct GenerationBody {
     /// The alias of the model.
-    pub(super) model: String,
+    pub(in crate::http) model: String,
     /// At least one; each is a choice of the answer.
-    pub(super) prompts: Vec<Prompt>,
+    pub(in crate::http) prompts: Vec<Prompt>,
     /// For each of them.
-    pub(super) options: RequestOptions,
-    /// A last chunk with the usage, before `[DONE]`.
-    pub(super) include_usage: bool,
+    pub(in crate::http) options: RequestOptions,
+    /// Where a stream says its usage.
+    pub(in crate::http) usage: StreamUsage,
     /// What the client called the members that later stages may refuse.
-    pub(super) layout: Layout,
+    pub(in crate::http) layout: Layout,
 }
 
-/// Reads a body of `/v1/chat/completions`.
+impl GenerationBody {
+    /// Which endpoint it is for.
+    pub(in crate::http) fn api(&self) -> Api {
+        match self.prompts.first() {
+            Some(Prompt::Messages(_)) => Api::Chat,
+            _ => Api::Completions,
+        }
+    }
+}
+
+/// Which chunks of a stream have the usage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::http) enum StreamUsage {
+    /// None.
+    #[default]
+    Nowhere,
+    /// A last one, before `[DONE]`.
+    AtEnd,
+    /// That, and every other one has what there is until then: vLLM's `continuous_usage_stats`.
+    Everywhere,
+}
+
+/// Reads a body of `/v1/chat/completions`; unknown members are refused, unless they can be noted.
 ///
 /// # Errors
 /// `invalid` or `unsupported`, naming the member.
-pub(super) fn chat(body: &[u8]) -> Result<GenerationBody> {
-    let mut fields = Fields::of_body(reader::json(body)?)?;
-    let messages = fields.required("messages", reader::messages)?;
-    let generation = generation(fields, vec![Prompt::Messages(messages)])?;
+pub(in crate::http) fn chat(
+    body: &[u8],
+    ignored: Option<&IgnoredMembers>,
+) -> Result<GenerationBody> {
+    let mut fields = Fields::of_body(reader::json(body)?, ignored)?;
+    let read = |value: Value, path: &str| reader::messages(value, path, ignored);
+    let messages = fields.required("messages", read);
+    let generation = generation(fields, messages.map(|all| vec![Prompt::Messages(all)]))?;
     if generation.options.params.echoes() {
         let text = "not supported for a chat; expected false or nothing";
         return Err(Error::unsupported("echo", text));
@@ -40,29 +67,33 @@ pub(super) fn chat(body: &[u8]) -> Result<GenerationBody> {
     Ok(generation)
 }
 
-/// Reads a body of `/v1/completions` with at most `max_prompts` prompts.
+/// Reads a body of `/v1/completions` with at most `max_prompts` prompts, in the same way.
 ///
 /// # Errors
 /// `invalid` or `unsupported`, naming the member.
-pub(super) fn completion(body: &[u8], max_prompts: usize) -> Result<GenerationBody> {
-    let mut fields = Fields::of_body(reader::json(body)?)?;
-    let prompts = fields.required("prompt", prompts::read)?;
-    if prompts.len() > max_prompts {
-        return Err(Error::invalid(
-            "prompt",
-            format!("expected at most {max_prompts} prompts, got {}", prompts.len()),
-        ));
-    }
+pub(in crate::http) fn completion(
+    body: &[u8],
+    max_prompts: usize,
+    ignored: Option<&IgnoredMembers>,
+) -> Result<GenerationBody> {
+    let mut fields = Fields::of_body(reader::json(body)?, ignored)?;
+    let prompts = fields.required("prompt", prompts::read).and_then(|prompts| {
+        let count = prompts.len();
+        let text = || format!("expected at most {max_prompts} prompts, got {count}");
+        if count > max_prompts { Err(Error::invalid("prompt", text())) } else { Ok(prompts) }
+    });
     generation(fields, prompts)
 }
 
-fn generation(mut fields: Fields, prompts: Vec<Prompt>) -> Result<GenerationBody> {
+fn generation(mut fields: Fields<'_>, prompts: Result<Vec<Prompt>>) -> Result<GenerationBody> {
     let mut options = RequestOptions::read(&mut fields, &LAYOUT)?;
     let max_tokens = max_tokens(&mut fields, &mut options.params)?;
-    let model = fields.required("model", Value::text)?;
-    let include_usage = stream_options(&mut fields, options.stream)?;
+    let model = fields.required("model", Value::text);
+    let usage = stream_options(&mut fields, options.stream)?;
     take_neutral(&mut fields, MemberPlace::OpenAi)?;
+    // A misspelt name comes first: it may be that of what is missing.
     fields.finish()?;
+    let (prompts, model) = (prompts?, model?);
     if options.detached {
         let text = "not supported over HTTP; expected false or nothing";
         return Err(Error::unsupported("detached", text));
@@ -73,11 +104,11 @@ fn generation(mut fields: Fields, prompts: Vec<Prompt>) -> Result<GenerationBody
         return Err(Error::unsupported("prompt_logprobs", text));
     }
     let layout = Layout { max_tokens, ..LAYOUT };
-    Ok(GenerationBody { model, prompts, options, include_usage, layout })
+    Ok(GenerationBody { model, prompts, options, usage, layout })
 }
 
 /// Takes OpenAI's newer name of `max_tokens`; gives the one that the client wrote.
-fn max_tokens(fields: &mut Fields, params: &mut Params) -> Result<&'static str> {
+fn max_tokens(fields: &mut Fields<'_>, params: &mut Params) -> Result<&'static str> {
     const NAME: &str = "max_completion_tokens";
     let read = |value: Value, path: &str| value.integer(path, 0, u32::MAX.into());
     let Some(given) = fields.optional(NAME, read)?.map(|given| given as u32) else {
@@ -91,22 +122,23 @@ fn max_tokens(fields: &mut Fields, params: &mut Params) -> Result<&'static str> 
     Ok(NAME)
 }
 
-fn stream_options(fields: &mut Fields, stream: bool) -> Result<bool> {
-    let Some(mut options) = fields.optional("stream_options", Fields::of)? else {
-        return Ok(false);
+fn stream_options(fields: &mut Fields<'_>, stream: bool) -> Result<StreamUsage> {
+    let Some(mut options) = fields.object("stream_options")? else {
+        return Ok(StreamUsage::Nowhere);
     };
     if !stream {
         return Err(Error::invalid("stream_options", "only allowed where stream is true"));
     }
-    let include_usage = options.optional("include_usage", Value::boolean)?.unwrap_or(false);
-    if options.optional("include_obfuscation", Value::boolean)?.unwrap_or(false) {
-        return Err(Error::unsupported(
-            options.path_of("include_obfuscation"),
-            "not supported by this node; expected false or nothing",
-        ));
-    }
+    let mut flag = |name| options.optional(name, Value::boolean).map(|flag| flag == Some(true));
+    let usage = match (flag("include_usage")?, flag("continuous_usage_stats")?) {
+        // As vLLM has it, the second says nothing without the first.
+        (false, _) => StreamUsage::Nowhere,
+        (true, false) => StreamUsage::AtEnd,
+        (true, true) => StreamUsage::Everywhere,
+    };
+    take_neutral(&mut options, MemberPlace::StreamOptions)?;
     options.finish()?;
-    Ok(include_usage)
+    Ok(usage)
 }
 
 #[cfg(test)]
@@ -118,7 +150,7 @@ mod tests {
 
     fn at_chat(members: &str) -> Result<GenerationBody> {
         let messages = r#""messages":[{"role":"user","content":"hi"}]"#;
-        chat(format!(r#"{{"model":"demo",{messages}{members}}}"#).as_bytes())
+        chat(format!(r#"{{"model":"demo",{messages}{members}}}"#).as_bytes(), None)
     }
 
     fn fault<T: std::fmt::Debug>(result: Result<T>) -> (Kind, String) {
@@ -131,7 +163,7 @@ mod tests {
         let generation = at_chat("").expect("valid");
         assert_eq!(generation.options.params, Params::default());
         assert_eq!(generation.options.priority, DEFAULT_PRIORITY);
-        assert!(!generation.options.stream && !generation.include_usage);
+        assert!(!generation.options.stream && generation.usage == StreamUsage::Nowhere);
         assert_eq!(generation.options.request_id, None);
         let nulls =
             r#","temperature":null,"stop":null,"stream":null,"stream_options":null,"n":null"#;
@@ -165,7 +197,7 @@ mod tests {
         assert_eq!(generation.options.params, params);
         assert!(
             generation.options.stream
-                && generation.include_usage
+                && generation.usage == StreamUsage::AtEnd
                 && generation.options.priority == 255
         );
         assert_eq!(generation.options.request_id.map(|id| id.to_string()), Some("r-1".to_owned()));
@@ -211,11 +243,11 @@ mod tests {
         for (members, kind, name) in cases {
             assert_eq!(fault(at_chat(members)), (kind, name.to_owned()), "{members}");
         }
-        assert_eq!(fault(chat(b"[]")), (Kind::Invalid, String::new()));
-        assert_eq!(fault(chat(b"{}")), (Kind::Invalid, "messages".to_owned()));
-        assert_eq!(fault(completion(b"{}", 1)), (Kind::Invalid, "prompt".to_owned()));
-        assert_eq!(fault(completion(b"{\"prompt\":\"x\"}", 1)).1, "model");
-        assert_eq!(fault(completion(b"{\"prompt\":\"x\",\"model\":1}", 1)).1, "model");
+        assert_eq!(fault(chat(b"[]", None)), (Kind::Invalid, String::new()));
+        assert_eq!(fault(chat(b"{}", None)), (Kind::Invalid, "messages".to_owned()));
+        assert_eq!(fault(completion(b"{}", 1, None)), (Kind::Invalid, "prompt".to_owned()));
+        assert_eq!(fault(completion(b"{\"prompt\":\"x\"}", 1, None)).1, "model");
+        assert_eq!(fault(completion(b"{\"prompt\":\"x\",\"model\":1}", 1, None)).1, "model");
     }
 
     #[test]
@@ -229,7 +261,7 @@ mod tests {
             "an error names what was sent"
         );
         let plain =
-            completion(br#"{"model":"demo","prompt":"x","max_tokens":3}"#, 1).expect("valid");
+            completion(br#"{"model":"demo","prompt":"x","max_tokens":3}"#, 1, None).expect("valid");
         assert_eq!(plain.layout.max_tokens, "max_tokens");
     }
 
@@ -259,7 +291,7 @@ mod tests {
         for member in bad {
             let body = format!(r#"{{"model":"demo","prompt":"x",{member}}}"#);
             let on_bus = format!(r#"{{"prompt":"x","params":{{{member}}}}}"#);
-            let (over_http, on_bus) = said(completion(body.as_bytes(), 1), &on_bus);
+            let (over_http, on_bus) = said(completion(body.as_bytes(), 1, None), &on_bus);
             assert_eq!(on_bus.kind, over_http.kind);
             assert_eq!(on_bus.text(), format!("params.{}", over_http.text()));
         }
@@ -275,8 +307,8 @@ mod tests {
             r#""messages":[{"role":"tool","content":"x"}]"#,
             r#""messages":[{"role":"user","content":[{"type":"image_url"}]}]"#,
             r#""messages":[{"role":"user","role":"user","content":"x"}]"#,
-            r#""messages":[{"role":"user","content":"x","name":"n"}]"#,
-            r#""messages":[{"role":"user","content":"x","age":3}]"#,
+            r#""messages":[{"role":"user","content":"x","tool_calls":[{}]}]"#,
+            r#""messages":[{"role":"user","content":[{"type":"text","text":"x","age":3}]}]"#,
             r#""messages":[{"role":"user","content":"x"}],"priority":256"#,
             r#""messages":[{"role":"user","content":"x"}],"request_id":"a b""#,
             r#""messages":[{"role":"user","content":"x"}],"detached":1"#,
@@ -285,13 +317,53 @@ mod tests {
         ];
         for members in bad {
             let body = format!(r#"{{"model":"demo",{members}}}"#);
-            let (over_http, on_bus) = said(chat(body.as_bytes()), &format!("{{{members}}}"));
+            let (over_http, on_bus) = said(chat(body.as_bytes(), None), &format!("{{{members}}}"));
             assert_eq!(on_bus, over_http, "{members}");
             assert!(on_bus.param.is_some(), "{on_bus}");
         }
         for body in ["", "[]", "{", "null"] {
-            let (over_http, on_bus) = said(chat(body.as_bytes()), body);
+            let (over_http, on_bus) = said(chat(body.as_bytes(), None), body);
             assert_eq!(on_bus, over_http, "{body}");
         }
+    }
+
+    #[test]
+    fn a_misspelt_name_is_said_before_what_is_missing_for_it() {
+        let said = |body: &str| completion(body.as_bytes(), 1, None).expect_err(body).text();
+        let misspelt = said(r#"{"model":"demo","promt":"x"}"#);
+        assert_eq!(misspelt, "promt: unknown parameter; did you mean prompt?");
+        let misspelt = said(r#"{"modle":"demo","prompt":"x"}"#);
+        assert_eq!(misspelt, "modle: unknown parameter; did you mean model?");
+    }
+
+    #[test]
+    fn usage_is_streamed_at_the_end_or_everywhere() {
+        let usage = |options: &str| {
+            let members = format!(r#","stream":true,"stream_options":{options}"#);
+            at_chat(&members).expect("valid").usage
+        };
+        assert_eq!(usage(r#"{"include_usage":true}"#), StreamUsage::AtEnd);
+        let everywhere = usage(r#"{"include_usage":true,"continuous_usage_stats":true}"#);
+        assert_eq!(everywhere, StreamUsage::Everywhere);
+        assert_eq!(usage(r#"{"continuous_usage_stats":true}"#), StreamUsage::Nowhere);
+    }
+
+    #[test]
+    fn unknown_members_are_noted_where_that_is_wanted_and_others_judged_as_ever() {
+        let note = |members: &str| {
+            let noted = IgnoredMembers::default();
+            let messages =
+                r#""messages":[{"role":"user","content":[{"type":"text","text":"x","a":1}]}]"#;
+            let body = format!(r#"{{"model":"demo",{messages}{members}}}"#);
+            let read = chat(body.as_bytes(), Some(&noted)).map(|_| ());
+            (read, noted.into_paths().0)
+        };
+        let (read, noted) = note(r#","top_q":1,"stream":true,"stream_options":{"b":1}"#);
+        assert_eq!(
+            (read, noted.join(" ").as_str()),
+            (Ok(()), "messages[0].content[0].a stream_options.b top_q")
+        );
+        assert_eq!(note(r#","tools":[{}]"#).0.map_err(|e| e.kind), Err(Kind::Unsupported));
+        assert_eq!(note(r#","top_p":"x""#).0.map_err(|e| e.kind), Err(Kind::Invalid));
     }
 }
