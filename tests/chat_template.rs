@@ -6,6 +6,7 @@ use std::path::Path;
 use inferno_node::error::Kind;
 use inferno_node::request::ChatMessage;
 use inferno_node::tokenizer::{ChatTemplate, MAX_ADDED_BYTES, MAX_INSTRUCTIONS, Tokenizer};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 fn message(role: &str, content: &str) -> ChatMessage {
@@ -48,6 +49,23 @@ const LLAMA_3: &str = r"{{- bos_token }}
     {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
 {%- endif %}
 ";
+
+#[test]
+fn a_template_reads_any_member_of_a_message_and_the_clients_variables() {
+    let source = "{% for m in messages %}{{ m.name }}:{{ m.content }}{% if m.tags %}{{ m.tags.x[0] }}{% endif %};{% endfor %}\
+        {{ style }}{{ eos_token }}{{ bos_token }}";
+    let template = ChatTemplate::new(source, &json!({"bos_token": "<s>", "eos_token": "</s>"}));
+    let value = |json: Value| inferno_node::request::Value::deserialize(json).expect("a value");
+    let named = |name: &str, tags: Value| ChatMessage {
+        more: vec![("name".into(), value(json!(name))), ("tags".into(), value(tags))],
+        ..message("user", "hi")
+    };
+    let messages = [named("ann", json!({"x": [7]})), named("bob", json!(null))];
+    let variables =
+        [("style".into(), value(json!("brief"))), ("eos_token".into(), value(json!("!")))];
+    let rendered = template.expect("compiles").render_with(&messages, true, &variables);
+    assert_eq!(rendered.as_deref(), Ok("ann:hi7;bob:hi;brief!<s>"));
+}
 
 #[test]
 fn llama_3_style() {

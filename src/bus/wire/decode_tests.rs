@@ -97,6 +97,23 @@ fn neutral_values_of_what_is_not_here_are_taken() {
 }
 
 #[test]
+fn habits_of_other_servers_and_what_a_template_reads_are_taken_as_over_http() {
+    let body = json!({
+        "messages": [{"role": "user", "name": "ann", "content": "a", "reasoning_content": null}],
+        "params": {
+            "top_k": -1, "use_beam_search": false, "length_penalty": 1, "cache_prompt": true, "stop_token_ids": [],
+            "chat_template_kwargs": {"enable_thinking": false}, "add_generation_prompt": true
+        }
+    });
+    let decoded = both(&body).expect("decodes");
+    let Prompt::Messages(messages) = &decoded.prompt else { panic!("a chat") };
+    assert_eq!(messages[0].more, [("name".to_owned(), crate::request::Value::Text("ann".into()))]);
+    assert_eq!(decoded.options.params.chat_template_kwargs.len(), 1);
+    let body = json!({"prompt": "a", "params": {"use_beam_search": true}});
+    assert_eq!(refused(&body), (Kind::Unsupported, "params.use_beam_search".into()));
+}
+
+#[test]
 fn what_is_not_built_yet_is_unsupported_by_name() {
     for (name, value) in [("tenant", json!("t")), ("deadline_ms", json!(5))] {
         let mut body = json!({"prompt": "a"});
