@@ -33,7 +33,7 @@ def test_models_are_listed(client, model):
     assert client.models.retrieve(model).id == model
 
 
-def test_an_unknown_model_is_not_found(client):
+def test_an_unknown_model_is_not_found(client, model):
     with pytest.raises(openai.NotFoundError) as of_list:
         client.models.retrieve("no-such-model")
     assert of_list.value.code == "model_not_found"
@@ -43,7 +43,7 @@ def test_an_unknown_model_is_not_found(client):
     ):
         with pytest.raises(openai.NotFoundError) as error:
             create()
-        assert error.value.param == "model"
+        assert error.value.param == "model" and model in error.value.body["message"]
 
 
 def test_chat(client, model):
@@ -81,6 +81,36 @@ def test_chat_stream_gives_the_same_text(client, model):
     assert last.choices == [] and all(chunk.usage is None for chunk in texts)
     assert last.usage.completion_tokens == whole.usage.completion_tokens
     assert last.model_extra["receipt"]["node_id"]
+
+
+def test_usage_in_every_chunk_grows_to_that_of_the_end(client, model):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    stream = client.chat.completions.create(
+        model=model, messages=MESSAGES, max_tokens=8, stream=True, stream_options=options
+    )
+    *usages, last = [chunk.usage for chunk in stream]
+    counts = [usage.completion_tokens for usage in usages]
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == last.completion_tokens
+    assert {usage.prompt_tokens for usage in usages} == {last.prompt_tokens}
+
+
+def test_a_header_of_any_kind_traces_a_request(client, model):
+    for value in ("Root=1-5759e988; Self=a.b", "uuid#12", "x" * 80):
+        answer = client.completions.with_raw_response.create(
+            model=model, prompt="Once", max_tokens=1, extra_headers={"X-Request-Id": value}
+        )
+        assert answer.headers["x-request-id"] == value
+
+
+def test_one_header_may_trace_two_requests_at_once(client, model):
+    def run(_):
+        return client.completions.create(
+            model=model, prompt="Once", max_tokens=64, extra_headers={"X-Request-Id": "one-for-all"}
+        ).id
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(run, range(16)))
+    assert all(identity.startswith("cmpl-") for identity in ids)
 
 
 def test_chat_stream_without_usage(client, model):
@@ -358,6 +388,11 @@ def test_what_does_not_fit_is_refused_as_context_length(client, model):
     with pytest.raises(openai.BadRequestError) as error:
         client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=1_000_000)
     assert error.value.code == "context_length_exceeded"
+    # The words by which LangChain and LiteLLM know it.
+    [entry] = [entry for entry in client.models.list().data if entry.id == model]
+    most = entry.model_extra["max_model_len"]
+    assert f"This model's maximum context length is {most} tokens" in str(error.value)
+    assert "prompt is too long" in str(error.value)
 
 
 def test_request_ids_go_there_and_back(client, model):
