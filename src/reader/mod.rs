@@ -20,8 +20,8 @@ mod neutral;
 pub use bytes::{json, msgpack};
 pub use layout::{Layout, RenamingSink};
 pub use messages::messages;
-use neutral::Neutral;
 pub use neutral::{MemberPlace, known_members, take_neutral};
+use neutral::{Neutral, is_known};
 
 /// What a body says beside its prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,11 +47,17 @@ impl RequestOptions {
         let (params, stream) = match layout.params_in {
             None => parameters(body)?,
             Some(name) => {
-                body.refuse_misplaced(Params::FIELDS, &format!("in {name}, not beside it"))?;
+                let is_parameter = |member: &str| {
+                    member == "stream"
+                        || Params::FIELDS.contains(&member)
+                        || is_known(MemberPlace::Params, member)
+                };
+                body.refuse_misplaced(is_parameter, &format!("in {name}, not beside it"))?;
                 let inside = body.object(name)?;
                 let mut inside = inside.unwrap_or_else(|| Fields::new(Vec::new(), name));
                 let read = parameters(&mut inside)?;
-                inside.refuse_misplaced(BESIDE_PARAMS, &format!("beside {name}, not in it"))?;
+                let is_beside = |member: &str| BESIDE_PARAMS.contains(&member);
+                inside.refuse_misplaced(is_beside, &format!("beside {name}, not in it"))?;
                 inside.finish()?;
                 read
             }
@@ -119,6 +125,10 @@ mod tests {
         let said = |body: &str| read(body, &nested()).expect_err(body).text();
         let text = said(r#"{"max_tokens":5}"#);
         assert_eq!(text, "max_tokens: expected in params, not beside it");
+        let text = said(r#"{"stream":false}"#);
+        assert_eq!(text, "stream: expected in params, not beside it");
+        let text = said(r#"{"tools":[]}"#);
+        assert_eq!(text, "tools: expected in params, not beside it");
         let text = said(r#"{"params":{"priority":5}}"#);
         assert_eq!(text, "params.priority: expected beside params, not in it");
         let text = said(r#"{"params":{"max_token":5}}"#);

@@ -65,6 +65,11 @@ pub fn known_members() -> impl Iterator<Item = (MemberPlace, &'static str, Strin
     KNOWN.iter().map(|(place, name, neutral)| (*place, *name, neutral.values()))
 }
 
+/// Whether a member of this name is known there.
+pub(super) fn is_known(place: MemberPlace, name: &str) -> bool {
+    KNOWN.iter().any(|(of, known, _)| *of == place && *known == name)
+}
+
 /// Takes every member of `place` that the node does not have.
 ///
 /// # Errors

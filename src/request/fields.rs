@@ -167,9 +167,13 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// `invalid`, naming the first and saying where it belongs.
-    pub fn refuse_misplaced(&self, names: &[&str], belongs: &str) -> Result<()> {
+    pub fn refuse_misplaced(
+        &self,
+        is_elsewhere: impl Fn(&str) -> bool,
+        belongs: &str,
+    ) -> Result<()> {
         let mut left = self.members.iter().filter(|(_, value)| value.is_some());
-        match left.find(|(name, _)| names.contains(&name.as_str())) {
+        match left.find(|(name, _)| is_elsewhere(name)) {
             None => Ok(()),
             Some((name, _)) => {
                 Err(Error::invalid(self.path_of(name), format!("expected {belongs}")))
@@ -365,7 +369,7 @@ mod tests {
         let judge = |name: &str, _: &Value| (name == "c").then(|| Err("no".to_owned()));
         let mut other = Fields::new(vec![("c".into(), Value::Int(2))], "m");
         assert_eq!(other.take_judged(judge), Err(Error::unsupported("m.c", "no")));
-        let misplaced = fields.refuse_misplaced(&["c"], "it elsewhere");
+        let misplaced = fields.refuse_misplaced(|name| name == "c", "it elsewhere");
         assert_eq!(misplaced, Err(Error::invalid("m.c", "expected it elsewhere")));
         assert_eq!(fields.into_rest(), [("c".to_owned(), Value::Int(2))]);
     }
