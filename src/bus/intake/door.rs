@@ -25,8 +25,8 @@ use crate::reader::{RenamingSink, RequestOptions};
 use crate::request::{Caller, DefaultLength, Ended, Request, SoFar};
 use crate::telemetry::Metrics;
 
-/// When to come back if admission's mailbox is full, in milliseconds: it is emptied in less.
-const MAILBOX_RETRY_MS: u64 = 250;
+/// When to come back if admission's mailbox is full, in milliseconds: it is emptied in less, and nobody is to come back sooner.
+const MAILBOX_RETRY_MS: u64 = 1_000;
 
 /// How long a cancel waits for room in admission's mailbox: 100 tries of 10 ms.
 const CANCEL_TRIES: u32 = 100;
