@@ -3,9 +3,12 @@
 How fast the node is does not matter: the times that it names follow from that.
 """
 
+import asyncio
 import concurrent.futures
+import json
 
 import conftest
+import nats
 import openai
 import pytest
 
@@ -59,3 +62,26 @@ def test_both_headers_of_a_refusal_name_the_same_time_and_the_next_client_a_late
     assert told
     assert all(1_000 <= ms <= 60_000 and seconds == -(-ms // 1_000) for ms, seconds in told)
     assert len({ms for ms, _ in told}) > len(told) // 2, told
+
+
+def test_the_bus_names_times_of_the_same_kind(small_node, model):
+    params = {"max_tokens": 300, "ignore_eos": True, "stream": False}
+    request = json.dumps({"prompt": "Once upon a time", "params": params}).encode()
+
+    async def inside():
+        client = await nats.connect(small_node.nats_url)
+        try:
+            asked = [
+                client.request(f"inferno.v1.generate.{model}", request, timeout=60)
+                for _ in range(CLIENTS)
+            ]
+            return [json.loads(answer.data) for answer in await asyncio.gather(*asked)]
+        finally:
+            await client.close()
+
+    refused = [answer["error"] for answer in asyncio.run(inside()) if "error" in answer]
+    assert refused
+    for error in refused:
+        assert set(error) == {"kind", "message", "retry_after_ms"}
+        assert error["kind"] == "queue_full" and 1_000 <= error["retry_after_ms"] <= 60_000
+    assert len({error["retry_after_ms"] for error in refused}) > len(refused) // 2
