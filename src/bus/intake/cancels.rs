@@ -44,7 +44,8 @@ impl Cancels {
         }
         let (_close, closing) = oneshot::channel();
         let has_ended = Arc::new(AtomicBool::new(false));
-        let watched = Watched { door: door.clone(), id: id.clone(), has_ended: has_ended.clone() };
+        let watched =
+            CancelSubject { door: door.clone(), id: id.clone(), has_ended: has_ended.clone() };
         tokio::spawn(watched.watch(subscriber, closing));
         self.open.insert(id, OpenSubject { _close, has_ended });
     }
@@ -61,13 +62,13 @@ impl Cancels {
 }
 
 /// What a subject's task knows.
-struct Watched {
+struct CancelSubject {
     door: Arc<Door>,
     id: RequestId,
     has_ended: Arc<AtomicBool>,
 }
 
-impl Watched {
+impl CancelSubject {
     async fn watch(self, mut subscriber: Subscriber, mut closing: oneshot::Receiver<()>) {
         let mut closed = false;
         loop {
