@@ -22,6 +22,8 @@ mod fake;
 mod nats;
 #[path = "bus/outage.rs"]
 mod outage;
+#[path = "bus/owners.rs"]
+mod owners;
 #[path = "bus/streams.rs"]
 mod streams;
 

@@ -10,10 +10,10 @@ use futures_util::future::try_join_all;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::gate::Gate;
-use super::ledger::{Denied, Group, Ledger};
+use super::ledger::{Group, Ledger};
 use super::pool::{Job, Pool, Tokenized};
-use super::rate::Rate;
 use super::reserved::{Hold, Reserved};
+use super::shed::Shed;
 use super::validate;
 use super::{Config, DevicesUp, Drain};
 use crate::clock::Timestamp;
@@ -67,7 +67,7 @@ pub struct Admission {
     sweep: Recipient<Sweep>,
     metrics: Arc<Metrics>,
     progress: Progress,
-    rate: Rate,
+    shed: Shed,
     pool: Pool,
     tokenizing: u64,
     alive: Lifeline,
@@ -81,6 +81,7 @@ impl Admission {
     pub fn start(arbiter: &ArbiterHandle, start: Start) -> std::io::Result<Addr<Self>> {
         let (results, mut tokenized) = unbounded_channel();
         let pool = Pool::start(start.config.num_tokenizer_threads(), &results, &start.alive)?;
+        let shed = Shed::new(Arc::clone(&start.ledger), start.config.retry_after_ms);
         let admission = Self {
             gate: Gate::new(start.config, start.expected_models),
             node_id: start.node_id.into(),
@@ -89,7 +90,7 @@ impl Admission {
             sweep: start.sweep,
             metrics: start.metrics,
             progress: start.progress,
-            rate: Rate::default(),
+            shed,
             pool,
             tokenizing: 0,
             alive: start.alive,
@@ -115,7 +116,7 @@ impl Admission {
             Ok(group) => {
                 return requests.into_iter().for_each(|request| self.take(request, Some(&group)));
             }
-            Err(denied) => self.denied(denied, Timestamp::now()),
+            Err(denied) => self.shed.denied(denied, requests.len(), Timestamp::now()),
         };
         tracing::debug!(request_id = %id, error = %denied, "refused");
         self.metrics.refused(denied.kind);
@@ -126,10 +127,10 @@ impl Admission {
 
     /// What can be said without the request's tokens is said here.
     fn admit(&mut self, request: Request, group: Option<&Arc<Group>>, now: Timestamp) {
-        self.rate.observe(now, self.ledger.computed_tokens());
         let (prompt, reserved, bytes) = match self.reserve(request, group, now) {
             Ok(reserved) => reserved,
             Err((mut request, error)) => {
+                let error = self.shed.apart(error);
                 tracing::debug!(request_id = %request.id, %error, "refused");
                 self.metrics.refused(error.kind);
                 request.sink.refused(&error);
@@ -149,7 +150,7 @@ impl Admission {
             }
             Err(job) => {
                 let text = "the prompts that wait to be tokenized have too many bytes together";
-                job.reserved.refuse(&self.gate.later(Kind::QueueFull, text));
+                job.reserved.refuse(&self.shed.crowded(text));
             }
         }
     }
@@ -170,7 +171,7 @@ impl Admission {
         let places = (params.num_samples() as usize, self.gate.config.max_requests);
         let mut permit = match self.ledger.reserve(&handle, &model, places, now) {
             Ok(permit) => permit,
-            Err(denied) => return Err((request, self.denied(denied, now))),
+            Err(denied) => return Err((request, self.shed.denied(denied, places.0, now))),
         };
         if let Some(group) = group {
             permit.join(group);
@@ -198,32 +199,12 @@ impl Admission {
         Ok((request.prompt, reserved, bytes))
     }
 
-    fn denied(&self, denied: Denied, now: Timestamp) -> Error {
-        match denied {
-            Denied::Conflict => {
-                Error::new(Kind::Conflict, "a request with this id is already running")
-                    .with_param("request_id")
-            }
-            Denied::Full(count) => {
-                // A place is free when one request is done.
-                let text = format!("the node already holds {count} requests, its limit");
-                self.queue_full(text, self.ledger.mean_tokens(), now)
-            }
-        }
-    }
-
-    /// A refusal for load: `tokens` are to be done before another try makes sense.
-    fn queue_full(&self, text: String, tokens: u64, now: Timestamp) -> Error {
-        let (done, unknown_ms) = (self.ledger.computed_tokens(), self.gate.config.retry_after_ms);
-        let retry_after_ms = self.rate.retry_after_ms(now, done, tokens, unknown_ms);
-        Error::new(Kind::QueueFull, text).with_retry_after_ms(retry_after_ms)
-    }
-
     /// Goes on with a request whose tokens are known.
     fn complete(&mut self, reserved: Reserved, token_ids: Result<Vec<u32>>, now: Timestamp) {
         match self.gate.decide(&reserved, token_ids) {
             Ok((token_ids, max_tokens)) => self.hand_on(reserved, token_ids, max_tokens, now),
             Err(error) => {
+                let error = self.shed.apart(error);
                 tracing::debug!(request_id = %reserved.handle.request_id(), %error, "refused");
                 reserved.refuse(&error);
             }
@@ -249,7 +230,7 @@ impl Admission {
             let text = format!(
                 "with this request's {tokens} tokens more than {limit} would wait for a device"
             );
-            return reserved.refuse(&self.queue_full(text, excess, now));
+            return reserved.refuse(&self.shed.no_room(text, (tokens, excess), now));
         }
         let Some(mut hold) = reserved.hold.take() else { return };
         hold.permit.announce();
@@ -268,7 +249,7 @@ impl Admission {
 
     /// Sends a request's sequences to the scheduler, all or none: a request that is refused halfway has ended for those that it has.
     fn enqueue(
-        &self,
+        &mut self,
         sequences: Vec<Sequence>,
         streams: &[SharedStream],
         (num_prompt_tokens, tokens): (u32, u64),
@@ -282,7 +263,7 @@ impl Admission {
             };
             let error = match &refused {
                 SendError::Full(_) => {
-                    self.queue_full("the scheduler's mailbox is full".into(), tokens, now)
+                    self.shed.no_room("the scheduler's mailbox is full".into(), (tokens, 0), now)
                 }
                 SendError::Closed(_) => {
                     self.gate.later(Kind::Unavailable, "the scheduler is not running")

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::turnover::{NodeLoad, Turnover};
 use crate::clock::Timestamp;
 use crate::door::RunningObserver;
 use crate::ids::RequestId;
@@ -28,7 +29,7 @@ pub struct Ledger {
 struct Admitted {
     handles: HashMap<RequestId, Arc<Handle>>,
     /// Places taken: one for each sample of each of them.
-    places: usize,
+    turnover: Turnover,
     /// Requests with several prompts: the handles of those that were let in.
     groups: HashMap<RequestId, Vec<Arc<Handle>>>,
 }
@@ -62,7 +63,7 @@ impl Ledger {
 
     /// Requests in the node: being tokenized, waiting and running; each prompt is one, and each sample.
     pub fn num_requests(&self) -> usize {
-        self.lock().places
+        self.lock().turnover.places()
     }
 
     /// Tokens (prompt and `max_tokens`) of the requests that wait for a device.
@@ -75,10 +76,15 @@ impl Ledger {
         self.computed_tokens.load(Ordering::Relaxed)
     }
 
-    /// The mean of prompt and `max_tokens` over the requests that are in.
-    pub(super) fn mean_tokens(&self) -> u64 {
-        let count = self.num_requests() as u64;
-        self.promised_tokens.load(Ordering::Relaxed) / count.max(1)
+    /// How much the node has to do, and how fast it does it.
+    pub(super) fn load(&self, now: Timestamp) -> NodeLoad {
+        let load = self.lock().turnover.load(now);
+        let promised_tokens = self.promised_tokens.load(Ordering::Relaxed);
+        NodeLoad {
+            computed_tokens: self.computed_tokens(),
+            mean_tokens: promised_tokens / load.places.max(1),
+            ..load
+        }
     }
 
     /// A running request's handle, or one for each of its prompts; none if no request of that id runs.
@@ -110,10 +116,11 @@ impl Ledger {
         if running.has(id) {
             return Err(Denied::Conflict);
         }
-        if running.places + places > max_requests {
-            return Err(Denied::Full(running.places));
+        let taken = running.turnover.places();
+        if taken + places > max_requests {
+            return Err(Denied::Full(taken));
         }
-        running.places += places;
+        running.turnover.enter(now, places);
         running.handles.insert(id.clone(), Arc::clone(handle));
         drop(running);
         model.in_use.fetch_add(1, Ordering::Relaxed);
@@ -122,6 +129,7 @@ impl Ledger {
             ledger: Arc::clone(self),
             handle: Arc::clone(handle),
             model: Arc::clone(model),
+            since: now,
             places,
             tokens: 0,
             waits: false,
@@ -172,6 +180,7 @@ pub struct RequestPermit {
     ledger: Arc<Ledger>,
     handle: Arc<Handle>,
     model: Arc<ServedModel>,
+    since: Timestamp,
     places: usize,
     tokens: u64,
     waits: bool,
@@ -239,7 +248,7 @@ impl Drop for RequestPermit {
         // Last: who takes the id again is announced after this end.
         let mut running = self.ledger.lock();
         running.handles.remove(id);
-        running.places -= self.places;
+        running.turnover.leave(Timestamp::now(), (self.since, self.places), self.announced);
     }
 }
 
@@ -280,6 +289,7 @@ mod tests {
             let permit = ledger.reserve(&handle(id), &model, (1, 9), Timestamp::default());
             permit.map_err(|_| ()).expect("free")
         };
+        let mean_tokens = || ledger.load(Timestamp::now()).mean_tokens;
         let (mut a, mut b, mut c) = (reserve("a"), reserve("b"), reserve("c"));
         // Alone, even one that is larger than the limit gets in.
         assert_eq!(a.wait_with(150, 100), Ok(()));
@@ -289,13 +299,13 @@ mod tests {
         assert_eq!(ledger.waiting_tokens(), 0);
         assert_eq!(b.wait_with(30, 100), Ok(()));
         assert_eq!(c.wait_with(70, 100), Ok(()));
-        assert_eq!((ledger.waiting_tokens(), ledger.mean_tokens()), (100, 83));
+        assert_eq!((ledger.waiting_tokens(), mean_tokens()), (100, 83));
         a.computed(40);
         drop(a);
         drop(b);
-        assert_eq!((ledger.waiting_tokens(), ledger.mean_tokens()), (70, 70));
+        assert_eq!((ledger.waiting_tokens(), mean_tokens()), (70, 70));
         drop(c);
-        assert_eq!((ledger.waiting_tokens(), ledger.mean_tokens()), (0, 0));
+        assert_eq!((ledger.waiting_tokens(), mean_tokens()), (0, 0));
         assert_eq!(ledger.computed_tokens(), 40);
     }
 

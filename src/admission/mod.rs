@@ -16,8 +16,10 @@ mod actor;
 mod gate;
 mod ledger;
 mod pool;
-mod rate;
 mod reserved;
+mod return_times;
+mod shed;
+mod turnover;
 mod validate;
 
 pub use actor::{Admission, MAILBOX_CAPACITY, Start};
@@ -51,7 +53,7 @@ pub struct Config {
     /// Threads that render chat templates and tokenize. Absent: half of the cores, 1 to 4.
     pub tokenizer_threads: Option<NonZeroUsize>,
     /// Milliseconds after which a refused client may come back where nothing better is known: while the node drains or has
-    /// no device, and on `queue_full` before any token is done.
+    /// no device; on `queue_full` before any token is done, how long a request is taken to be in the node. 1,000 to 60,000.
     pub retry_after_ms: u64,
     /// Temperature where neither request nor checkpoint names one: 0 (greedy) to 2.
     pub temperature: f32,
@@ -101,7 +103,7 @@ impl Config {
         let threads = self.tokenizer_threads.map_or(1, NonZeroUsize::get);
         expect(threads <= 256, "tokenizer_threads", "1 to 256", &threads);
         let retry = self.retry_after_ms;
-        expect((1..=3_600_000).contains(&retry), "retry_after_ms", "1 to 3600000", &retry);
+        expect((1_000..=60_000).contains(&retry), "retry_after_ms", "1000 to 60000", &retry);
         let alone = |params: Params| params.check(0).err();
         let defaults = [
             alone(Params { temperature: Some(self.temperature), ..Params::default() }),

@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::config::{Config, Mode, is_token};
 use super::connect::{ManagedError, ManagedServer, NatsLink, Subscription, node_options, taken};
-use super::intake::{Door, Intake, Service, answer_service, take_answers};
+use super::intake::{Door, Intake, Service, answer_service, take_answers, watch_neighbours};
 use super::publish::{Control, Outbox, Writer, WriterStart};
 use super::{Deps, QUEUE_GROUP};
 use crate::door::RunningObserver;
@@ -251,17 +251,19 @@ impl Session {
         let node_id = deps.vitals.node_id();
         let options = node_options(config, node_id, outbox.clone(), link.clone()).await?;
         let client = options.connect(addresses).await?;
-        let door = Arc::new(Door::new(config, &deps, outbox.clone()));
-        let service = Arc::new(Service::new(node_id, door.subjects.clone()));
         let inbox = client.new_inbox();
+        let door = Arc::new(Door::new(config, &deps, outbox.clone(), &inbox));
+        let service = Arc::new(Service::new(node_id, door.subjects.clone()));
         let open = |subject| Subscription::open(&client, &link, subject, None);
         let answers = open(format!("{inbox}.*")).await.map_err(other)?;
         let mut asked = Vec::new();
         for (verb, subject) in service.subjects() {
             asked.push((verb, open(subject).await.map_err(other)?));
         }
-        let answers = take_answers(answers, outbox.clone());
+        let answers = take_answers(answers, door.clone());
         tokio::spawn(alive.beside("bus's reader of answers").over(answers));
+        let neighbours = watch_neighbours(client.clone(), door.clone());
+        tokio::spawn(alive.beside("bus's look for neighbours").over(neighbours));
         let questions = answer_service(asked, service.clone(), outbox.clone());
         tokio::spawn(alive.beside("bus's service").over(questions));
         let writer = Writer::new(WriterStart {

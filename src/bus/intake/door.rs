@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use actix::Recipient;
 use actix::prelude::SendError;
-use async_nats::Message;
 use async_nats::message::OutboundMessage;
+use async_nats::{Message, Subject};
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::owners::{MAX_ASK, Owners};
 use super::service::Endpoint;
 use crate::bus::publish::{
     BusSink, Outbox, OutgoingRefusal, SinkStart, StreamTarget, SubjectStream,
 };
-use crate::bus::wire::{Decoded, Encoding, LAYOUT, Subjects, Undecodable, cancelled, decode};
+use crate::bus::wire::{
+    Decoded, Encoding, LAYOUT, OwnerAnswer, OwnerMessage, Subjects, Undecodable, cancelled, decode,
+};
 use crate::bus::{Config, Deps};
 use crate::clock::Timestamp;
 use crate::door::{Admit, Cancel};
@@ -25,8 +29,8 @@ use crate::reader::{RenamingSink, RequestOptions};
 use crate::request::{Caller, DefaultLength, Ended, Request, SoFar};
 use crate::telemetry::Metrics;
 
-/// When to come back if admission's mailbox is full, in milliseconds: it is emptied in less.
-const MAILBOX_RETRY_MS: u64 = 250;
+/// When to come back if admission's mailbox is full, in milliseconds: it is emptied in less, and nobody is to come back sooner.
+const MAILBOX_RETRY_MS: u64 = 1_000;
 
 /// How long a cancel waits for room in admission's mailbox: 100 tries of 10 ms.
 const CANCEL_TRIES: u32 = 100;
@@ -42,6 +46,8 @@ pub(in crate::bus) struct Door {
     pub outbox: Arc<Outbox>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Which node runs an id.
+    pub owners: Owners,
     admit: Recipient<Admit>,
     cancel: Recipient<Cancel>,
     max_request_bytes: usize,
@@ -51,13 +57,14 @@ pub(in crate::bus) struct Door {
 }
 
 impl Door {
-    /// A door to admission.
-    pub fn new(config: &Config, deps: &Deps, outbox: Arc<Outbox>) -> Self {
+    /// A door to admission; answers to the node's questions come to `inbox`.
+    pub fn new(config: &Config, deps: &Deps, outbox: Arc<Outbox>, inbox: &str) -> Self {
         Self {
             node_id: deps.vitals.node_id().to_owned(),
             subjects: Subjects::new(&config.prefix),
             outbox,
             metrics: deps.metrics.clone(),
+            owners: Owners::new(inbox),
             admit: deps.admit.clone(),
             cancel: deps.cancel.clone(),
             max_request_bytes: config.max_request_bytes,
@@ -83,6 +90,7 @@ impl Door {
             Ok(decoded) => decoded,
             Err(wrong) => return self.refuse(&message, encoding, wrong, endpoint),
         };
+        let own_id = options.request_id.is_some();
         let (id, sink) = self.sink(&options, message, (encoding, connection), endpoint);
         let request = Request {
             id,
@@ -97,6 +105,13 @@ impl Door {
             received_at,
             sink: Box::new(RenamingSink { layout: LAYOUT, sink }),
         };
+        match own_id && self.owners.has_neighbours() {
+            true => self.ask_owner(request),
+            false => self.admit(request),
+        }
+    }
+
+    fn admit(&self, request: Request) {
         let (mut request, error) = match self.admit.try_send(Admit(request)) {
             Ok(()) => return,
             Err(SendError::Full(Admit(request))) => {
@@ -106,9 +121,81 @@ impl Door {
                 (request, Error::new(Kind::Unavailable, "admission is not there"))
             }
         };
+        self.owners.take_claim(&request.id);
         let error = error.with_retry_after_ms(MAILBOX_RETRY_MS);
         self.metrics.refused(error.kind);
         request.sink.refused(&error);
+    }
+
+    /// Asks whether another node runs the request's id, and goes on with it when that is answered.
+    fn ask_owner(self: &Arc<Self>, request: Request) {
+        let subject = self.subjects.cancel(&request.id).into();
+        let number = match self.owners.keep(request) {
+            Ok(number) => number,
+            Err(mut request) => {
+                let error = Error::new(Kind::QueueFull, "too many ids are being asked for");
+                self.metrics.refused(error.kind);
+                return request.sink.refused(&error.with_retry_after_ms(MAILBOX_RETRY_MS));
+            }
+        };
+        self.outbox.send(OutboundMessage {
+            subject,
+            reply: Some(self.owners.reply(number)),
+            payload: Bytes::new(),
+            headers: Some(OwnerMessage::Asked.headers()),
+        });
+        let door = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(MAX_ASK).await;
+            door.owner_known(number, None);
+        });
+    }
+
+    /// An answer came: NATS says that nobody runs the id, or who does says so.
+    pub fn owner_answered(&self, number: u64, message: &Message) {
+        let owner = serde_json::from_slice::<OwnerAnswer>(&message.payload).ok();
+        self.owner_known(number, owner.filter(|owner| owner.running));
+    }
+
+    fn owner_known(&self, number: u64, owner: Option<OwnerAnswer>) {
+        let Some(mut request) = self.owners.take(number) else { return };
+        let Some(owner) = owner else {
+            self.owners.claim(&request.id);
+            return self.admit(request);
+        };
+        let text = format!("a request with this id is already running on {}", owner.node_id);
+        let error = Error::new(Kind::Conflict, text).with_param("request_id");
+        self.metrics.refused(error.kind);
+        request.sink.refused(&error);
+    }
+
+    /// Answers who runs a request.
+    pub fn tell_owner(&self, id: &RequestId, reply: Option<Subject>, running: bool) {
+        let Some(subject) = reply else { return };
+        let owner =
+            OwnerAnswer { request_id: id.to_string(), node_id: self.node_id.clone(), running };
+        let payload = Encoding::Json.write(&owner);
+        self.outbox.send(OutboundMessage { subject, reply: None, payload, headers: None });
+    }
+
+    /// A node claims an id that runs here: both were told that nobody runs it. The one with the smaller name keeps it.
+    pub fn claimed(&self, id: &RequestId, node_id: &str) {
+        match self.node_id.as_str().cmp(node_id) {
+            std::cmp::Ordering::Equal => {}
+            // It may not have heard of this one.
+            std::cmp::Ordering::Less => self.outbox.send(OutboundMessage {
+                subject: self.subjects.cancel(id).into(),
+                reply: None,
+                payload: Bytes::new(),
+                headers: Some(OwnerMessage::Claimed(self.node_id.clone()).headers()),
+            }),
+            std::cmp::Ordering::Greater => {
+                let subject = self.subjects.tokens(id);
+                let streams = self.running();
+                let one = streams.iter().find(|stream| stream.target.subject.as_str() == subject);
+                one.iter().for_each(|stream| stream.withdraw());
+            }
+        }
     }
 
     fn decode(&self, encoding: Encoding, body: &[u8]) -> std::result::Result<Decoded, Undecodable> {

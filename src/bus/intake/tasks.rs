@@ -12,6 +12,7 @@ use futures_util::stream::select_all;
 use tokio::sync::oneshot;
 
 use super::door::Door;
+use super::owners::Owners;
 use super::service::{Endpoint, Service, Verb};
 use crate::bus::connect::Subscription;
 use crate::bus::publish::{ListenerProbe, Outbox};
@@ -88,14 +89,17 @@ impl Intake {
     }
 }
 
-/// What comes back to the node's inbox: markers, and 503 for probes that nobody heard.
-pub(in crate::bus) async fn take_answers(mut answers: Subscription, outbox: Arc<Outbox>) {
+/// What comes back to the node's inbox: markers, who runs an id, and 503 for probes that nobody heard.
+pub(in crate::bus) async fn take_answers(mut answers: Subscription, door: Arc<Door>) {
+    let outbox = &door.outbox;
     while let Some(message) = answers.next().await {
         let word = message.subject.rsplit('.').next().unwrap_or_default();
         if word == "m" {
             let marker = std::str::from_utf8(&message.payload).ok();
             let marker = marker.and_then(|text| text.parse().ok());
             marker.into_iter().for_each(|marker| outbox.confirm(marker));
+        } else if let Some(number) = Owners::parse(word) {
+            door.owner_answered(number, &message);
         } else if message.status == Some(StatusCode::NO_RESPONDERS) {
             let unheard = ListenerProbe::parse(word);
             unheard.into_iter().for_each(|(stream, probe)| outbox.unheard(stream, probe));

@@ -150,6 +150,11 @@ impl Outbox {
         self.round_trip_us.load(Ordering::Relaxed)
     }
 
+    /// Whether the end of a request is still to be handled by the writer.
+    pub fn has_ended(&self, id: &RequestId) -> bool {
+        self.lock().work.closes.contains(id)
+    }
+
     /// Asks something of the writer.
     pub fn control(&self, control: Control) {
         self.change(|queue| queue.control.push(control));

@@ -87,6 +87,7 @@ impl Sink for BusSink {
     fn refused(&mut self, error: &Error) {
         self.told = Told::Ended;
         self.endpoint.failed(error);
+        self.door.owners.take_claim(&self.id);
         let id = self.own_id.then_some(&self.id);
         let encoding = self.stream.target.encoding;
         match &self.reply {

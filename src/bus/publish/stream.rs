@@ -28,6 +28,8 @@ pub(in crate::bus) struct SubjectStream {
     /// Who is to have them, and how.
     pub target: StreamTarget,
     gone: AtomicBool,
+    /// Another node runs the id: nothing of this one is published any more.
+    withdrawn: AtomicBool,
     slot: Mutex<Slot>,
 }
 
@@ -119,7 +121,8 @@ pub(in crate::bus) struct StreamTarget {
 impl SubjectStream {
     /// A stream with nothing in it.
     pub fn new(number: u64, target: StreamTarget) -> Self {
-        Self { number, target, gone: AtomicBool::new(false), slot: Mutex::default() }
+        let (gone, withdrawn) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { number, target, gone, withdrawn, slot: Mutex::default() }
     }
 
     /// The request is in: `handle` cancels it.
@@ -143,7 +146,11 @@ impl SubjectStream {
             slot.probed_at = Some(now);
         }
         slot.quiet_since = Some(now);
-        (std::mem::take(&mut slot.pending), due)
+        let events = std::mem::take(&mut slot.pending);
+        if self.withdrawn.load(Ordering::Acquire) {
+            return (VecDeque::new(), false);
+        }
+        (events, due)
     }
 
     /// Adds an event without tokens if the request has had nothing to say for a while and somebody ought to listen; true if the
@@ -191,6 +198,12 @@ impl SubjectStream {
     /// An event was lost, so nobody can make use of what follows: cancels the request.
     pub fn cannot_be_published(&self) {
         self.cancel("its events cannot be published");
+    }
+
+    /// Another node runs the id: cancels the request, and says nothing of it on the subject that is the other's.
+    pub fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Release);
+        self.cancel("its id runs on another node");
     }
 
     fn cancel(&self, reason: &str) {
@@ -279,6 +292,17 @@ mod tests {
             let (stream, t0) = accepted(target);
             assert!(!stream.break_silence(t0 + QUIET * 2));
         }
+    }
+
+    #[test]
+    fn a_stream_that_is_withdrawn_is_cancelled_and_publishes_nothing_not_even_its_end() {
+        let (stream, t0) = accepted(target());
+        stream.push(event(0, 0, false));
+        stream.withdraw();
+        assert!(stream.is_gone());
+        assert!(stream.take(t0).0.is_empty());
+        stream.push(event(0, 1, true));
+        assert!(stream.take(t0 + QUIET).0.is_empty());
     }
 
     #[test]

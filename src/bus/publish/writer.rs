@@ -200,6 +200,7 @@ impl Writer {
     }
 
     async fn write(&mut self, work: Work, now: Instant) {
+        work.closes.iter().for_each(|id| self.cancels.ended(id));
         // Before the acceptances among the messages: who reads one can cancel.
         for id in work.opens {
             self.cancels.open(&self.client, &self.door, id).await;

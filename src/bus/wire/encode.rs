@@ -2,7 +2,7 @@
 
 use async_nats::HeaderMap;
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
@@ -15,8 +15,10 @@ const ERROR_HEADER: &str = "Nats-Service-Error";
 /// The header with an error's status.
 const ERROR_CODE_HEADER: &str = "Nats-Service-Error-Code";
 
-/// The header of an empty message that asks whether its subject is heard; clients may pass over it.
+/// The header of an empty message that asks: whether its subject is heard (clients may pass over it), or who runs a request.
 const PROBE_HEADER: &str = "Inferno-Probe";
+/// The header of an empty message by which a node, which it names, claims a request's id.
+const CLAIM_HEADER: &str = "Inferno-Claim";
 
 /// The registered name of msgpack, and what came before it; answers have the second.
 const MSGPACK_TYPES: [&str; 3] =
@@ -112,6 +114,45 @@ pub(in crate::bus) fn probe_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(PROBE_HEADER, "caller");
     headers
+}
+
+/// What a message on a request's cancel subject is about, where it is no cancel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::bus) enum OwnerMessage {
+    /// Who runs it?
+    Asked,
+    /// This node does.
+    Claimed(String),
+}
+
+impl OwnerMessage {
+    /// By a message's headers.
+    pub fn of(headers: Option<&HeaderMap>) -> Option<Self> {
+        let headers = headers?;
+        if let Some(node_id) = headers.get(CLAIM_HEADER) {
+            return Some(Self::Claimed(node_id.as_str().to_owned()));
+        }
+        headers.get(PROBE_HEADER).map(|_| Self::Asked)
+    }
+
+    /// Its headers.
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        match self {
+            Self::Asked => headers.insert(PROBE_HEADER, "owner"),
+            Self::Claimed(node_id) => headers.insert(CLAIM_HEADER, node_id.as_str()),
+        }
+        headers
+    }
+}
+
+/// The answer to who runs a request.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::bus) struct OwnerAnswer {
+    pub request_id: String,
+    pub node_id: String,
+    /// False if it has just ended.
+    pub running: bool,
 }
 
 /// The subjects under one prefix.

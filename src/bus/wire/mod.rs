@@ -7,4 +7,6 @@ pub use decode::{Decoded, Undecodable, decode};
 pub use encode::{Encoding, Subjects, encode_event};
 
 pub(super) use decode::LAYOUT;
-pub(super) use encode::{accepted, cancelled, error_headers, probe_headers, refusal};
+pub(super) use encode::{
+    OwnerAnswer, OwnerMessage, accepted, cancelled, error_headers, probe_headers, refusal,
+};
