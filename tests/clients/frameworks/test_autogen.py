@@ -78,9 +78,7 @@ def test_two_agents_talk_by_their_names(ask):
     async def talk(client):
         poet = AssistantAgent("poet", client, system_message="You tell stories.")
         critic = AssistantAgent("critic", client, system_message="You say what is missing.")
-        team = RoundRobinGroupChat(
-            [poet, critic], termination_condition=MaxMessageTermination(5)
-        )
+        team = RoundRobinGroupChat([poet, critic], termination_condition=MaxMessageTermination(5))
         return await team.run(task="A story about a dog.")
 
     result = ask(talk)
