@@ -137,7 +137,7 @@ metric_list:
   - metric: exact_match
 """
 
-QUESTIONS = ["Once upon a time", "She hid under her", "When the sky turned"]
+QUESTIONS = ["Once upon a time", "Once upon a time, there", "When the sky turned"]
 
 
 @pytest.mark.parametrize("kind", ["local-completions", "local-chat-completions"])
