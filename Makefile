@@ -44,7 +44,7 @@ serve: build ## start a node with the demo model and leave it up
 	@exec $(BIN) serve --config config/demo.toml
 
 .PHONY: test
-test: setup ## every test: Rust, C++, and the official Python clients
+test: setup ## every test: Rust, C++, and clients as they come from PyPI
 	scripts/test
 
 .PHONY: check

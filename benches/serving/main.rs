@@ -8,7 +8,8 @@
 //!
 //! From the environment: BENCH_NODE, another build of the binary; BENCH_DEVICES, the devices of the second part instead of `cuda:0`
 //! (comma-separated), and BENCH_SIM_COSTS, the cost model of `sim` devices among them; BENCH_MODELS, the folder of its shapes;
-//! BENCH_ONLY, the one shape to measure, and nothing else; BENCH_READ_TBPS, what `ceilings_bench` says of reads, for the floor.
+//! BENCH_ONLY, the one shape to measure, and nothing else; BENCH_READ_TBPS, what `ceilings_bench` says of reads, for the floor;
+//! BENCH_VLLM_RS, vLLM's load generator (`scripts/vllm-rs`), for a row of HTTP by a client that is not ours.
 
 mod gpu;
 mod http;
@@ -18,6 +19,7 @@ mod node;
 mod peers;
 #[path = "../support/shapes.rs"]
 mod shapes;
+mod vllm;
 
 use std::time::Duration;
 
@@ -70,6 +72,7 @@ fn control_plane() {
         println!("{measured}");
         rates.push((door, prompts, measured));
     }
+    let by_vllm = vllm::measure(&node);
     println!("\nopen loop: {REQUESTS_OPEN} requests at half of the rate above");
     let mut failures = Vec::new();
     for (door, prompts, measured) in &rates {
@@ -79,6 +82,9 @@ fn control_plane() {
     }
     let idle = [("sim:0", idle(&node, "sim:0")), ("cpu:0", idle_on_the_cpu())];
     results(&rates, &failures, &idle);
+    if let Some(measured) = by_vllm {
+        results_by_vllm(&measured, &rates);
+    }
     node.stop();
     let failed = failures.iter().map(|(_, share)| *share).fold(0.0, f64::max);
     assert!(failed < MAX_FAILED, "{:.3} % of the requests failed", failed * 100.0);
@@ -222,11 +228,29 @@ fn idle_on_the_cpu() -> f64 {
     share
 }
 
-/// Lines for the table of `scripts/bench`: name, median, unit, target.
-fn results(rates: &[(Door, Prompts, Measured)], failures: &[(Door, f64)], idle: &[(&str, f64)]) {
-    let line = |name: &str, value: String, unit: &str, target: String| {
-        println!("result\t{name}\t{value}\t{unit}\t{target}");
+/// A line for the table of `scripts/bench`.
+fn line(name: &str, median: String, unit: &str, target: String) {
+    println!("result\t{name}\t{median}\t{unit}\t{target}");
+}
+
+/// What vLLM's load generator measured, each against what our client did with the same node.
+fn results_by_vllm(measured: &vllm::Measured, rates: &[(Door, Prompts, Measured)]) {
+    let same = |(door, prompts, _): &&(Door, Prompts, Measured)| {
+        (*door, *prompts) == (Door::Http, Prompts::TokenIds)
     };
+    let (_, _, ours) = rates.iter().find(same).expect("a row of HTTP with token ids");
+    let name = |what: &str| format!("serving/HTTP/ids/{what}, vllm-rs");
+    let ours_was = |figure: String| format!("{figure} by our client");
+    let rate = format!("{:.0}", measured.requests_s);
+    line(&name("requests"), rate, "requests/s", ours_was(format!("{:.0}", ours.requests_s)));
+    let tokens = format!("{:.0}", measured.tokens_s);
+    line(&name("tokens"), tokens, "tokens/s", ours_was(format!("{:.0}", ours.tokens_s())));
+    let first = format!("{:.2}", measured.alone_ttft);
+    line(&name("alone_ttft"), first, "ms", ours_was(format!("{:.2}", ours.alone_first)));
+}
+
+/// Lines for the table: name, median, unit, target.
+fn results(rates: &[(Door, Prompts, Measured)], failures: &[(Door, f64)], idle: &[(&str, f64)]) {
     for (door, prompts, measured) in rates {
         let name = |what: &str| format!("serving/{}/{}/{what}", door.name(), prompts.name());
         let rate = format!("{:.0}", measured.requests_s);

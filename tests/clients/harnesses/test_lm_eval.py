@@ -1,12 +1,12 @@
-"""lm-eval, unchanged, against a node: its model `local-completions` scores multiple choice by the log probabilities of an echo.
+"""lm-eval, unchanged, against a node: its model `local-completions` scores multiple choice by the log probabilities of an echo, and
+generates; `local-chat-completions` generates, too.
 
-Goal: whoever evaluates models over OpenAI's API evaluates ours. Method: a task of our own (nothing is downloaded) whose right answers
+Goal: whoever evaluates models over OpenAI's API evaluates ours. Method: tasks of our own (nothing is downloaded) whose right answers
 are what the demo model is sure of; then each answer's score against that of the same tokens asked for one by one.
 """
 
 import json
 import os
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,8 +18,6 @@ os.environ |= {"TOKENIZERS_PARALLELISM": "false"}
 lm_eval = pytest.importorskip("lm_eval")
 
 from lm_eval.tasks import TaskManager  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[2]
 
 TASK = """
 task: inferno_choices
@@ -44,11 +42,6 @@ DOCS = [
     {"question": "Once upon a time, there", "choices": ["spoon and", "blue", "was a"], "answer": 2},
     {"question": "She hid under her", "choices": ["blanket", "was the", "because of"], "answer": 0},
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> str:
-    return os.environ.get("INFERNO_MODEL_PATH", str(ROOT / "models" / "demo"))
 
 
 def evaluate(http_url, model, tokenizer, folder, **more):
@@ -124,3 +117,53 @@ def test_a_score_is_the_sum_over_its_tokens_asked_for_one_by_one(
         [logprob] = answer.json()["choices"][0]["logprobs"]["token_logprobs"]
         total += logprob
     assert scores(result)[choice][0] == pytest.approx(total, abs=1e-4)
+
+
+GENERATE = """
+task: inferno_story
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: answer
+generation_kwargs:
+  until: ["."]
+  do_sample: false
+  max_gen_toks: 24
+metric_list:
+  - metric: exact_match
+"""
+
+QUESTIONS = ["Once upon a time", "Once upon a time, there", "When the sky turned"]
+
+
+@pytest.mark.parametrize("kind", ["local-completions", "local-chat-completions"])
+def test_text_is_generated_up_to_a_stop_string(http_url, api_key, model, tokenizer, tmp_path, kind):
+    os.environ["OPENAI_API_KEY"] = api_key
+    data = tmp_path / "story.jsonl"
+    docs = ({"question": question, "answer": ""} for question in QUESTIONS)
+    data.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    (tmp_path / "story.yaml").write_text(GENERATE.format(data=data))
+    chat = kind == "local-chat-completions"
+    endpoint = "chat/completions" if chat else "completions"
+    result = lm_eval.simple_evaluate(
+        model=kind,
+        model_args={
+            "model": model,
+            "base_url": f"{http_url}/v1/{endpoint}",
+            "tokenizer": tokenizer,
+            "tokenizer_backend": "huggingface",
+            "num_concurrent": 2,
+            "max_retries": 1,
+        },
+        tasks=["inferno_story"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        apply_chat_template=chat,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    texts = [sample["filtered_resps"][0] for sample in result["samples"]["inferno_story"]]
+    assert len(texts) == len(QUESTIONS) and all(texts) and not any("." in text for text in texts)
