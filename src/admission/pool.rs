@@ -195,7 +195,10 @@ fn tokenize(prompt: Prompt, model: &ServedModel) -> Result<Vec<u32>> {
                 check_text(&text, "messages", model)?;
                 encode(&text, false)
             }
-            None => Err(Error::unsupported("messages", "the model has no chat template")),
+            None => Err(Error::unsupported(
+                "messages",
+                "this model has no chat template, so it takes a prompt, not messages",
+            )),
         },
     }
 }
