@@ -13,6 +13,7 @@ use crate::config::{Config, Sources};
 use crate::generate::GenerateArgs;
 use crate::gpu;
 use crate::models::inspect::devices_here;
+use crate::models::prompts::Prompts;
 use crate::node::{Node, Phase};
 
 /// A node of an LLM inference cluster.
@@ -59,6 +60,8 @@ pub enum ModelsCommand {
     Random(RandomArgs),
     /// Print what a checkpoint is, what it needs, and on which device of this machine it fits.
     Inspect(InspectArgs),
+    /// Answer JSON lines: the prompt that a checkpoint makes of `messages`, the tokens of a `text`, the text of `token_ids`.
+    Prompt(PromptArgs),
 }
 
 /// `models random`.
@@ -93,6 +96,14 @@ pub struct InspectArgs {
     /// One JSON object instead of the table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `models prompt`.
+#[derive(Debug, Clone, Args)]
+pub struct PromptArgs {
+    /// Checkpoint directory, or a hub id found in the local Hugging Face cache.
+    #[arg(value_name = "DIR")]
+    pub model_path: PathBuf,
 }
 
 /// Flags over environment over file.
@@ -332,6 +343,18 @@ pub fn inspect(args: &InspectArgs) -> Result<(), String> {
         print_out(&format!("{json}\n"))
     } else {
         print_out(&report.to_string())
+    }
+}
+
+/// Answers the questions of standard input.
+///
+/// # Errors
+/// What is wrong with the checkpoint's tokenizer or chat template.
+pub fn prompt(args: &PromptArgs) -> Result<(), String> {
+    let prompts = Prompts::open(&args.model_path, &HubCache::from_env())?;
+    match prompts.answer(std::io::stdin().lock(), &mut std::io::stdout().lock()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The command line: `serve`, `generate`, `config check`, `models random`, `models inspect`.
+//! The command line: `serve`, `generate`, `config check`, `models random`, `models inspect`, `models prompt`.
 
 use std::process::ExitCode;
 
@@ -19,6 +19,9 @@ fn main() -> ExitCode {
         Command::Models { command: ModelsCommand::Random(args) } => inferno_node::cli::random(args),
         Command::Models { command: ModelsCommand::Inspect(args) } => {
             inferno_node::cli::inspect(&args)
+        }
+        Command::Models { command: ModelsCommand::Prompt(args) } => {
+            inferno_node::cli::prompt(&args)
         }
     };
     match outcome {

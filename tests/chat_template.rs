@@ -166,12 +166,34 @@ fn a_template_that_loops_or_writes_without_end_is_stopped_and_says_at_which_limi
     let recursive =
         "{% macro f() %}{% for a in range(9) %}{{ f() }}{% endfor %}{% endmacro %}{{ f() }}";
     let written = "{% for a in range(1000) %}{{ messages[0].content * 10000 }}{% endfor %}";
-    let repeated = "{{ messages[0].content * 90000000 }}";
+    let repeated = "{{ messages[0].content * 9000000 }}";
     for (source, limit) in [(nested, &steps), (written, &bytes), (repeated, &bytes)] {
         let template = ChatTemplate::new(source, &Value::Null).expect("a template");
         let error = template.render(&[message("user", "x")], true).expect_err("too much");
         assert_eq!((error.kind, error.param.as_deref()), (Kind::Invalid, Some("messages")));
         assert!(error.message.contains(limit), "{error}");
+    }
+    // Nothing is allocated that is not paid for.
+    let doubled = "{% set ns = namespace(t='ab') %}{% for a in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}";
+    let listed = "{% set ns = namespace(t=[1]) %}{% for a in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}";
+    let built = [
+        doubled,
+        listed,
+        "{{ 'a'.ljust(10**12)|length }}",
+        "{{ 'a'.center(10**12)|length }}",
+        "{{ '%*d' % (10**12, 1) }}",
+        "{{ '{:>999999999999}'.format(1) }}",
+        "{{ ('a' * 10**12)|length }}",
+        "{{ ([1] * 10**12)|length }}",
+        "{{ 'a\tb'.expandtabs(10**12)|length }}",
+        "{{ 'aaaa'|replace('a', 'b' * 10**7)|replace('b', 'c' * 10**7)|length }}",
+        "{{ 'a'|indent(10**12, true)|length }}",
+        "{{ [1]|batch(10**12, 0)|list|length }}",
+    ];
+    for source in built {
+        let template = ChatTemplate::new(source, &Value::Null).expect(source);
+        let error = template.render(&[message("user", "x")], true).expect_err(source);
+        assert!(error.message.contains("more than"), "{source}: {error}");
     }
     let template = ChatTemplate::new(recursive, &Value::Null).expect("a template");
     let error = template.render(&[message("user", "x")], true).expect_err("too deep");
@@ -248,4 +270,54 @@ fn the_demo_models_template_gives_its_own_marks() {
     // Begin, the user's turn and its end, the assistant's turn.
     assert_eq!(marks.len(), 4, "{prompt}");
     assert_eq!(tokenizer.decode(&ids, true).as_deref(), Ok("Hi!"));
+}
+
+#[test]
+fn a_template_that_cannot_be_rendered_is_found_when_it_is_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let read = |source: &str| {
+        std::fs::write(dir.path().join("chat_template.jinja"), source).expect("writes");
+        ChatTemplate::from_dir(dir.path()).expect("readable").expect("there")
+    };
+    let broken = read("{% for m in messages %}\n{{ m.content|no_such_filter }}{% endfor %}");
+    let fault = broken.fault().expect("no conversation can be rendered");
+    assert!(fault.contains("chat_template.jinja: line 2: No filter named"), "{fault}");
+    let error = broken.render(&conversation(), true).expect_err("nor this one");
+    assert_eq!((error.kind, error.param.as_deref()), (Kind::Unsupported, None));
+    assert!(error.message.contains("the checkpoint's"), "{error}");
+    // A refusal in its own words is none, nor is one shape that it does not take.
+    for source in
+        [MISTRAL, LLAMA_3, "{{ raise_exception('never') }}", "{{ messages[1].content.strip() }}"]
+    {
+        assert_eq!(read(source).fault(), None, "{source}");
+    }
+}
+
+#[test]
+fn line_ends_of_a_template_are_unix_ones_and_its_file_is_a_regular_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("chat_template.jinja");
+    std::fs::write(&file, "a\r\n{% if true %}\r\nb\r\n{% endif %}\r\n").expect("writes");
+    let template = ChatTemplate::from_dir(dir.path()).expect("readable").expect("there");
+    assert_eq!(template.render(&conversation(), true).as_deref(), Ok("a\nb\n"));
+    std::fs::remove_file(&file).expect("removes");
+    std::fs::create_dir(&file).expect("makes");
+    let error = ChatTemplate::from_dir(dir.path()).expect_err("a directory");
+    assert!(error.file.ends_with("chat_template.jinja"), "{error}");
+}
+
+#[test]
+fn expressions_without_end_are_refused_and_cost_no_stack() {
+    let deep = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
+    let long = format!("{{{{ 1{} }}}}", " + 1".repeat(100_000));
+    let filtered = format!("{{{{ 'a'{} }}}}", "|trim".repeat(100_000));
+    let nots = format!("{{{{ {}1 }}}}", "not ".repeat(100_000));
+    let ifs = format!("{}{}", "{% if 1 %}".repeat(100_000), "{% endif %}".repeat(100_000));
+    for source in [deep, long, filtered, nots, ifs] {
+        let error = ChatTemplate::new(&source, &Value::Null).expect_err("too deep");
+        assert!(error.contains("more than"), "{error}");
+    }
+    let nested = "{% set ns = namespace(t=[]) %}{% for a in range(1000) %}{% set ns.t = [ns.t] %}{% endfor %}";
+    let template = ChatTemplate::new(nested, &Value::Null).expect("a template");
+    assert!(template.render(&conversation(), true).is_err());
 }

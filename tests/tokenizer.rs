@@ -254,3 +254,63 @@ fn a_tokenizer_directory_is_read_or_its_file_and_fault_are_named() {
     write(&byte_level_config().to_string());
     assert!(Tokenizer::from_dir(dir.path()).expect("whole").vocab_size() > 256);
 }
+
+/// A folder with the byte-level tokenizer, and its text before it is broken.
+fn folder() -> (tempfile::TempDir, Value) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = byte_level_config();
+    std::fs::write(dir.path().join("tokenizer.json"), config.to_string()).expect("writes");
+    (dir, config)
+}
+
+#[test]
+fn the_files_beside_it_add_tokens_and_say_which_are_special() {
+    let (dir, config) = folder();
+    let write = |name: &str, value: Value| {
+        std::fs::write(dir.path().join(name), value.to_string()).expect("writes")
+    };
+    let plain = Tokenizer::from_dir(dir.path()).expect("whole");
+    let known = plain.vocab_size();
+    assert!(plain.encode("<new>", false).expect("encodes").len() > 1);
+
+    // Old folders: special tokens by name alone.
+    write(
+        "special_tokens_map.json",
+        json!({"bos_token": {"content": "<new>"}, "eos_token": "<|end|>"}),
+    );
+    write("added_tokens.json", json!({"<more>": known + 1}));
+    let old = Tokenizer::from_dir(dir.path()).expect("whole");
+    assert_eq!(old.encode("<more><new>", false), Ok(vec![known, known + 1]));
+    assert!(old.is_special(known + 1) && !old.is_special(known));
+
+    // New ones: the decoder's word counts, also of a token that the tokenizer has as a plain one.
+    let mut plain_end = config;
+    plain_end["added_tokens"][1]["special"] = json!(false);
+    write("tokenizer.json", plain_end);
+    let token = |content: &str, special: bool| {
+        json!({"content": content, "lstrip": false, "normalized": false,
+        "rstrip": false, "single_word": false, "special": special})
+    };
+    write(
+        "tokenizer_config.json",
+        json!({"added_tokens_decoder":
+        {"1": token("<|end|>", true), (known + 5).to_string(): token("<own>", false)}}),
+    );
+    let new = Tokenizer::from_dir(dir.path()).expect("whole");
+    assert!(new.is_special(1), "shown, though it is a mark");
+    assert_eq!(new.encode("<own>", false), Ok(vec![known]));
+    assert!(!new.is_special(known));
+    assert!(new.encode("<new>", false).expect("encodes").len() > 1, "the map is for old folders");
+}
+
+#[test]
+fn ids_that_the_model_does_not_have_are_refused_by_name() {
+    let (dir, mut config) = folder();
+    config["model"]["vocab"]["far"] = json!(4_000_000_000_u32);
+    std::fs::write(dir.path().join("tokenizer.json"), config.to_string()).expect("writes");
+    for tokenizer in [Tokenizer::from_dir(dir.path()), Tokenizer::for_model(dir.path(), 300)] {
+        let error = tokenizer.expect_err("an id out of all bounds");
+        assert!(error.file.ends_with("tokenizer.json"), "{error}");
+        assert!(error.reason.contains("4000000000 for \"far\""), "{error}");
+    }
+}

@@ -197,7 +197,10 @@ fn tokenize(prompt: Prompt, params: &Params, model: &ServedModel) -> Result<Vec<
                 check_text(&text, "messages", model)?;
                 encode(&text, false)
             }
-            None => Err(Error::unsupported("messages", "the model has no chat template")),
+            None => Err(Error::unsupported(
+                "messages",
+                "this model has no chat template, so it takes a prompt, not messages",
+            )),
         },
     }
 }

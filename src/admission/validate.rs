@@ -195,10 +195,10 @@ pub(super) fn completion_length(
             )
             .with_param("max_tokens"));
         }
-        None => match default_length {
-            DefaultLength::Completions => left.min(COMPLETIONS_MAX_TOKENS),
-            DefaultLength::Context => left.min(config.default_max_tokens),
-        },
+        None => left.min(model.default_length.unwrap_or(match default_length {
+            DefaultLength::Completions => COMPLETIONS_MAX_TOKENS,
+            DefaultLength::Context => config.default_max_tokens,
+        })),
     };
     params.check_min_tokens(max_tokens)?;
     check_logprobs(params, num_prompt_tokens, max_tokens)?;
@@ -410,6 +410,20 @@ mod tests {
         assert_eq!(length(None, None, 60, completions), Ok(4));
         assert_eq!(length(None, Some(17), 4, completions), Err(Kind::Invalid));
     }
+
+    #[test]
+    fn the_checkpoints_length_goes_before_the_nodes_and_not_beyond_the_context() {
+        let mut model = model("m");
+        Arc::get_mut(&mut model).expect("new").default_length = Some(30);
+        let params = check(Params::default()).expect("in range");
+        let length = |prompt, default| {
+            completion_length(&params, prompt, default, &Config::default(), &model)
+        };
+        assert_eq!(length(4, DefaultLength::Context), Ok(30));
+        assert_eq!(length(4, DefaultLength::Completions), Ok(30));
+        assert_eq!(length(60, DefaultLength::Context), Ok(4));
+    }
+
     #[test]
     fn what_is_told_of_a_prompt_is_bounded() {
         let checked = |params: Params, tokens| {

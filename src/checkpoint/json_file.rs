@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::fault::{CheckpointError, CheckpointFault};
+use super::missing_or_io;
+use crate::files;
 
 /// The largest JSON file that is read (an index of a million tensors is about 100 MB).
 const MAX_JSON_BYTES: u64 = 256 << 20;
@@ -23,22 +25,11 @@ pub(super) struct JsonFile {
 impl JsonFile {
     /// Reads the file; `None` if it does not exist.
     pub(super) fn read_if_there(path: &Path) -> Result<Option<Self>, CheckpointError> {
-        let io = |error: std::io::Error| {
-            CheckpointError::new(CheckpointFault::Io, path, error.to_string())
+        let Some(bytes) =
+            files::read(path, MAX_JSON_BYTES).map_err(|error| missing_or_io(path, &error))?
+        else {
+            return Ok(None);
         };
-        match std::fs::metadata(path) {
-            Ok(metadata) if metadata.len() > MAX_JSON_BYTES => {
-                return Err(CheckpointError::new(
-                    CheckpointFault::Malformed,
-                    path,
-                    format!("{} bytes, expected at most {MAX_JSON_BYTES}", metadata.len()),
-                ));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io(error)),
-        }
-        let bytes = std::fs::read(path).map_err(io)?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
             CheckpointError::new(CheckpointFault::Malformed, path, format!("no JSON: {error}"))
         })?;

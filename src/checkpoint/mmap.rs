@@ -1,8 +1,9 @@
 //! Files mapped into memory: with `bridge.rs` the only place with `unsafe`.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
+
+use crate::files;
 
 /// A whole file, mapped read-only. Pages are read when they are touched and belong to the page cache, so a second
 /// load of the same checkpoint costs no disk.
@@ -15,14 +16,12 @@ impl MappedFile {
     /// Maps the file at its length of this moment.
     ///
     /// # Errors
-    /// Whatever opening or mapping gives; a directory is refused.
+    /// Whatever opening or mapping gives; what is no regular file is refused.
     #[allow(unsafe_code)]
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let absent = || io::Error::new(io::ErrorKind::NotFound, "the file does not exist");
+        let file = files::open(path)?.ok_or_else(absent)?;
         let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
         if metadata.len() == 0 {
             return Ok(Self { map: None });
         }

@@ -289,7 +289,8 @@ type Wanted = Option<BTreeSet<String>>;
 /// The safetensors files, each with the tensors that are to be taken from it.
 fn find_files(directory: &Path) -> Result<Vec<(PathBuf, Wanted)>, CheckpointError> {
     let single = directory.join(SINGLE);
-    if single.exists() {
+    // A link that leads nowhere, too: opening it says so.
+    if single.symlink_metadata().is_ok() {
         return Ok(vec![(single, None)]);
     }
     let index_path = directory.join(INDEX);
@@ -331,11 +332,12 @@ fn find_files(directory: &Path) -> Result<Vec<(PathBuf, Wanted)>, CheckpointErro
 }
 
 fn missing_or_io(path: &Path, error: &std::io::Error) -> CheckpointError {
-    if error.kind() == std::io::ErrorKind::NotFound {
-        CheckpointError::new(CheckpointFault::NotFound, path, "the file does not exist")
-    } else {
-        CheckpointError::new(CheckpointFault::Io, path, error.to_string())
-    }
+    let fault = match error.kind() {
+        std::io::ErrorKind::NotFound => CheckpointFault::NotFound,
+        std::io::ErrorKind::InvalidData => CheckpointFault::Malformed,
+        _ => CheckpointFault::Io,
+    };
+    CheckpointError::new(fault, path, error.to_string())
 }
 
 /// Bytes of the weights, before any padding of the engine's.

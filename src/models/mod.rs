@@ -31,6 +31,7 @@ pub mod inspect;
 mod open;
 mod placing;
 mod progress;
+pub mod prompts;
 mod registry;
 #[cfg(test)]
 mod tests;
@@ -98,6 +99,8 @@ pub struct ServedModel {
     pub end_token_ids: Vec<u32>,
     /// The checkpoint's `generation_config.json`.
     pub defaults: Params,
+    /// The same: how long a completion is whose request does not say.
+    pub default_length: Option<u32>,
     /// When it was loaded, in Unix seconds.
     pub created: u64,
     /// Requests running or waiting; a permit counts it up and down.

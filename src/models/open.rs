@@ -27,21 +27,44 @@ pub(super) fn open(spec: &ModelSpec, hub: &HubCache) -> Result<Opened, String> {
     let checkpoint =
         Checkpoint::open(&directory, spec.load_format).map_err(|error| error.to_string())?;
     let max_seq_len = max_seq_len(spec, checkpoint.max_position_embeddings())?;
-    let tokenizer = Tokenizer::from_dir(&directory).map_err(|error| error.to_string())?;
-    let chat_template = ChatTemplate::from_dir(&directory).map_err(|error| error.to_string())?;
-    for note in &checkpoint.generation().notes {
-        tracing::warn!(model = %spec.name, "{note}");
-    }
     let vocab_size = checkpoint.spec().vocab_size;
-    if tokenizer.vocab_size() > vocab_size {
-        // Common (tokens were added and never trained); such ids are refused with the prompt that has them.
-        tracing::warn!(
-            model = %spec.name,
-            "the tokenizer has {} ids, the model only {vocab_size}",
-            tokenizer.vocab_size()
-        );
+    let tokenizer =
+        Tokenizer::for_model(&directory, vocab_size).map_err(|error| error.to_string())?;
+    let chat_template = ChatTemplate::from_dir(&directory).map_err(|error| error.to_string())?;
+    let opened = Opened { checkpoint, tokenizer, chat_template, max_seq_len };
+    opened.tell(&spec.name);
+    Ok(opened)
+}
+
+impl Opened {
+    /// What somebody who serves the checkpoint should know of it, one line each.
+    fn tell(&self, model: &str) {
+        let not_honoured = &self.checkpoint.generation().not_honoured;
+        if !not_honoured.is_empty() {
+            let keys = not_honoured.join(", ");
+            tracing::warn!(%model, "generation_config.json: not honoured here: {keys}");
+        }
+        match &self.chat_template {
+            None => tracing::warn!(
+                %model,
+                "the checkpoint has no chat template: requests with messages are refused"
+            ),
+            Some(template) => {
+                if let Some(fault) = template.fault() {
+                    tracing::warn!(
+                        %model,
+                        "the chat template cannot be rendered, requests with messages are refused: {fault}"
+                    );
+                }
+            }
+        }
+        let vocab_size = self.checkpoint.spec().vocab_size;
+        let num_ids = self.tokenizer.vocab_size();
+        if num_ids > vocab_size {
+            // Common (tokens were added and never trained); such ids are refused with the prompt that has them.
+            tracing::warn!(%model, "the tokenizer has {num_ids} ids, the model only {vocab_size}");
+        }
     }
-    Ok(Opened { checkpoint, tokenizer, chat_template, max_seq_len })
 }
 
 /// The longest sequence that the model serves.

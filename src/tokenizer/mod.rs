@@ -8,15 +8,22 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 mod decoder;
-mod functions;
+mod folder;
 mod longest;
 mod pieces;
 mod template;
 
 pub use decoder::IncrementalDecoder;
-pub use template::{ChatTemplate, MAX_ADDED_BYTES, MAX_INSTRUCTIONS};
+pub use template::{
+    ChatTemplate, MAX_ADDED_BYTES, MAX_BUILT_BYTES, MAX_BUILT_TIMES, MAX_INSTRUCTIONS,
+};
 
+use crate::files;
+use folder::TokenizerConfig;
 use pieces::Pieces;
+
+/// Ids are below: 16 times the largest vocabulary known. Tables are made for all of them.
+const MAX_VOCAB_SIZE: u32 = 1 << 22;
 
 /// Why a tokenizer file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -45,31 +52,68 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in `dir`.
+    /// Reads `tokenizer.json` in `dir`, with the tokens that `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json` add to it.
     ///
     /// # Errors
-    /// Names the file and the reason when it is missing or not a tokenizer.
+    /// Names the file and the reason when one is missing, not a tokenizer, or has an id that no vocabulary has.
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
+        Self::read(dir, MAX_VOCAB_SIZE)
+    }
+
+    /// The same for a model of `vocab_size` ids: the vocabulary may have no others. (Added tokens may: they are common, and refused
+    /// with the prompt that has them.)
+    ///
+    /// # Errors
+    /// As [`from_dir`](Self::from_dir).
+    pub fn for_model(dir: &Path, vocab_size: u32) -> Result<Self, TokenizerError> {
+        Self::read(dir, vocab_size)
+    }
+
+    fn read(dir: &Path, vocab_size: u32) -> Result<Self, TokenizerError> {
         let file = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&file).map_err(|e| TokenizerError::new(&file, e.to_string()))?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| TokenizerError::new(&file, format!("not a tokenizer: {e}")))?;
-        Self::new(inner).map_err(|reason| TokenizerError::new(&file, reason))
+        let wrong = |reason: String| TokenizerError::new(&file, reason);
+        let bytes = files::read(&file, folder::MAX_BYTES).map_err(|e| wrong(e.to_string()))?;
+        let bytes = bytes.ok_or_else(|| wrong("the file does not exist".to_owned()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|e| wrong(format!("not a tokenizer: {e}")))?;
+        if let Some((token, id)) = beyond(&inner, vocab_size) {
+            let reason = format!(
+                "model.vocab: expected ids below {vocab_size}, the model's vocab_size; got {id} for {token:?}"
+            );
+            return Err(wrong(reason));
+        }
+        let existing: Vec<_> = inner.get_added_tokens_decoder().into_values().collect();
+        let more = TokenizerConfig::from_dir(dir)?.tokens_to_add(&existing);
+        inner.add_tokens(&more);
+        let special = more.into_iter().filter(|token| token.special).map(|token| token.content);
+        Self::with_special(inner, &special.collect()).map_err(wrong)
     }
 
     /// Wraps a tokenizer made in memory. Truncation and padding are taken off: a prompt is never cut silently.
     ///
     /// # Errors
-    /// The reason, if it has no vocabulary.
-    pub fn new(mut inner: tokenizers::Tokenizer) -> Result<Self, String> {
+    /// The reason, if it has no vocabulary or one with ids that are too high.
+    pub fn new(inner: tokenizers::Tokenizer) -> Result<Self, String> {
+        Self::with_special(inner, &BTreeSet::new())
+    }
+
+    /// `special`: texts of tokens that are marks, whatever `tokenizer.json` says of them.
+    fn with_special(
+        mut inner: tokenizers::Tokenizer,
+        special: &BTreeSet<String>,
+    ) -> Result<Self, String> {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         // The highest id counts, not the number of entries: vocabularies have holes.
         let highest = inner.get_vocab(true).into_values().max().ok_or("it has no tokens")?;
+        if highest >= MAX_VOCAB_SIZE {
+            return Err(format!("expected ids below {MAX_VOCAB_SIZE}, got {highest}"));
+        }
         let special_ids = inner
             .get_added_tokens_decoder()
             .into_iter()
-            .filter(|(_, token)| token.special)
+            .filter(|(_, token)| token.special || special.contains(&token.content))
             .map(|(id, _)| id)
             .collect();
         let longest_token = longest::longest_token(&inner);
@@ -158,6 +202,12 @@ impl std::fmt::Debug for Tokenizer {
             .field("has_pieces", &self.pieces.is_some())
             .finish_non_exhaustive()
     }
+}
+
+/// A token of the vocabulary whose id the model does not have, the highest one.
+fn beyond(inner: &tokenizers::Tokenizer, vocab_size: u32) -> Option<(String, u32)> {
+    let vocabulary = inner.get_vocab(false).into_iter();
+    vocabulary.filter(|(_, id)| *id >= vocab_size).max_by_key(|(_, id)| *id)
 }
 
 #[cfg(test)]

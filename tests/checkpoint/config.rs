@@ -189,8 +189,16 @@ fn generation_config_gives_ends_and_defaults() {
         ..Params::default()
     };
     assert_eq!(checkpoint.generation().defaults, expected);
-    let notes = &checkpoint.generation().notes;
-    assert!(notes.len() == 1 && notes[0].contains("length_penalty"), "{notes:?}");
+    assert_eq!(checkpoint.generation().not_honoured, ["length_penalty"]);
+    assert_eq!(checkpoint.generation().default_length, None);
+    let other = open(
+        "{\"max_new_tokens\": 40, \"suppress_tokens\": [1], \"bad_words_ids\": [[2]], \"stop_strings\": \"x\", \
+         \"num_beams\": 1.0, \"low_memory\": false, \"constraints\": [], \"forced_eos_token_id\": null}",
+    )
+    .expect("good");
+    assert_eq!(other.generation().default_length, Some(40));
+    let not_honoured = &other.generation().not_honoured;
+    assert_eq!(not_honoured, &["suppress_tokens", "bad_words_ids", "stop_strings"]);
 
     let greedy = open("{\"do_sample\": false, \"temperature\": 0.6, \"top_k\": -1}").expect("good");
     assert_eq!(greedy.generation().defaults.temperature, Some(0.0));
@@ -209,6 +217,7 @@ fn generation_config_gives_ends_and_defaults() {
         ("{\"top_k\": 1.5}", "top_k"),
         ("{\"eos_token_id\": 99}", "eos_token_id"),
         ("{\"do_sample\": 1}", "do_sample"),
+        ("{\"max_new_tokens\": 0}", "max_new_tokens"),
     ] {
         let error = open(text).expect_err(text);
         assert_eq!(error.item.as_deref(), Some(item), "{error}");

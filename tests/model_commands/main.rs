@@ -112,6 +112,45 @@ fn the_demo_model_is_described() {
     assert_eq!(cpu(&json)["fits"], true);
 }
 
+#[test]
+fn the_prompt_of_messages_is_shown_with_its_tokens() {
+    use std::io::Write as _;
+    let mut child = command(&["models", "prompt", "models/demo"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let questions = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n{\"text\": \"Hi\"}\n\n{\"x\": 1}\n{";
+    child.stdin.take().expect("piped").write_all(questions.as_bytes()).expect("takes it");
+    let output = child.wait_with_output().expect("it ends");
+    let answers = text(&output.stdout);
+    let answers: Vec<Value> =
+        answers.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(answers.len(), 4);
+    assert!(answers[0]["prompt"].as_str().is_some_and(|prompt| prompt.contains("Hi")));
+    assert!(answers[0]["token_ids"].as_array().is_some_and(|ids| ids.len() > 3));
+    assert!(answers[1]["token_ids"].as_array().is_some_and(|ids| !ids.is_empty()));
+    assert!(answers[2]["error"].as_str().is_some_and(|error| error.starts_with("x: ")));
+    assert!(answers[3]["error"].is_string());
+}
+
+#[test]
+fn what_stands_in_place_of_a_file_is_said() {
+    let broken = copy("llama3-tiny");
+    let file = |name: &str| broken.path().join(name);
+    let inspect = |parts: &[&str]| refused(&["models", "inspect", path(broken.path())], parts);
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    fs::write(file("model.safetensors"), pointer).expect("writes");
+    inspect(&["model.safetensors: a pointer of git LFS"]);
+    fs::remove_file(file("model.safetensors")).expect("removes");
+    std::os::unix::fs::symlink("../blobs/gone", file("model.safetensors")).expect("links");
+    inspect(&["model.safetensors: a link to ../blobs/gone, where nothing is"]);
+    fs::remove_file(file("config.json")).expect("removes");
+    let fifo = Command::new("mkfifo").arg(file("config.json")).status().expect("mkfifo runs");
+    assert!(fifo.success());
+    inspect(&["config.json: not a regular file"]);
+}
+
 #[tokio::test]
 async fn the_numbers_are_what_loading_takes() {
     let fixture = root().join("tests/fixtures/llama32-tiny-bf16");

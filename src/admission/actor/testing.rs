@@ -33,6 +33,7 @@ pub(crate) fn model(name: &str) -> Arc<ServedModel> {
         vocab_size: 258,
         end_token_ids: vec![testing::END],
         defaults: Params::default(),
+        default_length: None,
         created: 0,
         in_use: AtomicU64::new(0),
         last_used: AtomicU64::new(0),

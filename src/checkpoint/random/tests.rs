@@ -64,7 +64,7 @@ fn every_family_loads() {
         assert_eq!(checkpoint.total_bytes(), written.parameters * 2, "{}", recipe.name);
         assert_eq!(checkpoint.spec().activation, Dtype::BF16);
         assert_eq!(checkpoint.generation().defaults.top_p, Some(0.9));
-        assert!(checkpoint.generation().notes.is_empty());
+        assert!(checkpoint.generation().not_honoured.is_empty());
         assert_eq!(written.num_shards, 1);
         for tensor in checkpoint.tensors() {
             let one = bf16::ONE.to_le_bytes();

@@ -54,6 +54,9 @@ pub struct Report {
     pub tokenizer_ids: Option<u32>,
     /// Whether `messages` can be sent.
     pub has_chat_template: bool,
+    /// Why the chat template cannot be rendered, where it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template_fault: Option<String>,
     /// What fits on which device of this machine, at this moment.
     pub devices: Vec<Fit>,
 }
@@ -117,9 +120,9 @@ pub fn inspect(
         max_seq_len,
     };
     let max_seq_len = self::max_seq_len(&spec, checkpoint.max_position_embeddings())?;
-    let has_tokenizer = directory.join("tokenizer.json").exists();
+    let has_tokenizer = directory.join("tokenizer.json").symlink_metadata().is_ok();
     let tokenizer = has_tokenizer
-        .then(|| Tokenizer::from_dir(&directory))
+        .then(|| Tokenizer::for_model(&directory, checkpoint.spec().vocab_size))
         .transpose()
         .map_err(|error| error.to_string())?;
     let template = ChatTemplate::from_dir(&directory).map_err(|error| error.to_string())?;
@@ -138,6 +141,7 @@ pub fn inspect(
         max_seq_len,
         end_token_ids: checkpoint.end_token_ids().to_vec(),
         tokenizer_ids: tokenizer.map(|tokenizer| tokenizer.vocab_size()),
+        chat_template_fault: template.as_ref().and_then(|t| t.fault().map(str::to_owned)),
         has_chat_template: template.is_some(),
         devices: devices.iter().map(|device| device.fit(spec, max_seq_len)).collect(),
         parts,

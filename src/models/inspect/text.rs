@@ -16,8 +16,12 @@ impl Display for Report {
         line("end tokens", joined(&self.end_token_ids))?;
         let tokenizer = self.tokenizer_ids.map(|ids| format!("{} ids", grouped(ids.into())));
         line("tokenizer", tokenizer.unwrap_or_else(|| "absent (the node needs one)".to_owned()))?;
-        let template = if self.has_chat_template { "present" } else { "absent" };
-        line("chat template", template.to_owned())?;
+        let template = match (&self.chat_template_fault, self.has_chat_template) {
+            (Some(fault), _) => format!("cannot be rendered: {fault}"),
+            (None, true) => "present".to_owned(),
+            (None, false) => "absent: messages are refused".to_owned(),
+        };
+        line("chat template", template)?;
         line("KV", self.kv_line())?;
         writeln!(f)?;
         self.write_parts(f)?;
