@@ -11,10 +11,13 @@
 
 // The whole.
 pub mod cli;
+pub mod serve;
 pub mod generate;
 pub mod engine;
 pub mod node;
 pub mod config;
+pub mod presence;
+pub mod process;
 
 // The doors.
 pub mod http;
@@ -46,6 +49,8 @@ pub mod lifeline;
 pub mod bridge;
 pub mod ids;
 pub mod clock;
+pub mod secret;
+pub mod settings;
 pub mod error;
 
 pub use engine::Engine;

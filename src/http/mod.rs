@@ -33,7 +33,7 @@ mod refusal;
 mod routes;
 mod server;
 
-pub use config::{ApiKey, Config};
+pub use config::Config;
 pub use server::{Server, start};
 
 /// What the door needs of the node.

@@ -25,7 +25,7 @@ use super::body::large_body_bytes;
 use super::connections::{BusyConnection, Connection, HeldBody};
 use super::generate::{chat, completions, not_taken};
 use super::refusal::{ErrorResponse, method_not_allowed};
-use super::{ApiKey, Config, Deps, HealthSource, auth};
+use super::{Config, Deps, HealthSource, auth};
 use crate::door::{Admit, AdmitAll, Cancel};
 use crate::door::{List, ModelInfo};
 use crate::error::{Error, Kind, Result};
@@ -34,7 +34,8 @@ use crate::ids::RequestId;
 #[cfg(test)]
 use crate::lifeline::Lifeline;
 use crate::request::{Caller, Ended, FinishReason};
-use crate::telemetry::Metrics;
+use crate::secret::Secret;
+use crate::telemetry::{Metrics, RefusedRequest};
 
 /// Carries the request's id in both directions.
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -54,7 +55,7 @@ pub(super) struct Door {
     health: Arc<dyn HealthSource>,
     prometheus: PrometheusHandle,
     pub(super) metrics: Arc<Metrics>,
-    api_keys: Vec<ApiKey>,
+    api_keys: Vec<Secret>,
     pub(super) max_body_bytes: usize,
     /// What large bodies may still take.
     pub(super) large_body_bytes: Arc<Semaphore>,
@@ -134,6 +135,8 @@ pub(super) async fn guard(
         }
         Err(error) => {
             door.metrics.refused(error.kind);
+            let asked = RefusedRequest { door: "http", id: Some(&id), model: None };
+            door.metrics.requests.refused(asked, &error);
             let refusal = ErrorResponse(error).error_response();
             request.into_response(refusal).map_into_boxed_body()
         }
@@ -168,6 +171,9 @@ fn check_place(busy: Option<&BusyConnection>) -> Result<()> {
 fn panicked(door: &Door, id: &RequestId) -> actix_web::Error {
     let error = Error::internal("a defect of the node: the handler of this request panicked");
     door.metrics.refused(error.kind);
+    door.metrics
+        .requests
+        .refused(RefusedRequest { door: "http", id: Some(id), model: None }, &error);
     let mut response = ErrorResponse(error.clone()).error_response();
     show_id(id, response.headers_mut());
     InternalError::from_response(error, response).into()
