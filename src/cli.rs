@@ -9,12 +9,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::checkpoint::random::{Like, RandomOptions, Written};
 use crate::checkpoint::{HubCache, random};
-use crate::config::{Config, Sources};
+use crate::config::{self, Config};
 use crate::generate::GenerateArgs;
 use crate::gpu;
 use crate::models::inspect::devices_here;
 use crate::models::prompts::Prompts;
-use crate::node::{Node, Phase};
+use crate::process::{end_signal, runtime};
+use crate::serve::ConfigOptions;
 
 /// A node of an LLM inference cluster.
 #[derive(Debug, Parser)]
@@ -28,7 +29,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a node until SIGTERM or SIGINT, then drain.
+    /// Run a node until SIGTERM or SIGINT, then drain: `serve MODEL`.
     Serve(ConfigOptions),
     /// Publish a request on NATS and stream the answer to the terminal.
     Generate(GenerateArgs),
@@ -50,7 +51,10 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Check it whole and print the effective one, secrets hidden; fails naming every key at fault.
-    Check(ConfigOptions),
+    #[command(visible_alias = "show")]
+    Check(Box<ConfigOptions>),
+    /// Print docs/configuration.md: every key with its type, default, limits, variable and flags.
+    Docs,
 }
 
 /// What can be done with checkpoints.
@@ -106,156 +110,6 @@ pub struct PromptArgs {
     pub model_path: PathBuf,
 }
 
-/// Flags over environment over file.
-#[derive(Debug, Clone, Default, Args)]
-pub struct ConfigOptions {
-    /// The configuration file (TOML).
-    #[arg(long, env = "INFERNO_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Checkpoint directory, or a hub id found in the local Hugging Face cache.
-    #[arg(long, value_name = "PATH")]
-    pub model_path: Option<String>,
-    /// Alias that clients use; default: the last part of the path.
-    #[arg(long, value_name = "NAME")]
-    pub model_name: Option<String>,
-    /// `cpu:0`, `sim:0`; several with commas.
-    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
-    pub devices: Vec<String>,
-    /// This node's id.
-    #[arg(long, value_name = "ID")]
-    pub node_id: Option<String>,
-    /// Where HTTP listens.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub http_bind: Option<String>,
-    /// NATS: external, managed (a child of this node) or off.
-    #[arg(long, value_name = "MODE")]
-    pub bus_mode: Option<String>,
-    /// Where an external NATS is.
-    #[arg(long, value_name = "URL")]
-    pub bus_url: Option<String>,
-    /// Any other key; may be given more than once.
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    pub set: Vec<String>,
-}
-
-impl ConfigOptions {
-    /// The layers, with the process's environment.
-    pub fn sources(&self) -> Sources {
-        let environment =
-            std::env::vars().filter(|(name, _)| name.starts_with("INFERNO_")).collect();
-        Sources { file: self.config.clone(), environment, flags: self.flags() }
-    }
-
-    fn flags(&self) -> Vec<String> {
-        // Values that are names go in quotes, so that `1` stays a name.
-        let text = |key: &str, value: &Option<String>| {
-            value.as_ref().map(|value| format!("{key}={value:?}"))
-        };
-        let name = self.model_name.clone().or_else(|| {
-            let path = self.model_path.as_ref()?;
-            Some(
-                path.trim_end_matches('/')
-                    .rsplit('/')
-                    .next()?
-                    .to_lowercase()
-                    .replace(['_', '.'], "-"),
-            )
-        });
-        let devices =
-            (!self.devices.is_empty()).then(|| format!("executor.devices={:?}", self.devices));
-        [
-            text("model.path", &self.model_path),
-            text("model.name", &name),
-            devices,
-            text("node.id", &self.node_id),
-            text("http.bind", &self.http_bind),
-            text("bus.mode", &self.bus_mode),
-            text("bus.url", &self.bus_url),
-        ]
-        .into_iter()
-        .flatten()
-        .chain(self.set.iter().cloned())
-        .collect()
-    }
-}
-
-/// Runs a node until it is told to end.
-///
-/// # Errors
-/// What was wrong with the configuration, or why the node could not start.
-pub fn serve(options: &ConfigOptions) -> Result<(), String> {
-    let config = Config::load(&options.sources()).map_err(|error| error.to_string())?;
-    crate::telemetry::init_tracing(&config.node.log);
-    eprint!("{}", config.to_toml());
-    raise_open_files();
-    let node = Node::start(config).map_err(|error| error.message)?;
-    let runtime = runtime()?;
-    runtime.block_on(run_until_signal(node))
-}
-
-/// As many open files as the system lets this process have: systems give 1,024 unless asked, for the sake of programs that use `select`.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, "the limit of open files stays");
-    }
-}
-
-async fn run_until_signal(node: Node) -> Result<(), String> {
-    let mut signal = std::pin::pin!(end_signal()?);
-    let mut phase = node.phase();
-    let mut failed = None;
-    loop {
-        tokio::select! {
-            () = &mut signal => break,
-            changed = phase.changed() => match (changed, phase.borrow_and_update().clone()) {
-                (Ok(()), Phase::Ready) => print_ready(&node),
-                (Ok(()), Phase::Loading) => {}
-                (Ok(()), Phase::Failed(error)) => {
-                    failed = Some(error.message);
-                    break;
-                }
-                (Err(_), _) => return Err("the node's thread ended".to_owned()),
-            },
-        }
-    }
-    tracing::info!("draining");
-    let again = end_signal()?;
-    let cut = tokio::select! {
-        cut = node.shutdown() => cut.map_err(|error| error.message)?,
-        // Who asks twice does not want to wait: not for the threads, either, which dropping the node would.
-        () = again => {
-            eprintln!("inferno-node: a second signal: ended at once");
-            std::process::exit(1);
-        }
-    };
-    match failed {
-        Some(message) => Err(message),
-        None if cut > 0 => Err(format!("{cut} requests were cut at the end of the drain")),
-        None => Ok(()),
-    }
-}
-
-/// One line for scripts on standard output: where the node is, once it takes requests.
-fn print_ready(node: &Node) {
-    let mut line = format!("ready node={}", node.id());
-    if let Some(address) = node.http() {
-        line.push_str(&format!(" http=http://{address}"));
-    }
-    if let Some(url) = node.nats() {
-        line.push_str(&format!(" nats={url}"));
-    }
-    println!("{line}");
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, String> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())
-}
-
 /// Streams one completion from NATS to the terminal.
 ///
 /// # Errors
@@ -270,8 +124,15 @@ pub fn generate(args: GenerateArgs) -> Result<(), String> {
 /// Every key at fault.
 pub fn check(options: &ConfigOptions) -> Result<(), String> {
     let config = Config::load(&options.sources()).map_err(|error| error.to_string())?;
-    print!("{}", config.to_toml());
-    Ok(())
+    print_out(&config.to_toml())
+}
+
+/// Prints the page of all keys.
+///
+/// # Errors
+/// Why it cannot be printed.
+pub fn docs() -> Result<(), String> {
+    print_out(&config::page())
 }
 
 /// Writes a random checkpoint; SIGINT and SIGTERM end it and leave nothing.
@@ -297,20 +158,6 @@ pub fn random(args: RandomArgs) -> Result<(), String> {
         outcome.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     })?;
     print_written(&directory, &written)
-}
-
-/// Resolves at the first SIGINT or SIGTERM; both are caught from now on.
-fn end_signal() -> Result<impl Future<Output = ()>, String> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|error| format!("signals: {error}"));
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 fn print_written(directory: &std::path::Path, written: &Written) -> Result<(), String> {
@@ -365,5 +212,34 @@ fn print_out(text: &str) -> Result<(), String> {
             Err(format!("standard output: {error}"))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_of_serve_is_about_a_key() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").expect("is there");
+        let name = |argument: &clap::Arg| match argument.get_long() {
+            Some(long) => format!("--{long}"),
+            None => argument.get_id().as_str().to_uppercase(),
+        };
+        let given: Vec<String> = serve.get_arguments().map(name).collect();
+        let known = |flag: &str| config::FLAGS.iter().any(|(known, _)| *known == flag);
+        let others = ["--config", "--set", "--help"];
+        for flag in given.iter().filter(|flag| !others.contains(&flag.as_str())) {
+            assert!(known(flag), "{flag} is in no line of FLAGS");
+        }
+        for (flag, key) in config::FLAGS {
+            assert!(given.iter().any(|given| given == flag), "{flag}");
+            assert!(config::keys().iter().any(|known| known.0.path == key), "{key}");
+        }
+        let help = serve.clone().render_help().to_string();
+        assert!(help.contains("[MODEL]") && help.contains("cuda:0"), "{help}");
     }
 }

@@ -2,26 +2,28 @@
 //!
 //! The text goes to standard output as it arrives; figures and errors go to standard error. Ctrl-C cancels the request.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Read, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use crate::bus::client::{Client, ClientError, Generation, Timeouts, TokenEvent};
-use crate::bus::{Auth, Secret, Tls};
+use crate::bus::{Auth, Tls};
 use crate::error::Error;
 use crate::ids::RequestId;
+use crate::presence::{self, LocalNode};
 use crate::request::FinishReason;
+use crate::secret::Secret;
 
 /// What the command takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GenerateArgs {
-    /// What is to be continued
-    pub prompt: String,
-    /// Model to ask, by its alias
+    /// What is to be continued; none, or `-`: what standard input says
+    pub prompt: Option<String>,
+    /// Model to ask, by its alias; default: the only one of a node on this machine
     #[arg(long, short)]
-    pub model: String,
+    pub model: Option<String>,
     /// Send the prompt as a user's message, through the model's chat template
     #[arg(long)]
     pub chat: bool,
@@ -52,12 +54,12 @@ pub struct GenerateArgs {
     /// The request's id; one is made if absent
     #[arg(long)]
     pub request_id: Option<String>,
-    /// NATS servers, joined by commas
-    #[arg(long, env = "INFERNO_BUS_URL", default_value = "nats://127.0.0.1:4222")]
-    pub url: String,
-    /// First part of every subject
-    #[arg(long, env = "INFERNO_BUS_PREFIX", default_value = "inferno.v1")]
-    pub prefix: String,
+    /// NATS servers, joined by commas; default: those of a node on this machine, else nats://127.0.0.1:4222
+    #[arg(long, env = "INFERNO_BUS_URL")]
+    pub url: Option<String>,
+    /// First part of every subject; default: that of a node on this machine, else inferno.v1
+    #[arg(long, env = "INFERNO_BUS_PREFIX")]
+    pub prefix: Option<String>,
     /// NATS user
     #[arg(long, env = "INFERNO_BUS_USER", requires = "password")]
     pub user: Option<String>,
@@ -103,6 +105,83 @@ pub enum GenerateError {
     /// Standard output is gone.
     #[error("cannot write: {0}")]
     Output(#[from] std::io::Error),
+    /// Standard input gives no prompt.
+    #[error("prompt: {0}")]
+    Prompt(String),
+    /// No model is named, and the nodes here leave it open.
+    #[error("--model: {0}")]
+    Model(String),
+    /// No address is given, no node is found, and no NATS is at the usual place.
+    #[error(
+        "no node with a bus runs on this machine; start one (inferno-node serve MODEL) or give --url ({0})"
+    )]
+    NoNode(ClientError),
+}
+
+/// The longest prompt that is read from standard input, in bytes: no node takes more without being told to.
+const MAX_PROMPT_BYTES: u64 = 4 << 20;
+
+/// Where requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Target {
+    url: String,
+    prefix: String,
+    model: String,
+    /// Nobody said where.
+    is_guess: bool,
+}
+
+impl Target {
+    /// From the arguments, and from what nodes of this machine say of themselves, the newest first. Of these, one that started with
+    /// the model is asked.
+    fn choose(args: &GenerateArgs, nodes: &[LocalNode]) -> Result<Self, GenerateError> {
+        let with_bus = || nodes.iter().filter(|node| node.nats.is_some());
+        let has_model = |node: &&LocalNode| {
+            args.model.as_ref().is_none_or(|model| node.models.iter().any(|of| of == model))
+        };
+        let found = match &args.url {
+            Some(url) => nodes.iter().find(|node| node.nats.as_ref() == Some(url)),
+            None => with_bus().find(has_model).or_else(|| with_bus().next()),
+        };
+        let model = match (&args.model, found.map_or(&[][..], |node| &node.models)) {
+            (Some(model), _) => model.clone(),
+            (None, [only]) => only.clone(),
+            (None, []) => return Err(GenerateError::Model("expected a model's alias".to_owned())),
+            (None, several) => {
+                let text = format!("expected one of {}", several.join(", "));
+                return Err(GenerateError::Model(text));
+            }
+        };
+        let url = args.url.clone().or_else(|| found?.nats.clone());
+        let prefix = args.prefix.clone().or_else(|| Some(found?.prefix.clone()));
+        Ok(Self {
+            is_guess: url.is_none(),
+            url: url.unwrap_or_else(|| "nats://127.0.0.1:4222".to_owned()),
+            prefix: prefix.unwrap_or_else(|| "inferno.v1".to_owned()),
+            model,
+        })
+    }
+}
+
+/// The prompt of the command line, or what `input` says but for the end of its last line.
+fn prompt(given: Option<&str>, input: impl Read) -> Result<String, GenerateError> {
+    if let Some(prompt) = given.filter(|prompt| *prompt != "-") {
+        return Ok(prompt.to_owned());
+    }
+    let mut text = String::new();
+    let read = input.take(MAX_PROMPT_BYTES + 1).read_to_string(&mut text);
+    let length = read.map_err(|error| GenerateError::Prompt(format!("standard input: {error}")))?;
+    if length as u64 > MAX_PROMPT_BYTES {
+        let text = format!("expected at most {MAX_PROMPT_BYTES} bytes on standard input, got more");
+        return Err(GenerateError::Prompt(text));
+    }
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    if text.is_empty() {
+        return Err(GenerateError::Prompt("expected one, got nothing".to_owned()));
+    }
+    Ok(text)
 }
 
 /// Runs the command. Needs a tokio runtime with I/O and time.
@@ -111,11 +190,17 @@ pub enum GenerateError {
 /// See [`GenerateError`]; what had arrived until then is on standard output.
 pub async fn run(args: GenerateArgs) -> Result<(), GenerateError> {
     let wait = Duration::from_secs(args.timeout);
-    let client = Client::connect(&args.url, &auth(&args), &args.prefix)
-        .await?
+    let target = Target::choose(&args, &presence::find())?;
+    if args.prompt.is_none() && std::io::stdin().is_terminal() {
+        eprintln!("The prompt, and then Ctrl-D:");
+    }
+    let prompt = prompt(args.prompt.as_deref(), std::io::stdin())?;
+    let connected = Client::connect(&target.url, &auth(&args), &target.prefix).await;
+    let client = connected
+        .map_err(|error| if target.is_guess { GenerateError::NoNode(error) } else { error.into() })?
         .with_timeouts(Timeouts { accept: wait, event: wait });
     let asked_at = Instant::now();
-    let mut generation = client.generate(&args.model, body(&args)).await?;
+    let mut generation = client.generate(&target.model, body(&args, prompt)).await?;
     let mut figures = Figures::new(asked_at, generation.node_id());
     let last = stream(&client, &mut generation, &mut figures, &mut std::io::stdout()).await?;
     if !args.quiet {
@@ -140,9 +225,12 @@ async fn stream(
     loop {
         let event = tokio::select! {
             event = generation.next() => event?,
-            signal = tokio::signal::ctrl_c(), if !interrupted => {
+            signal = tokio::signal::ctrl_c() => {
                 signal?;
-                interrupted = true;
+                // Who asks twice does not want to wait for the last event.
+                if std::mem::replace(&mut interrupted, true) {
+                    return Err(GenerateError::Cancelled(figures.tokens));
+                }
                 let (client, id) = (client.clone(), id.clone());
                 // The last event tells the outcome; the answer adds nothing here.
                 drop(tokio::spawn(async move { client.cancel(&id).await }));
@@ -171,7 +259,7 @@ fn auth(args: &GenerateArgs) -> Auth {
 }
 
 /// The request's object; what was not given stays absent, so that the node's defaults hold.
-fn body(args: &GenerateArgs) -> Value {
+fn body(args: &GenerateArgs, prompt: String) -> Value {
     let mut params = Map::new();
     let mut set = |name: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -190,10 +278,10 @@ fn body(args: &GenerateArgs) -> Value {
     if args.chat {
         let system =
             args.system.iter().map(|content| json!({"role": "system", "content": content}));
-        let user = json!({"role": "user", "content": args.prompt});
+        let user = json!({"role": "user", "content": prompt});
         body["messages"] = system.chain([user]).collect();
     } else {
-        body["prompt"] = args.prompt.clone().into();
+        body["prompt"] = prompt.into();
     }
     if let Some(id) = &args.request_id {
         body["request_id"] = id.clone().into();
@@ -277,7 +365,7 @@ mod tests {
     #[test]
     fn what_was_not_given_stays_absent() {
         let args = parse(&["--model", "demo", "Hi"]);
-        assert_eq!(body(&args), json!({"prompt": "Hi", "params": {}}));
+        assert_eq!(body(&args, "Hi".to_owned()), json!({"prompt": "Hi", "params": {}}));
         assert!(auth(&args).user.is_none());
     }
 
@@ -323,9 +411,53 @@ mod tests {
                 "min_p": 0.5, "bad_words": ["dog"], "logprobs_mode": "raw"},
             "request_id": "r1", "priority": 9,
         });
-        assert_eq!(body(&args), expected);
+        assert_eq!(body(&args, "Hi".to_owned()), expected);
         assert_eq!(auth(&args).user.map(|(user, _)| user).as_deref(), Some("me"));
         assert!(crate::bus::decode(Default::default(), expected.to_string().as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn the_prompt_is_given_or_read_without_its_last_line_end() {
+        let read = |given, input: &str| prompt(given, input.as_bytes()).map_err(|e| e.to_string());
+        assert_eq!(read(Some("Hi"), "unread").as_deref(), Ok("Hi"));
+        assert_eq!(read(None, "Once\n\n").as_deref(), Ok("Once\n"));
+        assert_eq!(read(Some("-"), "Once").as_deref(), Ok("Once"));
+        assert_eq!(read(None, "\n"), Err("prompt: expected one, got nothing".to_owned()));
+        let long = "x".repeat(MAX_PROMPT_BYTES as usize + 1);
+        assert!(read(None, &long).is_err_and(|text| text.contains("at most 4194304 bytes")));
+        assert!(prompt(None, &b"\xff"[..]).is_err_and(|e| e.to_string().contains("UTF-8")));
+    }
+
+    fn local(nats: &str, models: &[&str]) -> LocalNode {
+        LocalNode {
+            node: "n".to_owned(),
+            nats: (!nats.is_empty()).then(|| nats.to_owned()),
+            prefix: "own.v1".to_owned(),
+            http: None,
+            models: models.iter().map(|model| (*model).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_node_of_this_machine_says_where_and_what_and_an_argument_goes_first() {
+        let nodes =
+            [local("", &["c"]), local("nats://new:1", &["a"]), local("nats://old:1", &["b"])];
+        let choose =
+            |line: &[&str]| Target::choose(&parse(line), &nodes).map_err(|e| e.to_string());
+        let target = |url: &str, prefix: &str, model: &str| {
+            let [url, prefix, model] = [url, prefix, model].map(str::to_owned);
+            Ok(Target { url, prefix, model, is_guess: false })
+        };
+        assert_eq!(choose(&["Hi"]), target("nats://new:1", "own.v1", "a"));
+        assert_eq!(choose(&["--model", "b", "Hi"]), target("nats://old:1", "own.v1", "b"));
+        assert_eq!(choose(&["--model", "x", "Hi"]), target("nats://new:1", "own.v1", "x"));
+        let given = ["--url", "nats://far:1", "--model", "b", "Hi"];
+        assert_eq!(choose(&given), target("nats://far:1", "inferno.v1", "b"));
+        let none = Target::choose(&parse(&["--model", "a", "Hi"]), &[]).expect("the usual place");
+        assert!(none.is_guess && none.url == "nats://127.0.0.1:4222");
+        let which = Target::choose(&parse(&["Hi"]), &[local("nats://a:1", &["a", "b"])]);
+        assert!(which.is_err_and(|error| error.to_string() == "--model: expected one of a, b"));
+        assert!(Target::choose(&parse(&["Hi"]), &[]).is_err());
     }
 
     #[test]

@@ -11,10 +11,13 @@
 
 // The whole.
 pub mod cli;
+pub mod serve;
 pub mod generate;
 pub mod engine;
 pub mod node;
 pub mod config;
+pub mod presence;
+pub mod process;
 
 // The doors.
 pub mod http;
@@ -48,6 +51,8 @@ pub mod bridge;
 pub mod files;
 pub mod ids;
 pub mod clock;
+pub mod secret;
+pub mod settings;
 pub mod error;
 
 pub use engine::Engine;

@@ -1,4 +1,4 @@
-//! The command line: `serve`, `generate`, `config check`, `models random`, `models inspect`, `models prompt`.
+//! The command line: `serve`, `generate`, `config check`, `config docs`, `models random`, `models inspect`, `models prompt`.
 
 use std::process::ExitCode;
 
@@ -11,11 +11,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Serve(options) => inferno_node::cli::serve(&options),
+        Command::Serve(options) => return inferno_node::serve::serve(&options),
         Command::Generate(options) => inferno_node::cli::generate(options),
         Command::Config { command: ConfigCommand::Check(options) } => {
             inferno_node::cli::check(&options)
         }
+        Command::Config { command: ConfigCommand::Docs } => inferno_node::cli::docs(),
         Command::Models { command: ModelsCommand::Random(args) } => inferno_node::cli::random(args),
         Command::Models { command: ModelsCommand::Inspect(args) } => {
             inferno_node::cli::inspect(&args)

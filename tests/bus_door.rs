@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber};
 use futures_util::StreamExt;
 use inferno_node::bus::client::{Client as Asker, ClientError, Follower, Verdict};
-use inferno_node::bus::{Config, Managed, Mode, Secret};
+use inferno_node::bus::{Config, Managed, Mode};
 use inferno_node::request::FinishReason;
+use inferno_node::secret::Secret;
 use serde_json::{Value, json};
 
 #[path = "bus/access.rs"]

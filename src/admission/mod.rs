@@ -8,9 +8,11 @@
 use std::num::NonZeroUsize;
 
 use actix::Message;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::request::Params;
+use crate::settings;
 
 mod actor;
 mod gate;
@@ -37,31 +39,40 @@ pub struct DevicesUp(pub usize);
 pub struct Drain;
 
 /// The section `[admission]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Requests in the node at once, waiting and running together; one more is refused as `queue_full`. Each costs a few kB
     /// beside its prompt.
+    #[schemars(range(min = 1))]
     pub max_requests: usize,
     /// Tokens (prompt and `max_tokens`) of the requests that wait for a device; what would go beyond is refused as
     /// `queue_full`. It bounds how long the last one waits: at 10,000 tokens/s the default is under a minute.
+    #[schemars(range(min = 1))]
     pub max_waiting_tokens: u64,
     /// `max_tokens` of a request that names none, where the context leaves so many.
+    #[schemars(range(min = 1))]
     pub default_max_tokens: u32,
     /// Bytes of a prompt's text (of all messages together); beyond it is `too_large`.
+    #[schemars(range(min = 1))]
     pub max_prompt_bytes: usize,
     /// Threads that render chat templates and tokenize. Absent: half of the cores, 1 to 4.
+    #[schemars(range(min = 1, max = 256))]
     pub tokenizer_threads: Option<NonZeroUsize>,
     /// Milliseconds after which a refused client may come back where nothing better is known: while the node drains or has
-    /// no device; on `queue_full` before any token is done, how long a request is taken to be in the node. 1,000 to 60,000.
+    /// no device; on `queue_full` before any token is done, how long a request is taken to be in the node.
+    #[schemars(range(min = 1_000, max = 60_000))]
     pub retry_after_ms: u64,
-    /// Temperature where neither request nor checkpoint names one: 0 (greedy) to 2.
+    /// Temperature where neither request nor checkpoint names one; 0 is greedy.
+    #[schemars(range(min = 0, max = 2))]
     pub temperature: f32,
-    /// `top_p` where neither request nor checkpoint names one: above 0 to 1.
+    /// `top_p` where neither request nor checkpoint names one.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub top_p: f32,
     /// `top_k` where neither request nor checkpoint names one; 0 is off.
     pub top_k: u32,
-    /// `min_p` where neither request nor checkpoint names one: 0 (off) to 1.
+    /// `min_p` where neither request nor checkpoint names one; 0 is off.
+    #[schemars(range(min = 0, max = 1))]
     pub min_p: f32,
 }
 
@@ -88,31 +99,12 @@ impl Config {
     /// # Errors
     /// One line for each key at fault: what was expected and what came.
     pub fn check(&self) -> std::result::Result<(), Vec<String>> {
-        let mut faults = Vec::new();
-        let mut expect = |holds: bool, key: &str, expected: &str, got: &dyn std::fmt::Display| {
-            if !holds {
-                faults.push(format!("admission.{key}: expected {expected}, got {got}"));
-            }
-        };
-        expect(self.max_requests > 0, "max_requests", "at least 1", &self.max_requests);
-        let waiting = self.max_waiting_tokens;
-        expect(waiting > 0, "max_waiting_tokens", "at least 1", &waiting);
-        let length = self.default_max_tokens;
-        expect(length > 0, "default_max_tokens", "at least 1", &length);
-        expect(self.max_prompt_bytes > 0, "max_prompt_bytes", "at least 1", &self.max_prompt_bytes);
-        let threads = self.tokenizer_threads.map_or(1, NonZeroUsize::get);
-        expect(threads <= 256, "tokenizer_threads", "1 to 256", &threads);
-        let retry = self.retry_after_ms;
-        expect((1_000..=60_000).contains(&retry), "retry_after_ms", "1000 to 60000", &retry);
-        let alone = |params: Params| params.check(0).err();
-        let defaults = [
-            alone(Params { temperature: Some(self.temperature), ..Params::default() }),
-            alone(Params { top_p: Some(self.top_p), ..Params::default() }),
-            alone(Params { min_p: Some(self.min_p), ..Params::default() }),
-        ];
-        for fault in defaults.into_iter().flatten() {
-            let key = fault.param.unwrap_or_default();
-            faults.push(format!("admission.{key}: {}", fault.message));
+        let mut faults = settings::out_of_range("admission", self);
+        // A NaN is in no range, and JSON has none.
+        let floats =
+            [("temperature", self.temperature), ("top_p", self.top_p), ("min_p", self.min_p)];
+        for (key, _) in floats.iter().filter(|(_, value)| value.is_nan()) {
+            faults.push(format!("admission.{key}: expected a number, got NaN"));
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
@@ -167,9 +159,10 @@ mod tests {
             "top_p",
             "min_p",
         ];
-        assert_eq!(faults.len(), keys.len());
-        for (fault, key) in faults.iter().zip(keys) {
-            assert!(fault.starts_with(&format!("admission.{key}: expected ")), "{fault}");
+        assert_eq!(faults.len(), keys.len(), "{faults:?}");
+        for key in keys {
+            let start = format!("admission.{key}: expected ");
+            assert!(faults.iter().any(|fault| fault.starts_with(&start)), "{key} in {faults:?}");
         }
     }
 

@@ -9,6 +9,7 @@
 //! blocks and prefix cache.
 
 use actix::{Message, Recipient};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -17,6 +18,7 @@ use crate::ids::{DeviceId, ModelId};
 use crate::memory::ModelBudget;
 use crate::reply::SharedStream;
 use crate::sequence::Sequence;
+use crate::settings;
 
 mod actor;
 mod kv;
@@ -143,26 +145,31 @@ pub struct DeviceFailed {
 }
 
 /// Settings of every batcher: section `[batcher]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Most sequences of one model that run at once (1 to 4,096). More give more tokens/s and a longer gap between two tokens
+    /// Most sequences of one model that run at once. More give more tokens/s and a longer gap between two tokens
     /// of each. Absent: 32, on GPUs 256.
     #[serde(alias = "max_num_seqs")]
+    #[schemars(range(min = 1, max = 4_096), extend("x-aliases" = ["max_num_seqs"]))]
     pub max_batch_size: Option<u32>,
-    /// Most tokens of one step, decodes and prefill chunks together (from `max_batch_size` to 1,048,576). More
+    /// Most tokens of one step, decodes and prefill chunks together, at least `max_batch_size`. More
     /// prefill faster; the running sequences wait for the longest step. Absent: 512, on GPUs 2,048.
     #[serde(alias = "max_num_batched_tokens")]
+    #[schemars(range(min = 1, max = 1_048_576), extend("x-aliases" = ["max_num_batched_tokens"]))]
     pub max_step_tokens: Option<u32>,
-    /// Positions of one KV block (a power of two, 1 to 256, on GPUs 16 to 128). Smaller blocks waste less and share more; tables
+    /// Positions of one KV block (a power of two, on GPUs 16 to 128). Smaller blocks waste less and share more; tables
     /// grow longer.
+    #[schemars(range(min = 1, max = 256))]
     pub block_size: u32,
     /// Keep the KV of finished prompts for others that begin alike. Costs a hash per block and no memory that is needed
     /// elsewhere.
     #[serde(alias = "enable_prefix_caching")]
+    #[schemars(extend("x-aliases" = ["enable_prefix_caching"]))]
     pub enable_prefix_cache: bool,
     /// Completion tokens that a newcomer is reckoned with beside its prompt (less if its `max_tokens` is less). More avoid
     /// pre-emption; fewer let more sequences run at once.
+    #[schemars(range(max = 1_048_576))]
     pub reserve_tokens: u32,
 }
 
@@ -196,27 +203,22 @@ impl Config {
     /// # Errors
     /// One line for each wrong key: its name, what is expected and what was given.
     pub fn check(&self, on_gpu: bool) -> Result<(), Vec<String>> {
-        let mut wrong = Vec::new();
+        let mut wrong = settings::out_of_range("batcher", self);
         let (sequences, tokens) = self.largest_step(on_gpu);
-        if !(1..=4096).contains(&sequences) {
-            wrong.push(format!("batcher.max_batch_size: expected 1 to 4096, got {sequences}"));
-        }
-        if !(sequences..=1 << 20).contains(&tokens) {
+        if tokens < sequences {
             wrong.push(format!(
-                "batcher.max_step_tokens: expected max_batch_size ({sequences}) to 1048576, got {tokens}"
+                "batcher.max_step_tokens: expected at least max_batch_size ({sequences}), got {tokens}"
             ));
         }
         // As `cpp/ops/attention/cuda/attention_cuda.cu` has it.
         let (least, most) = if on_gpu { (16, 128) } else { (1, 256) };
-        if !self.block_size.is_power_of_two() || !(least..=most).contains(&self.block_size) {
+        let in_range = |size: &u32| (1..=256).contains(size); // else it is said above
+        let fits = self.block_size.is_power_of_two() && (least..=most).contains(&self.block_size);
+        if in_range(&self.block_size) && !fits {
             let (got, place) = (self.block_size, if on_gpu { "on GPUs " } else { "" });
             wrong.push(format!(
                 "batcher.block_size: expected {place}a power of two from {least} to {most}, got {got}"
             ));
-        }
-        if self.reserve_tokens > 1 << 20 {
-            let got = self.reserve_tokens;
-            wrong.push(format!("batcher.reserve_tokens: expected 0 to 1048576, got {got}"));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }

@@ -1,12 +1,15 @@
 //! Settings of the bus, checked before anything is opened.
 
-use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::Secret;
+use crate::settings;
 
 /// `[bus]`: how the node is reached over NATS.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `external`: a NATS server that runs elsewhere. `managed`: the node runs its own nats-server as a child. `off`: no bus.
@@ -32,16 +35,18 @@ pub struct Config {
     /// Where answers to the node itself come in; change it where accounts restrict `_INBOX`.
     pub inbox_prefix: String,
     /// Largest request body in bytes; beyond it `too_large`. NATS has a limit of its own (`max_payload`, 1 MiB by default).
+    #[schemars(range(min = 1))]
     pub max_request_bytes: usize,
     /// After a reconnect, how long streams from before are held back and absent subscribers are forgiven, in milliseconds:
     /// clients take seconds to come back (nats-py 2). Shorter loses events to clients that are slower than this.
+    #[schemars(range(max = 600_000))]
     pub reconnect_hold_ms: u64,
     /// The child of mode `managed`.
     pub managed: Managed,
 }
 
 /// Where the NATS server comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// As the configuration and the machine suggest; see [`Config::mode`].
@@ -56,7 +61,7 @@ pub enum Mode {
 }
 
 /// `[bus.tls]`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
     /// Refuse a server without TLS. Set by `tls://` URLs too.
@@ -70,12 +75,12 @@ pub struct Tls {
 }
 
 /// `[bus.managed]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Managed {
     /// The program, looked up in `PATH` unless it is a path.
     pub binary: PathBuf,
-    /// Loopback port; 0 takes a free one, which the log names. Kept over restarts of the child.
+    /// Loopback port; 0 takes a free one, which the ready line names. Kept over restarts of the child.
     pub port: u16,
     /// Where JetStream keeps its files; absent: a new temporary directory, removed at the end.
     pub store_dir: Option<PathBuf>,
@@ -126,7 +131,7 @@ impl Config {
     /// # Errors
     /// One line for each wrong key, with what was expected and what came.
     pub fn check(&self) -> Result<(), Vec<String>> {
-        let mut wrong = Vec::new();
+        let mut wrong = settings::out_of_range("bus", self);
         if !is_subject(&self.prefix) {
             let prefix = &self.prefix;
             wrong.push(format!(
@@ -138,13 +143,6 @@ impl Config {
             wrong.push(format!(
                 "bus.inbox_prefix: expected words of A-Z a-z 0-9 _ - joined by dots, got {prefix:?}"
             ));
-        }
-        if self.max_request_bytes == 0 {
-            wrong.push("bus.max_request_bytes: expected at least 1, got 0".to_owned());
-        }
-        if self.reconnect_hold_ms > 600_000 {
-            let ms = self.reconnect_hold_ms;
-            wrong.push(format!("bus.reconnect_hold_ms: expected at most 600000, got {ms}"));
         }
         self.check_urls(&mut wrong);
         self.check_auth(&mut wrong);
@@ -160,6 +158,11 @@ impl Config {
         self.url.as_deref().unwrap_or(DEFAULT_URL).split(',').map(str::trim)
     }
 
+    /// Whether there is no bus on this machine.
+    pub fn is_off(&self) -> bool {
+        self.decided(|| self.managed.is_installed()) == Mode::Off
+    }
+
     /// The mode, with `auto` decided: `has_server` says whether `managed.binary` is installed.
     pub(super) fn decided(&self, has_server: impl FnOnce() -> bool) -> Mode {
         let named = self.url.is_some() || self.credentials_file.is_some() || self.tls.required;
@@ -172,16 +175,18 @@ impl Config {
     }
 
     fn check_urls(&self, wrong: &mut Vec<String>) {
+        if self.url.as_ref().is_some_and(|url| url.contains('@')) {
+            wrong.push(
+                "bus.url: expected no user or password in it, got one; bus.user, bus.password and bus.token are for them"
+                    .to_owned(),
+            );
+            return;
+        }
         for url in self.servers() {
             let scheme = url.split_once("://").map_or("nats", |(scheme, _)| scheme);
             let known = matches!(scheme, "nats" | "tls");
             let parsed = url.parse::<async_nats::ServerAddr>();
-            if url.contains('@') {
-                wrong.push(
-                    "bus.url: expected no user or password in it, got one; bus.user, bus.password and bus.token are for them"
-                        .to_owned(),
-                );
-            } else if !(known && parsed.is_ok_and(|server| !server.host().is_empty())) {
+            if !(known && parsed.is_ok_and(|server| !server.host().is_empty())) {
                 wrong.push(format!(
                     "bus.url: expected nats://host:port or tls://host:port, got {url:?}"
                 ));
@@ -239,40 +244,6 @@ fn is_subject(subject: &str) -> bool {
 pub(super) fn is_token(word: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     !word.is_empty() && word.bytes().all(allowed)
-}
-
-/// A text that is never shown: printing and serializing give `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self)
-    }
 }
 
 #[cfg(test)]

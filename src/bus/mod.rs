@@ -32,7 +32,7 @@ mod publish;
 mod wire;
 
 pub use actor::{Bus, StartError, start};
-pub use config::{Config, Managed, Mode, Secret, Tls};
+pub use config::{Config, Managed, Mode, Tls};
 pub use connect::{Auth, ManagedError, ManagedServer};
 pub use publish::{merge, split};
 pub use wire::{Decoded, Encoding, Subjects, Undecodable, decode, encode_event};

@@ -1,16 +1,19 @@
 //! The section `[executor]`: which devices there are and what they are made with.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::bridge::ffi;
 use crate::gpu;
 use crate::ids::{DeviceId, DeviceKind};
 use crate::memory::{ByteSize, PoolSize};
+use crate::settings;
 
 /// The section `[executor]`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Devices by name: `cpu:N`, `cuda:N`, `sim:N`; not CPUs beside GPUs. Each has its own memory pool, copy of the weights and KV
@@ -21,16 +24,18 @@ pub struct Config {
     pub gpu_devices: GpuDevices,
     /// Threads of each CPU device; 0: the machine's cores divided by the number of CPU devices. More than there are cores only
     /// costs.
+    #[schemars(range(max = 1_024))]
     pub threads: u32,
     /// Instruction set of CPU devices: `auto` (the best that the machine has), `portable`, `avx2`, `avx512_bf16`. One that the
     /// machine lacks is refused when the device is made.
     pub isa: IsaChoice,
     /// Memory that each device reserves when it starts, for weights, KV blocks and workspace: bytes, `"2GiB"`, or a share, `"80%"`, of a
-    /// GPU's memory or of what the machine can give to each device. Absent, on GPUs: what the fullest of them can give
-    /// ([`gpu::pool_of`], which also is the most that may be asked for). Absent, on CPUs: what the configured models need (weights,
-    /// workspace, and a KV cache for `max_batch_size` sequences of `max_seq_len`, all KV caches together at most half of the memory
-    /// that is free at the start).
+    /// GPU's memory or of what the machine can give to each device. Absent, on GPUs: what the fullest of them can give less 5 % of the card
+    /// and 0.75 GiB, which also is the most that may be asked for. Absent, on CPUs: what the configured models need (weights,
+    /// workspace, and a KV cache for `max_batch_size` sequences of `max_seq_len`, all KV caches together at most 4 GiB and at
+    /// most half of the memory that is free at the start).
     #[serde(alias = "gpu_memory_pool_size", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-aliases" = ["gpu_memory_pool_size"]))]
     pub memory_pool_size: Option<PoolSize>,
     /// KV cache of each model on each device; bytes or `"2GiB"`. Absent: by the rule of `memory_pool_size`. Less means fewer
     /// sequences at once and more pre-emptions.
@@ -68,6 +73,20 @@ impl Serialize for GpuDevices {
     }
 }
 
+impl JsonSchema for GpuDevices {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "GpuDevices".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-type": "`\"auto\"` or list of integers" })
+    }
+}
+
 impl<'de> Deserialize<'de> for GpuDevices {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -87,7 +106,7 @@ impl<'de> Deserialize<'de> for GpuDevices {
 }
 
 /// `isa`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IsaChoice {
     /// The best that the machine has.
@@ -102,7 +121,7 @@ pub enum IsaChoice {
 }
 
 /// `attention_backend`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AttentionChoice {
     /// `flash`.
@@ -136,7 +155,7 @@ impl From<IsaChoice> for ffi::Isa {
 }
 
 /// One `[[executor.faults]]` entry: what is to break, and when. Exactly one of `step` and `token_id`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     /// On which device; absent: on every one.
@@ -153,7 +172,7 @@ pub struct Fault {
 }
 
 /// How a step breaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
     /// As if the engine threw.
@@ -172,7 +191,7 @@ impl Config {
     /// # Errors
     /// One line for each key at fault: name, expected, got.
     pub fn check(&self) -> Result<(), Vec<String>> {
-        let mut faults = Vec::new();
+        let mut faults = settings::out_of_range("executor", self);
         if !self.devices.is_empty() && self.gpu_devices != GpuDevices::Auto {
             faults.push("executor.gpu_devices: expected nothing beside devices".to_owned());
         }
@@ -198,9 +217,6 @@ impl Config {
                 "executor.devices: GPUs and CPUs in one node are not supported; start two nodes"
                     .to_owned(),
             );
-        }
-        if self.threads > 1024 {
-            faults.push(format!("executor.threads: expected 0 to 1024, got {}", self.threads));
         }
         let no_pool = self.memory_pool_size == Some(PoolSize::Bytes(ByteSize(0)));
         let no_kv = self.kv_cache_size == Some(ByteSize(0));

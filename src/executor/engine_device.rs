@@ -46,7 +46,7 @@ impl EngineDevice {
         let device = Self::new(options, None)?;
         let DeviceOptions { num_threads, pool_bytes, .. } = *options;
         let isa = device.context.isa();
-        tracing::info!(?isa, threads = num_threads, pool_bytes, "CPU device is up");
+        tracing::debug!(?isa, threads = num_threads, pool_bytes, "CPU device is up");
         Ok(device)
     }
 
@@ -55,7 +55,7 @@ impl EngineDevice {
     pub(super) fn on_gpu(ordinal: u32, options: &DeviceOptions) -> Result<Self, DeviceError> {
         let primary = gpu::enter(ordinal).map_err(DeviceError::other)?;
         let device = Self::new(options, Some(primary))?;
-        tracing::info!(ordinal, pool_bytes = options.pool_bytes, "GPU device is up");
+        tracing::debug!(ordinal, pool_bytes = options.pool_bytes, "GPU device is up");
         Ok(device)
     }
 

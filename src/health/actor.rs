@@ -1,4 +1,4 @@
-//! The health actor: once a second, the message goes to the bus and the metrics are set.
+//! The health actor: once a second, the message goes to the bus and the sensors are read.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context};
 
-use super::{HealthMessage, Status, Vitals};
+use super::{HealthMessage, Vitals};
 use crate::clock::Timestamp;
 use crate::gpu;
 use crate::ids::DeviceId;
@@ -95,21 +95,9 @@ impl Health {
     fn tick(&mut self) {
         self.alive.look();
         self.read_gpus();
+        self.metrics.requests.tick();
         let message = self.vitals.message(Timestamp::now());
-        self.metrics.health_status.set(level(message.status));
-        for check in &message.checks {
-            let level = level(check.status);
-            self.metrics.health_check(check.name.as_str(), level, check.value, check.limit);
-        }
         (self.publish)(&message);
-    }
-}
-
-fn level(status: Status) -> f64 {
-    match status {
-        Status::Healthy => 0.0,
-        Status::Degraded => 1.0,
-        Status::Critical => 2.0,
     }
 }
 

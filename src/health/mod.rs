@@ -12,26 +12,34 @@ pub use actor::{Health, Publish};
 pub use policy::{BusState, Check, CheckName, Limits, Readings, Status};
 pub use vitals::{DeviceVitals, GpuVitals, HealthMessage, Vitals};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::settings;
+
 /// The section `[health]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Share of memory in use (0 to 1), of the machine or of the fullest of the node's GPUs, above which the node is degraded.
+    /// Share of memory in use, of the machine or of the fullest of the node's GPUs, above which the node is degraded.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub memory_limit: f64,
-    /// The same for critical.
+    /// Likewise, above which it is critical; at least `memory_limit`.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub memory_critical: f64,
     /// Milliseconds without a finished unit of work, with work to do, above which the node is degraded.
+    #[schemars(range(min = 1))]
     pub progress_limit_ms: u64,
-    /// The same for critical.
+    /// Likewise, above which it is critical; at least `progress_limit_ms`.
     pub progress_critical_ms: u64,
     /// P95 of the time to first token over the last minute, in milliseconds, above which the node is degraded; absent: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub latency_limit_ms: Option<f64>,
     /// Share of `max_batch_size` that steps filled over the last minute, below which the node is degraded; absent: no
     /// limit.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub batching_limit: Option<f64>,
 }
 
@@ -54,28 +62,25 @@ impl Config {
     /// # Errors
     /// One line for each key at fault: name, expected, got.
     pub fn check(&self) -> Result<(), Vec<String>> {
-        let mut faults = Vec::new();
-        let share = |value: f64| value > 0.0 && value <= 1.0;
-        for (key, value) in [
-            ("memory_limit", Some(self.memory_limit)),
-            ("memory_critical", Some(self.memory_critical)),
-            ("batching_limit", self.batching_limit),
-        ] {
-            if value.is_some_and(|value| !share(value)) {
-                faults.push(format!("health.{key}: expected above 0 to 1, got {value:?}"));
-            }
-        }
+        let mut faults = settings::out_of_range("health", self);
         if self.memory_critical < self.memory_limit {
             faults.push("health.memory_critical: expected at least memory_limit".to_owned());
         }
-        if self.progress_limit_ms == 0 || self.progress_critical_ms < self.progress_limit_ms {
+        if self.progress_critical_ms < self.progress_limit_ms {
             faults.push(
-                "health.progress_limit_ms: expected at least 1 and at most progress_critical_ms"
-                    .to_owned(),
+                "health.progress_critical_ms: expected at least progress_limit_ms".to_owned(),
             );
         }
-        if self.latency_limit_ms.is_some_and(|limit| limit.is_nan() || limit <= 0.0) {
-            faults.push("health.latency_limit_ms: expected above 0".to_owned());
+        // A NaN is in no range, and JSON has none.
+        for (key, value) in [
+            ("memory_limit", Some(self.memory_limit)),
+            ("memory_critical", Some(self.memory_critical)),
+            ("latency_limit_ms", self.latency_limit_ms),
+            ("batching_limit", self.batching_limit),
+        ] {
+            if value.is_some_and(f64::is_nan) {
+                faults.push(format!("health.{key}: expected a number, got NaN"));
+            }
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }

@@ -135,6 +135,7 @@ impl Vitals {
             device.up = true;
             device.fault = None;
         }
+        self.changed();
     }
 
     /// The device's actors were built again, and it takes work.
@@ -151,6 +152,7 @@ impl Vitals {
             device.up = false;
             device.fault = Some(fault.to_owned());
         }
+        self.changed();
     }
 
     /// Only a new process can have the device again.
@@ -160,6 +162,7 @@ impl Vitals {
             device.lost = true;
             device.fault = Some(fault.to_owned());
         }
+        self.changed();
     }
 
     /// The GPUs among the devices, by number.
@@ -198,6 +201,7 @@ impl Vitals {
     /// What takes requests now.
     pub fn set_models(&self, models: Vec<ModelInfo>) {
         self.lock().models = models;
+        self.changed();
     }
 
     /// A cell whose stall counts against the node.
@@ -224,7 +228,20 @@ impl Vitals {
 
     /// How the bus stands with NATS from here on.
     pub fn set_bus(&self, state: BusState) {
-        self.lock().bus = state;
+        let is_news = std::mem::replace(&mut self.lock().bus, state.clone()) != state;
+        if is_news {
+            self.changed();
+        }
+    }
+
+    /// How the bus stands with NATS.
+    pub fn bus(&self) -> BusState {
+        self.lock().bus.clone()
+    }
+
+    /// Whether requests are taken has changed, perhaps: the metrics are to say so at once.
+    fn changed(&self) {
+        self.message(Timestamp::now());
     }
 
     /// No new requests from here on.
@@ -236,6 +253,7 @@ impl Vitals {
     pub fn set_ended(&self, name: &'static str) {
         // The first is the cause; others follow from it.
         let _ = self.ended.set(name);
+        self.changed();
     }
 
     /// Whether requests are taken: everything lives, a model is up, a device is up, NATS does not refuse the node, no drain.
@@ -248,13 +266,19 @@ impl Vitals {
             && state.devices.values().any(|device| device.up)
     }
 
-    /// The message of this moment.
+    /// The message of this moment; the metrics say the same from then on.
     pub fn message(&self, now: Timestamp) -> HealthMessage {
         let checks = policy::evaluate(&self.readings(now), &self.limits);
+        let status = policy::overall(&checks);
+        self.metrics.health_status.set(level(status));
+        for check in &checks {
+            let level = level(check.status);
+            self.metrics.health_check(check.name.as_str(), level, check.value, check.limit);
+        }
         let state = self.lock();
         HealthMessage {
             node_id: self.node_id.clone(),
-            status: policy::overall(&checks),
+            status,
             timestamp: timestamp(),
             checks,
             models: state.models.clone(),
@@ -295,6 +319,14 @@ impl Vitals {
     fn lock(&self) -> MutexGuard<'_, VitalsState> {
         // Only whole values are written under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn level(status: Status) -> f64 {
+    match status {
+        Status::Healthy => 0.0,
+        Status::Degraded => 1.0,
+        Status::Critical => 2.0,
     }
 }
 

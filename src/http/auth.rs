@@ -4,15 +4,15 @@ use std::hint::black_box;
 
 use sha2::{Digest, Sha256};
 
-use super::ApiKey;
 use crate::error::{Error, Kind, Result};
 use crate::request::{Caller, Tenant};
+use crate::secret::Secret;
 
 /// Holds the value of an `Authorization` header against the keys; with no keys everyone comes in, as nobody in particular.
 ///
 /// # Errors
 /// `unauthorized` without a header, with another scheme, or with a wrong key.
-pub(super) fn check(keys: &[ApiKey], authorization: Option<&[u8]>) -> Result<Caller> {
+pub(super) fn check(keys: &[Secret], authorization: Option<&[u8]>) -> Result<Caller> {
     if keys.is_empty() {
         return Ok(Caller::default());
     }
@@ -27,7 +27,7 @@ pub(super) fn check(keys: &[ApiKey], authorization: Option<&[u8]>) -> Result<Cal
         return refuse("expected \"Bearer KEY\" in Authorization");
     }
     // No early exit: the time tells neither which key it was nor how much of it was right.
-    let known = keys.iter().fold(false, |known, key| known | same(key.as_bytes(), given));
+    let known = keys.iter().fold(false, |known, key| known | same(key.expose().as_bytes(), given));
     if !known {
         return refuse("the API key is not one of this node's");
     }
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn one_of_the_keys_opens_and_nothing_else_does() {
-        let keys = [ApiKey::new("first-key"), ApiKey::new("second")];
+        let keys = [Secret::new("first-key"), Secret::new("second")];
         for good in ["Bearer first-key", "Bearer second", "bearer second"] {
             assert!(check(&keys, Some(good.as_bytes())).is_ok(), "{good}");
         }
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn a_key_is_a_tenant_on_every_node_and_its_name_does_not_show_it() {
         let tenant = |keys: &[&str], given: &str| {
-            let keys: Vec<_> = keys.iter().map(|key| ApiKey::new(*key)).collect();
+            let keys: Vec<_> = keys.iter().map(|key| Secret::new(*key)).collect();
             let caller = check(&keys, Some(format!("Bearer {given}").as_bytes())).expect("a key");
             caller.tenant.expect("a key has one").to_string()
         };

@@ -1,13 +1,17 @@
 //! The section `[http]`.
 
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::{self, Secret};
+use crate::settings;
 
 /// The section `[http]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Whether the node has an HTTP door.
@@ -15,27 +19,38 @@ pub struct Config {
     /// Where to listen, `ip:port`; port 0 takes a free one. Beyond loopback, `api_keys` must be set.
     pub bind: String,
     /// Bearer keys of which a client must show one, for everything but health and metrics; empty: none is asked for.
-    pub api_keys: Vec<ApiKey>,
+    #[serde(deserialize_with = "secret::several")]
+    pub api_keys: Vec<Secret>,
+    /// A file with further keys, one on each line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
     /// Web pages that may use the door from a browser, as `scheme://host[:port]` or `*`; empty: browsers let none.
     pub allowed_origins: Vec<String>,
     /// Whether a body's unknown members are refused by name, or ignored and named in the answer's header `x-inferno-ignored`.
     pub unknown_parameters: UnknownParameters,
     /// Threads that serve connections; each takes about one core when 100,000 tokens a second are streamed.
+    #[schemars(range(min = 1, max = 256))]
     pub workers: usize,
     /// Most connections at once, over all workers. Beyond, the one that has been idle longest is closed; where all are busy, only
     /// health and metrics are answered, others with 429. Each costs two file descriptors and about 20 kB.
+    #[schemars(range(min = 1, max = 1_048_576))]
     pub max_connections: usize,
     /// Longest request body in bytes; a longer one is refused as `too_large`. All bodies beyond 64 KiB that are being read or
     /// parsed hold 16 times as much at most; what goes beyond is refused as `queue_full`.
+    #[schemars(range(min = 1_024, max = 1_073_741_824))]
     pub max_body_bytes: usize,
     /// Most prompts in one `/v1/completions` request; each is a request of its own to admission.
+    #[schemars(range(min = 1, max = 4_096))]
     pub max_prompts: usize,
     /// Seconds a client may take to send the head of a request, and again for its body.
+    #[schemars(range(min = 1, max = 3_600))]
     pub read_timeout_s: u64,
     /// Seconds an idle connection is kept for the client's next request. Clients that reuse connections should give up
     /// earlier than this; 0 closes after each answer.
+    #[schemars(range(max = 3_600))]
     pub keep_alive_s: u64,
     /// Seconds after which a reader that takes nothing is cancelled and its connection closed.
+    #[schemars(range(min = 1, max = 3_600))]
     pub slow_reader_s: u64,
 }
 
@@ -45,6 +60,7 @@ impl Default for Config {
             enabled: true,
             bind: "127.0.0.1:8000".to_owned(),
             api_keys: Vec::new(),
+            api_key_file: None,
             allowed_origins: Vec::new(),
             unknown_parameters: UnknownParameters::Refuse,
             workers: 1,
@@ -74,7 +90,7 @@ impl Config {
             }
             Ok(_) => {}
         }
-        if self.api_keys.iter().any(|key| !key.is_sendable()) {
+        if self.api_keys.iter().any(|key| !is_sendable(key)) {
             faults.push("http.api_keys: expected visible ASCII characters, no spaces".to_owned());
         }
         if let Some(wrong) = self.allowed_origins.iter().find(|origin| !is_origin(origin)) {
@@ -82,19 +98,31 @@ impl Config {
                 "http.allowed_origins: expected scheme://host[:port] without a path, or *, got {wrong:?}"
             ));
         }
-        let mut range = |key: &str, value: u64, min: u64, max: u64| {
-            if !(min..=max).contains(&value) {
-                faults.push(format!("http.{key}: expected {min} to {max}, got {value}"));
-            }
-        };
-        range("workers", self.workers as u64, 1, 256);
-        range("max_connections", self.max_connections as u64, self.workers.max(1) as u64, 1 << 20);
-        range("max_body_bytes", self.max_body_bytes as u64, 1_024, 1 << 30);
-        range("max_prompts", self.max_prompts as u64, 1, 4_096);
-        range("read_timeout_s", self.read_timeout_s, 1, 3_600);
-        range("keep_alive_s", self.keep_alive_s, 0, 3_600);
-        range("slow_reader_s", self.slow_reader_s, 1, 3_600);
+        faults.extend(settings::out_of_range("http", self));
+        if self.max_connections < self.workers {
+            let (workers, got) = (self.workers, self.max_connections);
+            faults.push(format!(
+                "http.max_connections: expected at least http.workers ({workers}), got {got}"
+            ));
+        }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// Adds the keys of `api_key_file`.
+    ///
+    /// # Errors
+    /// The file, and why it gives none.
+    pub fn read_key_file(&mut self) -> Result<(), String> {
+        let Some(path) = &self.api_key_file else { return Ok(()) };
+        let fault = |reason: String| format!("http.api_key_file: {}: {reason}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let keys: Vec<Secret> = lines.map(Secret::new).collect();
+        if keys.is_empty() {
+            return Err(fault("expected a key on a line, got none".to_owned()));
+        }
+        self.api_keys.extend(keys);
+        Ok(())
     }
 
     /// Where to listen.
@@ -133,7 +161,7 @@ fn is_origin(origin: &str) -> bool {
 }
 
 /// What becomes of a body's unknown members.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownParameters {
     /// The first is refused by name.
@@ -142,38 +170,10 @@ pub enum UnknownParameters {
     Ignore,
 }
 
-/// A client's key; shown and serialised as `(hidden)`, so that it gets into no log and no printed configuration.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct ApiKey(String);
-
-impl ApiKey {
-    /// Takes a key.
-    pub fn new(key: impl Into<String>) -> Self {
-        Self(key.into())
-    }
-
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
-    fn is_sendable(&self) -> bool {
-        !self.0.is_empty() && self.0.bytes().all(|byte| byte.is_ascii_graphic())
-    }
-}
-
-const HIDDEN: &str = "(hidden)";
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HIDDEN)
-    }
-}
-
-impl Serialize for ApiKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(HIDDEN)
-    }
+/// Whether a header can carry it.
+fn is_sendable(key: &Secret) -> bool {
+    let text = key.expose();
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]
@@ -218,13 +218,13 @@ mod tests {
                 "http.bind",
                 "http.api_keys",
                 "http.allowed_origins",
-                "http.workers",
-                "http.max_connections",
+                "http.keep_alive_s",
                 "http.max_body_bytes",
+                "http.max_connections",
                 "http.max_prompts",
                 "http.read_timeout_s",
-                "http.keep_alive_s",
-                "http.slow_reader_s"
+                "http.slow_reader_s",
+                "http.workers"
             ]
         );
         assert!(faults[0].contains("got \"x\""));
@@ -248,9 +248,21 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_never_shown() {
-        let config = Config { api_keys: vec![ApiKey::new("s3cret")], ..Config::default() };
-        let shown = format!("{config:?}{}", toml::to_string(&config).expect("serialises"));
-        assert!(!shown.contains("s3cret") && shown.contains(HIDDEN));
+    fn a_file_gives_further_keys_and_one_without_any_is_named() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "\n second \nthird\n").expect("writes");
+        let mut config = Config {
+            api_keys: vec![Secret::new("first")],
+            api_key_file: Some(file.path().to_owned()),
+            ..Config::default()
+        };
+        config.read_key_file().expect("reads");
+        let keys: Vec<&str> = config.api_keys.iter().map(Secret::expose).collect();
+        assert_eq!(keys, ["first", "second", "third"]);
+        std::fs::write(file.path(), " \n").expect("writes");
+        let fault = config.read_key_file().expect_err("no key in it");
+        assert!(fault.starts_with("http.api_key_file: ") && fault.contains("got none"), "{fault}");
+        let config = Config { workers: 8, max_connections: 4, ..Config::default() };
+        assert!(config.check().is_err_and(|faults| faults[0].contains("http.workers (8)")));
     }
 }

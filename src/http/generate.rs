@@ -27,6 +27,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
 use crate::reader::{Layout, RenamingSink};
 use crate::request::{Caller, DefaultLength, Prompt, Request, SoFar};
+use crate::telemetry::{LoggedSink, RefusedRequest};
 
 /// What a client is told to wait when admission's mailbox is full: by then it has worked through it.
 const MAILBOX_RETRY_MS: u64 = 1_000;
@@ -57,7 +58,12 @@ async fn generate(
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
     let begun = begin(door, http, payload, api).await;
     // Refusals of admission are counted there.
-    let begun = begun.inspect_err(|error| door.metrics.refused(error.kind));
+    let begun = begun.inspect_err(|error| {
+        door.metrics.refused(error.kind);
+        let extensions = http.extensions();
+        let refused = RefusedRequest { door: "http", id: extensions.get(), model: None };
+        door.metrics.requests.refused(refused, error);
+    });
     let Begun { running, title, stream, usage } = begun?;
 
     let first = poll_fn(|cx| running.reader.poll_take(cx)).await;
@@ -167,7 +173,17 @@ fn admit(
     let (reader, entries) = outbox(choices, slow_after);
     let id = title.request_id.clone();
     let ids = children::ids(&id, prompts.len())?;
-    let sinks = entries.into_iter().enumerate().map(|(prompt, sink)| {
+    let logged = |sink: BufferEntry, id: &RequestId| LoggedSink {
+        sink,
+        log: door.metrics.requests.clone(),
+        door: "http",
+        id: id.clone(),
+        model: generation.model.clone(),
+        received_at: asked.received_at,
+    };
+    let entries = entries.into_iter().zip(&ids).map(|(sink, id)| logged(sink, id));
+    let sinks: Vec<_> = entries.collect();
+    let sinks = sinks.into_iter().enumerate().map(|(prompt, sink)| {
         let path = prompts::path_of(prompt, choices.0);
         RenamingSink { layout: Layout { prompt: Some(path), ..generation.layout.clone() }, sink }
     });
@@ -192,7 +208,7 @@ fn request(
     api: Api,
     generation: &GenerationBody,
     (id, prompt): (RequestId, Prompt),
-    sink: RenamingSink<BufferEntry>,
+    sink: RenamingSink<LoggedSink<BufferEntry>>,
     asked: &Asked,
 ) -> Request {
     Request {

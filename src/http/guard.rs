@@ -28,6 +28,7 @@ use crate::ids::RequestId;
 #[cfg(test)]
 use crate::lifeline::Lifeline;
 use crate::request::Caller;
+use crate::telemetry::RefusedRequest;
 
 /// What a client is told to wait where all connections are busy: some answer has ended by then.
 const BUSY_RETRY_MS: u64 = 1_000;
@@ -60,7 +61,7 @@ pub(super) async fn guard(
         let caller = authorize(&door, &request);
         let caller = caller.and_then(|caller| check_place(busy.as_ref()).map(|()| caller));
         caller.map_err(|error| {
-            door.metrics.refused(error.kind);
+            refused(&door, &error);
             ErrorResponse(error).error_response()
         })
     };
@@ -131,6 +132,13 @@ fn authorize(door: &Door, request: &ServiceRequest) -> Result<Caller> {
     auth::check(&door.api_keys, shown)
 }
 
+/// Counts a refusal, and says it in the log.
+fn refused(door: &Door, error: &Error) {
+    door.metrics.refused(error.kind);
+    let asked = RefusedRequest { door: "http", id: None, model: None };
+    door.metrics.requests.refused(asked, error);
+}
+
 fn check_place(busy: Option<&BusyConnection>) -> Result<()> {
     if busy.is_none_or(BusyConnection::has_place) {
         return Ok(());
@@ -142,7 +150,7 @@ fn check_place(busy: Option<&BusyConnection>) -> Result<()> {
 /// The answer to a request whose handler panicked; what it asked for is cancelled, the worker goes on.
 fn panicked(door: &Door, asked: &AskedAbout) -> actix_web::Error {
     let error = Error::internal("a defect of the node: the handler of this request panicked");
-    door.metrics.refused(error.kind);
+    refused(door, &error);
     let mut response = ErrorResponse(error.clone()).error_response();
     asked.answer(door, None, response.headers_mut());
     InternalError::from_response(error, response).into()

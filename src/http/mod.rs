@@ -34,7 +34,7 @@ mod refusal;
 mod routes;
 mod server;
 
-pub use config::{ApiKey, Config, UnknownParameters};
+pub use config::{Config, UnknownParameters};
 pub use server::{Server, start};
 
 /// What the door needs of the node.

@@ -22,12 +22,13 @@ use super::cors::AllowedOrigins;
 use super::generate::{chat, completions, not_taken};
 use super::intake::body::large_body_bytes;
 use super::refusal::{ErrorResponse, method_not_allowed};
-use super::{ApiKey, Config, Deps, HealthSource, answer, models};
+use super::{Config, Deps, HealthSource, answer, models};
 use crate::door::{Admit, AdmitAll, Cancel, List};
 use crate::error::{Error, Kind, Result};
 use crate::health::Status;
 use crate::ids::RequestId;
 use crate::request::{Ended, FinishReason};
+use crate::secret::Secret;
 use crate::telemetry::Metrics;
 
 /// How long another actor may take to answer: a cancel ends with the step that runs, a list at once.
@@ -42,7 +43,7 @@ pub(super) struct Door {
     health: Arc<dyn HealthSource>,
     prometheus: PrometheusHandle,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) api_keys: Vec<ApiKey>,
+    pub(super) api_keys: Vec<Secret>,
     pub(super) allowed_origins: AllowedOrigins,
     pub(super) unknown: UnknownParameters,
     pub(super) max_body_bytes: usize,

@@ -1,8 +1,10 @@
 //! A number of bytes in the configuration: `1073741824`, `"1GiB"`, `"512 MiB"`, `"2GB"`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -50,9 +52,33 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// Bytes for people: `1.5 GiB`, `200.0 MiB`, `17 bytes`.
+pub fn rounded(bytes: u64) -> String {
+    let unit = |name: &str, unit: u64| format!("{:.1} {name}", bytes as f64 / unit as f64);
+    match bytes {
+        0..0x10_0000 => format!("{bytes} bytes"),
+        0x10_0000..0x4000_0000 => unit("MiB", 1 << 20),
+        _ => unit("GiB", 1 << 30),
+    }
+}
+
 impl Serialize for ByteSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for ByteSize {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "ByteSize".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-type": "bytes, such as `1073741824` or `\"1GiB\"`" })
     }
 }
 
@@ -111,6 +137,11 @@ mod tests {
         for bad in ["", "GiB", "-1", "1.5GiB", "1XiB", "99999999999TiB"] {
             assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn people_read_one_place_behind_the_point() {
+        assert_eq!([17, 200 << 20, 3 << 29].map(rounded), ["17 bytes", "200.0 MiB", "1.5 GiB"]);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! The rule, for a CPU whose pool size is not configured (a GPU's is what its card can give, `gpu.rs`): the sum over the
 //! configured models of weights, workspace and KV cache. The KV cache of a model is what `max_batch_size` sequences of `max_seq_len`
-//! take, at least one sequence's; all KV caches together take at most half of the memory that is available when the node starts, the
-//! small wishes served first. A device whose pool size is configured shares what weights and workspaces leave in the same way. With no
-//! model configured the pool is half of the available memory (the CPU backend takes pages only when they are used).
+//! take, at least one sequence's; all KV caches together take at most half of the memory that is available when the node starts, and at
+//! most 4 GiB, the small wishes served first. A device whose pool size is configured shares what weights and workspaces leave in the
+//! same way. With no model configured the pool is half of the available memory (the CPU backend takes pages only when they are used).
 
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{Backend, DeviceOptions, Isa, MemoryNeed, ModelLimits, required_bytes};
@@ -13,7 +13,7 @@ use crate::bridge::spec::{DecoderSpec, Dtype};
 mod byte_size;
 mod pool_size;
 
-pub use byte_size::ByteSize;
+pub use byte_size::{ByteSize, rounded};
 pub use pool_size::PoolSize;
 
 /// The pool takes whole units of this.
@@ -22,6 +22,8 @@ const ALIGNMENT: u64 = 256;
 pub(crate) const ALIGNMENT_SLACK: u64 = 64 << 10;
 /// Share of the available memory that all KV caches may take together: one part in this many.
 const KV_SHARE: u64 = 2;
+/// The most that they take unless told so: models are made for contexts that a laptop's users do not fill.
+const MAX_KV_BYTES: u64 = 4 << 30;
 
 /// Limits of a step that the workspace depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +174,7 @@ pub fn plan(
     let fixed = needs.iter().fold(0_u64, |sum, need| sum.saturating_add(need.fixed_bytes));
     let for_kv = match sizes.pool_bytes {
         Some(pool) => pool.saturating_sub(fixed),
-        None => available / KV_SHARE,
+        None => (available / KV_SHARE).min(MAX_KV_BYTES),
     };
     let kv_bytes = match sizes.kv_bytes {
         Some(configured) => vec![configured; needs.len()],
@@ -258,6 +260,16 @@ mod tests {
         let plan = plan(&needs, MemorySizes::default(), 1000, 1);
         assert_eq!(plan.kv_bytes, [225, 50, 225]);
         assert_eq!(plan.pool_bytes, 500_u64.next_multiple_of(256));
+    }
+
+    #[test]
+    fn a_huge_context_takes_four_gibibytes_or_one_sequence() {
+        let kv = |min: u64, wish: u64| {
+            plan(&[need(0, min, wish)], MemorySizes::default(), 1 << 40, 1).kv_bytes[0]
+        };
+        assert_eq!(kv(1 << 30, 32 << 30), 4 << 30);
+        assert_eq!(kv(1 << 30, 2 << 30), 2 << 30);
+        assert_eq!(kv(17 << 30, 544 << 30), 17 << 30);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! How large a device's memory pool is to be: so many bytes, or a share of the memory (`"80%"`).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ByteSize;
@@ -58,6 +60,20 @@ impl fmt::Display for PoolSize {
 impl Serialize for PoolSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for PoolSize {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "PoolSize".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-type": "bytes, such as `\"8GiB\"`, or a share, such as `\"80%\"`" })
     }
 }
 

@@ -71,7 +71,9 @@ impl Flows {
         };
         let opened = opened
             .map_err(|error| Error::internal(format!("opening {}: {error}", spec.name)))?
-            .map_err(|text| Error::invalid("model_path", text))?;
+            .map_err(|text| {
+                Error::invalid("model_path", format!("model {:?}: {text}", spec.name))
+            })?;
         let Opened { checkpoint, tokenizer, chat_template, max_seq_len } = opened;
         let checkpoint = Arc::new(checkpoint);
         let entry = self.place(load, &checkpoint, max_seq_len).await?;
@@ -222,16 +224,18 @@ impl Flows {
         let (id, least) = (&handle.id, need.least_bytes());
         let pool = handle.memory.reserved_bytes();
         if least > pool {
+            let (least, pool) = (memory::rounded(least), memory::rounded(pool));
             let text = format!(
-                "model {name} needs {least} bytes of {id}, whose pool has {pool}; raise \
-                 executor.memory_pool_size or lower max_seq_len"
+                "model {name:?} needs {least} of {id}, executor.memory_pool_size there is {pool}; raise it or lower \
+                 models.max_seq_len"
             );
             return Err(Error::unsupported("model_path", text));
         }
         let missing = least - handle.memory.free_bytes().min(least);
         victims(&self.registry.candidates_on(id), missing).ok_or_else(|| {
             short_of_memory(format!(
-                "model {name} needs {missing} bytes more than are free on {id}, and no idle models would give them"
+                "model {name:?} needs {} more than is free on {id}, and no idle models would give it",
+                memory::rounded(missing)
             ))
         })
     }

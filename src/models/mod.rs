@@ -43,19 +43,20 @@ pub use eviction::{Candidate, victims};
 pub use open::{max_seq_len, plan_memory};
 
 /// One `[[models]]` entry: what to load under which alias.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
-    /// The alias clients use: `[a-z0-9-]+`.
+    /// The alias that clients use: 1 to 64 of a-z 0-9 -. Absent: the last part of `model_path`.
     pub name: String,
     /// A directory, or a hub id that is in the local Hugging Face cache. The files stay mapped while the model is loaded: replace
     /// them by renaming, never change them in place.
     pub model_path: PathBuf,
-    /// Weights from the checkpoint, or random ones of its shape.
+    /// Weights from the checkpoint, or random ones of its shape: for benchmarks, from `config.json` alone.
     #[serde(default)]
     pub load_format: LoadFormat,
     /// Longest prompt and completion together; absent: the checkpoint's `max_position_embeddings`.
     #[serde(default, alias = "max_model_len")]
+    #[schemars(range(min = 1), extend("x-aliases" = ["max_model_len"]))]
     pub max_seq_len: Option<u32>,
 }
 
@@ -65,7 +66,7 @@ impl ModelSpec {
     /// # Errors
     /// One line for each key at fault: name, expected, got.
     pub fn check(&self) -> std::result::Result<(), Vec<String>> {
-        let mut faults = Vec::new();
+        let mut faults = crate::settings::out_of_range("models", self);
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(allowed) {
             let name = &self.name;
@@ -73,9 +74,6 @@ impl ModelSpec {
         }
         if self.model_path.as_os_str().is_empty() {
             faults.push("models.model_path: expected a directory or a hub id".to_owned());
-        }
-        if self.max_seq_len == Some(0) {
-            faults.push("models.max_seq_len: expected at least 1, got 0".to_owned());
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }

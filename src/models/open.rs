@@ -97,7 +97,7 @@ pub fn plan_memory(
 ) -> Result<MemoryPlan, String> {
     let mut needs = Vec::with_capacity(specs.len());
     for spec in specs {
-        let named = |error: String| format!("model {}: {error}", spec.name);
+        let named = |error: String| format!("model {:?}: {error}", spec.name);
         let directory: PathBuf =
             hub.resolve(&spec.model_path).map_err(|error| named(error.to_string()))?;
         let (decoder, positions) = spec_of(spec, &directory).map_err(|e| named(e.to_string()))?;
@@ -107,7 +107,25 @@ pub fn plan_memory(
     }
     // Where the machine does not say, nothing is capped: the reservation itself fails then.
     let available = memory::available_bytes().unwrap_or(u64::MAX);
-    Ok(memory::plan(&needs, sizes, available, num_devices as u64))
+    let plan = memory::plan(&needs, sizes, available, num_devices as u64);
+    if sizes == MemorySizes::default() {
+        let cut = specs.iter().zip(&needs).zip(&plan.kv_bytes);
+        for ((spec, need), kv) in cut.filter(|((_, need), kv)| **kv < need.wish_kv_bytes) {
+            tracing::warn!(model = %spec.name, "{}", kv_note(*kv, need, limits.max_batch_size));
+        }
+    }
+    Ok(plan)
+}
+
+/// What a KV cache below its wish holds, and which keys change it.
+fn kv_note(kv_bytes: u64, need: &ModelNeed, max_batch_size: u32) -> String {
+    let sequences = kv_bytes / need.min_kv_bytes.max(1);
+    format!(
+        "the KV cache gets {}, which holds {sequences} sequences of full length ({max_batch_size} would take {}): \
+         --max-seq-len makes them shorter, executor.kv_cache_size gives more",
+        memory::rounded(kv_bytes),
+        memory::rounded(need.wish_kv_bytes)
+    )
 }
 
 /// The decoder as loading will find it. A `config.json` with no dtype leaves that to the tensors, and a tied model's files may hold a head

@@ -32,13 +32,13 @@ impl PlaceError {
     pub(super) fn of_model(self, name: &str) -> Error {
         match self {
             PlaceError::Device(id, error) if error.code == DeviceErrorCode::OutOfMemory => {
-                short_of_memory(format!("model {name} on {id}: {error}"))
+                short_of_memory(format!("model {name:?} on {id}: {error}"))
             }
             PlaceError::Device(id, error) => {
-                Error::internal(format!("model {name} on {id}: {error}"))
+                Error::internal(format!("model {name:?} on {id}: {error}"))
             }
             PlaceError::DeviceGone(id) => {
-                let text = format!("{id} is down; the model {name} cannot be loaded there");
+                let text = format!("{id} is down; the model {name:?} cannot be loaded there");
                 Error::new(Kind::Unavailable, text).with_retry_after_ms(RETRY_AFTER_MS)
             }
         }

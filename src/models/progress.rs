@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -9,8 +10,8 @@ use crate::clock::Timestamp;
 use crate::executor::{LoadProgress, LoadStage};
 use crate::progress::Progress;
 
-/// Log lines come at each of these parts of the whole.
-const LOG_PARTS: u64 = 10;
+/// A log line comes so long after the last one: what loads in a moment has none.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
 
 /// One model's load, over all its devices.
 pub(super) struct Display {
@@ -20,6 +21,8 @@ pub(super) struct Display {
     num_devices: usize,
     /// Locked for a moment by one executor's thread at a time.
     meters: Mutex<Meters>,
+    /// The last log line, or the beginning.
+    logged_at: Mutex<Timestamp>,
     /// The models actor's cell: a load that moves is no stall.
     progress: Progress,
 }
@@ -36,7 +39,6 @@ struct LoadMeter {
     /// Bytes or steps done on each device.
     done: Vec<u64>,
     bar: Option<ProgressBar>,
-    logged: u64,
 }
 
 impl Display {
@@ -52,30 +54,26 @@ impl Display {
         progress: Progress,
         terminal: Option<MultiProgress>,
     ) -> Arc<Self> {
-        let meter = |verb, template| LoadMeter {
-            verb,
-            template,
-            done: vec![0; num_devices],
-            bar: None,
-            logged: 0,
-        };
+        let meter =
+            |verb, template| LoadMeter { verb, template, done: vec![0; num_devices], bar: None };
         let weights = "{prefix} [{bar:30}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
         let meters = Meters {
             weights: meter("loading", weights),
             warm_up: meter("warming up", "{prefix} [{bar:30}] step {pos} of {len}"),
         };
         let (name, meters) = (name.to_owned(), Mutex::new(meters));
-        Arc::new(Self { name, terminal, num_devices, meters, progress })
+        let logged_at = Mutex::new(Timestamp::now());
+        Arc::new(Self { name, terminal, num_devices, meters, logged_at, progress })
     }
 
     /// The callback for one device.
     pub(super) fn of_device(self: &Arc<Self>, index: usize) -> LoadProgress {
         let display = Arc::clone(self);
-        Arc::new(move |stage| display.advance(index, stage))
+        Arc::new(move |stage| display.advance(index, stage, Timestamp::now()))
     }
 
-    fn advance(&self, index: usize, stage: LoadStage) {
-        self.progress.stamp(Timestamp::now());
+    fn advance(&self, index: usize, stage: LoadStage, now: Timestamp) {
+        self.progress.stamp(now);
         let mut meters = self.meters();
         let (meter, done, total) = match stage {
             LoadStage::Weights { done_bytes, total_bytes } => {
@@ -91,8 +89,19 @@ impl Display {
         let total = total * self.num_devices as u64;
         match &self.terminal {
             Some(terminal) => meter.draw(&self.name, total, terminal),
-            None => meter.log(&self.name, total),
+            None if self.is_due(now) => meter.log(&self.name, total),
+            None => {}
         }
+    }
+
+    /// Whether a log line may come; if so, the pause begins anew.
+    fn is_due(&self, now: Timestamp) -> bool {
+        let mut logged_at = self.logged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = now.since(*logged_at) >= LOG_PAUSE;
+        if is_due {
+            *logged_at = now;
+        }
+        is_due
     }
 
     /// Takes the bars away.
@@ -126,12 +135,12 @@ impl LoadMeter {
         bar.set_position(done);
     }
 
-    fn log(&mut self, name: &str, total: u64) {
-        let part = (self.sum() * LOG_PARTS).checked_div(total).unwrap_or(LOG_PARTS);
-        if self.logged < part {
-            self.logged = part;
-            tracing::info!(model = %name, percent = part * 100 / LOG_PARTS, total, "{}", self.verb);
-        }
+    fn log(&self, name: &str, total: u64) {
+        tracing::info!(model = %name, percent = self.percent(total), total, "{}", self.verb);
+    }
+
+    fn percent(&self, total: u64) -> u64 {
+        (self.sum() * 100).checked_div(total).unwrap_or(100)
     }
 }
 
@@ -148,21 +157,15 @@ mod tests {
     }
 
     #[test]
-    fn the_log_gets_a_line_for_each_tenth_of_all_devices() {
+    fn the_log_gets_a_line_every_ten_seconds_for_all_devices_together() {
         let display = Display::on("demo", 2, Progress::new(), None);
-        let (a, b) = (display.of_device(0), display.of_device(1));
-        let logged = || {
-            let meters = display.meters();
-            (meters.weights.logged, meters.warm_up.logged)
-        };
-        a(weights(50, 100));
-        assert_eq!(logged(), (2, 0));
-        b(weights(100, 100));
-        a(weights(40, 100));
-        assert_eq!(logged(), (7, 0));
-        a(weights(100, 100));
-        b(warm_up(20, 40));
-        assert_eq!(logged(), (10, 2));
+        let begin = *display.logged_at.lock().expect("whole");
+        let at = |seconds: u64| Timestamp::from_micros(begin.as_micros() + seconds * 1_000_000);
+        display.advance(0, weights(50, 100), at(1));
+        display.advance(1, weights(100, 100), at(2));
+        assert_eq!(display.meters().weights.percent(200), 75);
+        assert!(!display.is_due(at(9)) && display.is_due(at(10)));
+        assert!(!display.is_due(at(19)) && display.is_due(at(25)) && !display.is_due(at(26)));
         display.finish();
     }
 
@@ -184,6 +187,6 @@ mod tests {
     fn nothing_to_copy_is_all_done() {
         let display = Display::on("demo", 1, Progress::new(), None);
         display.of_device(0)(weights(0, 0));
-        assert_eq!(display.meters().weights.logged, LOG_PARTS);
+        assert_eq!(display.meters().weights.percent(0), 100);
     }
 }

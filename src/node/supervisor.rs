@@ -246,12 +246,10 @@ impl Inner {
     async fn load(&self, specs: Vec<ModelSpec>) {
         let Some(kept) = self.kept.get() else { return };
         for spec in specs {
-            let name = spec.name.clone();
             let loaded = kept.models.send(Load { spec, spread: Spread::EveryDevice }).await;
             let loaded: Result<_> =
                 loaded.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
-            if let Err(mut error) = loaded {
-                error.message = format!("model {name}: {}", error.message);
+            if let Err(error) = loaded {
                 self.phase.send_replace(Phase::Failed(error));
                 return;
             }

@@ -37,6 +37,7 @@ impl Times {
     }
 }
 
+/// In whole microseconds, so that it is written with three places.
 fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
+    time.as_micros() as f64 / 1e3
 }

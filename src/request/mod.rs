@@ -231,11 +231,16 @@ impl Receipt {
         }
         self.attempt = self.attempt.max(other.attempt);
         self.queue_ms = self.queue_ms.max(other.queue_ms);
-        self.prefill_ms += other.prefill_ms;
-        self.decode_ms += other.decode_ms;
+        self.prefill_ms = sum_ms(self.prefill_ms, other.prefill_ms);
+        self.decode_ms = sum_ms(self.decode_ms, other.decode_ms);
         self.cached_tokens += other.cached_tokens;
         self.prefill_tokens += other.prefill_tokens;
     }
+}
+
+/// Milliseconds in whole microseconds; a sum of floats is none.
+fn sum_ms(a: f64, b: f64) -> f64 {
+    ((a + b) * 1e3).round() / 1e3
 }
 
 /// One event of a request's stream: what one step gave it.
@@ -309,6 +314,19 @@ impl Event {
 mod tests {
     use super::*;
     use crate::error::Kind;
+
+    #[test]
+    fn a_sum_of_receipts_has_no_more_places_than_they_have() {
+        let receipt = |ms: f64| {
+            let decode_ms = ms;
+            Some(Box::new(Receipt { prefill_ms: ms, decode_ms, ..Receipt::default() }))
+        };
+        let mut sum = receipt(1.1);
+        Receipt::join(&mut sum, receipt(1.002));
+        Receipt::join(&mut sum, receipt(0.3));
+        let json = serde_json::to_value(sum).expect("serialises");
+        assert_eq!((&json["prefill_ms"], &json["decode_ms"]), (&2.402.into(), &2.402.into()));
+    }
 
     #[test]
     fn request_ids_are_held_to_their_alphabet_and_length() {

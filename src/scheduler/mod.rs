@@ -7,6 +7,7 @@
 //! `prefix_index.rs` guesses who has its beginning cached.
 
 use actix::{Message, Recipient};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::batcher::Assign;
@@ -14,6 +15,7 @@ pub use crate::batcher::{Credit, Returned};
 use crate::ids::DeviceId;
 use crate::reply::SharedStream;
 use crate::sequence::Sequence;
+use crate::settings;
 
 mod actor;
 #[cfg(test)]
@@ -66,21 +68,25 @@ pub struct DeviceDown {
 pub struct Sweep;
 
 /// Settings of the scheduler: section `[scheduler]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Seconds of waiting that lift a sequence by one priority level (0.001 to 86,400). With 10, what came with the lowest priority
+    /// Seconds of waiting that lift a sequence by one priority level. With 10, what came with the lowest priority
     /// goes before everything after 70 s, within the two minutes that clients usually wait. Less makes priorities matter less under
     /// load; more lets low ones wait longer.
+    #[schemars(range(min = 0.001, max = 86_400))]
     pub ageing_s: f64,
-    /// Milliseconds for which smaller sequences may pass one that has too few KV blocks on every device (0 to 3,600,000); after
+    /// Milliseconds for which smaller sequences may pass one that has too few KV blocks on every device; after
     /// that a device takes no others of its model until it fits. Less leaves blocks unused, more lets long prompts wait.
+    #[schemars(range(max = 3_600_000))]
     pub patience_ms: u64,
-    /// Seconds that sequences wait for a device that serves their model, then fail as `unavailable` (0 to 86,400). Must be longer
+    /// Seconds that sequences wait for a device that serves their model, then fail as `unavailable`. Must be longer
     /// than the rebuilding of a failed device takes.
+    #[schemars(range(max = 86_400))]
     pub unavailable_after_s: u64,
-    /// Prefix blocks of 16 tokens that are remembered for each device, to send prompts where their beginning is cached (0 to
-    /// 16,777,216; 0: off). Each takes about 50 bytes; too few forget what the device still has.
+    /// Prefix blocks of 16 tokens that are remembered for each device, to send prompts where their beginning is cached; 0 is
+    /// off. Each takes about 50 bytes; too few forget what the device still has.
+    #[schemars(range(max = 16_777_216))]
     pub prefix_index_blocks: usize,
 }
 
@@ -101,22 +107,9 @@ impl Config {
     /// # Errors
     /// One line for each wrong key: its name, what is expected and what was given.
     pub fn check(&self) -> Result<(), Vec<String>> {
-        let mut wrong = Vec::new();
-        if !(0.001..=86_400.0).contains(&self.ageing_s) {
-            let got = self.ageing_s;
-            wrong.push(format!("scheduler.ageing_s: expected 0.001 to 86400, got {got}"));
-        }
-        if self.patience_ms > 3_600_000 {
-            let got = self.patience_ms;
-            wrong.push(format!("scheduler.patience_ms: expected 0 to 3600000, got {got}"));
-        }
-        if self.unavailable_after_s > 86_400 {
-            let got = self.unavailable_after_s;
-            wrong.push(format!("scheduler.unavailable_after_s: expected 0 to 86400, got {got}"));
-        }
-        if self.prefix_index_blocks > 1 << 24 {
-            let got = self.prefix_index_blocks;
-            wrong.push(format!("scheduler.prefix_index_blocks: expected 0 to 16777216, got {got}"));
+        let mut wrong = settings::out_of_range("scheduler", self);
+        if self.ageing_s.is_nan() {
+            wrong.push("scheduler.ageing_s: expected a number, got NaN".to_owned());
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }

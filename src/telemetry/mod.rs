@@ -1,15 +1,21 @@
-//! Metric names, documented once, and the handles through which every stage counts.
+//! Metric names, documented once, and the handles through which every stage counts; the log.
 //!
 //! `metrics` has one recorder per process, so two nodes in one process are told apart by the label `node`. Handles are
 //! made once per node: on the hot path a count is one atomic, not a look-up.
+
+use std::sync::Arc;
 
 use metrics::{Counter, Gauge, Histogram, Label};
 
 use crate::error::Kind;
 use crate::request::FinishReason;
 
+mod log;
+mod requests;
 mod window;
 
+pub use log::{init_tracing, log_filter};
+pub use requests::{LoggedSink, RefusedRequest, RequestLog};
 pub use window::{BatchWindow, LatencyWindow};
 
 /// What a metric is.
@@ -174,6 +180,8 @@ pub struct Metrics {
     pub recent_first_tokens: LatencyWindow,
     /// How full steps were over the last minute, for health.
     pub recent_batches: BatchWindow,
+    /// A line for each request.
+    pub requests: Arc<RequestLog>,
 }
 
 impl Metrics {
@@ -206,6 +214,7 @@ impl Metrics {
             health_status: metrics::gauge!("inferno_health_status", node()),
             recent_first_tokens: LatencyWindow::default(),
             recent_batches: BatchWindow::default(),
+            requests: Arc::default(),
         }
     }
 
@@ -372,20 +381,6 @@ pub fn recorder() -> Result<metrics_exporter_prometheus::PrometheusHandle, Strin
         Ok(handle)
     };
     RECORDER.get_or_init(install).clone()
-}
-
-/// Logs to standard error: text on a terminal, JSON lines otherwise, filtered by `filter` (as `RUST_LOG`: `info,inferno_node=debug`).
-/// The first caller decides; a later call changes nothing.
-pub fn init_tracing(filter: &str) {
-    use std::io::IsTerminal;
-    // The NATS library has a line for every try to connect; what it reports is said once, by the bus. A filter that names it wins.
-    let filter = tracing_subscriber::EnvFilter::new(format!("async_nats=off,{filter}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let _ = if std::io::stderr().is_terminal() {
-        builder.try_init()
-    } else {
-        builder.json().try_init()
-    };
 }
 
 #[cfg(test)]

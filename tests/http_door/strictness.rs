@@ -3,8 +3,9 @@
 use std::io::Write as _;
 
 use inferno_node::error::{Error, Kind};
-use inferno_node::http::{ApiKey, Config, UnknownParameters};
+use inferno_node::http::{Config, UnknownParameters};
 use inferno_node::request::{Caller, Prompt};
+use inferno_node::secret::Secret;
 use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -148,7 +149,7 @@ async fn unknown_paths_and_wrong_methods_are_told_so() {
 
 #[actix_web::test]
 async fn with_keys_only_health_and_metrics_are_open() {
-    let keys = vec![ApiKey::new("one"), ApiKey::new("two")];
+    let keys = vec![Secret::new("one"), Secret::new("two")];
     let mut rig = Rig::with(&Config { api_keys: keys, ..config() });
     for path in ["/v1/health", "/health", "/health/live", "/health/ready", "/metrics"] {
         assert_ne!(rig.get(path).await.status(), 401, "{path}");

@@ -32,7 +32,7 @@ fn config_check_prints_the_effective_configuration_and_hides_secrets() {
         ("INFERNO_HTTP_API_KEYS", "[\"hush\"]"),
         ("INFERNO_API_KEY", "a client's"),
     ];
-    let flags = ["--http-bind", "127.0.0.1:3", "--set", "scheduler.ageing_s=3", "--bus-mode=off"];
+    let flags = ["--port", "3", "--set", "scheduler.ageing_s=3", "--bus-mode=off"];
     let output = check(FILE, &environment, &flags);
     let shown = text(&output.stdout);
     assert!(output.status.success() && !shown.contains("hush"), "{output:?}");
@@ -40,7 +40,7 @@ fn config_check_prints_the_effective_configuration_and_hides_secrets() {
     let value = |section: &str, key: &str| effective[section][key].clone();
     assert_eq!(value("http", "workers"), Value::Integer(2), "of the file");
     assert_eq!(value("node", "id"), Value::from("of-the-environment"));
-    assert_eq!(value("http", "bind"), Value::from("127.0.0.1:3"), "of the flag");
+    assert_eq!(value("http", "bind"), Value::from("127.0.0.1:3"), "the port of the flag");
     assert_eq!(value("scheduler", "ageing_s"), Value::Float(3.0));
     assert_eq!(value("bus", "mode"), Value::from("off"));
     assert_eq!(value("node", "drain_timeout_s"), Value::Integer(30), "the default");
@@ -50,10 +50,17 @@ fn config_check_prints_the_effective_configuration_and_hides_secrets() {
 #[test]
 fn config_check_names_every_key_at_fault_and_fails() {
     let file = format!("{FILE}[batcher]\nblock_sizes = 16\n[executor]\nthreads = \"all\"\n");
-    let output = check(&file, &[("INFERNO_BUS_URI", "nats://here")], &["--set", "what.is=1"]);
+    let unknown = check(&file, &[("INFERNO_BUS_URI", "nats://here")], &["--set", "what.is=1"]);
+    let said = text(&unknown.stderr);
+    assert!(
+        said.contains("INFERNO_BUS_URI: no such variable; the nearest is INFERNO_BUS_URL"),
+        "{said}"
+    );
+    assert!(said.contains("--set what.is: no such key"), "{said}");
+    let output = check(&file, &[], &[]);
     let said = text(&output.stderr);
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
-    for key in ["batcher.block_sizes", "executor.threads", "bus.uri", "what"] {
+    for key in ["batcher.block_sizes", "executor.threads"] {
         assert!(said.contains(&format!("{key}: ")), "{key} in {said}");
     }
     let output = check(FILE, &[], &["--set", "http.workers=0", "--set", "node.id=a b"]);
@@ -71,7 +78,7 @@ fn a_configuration_can_be_named_by_the_environment_or_be_flags_alone() {
     };
     let shown = command(&[], &[("INFERNO_CONFIG", "config/demo.toml")]);
     assert!(shown.contains("mode = \"managed\""), "{shown}");
-    let flags = ["--model-path", "models/My_Model.1/", "--devices", "sim:0,sim:1"];
+    let flags = ["models/My_Model.1/", "--device", "sim:0,sim:1"];
     let effective: Table = command(&flags, &[]).parse().expect("TOML");
     assert_eq!(effective["models"][0]["name"], Value::from("my-model-1"));
     let devices = ["sim:0", "sim:1"].map(Value::from).to_vec();
@@ -82,8 +89,17 @@ fn a_configuration_can_be_named_by_the_environment_or_be_flags_alone() {
 async fn serve_takes_its_flags() {
     let nats = NatsServer::start();
     let mut command = program();
-    command.args(["serve", "--model-path", "models/demo", "--model-name", "tiny"]);
-    command.args(["--devices", "sim:0", "--node-id", "flagged", "--http-bind", "127.0.0.1:0"]);
+    command.args(["serve", "models/demo", "--name", "tiny", "--max-seq-len", "99"]);
+    command.args([
+        "--device",
+        "sim:0",
+        "--node-id",
+        "flagged",
+        "--host",
+        "localhost",
+        "--port",
+        "0",
+    ]);
     command.args(["--bus-mode", "external", "--bus-url", &nats.url()]);
     command.args(["--set", "batcher.max_batch_size=4", "--set", "node.drain_timeout_s=2"]);
     // A client's key that happens to be exported.
@@ -94,6 +110,7 @@ async fn serve_takes_its_flags() {
     assert_eq!((node.id(), node.nats()), ("flagged".to_owned(), nats.url()));
     let (status, models) = node.get("/v1/models").await;
     assert_eq!((status, &models["data"][0]["id"]), (200, &"tiny".into()));
+    assert_eq!(models["data"][0]["max_seq_len"], 99);
     let (_, health) = node.get("/v1/health").await;
     assert_eq!(
         (&health["node_id"], &health["devices"][0]["id"]),
@@ -121,7 +138,7 @@ fn serve_binds_nothing_with_a_configuration_at_fault() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
     let mut command = program();
-    command.args(["serve", "--model-path", "models/demo", "--http-bind", &address]);
+    command.args(["serve", "models/demo", "--set", &format!("http.bind={address}")]);
     command.args(["--set", "bus.tls.ca=\"/does/not/exist.pem\"", "--set", "health.memory_limit=2"]);
     let output = command.output().expect("it runs");
     let said = text(&output.stderr);
@@ -138,12 +155,35 @@ fn a_bus_that_cannot_start_is_named_and_nothing_else_is_said_to_have_ended() {
     let external = ["bus.mode=external", "bus.credentials_file=/dev/null"];
     for (settings, cause) in [(managed, "bus.managed.binary"), (external, "bus: ")] {
         let mut command = program();
-        command.args(["serve", "--model-path", "models/demo", "--devices", "sim:0"]);
-        command.args(["--http-bind", "127.0.0.1:0"]);
+        command.args(["serve", "models/demo", "--device", "sim:0", "--port", "0"]);
         command.args(settings.iter().flat_map(|setting| ["--set", setting]));
         let output = command.output().expect("it runs");
         let said = text(&output.stderr);
         assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
         assert!(said.contains(cause) && !said.contains("has ended"), "{said}");
     }
+}
+
+#[test]
+fn the_page_of_the_configuration_is_printed_by_the_program() {
+    let output = program().args(["config", "docs"]).output().expect("it runs");
+    assert_eq!(text(&output.stdout), inferno_node::config::page());
+}
+
+#[test]
+fn a_model_beside_the_files_own_is_refused() {
+    let output = check(FILE, &[], &["models/demo"]);
+    let said = text(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("MODEL: the file has [[models]] of its own (demo)"), "{said}");
+}
+
+#[test]
+fn a_node_that_nobody_could_ask_does_not_start() {
+    let mut command = program();
+    command.args(["serve", "models/demo", "--bus-mode", "off", "--set", "http.enabled=false"]);
+    let output = command.output().expect("it runs");
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
+    assert!(said.contains("nobody could ask this node anything"), "{said}");
 }

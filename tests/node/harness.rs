@@ -22,6 +22,8 @@ pub fn program() -> Command {
         command.env_remove(name);
     }
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env("PATH", path);
+    // Or a killed node's file lies in the user's own.
+    command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 
@@ -77,12 +79,17 @@ impl NodeProcess {
     }
 
     /// Starts a command that serves, not waited for; what it says goes into `dir`.
-    pub fn run_in(dir: tempfile::TempDir, mut command: Command) -> Self {
-        let open = |name: &str| std::fs::File::create(dir.path().join(name)).expect("a file");
+    pub fn run_in(dir: tempfile::TempDir, command: Command) -> Self {
+        let log = std::fs::File::create(dir.path().join("log")).expect("a file");
+        Self::run_with(dir, command, log)
+    }
+
+    /// The same with another place for what it says on standard error.
+    pub fn run_with(dir: tempfile::TempDir, mut command: Command, log: std::fs::File) -> Self {
         let child = command
             .stdin(Stdio::null())
-            .stdout(open("ready"))
-            .stderr(open("log"))
+            .stdout(std::fs::File::create(dir.path().join("ready")).expect("a file"))
+            .stderr(log)
             .spawn()
             .expect("the node's binary starts");
         Self { child: Some(child), dir, ready: String::new() }
@@ -109,6 +116,11 @@ impl NodeProcess {
         let prefix = format!("{name}=");
         let value = self.ready.split_whitespace().find_map(|word| word.strip_prefix(&prefix));
         value.unwrap_or_else(|| panic!("no {name} in {:?}", self.ready)).to_owned()
+    }
+
+    /// What it said on standard output.
+    pub fn ready_line(&self) -> &str {
+        self.ready.trim_end()
     }
 
     /// Its id.

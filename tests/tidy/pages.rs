@@ -173,100 +173,37 @@ fn actors_md_lists_every_metric_where_it_is_counted() {
     report(&breaches);
 }
 
-/// The keys of a section, from what the configuration says of one that it does not know.
-fn keys_of(section: &str) -> Vec<String> {
-    let text = if section == "models" {
-        "[[models]]\nname = \"x\"\nmodel_path = \"x\"\nno-such-key = 1\n".to_owned()
-    } else {
-        format!("[{section}]\nno-such-key = 1\n")
-    };
-    let error = toml::from_str::<inferno_node::config::Config>(&text).expect_err("an unknown key");
-    let message = error.message().to_owned();
-    let (_, expected) = message.split_once("expected").unwrap_or_else(|| panic!("{message}"));
-    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+#[test]
+fn the_page_of_the_configuration_is_what_the_code_says() {
+    let page = read(&root().join("docs/configuration.md"));
+    assert!(
+        page == inferno_node::config::page(),
+        "docs/configuration.md is not what `inferno-node config docs` prints: write it anew"
+    );
 }
 
 #[test]
-fn every_configuration_key_is_documented() {
-    let page = read(&root().join("config/node.toml"));
-    let mut breaches = Vec::new();
-    for section in [
-        "node",
-        "models",
-        "bus",
-        "bus.tls",
-        "bus.managed",
-        "http",
-        "admission",
-        "scheduler",
-        "batcher",
-        "executor",
-        "health",
-    ] {
-        let keys = keys_of(section);
-        assert!(keys.len() > 1, "[{section}] has {keys:?}");
-        let here = page.split(&format!("[{section}]")).nth(1).unwrap_or("");
-        let here = here.split("\n[").next().unwrap_or("");
-        for key in keys {
-            let is_table = page.contains(&format!("[{section}.{key}]"));
-            if !is_table && !here.contains(&key) {
-                breaches.push(format!("config/node.toml: [{section}] lacks {key}"));
-            }
-        }
+fn the_example_files_are_valid_and_so_is_all_that_they_leave_out() {
+    for file in ["config/node.toml", "config/demo.toml"] {
+        let load = |file| {
+            let sources = inferno_node::config::Sources { file: Some(file), ..Default::default() };
+            inferno_node::config::Config::load(&sources).map_err(|error| error.to_string())
+        };
+        assert!(load(root().join(file)).is_ok(), "{file}: {:?}", load(root().join(file)));
+        let is_key = |line: &str| {
+            let name = line.split(" = ").next().unwrap_or("");
+            line.contains(" = ") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        let text = read(&root().join(file));
+        let lines = text.lines().map(|line| match line.strip_prefix("# ") {
+            Some(key) if is_key(key) => key,
+            _ => line,
+        });
+        let whole = lines.collect::<Vec<_>>().join("\n");
+        let table: toml::Table = whole.parse().unwrap_or_else(|error| panic!("{file}: {error}"));
+        inferno_node::config::Config::deserialize(table)
+            .unwrap_or_else(|error| panic!("{file}: {error}"));
     }
-    report(&breaches);
-    inferno_node::config::Config::load(&inferno_node::config::Sources {
-        file: Some(root().join("config/node.toml")),
-        ..Default::default()
-    })
-    .expect("config/node.toml itself is valid");
-}
-
-/// `config/node.toml` with every key that it comments out.
-fn whole_configuration() -> toml::Table {
-    let is_key = |line: &str| {
-        let name = line.split(" = ").next().unwrap_or("");
-        line.contains(" = ") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-    };
-    let page = read(&root().join("config/node.toml"));
-    let lines = page.lines().map(|line| match line.strip_prefix("# ") {
-        Some(key) if is_key(key) => key,
-        _ => line,
-    });
-    lines.collect::<Vec<_>>().join("\n").parse().expect("TOML, with all its keys as well")
-}
-
-#[test]
-fn documented_defaults_are_the_defaults() {
-    let mut page = whole_configuration();
-    inferno_node::config::Config::deserialize(page.clone()).expect("every key is known");
-    let defaults = toml::Table::try_from(inferno_node::config::Config::default()).expect("TOML");
-    let text = read(&root().join("config/node.toml"));
-    let mut breaches = Vec::new();
-    let mut compare = |section: &str, documented: &toml::Table, defaults: &toml::Table| {
-        for (key, value) in documented.iter().filter(|(_, value)| !value.is_table()) {
-            let line = text.lines().find(|line| line.contains(&format!("{key} = ")));
-            match defaults.get(key) {
-                Some(default) if default == value => {}
-                Some(default) => breaches.push(format!("{section}.{key}: {value}, not {default}")),
-                // What has no default has an example, and says what its absence means.
-                None if line.is_some_and(|line| line.contains("absent: ")) => {}
-                None => breaches.push(format!("{section}.{key} = {value}: what if it is absent?")),
-            }
-        }
-    };
-    page.remove("models");
-    let none = toml::Table::new();
-    for (section, value) in &page {
-        let documented = value.as_table().expect("a section");
-        let of = defaults.get(section).and_then(toml::Value::as_table).expect("a section");
-        compare(section, documented, of);
-        for (name, inner) in documented.iter().filter_map(|(n, v)| Some((n, v.as_table()?))) {
-            let of = of.get(name).and_then(toml::Value::as_table).unwrap_or(&none);
-            compare(&format!("{section}.{name}"), inner, of);
-        }
-    }
-    report(&breaches);
 }
 
 #[test]

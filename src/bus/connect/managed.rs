@@ -87,7 +87,7 @@ impl ManagedServer {
         // Clients know this port: a child that replaces this one takes it again.
         plan.listen_port = port;
         let url = format!("nats://127.0.0.1:{port}");
-        tracing::info!(url, store_dir = %plan.store_dir.display(), "own nats-server");
+        tracing::debug!(url, store_dir = %plan.store_dir.display(), "own nats-server");
         let (stop, stopping) = oneshot::channel();
         let watcher = tokio::spawn(watch(plan, child, stopping));
         Ok(Self { url, stop: Some(stop), watcher })

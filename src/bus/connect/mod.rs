@@ -14,9 +14,10 @@ use async_nats::{ClientError, ConnectOptions, Event, Server, ServerError};
 use self::link::{Line, LinkReport, LinkState};
 pub use self::managed::{ManagedError, ManagedServer};
 pub(super) use self::subscription::{Subscription, taken};
-use super::config::{Config, Secret, Tls};
+use super::config::{Config, Tls};
 use super::publish::Outbox;
 use crate::health::Vitals;
+use crate::secret::Secret;
 
 /// Commands on their way to the connection. More than the unconfirmed messages that the writer allows, so that the writer never
 /// waits here while NATS takes what it is given.

@@ -27,7 +27,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
 use crate::reader::{RenamingSink, RequestOptions};
 use crate::request::{Caller, DefaultLength, Ended, Request, SoFar};
-use crate::telemetry::Metrics;
+use crate::telemetry::{LoggedSink, Metrics, RefusedRequest};
 
 /// When to come back if admission's mailbox is full, in milliseconds: it is emptied in less, and nobody is to come back sooner.
 const MAILBOX_RETRY_MS: u64 = 1_000;
@@ -92,6 +92,14 @@ impl Door {
         };
         let own_id = options.request_id.is_some();
         let (id, sink) = self.sink(&options, message, (encoding, connection), endpoint);
+        let sink = LoggedSink {
+            sink,
+            log: self.metrics.requests.clone(),
+            door: "bus",
+            id: id.clone(),
+            model: endpoint.model.clone(),
+            received_at,
+        };
         let request = Request {
             id,
             caller: Caller::default(),
@@ -258,16 +266,14 @@ impl Door {
         endpoint: &Endpoint,
     ) {
         let Undecodable { id, error } = wrong;
-        let Some(reply) = &message.reply else {
-            if id.is_none() {
-                return self.drop_request(endpoint);
-            }
-            self.metrics.refused(error.kind);
-            endpoint.failed(&error);
-            return tracing::info!(request_id = ?id, %error, "refused, with no reply subject");
-        };
+        if id.is_none() && message.reply.is_none() {
+            return self.drop_request(endpoint);
+        }
         self.metrics.refused(error.kind);
+        let asked = RefusedRequest { door: "bus", id: id.as_ref(), model: Some(&endpoint.model) };
+        self.metrics.requests.refused(asked, &error);
         endpoint.failed(&error);
+        let Some(reply) = &message.reply else { return };
         let refused =
             OutgoingRefusal { encoding, id: id.as_ref(), error: &error, ends: id.is_none() };
         self.outbox.send_refusal(reply.clone(), refused);

@@ -90,12 +90,9 @@ impl Sink for BusSink {
         self.door.owners.take_claim(&self.id);
         let id = self.own_id.then_some(&self.id);
         let encoding = self.stream.target.encoding;
-        match &self.reply {
-            Some(reply) => {
-                let refused = OutgoingRefusal { encoding, id, error, ends: !self.own_id };
-                self.door.outbox.send_refusal(reply.clone(), refused);
-            }
-            None => tracing::info!(request_id = %self.id, %error, "refused, with no reply subject"),
+        if let Some(reply) = &self.reply {
+            let refused = OutgoingRefusal { encoding, id, error, ends: !self.own_id };
+            self.door.outbox.send_refusal(reply.clone(), refused);
         }
     }
 

@@ -354,10 +354,8 @@ fn specs_are_checked_key_by_key() {
     };
     assert_eq!(spec("llama-3-8b", "x", None).check(), Ok(()));
     let faults = spec("A", "", Some(0)).check().expect_err("three faults");
-    for (fault, key) in
-        faults.iter().zip(["models.name", "models.model_path", "models.max_seq_len"])
-    {
-        assert!(fault.starts_with(key), "{fault}");
+    for key in ["models.name: ", "models.model_path: ", "models.max_seq_len: "] {
+        assert!(faults.iter().any(|fault| fault.starts_with(key)), "{key} in {faults:?}");
     }
     assert_eq!(faults.len(), 3);
     let toml = "name = \"a\"\nmodel_path = \"m\"\nload_format = \"dummy\"\nmax_model_len = 5";
@@ -382,9 +380,9 @@ fn the_pool_is_planned_from_the_config_files() {
     let shorter = plan(spec(dir.path(), Some(32))).expect("plans");
     assert_eq!(shorter.kv_bytes[0] * 2, whole.kv_bytes[0]);
     let error = plan(spec(dir.path(), Some(99))).expect_err("too long");
-    assert!(error.starts_with("model demo: models.max_seq_len"), "{error}");
+    assert!(error.starts_with("model \"demo\": models.max_seq_len"), "{error}");
     let error = plan(spec(&dir.path().join("absent"), None)).expect_err("not there");
-    assert!(error.starts_with("model demo:"), "{error}");
+    assert!(error.starts_with("model \"demo\":"), "{error}");
     // With no dtype in config.json the tensors would be asked, and there are none.
     let config = std::fs::read_to_string(dir.path().join("config.json")).expect("reads");
     std::fs::write(dir.path().join("config.json"), config.replace("torch_dtype", "_x"))

@@ -34,7 +34,7 @@ async fn a_rebuilt_device_without_room_is_reported() {
     let (done, answer) = oneshot::channel();
     bench.models.send(DeviceRebuilt { device, done }).await.expect("it lives");
     let error = answer.await.expect("it answers").expect_err("no room");
-    assert!(error.message.contains("model a on sim:0"), "{error}");
+    assert!(error.message.contains("model \"a\" on sim:0"), "{error}");
     bench.stop();
 }
 
@@ -126,7 +126,7 @@ async fn a_model_that_one_device_cannot_load_is_on_none() {
     let bench = Bench::new(vec![("sim:0", sim("sim:0", 1 << 30)), ("sim:1", broken)]).await;
     let error = bench.load("demo").await.expect_err("sim:1 is broken");
     assert_eq!(error.kind, Kind::Internal);
-    for part in ["model demo on sim:1", "model.norm.weight"] {
+    for part in ["model \"demo\" on sim:1", "model.norm.weight"] {
         assert!(error.message.contains(part), "{error}");
     }
     assert_eq!(bench.used(), [0, 0]);
