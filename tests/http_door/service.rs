@@ -6,8 +6,9 @@ use std::sync::mpsc;
 
 use actix::{Actor, Arbiter, AsyncContext as _, Context, Handler};
 use inferno_node::door::{Admit, AdmitAll, Cancel};
-use inferno_node::http::{ApiKey, Config, start};
+use inferno_node::http::{Config, start};
 use inferno_node::lifeline::Lifeline;
+use inferno_node::secret::Secret;
 use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
@@ -87,7 +88,7 @@ async fn what_can_be_read_can_be_asked_for_without_its_body() {
 
 #[actix_web::test]
 async fn a_browsers_page_may_use_the_door_where_the_configuration_says_so() {
-    let keys = vec![ApiKey::new("k")];
+    let keys = vec![Secret::new("k")];
     let origins = vec!["https://a.example".to_owned()];
     let mut rig = Rig::with(&Config { api_keys: keys, allowed_origins: origins, ..config() });
     let ask = |method: reqwest::Method, path: &str| {
