@@ -9,12 +9,12 @@ use crate::bridge::spec::{
 use crate::checkpoint::fault::{CheckpointError, CheckpointFault};
 use crate::checkpoint::json_file::JsonFile;
 
+use super::super::{Decoder, Source};
 use super::names::{Names, Root};
 use super::ropes::{Rope, RopeDefaults};
-use super::{Decoder, Source};
 
 /// Bounds of what a config.json may claim, so that products stay inside 64 bits and a broken file asks for no absurd lists.
-pub(super) const MAX_WIDTH: u32 = 1 << 24;
+pub const MAX_WIDTH: u32 = 1 << 24;
 const MAX_HEADS: u32 = 1 << 14;
 /// As the engine has it.
 const MAX_HEAD_DIM: u32 = 1 << 10;
@@ -22,7 +22,7 @@ const MAX_LAYERS: u32 = 1 << 10;
 /// Each has tensors of its own, which are listed before the first is looked for.
 const MAX_EXPERTS_OF_ALL: u64 = 1 << 16;
 /// They are counted in single precision on the device.
-pub(super) const MAX_POSITIONS: u32 = 1 << 28;
+pub const MAX_POSITIONS: u32 = 1 << 28;
 
 /// Keys without effect on what is computed here, beside those that begin with `_`.
 #[rustfmt::skip]
@@ -44,7 +44,7 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 /// What a family takes where its `config.json` is silent.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Defaults {
+pub struct Defaults {
     /// `None`: as many as there are heads.
     pub num_kv_heads: Option<u32>,
     /// `None`: the hidden size divided among the heads.
@@ -59,7 +59,7 @@ pub(super) struct Defaults {
 
 /// Sizes that a `config.json` has, all but Gemma 3's.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RequiredSizes {
+pub struct RequiredSizes {
     pub vocab_size: u32,
     pub hidden_size: u32,
     pub intermediate_size: u32,
@@ -70,7 +70,7 @@ pub(super) struct RequiredSizes {
 
 /// The sizes of a decoder whose layers are alike.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
+pub struct Sizes {
     pub all: RequiredSizes,
     pub num_kv_heads: u32,
     pub head_dim: u32,
@@ -81,7 +81,7 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    pub(super) fn read(source: &Source<'_>, defaults: Defaults) -> Result<Self, CheckpointError> {
+    pub fn read(source: &Source<'_>, defaults: Defaults) -> Result<Self, CheckpointError> {
         let file = source.config;
         refuse_quantized(file)?;
         let all = RequiredSizes::read(file, defaults.sizes)?;
@@ -108,12 +108,12 @@ impl Sizes {
         })
     }
 
-    pub(super) fn linear(&self, bias: bool) -> LinearSpec {
+    pub fn linear(&self, bias: bool) -> LinearSpec {
         LinearSpec { bias, format: self.dtype.into() }
     }
 
     /// Full attention without biases, by the first rope.
-    pub(super) fn attention(&self) -> AttentionSpec {
+    pub fn attention(&self) -> AttentionSpec {
         AttentionSpec {
             num_heads: self.all.num_heads,
             num_kv_heads: self.num_kv_heads,
@@ -133,7 +133,7 @@ impl Sizes {
     }
 
     /// One MLP without biases.
-    pub(super) fn mlp(&self) -> MlpSpec {
+    pub fn mlp(&self) -> MlpSpec {
         MlpSpec {
             kind: MlpKind::Dense,
             intermediate_size: self.all.intermediate_size,
@@ -152,7 +152,7 @@ impl Sizes {
     }
 
     /// An expert that every token goes through; of size 0 none.
-    pub(super) fn shared_expert(&self, intermediate_size: u32, has_gate: bool) -> SharedExpertSpec {
+    pub fn shared_expert(&self, intermediate_size: u32, has_gate: bool) -> SharedExpertSpec {
         let format = self.dtype.into();
         SharedExpertSpec {
             intermediate_size,
@@ -164,7 +164,7 @@ impl Sizes {
     }
 
     /// Norms before attention and MLP.
-    pub(super) fn layer(&self) -> LayerSpec {
+    pub fn layer(&self) -> LayerSpec {
         LayerSpec {
             pre_attention: self.norm,
             post_attention: NormSpec::NONE,
@@ -177,13 +177,13 @@ impl Sizes {
     }
 
     /// Heads that turn whole, in halves.
-    pub(super) fn rope(&self) -> RopeDefaults {
+    pub fn rope(&self) -> RopeDefaults {
         RopeDefaults::of_heads(self.head_dim, self.all.max_position_embeddings)
     }
 
     /// The reading as a whole, of a file that holds nothing but a decoder. Refuses what of it was not read and is not known to be
     /// without effect.
-    pub(super) fn finish(
+    pub fn finish(
         &self,
         config: &JsonFile,
         spec: DecoderSpec,
@@ -202,7 +202,7 @@ impl Sizes {
     }
 
     /// Layers that are made by their index.
-    pub(super) fn decoder(&self, layer: impl FnMut(u32) -> LayerSpec) -> DecoderSpec {
+    pub fn decoder(&self, layer: impl FnMut(u32) -> LayerSpec) -> DecoderSpec {
         DecoderSpec {
             vocab_size: self.all.vocab_size,
             hidden_size: self.all.hidden_size,
@@ -247,7 +247,7 @@ impl RequiredSizes {
 }
 
 /// Biases of q, k, v and o by `attention_bias`.
-pub(super) fn with_biases(
+pub fn with_biases(
     config: &JsonFile,
     attention: AttentionSpec,
     default: bool,
@@ -258,14 +258,14 @@ pub(super) fn with_biases(
 }
 
 /// Biases of gate, up and down by `mlp_bias`.
-pub(super) fn with_mlp_biases(config: &JsonFile, mlp: MlpSpec) -> Result<MlpSpec, CheckpointError> {
+pub fn with_mlp_biases(config: &JsonFile, mlp: MlpSpec) -> Result<MlpSpec, CheckpointError> {
     let bias = config.boolean("mlp_bias")?.unwrap_or(false);
     let (gate_up, down) = (LinearSpec { bias, ..mlp.gate_up }, LinearSpec { bias, ..mlp.down });
     Ok(MlpSpec { gate_up, down, ..mlp })
 }
 
 /// Refuses a key that changes the computation in a way that the family has not, unless it says the neutral thing.
-pub(super) fn refuse_unless(
+pub fn refuse_unless(
     file: &JsonFile,
     key: &str,
     neutral: &serde_json::Value,
@@ -285,7 +285,7 @@ pub(super) fn refuse_unless(
 }
 
 /// Refuses a file whose weights are quantized.
-pub(super) fn refuse_quantized(file: &JsonFile) -> Result<(), CheckpointError> {
+pub fn refuse_quantized(file: &JsonFile) -> Result<(), CheckpointError> {
     for key in ["quantization_config", "compression_config"] {
         if let Some(value) = file.get(key) {
             let method = value.get("quant_method").and_then(|m| m.as_str()).unwrap_or("unnamed");
@@ -344,7 +344,7 @@ fn activation(file: &JsonFile, gelu: bool) -> Result<Activation, CheckpointError
 }
 
 /// A factor as the family's code has it beside weights of this type.
-pub(super) fn rounded_to(dtype: Dtype, value: f32) -> f32 {
+pub fn rounded_to(dtype: Dtype, value: f32) -> f32 {
     match dtype {
         Dtype::F16 => f16::from_f32(value).to_f32(),
         Dtype::BF16 => bf16::from_f32(value).to_f32(),

@@ -10,7 +10,7 @@ const MAX_WINDOW: u32 = 1 << 28;
 ///
 /// # Errors
 /// For another number of layers, or a kind of layer that is not built.
-pub(super) fn layer_types(
+pub fn layer_types(
     config: &JsonFile,
     num_layers: u32,
 ) -> Result<Option<Vec<bool>>, CheckpointError> {
@@ -31,10 +31,7 @@ pub(super) fn layer_types(
 }
 
 /// `sliding_window`, or the class's where the file does not have the key; null means none.
-pub(super) fn window(
-    config: &JsonFile,
-    default: Option<u32>,
-) -> Result<Option<u32>, CheckpointError> {
+pub fn window(config: &JsonFile, default: Option<u32>) -> Result<Option<u32>, CheckpointError> {
     match config.has("sliding_window") {
         true => config.size("sliding_window", MAX_WINDOW),
         false => Ok(default),
@@ -43,7 +40,7 @@ pub(super) fn window(
 
 /// The window of each layer, 0 where it sees all: `sliding_window` (or the family's), on the layers that `layer_types` (or the family's
 /// rule) name.
-pub(super) fn windows(
+pub fn windows(
     config: &JsonFile,
     num_layers: u32,
     default_window: Option<u32>,
@@ -62,7 +59,7 @@ pub(super) fn windows(
 }
 
 /// Qwen's three keys: no window unless `use_sliding_window`, and none where `sliding_window` is null and no layer asks for one.
-pub(super) fn if_used(
+pub fn if_used(
     config: &JsonFile,
     num_layers: u32,
     default_window: Option<u32>,

@@ -180,7 +180,7 @@ impl Rope {
 
 /// What a family says of its ropes beside the file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RopeDefaults {
+pub struct RopeDefaults {
     pub theta: f32,
     pub head_dim: u32,
     /// Where the family's rotation takes a part of the head: how much of it, if the file does not say.
@@ -197,7 +197,7 @@ pub(super) struct RopeDefaults {
 
 impl RopeDefaults {
     /// Whole heads turned in halves.
-    pub(super) fn of_heads(head_dim: u32, max_position_embeddings: u32) -> Self {
+    pub fn of_heads(head_dim: u32, max_position_embeddings: u32) -> Self {
         Self {
             theta: 10_000.0,
             head_dim,
@@ -212,7 +212,7 @@ impl RopeDefaults {
 }
 
 /// The one rope of a model: `rope_parameters`, or `rope_theta` beside `rope_scaling`.
-pub(super) fn read(config: &JsonFile, defaults: RopeDefaults) -> Result<Rope, CheckpointError> {
+pub fn read(config: &JsonFile, defaults: RopeDefaults) -> Result<Rope, CheckpointError> {
     let new_style = config.object("rope_parameters")?;
     let classic = config.object("rope_scaling")?.filter(|rope| rope.entries().next().is_some());
     let top_theta = config.positive("rope_theta")?;
@@ -221,7 +221,7 @@ pub(super) fn read(config: &JsonFile, defaults: RopeDefaults) -> Result<Rope, Ch
 }
 
 /// The rope that one object describes; `None`: the plain one.
-pub(super) fn read_object(
+pub fn read_object(
     config: &JsonFile,
     rope: Option<&JsonFile>,
     top_theta: Option<f32>,

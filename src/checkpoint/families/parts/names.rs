@@ -43,11 +43,11 @@ pub struct Root {
 
 impl Root {
     /// A file of nothing but a decoder.
-    pub(super) const PLAIN: &'static [Self] =
+    pub const PLAIN: &'static [Self] =
         &[Self { decoder: "model.", head: "lm_head.weight", others: &[] }];
 
     /// A decoder beside a vision tower, as hubs have it, and as transformers 4.52 to 4.57 kept it in memory.
-    pub(super) const MULTIMODAL: &'static [Self] = &[
+    pub const MULTIMODAL: &'static [Self] = &[
         Self {
             decoder: "language_model.model.",
             head: "language_model.lm_head.weight",
@@ -78,7 +78,7 @@ const LLAMA_MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
 /// How a family keeps its experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ExpertNames {
+pub enum ExpertNames {
     /// `{at}.J.{name}.weight`, for gate, up and down.
     Each { at: &'static str, names: [&'static str; 3] },
     /// gpt-oss: all experts in one tensor, inputs before outputs, gate and up in turns.
@@ -87,7 +87,7 @@ pub(super) enum ExpertNames {
 
 /// What a family calls its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Names {
+pub struct Names {
     pub pre_attention: &'static str,
     pub post_attention: &'static str,
     pub pre_mlp: &'static str,
@@ -108,7 +108,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) const LLAMA: Self = Self {
+    pub const LLAMA: Self = Self {
         pre_attention: "input_layernorm",
         post_attention: "post_attention_layernorm",
         pre_mlp: "post_attention_layernorm",
@@ -123,7 +123,7 @@ impl Names {
         shared_gate: "mlp.shared_expert_gate",
     };
 
-    pub(super) fn tensors(&self, spec: &DecoderSpec, root: &Root) -> Vec<ExpectedTensor> {
+    pub fn tensors(&self, spec: &DecoderSpec, root: &Root) -> Vec<ExpectedTensor> {
         let (vocab, hidden) = (u64::from(spec.vocab_size), u64::from(spec.hidden_size));
         let mut table = Table { names: self, hidden, all: Vec::new(), at: String::new(), layer: 0 };
         table.matrix(&root.embedding(), TensorPart::Embedding, (vocab, hidden));

@@ -6,7 +6,7 @@ use crate::checkpoint::json_file::JsonFile;
 
 /// Both ropes: of a `rope_parameters` with an object for each kind of layer, or of the keys before transformers 5, whose
 /// scaling is the first rope's alone.
-pub(super) fn read(
+pub fn read(
     config: &JsonFile,
     full: RopeDefaults,
     sliding: RopeDefaults,
