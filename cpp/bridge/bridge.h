@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "ops/base/dtype.h"
 #include "rust/cxx.h"
 

@@ -1,7 +1,7 @@
 // The border's decoder as the engine's.
 #pragma once
 
-#include "engine/spec.h"
+#include "engine/spec/spec.h"
 
 namespace inferno {
 

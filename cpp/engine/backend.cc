@@ -1,7 +1,7 @@
 #include "engine/backend.h"
 
+#include "engine/base/error.h"
 #include "engine/cpu/cpu_backend.h"
-#include "engine/error.h"
 #ifdef INFERNO_CUDA
 #include "engine/cuda/cuda_backend.h"
 #endif

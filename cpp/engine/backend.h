@@ -8,9 +8,9 @@
 #include <span>
 
 #include "engine/batch.h"
-#include "engine/memory_pool.h"
-#include "engine/random_weights.h"
-#include "engine/spec.h"
+#include "engine/memory/memory_pool.h"
+#include "engine/spec/spec.h"
+#include "engine/weights/random_weights.h"
 #include "ops/linear/packed_weights.h"
 #include "ops/sample/sampler.h"
 

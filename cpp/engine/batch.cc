@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 
 namespace inferno::engine {
 namespace {

@@ -10,7 +10,7 @@
 #include <random>
 #include <string>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 
 namespace inferno::engine {
 namespace {

@@ -3,9 +3,9 @@
 #include <string>
 #include <utility>
 
-#include "engine/error.h"
-#include "engine/kv_cache.h"
-#include "engine/weights.h"
+#include "engine/base/error.h"
+#include "engine/memory/kv_cache.h"
+#include "engine/weights/weights.h"
 
 namespace inferno::engine {
 

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "engine/backend.h"
+#include "engine/base/error.h"
 #include "engine/batch.h"
-#include "engine/error.h"
-#include "engine/memory_pool.h"
-#include "engine/model.h"
-#include "engine/spec.h"
+#include "engine/memory/memory_pool.h"
+#include "engine/spec/spec.h"
+#include "engine/weights/model.h"
 
 namespace inferno::engine {
 

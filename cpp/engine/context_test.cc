@@ -9,9 +9,9 @@
 #include <limits>
 #include <string>
 
-#include "engine/error.h"
-#include "engine/test_model.h"
-#include "engine/test_reference.h"
+#include "engine/base/error.h"
+#include "engine/testing/test_model.h"
+#include "engine/testing/test_reference.h"
 
 namespace inferno::engine {
 namespace {

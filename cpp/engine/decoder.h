@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine/kv_cache.h"
-#include "engine/spec.h"
-#include "engine/weights.h"
+#include "engine/memory/kv_cache.h"
+#include "engine/spec/spec.h"
+#include "engine/weights/weights.h"
 
 namespace inferno::engine {
 

@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
-#include "lab/ceilings.h"
-#include "lab/gpu_bench.h"
+#include "lab/support/ceilings.h"
+#include "lab/support/gpu_bench.h"
 #include "ops/attention/cuda/attention_cuda.h"
 
 namespace inferno::lab {

@@ -1,6 +1,6 @@
 // Prints what the card reaches at its best: reads and copies of memory, a large product.
 //   ceilings_bench
-#include "lab/ceilings.h"
+#include "lab/support/ceilings.h"
 
 int main() {
   return inferno::lab::run_bench([] {

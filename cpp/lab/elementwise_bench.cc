@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "lab/ceilings.h"
-#include "lab/gpu_bench.h"
+#include "lab/support/ceilings.h"
+#include "lab/support/gpu_bench.h"
 #include "ops/add_norm/add_norm_cuda.h"
 #include "ops/embed/embed_cuda.h"
 #include "ops/glu/glu_cuda.h"

@@ -12,8 +12,8 @@
 #include <string_view>
 #include <vector>
 
-#include "lab/ceilings.h"
-#include "lab/gpu_bench.h"
+#include "lab/support/ceilings.h"
+#include "lab/support/gpu_bench.h"
 #include "ops/experts/cuda/experts_cuda.h"
 #include "ops/experts/cuda/experts_product.h"
 

@@ -12,8 +12,8 @@
 #include <string_view>
 #include <vector>
 
-#include "lab/ceilings.h"
-#include "lab/gpu_bench.h"
+#include "lab/support/ceilings.h"
+#include "lab/support/gpu_bench.h"
 #include "ops/linear/cuda/linear_cuda.h"
 #include "ops/linear/cuda/linear_fixups.h"
 #include "ops/linear/cuda/linear_product.h"

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "engine/cuda/cuda_memory.h"
-#include "engine/memory_pool.h"
-#include "lab/gpu_bench.h"
+#include "engine/memory/memory_pool.h"
+#include "lab/support/gpu_bench.h"
 
 namespace inferno::lab {
 namespace {

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "lab/ceilings.h"
-#include "lab/gpu_bench.h"
+#include "lab/support/ceilings.h"
+#include "lab/support/gpu_bench.h"
 #include "ops/process_logits/process_logits_cuda.h"
 #include "ops/score/score_cuda.h"
 

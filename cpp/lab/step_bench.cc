@@ -16,11 +16,11 @@
 #include <vector>
 
 #include "engine/context.h"
-#include "lab/bench_model.h"
-#include "lab/ceilings.h"
-#include "lab/gpu_bench.h"
-#include "lab/step_peers.h"
-#include "lab/step_split.h"
+#include "lab/support/bench_model.h"
+#include "lab/support/ceilings.h"
+#include "lab/support/gpu_bench.h"
+#include "lab/support/step_peers.h"
+#include "lab/support/step_split.h"
 
 namespace inferno::lab {
 namespace {

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "engine/base/error.h"
 #include "engine/cpu/cpu_forward.h"
 #include "engine/cpu/cpu_workspace.h"
-#include "engine/error.h"
 
 namespace inferno::engine {
 namespace {

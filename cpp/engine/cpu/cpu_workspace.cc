@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/layout.h"
+#include "engine/base/layout.h"
 #include "engine/seat_states.h"
 #include "ops/attention/attention.h"
 #include "ops/experts/experts.h"

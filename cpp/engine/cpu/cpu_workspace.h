@@ -7,8 +7,8 @@
 #include <span>
 
 #include "engine/cpu/cpu_sampler.h"
-#include "engine/memory_pool.h"
-#include "engine/spec.h"
+#include "engine/memory/memory_pool.h"
+#include "engine/spec/spec.h"
 
 namespace inferno::engine {
 

@@ -4,9 +4,9 @@
 #include <cstring>
 #include <string>
 
+#include "engine/base/error.h"
 #include "engine/cuda/cuda_forward.h"
 #include "engine/cuda/cuda_workspace.h"
-#include "engine/error.h"
 #include "ops/attention/cuda/attention_cuda.h"
 #include "ops/experts/cuda/route_cuda.h"
 #include "ops/random_fill/random_fill_cuda.h"

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "engine/context.h"
-#include "engine/test_model.h"
+#include "engine/testing/test_model.h"
 
 namespace inferno::engine {
 namespace {

@@ -14,9 +14,9 @@
 #include <string>
 #include <thread>
 
-#include "engine/error.h"
-#include "engine/test_model.h"
-#include "engine/test_reference.h"
+#include "engine/base/error.h"
+#include "engine/testing/test_model.h"
+#include "engine/testing/test_reference.h"
 
 namespace inferno::engine {
 namespace {

@@ -3,7 +3,7 @@
 #include <array>
 #include <string>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "ops/cuda/cuda_op.h"
 
 namespace inferno::engine {

@@ -8,7 +8,7 @@
 #include <memory>
 #include <mutex>
 
-#include "engine/memory_pool.h"
+#include "engine/memory/memory_pool.h"
 
 namespace inferno::engine {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/layout.h"
+#include "engine/base/layout.h"
 #include "ops/process_logits/process_logits_cuda.h"
 #include "ops/sample/sample_cuda.h"
 #include "ops/score/score_cuda.h"

@@ -2,8 +2,8 @@
 // deterministic mode, with two steps under way, and tokens fed on the device.
 #include <doctest/doctest.h>
 
-#include "engine/llama_spec.h"
-#include "engine/seats_checks.h"
+#include "engine/spec/llama_spec.h"
+#include "engine/testing/seats_checks.h"
 
 namespace inferno::engine {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/layout.h"
+#include "engine/base/layout.h"
 #include "ops/embed/embed_cuda.h"
 #include "ops/rope/rope_kv_cuda.h"
 

@@ -9,9 +9,9 @@
 #include <iostream>
 #include <string>
 
+#include "engine/base/error.h"
 #include "engine/cuda/cuda_memory.h"
-#include "engine/error.h"
-#include "engine/test_model.h"
+#include "engine/testing/test_model.h"
 #include "ops/rms_norm/rms_norm_cuda.h"
 
 extern char** environ;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "engine/layout.h"
+#include "engine/base/layout.h"
 #include "engine/seat_states.h"
 #include "ops/attention/cuda/attention_cuda.h"
 #include "ops/experts/cuda/experts_cuda.h"

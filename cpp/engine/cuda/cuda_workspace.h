@@ -8,8 +8,8 @@
 
 #include "engine/cuda/cuda_sampler.h"
 #include "engine/cuda/cuda_step.h"
-#include "engine/memory_pool.h"
-#include "engine/spec.h"
+#include "engine/memory/memory_pool.h"
+#include "engine/spec/spec.h"
 
 namespace inferno::engine {
 

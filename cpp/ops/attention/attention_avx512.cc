@@ -1,4 +1,4 @@
-#include "ops/base/simd_avx512.h"
+#include "ops/base/simd/simd_avx512.h"
 // The lanes come first.
 #include "ops/attention/attention_simd.h"
 

@@ -8,8 +8,8 @@
 #include <cstdint>
 
 #include "ops/attention/attention_task.h"
-#include "ops/base/simd_exp.h"
-#include "ops/base/simd_tanh.h"
+#include "ops/base/simd/simd_exp.h"
+#include "ops/base/simd/simd_tanh.h"
 
 namespace inferno::ops {
 namespace {

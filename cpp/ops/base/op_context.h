@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <span>
 
-#include "ops/base/isa.h"
+#include "ops/base/simd/isa.h"
 #include "ops/base/thread_pool.h"
 
 namespace inferno::ops {

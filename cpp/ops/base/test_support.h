@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "ops/base/dtype.h"
-#include "ops/base/isa.h"
 #include "ops/base/op_context.h"
+#include "ops/base/simd/isa.h"
 #include "ops/base/thread_pool.h"
 
 namespace inferno::ops::test {

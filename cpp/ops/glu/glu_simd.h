@@ -1,7 +1,7 @@
 // glu on the lanes of simd_<isa>.h, which must be included before.
 #pragma once
 
-#include "ops/base/simd_exp.h"
+#include "ops/base/simd/simd_exp.h"
 #include "ops/glu/glu_row.h"
 
 namespace inferno::ops {

@@ -13,7 +13,7 @@ constexpr std::uint32_t kTableSize = 4096;
 constexpr std::uint32_t kPerWord = 4;  // values of a 64-bit word
 constexpr std::uint32_t kPerThread = 8;
 
-// As in engine/random_weights.cc.
+// As in engine/weights/random_weights.cc.
 __device__ std::uint64_t word_of(std::uint64_t key, std::uint64_t index) {
   std::uint64_t x = key + index * 0x9E3779B97F4A7C15U;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9U;

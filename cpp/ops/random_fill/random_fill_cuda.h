@@ -1,4 +1,4 @@
-// Random weights made on the device: the values of engine/random_weights.h, bit by bit.
+// Random weights made on the device: the values of engine/weights/random_weights.h, bit by bit.
 #pragma once
 
 #include <cstddef>

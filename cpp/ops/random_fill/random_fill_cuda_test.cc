@@ -4,7 +4,7 @@
 
 #include <stdexcept>
 
-#include "engine/random_weights.h"
+#include "engine/weights/random_weights.h"
 #include "ops/base/test_support.h"
 #include "ops/cuda/cuda_test_support.h"
 

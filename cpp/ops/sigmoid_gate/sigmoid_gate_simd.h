@@ -1,7 +1,7 @@
 // sigmoid_gate on the lanes of simd_<isa>.h, which must be included before.
 #pragma once
 
-#include "ops/base/simd_exp.h"
+#include "ops/base/simd/simd_exp.h"
 #include "ops/sigmoid_gate/sigmoid_gate_row.h"
 
 namespace inferno::ops {

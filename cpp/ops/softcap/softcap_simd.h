@@ -1,7 +1,7 @@
 // softcap on the lanes of simd_<isa>.h, which must be included before.
 #pragma once
 
-#include "ops/base/simd_tanh.h"
+#include "ops/base/simd/simd_tanh.h"
 #include "ops/softcap/softcap_row.h"
 
 namespace inferno::ops {

@@ -1,10 +1,11 @@
 //! AFMoE (Trinity): Arcee AI, "Arcee Trinity Large Technical Report", 2026. Attention under an output gate, without rotation where it sees
 //! all; norms on both sides of a branch; experts that sigmoids choose, beside one that all tokens share.
 
-use super::names::Names;
-use super::ropes;
-use super::sizes::{Defaults, MAX_WIDTH, Sizes, refuse_unless, with_biases};
-use super::{Decoder, Family, Source, experts_per_token, num_experts, windows};
+use super::parts::names::Names;
+use super::parts::ropes;
+use super::parts::sizes::{Defaults, MAX_WIDTH, Sizes, refuse_unless, with_biases};
+use super::parts::windows;
+use super::{Decoder, Family, Source, experts_per_token, num_experts};
 use crate::bridge::spec::{MlpKind, MlpSpec, NO_ROPE, QkNorm, RouterKind};
 use crate::checkpoint::fault::CheckpointError;
 use crate::checkpoint::json_file::JsonFile;

@@ -1,10 +1,11 @@
 //! Gemma 2: Gemma Team, "Gemma 2", 2024. Norms before and after each branch, kept as their difference from one; soft-caps; every other
 //! layer sees a window; embeddings scaled by the root of their size.
 
-use super::names::Names;
-use super::ropes;
-use super::sizes::{Defaults, Sizes, refuse_unless, rounded_to, with_biases};
-use super::{Decoder, Family, Source, windows};
+use super::parts::names::Names;
+use super::parts::ropes;
+use super::parts::sizes::{Defaults, Sizes, refuse_unless, rounded_to, with_biases};
+use super::parts::windows;
+use super::{Decoder, Family, Source};
 use crate::bridge::spec::LayerSpec;
 use crate::checkpoint::fault::CheckpointError;
 use crate::checkpoint::json_file::JsonFile;

@@ -2,9 +2,10 @@
 //! five of six layers see a window and have a rope of their own. Of multimodal files the decoder.
 
 use super::gemma2::{NAMES, sandwich, softcap};
-use super::ropes::{Rope, RopeDefaults};
-use super::sizes::{Defaults, RequiredSizes, Sizes, refuse_unless, rounded_to};
-use super::{Decoder, Family, Source, layer_ropes, of_multimodal, text_part, windows};
+use super::parts::ropes::{Rope, RopeDefaults};
+use super::parts::sizes::{Defaults, RequiredSizes, Sizes, refuse_unless, rounded_to};
+use super::parts::{layer_ropes, windows};
+use super::{Decoder, Family, Source, of_multimodal, text_part};
 use crate::bridge::spec::QkNorm;
 use crate::checkpoint::fault::CheckpointError;
 use crate::checkpoint::json_file::JsonFile;

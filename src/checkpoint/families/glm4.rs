@@ -1,9 +1,9 @@
 //! GLM-4 (dense, 9B and 32B of April 2025): norms before and after each branch, neighbours of half a head turn together, biases of q, k
 //! and v: GLM Team, "ChatGLM", 2024.
 
-use super::names::Names;
-use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, Sizes};
+use super::parts::names::Names;
+use super::parts::ropes::{self, RopeDefaults};
+use super::parts::sizes::{Defaults, Sizes};
 use super::{Decoder, Family, Source};
 use crate::checkpoint::fault::CheckpointError;
 

@@ -1,10 +1,11 @@
 //! gpt-oss in 16 bits: OpenAI, "gpt-oss-120b & gpt-oss-20b Model Card", 2025. Sinks, a window in every other layer, YaRN, biases
 //! everywhere, experts whose gate is clamped.
 
-use super::names::{ExpertNames, Names};
-use super::ropes::{self, Rope, RopeDefaults, RopeScaling};
-use super::sizes::{Defaults, Sizes, refuse_unless, with_biases};
-use super::{Decoder, Family, Source, experts_per_token, num_experts, windows};
+use super::parts::names::{ExpertNames, Names};
+use super::parts::ropes::{self, Rope, RopeDefaults, RopeScaling};
+use super::parts::sizes::{Defaults, Sizes, refuse_unless, with_biases};
+use super::parts::windows;
+use super::{Decoder, Family, Source, experts_per_token, num_experts};
 use crate::bridge::spec::{Activation, ActivationKind, MlpKind, RouterKind};
 use crate::checkpoint::fault::CheckpointError;
 

@@ -1,8 +1,8 @@
 //! Granite (dense): Llama's decoder with multipliers of embeddings, scores, branches and logits ("Power scheduler", Shen et al., 2024).
 
-use super::names::Names;
-use super::ropes;
-use super::sizes::{Defaults, Sizes, with_biases, with_mlp_biases};
+use super::parts::names::Names;
+use super::parts::ropes;
+use super::parts::sizes::{Defaults, Sizes, with_biases, with_mlp_biases};
 use super::{Decoder, Family, Source};
 use crate::checkpoint::fault::CheckpointError;
 

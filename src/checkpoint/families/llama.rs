@@ -1,8 +1,8 @@
 //! Llama 1 to 3.3 and what shares their class: Touvron et al., "LLaMA", 2023; Grattafiori et al., "The Llama 3 Herd of Models", 2024.
 
-use super::names::Names;
-use super::ropes;
-use super::sizes::{Defaults, Sizes, refuse_unless, with_biases, with_mlp_biases};
+use super::parts::names::Names;
+use super::parts::ropes;
+use super::parts::sizes::{Defaults, Sizes, refuse_unless, with_biases, with_mlp_biases};
 use super::{Decoder, Family, Source};
 use crate::checkpoint::fault::CheckpointError;
 

@@ -1,10 +1,11 @@
 //! Ministral 3: Mistral's decoder with YaRN and queries that grow with their position (Llama 4's temperature). Its files, and those of
 //! Mistral Small 3.1 and 3.2, hold a vision tower beside the decoder, which is left out.
 
-use super::names::Names;
-use super::ropes::{self, Rope, RopeDefaults, RopeScaling};
-use super::sizes::{Defaults, Sizes, refuse_unless};
-use super::{Decoder, Family, Source, mistral, of_multimodal, text_part, windows};
+use super::parts::names::Names;
+use super::parts::ropes::{self, Rope, RopeDefaults, RopeScaling};
+use super::parts::sizes::{Defaults, Sizes, refuse_unless};
+use super::parts::windows;
+use super::{Decoder, Family, Source, mistral, of_multimodal, text_part};
 use crate::checkpoint::fault::{CheckpointError, CheckpointFault};
 
 pub(super) static MINISTRAL3: Family = Family {

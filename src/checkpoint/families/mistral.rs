@@ -1,9 +1,10 @@
 //! Mistral 7B, Nemo and Small: Jiang et al., "Mistral 7B", 2023. Llama's decoder without biases; the first versions see a window.
 
-use super::names::Names;
-use super::ropes;
-use super::sizes::{Defaults, Sizes, refuse_unless};
-use super::{Decoder, Family, Source, windows};
+use super::parts::names::Names;
+use super::parts::ropes;
+use super::parts::sizes::{Defaults, Sizes, refuse_unless};
+use super::parts::windows;
+use super::{Decoder, Family, Source};
 use crate::checkpoint::fault::CheckpointError;
 
 pub(super) static MISTRAL: Family =

@@ -1,9 +1,10 @@
 //! Mixtral: Jiang et al., "Mixtral of Experts", 2024. Mistral's attention, and experts in every layer.
 
-use super::names::{ExpertNames, Names};
-use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, Sizes, refuse_unless};
-use super::{Decoder, Family, Source, windows};
+use super::parts::names::{ExpertNames, Names};
+use super::parts::ropes::{self, RopeDefaults};
+use super::parts::sizes::{Defaults, Sizes, refuse_unless};
+use super::parts::windows;
+use super::{Decoder, Family, Source};
 use crate::bridge::spec::MlpKind;
 use crate::checkpoint::fault::CheckpointError;
 

@@ -14,29 +14,24 @@ mod gemma3;
 mod glm4;
 mod gpt_oss;
 mod granite;
-mod layer_ropes;
 mod llama;
 mod ministral3;
 mod mistral;
 mod mixtral;
-mod names;
 mod olmo;
+mod parts;
 mod phi3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
-mod ropes;
-mod sizes;
 mod smollm3;
-mod transform;
-mod windows;
 
-pub use names::{ExpectedTensor, Piece, Root};
-pub use ropes::{Rope, RopeScaling};
-pub use transform::{LoadedPart, Transform};
+pub use parts::names::{ExpectedTensor, Piece, Root};
+pub use parts::ropes::{Rope, RopeScaling};
+pub use parts::transform::{LoadedPart, Transform};
 
-use names::Names;
+use parts::names::Names;
 
 /// Above any model.
 const MAX_EXPERTS: u32 = 1 << 10;
@@ -179,7 +174,7 @@ fn model_types() -> String {
 
 /// The decoder's own part of a multimodal file.
 fn text_part(whole: &JsonFile) -> Result<JsonFile, CheckpointError> {
-    sizes::refuse_quantized(whole)?;
+    parts::sizes::refuse_quantized(whole)?;
     let text = whole.object("text_config")?;
     text.ok_or_else(|| whole.expected("text_config", "the decoder's own object"))
 }

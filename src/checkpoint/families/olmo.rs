@@ -1,10 +1,11 @@
 //! OLMo 2 and 3: OLMo Team, "2 OLMo 2 Furious", 2024; "OLMo 3", 2025. Norms after each branch alone, q and k normalised over all
 //! heads; in OLMo 3 three of four layers see a window and turn by an unscaled rope.
 
-use super::names::Names;
-use super::ropes::{self, Rope, RopeDefaults};
-use super::sizes::{Defaults, Sizes, with_biases};
-use super::{Decoder, Family, Source, layer_ropes, windows};
+use super::parts::names::Names;
+use super::parts::ropes::{self, Rope, RopeDefaults};
+use super::parts::sizes::{Defaults, Sizes, with_biases};
+use super::parts::{layer_ropes, windows};
+use super::{Decoder, Family, Source};
 use crate::bridge::spec::{LayerSpec, NormSpec, QkNorm};
 use crate::checkpoint::fault::CheckpointError;
 use crate::checkpoint::json_file::JsonFile;

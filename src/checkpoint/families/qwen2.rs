@@ -1,9 +1,10 @@
 //! Qwen 2 and 2.5 and what was distilled into them: Yang et al., "Qwen2 Technical Report", 2024. Biases of q, k and v.
 
-use super::names::Names;
-use super::ropes;
-use super::sizes::{Defaults, Sizes, refuse_unless};
-use super::{Decoder, Family, Source, windows};
+use super::parts::names::Names;
+use super::parts::ropes;
+use super::parts::sizes::{Defaults, Sizes, refuse_unless};
+use super::parts::windows;
+use super::{Decoder, Family, Source};
 use crate::bridge::spec::LayerSpec;
 use crate::checkpoint::fault::CheckpointError;
 

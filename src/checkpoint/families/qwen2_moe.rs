@@ -1,11 +1,12 @@
 //! Qwen 2 with experts (Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B): Qwen 2's attention; beside the experts one that all tokens share, under a
 //! gate of its own.
 
-use super::names::Names;
+use super::parts::names::Names;
+use super::parts::ropes;
+use super::parts::sizes::{Defaults, MAX_WIDTH, Sizes};
+use super::parts::windows;
 use super::qwen3_moe::sparse_layers;
-use super::ropes;
-use super::sizes::{Defaults, MAX_WIDTH, Sizes};
-use super::{Decoder, Family, Source, experts_per_token, num_experts, windows};
+use super::{Decoder, Family, Source, experts_per_token, num_experts};
 use crate::bridge::spec::{MlpKind, MlpSpec};
 use crate::checkpoint::fault::CheckpointError;
 use crate::checkpoint::json_file::JsonFile;

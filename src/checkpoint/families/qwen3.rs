@@ -1,7 +1,7 @@
 //! Qwen 3: Yang et al., "Qwen3 Technical Report", 2025. q and k are normalised head by head.
 
+use super::parts::sizes::{Defaults, Sizes, with_biases};
 use super::qwen2::windowed;
-use super::sizes::{Defaults, Sizes, with_biases};
 use super::{Decoder, Family, Source};
 use crate::bridge::spec::QkNorm;
 use crate::checkpoint::fault::CheckpointError;

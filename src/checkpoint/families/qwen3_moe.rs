@@ -1,9 +1,10 @@
 //! Qwen 3 with experts (30B-A3B, Coder): Qwen 3's attention, experts in the layers that the file says.
 
-use super::names::Names;
-use super::ropes;
-use super::sizes::{Defaults, MAX_WIDTH, Sizes, with_biases};
-use super::{Decoder, Family, Source, experts_per_token, num_experts, windows};
+use super::parts::names::Names;
+use super::parts::ropes;
+use super::parts::sizes::{Defaults, MAX_WIDTH, Sizes, with_biases};
+use super::parts::windows;
+use super::{Decoder, Family, Source, experts_per_token, num_experts};
 use crate::bridge::spec::{MlpKind, QkNorm};
 use crate::checkpoint::fault::CheckpointError;
 use crate::checkpoint::json_file::JsonFile;

@@ -1,9 +1,10 @@
 //! SmolLM3: Llama's decoder in which every fourth layer has no rotation: Yang et al., "Rope to Nope and Back Again", 2025.
 
-use super::names::Names;
-use super::ropes::{self, RopeDefaults};
-use super::sizes::{Defaults, Sizes, with_biases, with_mlp_biases};
-use super::{Decoder, Family, Source, windows};
+use super::parts::names::Names;
+use super::parts::ropes::{self, RopeDefaults};
+use super::parts::sizes::{Defaults, Sizes, with_biases, with_mlp_biases};
+use super::parts::windows;
+use super::{Decoder, Family, Source};
 use crate::bridge::spec::NO_ROPE;
 use crate::checkpoint::fault::CheckpointError;
 use crate::checkpoint::json_file::JsonFile;

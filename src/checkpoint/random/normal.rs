@@ -1,5 +1,5 @@
 //! Normal values in bf16 from a counter: value i of a stream depends on (key, i) only, so any thread can make any part of it.
-//! The same method as the engine's own random weights (`cpp/engine/random_weights.h`): about a nanosecond for four values.
+//! The same method as the engine's own random weights (`cpp/engine/weights/random_weights.h`): about a nanosecond for four values.
 
 use half::bf16;
 use xxhash_rust::xxh3::xxh3_64_with_seed;

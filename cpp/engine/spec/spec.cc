@@ -1,0 +1,160 @@
+#include "engine/spec/spec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "engine/base/error.h"
+
+namespace inferno::engine {
+namespace {
+
+[[noreturn]] void refuse(const std::string& field, const std::string& expected) {
+  throw Error(ErrorCode::kOther, field + ": expected " + expected);
+}
+
+void check_range(const std::string& field, std::uint64_t value, std::uint64_t max) {
+  if (value >= 1 && value <= max) return;
+  refuse(field, "1 to " + std::to_string(max) + ", got " + std::to_string(value));
+}
+
+void check_finite(const std::string& field, float value, float least) {
+  if (std::isfinite(value) && value >= least) return;
+  refuse(field, "a number of at least " + std::to_string(least) + ", got " + std::to_string(value));
+}
+
+void check_positive(const std::string& field, float value) {
+  if (std::isfinite(value) && value > 0) return;
+  refuse(field, "a number above 0, got " + std::to_string(value));
+}
+
+void check_norm(const std::string& field, const NormSpec& norm) {
+  if (norm.is_there()) check_finite(field + ".eps", norm.eps, 0);
+}
+
+void check_rope(const std::string& field, const RopeSpec& rope) {
+  check_range(field + ".inv_freq (length)", rope.inv_freq.size(), 1U << 9);
+  for (const float frequency : rope.inv_freq) check_finite(field + ".inv_freq", frequency, 0);
+  check_finite(field + ".scale", rope.scale, 0);
+  check_finite(field + ".query_beta", rope.query_beta, 0);
+  check_range(field + ".query_original_positions", rope.query_original_positions, 1U << 28);
+}
+
+void check_attention(const std::string& at, const AttentionSpec& attention,
+                     const std::vector<RopeSpec>& ropes) {
+  check_range(at + "num_heads", attention.num_heads, 1U << 10);
+  check_range(at + "num_kv_heads", attention.num_kv_heads, attention.num_heads);
+  check_range(at + "head_dim", attention.head_dim, 1U << 10);
+  if (attention.num_heads % attention.num_kv_heads != 0) {
+    refuse(at + "num_kv_heads", "a divisor of num_heads");
+  }
+  check_positive(at + "scale", attention.scale);
+  check_finite(at + "softcap", attention.softcap, 0);
+  check_finite(at + "qk_norm_eps", attention.qk_norm_eps, 0);
+  if (attention.rope == kNoRope) return;
+  if (attention.rope >= ropes.size()) {
+    refuse(at + "rope", "less than the " + std::to_string(ropes.size()) + " ropes, got " +
+                            std::to_string(attention.rope));
+  }
+  if (2 * ropes[attention.rope].inv_freq.size() > attention.head_dim) {
+    refuse(at + "rope", "at most head_dim / 2 frequencies, got " +
+                            std::to_string(ropes[attention.rope].inv_freq.size()));
+  }
+}
+
+void check_mlp(const std::string& at, const MlpSpec& mlp) {
+  check_range(at + "intermediate_size", mlp.intermediate_size, 1U << 20);
+  check_finite(at + "activation.limit", mlp.activation.limit, 0);
+  const SharedExpertSpec& shared = mlp.shared;
+  const bool shares = shared.intermediate_size > 0 || shared.has_gate;
+  if (mlp.kind == MlpKind::Dense) {
+    if (shares) refuse(at + "shared", "experts beside it");
+    return;
+  }
+  check_range(at + "num_experts", mlp.num_experts, 1U << 10);
+  check_range(at + "experts_per_token", mlp.experts_per_token, std::min(mlp.num_experts, 1U << 6));
+  check_finite(at + "routed_scale", mlp.routed_scale, 0);
+  if (mlp.score_correction && mlp.router_kind != ops::RouterKind::Sigmoid) {
+    refuse(at + "score_correction", "a router of sigmoids");
+  }
+  if (shares) {
+    check_range(at + "shared.intermediate_size", shared.intermediate_size, 1U << 20);
+  }
+}
+
+void check_layer(const std::string& at, const LayerSpec& layer, const DecoderSpec& spec) {
+  check_norm(at + "pre_attention", layer.pre_attention);
+  check_norm(at + "post_attention", layer.post_attention);
+  check_norm(at + "pre_mlp", layer.pre_mlp);
+  check_norm(at + "post_mlp", layer.post_mlp);
+  check_finite(at + "residual_scale", layer.residual_scale, 0);
+  check_attention(at, layer.attention, spec.ropes);
+  check_mlp(at, layer.mlp);
+}
+
+}  // namespace
+
+LayerMaxima maxima_of(const DecoderSpec& spec) {
+  LayerMaxima most;
+  for (const LayerSpec& layer : spec.layers) {
+    most.q_size = std::max(most.q_size, layer.attention.q_size());
+    most.qkv_size = std::max(most.qkv_size, layer.attention.qkv_size());
+    if (layer.attention.output_gate) {
+      most.output_gate_size = std::max(most.output_gate_size, layer.attention.q_size());
+    }
+    const MlpSpec& mlp = layer.mlp;
+    most.intermediate_size = std::max(most.intermediate_size, mlp.dense_size());
+    if (mlp.kind == MlpKind::Dense) continue;
+    most.num_experts = std::max(most.num_experts, mlp.num_experts);
+    most.experts_per_token = std::max(most.experts_per_token, mlp.experts_per_token);
+    most.has_shared_gate = most.has_shared_gate || mlp.shared.has_gate;
+  }
+  return most;
+}
+
+const MlpSpec* first_experts(const DecoderSpec& spec) {
+  for (const LayerSpec& layer : spec.layers) {
+    if (layer.mlp.kind == MlpKind::Experts) return &layer.mlp;
+  }
+  return nullptr;
+}
+
+ops::ExpertsShape experts_shape(const DecoderSpec& spec, const MlpSpec& mlp) {
+  return {mlp.num_experts, mlp.experts_per_token, spec.hidden_size, mlp.intermediate_size};
+}
+
+// The bounds are far above any model; their products stay below 2^63.
+void check_spec(const DecoderSpec& spec) {
+  check_range("vocab_size", spec.vocab_size, 1U << 22);  // the sampler's sums need it below 2^24
+  check_range("hidden_size", spec.hidden_size, 1U << 18);
+  check_range("num_layers", spec.layers.size(), 1U << 10);
+  if (spec.ropes.size() > kMaxRopes) {
+    refuse("ropes",
+           "at most " + std::to_string(kMaxRopes) + ", got " + std::to_string(spec.ropes.size()));
+  }
+  check_finite("embedding_scale", spec.embedding_scale, 0);
+  check_finite("logit_scale", spec.logit_scale, 0);
+  check_finite("logit_softcap", spec.logit_softcap, 0);
+  check_norm("final_norm", spec.final_norm);
+  if (!spec.final_norm.is_there()) refuse("final_norm", "a norm");
+  for (std::size_t i = 0; i < spec.ropes.size(); ++i) {
+    check_rope("ropes[" + std::to_string(i) + "]", spec.ropes[i]);
+  }
+  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
+    check_layer("layers[" + std::to_string(i) + "].", spec.layers[i], spec);
+  }
+}
+
+void check_limits(const ModelLimits& limits, const DecoderSpec& spec) {
+  check_range("block_size", limits.block_size, 1U << 12);
+  check_range("max_batch_size", limits.max_batch_size, 1U << 14);
+  check_range("max_step_tokens", limits.max_step_tokens, 1U << 20);
+  check_range("max_seq_len", limits.max_seq_len, 1U << 24);
+  for (const std::uint32_t id : limits.end_token_ids) {
+    if (id >= spec.vocab_size) {
+      refuse("end_token_ids", "ids below vocab_size, got " + std::to_string(id));
+    }
+  }
+}
+
+}  // namespace inferno::engine

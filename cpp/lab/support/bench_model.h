@@ -1,0 +1,44 @@
+// The models that steps are timed of, and steps of equal sequences.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "engine/batch.h"
+#include "engine/spec/llama_spec.h"
+
+namespace inferno::lab {
+
+inline constexpr std::uint32_t kBlockSize = 16;
+
+// Of 1b, 8b or 7b: Llama 3.2, Llama 3.1 and Llama 2.
+engine::LlamaShape shape_of(std::string_view name);
+
+// `context_len` positions of each sequence, the last `query_len` of them computed in the step.
+struct EqualSequences {
+  std::uint32_t num_seqs;
+  std::uint32_t query_len;
+  std::uint32_t context_len;
+  bool fed = false;  // their seats' last tokens
+
+  std::uint32_t num_blocks() const { return num_seqs * blocks_of_a_seq(); }
+  std::uint32_t blocks_of_a_seq() const { return (context_len + kBlockSize - 1) / kBlockSize; }
+};
+
+// The arrays of such a step; every sequence samples.
+class StepOfEquals {
+ public:
+  explicit StepOfEquals(const EqualSequences& sequences);
+  engine::StepBatch batch() const;
+  std::vector<std::uint32_t> slot_mapping() const;
+
+ private:
+  EqualSequences sequences_;
+  std::vector<std::uint32_t> token_ids_, query_lens_, context_lens_, block_tables_, seats_,
+      no_tokens_, no_masks_;
+  std::unique_ptr<bool[]> feed_sampled_, sample_, score_;
+};
+
+}  // namespace inferno::lab
