@@ -123,7 +123,7 @@ const MAX_PROMPT_BYTES: u64 = 4 << 20;
 
 /// Where requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Target {
+struct BusTarget {
     url: String,
     prefix: String,
     model: String,
@@ -131,7 +131,7 @@ struct Target {
     is_guess: bool,
 }
 
-impl Target {
+impl BusTarget {
     /// From the arguments, and from what nodes of this machine say of themselves, the newest first. Of these, one that started with
     /// the model is asked.
     fn choose(args: &GenerateArgs, nodes: &[LocalNode]) -> Result<Self, GenerateError> {
@@ -190,7 +190,7 @@ fn prompt(given: Option<&str>, input: impl Read) -> Result<String, GenerateError
 /// See [`GenerateError`]; what had arrived until then is on standard output.
 pub async fn run(args: GenerateArgs) -> Result<(), GenerateError> {
     let wait = Duration::from_secs(args.timeout);
-    let target = Target::choose(&args, &presence::find())?;
+    let target = BusTarget::choose(&args, &presence::find())?;
     if args.prompt.is_none() && std::io::stdin().is_terminal() {
         eprintln!("The prompt, and then Ctrl-D:");
     }
@@ -443,21 +443,22 @@ mod tests {
         let nodes =
             [local("", &["c"]), local("nats://new:1", &["a"]), local("nats://old:1", &["b"])];
         let choose =
-            |line: &[&str]| Target::choose(&parse(line), &nodes).map_err(|e| e.to_string());
+            |line: &[&str]| BusTarget::choose(&parse(line), &nodes).map_err(|e| e.to_string());
         let target = |url: &str, prefix: &str, model: &str| {
             let [url, prefix, model] = [url, prefix, model].map(str::to_owned);
-            Ok(Target { url, prefix, model, is_guess: false })
+            Ok(BusTarget { url, prefix, model, is_guess: false })
         };
         assert_eq!(choose(&["Hi"]), target("nats://new:1", "own.v1", "a"));
         assert_eq!(choose(&["--model", "b", "Hi"]), target("nats://old:1", "own.v1", "b"));
         assert_eq!(choose(&["--model", "x", "Hi"]), target("nats://new:1", "own.v1", "x"));
         let given = ["--url", "nats://far:1", "--model", "b", "Hi"];
         assert_eq!(choose(&given), target("nats://far:1", "inferno.v1", "b"));
-        let none = Target::choose(&parse(&["--model", "a", "Hi"]), &[]).expect("the usual place");
+        let none =
+            BusTarget::choose(&parse(&["--model", "a", "Hi"]), &[]).expect("the usual place");
         assert!(none.is_guess && none.url == "nats://127.0.0.1:4222");
-        let which = Target::choose(&parse(&["Hi"]), &[local("nats://a:1", &["a", "b"])]);
+        let which = BusTarget::choose(&parse(&["Hi"]), &[local("nats://a:1", &["a", "b"])]);
         assert!(which.is_err_and(|error| error.to_string() == "--model: expected one of a, b"));
-        assert!(Target::choose(&parse(&["Hi"]), &[]).is_err());
+        assert!(BusTarget::choose(&parse(&["Hi"]), &[]).is_err());
     }
 
     #[test]

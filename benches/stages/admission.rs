@@ -62,6 +62,7 @@ fn model() -> Arc<ServedModel> {
         vocab_size: 3_072,
         end_token_ids: vec![1],
         defaults: Params::default(),
+        default_length: None,
         created: 0,
         in_use: AtomicU64::new(0),
         last_used: AtomicU64::new(0),

@@ -1,5 +1,6 @@
 //! A decoder as data: what a family's file makes of `config.json` and the engine runs. The fields are explained in
-//! `cpp/engine/spec/spec.h`, whose order of computation they follow; the enumerations are the engine's own, held against it by the compiler.
+//! `cpp/engine/spec/spec.h`, whose order of computation they follow; the enumerations are the engine's own, held against it by the
+//! compiler.
 
 #[allow(missing_docs, unsafe_code)]
 #[cxx::bridge(namespace = "inferno")]
