@@ -1,7 +1,7 @@
 //! Jinja for chat templates, as Python has it: what `apply_chat_template` renders, rendered here within limits.
 //!
 //! A checkpoint's template was written against Jinja2 with Python's values: its printing of lists and floats, its methods of strings,
-//! its `%`. [`Template`] parses a source once ([`syntax`]); [`Template::render`] walks the tree with a `Budget` that
+//! its `%`. [`Template`] parses a source once (`syntax`); [`Template::render`] walks the tree with a `Budget` that
 //! every step and every value built is charged to, because a template is a program of a stranger. `docs/templates.md` lists what
 //! differs on purpose.
 
