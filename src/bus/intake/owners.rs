@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::{Client, Subject, Subscriber};
 use futures_util::StreamExt;
+use tokio::sync::Notify;
 
 use super::door::Door;
 use crate::ids::RequestId;
@@ -38,6 +39,8 @@ pub(in crate::bus) struct Owners {
     has_neighbours: AtomicBool,
     last_number: AtomicU64,
     asking: Mutex<HashMap<u64, Request>>,
+    /// Notified when no question is open any more.
+    settled: Notify,
     /// Free ids whose subject is yet to be opened.
     claims: Mutex<HashSet<RequestId>>,
 }
@@ -50,6 +53,7 @@ impl Owners {
             has_neighbours: AtomicBool::new(true),
             last_number: AtomicU64::new(0),
             asking: Mutex::default(),
+            settled: Notify::new(),
             claims: Mutex::default(),
         }
     }
@@ -73,7 +77,24 @@ impl Owners {
 
     /// The request of a question, once.
     pub fn take(&self, number: u64) -> Option<Request> {
-        lock(&self.asking).remove(&number)
+        let mut asking = lock(&self.asking);
+        let request = asking.remove(&number);
+        if asking.is_empty() {
+            self.settled.notify_waiters();
+        }
+        request
+    }
+
+    /// Waits until no request is kept: each goes on within [`MAX_ASK`]. Who takes the last one hands it on before this resolves, for
+    /// both are on the bus's thread.
+    pub async fn settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if lock(&self.asking).is_empty() {
+                return;
+            }
+            settled.await;
+        }
     }
 
     /// Where the answer to a question is to go.

@@ -67,6 +67,8 @@ impl Intake {
         if tokio::time::timeout(MAX_LEAVE, rest).await.is_err() {
             tracing::warn!(model = self.endpoint.model, "NATS did not confirm that it was left");
         }
+        // What came is in before it is said that nothing comes any more.
+        self.door.owners.settled().await;
         if let Ok(done) = done {
             // Nobody may be waiting any more.
             let _ = done.send(());
