@@ -59,10 +59,9 @@ async fn generate(
     let begun = begin(door, http, payload, api).await;
     // Refusals of admission are counted there.
     let begun = begun.inspect_err(|error| {
-        door.metrics.refused(error.kind);
         let extensions = http.extensions();
         let refused = RefusedRequest { door: "http", id: extensions.get(), model: None };
-        door.metrics.requests.refused(refused, error);
+        door.metrics.refused_at_door(refused, error);
     });
     let Begun { running, title, stream, usage } = begun?;
 

@@ -132,11 +132,9 @@ fn authorize(door: &Door, request: &ServiceRequest) -> Result<Caller> {
     auth::check(&door.api_keys, shown)
 }
 
-/// Counts a refusal, and says it in the log.
 fn refused(door: &Door, error: &Error) {
-    door.metrics.refused(error.kind);
     let asked = RefusedRequest { door: "http", id: None, model: None };
-    door.metrics.requests.refused(asked, error);
+    door.metrics.refused_at_door(asked, error);
 }
 
 fn check_place(busy: Option<&BusyConnection>) -> Result<()> {

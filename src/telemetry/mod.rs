@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use metrics::{Counter, Gauge, Histogram, Label};
 
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::request::FinishReason;
 
 mod log;
@@ -230,6 +230,12 @@ impl Metrics {
         metrics::counter!("inferno_requests_refused_total", "node" => self.node.clone(),
             "kind" => kind.as_str())
         .increment(1);
+    }
+
+    /// Counts a refusal that a door makes by itself, and says it in the log.
+    pub fn refused_at_door(&self, request: RefusedRequest<'_>, error: &Error) {
+        self.refused(error.kind);
+        self.requests.refused(request, error);
     }
 
     /// Sets one check of the health message: 0 healthy, 1 degraded, 2 critical; its reading and its limit, where it has them.

@@ -120,7 +120,7 @@ impl Door {
     }
 
     fn admit(&self, request: Request) {
-        let (mut request, error) = match self.admit.try_send(Admit(request)) {
+        let (request, error) = match self.admit.try_send(Admit(request)) {
             Ok(()) => return,
             Err(SendError::Full(Admit(request))) => {
                 (request, Error::new(Kind::QueueFull, "admission is busy"))
@@ -130,9 +130,12 @@ impl Door {
             }
         };
         self.owners.take_claim(&request.id);
-        let error = error.with_retry_after_ms(MAILBOX_RETRY_MS);
+        self.turn_away(request, &error.with_retry_after_ms(MAILBOX_RETRY_MS));
+    }
+
+    fn turn_away(&self, mut request: Request, error: &Error) {
         self.metrics.refused(error.kind);
-        request.sink.refused(&error);
+        request.sink.refused(error);
     }
 
     /// Asks whether another node runs the request's id, and goes on with it when that is answered.
@@ -140,10 +143,9 @@ impl Door {
         let subject = self.subjects.cancel(&request.id).into();
         let number = match self.owners.keep(request) {
             Ok(number) => number,
-            Err(mut request) => {
+            Err(request) => {
                 let error = Error::new(Kind::QueueFull, "too many ids are being asked for");
-                self.metrics.refused(error.kind);
-                return request.sink.refused(&error.with_retry_after_ms(MAILBOX_RETRY_MS));
+                return self.turn_away(request, &error.with_retry_after_ms(MAILBOX_RETRY_MS));
             }
         };
         self.outbox.send(OutboundMessage {
@@ -166,15 +168,13 @@ impl Door {
     }
 
     fn owner_known(&self, number: u64, owner: Option<OwnerAnswer>) {
-        let Some(mut request) = self.owners.take(number) else { return };
+        let Some(request) = self.owners.take(number) else { return };
         let Some(owner) = owner else {
             self.owners.claim(&request.id);
             return self.admit(request);
         };
         let text = format!("a request with this id is already running on {}", owner.node_id);
-        let error = Error::new(Kind::Conflict, text).with_param("request_id");
-        self.metrics.refused(error.kind);
-        request.sink.refused(&error);
+        self.turn_away(request, &Error::new(Kind::Conflict, text).with_param("request_id"));
     }
 
     /// Answers who runs a request.
@@ -269,9 +269,8 @@ impl Door {
         if id.is_none() && message.reply.is_none() {
             return self.drop_request(endpoint);
         }
-        self.metrics.refused(error.kind);
         let asked = RefusedRequest { door: "bus", id: id.as_ref(), model: Some(&endpoint.model) };
-        self.metrics.requests.refused(asked, &error);
+        self.metrics.refused_at_door(asked, &error);
         endpoint.failed(&error);
         let Some(reply) = &message.reply else { return };
         let refused =
