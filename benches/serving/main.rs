@@ -36,6 +36,8 @@ const REQUESTS_OF_A_ROUND: usize = 6_000;
 const REQUESTS_ALONE: usize = 300;
 const REQUESTS_OPEN: usize = 10_000;
 const IDLE: Duration = Duration::from_secs(5);
+/// A node listens for others for 3 s before it knows that it is alone, and until then it asks them whose each request's id is.
+const ALONE_AFTER: Duration = Duration::from_secs(4);
 
 /// What others reach, and what must not be passed.
 const MIN_REQUESTS_S: f64 = 1_700.0;
@@ -60,6 +62,7 @@ fn control_plane() {
     println!("closed loop: {AT_ONCE} at once, medians of {ROUNDS} rounds of {REQUESTS_OF_A_ROUND}");
     println!("times in milliseconds; CPU: processor seconds for 1,000,000 tokens");
     let node = Node::start();
+    std::thread::sleep(ALONE_AFTER);
     let mut rates = Vec::new();
     println!("{}", Measured::HEAD);
     for (door, prompts) in [
