@@ -67,16 +67,16 @@ macro_rules! params {
 /// Most token ids in a list. Longer ones would be a vocabulary of their own.
 const MAX_IDS: usize = 16_384;
 
-/// Most samples of one request: it takes as many places in the node.
-const MAX_SAMPLES: f64 = 128.0;
+/// Samples of one request: it takes as many places in the node.
+const SAMPLES: Rule = Rule::range(1.0, 128.0);
 
 params! {
     /// Most tokens of the completion; 0 where the prompt alone is asked about.
     max_tokens: Option<u32>, Rule::at_least(0.0);
     /// Choices of the answer, each drawn with a seed of its own.
-    n: Option<u32>, Rule::range(1.0, MAX_SAMPLES);
+    n: Option<u32>, SAMPLES;
     /// Samples drawn for them: the `n` with the best mean log probability are the answer. Absent: as many as `n`.
-    best_of: Option<u32>, Rule::range(1.0, MAX_SAMPLES);
+    best_of: Option<u32>, SAMPLES;
     /// No end token, stop token or stop string ends the completion before so many tokens.
     min_tokens: Option<u32>, Rule::at_least(0.0);
     /// Go on after an end token.
@@ -168,6 +168,14 @@ impl Params {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Checks how many choices are asked for, before room is made for each.
+    ///
+    /// # Errors
+    /// `invalid` for `n`.
+    pub fn check_num_choices(&self) -> Result<()> {
+        self.n.check(&SAMPLES, 0).map_err(|message| Error::invalid("n", message))
     }
 
     /// Whether the completion's length leaves room for `min_tokens`.

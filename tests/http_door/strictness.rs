@@ -54,6 +54,9 @@ async fn faults_are_named_over_the_wire() {
         (CHAT, chat(json!({"whatever": 1})), "invalid", "whatever"),
         (CHAT, chat(json!({"temperature": "hot"})), "invalid", "temperature"),
         (CHAT, chat(json!({"n": "2"})), "invalid", "n"),
+        (CHAT, chat(json!({"n": 0})), "invalid", "n"),
+        (CHAT, chat(json!({"n": 129})), "invalid", "n"),
+        ("/v1/completions", completion(json!({"n": u32::MAX})), "invalid", "n"),
         (CHAT, chat(json!({"tools": [{}]})), "unsupported", "tools"),
         (CHAT, chat(json!({"stream_options": {}})), "invalid", "stream_options"),
         ("/v1/completions", completion(json!({"suffix": "x"})), "unsupported", "suffix"),
@@ -95,6 +98,8 @@ async fn only_plain_json_is_read() {
     assert_eq!(fault(answer).await.2, "unsupported");
     for kind in [None, Some("application/json; charset=utf-8"), Some("Application/JSON")] {
         let mut request = rig.client.post(rig.url(CHAT)).body(body.clone());
+        // Names no coding.
+        request = request.header("content-encoding", "");
         if let Some(kind) = kind {
             request = request.header("content-type", kind);
         }

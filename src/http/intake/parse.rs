@@ -94,6 +94,7 @@ fn generation(mut fields: Fields<'_>, prompts: Result<Vec<Prompt>>) -> Result<Ge
     // A misspelt name comes first: it may be that of what is missing.
     fields.finish()?;
     let (prompts, model) = (prompts?, model?);
+    options.params.check_num_choices()?;
     if options.detached {
         let text = "not supported over HTTP; expected false or nothing";
         return Err(Error::unsupported("detached", text));
