@@ -2,6 +2,7 @@
 
 use super::budget::{Evaluated, RenderError, RenderFault};
 use super::calls::{CallArguments, required, text};
+use super::clock::strftime;
 use super::display;
 use super::interpreter::Interpreter;
 use super::numbers::needs_int;
@@ -72,7 +73,7 @@ pub(super) fn call(
             let format = required(format, "strftime_now", "format")?;
             let format = text(&format)?;
             it.budget.build(format.len().saturating_mul(32))?;
-            PyValue::text(it.now.strftime(format), &it.budget)
+            PyValue::text(strftime(it.now, format), &it.budget)
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use time::OffsetDateTime;
+
 use super::ast::{Expr, For, Macro, Statement, StatementKind, Target};
 use super::budget::{Budget, Evaluated, RenderError};
 use super::calls::CallArguments;
-use super::clock::Moment;
 use super::display;
 use super::scopes::{Closure, Loop, OUTERMOST, Scopes};
 use super::value::{Object, PyValue};
@@ -17,7 +18,7 @@ const MAX_DEPTH: u32 = 250;
 pub(super) struct Interpreter<'t> {
     variables: HashMap<Arc<str>, PyValue>,
     pub(super) budget: Budget,
-    pub(super) now: Moment,
+    pub(super) now: OffsetDateTime,
     pub(super) scopes: Scopes<'t>,
     /// The scope that names are looked up in.
     pub(super) scope: usize,
@@ -37,7 +38,11 @@ enum Flow {
 }
 
 impl<'t> Interpreter<'t> {
-    pub(super) fn new(variables: Vec<(Arc<str>, PyValue)>, budget: Budget, now: Moment) -> Self {
+    pub(super) fn new(
+        variables: Vec<(Arc<str>, PyValue)>,
+        budget: Budget,
+        now: OffsetDateTime,
+    ) -> Self {
         let mut scopes = Scopes::default();
         let scope = scopes.open(None);
         debug_assert_eq!(scope, OUTERMOST);

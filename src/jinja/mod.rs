@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use time::OffsetDateTime;
+
 mod budget;
 mod calls;
 mod evaluate;
@@ -20,7 +22,6 @@ mod syntax;
 mod values;
 
 pub use budget::{RenderError, RenderFault, RenderLimits};
-pub use values::clock::Moment;
 pub use values::value::PyValue;
 
 use budget::Budget;
@@ -43,7 +44,7 @@ impl Template {
         Ok(Self { body: parser::parse(tokens)? })
     }
 
-    /// The text that the template makes of these variables. `now` is what `strftime_now` tells.
+    /// The text that the template makes of these variables. `now`, UTC, is what `strftime_now` tells.
     ///
     /// # Errors
     /// What stopped it: see [`RenderFault`].
@@ -51,7 +52,7 @@ impl Template {
         &self,
         variables: Vec<(Arc<str>, PyValue)>,
         limits: RenderLimits,
-        now: Moment,
+        now: OffsetDateTime,
     ) -> std::result::Result<String, RenderError> {
         interpreter::Interpreter::new(variables, Budget::new(limits), now).run(&self.body)
     }

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
 
 use super::TokenizerError;
 use super::folder::{MAX_BYTES, TokenizerConfig};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::jinja::{Moment, PyValue, RenderError, RenderFault, RenderLimits, Template};
+use crate::jinja::{PyValue, RenderError, RenderFault, RenderLimits, Template};
 use crate::request::{self, ChatMessage};
 
 /// Instructions that one rendering may take: 20 to 60 for each message of a conversation are usual; all take some 0.1 s.
@@ -146,8 +147,7 @@ impl ChatTemplate {
             output_bytes: MAX_ADDED_BYTES.saturating_add(own),
         };
         // A node's answer must not depend on where its machine stands, so the time is UTC.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        self.template.render(all, limits, Moment::of(now))
+        self.template.render(all, limits, OffsetDateTime::now_utc())
     }
 
     /// What a client is told: of `raise_exception` the template's own words; a template that cannot be rendered at all is the
