@@ -45,6 +45,11 @@ impl RenderError {
         Self { fault: RenderFault::Failed, message: message.into(), line: None }
     }
 
+    /// Of a name that has no value, where one is needed.
+    pub(super) fn undefined(name: &str) -> Self {
+        Self::failed(format!("'{name}' is undefined"))
+    }
+
     pub(super) fn at(mut self, line: u32) -> Self {
         self.line.get_or_insert(line);
         self

@@ -69,12 +69,14 @@ pub(super) fn text_or(value: Option<PyValue>, default: &str) -> Evaluated<String
 /// # Errors
 /// Of what is no string.
 pub(super) fn text(value: &PyValue) -> Evaluated<&str> {
-    value.as_str().ok_or_else(|| {
-        RenderError::failed(match value {
-            PyValue::Undefined(name) => format!("'{name}' is undefined"),
-            other => format!("expected a string, got '{}'", other.type_name()),
-        })
-    })
+    match value {
+        PyValue::Str(text) => Ok(text),
+        PyValue::Undefined(name) => Err(RenderError::undefined(name)),
+        other => {
+            let name = other.type_name();
+            Err(RenderError::failed(format!("expected a string, got '{name}'")))
+        }
+    }
 }
 
 /// A whole number, or the default.

@@ -202,7 +202,7 @@ impl<'t> Interpreter<'t> {
                 let (value, name) = &**method;
                 methods::call(self, value, name, arguments)
             }
-            PyValue::Undefined(name) => Err(RenderError::failed(format!("'{name}' is undefined"))),
+            PyValue::Undefined(name) => Err(RenderError::undefined(name)),
             other => {
                 Err(RenderError::failed(format!("'{}' object is not callable", other.type_name())))
             }

@@ -8,6 +8,7 @@ use super::interpreter::Interpreter;
 use super::numbers::needs_int;
 use super::scopes::Loop;
 use super::value::{Object, PyValue, range_len};
+use super::values::dict::pairs_of;
 
 /// The longest range, as in Jinja2's sandbox.
 const MAX_RANGE: usize = 100_000;
@@ -101,22 +102,11 @@ fn range(arguments: CallArguments) -> Evaluated<PyValue> {
 /// The pairs of a dict, or of a list of pairs, with named ones behind.
 fn pairs(it: &Interpreter<'_>, arguments: CallArguments) -> Evaluated<Vec<(PyValue, PyValue)>> {
     let CallArguments { positional, named } = arguments;
-    let mut pairs = Vec::new();
-    match positional.as_slice() {
-        [] => {}
-        [PyValue::Dict(dict)] => {
-            it.budget.items(dict.len())?;
-            pairs.extend_from_slice(dict.pairs());
-        }
-        [list] => {
-            for pair in list.items(&it.budget)? {
-                let [key, value] = <[PyValue; 2]>::try_from(pair.items(&it.budget)?)
-                    .map_err(|_| RenderError::failed("expected pairs to make a dict of"))?;
-                pairs.push((key, value));
-            }
-        }
+    let mut pairs = match positional.as_slice() {
+        [] => Vec::new(),
+        [value] => pairs_of(value, "dict", &it.budget)?,
         _ => return Err(RenderError::failed("dict expected at most 1 argument")),
-    }
+    };
     pairs.extend(named.into_iter().map(|(name, value)| (PyValue::Str(name), value)));
     Ok(pairs)
 }

@@ -85,7 +85,7 @@ pub(super) fn apply(
 
 fn number(name: &str, value: &PyValue, arguments: CallArguments) -> Evaluated<PyValue> {
     if let PyValue::Undefined(undefined) = value {
-        return Err(RenderError::failed(format!("'{undefined}' is undefined")));
+        return Err(RenderError::undefined(undefined));
     }
     match name {
         "int" => {

@@ -6,7 +6,7 @@ use super::super::budget::{Budget, Evaluated, RenderError};
 use super::super::calls::{CallArguments, flag, required, text_or};
 use super::super::interpreter::Interpreter;
 use super::super::value::PyValue;
-use super::super::values::dict::same_key;
+use super::super::values::dict::hashable;
 use super::picked_by;
 
 pub(super) const NAMES: [&str; 6] = ["dictsort", "groupby", "max", "min", "sort", "unique"];
@@ -52,10 +52,7 @@ pub(super) fn apply(
             let mut items = Vec::new();
             for (key, item) in keyed {
                 it.budget.step(seen.len() as u64)?;
-                if same_key(&key, &key).is_none() {
-                    let kind = key.type_name();
-                    return Err(RenderError::failed(format!("unhashable type: '{kind}'")));
-                }
+                hashable(&key)?;
                 if !seen.iter().any(|other: &PyValue| other.equals(&key)) {
                     seen.push(key);
                     items.push(item);

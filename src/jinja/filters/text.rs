@@ -5,6 +5,7 @@ use super::super::calls::{CallArguments, flag, int_or, required, text, text_or};
 use super::super::methods::{replaced, stripped};
 use super::super::strings::{self, capitalized, escaped, is_space, lines, margins, padded};
 use super::super::value::PyValue;
+use super::super::values::dict::pairs_of;
 use super::super::{display, format};
 
 pub(super) const NAMES: [&str; 17] = [
@@ -197,17 +198,11 @@ fn url_encoded(value: &PyValue, budget: &Budget) -> Evaluated<String> {
         Ok(strings::url_quoted(&text, "").replace("%20", "+"))
     };
     let pairs = match value {
-        PyValue::Dict(dict) => dict.pairs().to_vec(),
-        PyValue::List(_) | PyValue::Tuple(_) | PyValue::Generator(_) | PyValue::View(..) => {
-            let mut pairs = Vec::new();
-            for pair in value.items(budget)? {
-                match pair.items(budget)?.as_slice() {
-                    [key, value] => pairs.push((key.clone(), value.clone())),
-                    _ => return Err(RenderError::failed("urlencode: expected pairs")),
-                }
-            }
-            pairs
-        }
+        PyValue::Dict(_)
+        | PyValue::List(_)
+        | PyValue::Tuple(_)
+        | PyValue::Generator(_)
+        | PyValue::View(..) => pairs_of(value, "urlencode", budget)?,
         other => {
             let text = display::text(other, budget)?;
             budget.build(text.len() * 3)?;

@@ -60,7 +60,7 @@ impl PyValue {
 
 fn unordered(a: &PyValue, b: &PyValue, symbol: &str) -> RenderError {
     if let (PyValue::Undefined(name), _) | (_, PyValue::Undefined(name)) = (a, b) {
-        return RenderError::failed(format!("'{name}' is undefined"));
+        return RenderError::undefined(name);
     }
     RenderError::failed(format!(
         "'{symbol}' not supported between instances of '{}' and '{}'",

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::super::budget::{Evaluated, RenderError};
+use super::super::budget::{Budget, Evaluated, RenderError};
 use super::value::{PyValue, deeper_than, depth_of};
 
 /// A dict: its pairs in the order of their keys' first appearance.
@@ -34,9 +34,7 @@ impl Dict {
             deeper_than(pairs.iter().map(|(key, value)| depth_of(key).max(depth_of(value))))?;
         let mut dict = Dict { depth, ..Dict::default() };
         for (key, value) in pairs {
-            let unhashable =
-                || RenderError::failed(format!("unhashable type: '{}'", key.type_name()));
-            let hash = key_of(&key).ok_or_else(unhashable)?;
+            let hash = key_of(&key)?;
             match dict.places.get(&hash) {
                 Some(place) => dict.pairs[*place].1 = value,
                 None => {
@@ -53,8 +51,14 @@ impl Dict {
     }
 
     pub(in crate::jinja) fn get(&self, key: &PyValue) -> Option<&PyValue> {
-        let place = self.places.get(&key_of(key)?)?;
-        Some(&self.pairs[*place].1)
+        self.find(key).ok().flatten()
+    }
+
+    /// # Errors
+    /// For what cannot be a key.
+    pub(in crate::jinja) fn find(&self, key: &PyValue) -> Evaluated<Option<&PyValue>> {
+        let place = self.places.get(&key_of(key)?);
+        Ok(place.map(|place| &self.pairs[*place].1))
     }
 
     pub(in crate::jinja) fn get_str(&self, key: &str) -> Option<&PyValue> {
@@ -71,9 +75,8 @@ impl Dict {
     }
 }
 
-/// None for what cannot be a key.
-fn key_of(value: &PyValue) -> Option<DictKey> {
-    Some(match value {
+fn key_of(value: &PyValue) -> Evaluated<DictKey> {
+    Ok(match value {
         PyValue::None => DictKey::None,
         PyValue::Bool(value) => DictKey::Int(i128::from(*value)),
         PyValue::Int(value) => DictKey::Int(*value),
@@ -84,14 +87,40 @@ fn key_of(value: &PyValue) -> Option<DictKey> {
         PyValue::Str(text) => DictKey::Str(Arc::clone(text)),
         PyValue::Bytes(bytes) => DictKey::Bytes(Arc::clone(bytes)),
         PyValue::Tuple(items) => {
-            DictKey::Tuple(items.items.iter().map(key_of).collect::<Option<Vec<_>>>()?)
+            DictKey::Tuple(items.items.iter().map(key_of).collect::<Evaluated<Vec<_>>>()?)
         }
         PyValue::Undefined(_) => DictKey::Undefined,
-        _ => return None,
+        other => {
+            let name = other.type_name();
+            return Err(RenderError::failed(format!("unhashable type: '{name}'")));
+        }
     })
 }
 
-/// Whether two values are equal as keys; none of what cannot be one.
-pub(in crate::jinja) fn same_key(a: &PyValue, b: &PyValue) -> Option<bool> {
-    Some(key_of(a)? == key_of(b)?)
+/// # Errors
+/// For what cannot be a key.
+pub(in crate::jinja) fn hashable(value: &PyValue) -> Evaluated<()> {
+    key_of(value).map(|_| ())
+}
+
+/// The pairs of a dict, or of a list of pairs.
+///
+/// # Errors
+/// In the name of `callee`, where an item is no pair.
+pub(in crate::jinja) fn pairs_of(
+    value: &PyValue,
+    callee: &str,
+    budget: &Budget,
+) -> Evaluated<Vec<(PyValue, PyValue)>> {
+    if let PyValue::Dict(dict) = value {
+        budget.items(dict.len())?;
+        return Ok(dict.pairs().to_vec());
+    }
+    let mut pairs = Vec::new();
+    for pair in value.items(budget)? {
+        let [key, value] = <[PyValue; 2]>::try_from(pair.items(budget)?)
+            .map_err(|_| RenderError::failed(format!("{callee}: expected pairs")))?;
+        pairs.push((key, value));
+    }
+    Ok(pairs)
 }

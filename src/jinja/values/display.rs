@@ -41,8 +41,15 @@ fn write_repr(value: &PyValue, out: &mut String, budget: &Budget) -> Evaluated<(
         PyValue::Bool(false) => out.push_str("False"),
         PyValue::Int(value) => out.push_str(&value.to_string()),
         PyValue::Float(value) => out.push_str(&numbers::float_text(*value)),
-        PyValue::Str(text) => write_string(text, out),
-        PyValue::Bytes(bytes) => write_bytes(bytes, out),
+        PyValue::Str(text) => write_quoted(text.chars(), is_printable, out),
+        PyValue::Bytes(bytes) => {
+            out.push('b');
+            write_quoted(
+                bytes.iter().map(|byte| char::from(*byte)),
+                |c| matches!(c, ' '..='~'),
+                out,
+            );
+        }
         PyValue::List(items) => write_items(("[", "]"), &items.items, out, budget)?,
         PyValue::Tuple(items) => match items.items.as_slice() {
             [only] => write_items(("(", ",)"), std::slice::from_ref(only), out, budget)?,
@@ -99,26 +106,36 @@ fn write_pairs(pairs: &[(PyValue, PyValue)], out: &mut String, budget: &Budget) 
     Ok(())
 }
 
-/// In single quotes, unless there is one and no double one.
-fn write_string(text: &str, out: &mut String) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+/// In single quotes, unless there is one and no double one; what is not `plain` by its code.
+fn write_quoted(
+    chars: impl Iterator<Item = char> + Clone,
+    is_plain: impl Fn(char) -> bool,
+    out: &mut String,
+) {
+    let has = |quote| chars.clone().any(|c| c == quote);
+    let quote = if has('\'') && !has('"') { '"' } else { '\'' };
     out.push(quote);
-    for c in text.chars() {
+    for c in chars {
         match c {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             c if c == quote => out.extend(['\\', c]),
-            c if is_printable(c) => out.push(c),
-            c => match u32::from(c) {
-                code @ ..=0xff => out.push_str(&format!("\\x{code:02x}")),
-                code @ ..=0xffff => out.push_str(&format!("\\u{code:04x}")),
-                code => out.push_str(&format!("\\U{code:08x}")),
-            },
+            c if is_plain(c) => out.push(c),
+            c => write_escape(c, out),
         }
     }
     out.push(quote);
+}
+
+/// A character by its code.
+pub(super) fn write_escape(c: char, out: &mut String) {
+    out.push_str(&match u32::from(c) {
+        code @ ..=0xff => format!("\\x{code:02x}"),
+        code @ ..=0xffff => format!("\\u{code:04x}"),
+        code => format!("\\U{code:08x}"),
+    });
 }
 
 /// As near to Python's `isprintable` as the standard library's tables go: no controls, separators, marks of direction, private or
@@ -131,22 +148,4 @@ fn is_printable(c: char) -> bool {
             | 0x1bca0..=0x1bca3 | 0x1d173..=0x1d17a | 0xe0000..=0xe00ff | 0xe01f0..=0x10_ffff
     );
     c == ' ' || !(c.is_control() || c.is_whitespace() || is_format)
-}
-
-fn write_bytes(bytes: &[u8], out: &mut String) {
-    let quote = if bytes.contains(&b'\'') && !bytes.contains(&b'"') { '"' } else { '\'' };
-    out.push('b');
-    out.push(quote);
-    for &byte in bytes {
-        match byte {
-            b'\\' => out.push_str("\\\\"),
-            b'\n' => out.push_str("\\n"),
-            b'\r' => out.push_str("\\r"),
-            b'\t' => out.push_str("\\t"),
-            byte if char::from(byte) == quote => out.extend(['\\', quote]),
-            0x20..=0x7e => out.push(char::from(byte)),
-            byte => out.push_str(&format!("\\x{byte:02x}")),
-        }
-    }
-    out.push(quote);
 }

@@ -378,11 +378,10 @@ fn character(value: &PyValue) -> Evaluated<String> {
 pub(in crate::jinja) fn ascii(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        match u32::from(c) {
-            ..=0x7f => out.push(c),
-            code @ ..=0xff => out.push_str(&format!("\\x{code:02x}")),
-            code @ ..=0xffff => out.push_str(&format!("\\u{code:04x}")),
-            code => out.push_str(&format!("\\U{code:08x}")),
+        if c.is_ascii() {
+            out.push(c);
+        } else {
+            display::write_escape(c, &mut out);
         }
     }
     out

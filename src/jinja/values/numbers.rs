@@ -12,20 +12,22 @@ pub(in crate::jinja) fn float_text(value: f64) -> String {
         return if value > 0.0 { "inf" } else { "-inf" }.to_owned();
     }
     let scientific = format!("{value:e}");
-    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    match exponent.parse::<i32>() {
-        Ok(exponent @ -4..=15) => {
-            let _ = exponent;
-            let plain = format!("{value}");
-            if plain.contains('.') { plain } else { plain + ".0" }
-        }
-        Ok(exponent) => format!("{digits}{}", exponent_text(exponent)),
-        Err(_) => scientific,
+    let (digits, exponent) = split_exponent(&scientific);
+    if !(-4..=15).contains(&exponent) {
+        return format!("{digits}{}", exponent_text(exponent));
     }
+    let plain = format!("{value}");
+    if plain.contains('.') { plain } else { plain + ".0" }
+}
+
+/// What stands before Rust's `e`, and the number behind it.
+fn split_exponent(scientific: &str) -> (&str, i32) {
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((scientific, "0"));
+    (digits, exponent.parse().unwrap_or(0))
 }
 
 /// `e+20`, `e-07`
-pub(in crate::jinja) fn exponent_text(exponent: i32) -> String {
+fn exponent_text(exponent: i32) -> String {
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("e{sign}{:02}", exponent.unsigned_abs())
 }
@@ -116,14 +118,14 @@ pub(in crate::jinja) fn needs_int(value: &PyValue) -> Evaluated<i128> {
 /// With one digit before the point, and an exponent.
 pub(in crate::jinja) fn scientific(size: f64, precision: usize) -> String {
     let text = format!("{size:.precision$e}");
-    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    format!("{digits}{}", exponent_text(exponent.parse().unwrap_or(0)))
+    let (digits, exponent) = split_exponent(&text);
+    format!("{digits}{}", exponent_text(exponent))
 }
 
 /// So many digits that count, without zeros at the end, with an exponent where the number is very small or large.
 pub(in crate::jinja) fn general(size: f64, precision: usize, keeps_zeros: bool) -> String {
     let text = format!("{size:.digits$e}", digits = precision - 1);
-    let exponent: i32 = text.split_once('e').and_then(|(_, e)| e.parse().ok()).unwrap_or(0);
+    let (digits, exponent) = split_exponent(&text);
     let short = |digits: &str| {
         if keeps_zeros || !digits.contains('.') {
             return digits.to_owned();
@@ -131,7 +133,6 @@ pub(in crate::jinja) fn general(size: f64, precision: usize, keeps_zeros: bool) 
         digits.trim_end_matches('0').trim_end_matches('.').to_owned()
     };
     if exponent < -4 || exponent >= precision as i32 {
-        let (digits, _) = text.split_once('e').unwrap_or((&text, ""));
         return short(digits) + &exponent_text(exponent);
     }
     let decimals = (precision as i32 - 1 - exponent).max(0) as usize;

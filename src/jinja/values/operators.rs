@@ -2,7 +2,6 @@
 
 use super::super::ast::{Comparison, Operator};
 use super::super::budget::{Budget, Evaluated, RenderError};
-use super::dict::same_key;
 use super::numbers::{self, overflow};
 use super::value::{PyValue, range_len};
 use super::{format, strings};
@@ -16,7 +15,7 @@ pub(in crate::jinja) fn binary(
     if let (PyValue::Undefined(name), _) | (_, PyValue::Undefined(name)) = (a, b)
         && !(operator == Operator::Remainder && a.as_str().is_some())
     {
-        return Err(RenderError::failed(format!("'{name}' is undefined")));
+        return Err(RenderError::undefined(name));
     }
     let sequences = match operator {
         Operator::Add => joined(a, b, budget)?,
@@ -141,7 +140,7 @@ fn unsupported(operator: Operator, a: &PyValue, b: &PyValue) -> RenderError {
 pub(in crate::jinja) fn signed(value: &PyValue, is_negative: bool) -> Evaluated<PyValue> {
     match value {
         PyValue::Float(value) => Ok(PyValue::Float(if is_negative { -value } else { *value })),
-        PyValue::Undefined(name) => Err(RenderError::failed(format!("'{name}' is undefined"))),
+        PyValue::Undefined(name) => Err(RenderError::undefined(name)),
         other => match other.as_int() {
             Some(value) if is_negative => {
                 value.checked_neg().map(PyValue::Int).ok_or_else(overflow)
@@ -193,15 +192,7 @@ pub(in crate::jinja) fn contains(
             })?;
             Ok(text.contains(part))
         }
-        PyValue::Dict(dict) => {
-            if same_key(item, item).is_none() {
-                return Err(RenderError::failed(format!(
-                    "unhashable type: '{}'",
-                    item.type_name()
-                )));
-            }
-            Ok(dict.get(item).is_some())
-        }
+        PyValue::Dict(dict) => Ok(dict.find(item)?.is_some()),
         PyValue::Range(start, stop, step) => Ok(item.as_int().is_some_and(|item| {
             let len = range_len(*start, *stop, *step) as i128;
             let offset = item - start;
@@ -278,7 +269,7 @@ pub(in crate::jinja) fn slice(
             let picked = places(bytes.len(), parts)?.into_iter().map(|at| bytes[at]);
             Ok(PyValue::Bytes(picked.collect()))
         }
-        PyValue::Undefined(name) => Err(RenderError::failed(format!("'{name}' is undefined"))),
+        PyValue::Undefined(name) => Err(RenderError::undefined(name)),
         PyValue::None => Ok(PyValue::undefined("a slice of None")),
         other => Err(RenderError::failed(format!("'{}' object has no slices", other.type_name()))),
     }
