@@ -58,6 +58,11 @@ pub(super) fn required(value: Option<PyValue>, callee: &str, name: &str) -> Eval
     })
 }
 
+/// An argument; `None` counts as none.
+pub(super) fn given(value: Option<PyValue>) -> Option<PyValue> {
+    value.filter(|value| !matches!(value, PyValue::None))
+}
+
 /// A string, or the default.
 pub(super) fn text_or(value: Option<PyValue>, default: &str) -> Evaluated<String> {
     match value {
@@ -85,6 +90,11 @@ pub(super) fn int_or(value: Option<PyValue>, default: i128) -> Evaluated<i128> {
         None => Ok(default),
         Some(value) => super::numbers::needs_int(&value),
     }
+}
+
+/// How often at most: without bound where it is below 0 or not given.
+pub(super) fn at_most(value: Option<PyValue>) -> Evaluated<usize> {
+    Ok(usize::try_from(int_or(value, -1)?).unwrap_or(usize::MAX))
 }
 
 /// Whether it is given and holds.

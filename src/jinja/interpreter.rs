@@ -173,10 +173,19 @@ impl<'t> Interpreter<'t> {
     }
 
     fn in_scope<T>(&mut self, inside: impl FnOnce(&mut Self) -> Evaluated<T>) -> Evaluated<T> {
-        let outside = self.scope;
-        self.scope = self.scopes.open(Some(outside));
+        self.in_scope_of(self.scope, inside)
+    }
+
+    /// In a new scope that sees what `parent` sees.
+    fn in_scope_of<T>(
+        &mut self,
+        parent: usize,
+        inside: impl FnOnce(&mut Self) -> Evaluated<T>,
+    ) -> Evaluated<T> {
+        let own = self.scopes.open(Some(parent));
+        let outside = std::mem::replace(&mut self.scope, own);
         let done = inside(self);
-        self.scopes.close(self.scope);
+        self.scopes.close(own);
         self.scope = outside;
         done
     }
@@ -314,14 +323,10 @@ impl<'t> Interpreter<'t> {
         let Some(Closure { definition, scope }) = self.scopes.macros.get(at).copied() else {
             return Err(RenderError::failed("a macro that is no more"));
         };
-        let outside = self.scope;
-        self.scope = self.scopes.open(Some(scope));
-        let written = self
-            .bind_macro(definition, arguments)
-            .and_then(|()| self.captured(|it| it.deeper(|it| it.body(&definition.body))));
-        self.scopes.close(self.scope);
-        self.scope = outside;
-        written
+        self.in_scope_of(scope, |it| {
+            it.bind_macro(definition, arguments)?;
+            it.captured(|it| it.deeper(|it| it.body(&definition.body)))
+        })
     }
 
     /// Sets a macro's parameters in the scope that was opened for it.

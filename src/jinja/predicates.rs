@@ -7,7 +7,7 @@ use super::interpreter::Interpreter;
 use super::numbers;
 use super::operators;
 use super::value::{Object, PyValue};
-use super::{display, filters};
+use super::{display, filters, strings};
 
 const NAMES: [&str; 39] = [
     "defined",
@@ -76,9 +76,7 @@ pub(super) fn holds(
         "lower" | "upper" => {
             arguments.none(name)?;
             let text = display::text(value, &it.budget)?;
-            let is_cased = text.chars().any(|c| c.is_lowercase() || c.is_uppercase());
-            let other = |c: char| if name == "lower" { c.is_uppercase() } else { c.is_lowercase() };
-            Ok(is_cased && !text.chars().any(other))
+            Ok(if name == "lower" { strings::is_lower(&text) } else { strings::is_upper(&text) })
         }
         "filter" | "test" => {
             arguments.none(name)?;

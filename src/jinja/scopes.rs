@@ -60,16 +60,13 @@ impl<'t> Scopes<'t> {
 
     pub(super) fn set(&mut self, scope: usize, name: &Name, value: PyValue) {
         let Some(scope) = self.scopes.get_mut(scope) else { return };
-        match scope.variables.iter_mut().find(|(found, _)| found == name) {
-            Some((_, old)) => *old = value,
-            None => scope.variables.push((Name::clone(name), value)),
-        }
+        put(&mut scope.variables, name, value);
     }
 
     pub(super) fn get(&self, scope: usize, name: &str) -> Option<&PyValue> {
         let mut at = self.scopes.get(scope);
         while let Some(scope) = at {
-            if let Some((_, value)) = scope.variables.iter().find(|(found, _)| &**found == name) {
+            if let Some(value) = find(&scope.variables, name) {
                 return Some(value);
             }
             at = scope.parent.and_then(|parent| self.scopes.get(parent));
@@ -92,15 +89,23 @@ impl<'t> Scopes<'t> {
     }
 
     pub(super) fn member(&self, namespace: usize, name: &str) -> Option<&PyValue> {
-        let members = self.namespaces.get(namespace)?;
-        members.iter().find(|(found, _)| &**found == name).map(|(_, value)| value)
+        find(self.namespaces.get(namespace)?, name)
     }
 
     pub(super) fn set_member(&mut self, namespace: usize, name: &Name, value: PyValue) {
         let Some(members) = self.namespaces.get_mut(namespace) else { return };
-        match members.iter_mut().find(|(found, _)| found == name) {
-            Some((_, old)) => *old = value,
-            None => members.push((Name::clone(name), value)),
-        }
+        put(members, name, value);
+    }
+}
+
+/// The value of a name.
+pub(super) fn find<'v>(named: &'v [(Name, PyValue)], name: &str) -> Option<&'v PyValue> {
+    named.iter().find(|(found, _)| &**found == name).map(|(_, value)| value)
+}
+
+fn put(named: &mut Vec<(Name, PyValue)>, name: &Name, value: PyValue) {
+    match named.iter_mut().find(|(found, _)| found == name) {
+        Some((_, old)) => *old = value,
+        None => named.push((Name::clone(name), value)),
     }
 }

@@ -1,7 +1,7 @@
 //! `tojson`, which Hugging Face makes Python's `json.dumps`: nothing is escaped for HTML.
 
 use super::super::budget::{Budget, Evaluated, RenderError};
-use super::super::calls::{CallArguments, flag};
+use super::super::calls::{CallArguments, flag, given};
 use super::super::numbers;
 use super::super::value::PyValue;
 
@@ -25,18 +25,16 @@ pub(super) fn dumps(
 ) -> Evaluated<PyValue> {
     let [ascii, indent, separators, sort_keys] =
         arguments.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"])?;
-    let indent = match indent {
-        None | Some(PyValue::None) => None,
+    let indent = match given(indent) {
+        None => None,
         Some(PyValue::Str(unit)) => Some(unit.to_string()),
         Some(width) => {
             let width = numbers::needs_int(&width)?.clamp(0, MAX_INDENT);
             Some(" ".repeat(width as usize))
         }
     };
-    let (item, key) = match separators {
-        None | Some(PyValue::None) => {
-            (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned())
-        }
+    let (item, key) = match given(separators) {
+        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
         Some(separators) => match separators.items(budget)?.as_slice() {
             [PyValue::Str(item), PyValue::Str(key)] => (item.to_string(), key.to_string()),
             _ => return Err(RenderError::failed("tojson: expected two separators")),

@@ -1,8 +1,9 @@
 //! Filters of lists that keep all of their items.
 
 use super::super::budget::{Evaluated, RenderError};
-use super::super::calls::{CallArguments, int_or, required};
+use super::super::calls::{CallArguments, given, required};
 use super::super::interpreter::Interpreter;
+use super::super::numbers::{count_of, needs_int};
 use super::super::operators;
 use super::super::strings;
 use super::super::value::{PyValue, ViewKind};
@@ -53,7 +54,7 @@ pub(super) fn apply(
         "join" => {
             let [separator, attribute] = arguments.bind(name, ["d", "attribute"])?;
             let mut items = value.items(&it.budget)?;
-            if let Some(path) = attribute.filter(|value| !matches!(value, PyValue::None)) {
+            if let Some(path) = given(attribute) {
                 for item in &mut items {
                     *item = picked_by(it, item, &path, None)?;
                 }
@@ -64,10 +65,11 @@ pub(super) fn apply(
         }
         "sum" => {
             let [attribute, start] = arguments.bind(name, ["attribute", "start"])?;
+            let attribute = given(attribute);
             let mut sum = start.unwrap_or(PyValue::Int(0));
             for item in value.items(&it.budget)? {
                 let item = match &attribute {
-                    None | Some(PyValue::None) => item,
+                    None => item,
                     Some(path) => picked_by(it, &item, path, None)?,
                 };
                 sum = operators::binary(super::super::ast::Operator::Add, &sum, &item, &it.budget)?;
@@ -87,11 +89,11 @@ fn parts(
     arguments: CallArguments,
 ) -> Evaluated<PyValue> {
     let [count, fill] = arguments.bind(name, ["count", "fill_with"])?;
-    let fill = fill.filter(|value| !matches!(value, PyValue::None));
-    let count = int_or(Some(required(count, name, "count")?), 0)?;
-    let count = usize::try_from(count).ok().filter(|count| *count > 0);
-    let count =
-        count.ok_or_else(|| RenderError::failed(format!("{name}: expected a number above 0")))?;
+    let fill = given(fill);
+    let count = count_of(needs_int(&required(count, name, "count")?)?);
+    if count == 0 {
+        return Err(RenderError::failed(format!("{name}: expected a number above 0")));
+    }
     let items = value.items(&it.budget)?;
     let mut lists = Vec::new();
     if name == "batch" {

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::super::budget::{Budget, Evaluated, RenderError};
-use super::super::calls::{CallArguments, flag, required, text_or};
+use super::super::calls::{CallArguments, flag, given, required, text_or};
 use super::super::interpreter::Interpreter;
 use super::super::value::PyValue;
 use super::super::values::dict::hashable;
@@ -71,8 +71,8 @@ fn keyed(
     items: Vec<PyValue>,
     (path, default, is_case_sensitive): (Option<PyValue>, Option<PyValue>, bool),
 ) -> Evaluated<Vec<Keyed>> {
-    let paths: Vec<PyValue> = match path {
-        None | Some(PyValue::None) => Vec::new(),
+    let paths: Vec<PyValue> = match given(path) {
+        None => Vec::new(),
         Some(PyValue::Str(path)) => path.split(',').map(PyValue::from).collect(),
         Some(other) => vec![other],
     };

@@ -1,9 +1,10 @@
 //! Filters of texts.
 
 use super::super::budget::{Budget, Evaluated, RenderError};
-use super::super::calls::{CallArguments, flag, int_or, required, text, text_or};
-use super::super::methods::{replaced, stripped};
-use super::super::strings::{self, capitalized, escaped, is_space, lines, margins, padded};
+use super::super::calls::{CallArguments, at_most, flag, given, int_or, required, text_or};
+use super::super::methods::{in_case, replaced, stripped};
+use super::super::numbers::count_of;
+use super::super::strings::{self, escaped, is_space, lines, margins, padded};
 use super::super::value::PyValue;
 use super::super::values::dict::pairs_of;
 use super::super::{display, format};
@@ -64,22 +65,19 @@ pub(super) fn apply(
         }
         "center" => {
             let [width] = arguments.bind(name, ["width"])?;
-            let width = usize::try_from(int_or(width, 80)?.max(0)).unwrap_or(usize::MAX);
+            let width = count_of(int_or(width, 80)?);
             let margins = margins(own.chars().count(), width);
             padded(&own, ' ', margins, budget).map(PyValue::from)
         }
         "replace" => {
             let [old, new, count] = arguments.bind(name, ["old", "new", "count"])?;
-            let count = count.filter(|value| !matches!(value, PyValue::None));
-            let count = usize::try_from(int_or(count, -1)?).unwrap_or(usize::MAX);
+            let count = at_most(given(count))?;
             let text = |value, name| display::text(&required(value, "replace", name)?, budget);
             replaced(&own, (&text(old, "old")?, &text(new, "new")?), count, budget)
         }
         "trim" => {
             let [chars] = arguments.bind(name, ["chars"])?;
-            let chars = chars.filter(|value| !matches!(value, PyValue::None));
-            let chars = chars.as_ref().map(text).transpose()?;
-            PyValue::text(stripped(&own, "strip", chars).to_owned(), budget)
+            stripped(&own, "strip", chars, budget)
         }
         "truncate" => truncated(own, arguments, budget),
         "indent" => indented(&own, arguments, budget),
@@ -95,8 +93,7 @@ fn of_no_text(name: &str, value: &PyValue, arguments: CallArguments) -> Evaluate
     if name == "truncate" {
         let [length, _, _, leeway] =
             arguments.bind(name, ["length", "killwords", "end", "leeway"])?;
-        let leeway = leeway.filter(|value| !matches!(value, PyValue::None));
-        if value.len()? as i128 <= int_or(length, 255)?.saturating_add(int_or(leeway, 5)?) {
+        if value.len()? as i128 <= int_or(length, 255)?.saturating_add(int_or(given(leeway), 5)?) {
             return Ok(value.clone());
         }
     }
@@ -106,9 +103,7 @@ fn of_no_text(name: &str, value: &PyValue, arguments: CallArguments) -> Evaluate
 
 fn plain(name: &str, own: &str, budget: &Budget) -> Evaluated<PyValue> {
     let text = match name {
-        "capitalize" => capitalized(own),
-        "lower" => own.to_lowercase(),
-        "upper" => own.to_uppercase(),
+        "capitalize" | "lower" | "upper" => in_case(own, name),
         "title" => strings::words_titled(own),
         "striptags" => without_tags(own),
         "wordcount" => {
@@ -124,8 +119,7 @@ fn plain(name: &str, own: &str, budget: &Budget) -> Evaluated<PyValue> {
 fn truncated(own: String, arguments: CallArguments, budget: &Budget) -> Evaluated<PyValue> {
     let [length, killwords, end, leeway] =
         arguments.bind("truncate", ["length", "killwords", "end", "leeway"])?;
-    let leeway = leeway.filter(|value| !matches!(value, PyValue::None));
-    let (length, leeway) = (int_or(length, 255)?, int_or(leeway, 5)?);
+    let (length, leeway) = (int_or(length, 255)?, int_or(given(leeway), 5)?);
     let end = text_or(end, "...")?;
     let kept = length - end.chars().count() as i128;
     if kept < 0 || leeway < 0 {
@@ -134,7 +128,7 @@ fn truncated(own: String, arguments: CallArguments, budget: &Budget) -> Evaluate
     if own.chars().count() as i128 <= length.saturating_add(leeway) {
         return PyValue::text(own, budget);
     }
-    let cut: String = own.chars().take(usize::try_from(kept).unwrap_or(usize::MAX)).collect();
+    let cut: String = own.chars().take(count_of(kept)).collect();
     let cut = match cut.rsplit_once(' ') {
         Some((words, _)) if !flag(killwords, false) => words.to_owned(),
         _ => cut,
@@ -148,7 +142,7 @@ fn indented(own: &str, arguments: CallArguments, budget: &Budget) -> Evaluated<P
     let unit = match width {
         Some(PyValue::Str(unit)) => unit.to_string(),
         width => {
-            let width = usize::try_from(int_or(width, 4)?.max(0)).unwrap_or(usize::MAX);
+            let width = count_of(int_or(width, 4)?);
             padded("", ' ', (width, 0), budget)?
         }
     };

@@ -4,7 +4,7 @@ use super::super::budget::{Evaluated, RenderError};
 use super::super::calls::CallArguments;
 use super::super::interpreter::Interpreter;
 use super::super::value::PyValue;
-use super::super::{display, format as formats};
+use super::super::{display, format as formats, scopes};
 
 /// BraceFields inside the specification of a field.
 const MAX_NESTED: u32 = 2;
@@ -83,10 +83,7 @@ impl BraceFields<'_> {
         };
         let found = match place {
             Some(place) => self.arguments.positional.get(place),
-            None => {
-                let named = self.arguments.named.iter().find(|(known, _)| &**known == first);
-                named.map(|(_, value)| value)
-            }
+            None => scopes::find(&self.arguments.named, first),
         };
         let mut value = found.cloned().ok_or_else(|| {
             RenderError::failed(format!("there is no argument '{first}' for the format string"))

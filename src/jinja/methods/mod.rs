@@ -1,7 +1,7 @@
 //! Python's methods of strings, bytes, lists and dicts. Those that would change a value are not there: the sandbox refuses them.
 
 use super::budget::{Budget, Evaluated, RenderError};
-use super::calls::{CallArguments, int_or, required, text};
+use super::calls::{CallArguments, given, int_or, required, text};
 use super::globals;
 use super::interpreter::Interpreter;
 use super::value::{Object, PyValue, ViewKind};
@@ -11,7 +11,7 @@ mod search;
 mod text;
 
 pub(super) use search::replaced;
-pub(super) use text::stripped;
+pub(super) use text::{in_case, stripped};
 
 const OF_DICTS: [&str; 5] = ["get", "items", "keys", "values", "copy"];
 const OF_LISTS: [&str; 3] = ["count", "index", "copy"];
@@ -124,11 +124,8 @@ fn of_list(
 /// `start` and `stop` of a search within `len`, counted as Python counts.
 fn bounds(len: usize, start: Option<PyValue>, stop: Option<PyValue>) -> Evaluated<(usize, usize)> {
     let len = len as i128;
-    let given = |value: Option<PyValue>, default| {
-        int_or(value.filter(|v| !matches!(v, PyValue::None)), default)
-    };
     let within = |at: i128| if at < 0 { at.saturating_add(len).max(0) } else { at.min(len) };
-    let (start, stop) = (within(given(start, 0)?), within(given(stop, len)?));
+    let (start, stop) = (within(int_or(given(start), 0)?), within(int_or(given(stop), len)?));
     Ok((start as usize, stop.max(start) as usize))
 }
 

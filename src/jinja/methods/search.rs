@@ -1,7 +1,7 @@
 //! Methods of strings that look for something in them.
 
 use super::super::budget::{Budget, Evaluated, RenderError};
-use super::super::calls::{CallArguments, int_or, required, text};
+use super::super::calls::{CallArguments, at_most, flag, given, required, text};
 use super::super::strings::{is_space, lines};
 use super::super::value::PyValue;
 use super::{bounds, texts};
@@ -35,9 +35,8 @@ pub(super) fn call(
         }
         "split" | "rsplit" => {
             let [separator, most] = arguments.bind(name, ["sep", "maxsplit"])?;
-            let most = int_or(most, -1)?;
-            let most = usize::try_from(most).unwrap_or(usize::MAX);
-            let parts = match separator.filter(|value| !matches!(value, PyValue::None)) {
+            let most = at_most(most)?;
+            let parts = match given(separator) {
                 None => words(own, most, name == "rsplit"),
                 Some(separator) => {
                     let separator = not_empty(&separator)?.to_owned();
@@ -55,7 +54,7 @@ pub(super) fn call(
         }
         "splitlines" => {
             let [keeps_ends] = arguments.bind(name, ["keepends"])?;
-            list(lines(own, keeps_ends.is_some_and(|value| value.is_true())), budget)
+            list(lines(own, flag(keeps_ends, false)), budget)
         }
         "partition" | "rpartition" => {
             let [separator] = arguments.bind(name, ["sep"])?;
@@ -72,8 +71,7 @@ pub(super) fn call(
         _ => {
             let [old, new, count] = arguments.bind(name, ["old", "new", "count"])?;
             let (old, new) = (required(old, name, "old")?, required(new, name, "new")?);
-            let count = usize::try_from(int_or(count, -1)?).unwrap_or(usize::MAX);
-            replaced(own, (text(&old)?, text(&new)?), count, budget)
+            replaced(own, (text(&old)?, text(&new)?), at_most(count)?, budget)
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Methods of strings that give another form of them, or say of what kind they are.
 
 use super::super::budget::{Budget, Evaluated, RenderError};
-use super::super::calls::{CallArguments, int_or, required, text, text_or};
-use super::super::strings::{self, capitalized, is_space, margins, padded, titled};
+use super::super::calls::{CallArguments, given, int_or, required, text, text_or};
+use super::super::numbers::{count_of, needs_int};
+use super::super::strings::{
+    self, capitalized, has_case, is_lower, is_space, is_upper, margins, padded, titled,
+};
 use super::super::value::PyValue;
 
 pub(super) const NAMES: [&str; 31] = [
@@ -49,9 +52,7 @@ pub(super) fn call(
     match name {
         "strip" | "lstrip" | "rstrip" => {
             let [chars] = arguments.bind(name, ["chars"])?;
-            let chars = chars.filter(|value| !matches!(value, PyValue::None));
-            let chars = chars.as_ref().map(text).transpose()?;
-            PyValue::text(stripped(own, name, chars).to_owned(), budget)
+            stripped(own, name, chars, budget)
         }
         "ljust" | "rjust" | "center" | "zfill" => in_width(own, name, arguments, budget),
         "removeprefix" | "removesuffix" => {
@@ -87,7 +88,7 @@ pub(super) fn call(
         }
         "expandtabs" => {
             let [size] = arguments.bind(name, ["tabsize"])?;
-            with_tabs(own, int_or(size, 8)?, budget)
+            with_tabs(own, count_of(int_or(size, 8)?), budget)
         }
         _ => {
             arguments.none(name)?;
@@ -99,10 +100,19 @@ pub(super) fn call(
     }
 }
 
-pub(in crate::jinja) fn stripped<'a>(own: &'a str, name: &str, chars: Option<&str>) -> &'a str {
+/// Python's `strip`, `lstrip` and `rstrip`.
+pub(in crate::jinja) fn stripped(
+    own: &str,
+    name: &str,
+    chars: Option<PyValue>,
+    budget: &Budget,
+) -> Evaluated<PyValue> {
+    let chars = given(chars);
+    let chars = chars.as_ref().map(text).transpose()?;
     let is_stripped = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
     let left = if name == "rstrip" { own } else { own.trim_start_matches(is_stripped) };
-    if name == "lstrip" { left } else { left.trim_end_matches(is_stripped) }
+    let rest = if name == "lstrip" { left } else { left.trim_end_matches(is_stripped) };
+    PyValue::text(rest.to_owned(), budget)
 }
 
 fn in_width(
@@ -112,8 +122,7 @@ fn in_width(
     budget: &Budget,
 ) -> Evaluated<PyValue> {
     let [width, fill] = arguments.bind(name, ["width", "fillchar"])?;
-    let width = int_or(Some(required(width, name, "width")?), 0)?;
-    let width = usize::try_from(width.max(0)).unwrap_or(usize::MAX);
+    let width = count_of(needs_int(&required(width, name, "width")?)?);
     let fill = text_or(fill, " ")?;
     let mut chars = fill.chars();
     let (Some(fill), None) = (chars.next(), chars.next()) else {
@@ -135,8 +144,7 @@ fn in_width(
     Ok(PyValue::from(text))
 }
 
-fn with_tabs(own: &str, size: i128, budget: &Budget) -> Evaluated<PyValue> {
-    let size = usize::try_from(size.max(0)).unwrap_or(usize::MAX);
+fn with_tabs(own: &str, size: usize, budget: &Budget) -> Evaluated<PyValue> {
     let mut out = String::new();
     let mut column: usize = 0;
     for c in own.chars() {
@@ -156,7 +164,8 @@ fn with_tabs(own: &str, size: i128, budget: &Budget) -> Evaluated<PyValue> {
     PyValue::text(out, budget)
 }
 
-fn in_case(own: &str, name: &str) -> String {
+/// Another form of a text, by the method's name.
+pub(in crate::jinja) fn in_case(own: &str, name: &str) -> String {
     match name {
         "capitalize" => capitalized(own),
         "title" => titled(own),
@@ -180,7 +189,6 @@ fn in_case(own: &str, name: &str) -> String {
 
 fn is_of_kind(own: &str, name: &str) -> Option<bool> {
     let all = |holds: fn(char) -> bool| Some(!own.is_empty() && own.chars().all(holds));
-    let is_cased = |c: char| c.is_lowercase() || c.is_uppercase();
     match name {
         "isalnum" => all(char::is_alphanumeric),
         "isalpha" => all(char::is_alphabetic),
@@ -196,9 +204,9 @@ fn is_of_kind(own: &str, name: &str) -> Option<bool> {
         "isprintable" => {
             Some(own.chars().all(|c| c == ' ' || !(c.is_control() || c.is_whitespace())))
         }
-        "islower" => Some(own.chars().any(is_cased) && !own.chars().any(char::is_uppercase)),
-        "isupper" => Some(own.chars().any(is_cased) && !own.chars().any(char::is_lowercase)),
-        "istitle" => Some(own.chars().any(is_cased) && titled(own) == own),
+        "islower" => Some(is_lower(own)),
+        "isupper" => Some(is_upper(own)),
+        "istitle" => Some(has_case(own) && titled(own) == own),
         _ => None,
     }
 }

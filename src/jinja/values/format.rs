@@ -122,7 +122,7 @@ fn percent_spec(
     }
     if chars.next_if_eq(&'.').is_some() {
         spec.precision = match star(chars, values)? {
-            Some(precision) => Some(usize::try_from(precision.max(0)).unwrap_or(usize::MAX)),
+            Some(precision) => Some(numbers::count_of(precision)),
             None => Some(number(chars)?.unwrap_or(0)),
         };
     }

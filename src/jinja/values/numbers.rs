@@ -108,6 +108,11 @@ pub(in crate::jinja) fn overflow() -> RenderError {
     RenderError::failed("a whole number of more than 127 bits")
 }
 
+/// So many; none of what is below 0.
+pub(in crate::jinja) fn count_of(value: i128) -> usize {
+    usize::try_from(value.max(0)).unwrap_or(usize::MAX)
+}
+
 /// # Errors
 /// Where the value is no number.
 pub(in crate::jinja) fn needs_int(value: &PyValue) -> Evaluated<i128> {

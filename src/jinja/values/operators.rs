@@ -62,7 +62,7 @@ fn joined(a: &PyValue, b: &PyValue, budget: &Budget) -> Evaluated<Option<PyValue
 }
 
 fn repeated(value: &PyValue, times: i128, budget: &Budget) -> Evaluated<Option<PyValue>> {
-    let times = usize::try_from(times.max(0)).unwrap_or(usize::MAX);
+    let times = numbers::count_of(times);
     match value {
         PyValue::Str(text) => {
             budget.build(text.len().saturating_mul(times))?;

@@ -33,6 +33,21 @@ pub(in crate::jinja) fn capitalized(text: &str) -> String {
     first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect()
 }
 
+/// Python's `str.islower`.
+pub(in crate::jinja) fn is_lower(text: &str) -> bool {
+    has_case(text) && !text.chars().any(char::is_uppercase)
+}
+
+/// Python's `str.isupper`.
+pub(in crate::jinja) fn is_upper(text: &str) -> bool {
+    has_case(text) && !text.chars().any(char::is_lowercase)
+}
+
+/// Whether some letter is small or large.
+pub(in crate::jinja) fn has_case(text: &str) -> bool {
+    text.chars().any(|c| c.is_lowercase() || c.is_uppercase())
+}
+
 /// Python's `str.title`: each letter that follows none is large.
 pub(in crate::jinja) fn titled(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
