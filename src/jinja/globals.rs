@@ -66,7 +66,7 @@ pub(super) fn call(
         Function::RaiseException => {
             let [message] = arguments.bind("raise_exception", ["message"])?;
             let message = required(message, "raise_exception", "message")?;
-            let message = display::text(&message, &it.budget)?;
+            let message = display::text(&message, &it.budget)?.into_owned();
             Err(RenderError { fault: RenderFault::Raised, message, line: None })
         }
         Function::StrftimeNow => {

@@ -46,7 +46,7 @@ pub(super) fn apply(
         "reverse" => {
             arguments.none(name)?;
             if let PyValue::Str(text) = value {
-                return PyValue::text(text.chars().rev().collect(), &it.budget);
+                return PyValue::text(text.chars().rev().collect::<String>(), &it.budget);
             }
             let items = value.items(&it.budget)?.into_iter().rev().collect();
             PyValue::generator(items, &it.budget)
@@ -59,8 +59,8 @@ pub(super) fn apply(
                     *item = picked_by(it, item, &path, None)?;
                 }
             }
-            let separator =
-                separator.map_or_else(|| Ok(String::new()), |s| display::text(&s, &it.budget))?;
+            let separator = separator.unwrap_or_else(|| PyValue::from(""));
+            let separator = display::text(&separator, &it.budget)?;
             strings::join(&items, &separator, &it.budget)
         }
         "sum" => {

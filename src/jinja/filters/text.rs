@@ -72,14 +72,15 @@ pub(super) fn apply(
         "replace" => {
             let [old, new, count] = arguments.bind(name, ["old", "new", "count"])?;
             let count = at_most(given(count))?;
-            let text = |value, name| display::text(&required(value, "replace", name)?, budget);
-            replaced(&own, (&text(old, "old")?, &text(new, "new")?), count, budget)
+            let (old, new) = (required(old, name, "old")?, required(new, name, "new")?);
+            let (old, new) = (display::text(&old, budget)?, display::text(&new, budget)?);
+            replaced(&own, (&old, &new), count, budget)
         }
         "trim" => {
             let [chars] = arguments.bind(name, ["chars"])?;
             stripped(&own, "strip", chars, budget)
         }
-        "truncate" => truncated(own, arguments, budget),
+        "truncate" => truncated(&own, arguments, budget),
         "indent" => indented(&own, arguments, budget),
         _ => {
             arguments.none(name)?;
@@ -116,7 +117,7 @@ fn plain(name: &str, own: &str, budget: &Budget) -> Evaluated<PyValue> {
     PyValue::text(text, budget)
 }
 
-fn truncated(own: String, arguments: CallArguments, budget: &Budget) -> Evaluated<PyValue> {
+fn truncated(own: &str, arguments: CallArguments, budget: &Budget) -> Evaluated<PyValue> {
     let [length, killwords, end, leeway] =
         arguments.bind("truncate", ["length", "killwords", "end", "leeway"])?;
     let (length, leeway) = (int_or(length, 255)?, int_or(given(leeway), 5)?);

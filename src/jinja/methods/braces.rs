@@ -62,7 +62,7 @@ impl BraceFields<'_> {
         let text = match conversion {
             "" => return formats::formatted(&value, &spec, &it.budget),
             "r" => display::repr(&value, &it.budget)?,
-            "s" => display::text(&value, &it.budget)?,
+            "s" => display::text(&value, &it.budget)?.into_owned(),
             "a" => formats::ascii(&display::repr(&value, &it.budget)?),
             other => {
                 return Err(RenderError::failed(format!("Unknown conversion specifier {other}")));

@@ -62,7 +62,7 @@ pub(super) fn call(
             arguments.bind::<2>(name, ["encoding", "errors"])?;
             let text =
                 std::str::from_utf8(bytes).map_err(|e| RenderError::failed(e.to_string()))?;
-            PyValue::text(text.to_owned(), &it.budget)
+            PyValue::text(text, &it.budget)
         }
         PyValue::Dict(_) => of_dict(value, name, arguments),
         PyValue::List(items) | PyValue::Tuple(items) => {

@@ -63,7 +63,7 @@ pub(super) fn call(
                 "removeprefix" => own.strip_prefix(part),
                 _ => own.strip_suffix(part),
             };
-            PyValue::text(rest.unwrap_or(own).to_owned(), budget)
+            PyValue::text(rest.unwrap_or(own), budget)
         }
         "join" => {
             let [items] = arguments.bind(name, ["iterable"])?;
@@ -112,7 +112,7 @@ pub(in crate::jinja) fn stripped(
     let is_stripped = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
     let left = if name == "rstrip" { own } else { own.trim_start_matches(is_stripped) };
     let rest = if name == "lstrip" { left } else { left.trim_end_matches(is_stripped) };
-    PyValue::text(rest.to_owned(), budget)
+    PyValue::text(rest, budget)
 }
 
 fn in_width(

@@ -1,27 +1,30 @@
 //! How Python prints values: `str()` and `repr()`.
 
+use std::borrow::Cow;
+
 use super::super::budget::{Budget, Evaluated};
 use super::numbers;
 use super::value::{Object, PyValue, ViewKind};
 
 /// Python's `str()`.
-pub(in crate::jinja) fn text(value: &PyValue, budget: &Budget) -> Evaluated<String> {
-    let mut out = String::new();
-    write(value, &mut out, budget)?;
-    Ok(out)
+pub(in crate::jinja) fn text<'v>(value: &'v PyValue, budget: &Budget) -> Evaluated<Cow<'v, str>> {
+    match value {
+        PyValue::Undefined(_) => Ok(Cow::Borrowed("")),
+        PyValue::Str(text) => {
+            budget.build(text.len())?;
+            Ok(Cow::Borrowed(text))
+        }
+        other => repr(other, budget).map(Cow::Owned),
+    }
 }
 
 /// The same at the end of a text.
 pub(in crate::jinja) fn write(value: &PyValue, out: &mut String, budget: &Budget) -> Evaluated<()> {
     match value {
-        PyValue::Undefined(_) => Ok(()),
-        PyValue::Str(text) => {
-            budget.build(text.len())?;
-            out.push_str(text);
-            Ok(())
-        }
-        other => write_repr(other, out, budget),
+        PyValue::Undefined(_) | PyValue::Str(_) => out.push_str(&text(value, budget)?),
+        other => write_repr(other, out, budget)?,
     }
+    Ok(())
 }
 
 /// Python's `repr()`.

@@ -1,5 +1,7 @@
 //! Python's `%` and `format`: one value in the form that a specification asks for.
 
+use std::borrow::Cow;
+
 use super::super::budget::{Budget, Evaluated, RenderError};
 use super::display;
 use super::numbers::{self, overflow};
@@ -141,11 +143,11 @@ fn percent_value(value: &PyValue, spec: Spec, budget: &Budget) -> Evaluated<Stri
     let kind = spec.kind.unwrap_or('s');
     let text = match kind {
         's' => display::text(value, budget)?,
-        'r' => display::repr(value, budget)?,
-        'a' => ascii(&display::repr(value, budget)?),
+        'r' => display::repr(value, budget)?.into(),
+        'a' => ascii(&display::repr(value, budget)?).into(),
         'c' => match value {
-            PyValue::Str(text) if text.chars().count() == 1 => text.to_string(),
-            other => character(other)?,
+            PyValue::Str(text) if text.chars().count() == 1 => Cow::Borrowed(&**text),
+            other => character(other)?.into(),
         },
         'd' | 'i' | 'u' | 'x' | 'X' | 'o' => {
             let whole = match value {
@@ -173,7 +175,7 @@ fn percent_value(value: &PyValue, spec: Spec, budget: &Budget) -> Evaluated<Stri
             return Err(RenderError::failed(format!("unsupported format character '{other}'")));
         }
     };
-    aligned(&cut(&text, spec.precision), &spec, budget)
+    aligned(cut(&text, spec.precision), &spec, budget)
 }
 
 /// `format(value, spec)`, the specification in Python's small language.
@@ -183,7 +185,7 @@ pub(in crate::jinja) fn formatted(
     budget: &Budget,
 ) -> Evaluated<String> {
     if spec.is_empty() {
-        return display::text(value, budget);
+        return display::text(value, budget).map(Cow::into_owned);
     }
     let spec = parse_spec(spec)?;
     let is_float_kind = matches!(spec.kind, Some('e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%'));
@@ -196,7 +198,7 @@ pub(in crate::jinja) fn formatted(
                 return Err(RenderError::failed("this format is not for a string"));
             }
             let align = spec.align.or(Some('<'));
-            aligned(&cut(text, spec.precision), &Spec { align, ..spec }, budget)
+            aligned(cut(text, spec.precision), &Spec { align, ..spec }, budget)
         }
         PyValue::Float(number) => float_text(*number, &spec, budget),
         PyValue::Int(_) | PyValue::Bool(_) if is_float_kind => {
@@ -262,11 +264,9 @@ fn number(chars: &mut Chars<'_>) -> Evaluated<Option<usize>> {
     Ok(value)
 }
 
-fn cut(text: &str, precision: Option<usize>) -> String {
-    match precision {
-        Some(most) => text.chars().take(most).collect(),
-        None => text.to_owned(),
-    }
+fn cut(text: &str, precision: Option<usize>) -> &str {
+    let end = precision.and_then(|most| text.char_indices().nth(most));
+    end.map_or(text, |(end, _)| &text[..end])
 }
 
 fn aligned(text: &str, spec: &Spec, budget: &Budget) -> Evaluated<String> {

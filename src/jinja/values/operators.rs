@@ -255,7 +255,7 @@ pub(in crate::jinja) fn slice(
             budget.build(text.len())?;
             let chars: Vec<char> = text.chars().collect();
             let picked = places(chars.len(), parts)?.into_iter().map(|at| chars[at]);
-            PyValue::text(picked.collect(), budget)
+            PyValue::text(picked.collect::<String>(), budget)
         }
         PyValue::List(_) | PyValue::Tuple(_) | PyValue::Range(..) => {
             let items = container.items(budget)?;

@@ -127,9 +127,12 @@ impl PyValue {
     }
 
     /// A string of this budget.
-    pub(in crate::jinja) fn text(text: String, budget: &Budget) -> Evaluated<Self> {
-        budget.build(text.len())?;
-        Ok(PyValue::from(text))
+    pub(in crate::jinja) fn text(
+        text: impl AsRef<str> + Into<Arc<str>>,
+        budget: &Budget,
+    ) -> Evaluated<Self> {
+        budget.build(text.as_ref().len())?;
+        Ok(PyValue::Str(text.into()))
     }
 
     /// What a client's JSON or msgpack has; not charged, for the conversation is there already. What is too deep is left out.
