@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use inferno_node::tokenizer::{IncrementalDecoder, Tokenizer};
+use inferno_node::tokenizer::{IncrementalDecoder, Tokenizer, TokenizerFolder};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -308,7 +308,8 @@ fn ids_that_the_model_does_not_have_are_refused_by_name() {
     let (dir, mut config) = folder();
     config["model"]["vocab"]["far"] = json!(4_000_000_000_u32);
     std::fs::write(dir.path().join("tokenizer.json"), config.to_string()).expect("writes");
-    for tokenizer in [Tokenizer::from_dir(dir.path()), Tokenizer::for_model(dir.path(), 300)] {
+    let folder = TokenizerFolder::open(dir.path()).expect("readable");
+    for tokenizer in [Tokenizer::from_dir(dir.path()), Tokenizer::of_folder(&folder, Some(300))] {
         let error = tokenizer.expect_err("an id out of all bounds");
         assert!(error.file.ends_with("tokenizer.json"), "{error}");
         assert!(error.reason.contains("4000000000 for \"far\""), "{error}");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::tokenizer::{ChatTemplate, Tokenizer};
+use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerFolder};
 
 use super::ModelSpec;
 use crate::bridge::spec::DecoderSpec;
@@ -28,9 +28,10 @@ pub(super) fn open(spec: &ModelSpec, hub: &HubCache) -> Result<Opened, String> {
         Checkpoint::open(&directory, spec.load_format).map_err(|error| error.to_string())?;
     let max_seq_len = max_seq_len(spec, checkpoint.max_position_embeddings())?;
     let vocab_size = checkpoint.spec().vocab_size;
+    let folder = TokenizerFolder::open(&directory).map_err(|error| error.to_string())?;
     let tokenizer =
-        Tokenizer::for_model(&directory, vocab_size).map_err(|error| error.to_string())?;
-    let chat_template = ChatTemplate::from_dir(&directory).map_err(|error| error.to_string())?;
+        Tokenizer::of_folder(&folder, Some(vocab_size)).map_err(|error| error.to_string())?;
+    let chat_template = ChatTemplate::of_folder(&folder).map_err(|error| error.to_string())?;
     let opened = Opened { checkpoint, tokenizer, chat_template, max_seq_len };
     opened.tell(&spec.name);
     Ok(opened)

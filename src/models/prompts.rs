@@ -10,7 +10,7 @@ use crate::checkpoint::HubCache;
 use crate::jinja;
 use crate::reader;
 use crate::request::Value;
-use crate::tokenizer::{ChatTemplate, Tokenizer};
+use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerFolder};
 
 /// The longest line that is read, in bytes.
 const MAX_LINE_BYTES: usize = 64 << 20;
@@ -42,8 +42,9 @@ impl Prompts {
     /// Names the file and the reason.
     pub fn open(model_path: &Path, hub: &HubCache) -> Result<Self, String> {
         let directory = hub.resolve(model_path).map_err(|error| error.to_string())?;
-        let tokenizer = Tokenizer::from_dir(&directory).map_err(|error| error.to_string())?;
-        let template = ChatTemplate::from_dir(&directory).map_err(|error| error.to_string())?;
+        let folder = TokenizerFolder::open(&directory).map_err(|error| error.to_string())?;
+        let tokenizer = Tokenizer::of_folder(&folder, None).map_err(|error| error.to_string())?;
+        let template = ChatTemplate::of_folder(&folder).map_err(|error| error.to_string())?;
         Ok(Self { tokenizer, template })
     }
 

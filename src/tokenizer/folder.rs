@@ -1,7 +1,7 @@
 //! What the files beside `tokenizer.json` say of special tokens, read as `AutoTokenizer.from_pretrained` reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
@@ -10,11 +10,28 @@ use super::TokenizerError;
 use crate::files;
 
 /// The largest of these files; `tokenizer.json` of a large vocabulary has some 35 MB.
-pub(super) const MAX_BYTES: u64 = 256 << 20;
+const MAX_BYTES: u64 = 256 << 20;
 
 /// Special tokens with a name, which templates know them by.
 const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// A checkpoint's folder, of which it was read what the files beside `tokenizer.json` say: for its tokenizer and its chat template.
+#[derive(Debug)]
+pub struct TokenizerFolder {
+    pub(super) dir: PathBuf,
+    pub(super) config: TokenizerConfig,
+}
+
+impl TokenizerFolder {
+    /// Reads those files; each may be absent.
+    ///
+    /// # Errors
+    /// Names the file and the reason when one is not readable, or not what it should be.
+    pub fn open(dir: &Path) -> Result<Self, TokenizerError> {
+        Ok(Self { dir: dir.to_owned(), config: TokenizerConfig::from_dir(dir)? })
+    }
+}
 
 /// `tokenizer_config.json`, and for folders of older tools `special_tokens_map.json` and `added_tokens.json`.
 #[derive(Debug, Default)]
@@ -27,7 +44,7 @@ pub(super) struct TokenizerConfig {
 }
 
 impl TokenizerConfig {
-    pub(super) fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
+    fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
         let path = dir.join("tokenizer_config.json");
         let mut config = Self { members: object(&path)?, ..Self::default() };
         if let Some(decoder) = config.members.remove("added_tokens_decoder") {
@@ -149,11 +166,14 @@ fn decoder_of(value: &Value) -> Result<BTreeMap<u32, AddedToken>, String> {
     entries.iter().map(read).collect()
 }
 
+/// One of these files; none if it is not there.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
+    files::read(path, MAX_BYTES).map_err(|error| TokenizerError::new(path, error.to_string()))
+}
+
 fn object(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
     let wrong = |reason: String| TokenizerError::new(path, reason);
-    let Some(bytes) = files::read(path, MAX_BYTES).map_err(|e| wrong(e.to_string()))? else {
-        return Ok(Map::new());
-    };
+    let Some(bytes) = read(path)? else { return Ok(Map::new()) };
     match serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))? {
         Value::Object(members) => Ok(members),
         _ => Err(wrong("expected an object".to_owned())),

@@ -1,5 +1,7 @@
 //! How many bytes of text one token can stand for, so that a text that cannot fit a context is told so before it is tokenized.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde_json::Value;
 use tokenizers::ModelWrapper;
@@ -7,9 +9,12 @@ use tokenizers::ModelWrapper;
 /// NFC puts characters together. The most it makes of a text in UTF-8 is 7 bytes to 2 (U+1FBE U+0308 U+0301 to U+0390).
 const NFC_SHRINKS_BY: usize = 4;
 
-/// Bytes of text that one token stands for at most. None where a text can lose bytes on its way to tokens: one of any length
-/// could then be few tokens.
-pub(super) fn longest_token(tokenizer: &tokenizers::Tokenizer) -> Option<usize> {
+/// Bytes of text that one token of this vocabulary, or an added one, stands for at most. None where a text can lose bytes on its way
+/// to tokens: one of any length could then be few tokens.
+pub(super) fn longest_token(
+    tokenizer: &tokenizers::Tokenizer,
+    vocabulary: &HashMap<String, u32>,
+) -> Option<usize> {
     let pre_tokenizer = parts_of(tokenizer.get_pre_tokenizer())?;
     if !pre_tokenizer.iter().all(keeps_all) {
         return None;
@@ -22,15 +27,18 @@ pub(super) fn longest_token(tokenizer: &tokenizers::Tokenizer) -> Option<usize> 
         return None;
     }
     let is_byte_level = pre_tokenizer.iter().any(|part| part["type"] == "ByteLevel");
-    let longest = longest_of_vocabulary(tokenizer.get_model(), is_byte_level)?;
+    let longest = longest_of_vocabulary(tokenizer.get_model(), vocabulary, is_byte_level)?;
     let longest_added = added.values().map(|token| token.content.len()).max();
     Some(longest.max(longest_added.unwrap_or(0)) * shrinks_by)
 }
 
 /// None for a model that leaves out what it does not know, or says one token for all of it.
-fn longest_of_vocabulary(model: &ModelWrapper, is_byte_level: bool) -> Option<usize> {
+fn longest_of_vocabulary(
+    model: &ModelWrapper,
+    vocabulary: &HashMap<String, u32>,
+    is_byte_level: bool,
+) -> Option<usize> {
     let ModelWrapper::BPE(bpe) = model else { return None };
-    let vocabulary = bpe.get_vocab();
     if is_byte_level {
         // One character of the vocabulary for each byte of the text.
         let mut alphabet =

@@ -14,12 +14,11 @@ mod pieces;
 mod template;
 
 pub use decoder::IncrementalDecoder;
+pub use folder::TokenizerFolder;
 pub use template::{
     ChatTemplate, MAX_ADDED_BYTES, MAX_BUILT_BYTES, MAX_BUILT_TIMES, MAX_INSTRUCTIONS,
 };
 
-use crate::files;
-use folder::TokenizerConfig;
 use pieces::Pieces;
 
 /// Ids are below: 16 times the largest vocabulary known. Tables are made for all of them.
@@ -58,36 +57,29 @@ impl Tokenizer {
     /// # Errors
     /// Names the file and the reason when one is missing, not a tokenizer, or has an id that no vocabulary has.
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
-        Self::read(dir, MAX_VOCAB_SIZE)
+        Self::of_folder(&TokenizerFolder::open(dir)?, None)
     }
 
-    /// The same for a model of `vocab_size` ids: the vocabulary may have no others. (Added tokens may: they are common, and refused
-    /// with the prompt that has them.)
+    /// The same of a folder that was opened, for a model of `vocab_size` ids: the vocabulary may have no others. (Added tokens may: they
+    /// are common, and refused with the prompt that has them.)
     ///
     /// # Errors
     /// As [`from_dir`](Self::from_dir).
-    pub fn for_model(dir: &Path, vocab_size: u32) -> Result<Self, TokenizerError> {
-        Self::read(dir, vocab_size)
-    }
-
-    fn read(dir: &Path, vocab_size: u32) -> Result<Self, TokenizerError> {
-        let file = dir.join("tokenizer.json");
+    pub fn of_folder(
+        folder: &TokenizerFolder,
+        vocab_size: Option<u32>,
+    ) -> Result<Self, TokenizerError> {
+        let file = folder.dir.join("tokenizer.json");
         let wrong = |reason: String| TokenizerError::new(&file, reason);
-        let bytes = files::read(&file, folder::MAX_BYTES).map_err(|e| wrong(e.to_string()))?;
-        let bytes = bytes.ok_or_else(|| wrong("the file does not exist".to_owned()))?;
+        let bytes = folder::read(&file)?.ok_or_else(|| wrong("the file does not exist".into()))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|e| wrong(format!("not a tokenizer: {e}")))?;
-        if let Some((token, id)) = beyond(&inner, vocab_size) {
-            let reason = format!(
-                "model.vocab: expected ids below {vocab_size}, the model's vocab_size; got {id} for {token:?}"
-            );
-            return Err(wrong(reason));
-        }
         let existing: Vec<_> = inner.get_added_tokens_decoder().into_values().collect();
-        let more = TokenizerConfig::from_dir(dir)?.tokens_to_add(&existing);
+        let more = folder.config.tokens_to_add(&existing);
         inner.add_tokens(&more);
         let special = more.into_iter().filter(|token| token.special).map(|token| token.content);
-        Self::with_special(inner, &special.collect()).map_err(wrong)
+        let vocab_size = vocab_size.unwrap_or(MAX_VOCAB_SIZE);
+        Self::with_special(inner, &special.collect(), vocab_size).map_err(wrong)
     }
 
     /// Wraps a tokenizer made in memory. Truncation and padding are taken off: a prompt is never cut silently.
@@ -95,28 +87,34 @@ impl Tokenizer {
     /// # Errors
     /// The reason, if it has no vocabulary or one with ids that are too high.
     pub fn new(inner: tokenizers::Tokenizer) -> Result<Self, String> {
-        Self::with_special(inner, &BTreeSet::new())
+        Self::with_special(inner, &BTreeSet::new(), MAX_VOCAB_SIZE)
     }
 
-    /// `special`: texts of tokens that are marks, whatever `tokenizer.json` says of them.
+    /// `special`: texts of tokens that are marks, whatever `tokenizer.json` says of them; `vocab_size`: the vocabulary's ids are below.
     fn with_special(
         mut inner: tokenizers::Tokenizer,
         special: &BTreeSet<String>,
+        vocab_size: u32,
     ) -> Result<Self, String> {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| e.to_string())?;
+        let vocabulary = inner.get_vocab(false);
+        let last = vocabulary.iter().max_by_key(|(_, id)| **id);
+        if let Some((token, id)) = last.filter(|(_, id)| **id >= vocab_size) {
+            return Err(format!(
+                "model.vocab: expected ids below {vocab_size}, the model's vocab_size; got {id} for {token:?}"
+            ));
+        }
+        let added = inner.get_added_tokens_decoder();
         // The highest id counts, not the number of entries: vocabularies have holes.
-        let highest = inner.get_vocab(true).into_values().max().ok_or("it has no tokens")?;
+        let ids = vocabulary.values().chain(added.keys());
+        let highest = *ids.max().ok_or("it has no tokens")?;
         if highest >= MAX_VOCAB_SIZE {
             return Err(format!("expected ids below {MAX_VOCAB_SIZE}, got {highest}"));
         }
-        let special_ids = inner
-            .get_added_tokens_decoder()
-            .into_iter()
-            .filter(|(_, token)| token.special || special.contains(&token.content))
-            .map(|(id, _)| id)
-            .collect();
-        let longest_token = longest::longest_token(&inner);
+        let longest_token = longest::longest_token(&inner, &vocabulary);
+        let marks = added.into_iter().filter(|(_, t)| t.special || special.contains(&t.content));
+        let special_ids = marks.map(|(id, _)| id).collect();
         let vocab_size = highest + 1;
         let mut tokenizer = Self { inner, vocab_size, special_ids, longest_token, pieces: None };
         tokenizer.pieces = Pieces::of(&tokenizer);
@@ -202,12 +200,6 @@ impl std::fmt::Debug for Tokenizer {
             .field("has_pieces", &self.pieces.is_some())
             .finish_non_exhaustive()
     }
-}
-
-/// A token of the vocabulary whose id the model does not have, the highest one.
-fn beyond(inner: &tokenizers::Tokenizer, vocab_size: u32) -> Option<(String, u32)> {
-    let vocabulary = inner.get_vocab(false).into_iter();
-    vocabulary.filter(|(_, id)| *id >= vocab_size).max_by_key(|(_, id)| *id)
 }
 
 #[cfg(test)]

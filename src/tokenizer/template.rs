@@ -6,9 +6,8 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::TokenizerError;
-use super::folder::{MAX_BYTES, TokenizerConfig};
+use super::folder::{self, TokenizerConfig, TokenizerFolder};
 use crate::error::{Error, Result};
-use crate::files;
 use crate::jinja::{PyValue, RenderError, RenderFault, RenderLimits, Template};
 use crate::request::{self, ChatMessage};
 
@@ -41,9 +40,18 @@ impl ChatTemplate {
     /// # Errors
     /// Names the file and the reason when one is not readable, not JSON, or not a template.
     pub fn from_dir(dir: &Path) -> std::result::Result<Option<Self>, TokenizerError> {
-        let config = TokenizerConfig::from_dir(dir)?;
-        let Some((file, source)) = find(dir, &config)? else { return Ok(None) };
-        let mut template = Self::of(&source, &config)
+        Self::of_folder(&TokenizerFolder::open(dir)?)
+    }
+
+    /// The same of a folder that was opened.
+    ///
+    /// # Errors
+    /// As [`from_dir`](Self::from_dir).
+    pub fn of_folder(
+        folder: &TokenizerFolder,
+    ) -> std::result::Result<Option<Self>, TokenizerError> {
+        let Some((file, source)) = find(folder)? else { return Ok(None) };
+        let mut template = Self::of(&source, &folder.config)
             .map_err(|reason| TokenizerError::new(&file, format!("chat template: {reason}")))?;
         template.fault = template.try_out().map(|why| format!("{}: {why}", file.display()));
         Ok(Some(template))
@@ -210,26 +218,25 @@ impl From<&request::Value> for PyValue {
 
 /// The folder's template and the file that it stands in.
 fn find(
-    dir: &Path,
-    config: &TokenizerConfig,
+    folder: &TokenizerFolder,
 ) -> std::result::Result<Option<(PathBuf, String)>, TokenizerError> {
     for name in ["chat_template.jinja", "additional_chat_templates/default.jinja"] {
-        let file = dir.join(name);
+        let file = folder.dir.join(name);
         if let Some(source) = read(&file)? {
             return Ok(Some((file, source)));
         }
     }
-    let file = dir.join("tokenizer_config.json");
-    match config.get("chat_template").map(default_template).transpose() {
+    let file = folder.dir.join("tokenizer_config.json");
+    match folder.config.get("chat_template").map(default_template).transpose() {
         Ok(source) => Ok(source.map(|source| (file, source))),
         Err(reason) => Err(TokenizerError::new(&file, reason)),
     }
 }
 
 fn read(file: &Path) -> std::result::Result<Option<String>, TokenizerError> {
-    let wrong = |reason: String| TokenizerError::new(file, reason);
-    let bytes = files::read(file, MAX_BYTES).map_err(|error| wrong(error.to_string()))?;
-    bytes.map(|bytes| String::from_utf8(bytes).map_err(|e| wrong(e.to_string()))).transpose()
+    let text =
+        |bytes| String::from_utf8(bytes).map_err(|e| TokenizerError::new(file, e.to_string()));
+    folder::read(file)?.map(text).transpose()
 }
 
 fn default_template(value: &serde_json::Value) -> std::result::Result<String, String> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::bridge::spec::{DecoderSpec, Dtype, MlpKind};
-use crate::tokenizer::{ChatTemplate, Tokenizer};
+use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerFolder};
 
 use super::{ModelSpec, max_seq_len};
 use crate::checkpoint::families::Decoder;
@@ -120,12 +120,13 @@ pub fn inspect(
         max_seq_len,
     };
     let max_seq_len = self::max_seq_len(&spec, checkpoint.max_position_embeddings())?;
+    let folder = TokenizerFolder::open(&directory).map_err(|error| error.to_string())?;
     let has_tokenizer = directory.join("tokenizer.json").symlink_metadata().is_ok();
     let tokenizer = has_tokenizer
-        .then(|| Tokenizer::for_model(&directory, checkpoint.spec().vocab_size))
+        .then(|| Tokenizer::of_folder(&folder, Some(checkpoint.spec().vocab_size)))
         .transpose()
         .map_err(|error| error.to_string())?;
-    let template = ChatTemplate::from_dir(&directory).map_err(|error| error.to_string())?;
+    let template = ChatTemplate::of_folder(&folder).map_err(|error| error.to_string())?;
     let spec = checkpoint.spec();
     let kv_bytes_per_token = devices::kv_bytes_per_token(spec, max_seq_len)
         .map_err(|error| format!("{}: {error}", directory.display()))?;
