@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// What a pointer of git LFS begins with.
@@ -51,14 +51,11 @@ pub fn open(path: &Path) -> io::Result<Option<File>> {
 
 fn is_pointer(file: &File) -> io::Result<bool> {
     let mut begin = [0; POINTER.len()];
-    let mut len = 0;
-    while len < begin.len() {
-        match std::os::unix::fs::FileExt::read_at(file, &mut begin[len..], len as u64)? {
-            0 => break,
-            more => len += more,
-        }
+    match file.read_exact_at(&mut begin, 0) {
+        Ok(()) => Ok(begin == POINTER),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
     }
-    Ok(&begin[..len] == POINTER)
 }
 
 /// Reads a regular file; none if nothing is there.
