@@ -21,8 +21,6 @@ pub(super) struct Display {
     num_devices: usize,
     /// Locked for a moment by one executor's thread at a time.
     meters: Mutex<Meters>,
-    /// The last log line, or the beginning.
-    logged_at: Mutex<Timestamp>,
     /// The models actor's cell: a load that moves is no stall.
     progress: Progress,
 }
@@ -30,6 +28,8 @@ pub(super) struct Display {
 struct Meters {
     weights: LoadMeter,
     warm_up: LoadMeter,
+    /// The last log line, or the beginning.
+    logged_at: Timestamp,
 }
 
 /// What is shown of one stage.
@@ -60,10 +60,10 @@ impl Display {
         let meters = Meters {
             weights: meter("loading", weights),
             warm_up: meter("warming up", "{prefix} [{bar:30}] step {pos} of {len}"),
+            logged_at: Timestamp::now(),
         };
         let (name, meters) = (name.to_owned(), Mutex::new(meters));
-        let logged_at = Mutex::new(Timestamp::now());
-        Arc::new(Self { name, terminal, num_devices, meters, logged_at, progress })
+        Arc::new(Self { name, terminal, num_devices, meters, progress })
     }
 
     /// The callback for one device.
@@ -75,6 +75,7 @@ impl Display {
     fn advance(&self, index: usize, stage: LoadStage, now: Timestamp) {
         self.progress.stamp(now);
         let mut meters = self.meters();
+        let is_due = self.terminal.is_none() && meters.is_due(now);
         let (meter, done, total) = match stage {
             LoadStage::Weights { done_bytes, total_bytes } => {
                 (&mut meters.weights, done_bytes, total_bytes)
@@ -89,19 +90,9 @@ impl Display {
         let total = total * self.num_devices as u64;
         match &self.terminal {
             Some(terminal) => meter.draw(&self.name, total, terminal),
-            None if self.is_due(now) => meter.log(&self.name, total),
+            None if is_due => meter.log(&self.name, total),
             None => {}
         }
-    }
-
-    /// Whether a log line may come; if so, the pause begins anew.
-    fn is_due(&self, now: Timestamp) -> bool {
-        let mut logged_at = self.logged_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = now.since(*logged_at) >= LOG_PAUSE;
-        if is_due {
-            *logged_at = now;
-        }
-        is_due
     }
 
     /// Takes the bars away.
@@ -115,6 +106,17 @@ impl Display {
     fn meters(&self) -> std::sync::MutexGuard<'_, Meters> {
         // Only numbers are written under the lock, which are whole after a panic too.
         self.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Meters {
+    /// Whether a log line may come; if so, the pause begins anew.
+    fn is_due(&mut self, now: Timestamp) -> bool {
+        let is_due = now.since(self.logged_at) >= LOG_PAUSE;
+        if is_due {
+            self.logged_at = now;
+        }
+        is_due
     }
 }
 
@@ -159,13 +161,15 @@ mod tests {
     #[test]
     fn the_log_gets_a_line_every_ten_seconds_for_all_devices_together() {
         let display = Display::on("demo", 2, Progress::new(), None);
-        let begin = *display.logged_at.lock().expect("whole");
+        let begin = display.meters().logged_at;
         let at = |seconds: u64| Timestamp::from_micros(begin.as_micros() + seconds * 1_000_000);
         display.advance(0, weights(50, 100), at(1));
         display.advance(1, weights(100, 100), at(2));
-        assert_eq!(display.meters().weights.percent(200), 75);
-        assert!(!display.is_due(at(9)) && display.is_due(at(10)));
-        assert!(!display.is_due(at(19)) && display.is_due(at(25)) && !display.is_due(at(26)));
+        let mut meters = display.meters();
+        assert_eq!(meters.weights.percent(200), 75);
+        assert!(!meters.is_due(at(9)) && meters.is_due(at(10)));
+        assert!(!meters.is_due(at(19)) && meters.is_due(at(25)) && !meters.is_due(at(26)));
+        drop(meters);
         display.finish();
     }
 
