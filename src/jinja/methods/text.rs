@@ -2,6 +2,7 @@
 
 use super::super::budget::{Budget, Evaluated, RenderError};
 use super::super::calls::{CallArguments, given, int_or, required, text, text_or};
+use super::super::display::is_printable;
 use super::super::numbers::{count_of, needs_int};
 use super::super::strings::{
     self, capitalized, has_case, is_lower, is_space, is_upper, margins, padded, titled,
@@ -201,9 +202,7 @@ fn is_of_kind(own: &str, name: &str) -> Option<bool> {
             let is_first = own.starts_with(|c: char| c == '_' || c.is_alphabetic());
             Some(is_first && own.chars().all(|c| c == '_' || c.is_alphanumeric()))
         }
-        "isprintable" => {
-            Some(own.chars().all(|c| c == ' ' || !(c.is_control() || c.is_whitespace())))
-        }
+        "isprintable" => Some(own.chars().all(is_printable)),
         "islower" => Some(is_lower(own)),
         "isupper" => Some(is_upper(own)),
         "istitle" => Some(has_case(own) && titled(own) == own),

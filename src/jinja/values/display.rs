@@ -143,7 +143,7 @@ pub(super) fn write_escape(c: char, out: &mut String) {
 
 /// As near to Python's `isprintable` as the standard library's tables go: no controls, separators, marks of direction, private or
 /// unassigned planes.
-fn is_printable(c: char) -> bool {
+pub(in crate::jinja) fn is_printable(c: char) -> bool {
     let is_format = matches!(
         u32::from(c),
         0xad | 0x600..=0x605 | 0x61c | 0x6dd | 0x70f | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e
