@@ -41,8 +41,12 @@ pub struct RenderError {
 }
 
 impl RenderError {
+    pub(super) fn of(fault: RenderFault, message: impl Into<String>) -> Self {
+        Self { fault, message: message.into(), line: None }
+    }
+
     pub(super) fn failed(message: impl Into<String>) -> Self {
-        Self { fault: RenderFault::Failed, message: message.into(), line: None }
+        Self::of(RenderFault::Failed, message)
     }
 
     /// Of a name that has no value, where one is needed.
@@ -82,19 +86,17 @@ impl Budget {
 
     /// Before so much work is done.
     pub(super) fn step(&self, count: u64) -> Evaluated<()> {
-        take(&self.instructions, count).ok_or_else(|| RenderError {
-            fault: RenderFault::Instructions,
-            message: format!("more than {} instructions", self.limits.instructions),
-            line: None,
+        take(&self.instructions, count).ok_or_else(|| {
+            let message = format!("more than {} instructions", self.limits.instructions);
+            RenderError::of(RenderFault::Instructions, message)
         })
     }
 
     /// Before so many bytes are built.
     pub(super) fn build(&self, bytes: usize) -> Evaluated<()> {
-        take(&self.bytes, bytes as u64).ok_or_else(|| RenderError {
-            fault: RenderFault::BuiltBytes,
-            message: format!("values of more than {} bytes", self.limits.built_bytes),
-            line: None,
+        take(&self.bytes, bytes as u64).ok_or_else(|| {
+            let message = format!("values of more than {} bytes", self.limits.built_bytes);
+            RenderError::of(RenderFault::BuiltBytes, message)
         })
     }
 
@@ -110,7 +112,7 @@ impl Budget {
             return Ok(());
         }
         let message = format!("a text of more than {} bytes", self.limits.output_bytes);
-        Err(RenderError { fault: RenderFault::OutputBytes, message, line: None })
+        Err(RenderError::of(RenderFault::OutputBytes, message))
     }
 }
 

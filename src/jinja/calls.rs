@@ -4,7 +4,7 @@ use super::ast::Name;
 use super::budget::{Evaluated, RenderError};
 use super::value::PyValue;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct CallArguments {
     pub positional: Vec<PyValue>,
     pub named: Vec<(Name, PyValue)>,

@@ -5,7 +5,7 @@ use super::budget::{Evaluated, RenderError};
 use super::calls::CallArguments;
 use super::interpreter::Interpreter;
 use super::value::{Object, PyValue};
-use super::{filters, globals, methods, operators, predicates};
+use super::{filters, globals, methods, operators, predicates, strings};
 
 impl<'t> Interpreter<'t> {
     pub(super) fn evaluate(&mut self, expression: &'t Expr) -> Evaluated<PyValue> {
@@ -25,8 +25,6 @@ impl<'t> Interpreter<'t> {
 
     fn evaluate_inside(&mut self, expression: &'t Expr) -> Evaluated<PyValue> {
         match expression {
-            Expr::Const(value) => Ok(value.clone()),
-            Expr::Name(name) => Ok(self.lookup(name)),
             Expr::Hole => Ok(self.hole()),
             Expr::List(items) => {
                 let items = self.evaluate_all(items)?;
@@ -74,7 +72,7 @@ impl<'t> Interpreter<'t> {
             }
             Expr::Concat(parts) => {
                 let parts = self.evaluate_all(parts)?;
-                operators::concatenated(&parts, &self.budget)
+                strings::join(&parts, "", &self.budget)
             }
             Expr::Compare(first, others) => self.compare(first, others),
             Expr::And(a, b) => {

@@ -37,7 +37,7 @@ pub(super) fn of(name: &str) -> Option<PyValue> {
         "strftime_now" => Function::StrftimeNow,
         _ => return None,
     };
-    Some(PyValue::object(Object::Function(function)))
+    Some(PyValue::Object(Object::Function(function)))
 }
 
 pub(super) fn call(
@@ -55,19 +55,19 @@ pub(super) fn call(
             }
             it.budget.items(arguments.positional.len() + 1)?;
             it.scopes.cyclers.push((arguments.positional, 0));
-            Ok(PyValue::object(Object::Cycler(it.scopes.cyclers.len() - 1)))
+            Ok(PyValue::Object(Object::Cycler(it.scopes.cyclers.len() - 1)))
         }
         Function::Joiner => {
             let [separator] = arguments.bind("joiner", ["sep"])?;
             it.budget.items(2)?;
             it.scopes.joiners.push((separator.unwrap_or_else(|| PyValue::from(", ")), false));
-            Ok(PyValue::object(Object::Joiner(it.scopes.joiners.len() - 1)))
+            Ok(PyValue::Object(Object::Joiner(it.scopes.joiners.len() - 1)))
         }
         Function::RaiseException => {
             let [message] = arguments.bind("raise_exception", ["message"])?;
             let message = required(message, "raise_exception", "message")?;
-            let message = display::text(&message, &it.budget)?.into_owned();
-            Err(RenderError { fault: RenderFault::Raised, message, line: None })
+            let message = display::text(&message, &it.budget)?;
+            Err(RenderError::of(RenderFault::Raised, message))
         }
         Function::StrftimeNow => {
             let [format] = arguments.bind("strftime_now", ["format"])?;
@@ -125,7 +125,7 @@ fn namespace(it: &mut Interpreter<'_>, arguments: CallArguments) -> Evaluated<Py
             it.scopes.set_member(at, &name, value);
         }
     }
-    Ok(PyValue::object(Object::Namespace(at)))
+    Ok(PyValue::Object(Object::Namespace(at)))
 }
 
 /// Nothing at first, the separator from then on.
@@ -143,7 +143,7 @@ pub(super) fn join_next(it: &mut Interpreter<'_>, at: usize) -> PyValue {
 /// What can be asked of `loop` and a cycler.
 pub(super) fn attribute(it: &Interpreter<'_>, object: &Object, name: &str) -> Option<PyValue> {
     let method = |name| {
-        Some(PyValue::object(Object::Method((PyValue::object(object.clone()), name).into())))
+        Some(PyValue::Object(Object::Method((PyValue::Object(object.clone()), name).into())))
     };
     match (object, name) {
         (Object::Loop(_), "cycle") => method("cycle"),

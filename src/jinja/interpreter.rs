@@ -169,7 +169,7 @@ impl<'t> Interpreter<'t> {
 
     fn define(&mut self, definition: &'t Macro) -> Evaluated<PyValue> {
         self.budget.build(size_of::<Closure<'_>>())?;
-        Ok(PyValue::object(Object::Macro(self.scopes.define(definition, self.scope))))
+        Ok(PyValue::Object(Object::Macro(self.scopes.define(definition, self.scope))))
     }
 
     fn in_scope<T>(&mut self, inside: impl FnOnce(&mut Self) -> Evaluated<T>) -> Evaluated<T> {
@@ -294,7 +294,7 @@ impl<'t> Interpreter<'t> {
             running.index = index;
             let Some(item) = running.items.get(index).cloned() else { break };
             let flow = self.in_scope(|it| {
-                it.scopes.set(it.scope, &name, PyValue::object(Object::Loop(at)));
+                it.scopes.set(it.scope, &name, PyValue::Object(Object::Loop(at)));
                 it.assign(&each.target, item)?;
                 it.body(&each.body)
             })?;

@@ -44,13 +44,7 @@ pub(super) fn apply(
             None => item.clone(),
         };
         let holds = match &test {
-            Some(test) => {
-                let arguments = CallArguments {
-                    positional: arguments.positional.clone(),
-                    named: arguments.named.clone(),
-                };
-                predicates::holds(it, test, &asked, arguments)?
-            }
+            Some(test) => predicates::holds(it, test, &asked, arguments.clone())?,
             None => asked.is_true(),
         };
         if holds == wanted {
@@ -80,11 +74,7 @@ fn mapped(
     let filter = text(&filter)?;
     for item in items {
         it.budget.step(1)?;
-        let arguments = CallArguments {
-            positional: arguments.positional.clone(),
-            named: arguments.named.clone(),
-        };
-        mapped.push(super::apply(it, filter, item, arguments)?);
+        mapped.push(super::apply(it, filter, item, arguments.clone())?);
     }
     PyValue::generator(mapped, &it.budget)
 }

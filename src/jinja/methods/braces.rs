@@ -6,7 +6,7 @@ use super::super::interpreter::Interpreter;
 use super::super::value::PyValue;
 use super::super::{display, format as formats, scopes};
 
-/// BraceFields inside the specification of a field.
+/// Fields inside the specification of a field.
 const MAX_NESTED: u32 = 2;
 
 /// `own.format(arguments)`

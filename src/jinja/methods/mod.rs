@@ -1,10 +1,13 @@
 //! Python's methods of strings, bytes, lists and dicts. Those that would change a value are not there: the sandbox refuses them.
 
+use std::sync::Arc;
+
 use super::budget::{Budget, Evaluated, RenderError};
 use super::calls::{CallArguments, given, int_or, required, text};
 use super::globals;
 use super::interpreter::Interpreter;
 use super::value::{Object, PyValue, ViewKind};
+use super::values::dict::Dict;
 
 mod braces;
 mod search;
@@ -39,7 +42,7 @@ pub(super) fn of(value: &PyValue, name: &str) -> Option<PyValue> {
         PyValue::Float(_) => known(&["is_integer"]),
         _ => None,
     }?;
-    Some(PyValue::object(Object::Method((value.clone(), name).into())))
+    Some(PyValue::Object(Object::Method((value.clone(), name).into())))
 }
 
 /// What the method says of its value.
@@ -64,7 +67,7 @@ pub(super) fn call(
                 std::str::from_utf8(bytes).map_err(|e| RenderError::failed(e.to_string()))?;
             PyValue::text(text, &it.budget)
         }
-        PyValue::Dict(_) => of_dict(value, name, arguments),
+        PyValue::Dict(dict) => of_dict(dict, name, arguments),
         PyValue::List(items) | PyValue::Tuple(items) => {
             of_list(value, &items.items, (name, arguments), &it.budget)
         }
@@ -81,8 +84,7 @@ pub(super) fn call(
     }
 }
 
-fn of_dict(value: &PyValue, name: &str, arguments: CallArguments) -> Evaluated<PyValue> {
-    let PyValue::Dict(dict) = value else { return Err(RenderError::failed("not a dict")) };
+fn of_dict(dict: &Arc<Dict>, name: &str, arguments: CallArguments) -> Evaluated<PyValue> {
     let kind = match name {
         "get" => {
             let [key, default] = arguments.bind("get", ["key", "default"])?;
@@ -92,7 +94,7 @@ fn of_dict(value: &PyValue, name: &str, arguments: CallArguments) -> Evaluated<P
         "keys" => ViewKind::Keys,
         "values" => ViewKind::Values,
         "items" => ViewKind::Items,
-        _ => return Ok(value.clone()),
+        _ => return Ok(PyValue::Dict(dict.clone())),
     };
     arguments.none(name)?;
     Ok(PyValue::View(kind, dict.clone()))

@@ -2,9 +2,9 @@
 
 use super::super::ast::{Comparison, Operator};
 use super::super::budget::{Budget, Evaluated, RenderError};
+use super::format;
 use super::numbers::{self, overflow};
 use super::value::{PyValue, range_len};
-use super::{format, strings};
 
 pub(in crate::jinja) fn binary(
     operator: Operator,
@@ -300,9 +300,4 @@ fn places(len: usize, [start, stop, step]: [&PyValue; 3]) -> Evaluated<Vec<usize
     let stop = part(stop)?.map_or(last, within);
     let count = range_len(start, stop, step) as i128;
     Ok((0..count).filter_map(|at| usize::try_from(start + at.saturating_mul(step)).ok()).collect())
-}
-
-/// Values side by side, as Jinja's `~` has it.
-pub(in crate::jinja) fn concatenated(values: &[PyValue], budget: &Budget) -> Evaluated<PyValue> {
-    strings::join(values, "", budget)
 }

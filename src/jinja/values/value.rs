@@ -96,10 +96,6 @@ impl PyValue {
         PyValue::Undefined(name.into())
     }
 
-    pub(in crate::jinja) fn object(object: Object) -> Self {
-        PyValue::Object(object)
-    }
-
     /// # Errors
     /// Where lists stand too deep inside each other, or the budget is spent.
     pub(in crate::jinja) fn list(items: Vec<PyValue>, budget: &Budget) -> Evaluated<Self> {
