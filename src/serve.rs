@@ -13,7 +13,7 @@ use crate::health::BusState;
 use crate::node::{Node, Phase};
 use crate::presence::{self, Announcement, LocalNode};
 use crate::process;
-use crate::telemetry;
+use crate::telemetry::{self, HeldLog};
 
 /// How long the ready line waits for the bus's first word: a second.
 const SETTLE_TRIES: u32 = 50;
@@ -123,7 +123,7 @@ pub fn serve(options: &ConfigOptions) -> ExitCode {
 fn start(options: &ConfigOptions) -> Result<(), ServeError> {
     let config = Config::load(&options.sources())?;
     config.check_doors()?;
-    telemetry::init_tracing(&config.node.log);
+    let log = telemetry::init_tracing_of_start(&config.node.log);
     let changes = config.changes().join(", ");
     if !std::io::stderr().is_terminal() {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), changes, "starting");
@@ -133,13 +133,13 @@ fn start(options: &ConfigOptions) -> Result<(), ServeError> {
     let has_keys = !config.http.api_keys.is_empty();
     let node = Node::start(config)?;
     let runtime = process::runtime().map_err(ServeError)?;
-    runtime.block_on(run_until_signal(node, &Shown { prefix, has_keys, changes }))
+    runtime.block_on(run_until_signal(node, &Shown { prefix, has_keys, changes }, log))
 }
 
-async fn run_until_signal(node: Node, shown: &Shown) -> Result<(), ServeError> {
+async fn run_until_signal(node: Node, shown: &Shown, log: HeldLog) -> Result<(), ServeError> {
     let mut signal = std::pin::pin!(process::end_signal().map_err(ServeError)?);
     let mut phase = node.phase();
-    let (mut failed, mut announcement) = (None, None);
+    let (mut failed, mut announcement, mut log) = (None, None, Some(log));
     loop {
         tokio::select! {
             () = &mut signal => break,
@@ -147,6 +147,7 @@ async fn run_until_signal(node: Node, shown: &Shown) -> Result<(), ServeError> {
                 (Ok(()), Phase::Ready) => {
                     bus_settles(&node).await;
                     announcement = shown.ready(&node);
+                    log = None;
                 }
                 (Ok(()), Phase::Loading) => {}
                 (Ok(()), Phase::Failed(error)) => {
@@ -158,7 +159,7 @@ async fn run_until_signal(node: Node, shown: &Shown) -> Result<(), ServeError> {
         }
     }
     tracing::info!("draining");
-    drop(announcement);
+    drop((announcement, log));
     let again = process::end_signal().map_err(ServeError)?;
     let cut = tokio::select! {
         cut = node.shutdown() => cut?,

@@ -1,12 +1,18 @@
 //! Where the log goes, and what goes there.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// The crate whose lines the levels are about.
 const OWN: &str = "inferno_node";
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// What is held of a start, at most: some 500 lines.
+const MAX_HELD_BYTES: usize = 64 << 10;
 
 /// The filter of `node.log`: a level, or directives joined by commas, as `RUST_LOG` has them. A bare level is this crate's; of other
 /// crates there is something only at `debug` and `trace`, or where a directive names them: what they report is said by this crate,
@@ -43,18 +49,127 @@ pub fn log_filter(text: &str) -> Result<EnvFilter, String> {
 /// Logs to standard error, filtered by `filter` (see [`log_filter`]): text on a terminal, JSON lines otherwise, panics among them. The
 /// first caller decides; a later call changes nothing.
 pub fn init_tracing(filter: &str) {
+    init(filter, StartLines::default());
+}
+
+/// The same, but on a terminal lines are held until the start is over, so that what people read first is what they need; an error
+/// lets them out.
+pub fn init_tracing_of_start(filter: &str) -> HeldLog {
+    let lines = StartLines::default();
+    if io::stderr().is_terminal() {
+        *lines.held() = Some(Vec::new());
+    }
+    init(filter, lines.clone());
+    HeldLog(lines)
+}
+
+fn init(filter: &str, lines: StartLines) {
     let filter = log_filter(filter).unwrap_or_else(|_| EnvFilter::new("off,inferno_node=info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let is_first = if std::io::stderr().is_terminal() {
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
+    let is_first = if io::stderr().is_terminal() {
         builder.with_target(false).try_init()
     } else {
         builder.json().try_init()
     };
-    if is_first.is_ok() && !std::io::stderr().is_terminal() {
+    if is_first.is_ok() && !io::stderr().is_terminal() {
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string);
             let text = panic.payload_as_str().unwrap_or("a payload that is no text");
             tracing::error!(place, "panic: {text}");
         }));
+    }
+}
+
+/// The log of a start; dropped, it holds nothing any more.
+pub struct HeldLog(StartLines);
+
+impl Drop for HeldLog {
+    fn drop(&mut self) {
+        // Standard error that takes nothing has nobody to be told.
+        let _ = self.0.release(&mut io::stderr());
+    }
+}
+
+/// Standard error, and what is held back from it; none where nothing is held.
+#[derive(Clone, Default)]
+struct StartLines(Arc<Mutex<Option<Vec<u8>>>>);
+
+impl StartLines {
+    fn held(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        // Only whole lines are written under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is held; from now on lines go through.
+    fn release(&self, to: &mut impl Write) -> io::Result<()> {
+        let held = self.held().take();
+        held.map_or(Ok(()), |held| to.write_all(&held))
+    }
+
+    /// Holds a line, or writes it.
+    fn line(&self, line: &[u8], is_error: bool, to: &mut impl Write) -> io::Result<()> {
+        if let Some(held) = self.held().as_mut()
+            && !is_error
+            && held.len() + line.len() <= MAX_HELD_BYTES
+        {
+            held.extend_from_slice(line);
+            return Ok(());
+        }
+        self.release(to)?;
+        to.write_all(line)
+    }
+}
+
+impl MakeWriter<'_> for StartLines {
+    type Writer = LineWriter;
+
+    fn make_writer(&self) -> LineWriter {
+        LineWriter { lines: self.clone(), is_error: true }
+    }
+
+    fn make_writer_for(&self, meta: &Metadata<'_>) -> LineWriter {
+        LineWriter { lines: self.clone(), is_error: *meta.level() == Level::ERROR }
+    }
+}
+
+/// Takes one line, at once.
+struct LineWriter {
+    lines: StartLines,
+    is_error: bool,
+}
+
+impl Write for LineWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.lines.line(line, self.is_error, &mut io::stderr())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_a_start_are_held_until_it_is_over() {
+        let (lines, mut out) = (StartLines(Arc::new(Mutex::new(Some(Vec::new())))), Vec::new());
+        lines.line(b"a warning\n", false, &mut out).expect("written");
+        assert_eq!(out, b"");
+        lines.release(&mut out).expect("written");
+        lines.line(b"later\n", false, &mut out).expect("written");
+        assert_eq!(out, b"a warning\nlater\n");
+    }
+
+    #[test]
+    fn an_error_and_too_many_lines_let_out_what_is_held() {
+        for (line, is_error) in [(b"x".repeat(8), true), (b"x".repeat(MAX_HELD_BYTES), false)] {
+            let (lines, mut out) = (StartLines(Arc::new(Mutex::new(Some(Vec::new())))), Vec::new());
+            lines.line(b"held\n", false, &mut out).expect("written");
+            lines.line(&line, is_error, &mut out).expect("written");
+            assert_eq!(out, [b"held\n".as_slice(), &line].concat());
+        }
     }
 }

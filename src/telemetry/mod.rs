@@ -14,7 +14,7 @@ mod log;
 mod requests;
 mod window;
 
-pub use log::{init_tracing, log_filter};
+pub use log::{HeldLog, init_tracing, init_tracing_of_start, log_filter};
 pub use requests::{LoggedSink, RefusedRequest, RequestLog};
 pub use window::{BatchWindow, LatencyWindow};
 

@@ -28,18 +28,23 @@ fn terminal() -> (File, File) {
     (File::from(master), other)
 }
 
-/// A node whose standard error is a terminal; what it showed there, line by line, until it was ready.
-fn on_a_terminal(runtime_dir: &Path, more: &[&str]) -> (NodeProcess, Vec<String>) {
+/// A node whose standard error is a terminal; what it showed there, line by line, to the one that begins so.
+fn shown_to(
+    last: &str,
+    runtime_dir: &Path,
+    model: &str,
+    more: &[&str],
+) -> (NodeProcess, Vec<String>) {
     let (mut screen, terminal) = terminal();
     let mut command = program();
-    command.args(["serve", "models/demo", "--device", "sim:0", "--port", "0"]).args(more);
+    command.args(["serve", model, "--device", "sim:0", "--port", "0"]).args(more);
     command.env("XDG_RUNTIME_DIR", runtime_dir).env_remove("NO_COLOR");
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut node = NodeProcess::run_with(dir, command, terminal);
     node.wait_ready();
     let mut shown = Vec::new();
     let mut buffer = [0; 4096];
-    while !text(&shown).contains("  config  ") {
+    while !text(&shown).contains(last) {
         let length = screen.read(&mut buffer).expect("it shows something");
         shown.extend_from_slice(&buffer[..length]);
     }
@@ -47,6 +52,11 @@ fn on_a_terminal(runtime_dir: &Path, more: &[&str]) -> (NodeProcess, Vec<String>
     std::mem::forget(screen);
     let lines = text(&shown).lines().map(str::to_owned).collect();
     (node, lines)
+}
+
+/// The same of the demo model, to the line before it was ready.
+fn on_a_terminal(runtime_dir: &Path, more: &[&str]) -> (NodeProcess, Vec<String>) {
+    shown_to("  config  ", runtime_dir, "models/demo", more)
 }
 
 /// The line after the one that begins so.
@@ -73,6 +83,24 @@ async fn a_terminal_shows_ten_lines_at_most_with_commands_that_work() {
     generate.args(["-c", after(&lines, "  nats    ")]).env("XDG_RUNTIME_DIR", dir.path());
     let output = generate.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("it runs");
     assert!(output.status.success() && !output.stdout.is_empty(), "{output:?}");
+}
+
+#[test]
+fn on_a_terminal_the_warnings_of_a_start_come_after_what_people_need() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let model = dir.path().join("bare");
+    std::fs::create_dir(&model).expect("a folder");
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(format!("models/demo/{name}"), model.join(name)).expect("copied");
+    }
+    let rules = json!({"suppress_tokens": [1], "bad_words_ids": [[2]]}).to_string();
+    std::fs::write(model.join("generation_config.json"), rules).expect("written");
+    let model = model.to_str().expect("UTF-8");
+    let (_node, lines) = shown_to("max_seq_len", dir.path(), model, &["--bus-mode", "off"]);
+    let at = |part: &str| lines.iter().position(|line| line.contains(part));
+    let (config, template, rules) = (at("  config  "), at("no chat template"), at("not honoured"));
+    assert!(config.is_some_and(|at| at < 10), "{lines:#?}");
+    assert!(config < template && config < rules, "{lines:#?}");
 }
 
 #[tokio::test]
