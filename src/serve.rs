@@ -160,7 +160,17 @@ async fn run_until_signal(node: Node, shown: &Shown, log: HeldLog) -> Result<(),
     }
     tracing::info!("draining");
     drop((announcement, log));
-    let again = process::end_signal().map_err(ServeError)?;
+    let again = async {
+        let second = process::end_signal().map_err(ServeError);
+        // A node that ends by itself has had no first signal yet.
+        if failed.is_some() {
+            signal.as_mut().await;
+        }
+        match second {
+            Ok(second) => second.await,
+            Err(_) => std::future::pending().await,
+        }
+    };
     let cut = tokio::select! {
         cut = node.shutdown() => cut?,
         // Who asks twice does not want to wait: not for the threads, either, which dropping the node would.

@@ -30,6 +30,9 @@ use crate::request::{Caller, DefaultLength, Prompt, Request, SoFar};
 use crate::telemetry::{LoggedSink, RefusedRequest};
 
 /// What a client is told to wait when admission's mailbox is full: by then it has worked through it.
+/// Log probabilities that a worker writes by itself; more are written aside, so that nobody waits for them: each takes some 2 µs.
+const MAX_ENTRIES_ON_WORKER: usize = 1_024;
+
 const MAILBOX_RETRY_MS: u64 = 1_000;
 
 /// `POST /v1/completions`
@@ -268,9 +271,17 @@ async fn whole(
             }
         }
     }
-    Ok(HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "application/json"))
-        .body(wire::body(title, &choices, &bill)))
+    let entries = |whole: &Whole| {
+        whole.logprobs.as_ref().map_or(0, Vec::len) + whole.prompt_logprobs.len()
+    };
+    let body = if choices.iter().map(entries).sum::<usize>() <= MAX_ENTRIES_ON_WORKER {
+        wire::body(title, &choices, &bill)
+    } else {
+        let title = title.clone();
+        let written = web::block(move || wire::body(&title, &choices, &bill)).await;
+        written.map_err(|_| Error::internal("no thread writes the answer"))?
+    };
+    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json")).body(body))
 }
 
 fn unix_seconds() -> u64 {

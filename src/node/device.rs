@@ -18,6 +18,8 @@ use crate::reply::{Deliver, Reply};
 use crate::scheduler::{DeviceUp, Scheduler};
 use crate::telemetry::Metrics;
 
+use super::Stopping;
+
 /// What stays the same over the rebuilds of a device.
 pub(super) struct DeviceParts {
     pub id: DeviceId,
@@ -77,7 +79,7 @@ pub(super) struct DeviceActors {
     executor: Option<executor::ExecutorHandle>,
     lines: Lifelines,
     // Dropped after `executor` has ended, so that no step is under way when the batcher goes.
-    _threads: Threads,
+    threads: Threads,
 }
 
 /// Arbiters by what runs on them; they end with their owner. Dropping blocks until their threads have, in the order of their start.
@@ -102,10 +104,16 @@ impl Threads {
     }
 }
 
-impl Drop for Threads {
-    fn drop(&mut self) {
+impl Threads {
+    /// Ends them, as dropping does, and says which one is waited for.
+    pub fn end(mut self, stopping: &Stopping) {
+        self.join(|name| stopping.waits_for(format!("the thread of {name}")));
+    }
+
+    fn join(&mut self, mut before: impl FnMut(&'static str)) {
         self.lines.release();
         for (name, arbiter) in self.arbiters.drain(..) {
+            before(name);
             arbiter.stop();
             if arbiter.join().is_err() {
                 tracing::error!(name, "a thread ended in a panic");
@@ -114,16 +122,39 @@ impl Drop for Threads {
     }
 }
 
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.join(|_| {});
+    }
+}
+
 impl Drop for DeviceActors {
     fn drop(&mut self) {
+        self.stop_executor();
+    }
+}
+
+impl DeviceActors {
+    fn stop_executor(&mut self) {
         self.lines.release();
         if let Some(executor) = self.executor.take() {
             executor.stop();
         }
     }
-}
 
-impl DeviceActors {
+    /// Ends them, and says what is waited for. Blocks.
+    pub fn end(mut self, device: &DeviceId, stopping: &Stopping) {
+        stopping.waits_for(format!("the executor of {device}: a step or a load"));
+        self.stop_executor();
+        std::mem::replace(&mut self.threads, Threads::new(&self.lines)).end(stopping);
+    }
+
+    /// Ends them aside: joining threads blocks.
+    pub async fn end_aside(self) {
+        // There is nothing to do about one that panicked.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+
     /// Starts reply, batcher and executor, last stage first; waits until the device is made.
     ///
     /// # Errors
@@ -167,11 +198,20 @@ impl DeviceActors {
         .map_err(|error| DeviceError::other(format!("no thread for the executor: {error}")))?;
         let made = (&mut executor.ready).await;
         let attach = Attach { executor: executor.addr.clone().recipient() };
-        let actors =
-            Self { generation, batcher, reply, executor: Some(executor), lines, _threads: threads };
-        made.unwrap_or_else(|_| Err(DeviceError::other("the executor ended while it started")))?;
-        actors.batcher.send(attach).await.map_err(|_| DeviceError::other("the batcher ended"))?;
-        Ok(actors)
+        let actors = Self { generation, batcher, reply, executor: Some(executor), lines, threads };
+        let mut begun =
+            made.unwrap_or_else(|_| Err(DeviceError::other("the executor ended while it started")));
+        if begun.is_ok() {
+            let attached = actors.batcher.send(attach).await;
+            begun = attached.map_err(|_| DeviceError::other("the batcher ended"));
+        }
+        match begun {
+            Ok(()) => Ok(actors),
+            Err(error) => {
+                actors.end_aside().await;
+                Err(error)
+            }
+        }
     }
 
     /// What models needs of this build.

@@ -7,6 +7,7 @@ mod device;
 mod start;
 mod supervisor;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -168,16 +169,22 @@ impl Node {
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a stop waits for at the moment.
-#[derive(Clone, Default)]
-pub(crate) struct Stopping(Arc<Mutex<&'static str>>);
+#[derive(Clone)]
+pub(crate) struct Stopping(Arc<Mutex<Cow<'static, str>>>);
+
+impl Default for Stopping {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Cow::Borrowed("the supervisor"))))
+    }
+}
 
 impl Stopping {
-    fn waits_for(&self, what: &'static str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    fn waits_for(&self, what: impl Into<Cow<'static, str>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what.into();
     }
 
-    fn what(&self) -> &'static str {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn what(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().into_owned()
     }
 }
 

@@ -325,13 +325,17 @@ impl Inner {
         }
         self.stopping.waits_for("a device that is being built again");
         let _turn = kept.turn.lock().await;
-        self.stopping.waits_for("a thread: a step, a load or a tokenizer that does not end");
         let actors: Vec<_> = kept.actors.borrow_mut().drain().collect();
         let threads = kept.threads.borrow_mut().take();
+        let stopping = self.stopping.clone();
         // Joining threads blocks; there is nothing to do about one that panicked.
         let _ = tokio::task::spawn_blocking(move || {
-            drop(actors);
-            drop(threads);
+            for (device, actors) in actors {
+                actors.end(&device, &stopping);
+            }
+            if let Some(threads) = threads {
+                threads.end(&stopping);
+            }
         })
         .await;
     }

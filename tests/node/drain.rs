@@ -62,7 +62,11 @@ async fn a_hung_device_keeps_neither_its_requests_nor_the_stop() {
     let (_, _, last) = collect(&mut generation).await.expect("a last event comes");
     assert_eq!(last.error.map(|error| error.kind), Some(Kind::Draining));
     assert!(!node.wait().success(), "its thread is left behind");
-    assert!(node.log().contains("it waits for a thread"), "{}", node.log());
+    assert!(
+        node.log().contains("it waits for the executor of sim:0: a step or a load"),
+        "{}",
+        node.log()
+    );
 }
 
 #[tokio::test]

@@ -46,8 +46,8 @@ impl Inner {
         // The scheduler ends only with the node. Admission is told when a first try has failed: what comes meanwhile can wait.
         let _ = kept.links.scheduler.send(down).await;
         old.finish_replies().await;
-        // Its memory is given back before the next build takes any; joining threads blocks.
-        let _ = tokio::task::spawn_blocking(move || drop(old)).await;
+        // Its memory is given back before the next build takes any.
+        old.end_aside().await;
 
         while let Some(generation) = way.next_build(self.is_ending.get()) {
             let built = self.build_again(kept, parts, generation).await;
@@ -90,14 +90,26 @@ impl Inner {
             sticky: error.code == DeviceErrorCode::Sticky,
             reason: error.to_string(),
         })?;
-        let device = actors.handle(&parts.id).ok_or_else(|| NotBuilt::of("it ended at once"))?;
-        // The scheduler ends only with the node.
-        let _ = kept.links.scheduler.send(actors.device_up(&parts.id)).await;
-        let (done, loaded) = oneshot::channel();
-        let asked = kept.models.send(DeviceRebuilt { device, done }).await;
-        asked.map_err(NotBuilt::of)?;
-        loaded.await.map_err(NotBuilt::of)?.map_err(NotBuilt::of)?;
-        kept.actors.borrow_mut().insert(parts.id.clone(), actors);
-        Ok(())
+        match take_up(kept, parts, &actors).await {
+            Ok(()) => {
+                kept.actors.borrow_mut().insert(parts.id.clone(), actors);
+                Ok(())
+            }
+            Err(not_built) => {
+                actors.end_aside().await;
+                Err(not_built)
+            }
+        }
     }
+}
+
+/// Makes a new build known, and waits until every model is on it.
+async fn take_up(kept: &Kept, parts: &DeviceParts, actors: &DeviceActors) -> Result<(), NotBuilt> {
+    let device = actors.handle(&parts.id).ok_or_else(|| NotBuilt::of("it ended at once"))?;
+    // The scheduler ends only with the node.
+    let _ = kept.links.scheduler.send(actors.device_up(&parts.id)).await;
+    let (done, loaded) = oneshot::channel();
+    let asked = kept.models.send(DeviceRebuilt { device, done }).await;
+    asked.map_err(NotBuilt::of)?;
+    loaded.await.map_err(NotBuilt::of)?.map_err(NotBuilt::of)
 }
