@@ -15,14 +15,14 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 # Ours has no fractions of a second, and no seconds of the epoch: a prompt that changes with every request is in no cache.
 LEFT_OUT = set("fs")
 LETTERS = [letter for letter in string.ascii_letters if letter not in LEFT_OUT]
-# Directives that stand for one field: what a flag does to several at once, templates do not ask for.
+# Those that stand for one field: glibc's capitals reach letters that are no directives, too.
 FIELDS = "aAbBCdeGghHIjklmMpSuUVwWyY"
 
 FORMATS = {
     "every directive": "|".join(f"%{letter}" for letter in LETTERS) + "|%%",
-    "without padding": "|".join(f"%-{letter}" for letter in FIELDS),
-    "padded with spaces": "|".join(f"%_{letter}" for letter in FIELDS),
-    "padded with zeros": "|".join(f"%0{letter}" for letter in FIELDS),
+    "without padding": "|".join(f"%-{letter}" for letter in LETTERS),
+    "padded with spaces": "|".join(f"%_{letter}" for letter in LETTERS),
+    "padded with zeros": "|".join(f"%0{letter}" for letter in LETTERS),
     "in capitals": "|".join(f"%^{letter}" for letter in FIELDS),
     "what is no directive": "100% é %é %! %-! % %:z 5 %",
     "of published templates": "%D %x %U %j|%d %b %Y|%Y-%m-%d|%B %d, %Y|%A, %-d %B %Y|%H:%M",
