@@ -172,4 +172,97 @@ mod tests {
             assert_eq!(out, [b"held\n".as_slice(), &line].concat());
         }
     }
+
+    /// What a subscriber wrote.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What an event's place remembers is said by all subscribers that there are: there is one at a time.
+    static TURN: Mutex<()> = Mutex::new(());
+
+    /// The targets of the events that a filter lets through; one event for each level of ours, of a part of ours, and of two others.
+    fn let_through(filter: &str) -> Vec<String> {
+        macro_rules! at_every_level {
+            ($($target:literal),*) => {$(
+                tracing::error!(target: $target, "said");
+                tracing::warn!(target: $target, "said");
+                tracing::info!(target: $target, "said");
+                tracing::debug!(target: $target, "said");
+                tracing::trace!(target: $target, "said");
+            )*};
+        }
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(log_filter(filter).expect("a filter"))
+            .with_writer(move || writer.clone())
+            .without_time()
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            at_every_level!(
+                "inferno_node::bus",
+                "inferno_node::request",
+                "actix_http",
+                "async_nats"
+            );
+        });
+        let text = String::from_utf8(written.0.lock().expect("no panic").clone()).expect("UTF-8");
+        let targets = text.lines().map(|line| line.trim().trim_end_matches(": said").to_owned());
+        targets.collect()
+    }
+
+    const LEVELS_DOWN: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
+
+    /// Those lines that the first `count` levels of a target make.
+    fn first_of(target: &str, count: usize) -> Vec<String> {
+        LEVELS_DOWN[..count].iter().map(|level| format!("{level} {target}")).collect()
+    }
+
+    #[test]
+    fn a_bare_level_is_of_this_crate_and_of_others_only_from_debug_on() {
+        let counts = [("off", 0, 0), ("error", 1, 0), ("warn", 2, 0), ("info", 3, 0)];
+        let counts = counts.into_iter().chain([("debug", 4, 4), ("TRACE", 5, 5)]);
+        for (level, ours, others) in counts {
+            let expected = [
+                first_of("inferno_node::bus", ours),
+                first_of("inferno_node::request", ours),
+                first_of("actix_http", others),
+            ];
+            assert_eq!(let_through(level), expected.concat(), "{level}");
+        }
+    }
+
+    #[test]
+    fn a_directive_names_another_crate_or_a_part_of_this_one() {
+        let info = [first_of("inferno_node::bus", 3), first_of("inferno_node::request", 3)];
+        let nats = [info.concat(), first_of("async_nats", 2)].concat();
+        assert_eq!(let_through("info,async_nats=warn"), nats);
+        let without_requests = first_of("inferno_node::bus", 3);
+        assert_eq!(let_through("info, inferno_node::request=off"), without_requests);
+        assert_eq!(let_through("actix_http=error"), first_of("actix_http", 1));
+        let all = [first_of("inferno_node::bus", 4), first_of("inferno_node::request", 4)];
+        let all = [all.concat(), first_of("actix_http", 4), first_of("async_nats", 4)].concat();
+        assert_eq!(let_through("debug,async_nats=debug"), all);
+    }
+
+    #[test]
+    fn what_is_no_filter_is_refused_with_what_one_is() {
+        for text in ["loud", "", "info,", "inferno_node=", "info,a=b"] {
+            let why = log_filter(text).expect_err(text);
+            let expected = "expected off, error, warn, info, debug, trace, or target=level";
+            assert!(why.starts_with(expected) && why.ends_with(&format!("{text:?}")), "{why}");
+        }
+    }
 }

@@ -76,7 +76,7 @@ impl Tokenizer {
             .map_err(|e| wrong(format!("not a tokenizer: {e}")))?;
         let existing: Vec<_> = inner.get_added_tokens_decoder().into_values().collect();
         let more = folder.config.tokens_to_add(&existing);
-        inner.add_tokens(&more);
+        inner.add_tokens(more.iter().cloned()).map_err(|e| wrong(e.to_string()))?;
         let special = more.into_iter().filter(|token| token.special).map(|token| token.content);
         let vocab_size = vocab_size.unwrap_or(MAX_VOCAB_SIZE);
         Self::with_special(inner, &special.collect(), vocab_size).map_err(wrong)

@@ -104,9 +104,11 @@ fn what_a_family_is_known_by_is_listed_as_the_key_has_it() {
     let alone = text("model_type", json!({"model_type": "gpt2", "architectures": null}));
     for error in [both, alone] {
         assert!(error.contains("gemma3_text, ") && !error.contains("ForCausalLM"), "{error}");
+        assert!(error.contains("qwen3, ") && error.ends_with("; got gpt2"), "{error}");
     }
     let error = text("architectures", json!({"architectures": ["GPT2LMHeadModel"]}));
     assert!(error.contains("Gemma3ForCausalLM, ") && !error.contains("gemma3_text"), "{error}");
+    assert!(error.contains("Qwen3ForCausalLM, ") && error.contains("GPT2LMHeadModel"), "{error}");
 }
 
 #[test]

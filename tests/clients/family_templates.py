@@ -197,8 +197,46 @@ GPT_OSS = """{%- macro render_type(param) -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}"""
 
+AFMOE = """{{- bos_token }}
+{%- set last = namespace(question=-1) %}
+{%- for message in messages %}{%- if message.role == 'user' %}{%- set last.question = loop.index0 %}{%- endif %}{%- endfor %}
+{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- if messages[0].role == 'system' %}{{- messages[0].content ~ '\n\n' }}{%- endif %}
+    {{- '# Tools\n<tools>' }}
+    {%- for tool in tools %}{{- '\n' ~ (tool.function | default(tool) | tojson) }}{%- endfor %}
+    {{- '\n</tools><|im_end|>\n' }}
+{%- elif messages[0].role == 'system' %}
+    {{- '<|im_start|>system\n' ~ messages[0].content ~ '<|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages if not (loop.first and message.role == 'system') %}
+    {%- if message.content is string %}{%- set content = message.content %}
+    {%- elif message.content is sequence %}
+        {%- set content = message.content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('') %}
+    {%- else %}{%- set content = '' %}{%- endif %}
+    {%- if message.role == 'assistant' %}
+        {%- set thoughts = (message.reasoning_content or '') | trim %}
+        {{- '<|im_start|>assistant\n' }}
+        {%- if thoughts and loop.revindex0 < messages | length - last.question %}{{- '<think>\n' ~ thoughts ~ '\n</think>\n' }}{%- endif %}
+        {%- generation %}{{- content }}{%- endgeneration %}
+        {{- '<|im_end|>\n' }}
+    {%- elif message.role in ['user', 'system'] %}{{- '<|im_start|>' ~ message.role ~ '\n' ~ content ~ '<|im_end|>\n' }}
+    {%- else %}{{- raise_exception("Unexpected role: " ~ message.role) }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' ~ ('<think>\n' if enable_thinking | default(true) else '') }}{%- endif %}
+"""
+
 FAMILIES = {
     "Llama 2": LLAMA_2, "Llama 3": LLAMA_3, "Mistral, Mixtral, Ministral": MISTRAL, "Qwen 2": CHATML, "Qwen 3, with experts": QWEN_3,
     "Gemma 2 and 3": GEMMA, "Phi-3 and 4": PHI, "OLMo 2 and 3": OLMO, "SmolLM3": SMOLLM, "Granite": GRANITE, "GLM-4": GLM,
-    "gpt-oss": GPT_OSS,
+    "gpt-oss": GPT_OSS, "AFMoE": AFMOE,
+}
+
+# The families of src/checkpoint/families, by `model_type`; who shares another's manner stands with it.
+MODEL_TYPES = {
+    "Llama 2": ["llama"], "Llama 3": ["llama"], "Mistral, Mixtral, Ministral": ["mistral", "ministral3", "mistral3", "mixtral"],
+    "Qwen 2": ["qwen2", "qwen2_moe"], "Qwen 3, with experts": ["qwen3", "qwen3_moe"],
+    "Gemma 2 and 3": ["gemma2", "gemma3_text", "gemma3"], "Phi-3 and 4": ["phi3"], "OLMo 2 and 3": ["olmo2", "olmo3"],
+    "SmolLM3": ["smollm3"], "Granite": ["granite"], "GLM-4": ["glm4"], "gpt-oss": ["gpt_oss"], "AFMoE": ["afmoe"],
 }

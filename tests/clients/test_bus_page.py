@@ -7,13 +7,13 @@ import os
 import re
 import signal
 import subprocess
-from pathlib import Path
 
 import conftest
 import nats
 import pytest
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "bus.md").read_text()
+PAGE = (conftest.ROOT / "docs" / "bus.md").read_text()
+SOURCES = conftest.ROOT / "src"
 P = "inferno.v1"
 TIMEOUT_S = 60
 
@@ -201,7 +201,6 @@ async def ask(nc, seen, request, headers=None):
         else:
             seen.add("refusal", body)
             seen.add("error", body["error"])
-            seen.add("headers", message.headers)
 
 
 async def everything(nc):
@@ -239,8 +238,6 @@ def test_the_tables_name_every_member_that_is_sent_and_no_other(run):
     assert (seen["cancelled"], seen["owner"]) == (cancelled, owner)
     assert [seen["acceptance"]] == tables("Acceptance")
     assert [seen["health"]] == tables("Health")
-    [headers] = tables("Headers")
-    assert seen["headers"] <= headers
 
 
 def test_every_member_of_a_request_is_taken_and_any_other_refused(run):
@@ -265,3 +262,69 @@ def test_every_member_of_a_request_is_taken_and_any_other_refused(run):
         assert json.loads(answer.data)["error"]["param"] == "other"
 
     run(inside)
+
+
+def test_the_table_of_headers_has_those_that_the_code_names():
+    code = (SOURCES / "bus" / "wire" / "encode.rs").read_text()
+    named = re.findall(r'^const (?:CONTENT_TYPE|\w+_HEADER): &str = "([^"]+)";', code, re.M)
+    assert len(named) == 5
+    assert [set(named)] == tables("Headers")
+    [row] = re.findall(r"^\| `Content-Type` .*$", section("Headers"), re.M)
+    [types] = re.findall(r"^const MSGPACK_TYPES.*?\[([^\]]*)\];", code, re.M | re.S)
+    taken = {"application/json", *re.findall(r'"([^"]+)"', types)}
+    assert len(taken) == 4
+    assert set(re.findall(r"`(application/[^`]+)`", row)) == taken
+
+
+def test_a_node_sends_every_header_of_the_table_and_no_other(run, tmp_path, nats_url):
+    if conftest.from_outside():
+        pytest.skip("a second node is started beside it")
+    [headers] = tables("Headers")
+    seen = set()
+
+    async def note(message):
+        seen.update(message.headers or {})
+
+    async def inside(nc):
+        # Nobody else publishes there: the requests below go to other subjects.
+        for subject in (f"{P}.cancel.>", f"{P}.tokens.>", f"{P}.node.>", "_INBOX.>"):
+            await nc.subscribe(subject, cb=note)
+        await accepted(nc, "page-headers", "dying", max_tokens=2)
+        msgpack = {"Content-Type": "application/msgpack"}
+        await nc.request(f"{P}.generate.demo", b"\x01", TIMEOUT_S, headers=msgpack)
+        # Long enough that the node asks whether the client is still there.
+        params = {"max_tokens": 150, "ignore_eos": True, "stream": False}
+        request = json.dumps({"prompt": "Once", "params": params}).encode()
+        await nc.request(f"{P}.generate.dying", request, TIMEOUT_S)
+
+    with dying_node(tmp_path, nats_url):
+        run(inside)
+    assert seen == headers
+
+
+def kinds_of_the_code():
+    """Each kind's name on the wire and its status, out of the two tables of src/error.rs."""
+    code = (SOURCES / "error.rs").read_text()
+    names = dict(re.findall(r'Kind::(\w+) => "(\w+)"', code))
+    statuses = {}
+    for kinds, status in re.findall(r"((?:Kind::\w+(?: \| )?)+) => (\d{3}),", code):
+        statuses |= dict.fromkeys(re.findall(r"Kind::(\w+)", kinds), int(status))
+    [listed] = re.findall(r"const ALL: \[Kind; \d+\] = \[(.*?)\];", code, re.S)
+    assert set(re.findall(r"Kind::(\w+)", listed)) == names.keys() == statuses.keys()
+    return {kind: (names[kind], statuses[kind]) for kind in names}
+
+
+def of_http_only():
+    """Kinds that only the HTTP door and the list itself name: the bus has no keys."""
+    files = [path for path in SOURCES.rglob("*.rs") if path != SOURCES / "error.rs"]
+    elsewhere = "".join(path.read_text() for path in files if "http" not in path.relative_to(SOURCES).parts)
+    return {kind for kind in kinds_of_the_code() if f"Kind::{kind}" not in elsewhere}
+
+
+def test_the_table_of_error_kinds_is_the_codes():
+    code, left_out = kinds_of_the_code(), of_http_only()
+    assert len(code) >= 13 and left_out == {"Unauthorized", "Forbidden"}
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (\d{3}) \|", section("Refusal"), re.M)
+    page = [(name, int(status)) for names, status in rows for name in re.findall(r"\w+", names)]
+    assert len(page) == len(set(page))
+    assert set(page) == {code[kind] for kind in code.keys() - left_out}

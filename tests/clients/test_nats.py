@@ -227,6 +227,59 @@ async def test_msgpack_says_the_same_as_json(client, subject):
     assert "".join(e["text"] for e in as_json) == "".join(e["text"] for e in as_msgpack)
 
 
+@pytest.mark.parametrize("name", ["application/vnd.msgpack", "application/x-msgpack"])
+def test_msgpack_has_other_names_and_is_answered_under_its_usual_one(nats_url, model, name):
+    @over_nats
+    async def asked(client, subject):
+        request = body(params={"max_tokens": 4, "temperature": 0, "stream": False})
+        as_json = await client.request(subject, packed(request), timeout=TIMEOUT_S)
+        answer = await client.request(
+            subject, msgpack.packb(request), timeout=TIMEOUT_S, headers={"Content-Type": name}
+        )
+        assert answer.headers["Content-Type"] == "application/msgpack"
+        event = msgpack.unpackb(answer.data)
+        assert event["token_ids"] == json.loads(as_json.data)["token_ids"]
+        bad = msgpack.packb(request | {"other": 1})
+        answer = await client.request(
+            subject, bad, timeout=TIMEOUT_S, headers={"Content-Type": name}
+        )
+        assert answer.headers["Content-Type"] == "application/msgpack"
+        assert msgpack.unpackb(answer.data)["error"]["param"] == "other"
+
+    asked(nats_url, model)
+
+
+PARTS = [{"type": "text", "text": "Tell me "}, {"type": "text", "text": "a story."}]
+PLAIN = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Tell me a story."},
+]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "developer", "content": "Be brief."}, PLAIN[1]],
+        [PLAIN[0], {"role": "user", "content": PARTS}],
+    ],
+    ids=["developer", "parts"],
+)
+def test_messages_are_taken_as_openai_has_them(nats_url, model, messages):
+    @over_nats
+    async def asked(client, subject):
+        async def answer(messages):
+            params = {"max_tokens": 8, "temperature": 0, "stream": False}
+            request = packed({"messages": messages, "params": params})
+            event = json.loads((await client.request(subject, request, timeout=TIMEOUT_S)).data)
+            return event["token_ids"], event["usage"]["prompt_tokens"]
+
+        assert await answer(messages) == await answer(PLAIN)
+        # What stands in them counts.
+        assert await answer(messages) != await answer(PLAIN[1:])
+
+    asked(nats_url, model)
+
+
 @over_nats
 async def test_the_same_seed_gives_the_same_tokens(client, subject):
     runs = []

@@ -384,10 +384,12 @@ def test_bad_values_are_refused_by_name(client, model, extra, param):
     assert error.value.type == "invalid_request_error"
 
 
-def test_what_does_not_fit_is_refused_as_context_length(client, model):
+@pytest.mark.parametrize("param", ["max_tokens", "max_completion_tokens"])
+def test_what_does_not_fit_is_refused_as_context_length(client, model, param):
     with pytest.raises(openai.BadRequestError) as error:
-        client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=1_000_000)
-    assert error.value.code == "context_length_exceeded"
+        client.chat.completions.create(model=model, messages=MESSAGES, **{param: 1_000_000})
+    assert (error.value.code, error.value.param) == ("context_length_exceeded", param)
+    assert error.value.body["message"].startswith(f"{param}: ")
     # The words by which LangChain and LiteLLM know it.
     [entry] = [entry for entry in client.models.list().data if entry.id == model]
     most = entry.model_extra["max_model_len"]

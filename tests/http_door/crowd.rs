@@ -21,6 +21,8 @@ use crate::rig::{
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
+/// A health check has its answer so soon, whoever else is connected.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// So many connections that have sent `head` and wait.
 fn crowd(rig: &Rig, count: usize, head: &str) -> Vec<TcpStream> {
@@ -39,13 +41,19 @@ async fn closed(mut stream: TcpStream) -> bool {
     matches!(read.await.expect("no panic"), Ok(0))
 }
 
+/// Every answer comes, and the best of several at once: a machine that is busy with other things delays one, the crowd would all.
 async fn is_told_how_it_is(rig: &Rig) {
     for path in ["/health/live", "/v1/health", "/metrics"] {
-        let asked = Instant::now();
-        // A connection of its own each time, as a prober's.
-        let answer = reqwest::Client::new().get(rig.url(path)).timeout(PATIENCE).send().await;
-        assert_eq!(answer.expect("an answer").status(), 200);
-        println!("{path}: {:?}", asked.elapsed());
+        let mut best = Duration::MAX;
+        for _ in 0..5 {
+            // A connection of its own each time, as a prober's.
+            let client = reqwest::Client::new();
+            let asked = Instant::now();
+            let answer = client.get(rig.url(path)).timeout(PATIENCE).send().await;
+            best = best.min(asked.elapsed());
+            assert_eq!(answer.expect("an answer").status(), 200);
+        }
+        assert!(best < AT_ONCE, "{path}: {best:?}");
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use inferno_node::bus::client::ClientError;
 use inferno_node::error::Kind;
 use inferno_node::request::FinishReason;
+use serde_json::{Value, json};
 
-use super::harness::{NodeProcess, children_of, client, collect, external, request};
+use super::harness::{NodeProcess, children_of, client, collect, external, json_lines, request};
 use super::nats::NatsServer;
 
 #[tokio::test]
@@ -89,6 +91,53 @@ async fn a_second_signal_ends_the_node_at_once() {
         assert!(Instant::now() < deadline, "its nats-server is still there");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A node whose only model takes `load_ms` to load, while it does: its doors are open, and it has said for two seconds, each time
+/// without a model, how it is. It opens the model's files in the first moment of them.
+async fn loading(nats: &NatsServer, load_ms: u32) -> NodeProcess {
+    let raw = async_nats::connect(nats.url()).await.expect("NATS is there");
+    let mut told = raw.subscribe("inferno.v1.node.loading.health").await.expect("subscribes");
+    raw.flush().await.expect("NATS has it");
+    let costs = format!("load_ms = {load_ms}\nnum_blocks = 4096\n");
+    let node = NodeProcess::spawn_sim_that(&costs, &external(&nats.url(), "loading"));
+    for _ in 0..3 {
+        let health = tokio::time::timeout(Duration::from_secs(60), told.next()).await;
+        let health = health.expect("in time").expect("NATS lives").payload;
+        let health: Value = serde_json::from_slice(&health).expect("JSON");
+        assert_eq!((&health["models"], &health["draining"]), (&json!([]), &json!(false)));
+    }
+    node
+}
+
+#[tokio::test]
+async fn sigterm_while_a_model_loads_ends_the_node_in_order() {
+    let nats = NatsServer::start();
+    let mut node = loading(&nats, 8_000).await;
+    node.signal("-TERM");
+    assert!(node.wait().success(), "{}", node.log());
+    // What is on the device's thread ends there; nobody is told that the node is ready.
+    let log = json_lines(&node.log());
+    let said: Vec<&str> =
+        log.iter().filter_map(|line| line["fields"]["message"].as_str()).collect();
+    let end = said.iter().position(|text| *text == "draining").expect("it drains");
+    assert_eq!(said[end..], ["draining", "loaded"]);
+    assert!(!said.contains(&"ready"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_second_signal_while_a_model_loads_ends_the_node_at_once() {
+    let nats = NatsServer::start();
+    let mut node = loading(&nats, 600_000).await;
+    node.signal("-TERM");
+    // Who comes before the node has begun to drain is no second one; the first waits for the load, which takes ten minutes.
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while node.said("a second signal: ended at once").is_empty() {
+        assert!(Instant::now() < deadline, "{}", node.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        node.signal("-TERM");
+    }
+    assert!(!node.wait().success(), "its load was cut");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 
-use super::harness::{NodeProcess, program};
+use super::harness::{NodeProcess, json_lines, program};
 use super::nats::NatsServer;
 
 fn text(bytes: &[u8]) -> String {
@@ -119,18 +119,6 @@ async fn with_keys_the_shown_command_says_where_they_go() {
     assert_eq!(request.send().await.expect("answers").status().as_u16(), 200);
 }
 
-/// The lines of the log with this message.
-fn said(node: &NodeProcess, message: &str) -> Vec<Value> {
-    let lines = json_lines(&node.log());
-    lines.into_iter().filter(|line| line["fields"]["message"] == message).collect()
-}
-
-fn json_lines(log: &str) -> Vec<Value> {
-    let line =
-        |line: &str| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
-    log.lines().map(line).collect()
-}
-
 #[tokio::test]
 async fn every_request_has_one_json_line_and_its_words_have_none() {
     let node = NodeProcess::start_sim(0, "[bus]\nmode = \"off\"\n");
@@ -146,7 +134,7 @@ async fn every_request_has_one_json_line_and_its_words_have_none() {
     let unknown = json!({"model": "demo", "prompt": "Hushed words", "promt": "Hushed words"});
     assert_eq!(ask(unknown).await, 400);
     assert_eq!(ask(json!({"model": "other", "prompt": "Hushed words"})).await, 404);
-    let ended = said(&node, "ended");
+    let ended = node.said("ended");
     let ids: Vec<&Value> = ended.iter().map(|line| &line["fields"]["request_id"]).collect();
     assert_eq!(ids, ["good", "two"]);
     let fields = &ended[0]["fields"];
@@ -161,7 +149,7 @@ async fn every_request_has_one_json_line_and_its_words_have_none() {
     for name in ["prompt_tokens", "queue_ms", "ttft_ms", "total_ms"] {
         assert!(fields[name].is_number(), "{name} in {fields}");
     }
-    let refused = said(&node, "refused");
+    let refused = node.said("refused");
     let why = |line: &Value| (line["fields"]["kind"].clone(), line["fields"]["param"].clone());
     let why: Vec<(Value, Value)> = refused.iter().map(why).collect();
     let expected = [("invalid", "temperature"), ("invalid", "promt"), ("not_found", "model")];
@@ -188,10 +176,10 @@ async fn refusals_and_garbage_do_not_fill_the_log_without_bound() {
         assert_eq!(request.send().await.expect("answers").status().as_u16(), 400);
     }
     let left_out = || {
-        let lines = said(&node, "refused and left out of this log");
+        let lines = node.said("refused and left out of this log");
         lines.iter().map(|line| line["fields"]["count"].as_u64().expect("a number")).sum::<u64>()
     };
-    let all = |_: &Value| said(&node, "refused").len() as u64 + left_out() == 500;
+    let all = |_: &Value| node.said("refused").len() as u64 + left_out() == 500;
     node.wait_health("all refusals counted", all).await;
     assert!(left_out() > 0, "{}", node.log());
 }

@@ -51,10 +51,14 @@ impl NodeProcess {
 
     /// Started, not waited for.
     pub fn spawn_sim(step_us: u64, sections: &str) -> Self {
+        Self::spawn_sim_that(&format!("step_us = {step_us}\nnum_blocks = 4096\n"), sections)
+    }
+
+    /// The same with other costs than those of steps, too.
+    pub fn spawn_sim_that(costs_are: &str, sections: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let costs = dir.path().join("costs.toml");
-        std::fs::write(&costs, format!("step_us = {step_us}\nnum_blocks = 4096\n"))
-            .expect("writes");
+        std::fs::write(&costs, costs_are).expect("writes");
         let executor =
             format!("[executor]\ndevices = [\"sim:0\"]\nsim_cost_model = {:?}\n", costs.display());
         Self::spawn_in(dir, &format!("{executor}{sections}"))
@@ -143,6 +147,12 @@ impl NodeProcess {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// The lines of its log with this message.
+    pub fn said(&self, message: &str) -> Vec<Value> {
+        let lines = json_lines(&self.log());
+        lines.into_iter().filter(|line| line["fields"]["message"] == message).collect()
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
@@ -221,6 +231,13 @@ impl Drop for NodeProcess {
             let _ = writeln!(std::io::stderr(), "the node's log:\n{}", self.log());
         }
     }
+}
+
+/// A log, each line of which is JSON.
+pub fn json_lines(log: &str) -> Vec<Value> {
+    let line =
+        |line: &str| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+    log.lines().map(line).collect()
 }
 
 /// `[bus]` of a node on a server that the test started.

@@ -125,6 +125,8 @@ async fn both_doors_name_a_bad_member_by_the_path_that_the_client_wrote() {
     let (newer, older) = (json!({"max_completion_tokens": 0}), json!({"max_tokens": 0}));
     let several = json!({"model": "demo", "prompt": [[1], [9_999_999]]});
     let several = Twins("/v1/completions", several, json!({"prompt_token_ids": [9_999_999]}));
+    let single = json!({"model": "demo", "prompt": [3_072]});
+    let single = Twins("/v1/completions", single, json!({"prompt_token_ids": [3_072]}));
     let cases = [
         // Found by the reader.
         (same(json!({"max_tokens": "5"})), "max_tokens", "params.max_tokens"),
@@ -136,6 +138,8 @@ async fn both_doors_name_a_bad_member_by_the_path_that_the_client_wrote() {
         (same(json!({"max_tokens": 10_000_000})), "max_tokens", "params.max_tokens"),
         (completion(newer, older), "max_completion_tokens", "params.max_tokens"),
         (several, "prompt[1]", "prompt_token_ids"),
+        // The first id that the demo model does not have.
+        (single, "prompt", "prompt_token_ids"),
     ];
     for (Twins(url, over_http, on_bus), http_path, bus_path) in cases {
         let said = |answer: &Value, path: &str| {

@@ -11,6 +11,7 @@ mod harness;
 mod health;
 mod limits;
 mod listeners;
+mod log_lines;
 #[path = "../bus/nats.rs"]
 mod nats;
 mod nats_link;
