@@ -149,7 +149,7 @@ impl Admission {
                 self.progress.set_pending(self.tokenizing, now);
             }
             Err(job) => {
-                let text = "the prompts that wait to be tokenized have too many bytes together";
+                let text = "too many bytes of prompts are waiting to be tokenized";
                 job.reserved.refuse(&self.shed.crowded(text));
             }
         }
@@ -228,7 +228,7 @@ impl Admission {
         let waits = reserved.hold.as_mut().map(|hold| hold.permit.wait_with(tokens, limit));
         if let Some(Err(excess)) = waits {
             let text = format!(
-                "with this request's {tokens} tokens more than {limit} would wait for a device"
+                "this request's {tokens} tokens would put more than {limit} tokens in the queue"
             );
             return reserved.refuse(&self.shed.no_room(text, (tokens, excess), now));
         }

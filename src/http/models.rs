@@ -38,7 +38,7 @@ impl From<ModelInfo> for ModelObject {
 
 async fn loaded(door: &Door) -> Result<Vec<ModelInfo>> {
     within(door.models.send(List)).await?.map_err(|_| {
-        let error = Error::new(Kind::Unavailable, "the node does not say what is loaded");
+        let error = Error::new(Kind::Unavailable, "the list of models is not available now");
         error.with_retry_after_ms(1_000)
     })
 }
