@@ -103,7 +103,7 @@ impl Admission {
         }))
     }
 
-    /// Takes a request up, alone or as one prompt of a larger one. A defect in its sink must not close the gate for all.
+    /// Takes a request up, alone or as one prompt of a larger one. A panic in its sink must not end the actor.
     fn take(&mut self, request: Request, group: Option<&Arc<Group>>) {
         let admit = AssertUnwindSafe(|| self.admit(request, group, Timestamp::now()));
         if catch_unwind(admit).is_err() {
@@ -125,7 +125,7 @@ impl Admission {
         }
     }
 
-    /// What can be said without the request's tokens is said here.
+    /// Refuses what can be judged without the request's tokens; the rest goes to the tokenizer threads, or on where it came as tokens.
     fn admit(&mut self, request: Request, group: Option<&Arc<Group>>, now: Timestamp) {
         let (prompt, reserved, bytes) = match self.reserve(request, group, now) {
             Ok(reserved) => reserved,

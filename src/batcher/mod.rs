@@ -63,7 +63,7 @@ pub struct Credit {
     pub device: DeviceId,
     /// Which build of the device's actors.
     pub generation: u64,
-    /// For which model.
+    /// The model that it is for.
     pub model: ModelId,
     /// Assignments received so far from the scheduler: those sent since are still to be subtracted.
     pub assigned: u64,
@@ -85,7 +85,7 @@ pub struct Credit {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Returned {
-    /// From where.
+    /// The device that they come from.
     pub device: DeviceId,
     /// With their streams.
     pub sequences: Vec<(Sequence, SharedStream)>,
@@ -99,7 +99,7 @@ pub struct AddModel {
     pub model: ModelId,
     /// What it may take in a step.
     pub budget: ModelBudget,
-    /// What it has.
+    /// Its KV blocks and its memory on the device.
     pub loaded: LoadedModel,
     /// The widest window of its layers, where every layer has one.
     pub window: Option<u32>,
@@ -167,7 +167,7 @@ pub struct Config {
     #[serde(alias = "enable_prefix_caching")]
     #[schemars(extend("x-aliases" = ["enable_prefix_caching"]))]
     pub enable_prefix_cache: bool,
-    /// Completion tokens that a newcomer is reckoned with beside its prompt (less if its `max_tokens` is less). More avoid
+    /// Completion tokens counted for a new sequence beside its prompt (less if its `max_tokens` is less). More avoid
     /// pre-emption; fewer let more sequences run at once.
     #[schemars(range(max = 1_048_576))]
     pub reserve_tokens: u32,

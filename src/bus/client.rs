@@ -50,7 +50,7 @@ pub enum ClientError {
     Timeout {
         /// What was waited for.
         what: &'static str,
-        /// How long.
+        /// The time limit.
         after: Duration,
     },
     /// The node said no.
@@ -75,9 +75,9 @@ pub enum ClientError {
 /// An event as a client reads it; members that it does not know are passed over.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct TokenEvent {
-    /// Whose.
+    /// The id of its request.
     pub request_id: String,
-    /// Which of the request's choices.
+    /// The choice of the request that it belongs to.
     #[serde(default)]
     pub index: u32,
     /// Starts counted from 1.
@@ -147,7 +147,7 @@ impl Follower {
 /// The answer to a cancel.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct CancelAnswer {
-    /// Which.
+    /// The request that was to be cancelled.
     pub request_id: String,
     /// False if it ended in another way first.
     pub cancelled: bool,

@@ -191,7 +191,7 @@ impl Engine {
     /// The events of one completion as they come; the last has a `finish_reason`. Dropping the stream cancels the request.
     ///
     /// # Errors
-    /// `queue_full` if the node is too busy to look at it, `unavailable` if it is stopping; a refusal by admission is the stream's first item.
+    /// `queue_full` if the node is too busy, `unavailable` if it is stopping; a refusal by admission is the stream's first item.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

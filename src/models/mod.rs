@@ -135,7 +135,7 @@ pub enum Spread {
 pub struct Load {
     /// What to load.
     pub spec: ModelSpec,
-    /// Where.
+    /// The devices that it goes to.
     pub spread: Spread,
 }
 

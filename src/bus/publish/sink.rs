@@ -38,7 +38,7 @@ pub(in crate::bus) struct BusSink {
 
 /// What a sink is made with.
 pub(in crate::bus) struct SinkStart {
-    /// Where it queues.
+    /// The door that it queues its answer at.
     pub door: Arc<Door>,
     /// Its events.
     pub stream: Arc<SubjectStream>,
