@@ -5,7 +5,7 @@
 //! token budget shared by decodes and prefill chunks; two at most in flight.
 //!
 //! `actor.rs` and `mailboxes.rs` are the shell. [`StepLoop`] is what happens after every event, whoever the neighbours are.
-//! [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its rows, `kv_blocks.rs` keeps
+//! [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its rows, `kv/` keeps
 //! blocks and prefix cache.
 
 use actix::{Message, Recipient};

@@ -2,7 +2,7 @@
 //!
 //! No actor: a server with workers of its own that [`start`] binds and [`Server::stop`] ends. Sends [`Admit`], [`AdmitAll`] and
 //! [`Cancel`] to admission with `try_send`; a full mailbox is answered as `queue_full`. Asks models for their [`List`]. Every
-//! request's answer comes back through its sink (`outbox.rs`), which merges what a slow reader leaves lying.
+//! request's answer comes back through its sink (`answer/buffer.rs`), which merges what a slow reader leaves lying.
 //!
 //! ```text
 //! body → reader, parse → Admit … outbox → wire → body or SSE

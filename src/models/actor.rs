@@ -36,9 +36,9 @@ pub struct Start {
     pub planned_kv_bytes: BTreeMap<String, u64>,
     /// Every device of the node, in its first build.
     pub devices: Vec<DeviceHandle>,
-    /// Admission.
+    /// The supervisor, which tells admission and the bus.
     pub model_up: Recipient<ModelUp>,
-    /// Admission.
+    /// The supervisor, likewise.
     pub model_down: Recipient<ModelDown>,
     /// The node: a load met an error after which a device is lost to this process.
     pub failed: Recipient<DeviceFailed>,
