@@ -37,7 +37,7 @@ pub const MAILBOX_CAPACITY: usize = 512;
 static NEXT_SEQUENCE: AtomicU64 = AtomicU64::new(1);
 
 /// What admission is started with.
-pub struct Start {
+pub struct AdmissionStart {
     /// The limits.
     pub config: Config,
     /// For receipts.
@@ -78,7 +78,7 @@ impl Admission {
     ///
     /// # Errors
     /// The system's reason, if it gives no thread.
-    pub fn start(arbiter: &ArbiterHandle, start: Start) -> std::io::Result<Addr<Self>> {
+    pub fn start(arbiter: &ArbiterHandle, start: AdmissionStart) -> std::io::Result<Addr<Self>> {
         let (results, mut tokenized) = unbounded_channel();
         let pool = Pool::start(start.config.num_tokenizer_threads(), &results, &start.alive)?;
         let shed = Shed::new(Arc::clone(&start.ledger), start.config.retry_after_ms);

@@ -37,7 +37,7 @@ mod step_loop;
 mod tests;
 mod unsent;
 
-pub use actor::{Batcher, Links, Start};
+pub use actor::{Batcher, BatcherStart, Links};
 pub use policy::{
     Batching, Defect, LaneSpec, MAX_STEPS_IN_FLIGHT, Occupancy, PlannedStep, Refused,
 };

@@ -206,10 +206,10 @@ impl Client {
         let answer =
             self.ask(self.subjects.generate(model), body.to_string(), "acceptance").await?;
         #[derive(Deserialize)]
-        struct Accepted {
+        struct Acceptance {
             node_id: String,
         }
-        let Accepted { node_id } = read(&answer)?;
+        let Acceptance { node_id } = read(&answer)?;
         Ok(Generation {
             id,
             node_id,
@@ -249,10 +249,10 @@ impl Client {
 /// Reads an answer, or the refusal that came instead.
 fn read<T: for<'de> Deserialize<'de>>(message: &Message) -> Result<T, ClientError> {
     #[derive(Deserialize)]
-    struct Refusal {
+    struct RefusedAnswer {
         error: Error,
     }
-    if let Ok(Refusal { error }) = serde_json::from_slice(&message.payload) {
+    if let Ok(RefusedAnswer { error }) = serde_json::from_slice(&message.payload) {
         return Err(ClientError::Refused(error));
     }
     serde_json::from_slice(&message.payload).map_err(|error| ClientError::Body(error.to_string()))

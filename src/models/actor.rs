@@ -25,7 +25,7 @@ use crate::memory::StepLimits;
 const MAILBOX_CAPACITY: usize = 16;
 
 /// What the actor is started with.
-pub struct Start {
+pub struct ModelsStart {
     /// Where hub ids are looked up.
     pub hub: HubCache,
     /// What a step may hold.
@@ -49,7 +49,7 @@ pub struct Start {
 }
 
 /// Starts the actor on `arbiter`; it holds `alive` for as long as it lives.
-pub fn start(arbiter: &ArbiterHandle, start: Start, alive: Lifeline) -> Addr<Models> {
+pub fn start(arbiter: &ArbiterHandle, start: ModelsStart, alive: Lifeline) -> Addr<Models> {
     Models::start_in_arbiter(arbiter, move |ctx| {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
         Models { flows: Rc::new(Flows::new(start)), alive }

@@ -36,7 +36,7 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{Models, Start, start};
+pub use actor::{Models, ModelsStart, start};
 pub use choice::{Room, best};
 pub use devices::DeviceHandle;
 pub use eviction::{Candidate, victims};
