@@ -1,7 +1,8 @@
 //! The border between Rust and the engine: plain data down, plain data up, every call fallible, no logic.
 //!
-//! With `bridge/spec.rs`, whose types it carries, the only `cxx::bridge`; these two and `models/mmap.rs` are the only places with
-//! `unsafe`. A C++ exception arrives as an error whose text starts with a fixed code and a colon; [`DeviceError::parse`] reads it.
+//! With `bridge/spec.rs`, whose types it carries, the only `cxx::bridge`. `unsafe` stands only in these two, in `checkpoint/mmap.rs`
+//! and in `gpu/driver.rs`. A C++ exception arrives as an error whose text starts with a fixed code and a colon;
+//! [`DeviceError::parse`] reads it.
 
 mod error;
 mod options;

@@ -2,6 +2,7 @@
 //! them run, and asks which models are served.
 
 use actix::Message;
+use actix::prelude::SendError;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Kind, Result};
@@ -62,6 +63,35 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// Bytes of KV blocks on each device.
     pub kv_bytes: u64,
+}
+
+/// What a client is told to wait when admission's mailbox is full, in milliseconds: it is emptied in less, and nobody is to come back
+/// sooner.
+pub const MAILBOX_RETRY_MS: u64 = 1_000;
+
+/// Why admission's mailbox takes no message, as the client is told.
+pub fn not_admitted<M>(refusal: &SendError<M>) -> Error {
+    match refusal {
+        SendError::Full(_) => too_busy(),
+        SendError::Closed(_) => stopping(),
+    }
+}
+
+/// The error that admission's mailbox is full.
+pub fn too_busy() -> Error {
+    Error::new(Kind::QueueFull, "the node is too busy to take this request now")
+        .with_retry_after_ms(MAILBOX_RETRY_MS)
+}
+
+/// The error that admission is there no more.
+pub fn stopping() -> Error {
+    Error::new(Kind::Unavailable, "the node is stopping").with_retry_after_ms(MAILBOX_RETRY_MS)
+}
+
+/// The error that a body has more than `limit` bytes; `got` is its length, where that is known.
+pub fn body_too_large(limit: usize, got: Option<usize>) -> Error {
+    let got = got.map_or_else(|| "a longer one".to_owned(), |len| len.to_string());
+    Error::new(Kind::TooLarge, format!("expected a body of at most {limit} bytes, got {got}"))
 }
 
 /// So many names of models an error tells.

@@ -1,4 +1,4 @@
-//! One token series being generated, as the policies of scheduler and batcher see it, and how much KV memory it is reckoned with
+//! One token series being generated, as the policies of scheduler and batcher see it, and how much KV memory is counted for it
 //! before it runs.
 
 use std::sync::Arc;
@@ -93,7 +93,7 @@ impl Sequence {
 }
 
 /// KV blocks that a sequence is expected to need: those of its known tokens and of as many further ones as it may still
-/// generate, `reserve_tokens` at most. The last token does not count: nothing ever attends to it.
+/// generate, `reserve_tokens` at most. The last token needs no KV block: no later token attends to it.
 ///
 /// Reserving all of `max_tokens` would leave most of the memory unused, because few completions get there; reserving nothing
 /// would let so many in that they throw each other out. Scheduler and batcher use the same figure.

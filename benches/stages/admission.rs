@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter, Context, Handler, System};
 use criterion::{Criterion, Throughput};
-use inferno_node::admission::{Admission, Config, Ledger, Start};
+use inferno_node::admission::{Admission, AdmissionStart, Config, Ledger};
 use inferno_node::clock::Timestamp;
 use inferno_node::door::Admit;
 use inferno_node::ids::RequestId;
@@ -87,7 +87,7 @@ fn request(prompt: Prompt) -> Request {
 
 fn start(arbiters: &[Arbiter; 2], counted: Sender<()>) -> Addr<Admission> {
     let counter = Counter::start_in_arbiter(&arbiters[0].handle(), |_| Counter(counted));
-    let start = Start {
+    let start = AdmissionStart {
         config: Config::default(),
         node_id: "bench".to_owned(),
         expected_models: Vec::new(),

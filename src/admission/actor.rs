@@ -37,7 +37,7 @@ pub const MAILBOX_CAPACITY: usize = 512;
 static NEXT_SEQUENCE: AtomicU64 = AtomicU64::new(1);
 
 /// What admission is started with.
-pub struct Start {
+pub struct AdmissionStart {
     /// The limits.
     pub config: Config,
     /// For receipts.
@@ -78,7 +78,7 @@ impl Admission {
     ///
     /// # Errors
     /// The system's reason, if it gives no thread.
-    pub fn start(arbiter: &ArbiterHandle, start: Start) -> std::io::Result<Addr<Self>> {
+    pub fn start(arbiter: &ArbiterHandle, start: AdmissionStart) -> std::io::Result<Addr<Self>> {
         let (results, mut tokenized) = unbounded_channel();
         let pool = Pool::start(start.config.num_tokenizer_threads(), &results, &start.alive)?;
         let shed = Shed::new(Arc::clone(&start.ledger), start.config.retry_after_ms);
@@ -103,7 +103,7 @@ impl Admission {
         }))
     }
 
-    /// Takes a request up, alone or as one prompt of a larger one. A defect in its sink must not close the gate for all.
+    /// Takes a request up, alone or as one prompt of a larger one. A panic in its sink must not end the actor.
     fn take(&mut self, request: Request, group: Option<&Arc<Group>>) {
         let admit = AssertUnwindSafe(|| self.admit(request, group, Timestamp::now()));
         if catch_unwind(admit).is_err() {
@@ -125,7 +125,7 @@ impl Admission {
         }
     }
 
-    /// What can be said without the request's tokens is said here.
+    /// Refuses what can be judged without the request's tokens; the rest goes to the tokenizer threads, or on where it came as tokens.
     fn admit(&mut self, request: Request, group: Option<&Arc<Group>>, now: Timestamp) {
         let (prompt, reserved, bytes) = match self.reserve(request, group, now) {
             Ok(reserved) => reserved,
@@ -149,7 +149,7 @@ impl Admission {
                 self.progress.set_pending(self.tokenizing, now);
             }
             Err(job) => {
-                let text = "the prompts that wait to be tokenized have too many bytes together";
+                let text = "too many bytes of prompts are waiting to be tokenized";
                 job.reserved.refuse(&self.shed.crowded(text));
             }
         }
@@ -228,7 +228,7 @@ impl Admission {
         let waits = reserved.hold.as_mut().map(|hold| hold.permit.wait_with(tokens, limit));
         if let Some(Err(excess)) = waits {
             let text = format!(
-                "with this request's {tokens} tokens more than {limit} would wait for a device"
+                "this request's {tokens} tokens would put more than {limit} tokens in the queue"
             );
             return reserved.refuse(&self.shed.no_room(text, (tokens, excess), now));
         }

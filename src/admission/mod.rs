@@ -24,7 +24,7 @@ mod shed;
 mod turnover;
 mod validate;
 
-pub use actor::{Admission, MAILBOX_CAPACITY, Start};
+pub use actor::{Admission, AdmissionStart, MAILBOX_CAPACITY};
 pub use ledger::{Ledger, RequestPermit};
 
 /// How many devices can be given work, sent when it changes; with none, requests are refused as `unavailable`. Until the first

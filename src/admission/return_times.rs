@@ -33,7 +33,7 @@ const MAX_TURNS: usize = 65_536;
 /// a moment early: simulated clients with two retries are all served with 1.25, of 40 up to 4 are not with 1.
 const CAUTION: f64 = 1.25;
 
-/// The turns that were given, and what they are reckoned from.
+/// The turns that were given, and what they are computed from.
 #[derive(Debug, Default)]
 pub(super) struct ReturnTimes {
     loads: VecDeque<NodeLoad>,

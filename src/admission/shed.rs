@@ -7,7 +7,7 @@ use super::return_times::ReturnTimes;
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 
-/// What says them.
+/// Makes the refusals.
 pub(super) struct Shed {
     ledger: Arc<Ledger>,
     returns: ReturnTimes,

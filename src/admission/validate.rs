@@ -39,7 +39,7 @@ pub(super) fn check_samples(params: &Params, stream: bool, config: &Config) -> R
         return Err(Error::invalid(field, text));
     }
     if stream && params.ranks_samples() {
-        let text = "not supported with stream where it is above n: the best samples are known when all have ended";
+        let text = "above n it is not supported with stream: the best are known only at the end";
         return Err(Error::unsupported(field, text));
     }
     Ok(())
@@ -189,7 +189,7 @@ pub(super) fn completion_length(
             return Err(Error::new(
                 Kind::ContextLength,
                 format!(
-                    "{} for a completion of so many; got {num_prompt_tokens} and {wanted} tokens",
+                    "{}: prompt ({num_prompt_tokens}) and max_tokens ({wanted}) exceed it together",
                     too_long(model)
                 ),
             )

@@ -41,7 +41,7 @@ pub struct Links {
 }
 
 /// What a batcher is made with.
-pub struct Start {
+pub struct BatcherStart {
     /// The device's name, as in the configuration.
     pub device: DeviceId,
     /// Counts the builds of the device's actors.
@@ -76,11 +76,11 @@ pub struct Batcher {
 
 impl Batcher {
     /// Starts the actor on an arbiter of its own. It forms no step before it gets [`Attach`].
-    pub fn start_on(arbiter: &ArbiterHandle, start: Start) -> Addr<Self> {
+    pub fn start_on(arbiter: &ArbiterHandle, start: BatcherStart) -> Addr<Self> {
         Self::start_in_arbiter(arbiter, move |_| Self::new(start))
     }
 
-    fn new(start: Start) -> Self {
+    fn new(start: BatcherStart) -> Self {
         let device_metrics = start.metrics.device(start.device.as_str());
         Self {
             config: start.config,

@@ -5,7 +5,7 @@
 //! token budget shared by decodes and prefill chunks; two at most in flight.
 //!
 //! `actor.rs` and `mailboxes.rs` are the shell. [`StepLoop`] is what happens after every event, whoever the neighbours are.
-//! [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its rows, `kv_blocks.rs` keeps
+//! [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its rows, `kv/` keeps
 //! blocks and prefix cache.
 
 use actix::{Message, Recipient};
@@ -37,7 +37,7 @@ mod step_loop;
 mod tests;
 mod unsent;
 
-pub use actor::{Batcher, Links, Start};
+pub use actor::{Batcher, BatcherStart, Links};
 pub use policy::{
     Batching, Defect, LaneSpec, MAX_STEPS_IN_FLIGHT, Occupancy, PlannedStep, Refused,
 };
@@ -63,7 +63,7 @@ pub struct Credit {
     pub device: DeviceId,
     /// Which build of the device's actors.
     pub generation: u64,
-    /// For which model.
+    /// The model that it is for.
     pub model: ModelId,
     /// Assignments received so far from the scheduler: those sent since are still to be subtracted.
     pub assigned: u64,
@@ -85,7 +85,7 @@ pub struct Credit {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Returned {
-    /// From where.
+    /// The device that they come from.
     pub device: DeviceId,
     /// With their streams.
     pub sequences: Vec<(Sequence, SharedStream)>,
@@ -99,7 +99,7 @@ pub struct AddModel {
     pub model: ModelId,
     /// What it may take in a step.
     pub budget: ModelBudget,
-    /// What it has.
+    /// Its KV blocks and its memory on the device.
     pub loaded: LoadedModel,
     /// The widest window of its layers, where every layer has one.
     pub window: Option<u32>,
@@ -167,7 +167,7 @@ pub struct Config {
     #[serde(alias = "enable_prefix_caching")]
     #[schemars(extend("x-aliases" = ["enable_prefix_caching"]))]
     pub enable_prefix_cache: bool,
-    /// Completion tokens that a newcomer is reckoned with beside its prompt (less if its `max_tokens` is less). More avoid
+    /// Completion tokens counted for a new sequence beside its prompt (less if its `max_tokens` is less). More avoid
     /// pre-emption; fewer let more sequences run at once.
     #[schemars(range(max = 1_048_576))]
     pub reserve_tokens: u32,

@@ -125,7 +125,7 @@ impl Wishes {
 /// | step 4 done: token 8, the end | | | | | |
 ///
 /// A pre-emption forgets `computed` and `settled` (the blocks are gone) and keeps what is known; a failure of the device also forgets what
-/// its stream has not taken. `promised` are the blocks that it was reckoned with when it got its seat; `suspect` and the sequence's
+/// its stream has not taken. `promised` are the blocks counted for it when it got its seat; `suspect` and the sequence's
 /// `failed_at` belong to `docs/decisions/suspects-run-alone.md`.
 #[derive(Debug)]
 pub(super) struct Seated<S> {
@@ -145,7 +145,7 @@ pub(super) struct Seated<S> {
     pub unseen: u32,
     /// Steps in flight that hold it.
     pub in_flight: u32,
-    /// Blocks it was reckoned with when it started.
+    /// Blocks counted for it when it started.
     pub promised: u32,
     /// What a step needs of its sampler, which lies elsewhere in memory.
     pub wishes: Wishes,

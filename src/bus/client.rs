@@ -50,7 +50,7 @@ pub enum ClientError {
     Timeout {
         /// What was waited for.
         what: &'static str,
-        /// How long.
+        /// The time limit.
         after: Duration,
     },
     /// The node said no.
@@ -75,9 +75,9 @@ pub enum ClientError {
 /// An event as a client reads it; members that it does not know are passed over.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct TokenEvent {
-    /// Whose.
+    /// The id of its request.
     pub request_id: String,
-    /// Which of the request's choices.
+    /// The choice of the request that it belongs to.
     #[serde(default)]
     pub index: u32,
     /// Starts counted from 1.
@@ -147,7 +147,7 @@ impl Follower {
 /// The answer to a cancel.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct CancelAnswer {
-    /// Which.
+    /// The request that was to be cancelled.
     pub request_id: String,
     /// False if it ended in another way first.
     pub cancelled: bool,
@@ -206,10 +206,10 @@ impl Client {
         let answer =
             self.ask(self.subjects.generate(model), body.to_string(), "acceptance").await?;
         #[derive(Deserialize)]
-        struct Accepted {
+        struct Acceptance {
             node_id: String,
         }
-        let Accepted { node_id } = read(&answer)?;
+        let Acceptance { node_id } = read(&answer)?;
         Ok(Generation {
             id,
             node_id,
@@ -249,10 +249,10 @@ impl Client {
 /// Reads an answer, or the refusal that came instead.
 fn read<T: for<'de> Deserialize<'de>>(message: &Message) -> Result<T, ClientError> {
     #[derive(Deserialize)]
-    struct Refusal {
+    struct RefusedAnswer {
         error: Error,
     }
-    if let Ok(Refusal { error }) = serde_json::from_slice(&message.payload) {
+    if let Ok(RefusedAnswer { error }) = serde_json::from_slice(&message.payload) {
         return Err(ClientError::Refused(error));
     }
     serde_json::from_slice(&message.payload).map_err(|error| ClientError::Body(error.to_string()))

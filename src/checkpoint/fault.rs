@@ -29,9 +29,9 @@ pub enum CheckpointFault {
 /// Why a checkpoint cannot be had: names file, key or tensor, and reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointError {
-    /// What kind.
+    /// The kind of fault.
     pub fault: CheckpointFault,
-    /// In which file or directory.
+    /// The file or directory at fault.
     pub file: PathBuf,
     /// The key or tensor, where it is about one.
     pub item: Option<String>,

@@ -31,8 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::collector::Collector;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::door::Admit;
-use crate::door::ModelInfo;
+use crate::door::{Admit, ModelInfo, not_admitted};
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
 use crate::models::{Load, ModelSpec, Spread, Unload};
@@ -192,7 +191,7 @@ impl Engine {
     /// The events of one completion as they come; the last has a `finish_reason`. Dropping the stream cancels the request.
     ///
     /// # Errors
-    /// `queue_full` if the door is full; a refusal by admission is the stream's first item.
+    /// `queue_full` if the node is too busy, `unavailable` if it is stopping; a refusal by admission is the stream's first item.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -322,9 +321,7 @@ impl Engine {
             received_at: Timestamp::now(),
             sink: Box::new(ChannelSink { events: sender, handle: handle.clone() }),
         };
-        self.node.admission().try_send(Admit(request)).map_err(|_| {
-            Error::new(Kind::QueueFull, "the door is full").with_retry_after_ms(1_000)
-        })?;
+        self.node.admission().try_send(Admit(request)).map_err(|refusal| not_admitted(&refusal))?;
         Ok((Events { receiver, handle }, id))
     }
 }

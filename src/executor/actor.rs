@@ -32,7 +32,7 @@ const MAILBOX_CAPACITY: usize = 4;
 const RESEND_AFTER: Duration = Duration::from_millis(1);
 
 /// What an executor is started with.
-pub struct Start {
+pub struct ExecutorStart {
     /// Which device, for logs and the thread's name.
     pub device: DeviceId,
     /// Makes the device on the executor's thread.
@@ -72,7 +72,7 @@ impl ExecutorHandle {
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn start(start: Start) -> io::Result<ExecutorHandle> {
+pub fn start(start: ExecutorStart) -> io::Result<ExecutorHandle> {
     let arbiter = Arbiter::try_new()?;
     let memory = MemoryReading::new();
     let (ready_sender, ready) = oneshot::channel();

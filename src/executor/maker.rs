@@ -106,7 +106,7 @@ impl MemoryReading {
         self.0[1].load(Ordering::Relaxed)
     }
 
-    /// What is not.
+    /// Bytes that are reserved and not used.
     pub fn free_bytes(&self) -> u64 {
         self.reserved_bytes().saturating_sub(self.used_bytes())
     }

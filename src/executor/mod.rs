@@ -30,7 +30,7 @@ mod sim_device;
 mod tests;
 mod vocabulary;
 
-pub use actor::{Executor, ExecutorHandle, Start, start};
+pub use actor::{Executor, ExecutorHandle, ExecutorStart, start};
 pub use config::{Config, Fault, FaultKind, GpuDevices, IsaChoice};
 pub use cost_model::CostModel;
 pub use faults::FaultPlan;

@@ -6,10 +6,12 @@
 
 mod actor;
 mod policy;
+mod source;
 mod vitals;
 
 pub use actor::{Health, Publish};
 pub use policy::{BusState, Check, CheckName, Limits, Readings, Status};
+pub use source::HealthSource;
 pub use vitals::{DeviceVitals, GpuVitals, HealthMessage, Vitals};
 
 use schemars::JsonSchema;

@@ -68,7 +68,7 @@ pub struct DeviceVitals {
 /// A GPU in the health message.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GpuVitals {
-    /// What it is; absent where the CUDA runtime does not see it.
+    /// What it is; absent where the driver does not see it.
     #[serde(flatten)]
     pub card: Option<gpu::Card>,
     /// Absent while they cannot be read.

@@ -3,10 +3,9 @@
 use std::future::poll_fn;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use actix::prelude::SendError;
 use actix_web::http::Version;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use actix_web::web::{Data, Payload};
+use actix_web::web::{self, Data, Payload};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 
 use super::answer::bill::Bill;
@@ -22,18 +21,15 @@ use super::intake::{children, ignored, prompts};
 use super::refusal::ErrorResponse;
 use super::routes::Door;
 use crate::clock::Timestamp;
-use crate::door::{Admit, AdmitAll};
-use crate::error::{Error, Kind, Result};
+use crate::door::{Admit, AdmitAll, not_admitted};
+use crate::error::{Error, Result};
 use crate::ids::RequestId;
 use crate::reader::{Layout, RenamingSink};
 use crate::request::{Caller, DefaultLength, Prompt, Request, SoFar};
 use crate::telemetry::{LoggedSink, RefusedRequest};
 
-/// What a client is told to wait when admission's mailbox is full: by then it has worked through it.
 /// Log probabilities that a worker writes by itself; more are written aside, so that nobody waits for them: each takes some 2 µs.
 const MAX_ENTRIES_ON_WORKER: usize = 1_024;
-
-const MAILBOX_RETRY_MS: u64 = 1_000;
 
 /// `POST /v1/completions`
 pub(super) async fn completions(
@@ -195,12 +191,12 @@ fn admit(
         .collect();
     match requests.pop() {
         Some(only) if requests.is_empty() => {
-            door.admit.try_send(Admit(only)).map_err(|refusal| not_taken(&refusal))?;
+            door.admit.try_send(Admit(only)).map_err(|refusal| not_admitted(&refusal))?;
         }
         last => {
             requests.extend(last);
             let all = AdmitAll { id, requests };
-            door.admit_all.try_send(all).map_err(|refusal| not_taken(&refusal))?;
+            door.admit_all.try_send(all).map_err(|refusal| not_admitted(&refusal))?;
         }
     }
     Ok(PendingAnswer { reader, choices: choices.0 * choices.1 })
@@ -229,15 +225,6 @@ fn request(
         received_at: asked.received_at,
         sink: Box::new(sink),
     }
-}
-
-/// Why a mailbox takes no message, as the client is told.
-pub(super) fn not_taken<M>(refusal: &SendError<M>) -> Error {
-    match refusal {
-        SendError::Full(_) => Error::new(Kind::QueueFull, "the node has too much to admit"),
-        SendError::Closed(_) => Error::new(Kind::Unavailable, "the node is stopping"),
-    }
-    .with_retry_after_ms(MAILBOX_RETRY_MS)
 }
 
 /// Waits for every choice and answers with one body.
@@ -271,9 +258,8 @@ async fn whole(
             }
         }
     }
-    let entries = |whole: &Whole| {
-        whole.logprobs.as_ref().map_or(0, Vec::len) + whole.prompt_logprobs.len()
-    };
+    let entries =
+        |whole: &Whole| whole.logprobs.as_ref().map_or(0, Vec::len) + whole.prompt_logprobs.len();
     let body = if choices.iter().map(entries).sum::<usize>() <= MAX_ENTRIES_ON_WORKER {
         wire::body(title, &choices, &bill)
     } else {

@@ -141,7 +141,7 @@ fn check_place(busy: Option<&BusyConnection>) -> Result<()> {
     if busy.is_none_or(BusyConnection::has_place) {
         return Ok(());
     }
-    let error = Error::new(Kind::QueueFull, "the node has as many connections as it serves");
+    let error = Error::new(Kind::QueueFull, "all connections of this node are busy");
     Err(error.with_retry_after_ms(BUSY_RETRY_MS))
 }
 

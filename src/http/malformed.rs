@@ -68,16 +68,13 @@ fn judged(fault: &ParseError) -> (StatusCode, &'static str) {
         ParseError::Version => {
             (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "expected HTTP/1.1 or HTTP/1.0")
         }
-        ParseError::Method => (StatusCode::BAD_REQUEST, "expected a method (RFC 9110, 9)"),
+        ParseError::Method => (StatusCode::BAD_REQUEST, "the method is malformed"),
         // The library's error has no other way to be told apart.
         ParseError::Uri(fault) if fault.to_string() == "uri too long" => {
             (StatusCode::URI_TOO_LONG, "expected a target of less than 64 KiB")
         }
-        ParseError::Uri(_) => (StatusCode::BAD_REQUEST, "expected a target (RFC 9112, 3.2)"),
-        _ => (
-            StatusCode::BAD_REQUEST,
-            "expected a request line, fields and framing as RFC 9112 has them",
-        ),
+        ParseError::Uri(_) => (StatusCode::BAD_REQUEST, "the target is malformed"),
+        _ => (StatusCode::BAD_REQUEST, "this is no HTTP/1 request (RFC 9112)"),
     }
 }
 

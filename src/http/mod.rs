@@ -2,7 +2,7 @@
 //!
 //! No actor: a server with workers of its own that [`start`] binds and [`Server::stop`] ends. Sends [`Admit`], [`AdmitAll`] and
 //! [`Cancel`] to admission with `try_send`; a full mailbox is answered as `queue_full`. Asks models for their [`List`]. Every
-//! request's answer comes back through its sink (`outbox.rs`), which merges what a slow reader leaves lying.
+//! request's answer comes back through its sink (`answer/buffer.rs`), which merges what a slow reader leaves lying.
 //!
 //! ```text
 //! body → reader, parse → Admit … outbox → wire → body or SSE
@@ -11,13 +11,10 @@
 use std::sync::Arc;
 
 use actix::Recipient;
-use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::clock::Timestamp;
-use crate::door::List;
-use crate::door::{Admit, AdmitAll, Cancel};
-use crate::health::{Status, Vitals};
+use crate::door::{Admit, AdmitAll, Cancel, List};
+use crate::health::HealthSource;
 use crate::telemetry::Metrics;
 
 mod answer;
@@ -53,24 +50,4 @@ pub struct Deps {
     pub prometheus: PrometheusHandle,
     /// For the refusals of the door itself; those of admission are counted there.
     pub metrics: Arc<Metrics>,
-}
-
-/// How the node is, as `/v1/health` and `/health/ready` say it. Asked on a worker's thread: answers from what is known.
-pub trait HealthSource: Send + Sync {
-    /// The health message as JSON, and its status.
-    fn health(&self) -> (Bytes, Status);
-    /// Whether the node takes requests.
-    fn ready(&self) -> bool;
-}
-
-impl HealthSource for Vitals {
-    fn health(&self) -> (Bytes, Status) {
-        let message = self.message(Timestamp::now());
-        let body = serde_json::to_vec(&message).expect("plain fields serialise");
-        (body.into(), message.status)
-    }
-
-    fn ready(&self) -> bool {
-        self.is_ready()
-    }
 }

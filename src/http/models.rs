@@ -38,7 +38,7 @@ impl From<ModelInfo> for ModelObject {
 
 async fn loaded(door: &Door) -> Result<Vec<ModelInfo>> {
     within(door.models.send(List)).await?.map_err(|_| {
-        let error = Error::new(Kind::Unavailable, "the node does not say what is loaded");
+        let error = Error::new(Kind::Unavailable, "the list of models is not available now");
         error.with_retry_after_ms(1_000)
     })
 }
@@ -46,12 +46,12 @@ async fn loaded(door: &Door) -> Result<Vec<ModelInfo>> {
 /// `GET /v1/models`
 pub(super) async fn list(door: Data<Door>) -> std::result::Result<HttpResponse, ErrorResponse> {
     #[derive(Serialize)]
-    struct Models {
+    struct ModelList {
         object: &'static str,
         data: Vec<ModelObject>,
     }
     let data = loaded(&door).await?.into_iter().map(ModelObject::from).collect();
-    Ok(json(StatusCode::OK, &Models { object: "list", data }))
+    Ok(json(StatusCode::OK, &ModelList { object: "list", data }))
 }
 
 /// `GET /v1/models/{model}`

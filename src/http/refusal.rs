@@ -78,10 +78,10 @@ struct ErrorObject<'a> {
 
 fn encode(fault: &ErrorObject<'_>) -> Vec<u8> {
     #[derive(Serialize)]
-    struct Body<'a> {
+    struct ErrorBody<'a> {
         error: &'a ErrorObject<'a>,
     }
-    json::to_vec(&Body { error: fault })
+    json::to_vec(&ErrorBody { error: fault })
 }
 
 /// OpenAI's `type` and `code`; where OpenAI has no code of its own, ours is the kind.

@@ -19,13 +19,13 @@ use tokio::sync::{Semaphore, oneshot};
 use super::answer::wire::Api;
 use super::config::UnknownParameters;
 use super::cors::AllowedOrigins;
-use super::generate::{chat, completions, not_taken};
+use super::generate::{chat, completions};
 use super::intake::body::large_body_bytes;
 use super::refusal::{ErrorResponse, method_not_allowed};
-use super::{Config, Deps, HealthSource, answer, models};
-use crate::door::{Admit, AdmitAll, Cancel, List};
+use super::{Config, Deps, answer, models};
+use crate::door::{Admit, AdmitAll, Cancel, List, not_admitted};
 use crate::error::{Error, Kind, Result};
-use crate::health::Status;
+use crate::health::{HealthSource, Status};
 use crate::ids::RequestId;
 use crate::request::{Ended, FinishReason};
 use crate::secret::Secret;
@@ -205,12 +205,12 @@ async fn cancel(
 async fn cancel_one(door: &Door, id: &RequestId) -> Result<Ended> {
     let (done, answer) = oneshot::channel();
     let message = Cancel { id: id.clone(), done };
-    door.cancel.try_send(message).map_err(|refusal| not_taken(&refusal))?;
+    door.cancel.try_send(message).map_err(|refusal| not_admitted(&refusal))?;
     within(answer).await?.unwrap_or_else(|_| Err(Error::internal("the cancel got lost")))
 }
 
 pub(super) async fn within<F: Future>(answer: F) -> Result<F::Output> {
     tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| {
-        Error::internal(format!("no answer inside the node within {ANSWER_TIMEOUT:?}"))
+        Error::internal(format!("the node did not answer within {} s", ANSWER_TIMEOUT.as_secs()))
     })
 }

@@ -25,7 +25,7 @@ use crate::memory::StepLimits;
 const MAILBOX_CAPACITY: usize = 16;
 
 /// What the actor is started with.
-pub struct Start {
+pub struct ModelsStart {
     /// Where hub ids are looked up.
     pub hub: HubCache,
     /// What a step may hold.
@@ -36,9 +36,9 @@ pub struct Start {
     pub planned_kv_bytes: BTreeMap<String, u64>,
     /// Every device of the node, in its first build.
     pub devices: Vec<DeviceHandle>,
-    /// Admission.
+    /// The supervisor, which tells admission and the bus.
     pub model_up: Recipient<ModelUp>,
-    /// Admission.
+    /// The supervisor, likewise.
     pub model_down: Recipient<ModelDown>,
     /// The node: a load met an error after which a device is lost to this process.
     pub failed: Recipient<DeviceFailed>,
@@ -49,7 +49,7 @@ pub struct Start {
 }
 
 /// Starts the actor on `arbiter`; it holds `alive` for as long as it lives.
-pub fn start(arbiter: &ArbiterHandle, start: Start, alive: Lifeline) -> Addr<Models> {
+pub fn start(arbiter: &ArbiterHandle, start: ModelsStart, alive: Lifeline) -> Addr<Models> {
     Models::start_in_arbiter(arbiter, move |ctx| {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
         Models { flows: Rc::new(Flows::new(start)), alive }

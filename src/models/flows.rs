@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::DeviceId;
 use crate::models::{ModelDown, ModelUp};
 
-use super::actor::Start;
+use super::actor::ModelsStart;
 use super::choice::{Room, best};
 use super::devices::{DeviceHandle, DeviceHandles};
 use super::eviction::victims;
@@ -33,7 +33,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 /// The actor's state, shared by its flows. Single-threaded: no borrow is held over an await.
 pub(super) struct Flows {
-    pub start: Start,
+    pub start: ModelsStart,
     pub devices: DeviceHandles,
     pub registry: Rc<Registry>,
     /// Held by the flow that changes what is on the devices.
@@ -41,7 +41,7 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    pub(super) fn new(mut start: Start) -> Self {
+    pub(super) fn new(mut start: ModelsStart) -> Self {
         let devices = DeviceHandles::new(std::mem::take(&mut start.devices));
         Self { start, devices, registry: Rc::new(Registry::default()), turn: Mutex::new(()) }
     }

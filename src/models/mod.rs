@@ -36,7 +36,7 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{Models, Start, start};
+pub use actor::{Models, ModelsStart, start};
 pub use choice::{Room, best};
 pub use devices::DeviceHandle;
 pub use eviction::{Candidate, victims};
@@ -135,7 +135,7 @@ pub enum Spread {
 pub struct Load {
     /// What to load.
     pub spec: ModelSpec,
-    /// Where.
+    /// The devices that it goes to.
     pub spread: Spread,
 }
 

@@ -32,13 +32,13 @@ pub(super) struct ModelEntry {
     pub id: ModelId,
     pub name: String,
     pub checkpoint: Arc<Checkpoint>,
-    /// By the engine's reckoning.
+    /// The memory that it needs, as the engine counts it.
     pub need: ModelNeed,
-    /// For each device that it is to be on.
+    /// The share of memory on each device that it is to be on.
     pub budgets: BTreeMap<DeviceId, ModelBudget>,
     /// Filled while it is loaded.
     pub placements: RefCell<BTreeMap<DeviceId, Placement>>,
-    /// What the blocks on each of them hold at least; set before a batcher is told.
+    /// The longest sequence for which each of these devices has KV blocks; set before a batcher is told.
     pub max_seq_len: Cell<u32>,
 }
 

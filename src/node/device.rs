@@ -172,7 +172,7 @@ impl DeviceActors {
         let scheduler = &links.scheduler;
         let batcher = Batcher::start_on(
             &threads.start("batcher"),
-            batcher::Start {
+            batcher::BatcherStart {
                 device: parts.id.clone(),
                 generation,
                 config: links.config.batcher.clone(),
@@ -187,7 +187,7 @@ impl DeviceActors {
                 alive: lines.hold("batcher"),
             },
         );
-        let mut executor = executor::start(executor::Start {
+        let mut executor = executor::start(executor::ExecutorStart {
             device: parts.id.clone(),
             maker: parts.maker.clone(),
             step_done: batcher.clone().recipient(),

@@ -47,7 +47,7 @@ async fn build(config: Config) -> Result<Handles, String> {
     telemetry::recorder()?;
     let (phase_sender, phase) = watch::channel(Phase::Loading);
     let common = Common::new(config, phase_sender.clone());
-    let observer = Arc::new(LateObserver::default());
+    let observer = Arc::new(BusObserverSlot::default());
     let ledger = Ledger::new(vec![observer.clone()]);
     let memory = MemoryLayout::plan(&common.config)?;
 
@@ -55,7 +55,7 @@ async fn build(config: Config) -> Result<Handles, String> {
     let scheduler = common.start_scheduler(&mut threads);
     let admission = common.start_admission(&mut threads, &scheduler, ledger.clone())?;
     let stopping = Stopping::default();
-    let supervisor = Supervisor::new(supervisor::Start {
+    let supervisor = Supervisor::new(supervisor::SupervisorStart {
         admission: admission.clone(),
         ledger,
         vitals: common.vitals.clone(),
@@ -126,7 +126,7 @@ impl Common {
     fn start_scheduler(&self, threads: &mut Threads) -> Addr<Scheduler> {
         Scheduler::start_on(
             &threads.start("scheduler"),
-            scheduler::Start {
+            scheduler::SchedulerStart {
                 config: self.config.scheduler.clone(),
                 metrics: self.metrics.clone(),
                 progress: self.vitals.watch_waiting(),
@@ -144,7 +144,7 @@ impl Common {
         let models = self.config.models.iter();
         let started = Admission::start(
             &threads.start("admission"),
-            admission::Start {
+            admission::AdmissionStart {
                 config: self.config.admission.clone(),
                 node_id: self.vitals.node_id().to_owned(),
                 expected_models: models.map(|model| model.name.clone()).collect(),
@@ -186,7 +186,7 @@ impl Common {
         let handles = devices.iter().filter_map(|(parts, actors)| actors.handle(&parts.id));
         models::start(
             &threads.start("models"),
-            models::Start {
+            models::ModelsStart {
                 hub: memory.hub,
                 limits: memory.limits,
                 kv_bytes: self.config.executor.kv_cache_size.map(|size| size.0),
@@ -322,16 +322,16 @@ fn lifelines(vitals: &Arc<Vitals>, phase: watch::Sender<Phase>) -> Lifelines {
 
 /// Stands in for the bus's observer until the bus, which needs admission, is there.
 #[derive(Default)]
-struct LateObserver(OnceLock<Arc<dyn RunningObserver>>);
+struct BusObserverSlot(OnceLock<Arc<dyn RunningObserver>>);
 
-impl LateObserver {
+impl BusObserverSlot {
     fn set(&self, observer: Arc<dyn RunningObserver>) {
         // Set once, by `build`.
         let _ = self.0.set(observer);
     }
 }
 
-impl RunningObserver for LateObserver {
+impl RunningObserver for BusObserverSlot {
     fn started(&self, id: &RequestId) {
         if let Some(observer) = self.0.get() {
             observer.started(id);

@@ -58,7 +58,7 @@ pub(super) struct Shutdown {
 }
 
 /// What the supervisor is made with.
-pub(super) struct Start {
+pub(super) struct SupervisorStart {
     pub admission: Addr<Admission>,
     pub ledger: Arc<Ledger>,
     pub vitals: Arc<Vitals>,
@@ -102,8 +102,8 @@ struct Kept {
 }
 
 impl Supervisor {
-    pub(super) fn new(start: Start) -> Self {
-        let Start { admission, ledger, vitals, phase, stopping, alive, lines } = start;
+    pub(super) fn new(start: SupervisorStart) -> Self {
+        let SupervisorStart { admission, ledger, vitals, phase, stopping, alive, lines } = start;
         let (kept, is_ending) = (OnceCell::new(), Cell::new(false));
         let inner = Inner { admission, ledger, vitals, phase, stopping, lines, kept, is_ending };
         Self { inner: Rc::new(inner), alive }

@@ -159,9 +159,7 @@ impl Params {
             return Err(Error::invalid("best_of", text));
         }
         match (self.logprobs, self.top_logprobs) {
-            (None, Some(1..)) => {
-                Err(Error::invalid("top_logprobs", "expected logprobs to be true beside it"))
-            }
+            (None, Some(1..)) => Err(Error::invalid("top_logprobs", "needs logprobs: true")),
             (Some(count @ 1..), Some(top)) if top != count => Err(Error::invalid(
                 "top_logprobs",
                 format!("expected the number that logprobs has ({count}), got {top}"),

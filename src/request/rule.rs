@@ -263,7 +263,7 @@ impl Field for Vec<(String, Value)> {
         match members.iter().find(|(name, _)| TEMPLATES_OWN.contains(&name.as_str())) {
             None => Ok(members),
             Some((name, _)) => {
-                let text = "expected another name: the node gives the template this one";
+                let text = "this name is reserved: the node sets it for the template";
                 Err(Error::invalid(format!("{path}.{name}"), text))
             }
         }

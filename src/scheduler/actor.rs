@@ -28,7 +28,7 @@ const SWEEP_EVERY: Duration = Duration::from_millis(250);
 const SWEEP_AFTER_HINT: Duration = Duration::from_millis(2);
 
 /// What the scheduler is made with.
-pub struct Start {
+pub struct SchedulerStart {
     /// Settings.
     pub config: Config,
     /// The node's metrics.
@@ -52,7 +52,7 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// Starts the actor on an arbiter of its own.
-    pub fn start_on(arbiter: &ArbiterHandle, start: Start) -> Addr<Self> {
+    pub fn start_on(arbiter: &ArbiterHandle, start: SchedulerStart) -> Addr<Self> {
         Self::start_in_arbiter(arbiter, move |_| Self {
             policy: Scheduling::new(start.config),
             batchers: HashMap::new(),

@@ -44,7 +44,7 @@ impl Rig {
         let progress = Progress::new();
         let metrics = Arc::new(Metrics::new("test"));
         let alive = crate::lifeline::Lifeline::unwatched();
-        let start = Start { config, metrics, progress: progress.clone(), alive };
+        let start = SchedulerStart { config, metrics, progress: progress.clone(), alive };
         Self { scheduler: Scheduler::start_on(&Arbiter::current(), start), progress }
     }
 

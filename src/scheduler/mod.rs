@@ -25,7 +25,7 @@ mod policy;
 mod prefix_index;
 mod queue;
 
-pub use actor::{Scheduler, Start};
+pub use actor::{Scheduler, SchedulerStart};
 pub use policy::{Assignment, Leaving, Refusal, Scheduling};
 
 /// A sequence that admission has let in.

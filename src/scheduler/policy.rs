@@ -25,7 +25,7 @@ const RETRY_ELSEWHERE_MS: u64 = 1_000;
 /// A sequence to be sent.
 #[derive(Debug)]
 pub struct Assignment<S> {
-    /// To which device.
+    /// The device that it goes to.
     pub device: DeviceId,
     /// The build of its actors that the assignment is for.
     pub generation: u64,

@@ -292,7 +292,7 @@ async fn a_full_mailbox_refuses_instead_of_losing() {
         match answer["error"]["message"].as_str() {
             None => accepted += 1,
             Some("full") => refused += 1,
-            Some("admission is busy") => {
+            Some("the node is too busy to take this request now") => {
                 assert!(answer["error"]["retry_after_ms"].is_u64());
                 busy += 1;
             }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use actix::Arbiter;
 use bytes::Bytes;
-use inferno_node::health::Status;
-use inferno_node::http::{Config, HealthSource, start};
+use inferno_node::health::{HealthSource, Status};
+use inferno_node::http::{Config, start};
 use inferno_node::lifeline::{Lifeline, Lifelines};
 use inferno_node::request::FinishReason;
 use serde_json::json;

@@ -8,8 +8,8 @@ use actix::{Actor, Addr, Context, Handler};
 use bytes::Bytes;
 use inferno_node::door::{Admit, AdmitAll, Cancel, List, ModelInfo};
 use inferno_node::error::Error;
-use inferno_node::health::Status;
-use inferno_node::http::{Config, Deps, HealthSource, Server, start};
+use inferno_node::health::{HealthSource, Status};
+use inferno_node::http::{Config, Deps, Server, start};
 use inferno_node::ids::SequenceId;
 use inferno_node::lifeline::Lifeline;
 use inferno_node::request::{

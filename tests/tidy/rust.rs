@@ -83,6 +83,31 @@ fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
+/// The lines of `text` that stand in no module of its own for tests.
+pub fn without_test_modules(text: &str) -> String {
+    let Ok(file) = syn::parse_file(text) else { return text.to_owned() };
+    let cut: Vec<_> = file
+        .items
+        .iter()
+        .filter_map(|item| match item {
+            syn::Item::Mod(module) if module.content.is_some() && is_for_tests(&module.attrs) => {
+                let span = module.span();
+                Some(span.start().line..=span.end().line)
+            }
+            _ => None,
+        })
+        .collect();
+    let lines = text.lines().zip(1..);
+    let kept = lines.filter(|(_, number)| !cut.iter().any(|range| range.contains(number)));
+    kept.map(|(line, _)| format!("{line}\n")).collect()
+}
+
+#[test]
+fn code_behind_unit_tests_is_judged() {
+    let text = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\nfn c() {}\n";
+    assert_eq!(without_test_modules(text), "fn a() {}\nfn c() {}\n");
+}
+
 /// The paths in what the node runs of a module that stands `depth` below the root, each with the depth of the inline module that it
 /// stands in.
 fn uses_of(items: &[syn::Item], depth: usize) -> Vec<(usize, Use)> {
@@ -153,23 +178,42 @@ fn a_module_imports_only_what_stands_below_it() {
     report(&breaches);
 }
 
-/// Names that several modules have for the same idea: what an actor is started with, a section of the configuration, what a door needs
-/// and is, a look at flags.
-const SHARED_NAMES: [&str; 5] = ["Start", "Config", "Deps", "Door", "Sweep"];
+/// Names that several modules have for the same idea: a section of the configuration, what a door needs and is, a look at flags.
+const SHARED_NAMES: [&str; 4] = ["Config", "Deps", "Door", "Sweep"];
+
+/// The names of all types of a file, of those within functions, too.
+#[derive(Default)]
+struct TypeNames(Vec<String>);
+
+impl<'ast> Visit<'ast> for TypeNames {
+    fn visit_item_mod(&mut self, module: &'ast syn::ItemMod) {
+        if !is_for_tests(&module.attrs) {
+            syn::visit::visit_item_mod(self, module);
+        }
+    }
+    fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
+        self.0.push(item.ident.to_string());
+    }
+    fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
+        self.0.push(item.ident.to_string());
+    }
+    fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
+        self.0.push(item.ident.to_string());
+        syn::visit::visit_item_trait(self, item);
+    }
+    fn visit_item_type(&mut self, item: &'ast syn::ItemType) {
+        self.0.push(item.ident.to_string());
+    }
+}
 
 #[test]
 fn one_word_is_one_type() {
     let mut types: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for path in node_files() {
-        for item in parsed(&path).items {
-            let ident = match item {
-                syn::Item::Struct(item) => item.ident,
-                syn::Item::Enum(item) => item.ident,
-                syn::Item::Trait(item) => item.ident,
-                syn::Item::Type(item) => item.ident,
-                _ => continue,
-            };
-            types.entry(ident.to_string()).or_default().push(name(&path));
+        let mut names = TypeNames::default();
+        names.visit_file(&parsed(&path));
+        for ident in names.0 {
+            types.entry(ident).or_default().push(name(&path));
         }
     }
     assert!(types.len() > 400, "found only {} types", types.len());

@@ -114,7 +114,7 @@ std::uint32_t Model::finish_part() {
   }
   if (warmed_up_ == 0) weights_.check_complete();
   warm_up(steps[warmed_up_]);
-  // Before anything ran well, a missing tensor may still be set.
+  // Only after a step that succeeded: until then a missing tensor can still be set.
   finished_ = true;
   ++warmed_up_;
   return static_cast<std::uint32_t>(steps.size()) - warmed_up_;

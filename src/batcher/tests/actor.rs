@@ -39,7 +39,7 @@ impl Rig {
     fn start_with(reply: Got<Deliver>, credit: Got<Credit>) -> Self {
         let (returned, node, steps) = (Got::start(), Got::start(), Got::start());
         let progress = Progress::new();
-        let start = Start {
+        let start = BatcherStart {
             device: DeviceId::new("sim:0"),
             generation: 5,
             config: Config { reserve_tokens: 0, ..Config::default() },

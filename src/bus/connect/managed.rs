@@ -93,7 +93,7 @@ impl ManagedServer {
         Ok(Self { url, stop: Some(stop), watcher })
     }
 
-    /// Where it is.
+    /// The URL that it listens on.
     pub fn url(&self) -> &str {
         &self.url
     }

@@ -22,15 +22,14 @@ use crate::bus::wire::{
 };
 use crate::bus::{Config, Deps};
 use crate::clock::Timestamp;
-use crate::door::{Admit, Cancel};
+use crate::door::{
+    Admit, Cancel, MAILBOX_RETRY_MS, body_too_large, not_admitted, stopping, too_busy,
+};
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
 use crate::reader::{RenamingSink, RequestOptions};
 use crate::request::{Caller, DefaultLength, Ended, Request, SoFar};
 use crate::telemetry::{LoggedSink, Metrics, RefusedRequest};
-
-/// When to come back if admission's mailbox is full, in milliseconds: it is emptied in less, and nobody is to come back sooner.
-const MAILBOX_RETRY_MS: u64 = 1_000;
 
 /// How long a cancel waits for room in admission's mailbox: 100 tries of 10 ms.
 const CANCEL_TRIES: u32 = 100;
@@ -120,17 +119,11 @@ impl Door {
     }
 
     fn admit(&self, request: Request) {
-        let (request, error) = match self.admit.try_send(Admit(request)) {
-            Ok(()) => return,
-            Err(SendError::Full(Admit(request))) => {
-                (request, Error::new(Kind::QueueFull, "admission is busy"))
-            }
-            Err(SendError::Closed(Admit(request))) => {
-                (request, Error::new(Kind::Unavailable, "admission is not there"))
-            }
-        };
+        let Err(refusal) = self.admit.try_send(Admit(request)) else { return };
+        let error = not_admitted(&refusal);
+        let (SendError::Full(Admit(request)) | SendError::Closed(Admit(request))) = refusal;
         self.owners.take_claim(&request.id);
-        self.turn_away(request, &error.with_retry_after_ms(MAILBOX_RETRY_MS));
+        self.turn_away(request, &error);
     }
 
     fn turn_away(&self, mut request: Request, error: &Error) {
@@ -144,7 +137,8 @@ impl Door {
         let number = match self.owners.keep(request) {
             Ok(number) => number,
             Err(request) => {
-                let error = Error::new(Kind::QueueFull, "too many ids are being asked for");
+                let text = "too many requests wait for the check that no other node runs their id";
+                let error = Error::new(Kind::QueueFull, text);
                 return self.turn_away(request, &error.with_retry_after_ms(MAILBOX_RETRY_MS));
             }
         };
@@ -208,9 +202,8 @@ impl Door {
 
     fn decode(&self, encoding: Encoding, body: &[u8]) -> std::result::Result<Decoded, Undecodable> {
         if body.len() > self.max_request_bytes {
-            let (max, len) = (self.max_request_bytes, body.len());
-            let message = format!("expected at most {max} bytes, got {len}");
-            return Err(Undecodable { id: None, error: Error::new(Kind::TooLarge, message) });
+            let error = body_too_large(self.max_request_bytes, Some(body.len()));
+            return Err(Undecodable { id: None, error });
         }
         decode(encoding, body)
     }
@@ -303,18 +296,17 @@ impl Door {
     }
 
     async fn ask_cancel(&self, id: &RequestId) -> Result<Ended> {
-        let gone = || Error::new(Kind::Unavailable, "admission is not there");
         let (done, ended) = oneshot::channel();
         let mut cancel = Cancel { id: id.clone(), done };
         for _ in 0..CANCEL_TRIES {
             cancel = match self.cancel.try_send(cancel) {
-                Ok(()) => return ended.await.unwrap_or_else(|_| Err(gone())),
-                Err(SendError::Closed(_)) => return Err(gone()),
+                Ok(()) => return ended.await.unwrap_or_else(|_| Err(stopping())),
+                Err(SendError::Closed(_)) => return Err(stopping()),
                 Err(SendError::Full(cancel)) => cancel,
             };
             tokio::time::sleep(CANCEL_RETRY).await;
         }
-        Err(Error::new(Kind::QueueFull, "admission is busy").with_retry_after_ms(MAILBOX_RETRY_MS))
+        Err(too_busy())
     }
 
     /// The stream of a number, while its request runs.

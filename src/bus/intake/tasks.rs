@@ -29,7 +29,7 @@ pub(in crate::bus) struct Intake {
     pub subscription: Subscription,
     /// The connection.
     pub client: Client,
-    /// Where they go.
+    /// The door that its messages are handed to.
     pub door: Arc<Door>,
     /// The model and its counters.
     pub endpoint: Arc<Endpoint>,

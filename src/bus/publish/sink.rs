@@ -14,9 +14,9 @@ use crate::error::{Error, Kind};
 use crate::ids::RequestId;
 use crate::request::{Event, FinishReason, Handle, Sink, SinkClosed, Usage};
 
-/// What the request has been told so far.
+/// What the sink has told its client so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum SinkState {
     Nothing,
     Accepted,
     Ended,
@@ -32,13 +32,13 @@ pub(in crate::bus) struct BusSink {
     reply: Option<Subject>,
     /// The id is the client's.
     own_id: bool,
-    told: Told,
+    told: SinkState,
     received: Instant,
 }
 
 /// What a sink is made with.
 pub(in crate::bus) struct SinkStart {
-    /// Where it queues.
+    /// The door that it queues its answer at.
     pub door: Arc<Door>,
     /// Its events.
     pub stream: Arc<SubjectStream>,
@@ -62,7 +62,7 @@ impl BusSink {
             id: start.id,
             reply: start.reply,
             own_id: start.own_id,
-            told: Told::Nothing,
+            told: SinkState::Nothing,
             received: Instant::now(),
         }
     }
@@ -70,7 +70,7 @@ impl BusSink {
 
 impl Sink for BusSink {
     fn accepted(&mut self, handle: &Arc<Handle>) {
-        self.told = Told::Accepted;
+        self.told = SinkState::Accepted;
         self.stream.accepted(handle, Instant::now());
         // The reply subject of a request-many gets nothing but events.
         if let (true, Some(reply)) = (self.own_id, &self.reply) {
@@ -85,7 +85,7 @@ impl Sink for BusSink {
     }
 
     fn refused(&mut self, error: &Error) {
-        self.told = Told::Ended;
+        self.told = SinkState::Ended;
         self.endpoint.failed(error);
         self.door.owners.take_claim(&self.id);
         let id = self.own_id.then_some(&self.id);
@@ -98,14 +98,14 @@ impl Sink for BusSink {
 
     fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
         if event.is_last() {
-            self.told = Told::Ended;
+            self.told = SinkState::Ended;
             match &event.error {
                 Some(error) => self.endpoint.failed(error),
                 None => self.endpoint.finished(self.received.elapsed()),
             }
         }
         // The last event is published even so: somebody may have come in the meantime.
-        if self.stream.is_gone() && self.told != Told::Ended {
+        if self.stream.is_gone() && self.told != SinkState::Ended {
             return Err(SinkClosed);
         }
         if self.stream.push(event) {
@@ -123,13 +123,13 @@ impl Drop for BusSink {
     fn drop(&mut self) {
         self.door.forget(self.stream.number);
         match self.told {
-            Told::Ended => {}
-            Told::Nothing => {
+            SinkState::Ended => {}
+            SinkState::Nothing => {
                 let error = Error::new(Kind::Unavailable, "the node dropped the request")
                     .with_retry_after_ms(1_000);
                 self.refused(&error);
             }
-            Told::Accepted => {
+            SinkState::Accepted => {
                 let event = Event {
                     finish_reason: Some(FinishReason::Failed),
                     usage: Some(Usage::default()),

@@ -74,7 +74,7 @@ pub enum RandomError {
     /// The disk would not hold it.
     #[error("{}: {need} bytes are needed, the file system has {free} free", directory.display())]
     NoSpace {
-        /// Where to.
+        /// The directory that was to be written.
         directory: PathBuf,
         /// All files together.
         need: u64,

@@ -59,7 +59,7 @@ impl Bench {
             slow,
         });
         let device = DeviceId::new("sim:0");
-        let running = start(Start {
+        let running = start(ExecutorStart {
             maker,
             step_done: batcher.recipient(),
             progress: Progress::new(),

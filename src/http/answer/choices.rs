@@ -10,7 +10,7 @@ use crate::request::{Event, FinishReason, Handle, Receipt, SinkClosed, TokenLogp
 /// What the reader takes at once: everything of one choice since it took the last time.
 #[derive(Debug, PartialEq)]
 pub struct Taken {
-    /// Which choice.
+    /// Index of the choice.
     pub index: usize,
     /// May be empty with log probabilities or an end.
     pub text: String,

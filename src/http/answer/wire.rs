@@ -78,13 +78,13 @@ impl Whole {
 /// One whole body; `choices` in the order of the prompts.
 pub fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
     #[derive(Serialize)]
-    struct Body<'a> {
+    struct CompletionObject<'a> {
         id: String,
         object: &'static str,
         created: u64,
         model: &'a str,
         system_fingerprint: &'static str,
-        choices: Vec<Choice<'a>>,
+        choices: Vec<ChoiceObject<'a>>,
         usage: WireUsage,
         /// Where vLLM has those of a chat.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +93,7 @@ pub fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
         receipt: Option<&'a Receipt>,
     }
     #[derive(Serialize)]
-    struct Choice<'a> {
+    struct ChoiceObject<'a> {
         index: usize,
         #[serde(flatten)]
         content: Content<'a>,
@@ -109,7 +109,7 @@ pub fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
         Message { role: &'static str, content: &'a str, refusal: () },
     }
     let of_prompt = |whole| of_prompt(title, whole);
-    let body = Body {
+    let body = CompletionObject {
         id: format!("{}{}", title.api.id_prefix(), title.request_id),
         object: title.api.object(false),
         created: title.created,
@@ -118,7 +118,7 @@ pub fn body(title: &Title, choices: &[Whole], bill: &Bill) -> Vec<u8> {
         choices: choices
             .iter()
             .enumerate()
-            .map(|(index, whole)| Choice {
+            .map(|(index, whole)| ChoiceObject {
                 index,
                 content: match title.api {
                     Api::Completions => Content::Text(&whole.text),

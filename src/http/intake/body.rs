@@ -12,6 +12,7 @@ use super::super::answer::wire::Api;
 use super::super::config::UnknownParameters;
 use super::super::routes::Door;
 use super::parse::{self, GenerationBody};
+use crate::door::body_too_large;
 use crate::error::{Error, Kind, Result};
 use crate::request::IgnoredMembers;
 
@@ -52,7 +53,7 @@ impl Body {
         let length =
             headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         if length.is_some_and(|length: usize| length > door.max_body_bytes) {
-            return Err(too_large(door.max_body_bytes));
+            return Err(body_too_large(door.max_body_bytes, length));
         }
         let collect = collect(door, payload, length.unwrap_or_default());
         tokio::time::timeout(door.read_timeout, collect).await.unwrap_or_else(|_| {
@@ -117,7 +118,7 @@ async fn collect(door: &Door, mut payload: Payload, length: usize) -> Result<Bod
         })?;
         let len = bytes.len() + piece.len();
         if len > door.max_body_bytes {
-            return Err(too_large(door.max_body_bytes));
+            return Err(body_too_large(door.max_body_bytes, None));
         }
         if len > SMALL_BYTES {
             let held = place.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -135,7 +136,7 @@ async fn collect(door: &Door, mut payload: Payload, length: usize) -> Result<Bod
 fn larger(all: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit> {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     all.clone().try_acquire_many_owned(bytes).map_err(|_| {
-        let text = "the node has as many large bodies as it takes at once";
+        let text = "the node is already reading as many large bodies as it can hold";
         Error::new(Kind::QueueFull, text).with_retry_after_ms(LARGE_BODY_RETRY_MS)
     })
 }
@@ -158,11 +159,4 @@ fn check_type(headers: &HeaderMap) -> Result<()> {
         return Err(Error::new(Kind::Unsupported, message));
     }
     Ok(())
-}
-
-fn too_large(limit: usize) -> Error {
-    Error::new(
-        Kind::TooLarge,
-        format!("expected a body of at most {limit} bytes, got a longer one"),
-    )
 }

@@ -14,7 +14,8 @@ pub(in crate::http) fn ids(id: &RequestId, count: usize) -> Result<Vec<RequestId
     let ids = (0..count).map(|i| RequestId::parse(&format!("{id}-{i}")));
     ids.collect::<Result<_>>().map_err(|_| {
         let room = MAX_REQUEST_ID_LEN - format!("-{}", count - 1).len();
-        let expected = format!("expected at most {room} characters with {count} prompts");
+        let expected =
+            format!("with {count} prompts a request_id may have at most {room} characters");
         Error::invalid("request_id", expected)
     })
 }

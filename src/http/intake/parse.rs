@@ -101,7 +101,7 @@ fn generation(mut fields: Fields<'_>, prompts: Result<Vec<Prompt>>) -> Result<Ge
     }
     if options.stream && options.params.prompt_logprobs.is_some() {
         // As vLLM has it: its stream has no place for them.
-        let text = "not supported with stream; expected nothing, or echo with logprobs";
+        let text = "not supported with stream; leave it out, or use echo with logprobs";
         return Err(Error::unsupported("prompt_logprobs", text));
     }
     let layout = Layout { max_tokens, ..LAYOUT };
@@ -116,7 +116,7 @@ fn max_tokens(fields: &mut Fields<'_>, params: &mut Params) -> Result<&'static s
         return Ok(LAYOUT.max_tokens);
     };
     if params.max_tokens.is_some_and(|other| other != given) {
-        let text = "expected the same value as in max_tokens, or one of the two alone";
+        let text = "differs from max_tokens; send one of them, or the same value in both";
         return Err(Error::invalid(NAME, text));
     }
     params.max_tokens = Some(given);

@@ -46,7 +46,7 @@ pub struct Report {
     pub kv_bytes_per_token: u64,
     /// The checkpoint's `max_position_embeddings`.
     pub context_length: u32,
-    /// Longest sequence that is reckoned with: the context, or less if that was asked for.
+    /// Longest sequence that is planned for: the context, or less if that was asked for.
     pub max_seq_len: u32,
     /// Tokens that end a completion.
     pub end_token_ids: Vec<u32>,

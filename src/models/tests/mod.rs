@@ -148,7 +148,7 @@ async fn build(
 ) -> (DeviceHandle, ExecutorHandle) {
     let batcher = Batcher { device, log: Arc::clone(log) }.start();
     let id = DeviceId::new(device);
-    let mut running = executor::start(executor::Start {
+    let mut running = executor::start(executor::ExecutorStart {
         device: id.clone(),
         maker,
         step_done: batcher.clone().recipient(),
@@ -175,7 +175,10 @@ impl Bench {
         Self::with(devices, |_| {}).await
     }
 
-    async fn with(devices: Vec<(&'static str, Maker)>, change: impl FnOnce(&mut Start)) -> Self {
+    async fn with(
+        devices: Vec<(&'static str, Maker)>,
+        change: impl FnOnce(&mut ModelsStart),
+    ) -> Self {
         let log = Log::default();
         let (mut handles, mut executors) = (Vec::new(), Vec::new());
         for (device, maker) in devices {
@@ -190,7 +193,7 @@ impl Bench {
         let metrics = Arc::new(Metrics::new("node-a"));
         let limits = crate::health::Config::default().limits();
         let vitals = Arc::new(Vitals::new("node-a", limits, metrics));
-        let mut settings = Start {
+        let mut settings = ModelsStart {
             hub: HubCache::default(),
             limits: LIMITS,
             kv_bytes: None,

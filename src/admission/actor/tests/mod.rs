@@ -72,7 +72,7 @@ impl Bench {
         let ledger = Ledger::new(vec![Arc::clone(&observed) as Arc<dyn RunningObserver>]);
         let fake = scheduler.clone();
         let address = FakeScheduler::start_in_arbiter(&arbiters[0].handle(), |_| fake);
-        let start = Start {
+        let start = AdmissionStart {
             config,
             node_id: "node-1".into(),
             expected_models: vec!["later".into()],
