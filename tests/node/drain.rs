@@ -116,12 +116,12 @@ async fn sigterm_while_a_model_loads_ends_the_node_in_order() {
     let mut node = loading(&nats, 8_000).await;
     node.signal("-TERM");
     assert!(node.wait().success(), "{}", node.log());
-    // What is on the device's thread ends there; nobody is told that the node is ready.
+    // The load may end before its actor does; nobody is told that the node is ready.
     let log = json_lines(&node.log());
     let said: Vec<&str> =
         log.iter().filter_map(|line| line["fields"]["message"].as_str()).collect();
     let end = said.iter().position(|text| *text == "draining").expect("it drains");
-    assert_eq!(said[end..], ["draining", "loaded"]);
+    assert!(said[end + 1..].iter().all(|text| *text == "loaded"), "{said:?}");
     assert!(!said.contains(&"ready"), "{said:?}");
 }
 
