@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use async_nats::Client;
 use async_nats::connection::State;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use tokio::sync::{oneshot, watch};
 
 use super::config::{Config, Mode, is_token};
@@ -19,6 +20,7 @@ use super::intake::{Door, Intake, Service, answer_service, take_answers, watch_n
 use super::publish::{Control, Outbox, Writer, WriterStart};
 use super::{Deps, QUEUE_GROUP};
 use crate::door::RunningObserver;
+use crate::ids::RequestId;
 use crate::lifeline::Lifeline;
 
 /// How long a stop waits for NATS to take what is left.
@@ -256,13 +258,16 @@ impl Session {
         let service = Arc::new(Service::new(node_id, door.subjects.clone()));
         let open = |subject| Subscription::open(&client, &link, subject, None);
         let answers = open(format!("{inbox}.*")).await.map_err(other)?;
+        // Requests have such subjects for a moment each; this one lasts, and so shows whether NATS grants them.
+        let cancels = open(door.subjects.cancel(&RequestId::generate())).await.map_err(other)?;
+        tokio::spawn(cancels.into_stream().for_each(|_| std::future::ready(())));
         let mut asked = Vec::new();
         for (verb, subject) in service.subjects() {
             asked.push((verb, open(subject).await.map_err(other)?));
         }
         let answers = take_answers(answers, door.clone());
         tokio::spawn(alive.beside("bus's reader of answers").over(answers));
-        let neighbours = watch_neighbours(client.clone(), door.clone());
+        let neighbours = watch_neighbours(client.clone(), link.clone(), door.clone());
         tokio::spawn(alive.beside("bus's look for neighbours").over(neighbours));
         let questions = answer_service(asked, service.clone(), outbox.clone());
         tokio::spawn(alive.beside("bus's service").over(questions));

@@ -118,15 +118,21 @@ async fn a_denied_subscription_makes_the_node_not_ready_until_it_is_granted() {
 }
 
 #[tokio::test]
-async fn a_service_subject_that_is_denied_degrades_and_requests_go_on() {
-    let mut server = NatsServer::with(&users("right", "\"$SRV.>\""));
-    let node = NodeProcess::start_sim(0, &bus(&server, USER));
-    let impaired = |health: &Value| bus_check(health)["status"] == "degraded";
-    let health = node.wait_health("degraded", impaired).await;
-    assert!(bus_check(&health)["message"].as_str().is_some_and(|text| text.contains("$SRV.")));
-    assert_eq!(node.get("/health/ready").await.0, 200);
-    server.reload(&users("right", ""));
-    wait_well(&node).await;
+async fn a_subject_beside_the_door_that_is_denied_degrades_and_requests_go_on() {
+    let subjects = ["$SRV.>", "inferno.v1.cancel.>", "inferno.v1.node.*.health"];
+    let each = subjects.map(|subject| async move {
+        let mut server = NatsServer::with(&users("right", &format!("\"{subject}\"")));
+        let node = NodeProcess::start_sim(0, &bus(&server, USER));
+        let impaired = |health: &Value| bus_check(health)["status"] == "degraded";
+        let health = node.wait_health("degraded", impaired).await;
+        let named = subject.trim_end_matches('>');
+        let message = bus_check(&health)["message"].as_str();
+        assert!(message.is_some_and(|text| text.contains(named)), "{health}");
+        assert_eq!(node.get("/health/ready").await.0, 200);
+        server.reload(&users("right", ""));
+        wait_well(&node).await;
+    });
+    futures_util::future::join_all(each).await;
 }
 
 #[tokio::test]

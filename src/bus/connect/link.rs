@@ -93,6 +93,11 @@ impl LinkState {
         denial.map(|denial| *denial = Denial::AskedAgain).is_some()
     }
 
+    /// Whether NATS denies a subscription that lasts.
+    pub fn denies(&self, subject: &str) -> bool {
+        self.watched.get(subject).is_some_and(|watched| watched.denial.is_some())
+    }
+
     /// Takes a report; gives the line that is to be logged.
     pub fn take(&mut self, report: LinkReport) -> Option<Line> {
         match report {

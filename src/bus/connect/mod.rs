@@ -174,6 +174,11 @@ impl NatsLink {
         self.change(|state| state.ask_again(subject))
     }
 
+    /// Whether NATS denies a subscription that lasts.
+    pub fn denies(&self, subject: &str) -> bool {
+        self.lock().denies(subject)
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut LinkState) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, Subject, Subscriber};
-use futures_util::StreamExt;
+use async_nats::{Client, Subject};
 use tokio::sync::Notify;
 
 use super::door::Door;
+use crate::bus::connect::{NatsLink, Subscription};
 use crate::ids::RequestId;
 use crate::request::Request;
 
@@ -125,19 +125,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Finds out whether there are other nodes, by their health: only until one is heard, and again a while later, so that it costs the
 /// same in a large cluster.
-pub(in crate::bus) async fn watch_neighbours(client: Client, door: Arc<Door>) {
+pub(in crate::bus) async fn watch_neighbours(client: Client, link: Arc<NatsLink>, door: Arc<Door>) {
     let (all, own) = (door.subjects.health("*"), door.subjects.health(&door.node_id));
     let neighbours = &door.owners.has_neighbours;
     loop {
-        let Ok(mut health) = client.subscribe(all.clone()).await else { return };
+        let health = Subscription::open(&client, &link, all.clone(), None).await;
+        let Ok(mut health) = health else { return };
         loop {
             match tokio::time::timeout(SILENCE, another(&mut health, &own)).await {
                 Ok(true) => break,
                 Ok(false) => return,
                 // What nobody hears says nothing.
                 Err(_) => {
-                    let is_away = client.connection_state() != State::Connected;
-                    neighbours.store(is_away, Ordering::Relaxed);
+                    let is_deaf =
+                        client.connection_state() != State::Connected || link.denies(&all);
+                    neighbours.store(is_deaf, Ordering::Relaxed);
                 }
             }
         }
@@ -148,7 +150,7 @@ pub(in crate::bus) async fn watch_neighbours(client: Client, door: Arc<Door>) {
 }
 
 /// Resolves when another node's health comes; false if the connection ends.
-async fn another(health: &mut Subscriber, own: &str) -> bool {
+async fn another(health: &mut Subscription, own: &str) -> bool {
     while let Some(message) = health.next().await {
         if message.subject.as_str() != own {
             return true;
