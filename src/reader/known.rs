@@ -46,7 +46,7 @@ pub(super) const KNOWN: &[(MemberPlace, &str, Neutral)] = &[
     (Params, "mirostat_tau", AnyNumber),
     (Params, "mm_processor_kwargs", Empty),
     (Params, "n_keep", Numbers(&[0.0])),
-    (Params, "n_predict", NoValue),
+    (Params, "n_predict", Numbers(&[-1.0])),
     (Params, "n_probs", Numbers(&[0.0])),
     (Params, "no_stop_trim", False),
     (Params, "parse_tool_calls", AnyBoolean),

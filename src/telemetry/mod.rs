@@ -110,7 +110,7 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
             "inferno_bus_refusals_dropped_total",
             Counter,
             &[],
-            "refusals that were not sent: too many waited for a slow link",
+            "refusals, and answers to questions, that were not sent: too many waited for a slow link",
         ),
         (
             "inferno_bus_publishes_failed_total",

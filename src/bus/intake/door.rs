@@ -177,7 +177,7 @@ impl Door {
         let owner =
             OwnerAnswer { request_id: id.to_string(), node_id: self.node_id.clone(), running };
         let payload = Encoding::Json.write(&owner);
-        self.outbox.send(OutboundMessage { subject, reply: None, payload, headers: None });
+        self.outbox.answer(OutboundMessage { subject, reply: None, payload, headers: None });
     }
 
     /// A node claims an id that runs here: both were told that nobody runs it. The one with the smaller name keeps it.
@@ -281,7 +281,7 @@ impl Door {
         let encoding = encoding.unwrap_or_default();
         let Some(reply) = message.reply else { return };
         match answer {
-            Ok(ended) => self.outbox.send(OutboundMessage {
+            Ok(ended) => self.outbox.answer(OutboundMessage {
                 subject: reply,
                 reply: None,
                 payload: cancelled(encoding, &id, ended),

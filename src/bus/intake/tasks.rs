@@ -121,7 +121,7 @@ pub(in crate::bus) async fn answer_service(
     let mut questions = select_all(streams);
     while let Some((verb, question)) = questions.next().await {
         let Some(reply) = question.reply else { continue };
-        outbox.send(OutboundMessage {
+        outbox.answer(OutboundMessage {
             subject: reply,
             reply: None,
             payload: Bytes::from(service.answer(verb).to_string()),

@@ -1,7 +1,7 @@
 //! What waits to be written: filled by sinks, tasks and the node from any thread without blocking, emptied by the writer.
 //!
 //! Bounded: a stream is in it at most once, with its events joined, and what is accepted is answered once; refusals, of which any
-//! number may be asked for while the link takes nothing, wait up to [`MAX_REFUSALS`].
+//! number may be asked for while the link takes nothing, wait up to [`MAX_ANSWERS`].
 
 use std::collections::HashSet;
 use std::mem::take;
@@ -20,9 +20,10 @@ use crate::door::RunningObserver;
 use crate::error::Error;
 use crate::ids::RequestId;
 
-/// Answers that may wait when another refusal comes; beyond that it is dropped and counted, and its client's own time limit ends the
-/// wait. 8,192 of 300 bytes are 2.5 MB, and seconds of work for a link that is worth having.
-const MAX_REFUSALS: usize = 8_192;
+/// Answers that may wait when another comes that nothing has paid for: a refusal, or what anybody may ask. Beyond that it is dropped
+/// and counted, and its client's own time limit ends the wait. 8,192 of 300 bytes are 2.5 MB, and seconds of work for a link that is
+/// worth having.
+const MAX_ANSWERS: usize = 8_192;
 
 /// What the node asks of the writer.
 pub(in crate::bus) enum Control {
@@ -51,8 +52,8 @@ pub(in crate::bus) struct Work {
     pub unheard: Vec<(u64, ListenerProbe)>,
     /// The newest health message.
     pub health: Option<Bytes>,
-    /// Refusals that found no place.
-    pub refusals_dropped: u64,
+    /// Refusals and answers to questions that found no place.
+    pub answers_dropped: u64,
     /// Messages that the library lost because nobody took them.
     pub lost: u64,
 }
@@ -65,7 +66,7 @@ struct OutboxQueue {
 
 impl OutboxQueue {
     fn has_too_many(&self) -> bool {
-        self.work.messages.len() >= MAX_REFUSALS
+        self.work.messages.len() >= MAX_ANSWERS
     }
 }
 
@@ -83,9 +84,17 @@ pub(in crate::bus) struct Outbox {
 }
 
 impl Outbox {
-    /// Queues an answer.
+    /// Queues a message of a request that was accepted, or of the node's own.
     pub fn send(&self, message: OutboundMessage) {
         self.change(|queue| queue.work.messages.push(message));
+    }
+
+    /// Queues the answer to a question, which anybody may ask as often as they like.
+    pub fn answer(&self, message: OutboundMessage) {
+        self.change(|queue| match queue.has_too_many() {
+            true => queue.work.answers_dropped += 1,
+            false => queue.work.messages.push(message),
+        });
     }
 
     /// Queues a refusal; `ends` adds the empty message that ends a request-many.
@@ -93,7 +102,7 @@ impl Outbox {
         let OutgoingRefusal { encoding, id, error, ends } = answer;
         // Before it is encoded: a flood is to cost little.
         if self.lock().has_too_many() {
-            return self.change(|queue| queue.work.refusals_dropped += 1);
+            return self.change(|queue| queue.work.answers_dropped += 1);
         }
         let refused = OutboundMessage {
             subject: to.clone(),
@@ -285,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_beyond_their_bound_are_dropped_and_counted_and_acceptances_never() {
+    fn refusals_and_answers_beyond_their_bound_are_dropped_and_counted_and_acceptances_never() {
         let outbox = Outbox::default();
         let error = Error::invalid("x", "y");
         let refuse = || {
@@ -293,13 +302,16 @@ mod tests {
                 OutgoingRefusal { encoding: Encoding::Json, id: None, error: &error, ends: false };
             outbox.send_refusal("to".into(), refused);
         };
-        (0..MAX_REFUSALS + 5).for_each(|_| refuse());
+        (0..MAX_ANSWERS + 5).for_each(|_| refuse());
         outbox.send(empty("accepted".into()));
         let work = outbox.take(false);
-        assert_eq!((work.messages.len(), work.refusals_dropped), (0, 5), "no room for answers");
+        assert_eq!((work.messages.len(), work.answers_dropped), (0, 5), "no room for answers");
         refuse();
         let work = outbox.take(true);
-        assert_eq!((work.messages.len(), work.refusals_dropped), (MAX_REFUSALS + 1, 1));
+        assert_eq!((work.messages.len(), work.answers_dropped), (MAX_ANSWERS + 1, 1));
+        (0..MAX_ANSWERS + 5).for_each(|_| outbox.answer(empty("asked".into())));
+        let work = outbox.take(true);
+        assert_eq!((work.messages.len(), work.answers_dropped), (MAX_ANSWERS, 5));
         refuse();
         assert_eq!(outbox.take(true).messages.len(), 1);
     }

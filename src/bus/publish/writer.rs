@@ -208,7 +208,7 @@ impl Writer {
         for message in work.messages {
             self.publish_kept(message).await;
         }
-        self.door.metrics.bus_refusals_dropped.increment(work.refusals_dropped);
+        self.door.metrics.bus_refusals_dropped.increment(work.answers_dropped);
         self.door.metrics.bus_messages_lost.increment(work.lost);
         for message in self.window.after_hold(now) {
             self.publish_kept(message).await;
