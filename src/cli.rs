@@ -14,7 +14,7 @@ use crate::generate::GenerateArgs;
 use crate::gpu;
 use crate::models::inspect::devices_here;
 use crate::models::prompts::Prompts;
-use crate::process::{end_signal, runtime};
+use crate::process::{EndSignals, runtime};
 use crate::serve::ConfigOptions;
 
 /// A node of an LLM inference cluster.
@@ -146,11 +146,11 @@ pub fn random(args: RandomArgs) -> Result<(), String> {
     let stop = Arc::new(AtomicBool::new(false));
     let written = runtime()?.block_on(async {
         let (to, stopped) = (directory.clone(), Arc::clone(&stop));
-        let signal = end_signal()?;
+        let mut signals = EndSignals::listen()?;
         let mut work = tokio::task::spawn_blocking(move || random::write(&to, &options, &stopped));
         let outcome = tokio::select! {
             outcome = &mut work => outcome,
-            () = signal => {
+            () = signals.next() => {
                 stop.store(true, Ordering::Relaxed);
                 work.await
             }

@@ -1,5 +1,7 @@
 //! What a command asks of the system: a runtime, signals, open files.
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 /// A runtime on this thread.
 ///
 /// # Errors
@@ -20,19 +22,29 @@ pub fn raise_open_files() {
     }
 }
 
-/// Resolves at the first SIGINT or SIGTERM; both are caught from now on.
-///
-/// # Errors
-/// The system's reason.
-pub fn end_signal() -> Result<impl Future<Output = ()>, String> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|error| format!("signals: {error}"));
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
+/// The signals that ask the process to end: SIGINT and SIGTERM.
+pub struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl EndSignals {
+    /// Both are caught from now on.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub fn listen() -> Result<Self, String> {
+        let listen = |kind| signal(kind).map_err(|error| format!("signals: {error}"));
+        let (terminate, interrupt) =
+            (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt })
+    }
+
+    /// Resolves at the next one.
+    pub async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-    })
+    }
 }

@@ -137,12 +137,12 @@ fn start(options: &ConfigOptions) -> Result<(), ServeError> {
 }
 
 async fn run_until_signal(node: Node, shown: &Shown, log: HeldLog) -> Result<(), ServeError> {
-    let mut signal = std::pin::pin!(process::end_signal().map_err(ServeError)?);
+    let mut signals = process::EndSignals::listen().map_err(ServeError)?;
     let mut phase = node.phase();
     let (mut failed, mut announcement, mut log) = (None, None, Some(log));
     loop {
         tokio::select! {
-            () = &mut signal => break,
+            () = signals.next() => break,
             changed = phase.changed() => match (changed, phase.borrow_and_update().clone()) {
                 (Ok(()), Phase::Ready) => {
                     bus_settles(&node).await;
@@ -161,15 +161,11 @@ async fn run_until_signal(node: Node, shown: &Shown, log: HeldLog) -> Result<(),
     tracing::info!("draining");
     drop((announcement, log));
     let again = async {
-        let second = process::end_signal().map_err(ServeError);
         // A node that ends by itself has had no first signal yet.
         if failed.is_some() {
-            signal.as_mut().await;
+            signals.next().await;
         }
-        match second {
-            Ok(second) => second.await,
-            Err(_) => std::future::pending().await,
-        }
+        signals.next().await;
     };
     let cut = tokio::select! {
         cut = node.shutdown() => cut?,

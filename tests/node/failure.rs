@@ -100,6 +100,28 @@ async fn a_device_that_stays_finishes_for_a_lost_one_and_the_node_ends() {
 }
 
 #[tokio::test]
+async fn the_first_signal_to_a_node_that_ends_by_itself_cuts_nothing() {
+    let mut node = NodeProcess::start(&format!(
+        "{MANAGED}devices = [\"cpu:0\", \"cpu:1\"]\n\
+         faults = [{{ device = \"cpu:1\", step = 40, kind = \"sticky\" }}]\n"
+    ));
+    let bus = client(&node.nats()).await;
+    let mut generations = Vec::new();
+    for seed in 0..4 {
+        let request = request(400, seed);
+        generations.push(bus.generate("demo", request).await.expect("accepted"));
+    }
+    node.wait_health("draining", |health| health["draining"] == true).await;
+    node.signal("-TERM");
+    for mut generation in generations {
+        let (_, _, last) = collect(&mut generation).await.expect("no gap");
+        assert_eq!(last.finish_reason, Some(FinishReason::Length), "{:?}", last.error);
+    }
+    assert!(!node.wait().success(), "for the supervisor to start it again");
+    assert!(!node.log().contains("second signal"), "{}", node.log());
+}
+
+#[tokio::test]
 async fn a_poison_prompt_fails_alone() {
     // No prompt of the others has this id, and none of their completions: the fault looks only at what the host sends.
     let node = NodeProcess::start(&format!(
