@@ -199,16 +199,26 @@ impl DeviceActors {
         let made = (&mut executor.ready).await;
         let attach = Attach { executor: executor.addr.clone().recipient() };
         let actors = Self { generation, batcher, reply, executor: Some(executor), lines, threads };
-        let mut begun =
-            made.unwrap_or_else(|_| Err(DeviceError::other("the executor ended while it started")));
-        if begun.is_ok() {
-            let attached = actors.batcher.send(attach).await;
-            begun = attached.map_err(|_| DeviceError::other("the batcher ended"));
-        }
-        match begun {
-            Ok(()) => Ok(actors),
+        let begun = match made {
+            Ok(Ok(())) => {
+                let attached = actors.batcher.send(attach).await;
+                attached.map_err(|_| DeviceError::other("the batcher ended"))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(DeviceError::other("the executor ended while it started")),
+        };
+        actors.or_end(begun).await
+    }
+
+    /// These, where what they were to do went well; else ends them first.
+    ///
+    /// # Errors
+    /// That of `outcome`.
+    pub async fn or_end<E>(self, outcome: Result<(), E>) -> Result<Self, E> {
+        match outcome {
+            Ok(()) => Ok(self),
             Err(error) => {
-                actors.end_aside().await;
+                self.end_aside().await;
                 Err(error)
             }
         }

@@ -90,16 +90,10 @@ impl Inner {
             sticky: error.code == DeviceErrorCode::Sticky,
             reason: error.to_string(),
         })?;
-        match take_up(kept, parts, &actors).await {
-            Ok(()) => {
-                kept.actors.borrow_mut().insert(parts.id.clone(), actors);
-                Ok(())
-            }
-            Err(not_built) => {
-                actors.end_aside().await;
-                Err(not_built)
-            }
-        }
+        let taken_up = take_up(kept, parts, &actors).await;
+        let actors = actors.or_end(taken_up).await?;
+        kept.actors.borrow_mut().insert(parts.id.clone(), actors);
+        Ok(())
     }
 }
 
