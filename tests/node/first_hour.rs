@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 
-use super::harness::{NodeProcess, json_lines, program};
+use super::harness::{ModelCopy, NodeProcess, json_lines, program};
 use super::nats::NatsServer;
 
 fn text(bytes: &[u8]) -> String {
@@ -88,14 +88,14 @@ async fn a_terminal_shows_ten_lines_at_most_with_commands_that_work() {
 #[test]
 fn on_a_terminal_the_warnings_of_a_start_come_after_what_people_need() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let model = dir.path().join("bare");
-    std::fs::create_dir(&model).expect("a folder");
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        std::fs::copy(format!("models/demo/{name}"), model.join(name)).expect("copied");
-    }
-    let rules = json!({"suppress_tokens": [1], "bad_words_ids": [[2]]}).to_string();
-    std::fs::write(model.join("generation_config.json"), rules).expect("written");
-    let model = model.to_str().expect("UTF-8");
+    let copy = ModelCopy::named("bare", dir.path())
+        .edit("tokenizer_config.json", |config| {
+            config.as_object_mut().expect("an object").remove("chat_template");
+        })
+        .edit("generation_config.json", |config| config["suppress_tokens"] = json!([1]));
+    let weights = "model.safetensors";
+    std::fs::copy(format!("models/demo/{weights}"), copy.folder.join(weights)).expect("copied");
+    let model = copy.folder.to_str().expect("UTF-8");
     let (_node, lines) = shown_to("max_seq_len", dir.path(), model, &["--bus-mode", "off"]);
     let at = |part: &str| lines.iter().position(|line| line.contains(part));
     let (config, template, rules) = (at("  config  "), at("no chat template"), at("not honoured"));

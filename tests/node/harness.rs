@@ -280,3 +280,35 @@ pub fn children_of(pid: u32) -> Vec<PathBuf> {
     let processes = std::fs::read_dir("/proc").expect("Linux").flatten().map(|entry| entry.path());
     processes.filter(|path| parent(path) == Some(pid)).collect()
 }
+
+/// A copy of the demo model without weights, and its section of the configuration.
+pub struct ModelCopy {
+    pub folder: PathBuf,
+    pub section: String,
+}
+
+impl ModelCopy {
+    pub fn named(name: &str, within: &Path) -> Self {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let folder = within.join(name);
+        std::fs::create_dir(&folder).expect("a folder");
+        for file in
+            ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+        {
+            std::fs::copy(demo.join(file), folder.join(file)).expect("copies");
+        }
+        let section = format!(
+            "[[models]]\nname = \"{name}\"\nload_format = \"dummy\"\nmodel_path = {folder:?}\n"
+        );
+        Self { folder, section }
+    }
+
+    pub fn edit(self, file: &str, edit: impl FnOnce(&mut Value)) -> Self {
+        let path = self.folder.join(file);
+        let mut value =
+            serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("JSON");
+        edit(&mut value);
+        std::fs::write(&path, value.to_string()).expect("writes");
+        self
+    }
+}

@@ -1,47 +1,13 @@
 //! Goal: the log tells what somebody who serves a model has to know: what its checkpoint lacks, what of a request was ignored, and how
 //! the bus's requests ended. Method: nodes with edited copies of the demo model and with requests of each kind; their JSON lines are read.
 
-use std::path::{Path, PathBuf};
-
 use inferno_node::bus::client::ClientError;
 use inferno_node::error::Kind;
 use serde_json::{Value, json};
 
-use super::harness::{NodeProcess, client, collect, json_lines, program, request};
+use super::harness::{ModelCopy, NodeProcess, client, collect, json_lines, program, request};
 
 const NO_BUS: &str = "[bus]\nmode = \"off\"\n";
-
-/// A copy of the demo model without weights, and its section of the configuration.
-struct Copy {
-    folder: PathBuf,
-    section: String,
-}
-
-impl Copy {
-    fn named(name: &str, within: &Path) -> Self {
-        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
-        let folder = within.join(name);
-        std::fs::create_dir(&folder).expect("a folder");
-        for file in
-            ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
-        {
-            std::fs::copy(demo.join(file), folder.join(file)).expect("copies");
-        }
-        let section = format!(
-            "[[models]]\nname = \"{name}\"\nload_format = \"dummy\"\nmodel_path = {folder:?}\n"
-        );
-        Self { folder, section }
-    }
-
-    fn edit(self, file: &str, edit: impl FnOnce(&mut Value)) -> Self {
-        let path = self.folder.join(file);
-        let mut value =
-            serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("JSON");
-        edit(&mut value);
-        std::fs::write(&path, value.to_string()).expect("writes");
-        self
-    }
-}
 
 /// What a node warned of in the files of its models: the model, the text.
 fn warnings(node: &NodeProcess) -> Vec<(String, String)> {
@@ -58,19 +24,19 @@ fn warnings(node: &NodeProcess) -> Vec<(String, String)> {
 #[tokio::test]
 async fn a_load_tells_what_the_checkpoint_lacks_and_what_of_it_is_not_honoured() {
     let dir = tempfile::tempdir().expect("a directory");
-    let silent = Copy::named("silent", dir.path()).edit("tokenizer_config.json", |config| {
+    let silent = ModelCopy::named("silent", dir.path()).edit("tokenizer_config.json", |config| {
         config.as_object_mut().expect("an object").remove("chat_template");
     });
-    let faulty = Copy::named("faulty", dir.path()).edit("tokenizer_config.json", |config| {
+    let faulty = ModelCopy::named("faulty", dir.path()).edit("tokenizer_config.json", |config| {
         config["chat_template"] = json!("{{ messages | no_such_filter }}");
     });
-    let odd = Copy::named("odd", dir.path()).edit("generation_config.json", |config| {
+    let odd = ModelCopy::named("odd", dir.path()).edit("generation_config.json", |config| {
         config["num_beams"] = json!(4);
         config["length_penalty"] = json!(1.0);
         config["suppress_tokens"] = json!([7]);
         config["stop_strings"] = json!([]);
     });
-    let larger = Copy::named("larger", dir.path()).edit("tokenizer_config.json", |config| {
+    let larger = ModelCopy::named("larger", dir.path()).edit("tokenizer_config.json", |config| {
         config["added_tokens_decoder"]["3072"] = json!({"content": "<|late|>", "special": true});
     });
     let copies = [silent, faulty, odd, larger];
