@@ -18,8 +18,9 @@ pub struct Ledger {
     running: Mutex<Admitted>,
     /// Prompt and `max_tokens` of requests that wait for a device.
     waiting_tokens: AtomicU64,
-    /// The same of all that are in.
+    /// The same of all that are in and have been tokenized, and their places.
     promised_tokens: AtomicU64,
+    promised_places: AtomicU64,
     /// Tokens done since the node began; only grows.
     computed_tokens: AtomicU64,
     observers: Vec<Arc<dyn RunningObserver>>,
@@ -56,6 +57,7 @@ impl Ledger {
             running: Mutex::default(),
             waiting_tokens: AtomicU64::new(0),
             promised_tokens: AtomicU64::new(0),
+            promised_places: AtomicU64::new(0),
             computed_tokens: AtomicU64::new(0),
             observers,
         })
@@ -78,13 +80,10 @@ impl Ledger {
 
     /// How much the node has to do, and how fast it does it.
     pub(super) fn load(&self, now: Timestamp) -> NodeLoad {
-        let load = self.lock().turnover.load(now);
+        let load = self.lock().turnover.load(now, self.computed_tokens());
         let promised_tokens = self.promised_tokens.load(Ordering::Relaxed);
-        NodeLoad {
-            computed_tokens: self.computed_tokens(),
-            mean_tokens: promised_tokens / load.places.max(1),
-            ..load
-        }
+        let promised_places = self.promised_places.load(Ordering::Relaxed);
+        NodeLoad { mean_tokens: promised_tokens / promised_places.max(1), ..load }
     }
 
     /// A running request's handle, or one for each of its prompts; none if no request of that id runs.
@@ -120,7 +119,7 @@ impl Ledger {
         if taken + places > max_requests {
             return Err(Denied::Full(taken));
         }
-        running.turnover.enter(now, places);
+        running.turnover.enter(now, places, self.computed_tokens());
         running.handles.insert(id.clone(), Arc::clone(handle));
         drop(running);
         model.in_use.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +128,6 @@ impl Ledger {
             ledger: Arc::clone(self),
             handle: Arc::clone(handle),
             model: Arc::clone(model),
-            since: now,
             places,
             tokens: 0,
             waits: false,
@@ -180,7 +178,6 @@ pub struct RequestPermit {
     ledger: Arc<Ledger>,
     handle: Arc<Handle>,
     model: Arc<ServedModel>,
-    since: Timestamp,
     places: usize,
     tokens: u64,
     waits: bool,
@@ -209,6 +206,7 @@ impl RequestPermit {
         self.waits = true;
         self.ledger.waiting_tokens.fetch_add(tokens, Ordering::Relaxed);
         self.ledger.promised_tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.ledger.promised_places.fetch_add(self.places as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -239,7 +237,10 @@ impl Permit for RequestPermit {
 impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.scheduled();
-        self.ledger.promised_tokens.fetch_sub(self.tokens, Ordering::Relaxed);
+        if self.tokens > 0 {
+            self.ledger.promised_tokens.fetch_sub(self.tokens, Ordering::Relaxed);
+            self.ledger.promised_places.fetch_sub(self.places as u64, Ordering::Relaxed);
+        }
         self.model.in_use.fetch_sub(1, Ordering::Relaxed);
         let id = self.handle.request_id();
         if self.announced {
@@ -248,7 +249,8 @@ impl Drop for RequestPermit {
         // Last: who takes the id again is announced after this end.
         let mut running = self.ledger.lock();
         running.handles.remove(id);
-        running.turnover.leave(Timestamp::now(), (self.since, self.places), self.announced);
+        let tokens_done = self.ledger.computed_tokens();
+        running.turnover.leave(Timestamp::now(), self.places, self.announced, tokens_done);
     }
 }
 

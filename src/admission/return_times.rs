@@ -116,7 +116,8 @@ impl ReturnTimes {
             return self.known_hold_us;
         }
         let by_tokens = self.us_per_token(load).map(|us| us * load.mean_tokens as f64);
-        by_tokens.or(self.known_hold_us)
+        // Of those that have just come in nothing may be counted yet.
+        by_tokens.filter(|hold_us| *hold_us > 0.0).or(self.known_hold_us)
     }
 
     /// Place-time that a token takes, in microseconds; none while there is too little to say.

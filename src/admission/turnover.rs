@@ -1,4 +1,7 @@
-//! How long requests hold their places: sums that are kept as requests enter and leave, read where one is refused.
+//! How long requests hold their places in a full node: sums that are kept as requests enter and leave, read where one is refused.
+//!
+//! A node that is half empty says nothing of a full one: with fewer in a batch a request is done in a fraction of the time. So only
+//! what happens while the node is nearly full counts.
 
 use std::collections::VecDeque;
 
@@ -12,12 +15,15 @@ pub(super) struct Turnover {
     entered: VecDeque<Timestamp>,
     /// Places taken.
     places: u64,
-    /// The sum of the entries of those that are in, in microseconds, once for each place.
-    entered_us: u64,
-    /// Place-time of those that have left, in microseconds.
-    left_us: u64,
-    /// Places given back by requests that ran.
+    /// Places that were taken when somebody was last refused.
+    full_places: u64,
+    /// Until when the sums are right, and the tokens that the node had done by then.
+    at: Timestamp,
+    tokens_done: u64,
+    /// While nearly full: place-time in microseconds, places given back by requests that ran, tokens done.
+    held_us: u64,
     ended: u64,
+    computed_tokens: u64,
 }
 
 /// The node's load at a moment.
@@ -27,34 +33,34 @@ pub(super) struct NodeLoad {
     pub(super) at: Timestamp,
     /// Places taken.
     pub(super) places: u64,
-    /// Place-time since the node began, in microseconds: of those that have left, and of those that are in so far.
+    /// Place-time while the node was nearly full, in microseconds.
     pub(super) held_us: u64,
-    /// Places given back since the node began, by requests that ran.
+    /// Places given back in that time, by requests that ran.
     pub(super) ended: u64,
-    /// Prompt and completion tokens done since the node began.
+    /// Prompt and completion tokens done in that time.
     pub(super) computed_tokens: u64,
-    /// Prompt and `max_tokens` of a place, over those that are in.
+    /// Prompt and `max_tokens` of a place, over those that are in and have been tokenized; 0 where none has.
     pub(super) mean_tokens: u64,
     /// When the request came in that is the next to leave, as far as that can be told.
     pub(super) oldest: Timestamp,
 }
 
 impl Turnover {
-    /// A request takes its places.
-    pub(super) fn enter(&mut self, now: Timestamp, places: usize) {
+    /// A request takes its places. `tokens_done`, here and below, are those of the node since it began.
+    pub(super) fn enter(&mut self, now: Timestamp, places: usize, tokens_done: u64) {
+        self.advance(now, tokens_done);
         self.entered.push_back(now);
         self.places += places as u64;
-        self.entered_us += now.as_micros() * places as u64;
     }
 
-    /// A request that came in at `since` gives its places back. One that was refused after all (`ran` is false) is no end.
-    pub(super) fn leave(&mut self, now: Timestamp, (since, places): (Timestamp, usize), ran: bool) {
-        let places = places as u64;
+    /// A request gives its places back. One that was refused after all (`ran` is false) is no end.
+    pub(super) fn leave(&mut self, now: Timestamp, places: usize, ran: bool, tokens_done: u64) {
+        self.advance(now, tokens_done);
+        if ran && self.is_nearly_full() {
+            self.ended += places as u64;
+        }
         self.entered.pop_front();
-        self.places -= places;
-        self.entered_us -= since.as_micros() * places;
-        self.left_us += now.since(since).as_micros() as u64 * places;
-        self.ended += if ran { places } else { 0 };
+        self.places -= places as u64;
     }
 
     /// Places taken.
@@ -62,17 +68,33 @@ impl Turnover {
         self.places as usize
     }
 
-    /// The load now; the tokens are not known here.
-    pub(super) fn load(&self, now: Timestamp) -> NodeLoad {
-        let so_far_us = (now.as_micros() * self.places).saturating_sub(self.entered_us);
+    /// The load now, when somebody is refused; the tokens of a place are not known here.
+    pub(super) fn load(&mut self, now: Timestamp, tokens_done: u64) -> NodeLoad {
+        self.advance(now, tokens_done);
+        self.full_places = self.places;
         NodeLoad {
             at: now,
             places: self.places,
-            held_us: self.left_us + so_far_us,
+            held_us: self.held_us,
             ended: self.ended,
+            computed_tokens: self.computed_tokens,
+            mean_tokens: 0,
             oldest: self.entered.front().copied().unwrap_or(now),
-            ..NodeLoad::default()
         }
+    }
+
+    /// More than three quarters of the places are taken.
+    fn is_nearly_full(&self) -> bool {
+        4 * self.places > 3 * self.full_places && self.full_places > 0
+    }
+
+    fn advance(&mut self, now: Timestamp, tokens_done: u64) {
+        if self.is_nearly_full() {
+            self.held_us += now.since(self.at).as_micros() as u64 * self.places;
+            self.computed_tokens += tokens_done.saturating_sub(self.tokens_done);
+        }
+        self.at = self.at.max(now);
+        self.tokens_done = tokens_done;
     }
 }
 
@@ -85,21 +107,33 @@ mod tests {
     }
 
     #[test]
-    fn the_time_in_places_is_summed_over_those_that_left_and_those_that_are_in() {
+    fn time_ends_and_tokens_are_summed_while_the_node_is_nearly_full() {
         let mut turnover = Turnover::default();
-        turnover.enter(at(0), 1);
-        turnover.enter(at(10), 3);
-        turnover.enter(at(20), 1);
-        turnover.leave(at(40), (at(10), 3), true);
-        turnover.leave(at(50), (at(20), 1), false);
-        let load = turnover.load(at(100));
-        assert_eq!((load.places, load.ended), (1, 3));
-        assert_eq!(load.held_us, (100 + 3 * 30 + 30) * 1_000);
-        assert_eq!(load.oldest, at(20), "never earlier than the true one");
-        turnover.leave(at(100), (at(0), 1), true);
-        let load = turnover.load(at(900));
-        assert_eq!((load.places, load.ended, load.oldest), (0, 4, at(900)));
-        assert_eq!(load.held_us, 220_000);
+        turnover.enter(at(0), 1, 0);
+        turnover.enter(at(10), 3, 5);
+        turnover.leave(at(20), 1, true, 10);
+        let load = turnover.load(at(30), 20);
+        assert_eq!((load.places, load.held_us, load.ended, load.computed_tokens), (3, 0, 0, 0));
+        turnover.enter(at(40), 1, 30);
+        // Four of three places, then three, then none.
+        turnover.leave(at(50), 1, false, 50);
+        turnover.leave(at(70), 3, true, 90);
+        turnover.enter(at(500), 1, 91);
+        turnover.leave(at(900), 1, true, 400);
+        let load = turnover.load(at(900), 400);
+        assert_eq!((load.places, load.ended, load.computed_tokens), (0, 3, 70));
+        assert_eq!(load.held_us, (3 * 10 + 4 * 10 + 3 * 20) * 1_000);
         assert_eq!(turnover.places(), 0);
+    }
+
+    #[test]
+    fn the_oldest_request_is_never_taken_to_be_older_than_it_is() {
+        let mut turnover = Turnover::default();
+        [0, 10, 20].into_iter().for_each(|ms| turnover.enter(at(ms), 1, 0));
+        turnover.leave(at(40), 1, true, 0);
+        turnover.leave(at(50), 1, false, 0);
+        assert_eq!(turnover.load(at(100), 0).oldest, at(20));
+        turnover.leave(at(100), 1, true, 0);
+        assert_eq!(turnover.load(at(900), 0).oldest, at(900));
     }
 }
