@@ -10,14 +10,10 @@
 #![deny(unsafe_code)]
 
 // The whole.
-pub mod cli;
-pub mod serve;
-pub mod generate;
+pub mod commands;
 pub mod engine;
 pub mod node;
 pub mod config;
-pub mod presence;
-pub mod process;
 
 // The doors.
 pub mod http;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use inferno_node::cli::{Cli, Command, ConfigCommand, ModelsCommand};
+use inferno_node::commands::{self, Cli, Command, ConfigCommand, ModelsCommand};
 
 /// Small blocks come from one thread and go on another all the time, which glibc's allocator is slow at (docs/benchmarks.md).
 #[global_allocator]
@@ -11,19 +11,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Serve(options) => return inferno_node::serve::serve(&options),
-        Command::Generate(options) => inferno_node::cli::generate(options),
-        Command::Config { command: ConfigCommand::Check(options) } => {
-            inferno_node::cli::check(&options)
-        }
-        Command::Config { command: ConfigCommand::Docs } => inferno_node::cli::docs(),
-        Command::Models { command: ModelsCommand::Random(args) } => inferno_node::cli::random(args),
-        Command::Models { command: ModelsCommand::Inspect(args) } => {
-            inferno_node::cli::inspect(&args)
-        }
-        Command::Models { command: ModelsCommand::Prompt(args) } => {
-            inferno_node::cli::prompt(&args)
-        }
+        Command::Serve(options) => return commands::serve::serve(&options),
+        Command::Generate(options) => commands::generate(options),
+        Command::Config { command: ConfigCommand::Check(options) } => commands::check(&options),
+        Command::Config { command: ConfigCommand::Docs } => commands::docs(),
+        Command::Models { command: ModelsCommand::Random(args) } => commands::random(args),
+        Command::Models { command: ModelsCommand::Inspect(args) } => commands::inspect(&args),
+        Command::Models { command: ModelsCommand::Prompt(args) } => commands::prompt(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

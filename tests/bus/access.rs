@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use inferno_node::bus::Tls;
-use inferno_node::generate::{GenerateArgs, GenerateError, run};
+use inferno_node::commands::generate::{GenerateArgs, GenerateError, run};
 use nkeys::KeyPair;
 
 use super::*;

@@ -21,10 +21,7 @@ mod mixtral;
 mod olmo;
 mod parts;
 mod phi3;
-mod qwen2;
-mod qwen2_moe;
-mod qwen3;
-mod qwen3_moe;
+mod qwen;
 mod smollm3;
 
 pub use parts::names::{ExpectedTensor, Piece, Root};
@@ -55,10 +52,10 @@ pub static FAMILIES: &[&Family] = &[
     &ministral3::MINISTRAL3,
     &ministral3::MISTRAL3,
     &mixtral::MIXTRAL,
-    &qwen2::QWEN2,
-    &qwen2_moe::QWEN2_MOE,
-    &qwen3::QWEN3,
-    &qwen3_moe::QWEN3_MOE,
+    &qwen::qwen2::QWEN2,
+    &qwen::qwen2_moe::QWEN2_MOE,
+    &qwen::qwen3::QWEN3,
+    &qwen::qwen3_moe::QWEN3_MOE,
     &gemma2::GEMMA2,
     &gemma3::GEMMA3,
     &gemma3::GEMMA3_MULTIMODAL,

@@ -1,15 +1,15 @@
 //! Qwen 3 with experts (30B-A3B, Coder): Qwen 3's attention, experts in the layers that the file says.
 
-use super::parts::names::Names;
-use super::parts::ropes;
-use super::parts::sizes::{Defaults, MAX_WIDTH, Sizes, with_biases};
-use super::parts::windows;
-use super::{Decoder, Family, Source, experts_per_token, num_experts};
+use super::super::parts::names::Names;
+use super::super::parts::ropes;
+use super::super::parts::sizes::{Defaults, MAX_WIDTH, Sizes, with_biases};
+use super::super::parts::windows;
+use super::super::{Decoder, Family, Source, experts_per_token, num_experts};
+use super::sparse_layers;
 use crate::bridge::spec::{MlpKind, QkNorm};
 use crate::checkpoint::fault::CheckpointError;
-use crate::checkpoint::json_file::JsonFile;
 
-pub(super) static QWEN3_MOE: Family = Family {
+pub static QWEN3_MOE: Family = Family {
     name: "Qwen 3 with experts",
     architecture: "Qwen3MoeForCausalLM",
     model_type: "qwen3_moe",
@@ -43,13 +43,4 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
         vec![rope],
         Names::LLAMA,
     )
-}
-
-/// Each `decoder_sparse_step`-th layer, but those of `mlp_only_layers`.
-pub(super) fn sparse_layers(config: &JsonFile) -> Result<impl Fn(u32) -> bool, CheckpointError> {
-    let step = config.size("decoder_sparse_step", u32::MAX)?.unwrap_or(1);
-    let dense = config.numbers("mlp_only_layers")?.unwrap_or_default();
-    Ok(move |index: u32| {
-        !dense.contains(&f64::from(index)) && u64::from(index + 1).is_multiple_of(step.into())
-    })
 }

@@ -1,17 +1,17 @@
 //! Qwen 2 with experts (Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B): Qwen 2's attention; beside the experts one that all tokens share, under a
 //! gate of its own.
 
-use super::parts::names::Names;
-use super::parts::ropes;
-use super::parts::sizes::{Defaults, MAX_WIDTH, Sizes};
-use super::parts::windows;
-use super::qwen3_moe::sparse_layers;
-use super::{Decoder, Family, Source, experts_per_token, num_experts};
+use super::super::parts::names::Names;
+use super::super::parts::ropes;
+use super::super::parts::sizes::{Defaults, MAX_WIDTH, Sizes};
+use super::super::parts::windows;
+use super::super::{Decoder, Family, Source, experts_per_token, num_experts};
+use super::sparse_layers;
 use crate::bridge::spec::{MlpKind, MlpSpec};
 use crate::checkpoint::fault::CheckpointError;
 use crate::checkpoint::json_file::JsonFile;
 
-pub(super) static QWEN2_MOE: Family = Family {
+pub static QWEN2_MOE: Family = Family {
     name: "Qwen 2 with experts",
     architecture: "Qwen2MoeForCausalLM",
     model_type: "qwen2_moe",

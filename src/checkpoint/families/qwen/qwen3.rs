@@ -1,12 +1,12 @@
 //! Qwen 3: Yang et al., "Qwen3 Technical Report", 2025. q and k are normalised head by head.
 
-use super::parts::sizes::{Defaults, Sizes, with_biases};
-use super::qwen2::windowed;
-use super::{Decoder, Family, Source};
+use super::super::parts::sizes::{Defaults, Sizes, with_biases};
+use super::super::{Decoder, Family, Source};
+use super::windowed;
 use crate::bridge::spec::QkNorm;
 use crate::checkpoint::fault::CheckpointError;
 
-pub(super) static QWEN3: Family =
+pub static QWEN3: Family =
     Family { name: "Qwen 3", architecture: "Qwen3ForCausalLM", model_type: "qwen3", read };
 
 fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {

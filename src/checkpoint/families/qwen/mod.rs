@@ -1,26 +1,21 @@
-//! Qwen 2 and 2.5 and what was distilled into them: Yang et al., "Qwen2 Technical Report", 2024. Biases of q, k and v.
+//! Qwen: a file each, and what they have in common.
 
 use super::parts::names::Names;
 use super::parts::ropes;
-use super::parts::sizes::{Defaults, Sizes, refuse_unless};
+use super::parts::sizes::{Sizes, refuse_unless};
 use super::parts::windows;
-use super::{Decoder, Family, Source};
+use super::{Decoder, Source};
 use crate::bridge::spec::LayerSpec;
 use crate::checkpoint::fault::CheckpointError;
+use crate::checkpoint::json_file::JsonFile;
 
-pub(super) static QWEN2: Family =
-    Family { name: "Qwen 2, 2.5", architecture: "Qwen2ForCausalLM", model_type: "qwen2", read };
-
-fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
-    let defaults = Defaults { num_kv_heads: Some(32), rms_norm_eps: 1e-6, ..Defaults::default() };
-    let sizes = Sizes::read(source, defaults)?;
-    let mut layer = sizes.layer();
-    layer.attention.qkv.bias = true;
-    windowed(source, &sizes, layer)
-}
+pub(super) mod qwen2;
+pub(super) mod qwen2_moe;
+pub(super) mod qwen3;
+pub(super) mod qwen3_moe;
 
 /// The rest of what Qwen 2 and 3 have in common: the upper layers may see a window.
-pub(super) fn windowed(
+fn windowed(
     source: &Source<'_>,
     sizes: &Sizes,
     layer: LayerSpec,
@@ -37,4 +32,13 @@ pub(super) fn windowed(
         layer
     });
     sizes.finish(config, spec, vec![rope], Names::LLAMA)
+}
+
+/// Each `decoder_sparse_step`-th layer, but those of `mlp_only_layers`.
+fn sparse_layers(config: &JsonFile) -> Result<impl Fn(u32) -> bool, CheckpointError> {
+    let step = config.size("decoder_sparse_step", u32::MAX)?.unwrap_or(1);
+    let dense = config.numbers("mlp_only_layers")?.unwrap_or_default();
+    Ok(move |index: u32| {
+        !dense.contains(&f64::from(index)) && u64::from(index + 1).is_multiple_of(step.into())
+    })
 }

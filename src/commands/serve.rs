@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::presence::{self, Announcement, LocalNode};
+use super::process;
 use crate::clock::Timestamp;
 use crate::config::{Config, ConfigError, Set, Sources};
 use crate::health::BusState;
 use crate::node::{Node, Phase};
-use crate::presence::{self, Announcement, LocalNode};
-use crate::process;
 use crate::telemetry::{self, HeldLog};
 
 /// How long the ready line waits for the bus's first word: a second.

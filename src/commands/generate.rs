@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use super::presence::{self, LocalNode};
 use crate::bus::client::{Client, ClientError, Generation, Timeouts, TokenEvent};
 use crate::bus::{Auth, Tls};
 use crate::error::Error;
 use crate::ids::RequestId;
-use crate::presence::{self, LocalNode};
 use crate::request::FinishReason;
 use crate::secret::Secret;
 

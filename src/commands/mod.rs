@@ -10,12 +10,18 @@ use clap::{Args, Parser, Subcommand};
 use crate::checkpoint::random::{Like, RandomOptions, Written};
 use crate::checkpoint::{HubCache, random};
 use crate::config::{self, Config};
-use crate::generate::GenerateArgs;
 use crate::gpu;
 use crate::models::inspect::devices_here;
 use crate::models::prompts::Prompts;
-use crate::process::{EndSignals, runtime};
-use crate::serve::ConfigOptions;
+
+pub mod generate;
+mod presence;
+mod process;
+pub mod serve;
+
+use generate::GenerateArgs;
+use process::{EndSignals, runtime};
+use serve::ConfigOptions;
 
 /// A node of an LLM inference cluster.
 #[derive(Debug, Parser)]
@@ -115,7 +121,7 @@ pub struct PromptArgs {
 /// # Errors
 /// Why there is no answer, or that it failed.
 pub fn generate(args: GenerateArgs) -> Result<(), String> {
-    runtime()?.block_on(crate::generate::run(args)).map_err(|error| error.to_string())
+    runtime()?.block_on(generate::run(args)).map_err(|error| error.to_string())
 }
 
 /// Prints the effective configuration.
