@@ -58,6 +58,20 @@ pub mod ffi {
         deterministic: bool,
     }
 
+    /// A tensor as it comes, little-endian and row-major; what the fields mean for a format says `cpp/ops/linear/packed_weights.h`.
+    #[derive(Debug, Clone, Copy)]
+    struct TensorRows<'a> {
+        /// Of a vector one that is not quantized.
+        format: WeightFormat,
+        /// Rows and columns, or elements.
+        shape: &'a [u64],
+        data: &'a [u8],
+        /// \[rows, groups\] of what is quantized.
+        scales: &'a [f32],
+        /// The same, where the format has them.
+        offsets: &'a [f32],
+    }
+
     /// What a model may take on a device.
     #[derive(Debug, Clone)]
     struct ModelLimits {
@@ -232,8 +246,7 @@ pub mod ffi {
         include!("bridge/bridge.h");
         include!("inferno-node/src/bridge/spec.rs.h");
 
-        #[namespace = "inferno::ops"]
-        type Dtype = super::spec::Dtype;
+        type WeightFormat = super::spec::WeightFormat;
         type DecoderSpec = super::spec::DecoderSpec;
         type TensorSlot = super::spec::TensorSlot;
 
@@ -258,15 +271,12 @@ pub mod ffi {
             limits: &ModelLimits,
         ) -> Result<ModelPlan>;
 
-        /// Copies one tensor into its slot, little-endian and row-major (`shape`: rows and columns, or elements), converting its
-        /// element type and layout.
+        /// Copies one tensor into its slot, converting its format and layout.
         fn set_tensor(
             self: Pin<&mut Context>,
             model: u32,
             slot: &TensorSlot,
-            dtype: Dtype,
-            shape: &[u64],
-            data: &[u8],
+            tensor: &TensorRows<'_>,
         ) -> Result<()>;
 
         /// Fills every weight with seeded normal values of a trained model's scale (`load_format = "dummy"`).

@@ -132,12 +132,14 @@ ModelPlan Context::add_model(const DecoderSpec& spec, const ModelLimits& limits)
   return {plan.model, plan.num_blocks, plan.weight_bytes, plan.kv_bytes, plan.workspace_bytes};
 }
 
-void Context::set_tensor(std::uint32_t model, const TensorSlot& slot, ops::Dtype dtype,
-                         rust::Slice<const std::uint64_t> shape,
-                         rust::Slice<const std::uint8_t> data) {
-  const engine::TensorView tensor{
-      dtype, {shape.data(), shape.size()}, std::as_bytes(std::span(data.data(), data.size()))};
-  impl_->context.set_tensor(model, {slot.part, slot.layer, slot.expert, slot.first_row}, tensor);
+void Context::set_tensor(std::uint32_t model, const TensorSlot& slot, const TensorRows& tensor) {
+  impl_->context.set_tensor(
+      model, {slot.part, slot.layer, slot.expert, slot.first_row},
+      {.format = to_engine(tensor.format),
+       .shape = {tensor.shape.data(), tensor.shape.size()},
+       .data = std::as_bytes(std::span(tensor.data.data(), tensor.data.size())),
+       .scales = {tensor.scales.data(), tensor.scales.size()},
+       .offsets = {tensor.offsets.data(), tensor.offsets.size()}});
 }
 
 void Context::fill_random(std::uint32_t model, std::uint64_t seed) {

@@ -30,6 +30,7 @@ enum class Isa : std::uint8_t;
 struct DeviceOptions;
 struct MemoryNeed;
 struct DecoderSpec;
+struct TensorRows;
 struct TensorSlot;
 struct ModelLimits;
 struct ModelPlan;
@@ -47,8 +48,7 @@ class Context {
   Context& operator=(const Context&) = delete;
 
   ModelPlan add_model(const DecoderSpec& spec, const ModelLimits& limits);
-  void set_tensor(std::uint32_t model, const TensorSlot& slot, ops::Dtype dtype,
-                  rust::Slice<const std::uint64_t> shape, rust::Slice<const std::uint8_t> data);
+  void set_tensor(std::uint32_t model, const TensorSlot& slot, const TensorRows& tensor);
   void fill_random(std::uint32_t model, std::uint64_t seed);
   std::uint32_t finish_model_part(std::uint32_t model);
   void finish_model(std::uint32_t model);

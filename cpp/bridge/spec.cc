@@ -8,7 +8,9 @@ namespace {
 
 engine::NormSpec to_engine(const NormSpec& norm) { return {norm.kind, norm.eps}; }
 
-engine::LinearSpec to_engine(const LinearSpec& linear) { return {linear.bias, linear.format}; }
+engine::LinearSpec to_engine(const LinearSpec& linear) {
+  return {linear.bias, to_engine(linear.format)};
+}
 
 engine::RopeSpec to_engine(const RopeSpec& rope) {
   return {.inv_freq = {rope.inv_freq.begin(), rope.inv_freq.end()},
@@ -32,15 +34,15 @@ engine::AttentionSpec to_engine(const AttentionSpec& attention) {
           .softcap = attention.softcap,
           .sinks = attention.sinks,
           .output_gate = attention.output_gate,
-          .gate = attention.gate};
+          .gate = to_engine(attention.gate)};
 }
 
 engine::SharedExpertSpec to_engine(const SharedExpertSpec& shared) {
   return {.intermediate_size = shared.intermediate_size,
-          .gate_up = shared.gate_up,
-          .down = shared.down,
+          .gate_up = to_engine(shared.gate_up),
+          .down = to_engine(shared.down),
           .has_gate = shared.has_gate,
-          .gate = shared.gate};
+          .gate = to_engine(shared.gate)};
 }
 
 engine::MlpSpec to_engine(const MlpSpec& mlp) {
@@ -71,12 +73,16 @@ engine::LayerSpec to_engine(const LayerSpec& layer) {
 
 }  // namespace
 
+ops::WeightFormat to_engine(const WeightFormat& format) {
+  return {format.kind, format.group, format.offsets};
+}
+
 engine::DecoderSpec to_engine(const DecoderSpec& spec) {
   engine::DecoderSpec decoder{.vocab_size = spec.vocab_size,
                               .hidden_size = spec.hidden_size,
                               .activation = spec.activation,
                               .kv = spec.kv,
-                              .embedding = spec.embedding,
+                              .embedding = to_engine(spec.embedding),
                               .embedding_scale = spec.embedding_scale,
                               .tied_embeddings = spec.tied_embeddings,
                               .head = to_engine(spec.head),

@@ -6,7 +6,9 @@
 namespace inferno {
 
 struct DecoderSpec;
+struct WeightFormat;
 
+ops::WeightFormat to_engine(const WeightFormat& format);
 engine::DecoderSpec to_engine(const DecoderSpec& spec);
 
 }  // namespace inferno

@@ -1,6 +1,6 @@
 // Times linear beside the memory's read bandwidth, both measured in this run; rates are of the best
 // round, as the bandwidth is of its best span, because other processes only ever slow one down.
-//   linear_bench [isa: portable|avx2|avx512_bf16] [threads]
+//   linear_cpu_bench [isa: portable|avx2|avx512_bf16] [threads] [bf16|fp8|int8|int4 …]
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -57,9 +57,10 @@ struct Matrices {
         bytes(packed_bytes(matrix)),
         count(std::max<std::size_t>(1, (std::size_t{256} << 20) / bytes)),
         data(reserve(bytes * count)) {
+    // As bf16 +-0.008 to 0.03, as codes and scales something finite.
     std::mt19937 random(1);
     auto* bits = reinterpret_cast<std::uint16_t*>(data);
-    for (std::size_t i = 0; i < bytes * count / 2; ++i) {  // +-0.008 to 0.03
+    for (std::size_t i = 0; i < bytes * count / 2; ++i) {
       bits[i] = static_cast<std::uint16_t>((random() & 0x80ffU) | 0x3c00U);
     }
   }
@@ -83,9 +84,9 @@ void time_shape(const OpContext& context, const WeightShape& shape, double bandw
     std::printf(
         "%s K=%-5u N=%-6u M=%-4u median %9.1f us, best %9.1f us: %6.1f GB/s, %5.1f %% of read "
         "bandwidth, %6.1f GFLOP/s\n",
-        dtype_name(shape.dtype), shape.num_columns, shape.num_rows, rows, seconds.median * 1e6,
-        seconds.best * 1e6, bytes_per_second * 1e-9, 100.0 * bytes_per_second / bandwidth,
-        products / seconds.best * 1e-9);
+        weight_kind_name(shape.format.kind), shape.num_columns, shape.num_rows, rows,
+        seconds.median * 1e6, seconds.best * 1e6, bytes_per_second * 1e-9,
+        100.0 * bytes_per_second / bandwidth, products / seconds.best * 1e-9);
   }
 }
 
@@ -107,9 +108,17 @@ int main(int argc, char** argv) {
   const double bandwidth = measure_read_bandwidth(std::size_t{1} << 30, num_threads, 7);
   std::printf("%s, %u threads, read bandwidth %.1f GB/s\n", isa_name(isa), num_threads,
               bandwidth * 1e-9);
-  for (const auto& [rows, columns] :
-       {std::pair{2048U, 2048U}, {8192U, 2048U}, {2048U, 8192U}, {128256U, 2048U}}) {
-    time_shape(context, {rows, columns, Dtype::BF16}, bandwidth);
+  const WeightFormat formats[] = {
+      Dtype::BF16, {WeightKind::Fp8}, {WeightKind::Int8}, {WeightKind::Int4, 128}};
+  for (const WeightFormat& format : formats) {
+    const std::string_view name = weight_kind_name(format.kind);
+    const bool wanted = argc <= 3 || std::any_of(argv + 3, argv + argc,
+                                                 [&](const char* asked) { return name == asked; });
+    if (!wanted) continue;
+    for (const auto& [rows, columns] :
+         {std::pair{2048U, 2048U}, {8192U, 2048U}, {2048U, 8192U}, {128256U, 2048U}}) {
+      time_shape(context, {rows, columns, format}, bandwidth);
+    }
   }
   std::printf("read bandwidth afterwards %.1f GB/s\n",
               measure_read_bandwidth(std::size_t{1} << 30, num_threads, 7) * 1e-9);

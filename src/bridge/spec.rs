@@ -15,14 +15,28 @@ pub mod ffi {
         BF16,
     }
 
-    /// How a matrix is stored on the device.
-    #[namespace = "inferno::engine"]
+    #[namespace = "inferno::ops"]
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     #[repr(u8)]
-    enum WeightFormat {
+    enum WeightKind {
         F32,
         F16,
         BF16,
+        /// e4m3.
+        Fp8,
+        Int8,
+        Int4,
+        /// e2m1.
+        Mxfp4,
+    }
+
+    /// How a matrix is stored on the device: `cpp/ops/linear/weight_format.h`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    struct WeightFormat {
+        kind: WeightKind,
+        /// Columns that share a scale; 0: all of a row.
+        group: u32,
+        offsets: bool,
     }
 
     #[namespace = "inferno::engine"]
@@ -241,8 +255,8 @@ pub mod ffi {
 
         #[namespace = "inferno::ops"]
         type Dtype;
-        #[namespace = "inferno::engine"]
-        type WeightFormat;
+        #[namespace = "inferno::ops"]
+        type WeightKind;
         #[namespace = "inferno::engine"]
         type NormKind;
         #[namespace = "inferno::engine"]
@@ -294,11 +308,19 @@ impl Dtype {
 
 impl From<Dtype> for WeightFormat {
     fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F16 => Self::F16,
-            Dtype::BF16 => Self::BF16,
-            _ => Self::F32,
-        }
+        let kind = match dtype {
+            Dtype::F16 => WeightKind::F16,
+            Dtype::BF16 => WeightKind::BF16,
+            _ => WeightKind::F32,
+        };
+        Self { kind, group: 0, offsets: false }
+    }
+}
+
+impl WeightFormat {
+    /// Whether a matrix is codes and scales.
+    pub fn is_quantized(self) -> bool {
+        !matches!(self.kind, WeightKind::F32 | WeightKind::F16 | WeightKind::BF16)
     }
 }
 
@@ -315,18 +337,26 @@ impl AttentionSpec {
 }
 
 impl DecoderSpec {
-    /// The same with all matrices, activations and KV of one type.
+    /// The same with activations, KV and all matrices that are not quantized of one type.
     #[must_use]
     pub fn stored_as(mut self, dtype: Dtype) -> Self {
-        let format = WeightFormat::from(dtype);
         self.activation = dtype;
         self.kv = dtype;
-        self.embedding = format;
-        self.head.format = format;
+        self.for_each_format(|format| {
+            if !format.is_quantized() {
+                *format = dtype.into();
+            }
+        });
+        self
+    }
+
+    /// Every matrix's format, the embedding's first and the head's last.
+    pub fn for_each_format(&mut self, mut change: impl FnMut(&mut WeightFormat)) {
+        change(&mut self.embedding);
         for layer in &mut self.layers {
             let (attention, mlp) = (&mut layer.attention, &mut layer.mlp);
             let shared = &mut mlp.shared;
-            for stored in [
+            for format in [
                 &mut attention.qkv.format,
                 &mut attention.gate,
                 &mut attention.o.format,
@@ -337,10 +367,10 @@ impl DecoderSpec {
                 &mut shared.down,
                 &mut shared.gate,
             ] {
-                *stored = format;
+                change(format);
             }
         }
-        self
+        change(&mut self.head.format);
     }
 
     /// The largest number of positions that some layer looks back on; `None`: some layer sees all.

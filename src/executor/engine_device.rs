@@ -135,7 +135,7 @@ impl Device for EngineDevice {
         for part in tensor.expected.parts(tensor.dtype, tensor.data) {
             self.context
                 .pin_mut()
-                .set_tensor(loading.plan.model, &part.slot, part.dtype, &part.shape, &part.data)
+                .set_tensor(loading.plan.model, &part.slot, &part.rows())
                 .map_err(|error| {
                     let error = DeviceError::from(error);
                     let message = format!("tensor {}: {}", tensor.expected.name, error.message);

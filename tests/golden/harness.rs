@@ -214,8 +214,7 @@ impl Engine {
         for tensor in checkpoint.tensors() {
             for part in tensor.expected.parts(tensor.dtype, tensor.data) {
                 let engine = context.pin_mut();
-                let set =
-                    engine.set_tensor(plan.model, &part.slot, part.dtype, &part.shape, &part.data);
+                let set = engine.set_tensor(plan.model, &part.slot, &part.rows());
                 set.unwrap_or_else(|e| panic!("{}: {e}", tensor.expected.name));
             }
         }

@@ -17,7 +17,7 @@ use harness::{
     CHECKPOINTS, Device, Engine, Query, batch, blocks, checkpoint, devices, gpus, limits, query,
     same_bits_devices,
 };
-use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, SamplerSpec};
+use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, SamplerSpec, TensorRows};
 use inferno_node::bridge::spec::{DecoderSpec, Dtype, TensorPart, TensorSlot};
 use inferno_node::bridge::{DeviceError, DeviceErrorCode};
 use inferno_node::gpu;
@@ -137,7 +137,14 @@ fn errors_arrive_with_their_code() {
         let ran = engine.context.pin_mut().run_step(&bad, &mut engine.output);
         assert_eq!(code(ran.expect_err("contradicts itself")), DeviceErrorCode::InvalidBatch);
         let slot = TensorSlot { part: TensorPart::Head, layer: 0, expert: 0, first_row: 0 };
-        let set = engine.context.pin_mut().set_tensor(engine.model, &slot, Dtype::F32, &[], &[]);
+        let nothing = TensorRows {
+            format: Dtype::F32.into(),
+            shape: &[],
+            data: &[],
+            scales: &[],
+            offsets: &[],
+        };
+        let set = engine.context.pin_mut().set_tensor(engine.model, &slot, &nothing);
         assert_eq!(code(set.expect_err("finished")), DeviceErrorCode::Other);
     }
 }

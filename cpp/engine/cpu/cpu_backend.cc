@@ -52,7 +52,7 @@ void CpuBackend::randomise_rows(const MatrixRows& target, const NormalTable& nor
                                 std::uint64_t key) {
   constexpr std::uint32_t kRowsAtOnce = 1024;
   const ops::WeightShape& matrix = target.matrix;
-  const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(matrix.dtype);
+  const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(normal.dtype());
   const std::uint64_t stride = random_row_stride(matrix.num_columns);
   std::vector<std::byte> rows(std::min(kRowsAtOnce, target.num_rows) * row_bytes);
   for (std::uint32_t first = 0; first < target.num_rows; first += kRowsAtOnce) {
@@ -61,7 +61,7 @@ void CpuBackend::randomise_rows(const MatrixRows& target, const NormalTable& nor
       normal.fill(key, (first + row) * stride, std::span(rows).subspan(row * row_bytes, row_bytes));
     });
     ops::pack_rows(op_context(), matrix, target.data, target.first_row + first,
-                   {rows.data(), matrix.dtype, count});
+                   {rows.data(), normal.dtype(), count});
   }
 }
 

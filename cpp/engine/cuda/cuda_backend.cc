@@ -42,23 +42,24 @@ void require(bool holds, const char* field, const std::string& expected, std::ui
 }
 
 // Products of mixed types are not there yet.
-void require_same(const char* field, ops::Dtype got, ops::Dtype activation) {
+void require_same(const char* field, const WeightFormat& got, ops::Dtype activation) {
   if (got == activation) return;
   throw Error(ErrorCode::kOther, std::string(field) + ": a GPU expects the activations' type, " +
-                                     ops::dtype_name(activation) + ", got " + ops::dtype_name(got));
+                                     ops::dtype_name(activation) + ", got " +
+                                     ops::weight_kind_name(got.kind));
 }
 
 // All layers' experts share one workspace and its plan.
 void check_experts(const DecoderSpec& spec, const MlpSpec& mlp) {
   if (mlp.kind == MlpKind::Dense) return;
   const MlpSpec& first = *first_experts(spec);
-  require_same("router", element_of(mlp.router.format), spec.activation);
+  require_same("router", mlp.router.format, spec.activation);
   const SharedExpertSpec& shared = mlp.shared;
   if (shared.intermediate_size > 0) {
-    for (const WeightFormat format : {shared.gate_up, shared.down}) {
-      require_same("shared", element_of(format), spec.activation);
+    for (const WeightFormat& format : {shared.gate_up, shared.down}) {
+      require_same("shared", format, spec.activation);
     }
-    if (shared.has_gate) require_same("shared.gate", element_of(shared.gate), spec.activation);
+    if (shared.has_gate) require_same("shared.gate", shared.gate, spec.activation);
     require(shared.intermediate_size % 8 == 0, "shared.intermediate_size", "a multiple of 8",
             shared.intermediate_size);
   }
@@ -75,7 +76,7 @@ void check_experts(const DecoderSpec& spec, const MlpSpec& mlp) {
 }  // namespace
 
 std::uint64_t CudaSizes::matrix_bytes(const ops::WeightShape& matrix) const {
-  return std::uint64_t{matrix.num_rows} * matrix.num_columns * ops::dtype_bytes(matrix.dtype);
+  return std::uint64_t{matrix.num_rows} * matrix.num_columns * ops::dtype_bytes(matrix.dtype());
 }
 
 std::uint64_t CudaSizes::workspace_bytes(const DecoderSpec& spec, const ModelLimits& limits) const {
@@ -86,8 +87,8 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
   if (spec.activation == ops::Dtype::F32) {
     throw Error(ErrorCode::kOther, "activation: a GPU expects f16 or bf16, got f32");
   }
-  require_same("embedding", element_of(spec.embedding), spec.activation);
-  require_same("head", element_of(spec.head.format), spec.activation);
+  require_same("embedding", spec.embedding, spec.activation);
+  require_same("head", spec.head.format, spec.activation);
   require_same("kv", spec.kv, spec.activation);
   require(spec.hidden_size % 8 == 0 && spec.hidden_size <= ops::cuda::kMaxHiddenSize, "hidden_size",
           "a multiple of 8 up to " + std::to_string(ops::cuda::kMaxHiddenSize), spec.hidden_size);
@@ -100,10 +101,10 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
     const AttentionSpec& attention = layer.attention;
     for (const LinearSpec& linear :
          {attention.qkv, attention.o, layer.mlp.gate_up, layer.mlp.down}) {
-      require_same("weights", element_of(linear.format), spec.activation);
+      require_same("weights", linear.format, spec.activation);
     }
     if (attention.output_gate) {
-      require_same("output_gate", element_of(attention.gate), spec.activation);
+      require_same("output_gate", attention.gate, spec.activation);
     }
     require(layer.mlp.intermediate_size % 8 == 0, "intermediate_size", "a multiple of 8",
             layer.mlp.intermediate_size);
@@ -133,7 +134,7 @@ CudaUploader::Part& CudaUploader::next_part() {
 void CudaUploader::upload(std::byte* target, const ops::RowSource& source,
                           std::uint32_t num_columns, ops::Dtype dtype) {
   const std::uint64_t size = ops::dtype_bytes(dtype);
-  const std::uint64_t from_size = ops::dtype_bytes(source.dtype);
+  const std::uint64_t from_size = ops::dtype_bytes(source.format.dtype());
   const std::uint64_t total = std::uint64_t{source.num_rows} * num_columns;
   const std::uint64_t at_once = kUploadBytes / size;
   const std::uint64_t by_thread = kCopyBytes / size;
@@ -146,12 +147,12 @@ void CudaUploader::upload(std::byte* target, const ops::RowSource& source,
       const std::uint64_t length = std::min(by_thread, count - begin);
       std::byte* out = part.buffer->data() + begin * size;
       const std::byte* in = source.data + (first + begin) * from_size;
-      if (source.dtype == dtype) {
+      if (source.format.dtype() == dtype) {
         std::memcpy(out, in, length * size);
         return;
       }
       for (std::uint64_t i = 0; i < length; ++i) {
-        ops::store_element(out, dtype, i, ops::load_element(in, source.dtype, i));
+        ops::store_element(out, dtype, i, ops::load_element(in, source.format.dtype(), i));
       }
     });
     check(cudaMemcpyAsync(target + first * size, part.buffer->data(), count * size,
@@ -185,32 +186,32 @@ ops::cuda::CudaOp CudaBackend::op() const { return {stream_->get(), num_sms_, de
 
 void CudaBackend::write_rows(const MatrixRows& target, const ops::RowSource& source) {
   const ops::WeightShape& matrix = target.matrix;
-  const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(matrix.dtype);
+  const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(matrix.dtype());
   uploader_->upload(target.data + target.first_row * row_bytes, source, matrix.num_columns,
-                    matrix.dtype);
+                    matrix.dtype());
 }
 
 void CudaBackend::randomise_rows(const MatrixRows& target, const NormalTable& normal,
                                  std::uint64_t key) {
   const std::span<const std::byte> table = normal.values();
   const ops::WeightShape& matrix = target.matrix;
-  if (normal_table_.data() == nullptr || normal_dtype_ != matrix.dtype) {
+  if (normal_table_.data() == nullptr || normal_dtype_ != matrix.dtype()) {
     // Two models may be filled by turns. What the stream still reads is not given back.
     check(cudaStreamSynchronize(stream_->get()), "cudaStreamSynchronize");
     normal_table_.reset();
     normal_table_ = PoolRange(*pool_, table.size());
-    normal_dtype_ = matrix.dtype;
+    normal_dtype_ = matrix.dtype();
     check(cudaMemcpyAsync(normal_table_.data(), table.data(), table.size(), cudaMemcpyHostToDevice,
                           stream_->get()),
           "cudaMemcpyAsync");
   }
-  const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(matrix.dtype);
+  const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(matrix.dtype());
   const auto alone = no_waiting_for_device();
   ops::cuda::random_fill_cuda(op(), {.table = normal_table_.data(),
                                      .key = key,
                                      .num_rows = target.num_rows,
                                      .num_columns = matrix.num_columns,
-                                     .dtype = matrix.dtype,
+                                     .dtype = matrix.dtype(),
                                      .out = target.data + target.first_row * row_bytes});
 }
 

@@ -28,9 +28,7 @@ struct LlamaShape {
 };
 
 inline DecoderSpec spec_of(const LlamaShape& shape) {
-  const WeightFormat format = shape.dtype == ops::Dtype::F32   ? WeightFormat::F32
-                              : shape.dtype == ops::Dtype::F16 ? WeightFormat::F16
-                                                               : WeightFormat::BF16;
+  const WeightFormat format = shape.dtype;
   const NormSpec norm{NormKind::Rms, shape.rms_norm_eps};
   RopeSpec rope;
   for (std::uint32_t i = 0; i < shape.head_dim / 2; ++i) {

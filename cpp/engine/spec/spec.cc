@@ -28,6 +28,20 @@ void check_positive(const std::string& field, float value) {
   refuse(field, "a number above 0, got " + std::to_string(value));
 }
 
+void check_format(const std::string& field, const WeightFormat& format) {
+  if (!format.is_quantized()) {
+    if (format.group == 0 && !format.offsets) return;
+    refuse(field, "groups and offsets of codes only");
+  }
+  constexpr std::uint32_t kGroups[] = {0, 16, 32, 64, 128};
+  if (std::ranges::find(kGroups, format.group) == std::end(kGroups)) {
+    refuse(field + ".group", "0, 16, 32, 64 or 128, got " + std::to_string(format.group));
+  }
+  const bool may_have_offsets =
+      format.kind == ops::WeightKind::Int8 || format.kind == ops::WeightKind::Int4;
+  if (format.offsets && !may_have_offsets) refuse(field + ".offsets", "int8 or int4");
+}
+
 void check_norm(const std::string& field, const NormSpec& norm) {
   if (norm.is_there()) check_finite(field + ".eps", norm.eps, 0);
 }
@@ -51,6 +65,9 @@ void check_attention(const std::string& at, const AttentionSpec& attention,
   check_positive(at + "scale", attention.scale);
   check_finite(at + "softcap", attention.softcap, 0);
   check_finite(at + "qk_norm_eps", attention.qk_norm_eps, 0);
+  check_format(at + "qkv.format", attention.qkv.format);
+  check_format(at + "o.format", attention.o.format);
+  check_format(at + "gate", attention.gate);
   if (attention.rope == kNoRope) return;
   if (attention.rope >= ropes.size()) {
     refuse(at + "rope", "less than the " + std::to_string(ropes.size()) + " ropes, got " +
@@ -65,7 +82,13 @@ void check_attention(const std::string& at, const AttentionSpec& attention,
 void check_mlp(const std::string& at, const MlpSpec& mlp) {
   check_range(at + "intermediate_size", mlp.intermediate_size, 1U << 20);
   check_finite(at + "activation.limit", mlp.activation.limit, 0);
+  check_format(at + "gate_up.format", mlp.gate_up.format);
+  check_format(at + "down.format", mlp.down.format);
+  check_format(at + "router.format", mlp.router.format);
   const SharedExpertSpec& shared = mlp.shared;
+  check_format(at + "shared.gate_up", shared.gate_up);
+  check_format(at + "shared.down", shared.down);
+  check_format(at + "shared.gate", shared.gate);
   const bool shares = shared.intermediate_size > 0 || shared.has_gate;
   if (mlp.kind == MlpKind::Dense) {
     if (shares) refuse(at + "shared", "experts beside it");
@@ -132,6 +155,8 @@ void check_spec(const DecoderSpec& spec) {
     refuse("ropes",
            "at most " + std::to_string(kMaxRopes) + ", got " + std::to_string(spec.ropes.size()));
   }
+  check_format("embedding", spec.embedding);
+  check_format("head.format", spec.head.format);
   check_finite("embedding_scale", spec.embedding_scale, 0);
   check_finite("logit_scale", spec.logit_scale, 0);
   check_finite("logit_softcap", spec.logit_softcap, 0);

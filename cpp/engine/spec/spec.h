@@ -17,23 +17,11 @@
 #include "ops/experts/experts.h"
 #include "ops/experts/route.h"
 #include "ops/glu/activation.h"
+#include "ops/linear/weight_format.h"
 
 namespace inferno::engine {
 
-// How a matrix is stored on the device.
-enum class WeightFormat : std::uint8_t { F32, F16, BF16 };
-
-constexpr ops::Dtype element_of(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::F16:
-      return ops::Dtype::F16;
-    case WeightFormat::BF16:
-      return ops::Dtype::BF16;
-    case WeightFormat::F32:
-      break;
-  }
-  return ops::Dtype::F32;
-}
+using ops::WeightFormat;
 
 // Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019. A weight that a checkpoint
 // keeps as its difference from one (Gemma) has had the one added when it comes here.
@@ -48,7 +36,7 @@ struct NormSpec {
 
 struct LinearSpec {
   bool bias = false;
-  WeightFormat format = WeightFormat::BF16;
+  WeightFormat format = ops::Dtype::BF16;
 };
 
 // The norm of q and k before they are turned: one for each head, or one over all heads of a token.
@@ -71,7 +59,7 @@ struct AttentionSpec {
   float softcap = 0;             // c of c * tanh(score / c); 0: none
   bool sinks = false;            // a logit of each head that joins the softmax and has no value
   bool output_gate = false;      // each element of the output times the sigmoid of its gate's
-  WeightFormat gate = WeightFormat::BF16;  // of the output gate's matrix
+  WeightFormat gate = ops::Dtype::BF16;  // of the output gate's matrix
 
   std::uint32_t q_size() const { return num_heads * head_dim; }
   std::uint32_t kv_size() const { return num_kv_heads * head_dim; }
@@ -94,10 +82,10 @@ enum class MlpKind : std::uint8_t { Dense, Experts };
 // An expert that every token goes through, beside those that a router chooses: a dense MLP.
 struct SharedExpertSpec {
   std::uint32_t intermediate_size = 0;  // 0: there is none
-  WeightFormat gate_up = WeightFormat::BF16;
-  WeightFormat down = WeightFormat::BF16;
+  WeightFormat gate_up = ops::Dtype::BF16;
+  WeightFormat down = ops::Dtype::BF16;
   bool has_gate = false;  // its output is multiplied by the sigmoid of one gate for each token
-  WeightFormat gate = WeightFormat::BF16;
+  WeightFormat gate = ops::Dtype::BF16;
 };
 
 struct MlpSpec {
@@ -137,7 +125,7 @@ struct DecoderSpec {
   std::uint32_t hidden_size = 0;
   ops::Dtype activation = ops::Dtype::BF16;  // between the parts of a GPU; a CPU computes in float
   ops::Dtype kv = ops::Dtype::BF16;
-  WeightFormat embedding = WeightFormat::BF16;
+  WeightFormat embedding = ops::Dtype::BF16;
   float embedding_scale = 1;
   bool tied_embeddings = false;  // the head is the embedding itself
   LinearSpec head{};

@@ -23,6 +23,7 @@ class NormalTable {
   void fill(std::uint64_t key, std::uint64_t first, std::span<std::byte> out) const;
 
   static constexpr std::size_t kSteps = 4096;
+  ops::Dtype dtype() const { return dtype_; }
   // [kSteps] in `dtype`, for a device that fills by itself.
   std::span<const std::byte> values() const {
     return std::span(values_).first(kSteps * ops::dtype_bytes(dtype_));

@@ -54,6 +54,22 @@ TensorPart bias_of(TensorPart matrix) {
   }
 }
 
+// Data, scales and offsets against the shape. `columns`: of a vector 1.
+void check_sizes(const std::string& name, const TensorView& tensor, std::uint32_t columns) {
+  const WeightFormat& format = tensor.format;
+  const std::uint64_t rows = tensor.shape[0];
+  const auto check = [&](const char* what, std::uint64_t expected, std::uint64_t got) {
+    if (expected == got) return;
+    refuse(name, "expected " + std::to_string(expected) + " " + what + " of " +
+                     ops::weight_kind_name(format.kind) + ", got " + std::to_string(got));
+  };
+  if (format.is_quantized() && tensor.shape.size() != 2) refuse(name, "a quantized vector");
+  check("bytes", rows * ops::source_row_bytes(format, columns), tensor.data.size());
+  const std::uint64_t groups = rows * ops::num_groups(format, columns);
+  check("scales", format.is_quantized() ? groups : 0, tensor.scales.size());
+  check("offsets", format.offsets ? groups : 0, tensor.offsets.size());
+}
+
 }  // namespace
 
 const char* part_name(TensorPart part) {
@@ -117,7 +133,7 @@ void Weights::add_target(const TensorSlot& slot, Target target) {
 }
 
 ops::PackedWeights Weights::place_matrix(const TensorSlot& slot, Size size, WeightFormat format) {
-  const ops::WeightShape matrix{size.num_rows, size.num_columns, element_of(format)};
+  const ops::WeightShape matrix{size.num_rows, size.num_columns, format};
   std::byte* data = place(sizes_.matrix_bytes(matrix));
   add_target(slot, {.matrix = matrix, .data = data});
   return {data, matrix};
@@ -144,7 +160,7 @@ Linear Weights::place_linear(const TensorSlot& slot, Size size, const LinearSpec
 
 ops::ExpertMatrix Weights::place_experts(const TensorSlot& slot, Size size, const MlpSpec& mlp) {
   const LinearSpec& linear = slot.part == TensorPart::Down ? mlp.down : mlp.gate_up;
-  const ops::WeightShape matrix{size.num_rows, size.num_columns, element_of(linear.format)};
+  const ops::WeightShape matrix{size.num_rows, size.num_columns, linear.format};
   ops::ExpertMatrix placed{.shape = matrix};
   placed.expert_stride = sizes_.matrix_bytes(matrix);
   std::byte* data = place(placed.expert_stride * mlp.num_experts);
@@ -256,12 +272,7 @@ void Weights::set(const TensorSlot& slot, const TensorView& tensor) {
                      std::to_string(slot.first_row) + ", got " + shape_text(tensor.shape));
   }
   const auto count = static_cast<std::uint32_t>(tensor.shape[0]);
-  const std::uint64_t columns = target.is_vector ? 1 : target.matrix.num_columns;
-  const std::uint64_t bytes = count * columns * ops::dtype_bytes(tensor.dtype);
-  if (tensor.data.size() != bytes) {
-    refuse(name, "expected " + std::to_string(bytes) + " bytes of " +
-                     ops::dtype_name(tensor.dtype) + ", got " + std::to_string(tensor.data.size()));
-  }
+  check_sizes(name, tensor, target.is_vector ? 1 : target.matrix.num_columns);
   for (const Rows& rows : target.set) {
     if (slot.first_row < rows.first + rows.count && rows.first < slot.first_row + count) {
       refuse(name, "given twice");
@@ -270,24 +281,26 @@ void Weights::set(const TensorSlot& slot, const TensorView& tensor) {
   if (target.is_vector) {
     std::vector<float> values(count);
     for (std::size_t i = 0; i < count; ++i) {
-      values[i] = ops::load_element(tensor.data.data(), tensor.dtype, i);
+      values[i] = ops::load_element(tensor.data.data(), tensor.format.dtype(), i);
     }
     device_->write_vector(reinterpret_cast<float*>(target.data) + slot.first_row, values);
   } else {
+    const float* offsets = tensor.offsets.empty() ? nullptr : tensor.offsets.data();
     device_->write_rows({target.matrix, target.data, slot.first_row, count},
-                        {tensor.data.data(), tensor.dtype, count});
+                        {tensor.data.data(), tensor.format, count, tensor.scales.data(), offsets});
   }
   target.set.push_back({slot.first_row, count});
 }
 
 void Weights::fill_random(std::uint64_t seed) {
-  // Matrices may have several formats; a device is handed all of one before the next.
+  // Matrices may have several formats; a device is handed all of one before the next. What is
+  // quantized is drawn in 16 bits.
   for (const ops::Dtype dtype : {ops::Dtype::F16, ops::Dtype::BF16, ops::Dtype::F32}) {
     const NormalTable normal(kDeviation, dtype);
     std::uint64_t index = 0;
     for (auto& [key, target] : targets_) {
       const std::uint64_t stream = tensor_key(seed, index++);
-      if (target.matrix.dtype != dtype) continue;
+      if (target.matrix.dtype() != dtype) continue;
       if (target.is_vector) {
         std::vector<float> values(target.length());
         normal.fill(stream, 0, std::as_writable_bytes(std::span(values)));

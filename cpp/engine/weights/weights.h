@@ -86,9 +86,11 @@ struct TensorSlot {
 
 // A tensor as it comes: rows of a matrix, or elements of a vector.
 struct TensorView {
-  ops::Dtype dtype;
+  WeightFormat format;                   // of a vector one that is not quantized
   std::span<const std::uint64_t> shape;  // [rows, columns], or [elements]
-  std::span<const std::byte> data;       // little-endian, row-major, any alignment
+  std::span<const std::byte> data;       // little-endian, row-major, any alignment: ops::RowSource
+  std::span<const float> scales{};       // [rows, groups] of what is quantized
+  std::span<const float> offsets{};      // the same, where the format has them
 };
 
 class Weights {
@@ -99,8 +101,9 @@ class Weights {
   // What the constructor takes from a pool.
   static std::uint64_t bytes_needed(const Sizes& sizes, const DecoderSpec& spec);
 
-  // Copies one tensor, converting element type and layout. Throws other for a slot that the model
-  // has not, rows that do not fit, a size that is not the shape's, or what was set before.
+  // Copies one tensor, converting format and layout (ops::pack_rows). Throws other for a slot that
+  // the model has not, rows that do not fit, a size that is not the shape's, a format that does not
+  // become the slot's, or what was set before.
   void set(const TensorSlot& slot, const TensorView& tensor);
 
   // Everything at once, normal with the deviation of trained models (0.02): matrices, biases and

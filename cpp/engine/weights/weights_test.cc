@@ -82,7 +82,7 @@ TEST_CASE("experts lie one after the other, each with its rows and its bias") {
   MlpSpec& mlp = spec.layers[2].mlp;
   mlp.kind = MlpKind::Experts;
   mlp.num_experts = 3;
-  mlp.router = {true, WeightFormat::F32};
+  mlp.router = {true, ops::Dtype::F32};
   mlp.down.bias = true;
   Weights weights(f.device, spec);
   Fixture::set(weights, {TensorPart::GateUp, 2, 1}, {216, 72}, 0);
@@ -105,13 +105,13 @@ TEST_CASE("gates, a score correction and a shared expert have slots of their own
   Fixture f;
   DecoderSpec spec = test::small_spec(ops::Dtype::F32);
   spec.layers[1].attention.output_gate = true;
-  spec.layers[1].attention.gate = WeightFormat::F32;
+  spec.layers[1].attention.gate = ops::Dtype::F32;
   MlpSpec& mlp = spec.layers[1].mlp;
   mlp.kind = MlpKind::Experts;
   mlp.num_experts = 3;
   mlp.router_kind = ops::RouterKind::Sigmoid;
   mlp.score_correction = true;
-  mlp.shared = {20, WeightFormat::F32, WeightFormat::F32, true, WeightFormat::F32};
+  mlp.shared = {20, ops::Dtype::F32, ops::Dtype::F32, true, ops::Dtype::F32};
   Weights weights(f.device, spec);
   const LayerWeights& layer = weights.layers[1];
   Fixture::set(weights, {TensorPart::OutputGate, 1}, {72, 72}, 3);

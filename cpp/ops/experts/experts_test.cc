@@ -38,11 +38,11 @@ struct Packed {
   }
   static void pack(const OpContext& context, const ExpertsProblem& problem,
                    const std::vector<float>& values, const WeightShape& matrix, std::byte* packed) {
-    const std::vector<std::byte> source = encode(values, matrix.dtype);
+    const std::vector<std::byte> source = encode(values, matrix.dtype());
     const std::size_t size = source.size() / problem.c.shape.num_experts;
     for (std::uint32_t e = 0; e < problem.c.shape.num_experts; ++e) {
       pack_rows(context, matrix, packed + e * packed_bytes(matrix), 0,
-                {source.data() + e * size, matrix.dtype, matrix.num_rows});
+                {source.data() + e * size, matrix.dtype(), matrix.num_rows});
     }
   }
 

@@ -4,14 +4,11 @@
 #include <stdexcept>
 
 #include "ops/linear/linear_tile.h"
+#include "ops/linear/packed_codes.h"
 
 namespace inferno::ops {
 
 namespace {
-
-std::size_t padded_columns(const WeightShape& shape) {
-  return (std::size_t{shape.num_columns} + 1) / 2 * 2;
-}
 
 std::uint32_t num_panels(const WeightShape& shape) {
   return (shape.num_rows + kPanelRows - 1) / kPanelRows;
@@ -39,13 +36,10 @@ using PortableBlock = float[kPortableBlockColumns][kPanelRows];
 // Columns begin to end - 1 of a panel.
 void load_block(const PackedWeights& weights, std::uint32_t panel, std::uint32_t begin,
                 std::uint32_t end, PortableBlock& block) {
-  const WeightShape& shape = weights.shape;
-  for (std::uint32_t k = begin; k < end; ++k) {
-    const std::size_t first = packed_index(shape, panel * kPanelRows, k);
-    const std::size_t step = packed_index(shape, panel * kPanelRows + 1, k) - first;
-    for (std::uint32_t j = 0; j < kPanelRows; ++j) {
-      block[k - begin][j] = load_element(weights.data, shape.dtype, first + j * step);
-    }
+  float row[kPortableBlockColumns];
+  for (std::uint32_t j = 0; j < kPanelRows; ++j) {
+    unpack_columns(weights, panel * kPanelRows + j, {begin, end}, row);
+    for (std::uint32_t k = begin; k < end; ++k) block[k - begin][j] = row[k - begin];
   }
 }
 
@@ -105,53 +99,132 @@ struct Tiles {
   std::uint32_t num_rows(std::uint32_t tile) const { return height + (tile < num_taller ? 1 : 0); }
 };
 
-struct TiledLinear {
-  const LinearArgs& args;
-  const LinearKernels& kernels;
-  const std::byte* packed_x;  // tile by tile
-  Tiles tiles;
-  std::size_t columns;      // K, padded
-  std::size_t panel_bytes;  // of weights
+// Widened weights of a block: room on a thread's stack, in its nearest cache.
+constexpr std::size_t kWidenedBytes = std::size_t{32} << 10;
 
-  void pack_tile(std::uint32_t tile) const {
-    const std::uint32_t row = tiles.first_row(tile);
-    const std::uint32_t num_columns = args.weights.shape.num_columns;
-    kernels.pack_rows_of_x(args.x + std::size_t{row} * num_columns, num_columns,
-                           tiles.num_rows(tile),
-                           const_cast<std::byte*>(packed_x) + row * columns * kernels.x_bytes);
-  }
-
-  // A single tile runs straight through its weights and fetches a fixed distance ahead. Of several,
-  // the first two fetch one half each of the next block, while this one comes from the cache.
-  void set_prefetch(LinearTile& work, std::uint32_t tile, std::size_t block_bytes) const {
-    const std::size_t half_pair = kPanelRows * dtype_bytes(args.weights.shape.dtype);
-    if (tiles.count == 1) {
-      work.prefetch[0] = work.w + kPrefetchBytes;
-      work.prefetch[1] = work.prefetch[0] + half_pair;
-    } else if (tile < 2) {
-      work.prefetch[0] = work.w + block_bytes + tile * half_pair;
-      work.prefetch[1] = work.prefetch[0] + half_pair - kCacheLine;
-    } else {
-      work.prefetch[0] = work.prefetch[1] = work.w;
+class TiledLinear {
+ public:
+  TiledLinear(const OpContext& context, const LinearArgs& args, const LinearKernels& kernels)
+      : args_(args),
+        shape_(args.weights.shape),
+        kernels_(kernels),
+        layout_(shape_),
+        tiles_(args.num_rows, kernels.max_rows),
+        packed_x_(context.workspace.data()),
+        span_(std::min<std::size_t>(kSpanColumns, layout_.group)),
+        block_columns_(kernels.block_columns) {
+    const bool one_group_at_once = shape_.format.group != 0 && !kernels.integers;
+    if (one_group_at_once) block_columns_ = layout_.group;
+    const std::size_t num_spans = (layout_.num_columns + span_ - 1) / span_;
+    x_row_bytes_ = layout_.num_columns * kernels.x_bytes +
+                   (kernels.integers ? num_spans * 2 * sizeof(float) : 0);
+    if (context.workspace.size() < args.num_rows * x_row_bytes_) {
+      throw std::invalid_argument("other: linear: the workspace is too small");
     }
   }
 
-  void run_tile(std::uint32_t panel, std::uint32_t tile, std::size_t block) const {
-    const WeightShape& shape = args.weights.shape;
-    const std::size_t num_columns = std::min<std::size_t>(kernels.block_columns, columns - block);
-    const std::size_t column_bytes = kPanelRows * dtype_bytes(shape.dtype);
-    const std::uint32_t row = tiles.first_row(tile);
-    const std::uint32_t num_rows = tiles.num_rows(tile);
-    LinearTile work;
-    work.x = packed_x + (row * columns + block * num_rows) * kernels.x_bytes;
-    work.w = args.weights.data + panel * panel_bytes + block * column_bytes;
-    work.num_columns = static_cast<std::uint32_t>(num_columns);
-    work.out = args.out + std::size_t{row} * shape.num_rows + std::size_t{panel} * kPanelRows;
-    work.out_stride = shape.num_rows;
-    set_prefetch(work, tile, num_columns * column_bytes);
-    const std::uint32_t width = panel_width(shape, panel);
+  void run(const OpContext& context) const {
+    const auto pack = [&](std::uint32_t tile, std::uint32_t) { pack_tile(tile); };
+    if (args_.num_rows * layout_.num_columns < kPackedAlone) {
+      for (std::uint32_t tile = 0; tile < tiles_.count; ++tile) pack_tile(tile);
+    } else {
+      context.threads.parallel_for(tiles_.count, pack);
+    }
+    const std::uint32_t panels = num_panels(shape_);
+    const std::uint32_t step = panels_per_chunk(context.threads.num_threads());
+    const auto multiply = [&](std::uint32_t chunk, std::uint32_t) {
+      const std::uint32_t end = std::min(panels, (chunk + 1) * step);
+      for (std::uint32_t panel = chunk * step; panel < end; ++panel) run_panel(panel);
+    };
+    context.threads.parallel_for((panels + step - 1) / step, multiply);
+  }
+
+ private:
+  std::byte* x_of(std::uint32_t tile) const {
+    return packed_x_ + tiles_.first_row(tile) * x_row_bytes_;
+  }
+
+  void pack_tile(std::uint32_t tile) const {
+    const float* x = args_.x + std::size_t{tiles_.first_row(tile)} * shape_.num_columns;
+    kernels_.pack_rows_of_x(
+        {x, shape_.num_columns, tiles_.num_rows(tile), static_cast<std::uint32_t>(span_)},
+        x_of(tile));
+  }
+
+  std::uint32_t panels_per_chunk(std::uint32_t num_threads) const {
+    const std::size_t panel_products = kPanelRows * layout_.num_columns * args_.num_rows;
+    const std::size_t for_products =
+        kProductsPerChunk / std::max<std::size_t>(1, panel_products) + 1;
+    const std::size_t for_bytes =
+        tiles_.count == 1 ? kBytesPerChunk / std::max<std::size_t>(1, layout_.panel_bytes) : 1;
+    const std::size_t even_share = (num_panels(shape_) + num_threads - 1) / num_threads;
+    return static_cast<std::uint32_t>(std::max(for_products, std::min(for_bytes, even_share)));
+  }
+
+  void run_panel(std::uint32_t panel) const {
+    for (std::uint32_t m = 0; m < args_.num_rows; ++m) set_starting_values(args_, m, panel);
+    alignas(kAlignment) std::byte widened[kWidenedBytes];
+    const std::byte* const data = args_.weights.data + panel * layout_.panel_bytes;
+    for (std::size_t block = 0; block < layout_.num_columns; block += block_columns_) {
+      LinearTile work = block_of(data, block);
+      if (kernels_.widen != nullptr) {
+        kernels_.widen(work.w, work.num_columns, widened);
+        work.w = widened;
+      }
+      for (std::uint32_t tile = 0; tile < tiles_.count; ++tile) {
+        set_prefetch(work, tile, data + layout_.column_at(block + work.num_columns));
+        run_tile(work, panel, tile, block);
+      }
+    }
+  }
+
+  // What all tiles of a block have in common.
+  LinearTile block_of(const std::byte* panel, std::size_t block) const {
+    LinearTile work{};
+    work.num_columns =
+        static_cast<std::uint32_t>(std::min(block_columns_, layout_.num_columns - block));
+    const std::byte* const header = panel + layout_.group_at(block);
+    const bool headers_between = kernels_.integers && shape_.format.group != 0;
+    work.w = headers_between ? header : panel + layout_.column_at(block);
+    if (!shape_.format.is_quantized()) return work;
+    if (!headers_between) work.scales = reinterpret_cast<const float*>(header);
+    work.group = shape_.format.group;
+    work.offsets = shape_.format.offsets;
+    work.span = static_cast<std::uint32_t>(span_);
+    return work;
+  }
+
+  // A single tile runs straight through its weights and fetches a fixed distance ahead. Of several,
+  // the first two fetch one half each of the next block, while this one comes from the cache. What
+  // is widened was fetched with that.
+  void set_prefetch(LinearTile& work, std::uint32_t tile, const std::byte* next_block) const {
+    work.prefetch[0] = work.prefetch[1] = work.w;
+    if (kernels_.widen != nullptr) return;
+    const std::size_t half =
+        std::max(kCacheLine, columns_together(shape_.format.kind) * layout_.column_bytes / 2);
+    if (tiles_.count == 1) {
+      work.prefetch[0] += kPrefetchBytes;
+      work.prefetch[1] += kPrefetchBytes + half;
+    } else if (tile < 2) {
+      work.prefetch[0] = next_block + tile * half;
+      work.prefetch[1] = work.prefetch[0] + half - kCacheLine;
+    }
+  }
+
+  void run_tile(LinearTile& work, std::uint32_t panel, std::uint32_t tile,
+                std::size_t block) const {
+    const std::uint32_t num_rows = tiles_.num_rows(tile);
+    const std::byte* const x = x_of(tile);
+    work.x = x + block * num_rows * kernels_.x_bytes;
+    work.spans =
+        reinterpret_cast<const float*>(x + layout_.num_columns * num_rows * kernels_.x_bytes) +
+        block / span_ * 2 * num_rows;
+    work.out = args_.out + std::size_t{tiles_.first_row(tile)} * shape_.num_rows +
+               std::size_t{panel} * kPanelRows;
+    work.out_stride = shape_.num_rows;
+    const std::uint32_t width = panel_width(shape_, panel);
     if (width == kPanelRows) {
-      kernels.tiles[num_rows](work);
+      kernels_.tiles[num_rows](work);
       return;
     }
     // The last panel is not full: its sums take a way round, or they would run into the next row.
@@ -159,77 +232,50 @@ struct TiledLinear {
     float* out = work.out;
     work.out = sums;
     work.out_stride = kPanelRows;
-    kernels.tiles[num_rows](work);
+    kernels_.tiles[num_rows](work);
     for (std::uint32_t r = 0; r < num_rows; ++r) {
       for (std::uint32_t j = 0; j < width; ++j) {
-        out[std::size_t{r} * shape.num_rows + j] += sums[r * kPanelRows + j];
+        out[std::size_t{r} * shape_.num_rows + j] += sums[r * kPanelRows + j];
       }
     }
   }
 
-  void run_panel(std::uint32_t panel) const {
-    for (std::uint32_t m = 0; m < args.num_rows; ++m) set_starting_values(args, m, panel);
-    for (std::size_t block = 0; block < columns; block += kernels.block_columns) {
-      for (std::uint32_t tile = 0; tile < tiles.count; ++tile) run_tile(panel, tile, block);
-    }
-  }
+  const LinearArgs& args_;
+  const WeightShape& shape_;
+  const LinearKernels& kernels_;
+  const PanelLayout layout_;
+  const Tiles tiles_;
+  std::byte* const packed_x_;  // tile by tile
+  const std::size_t span_;     // columns of x that share a scale, of integers
+  std::size_t block_columns_;
+  std::size_t x_row_bytes_;  // of a row of packed x
 };
 
-std::uint32_t panels_per_chunk(const TiledLinear& linear, std::uint32_t num_threads) {
-  const std::size_t panel_products = kPanelRows * linear.columns * linear.args.num_rows;
-  const std::size_t for_products = kProductsPerChunk / std::max<std::size_t>(1, panel_products) + 1;
-  const std::size_t for_bytes =
-      linear.tiles.count == 1 ? kBytesPerChunk / std::max<std::size_t>(1, linear.panel_bytes) : 1;
-  const std::uint32_t panels = num_panels(linear.args.weights.shape);
-  const std::size_t even_share = (panels + num_threads - 1) / num_threads;
-  return static_cast<std::uint32_t>(std::max(for_products, std::min(for_bytes, even_share)));
+#if defined(INFERNO_X86_KERNELS)
+const LinearKernels& kernels_of(Isa isa, WeightKind kind) {
+  const bool integers =
+      kind == WeightKind::Int8 || kind == WeightKind::Int4 || kind == WeightKind::Mxfp4;
+  if (isa == Isa::Avx2) return integers ? integer_kernels_avx2(kind) : linear_kernels_avx2(kind);
+  return integers ? integer_kernels_avx512(kind) : linear_kernels_avx512(kind);
 }
-
-void linear_tiled(const OpContext& context, const LinearArgs& args, const LinearKernels& kernels) {
-  const WeightShape& shape = args.weights.shape;
-  const std::size_t columns = padded_columns(shape);
-  if (context.workspace.size() < args.num_rows * columns * kernels.x_bytes) {
-    throw std::invalid_argument("other: linear: the workspace is too small");
-  }
-  const TiledLinear linear{args,
-                           kernels,
-                           context.workspace.data(),
-                           Tiles(args.num_rows, kernels.max_rows),
-                           columns,
-                           columns * kPanelRows * dtype_bytes(shape.dtype)};
-  if (args.num_rows * columns < kPackedAlone) {
-    for (std::uint32_t tile = 0; tile < linear.tiles.count; ++tile) linear.pack_tile(tile);
-  } else {
-    context.threads.parallel_for(
-        linear.tiles.count, [&](std::uint32_t tile, std::uint32_t) { linear.pack_tile(tile); });
-  }
-  const std::uint32_t panels = num_panels(shape);
-  const std::uint32_t step = panels_per_chunk(linear, context.threads.num_threads());
-  context.threads.parallel_for((panels + step - 1) / step, [&](std::uint32_t chunk, std::uint32_t) {
-    const std::uint32_t end = std::min(panels, (chunk + 1) * step);
-    for (std::uint32_t panel = chunk * step; panel < end; ++panel) linear.run_panel(panel);
-  });
-}
+#endif
 
 }  // namespace
 
 std::size_t linear_workspace_bytes(std::uint32_t max_rows, std::uint32_t max_columns) noexcept {
-  const std::size_t padded = (std::size_t{max_columns} + 1) / 2 * 2;
+  const std::size_t padded = (std::size_t{max_columns} + 3) / 4 * 4;
   return (max_rows * padded * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 void linear(const OpContext& context, const LinearArgs& args) {
   if (args.num_rows == 0 || args.weights.shape.num_rows == 0) return;
-  switch (context.isa) {
 #if defined(INFERNO_X86_KERNELS)
-    case Isa::Avx512Bf16:
-      return linear_tiled(context, args, linear_kernels_avx512(args.weights.shape.dtype));
-    case Isa::Avx2:
-      return linear_tiled(context, args, linear_kernels_avx2(args.weights.shape.dtype));
-#endif
-    default:
-      return linear_portable(context, args);
+  if (context.isa != Isa::Portable) {
+    const LinearKernels& kernels = kernels_of(context.isa, args.weights.shape.format.kind);
+    return TiledLinear(context, args, kernels).run(context);
   }
+#endif
+  linear_portable(context, args);
 }
 
 }  // namespace inferno::ops

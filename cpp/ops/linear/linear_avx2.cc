@@ -98,7 +98,13 @@ void multiply(const LinearTile& tile) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       float* out = tile.out + r * tile.out_stride + (F + v) * 8;
-      _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), sums[r][v]));
+      const __m256 before = _mm256_loadu_ps(out);
+      if (tile.scales == nullptr) {
+        _mm256_storeu_ps(out, _mm256_add_ps(before, sums[r][v]));
+      } else {
+        const __m256 scales = _mm256_load_ps(tile.scales + (F + v) * 8);
+        _mm256_storeu_ps(out, _mm256_fmadd_ps(sums[r][v], scales, before));
+      }
     }
   }
 }
@@ -113,7 +119,37 @@ void tile_of(const LinearTile& tile) {
   }
 }
 
-void pack_float(const float* x, std::uint32_t num_columns, std::uint32_t num_rows, void* packed) {
+// 16 codes of e4m3 as bf16, exactly.
+__m256i widened(__m128i codes) {
+  // The eight multiples of 2^-9 below the normal numbers, by their two bytes.
+  const __m256i small = _mm256_broadcastsi128_si256(
+      _mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
+  const __m256i words = _mm256_cvtepu8_epi16(codes);
+  const __m256i magnitude = _mm256_and_si256(words, _mm256_set1_epi16(0x7f));
+  const __m256i sign = _mm256_slli_epi16(_mm256_andnot_si256(_mm256_set1_epi16(0x7f), words), 8);
+  // The exponent's bias goes from 7 to 127.
+  const __m256i normal =
+      _mm256_add_epi16(_mm256_slli_epi16(magnitude, 4), _mm256_set1_epi16(120 << 7));
+  const __m256i bytes = _mm256_add_epi16(_mm256_mullo_epi16(magnitude, _mm256_set1_epi16(0x0202)),
+                                         _mm256_set1_epi16(0x0100));
+  const __m256i is_small = _mm256_cmpgt_epi16(_mm256_set1_epi16(8), magnitude);
+  return _mm256_or_si256(sign,
+                         _mm256_blendv_epi8(normal, _mm256_shuffle_epi8(small, bytes), is_small));
+}
+
+void widen_fp8(const std::byte* codes, std::size_t num_columns, std::byte* out) {
+  constexpr std::size_t kPrefetchBytes = 4096;
+  auto* const to = reinterpret_cast<__m256i*>(out);
+  for (std::size_t pair = 0; pair < num_columns / 2; ++pair) {
+    const std::byte* from = codes + pair * 2 * kPanelRows;
+    _mm_prefetch(reinterpret_cast<const char*>(from) + kPrefetchBytes, _MM_HINT_T0);
+    const auto* const quarters = reinterpret_cast<const __m128i*>(from);
+    for (int i = 0; i < 4; ++i) to[4 * pair + i] = widened(_mm_load_si128(quarters + i));
+  }
+}
+
+void pack_float(const TileRows& rows, void* packed) {
+  const auto [x, num_columns, num_rows, span] = rows;
   auto* out = static_cast<float*>(packed);
   for (std::uint32_t r = 0; r < num_rows; ++r) {
     const float* row = x + std::size_t{r} * num_columns;
@@ -122,19 +158,37 @@ void pack_float(const float* x, std::uint32_t num_columns, std::uint32_t num_row
   }
 }
 
+// Of fp8: fewer columns, so that what was widened stays in the nearest cache.
 template <Dtype D>
-constexpr LinearKernels kKernels{kMaxRows,
-                                 kBlockColumns,
-                                 sizeof(float),
-                                 {nullptr, tile_of<D, 1>, tile_of<D, 2>, tile_of<D, 3>,
-                                  tile_of<D, 4>, tile_of<D, 5>, tile_of<D, 6>},
-                                 pack_float};
+constexpr LinearKernels kernels(std::uint32_t block_columns, decltype(LinearKernels::widen) widen) {
+  return {kMaxRows,
+          block_columns,
+          sizeof(float),
+          false,
+          {nullptr, tile_of<D, 1>, tile_of<D, 2>, tile_of<D, 3>, tile_of<D, 4>, tile_of<D, 5>,
+           tile_of<D, 6>},
+          pack_float,
+          widen};
+}
+
+constexpr LinearKernels kF32Kernels = kernels<Dtype::F32>(kBlockColumns, nullptr);
+constexpr LinearKernels kF16Kernels = kernels<Dtype::F16>(kBlockColumns, nullptr);
+constexpr LinearKernels kBf16Kernels = kernels<Dtype::BF16>(kBlockColumns, nullptr);
+constexpr LinearKernels kFp8Kernels = kernels<Dtype::BF16>(256, widen_fp8);
 
 }  // namespace
 
-const LinearKernels& linear_kernels_avx2(Dtype dtype) noexcept {
-  if (dtype == Dtype::BF16) return kKernels<Dtype::BF16>;
-  return dtype == Dtype::F16 ? kKernels<Dtype::F16> : kKernels<Dtype::F32>;
+const LinearKernels& linear_kernels_avx2(WeightKind kind) noexcept {
+  switch (kind) {
+    case WeightKind::BF16:
+      return kBf16Kernels;
+    case WeightKind::Fp8:
+      return kFp8Kernels;
+    case WeightKind::F16:
+      return kF16Kernels;
+    default:
+      return kF32Kernels;
+  }
 }
 
 }  // namespace inferno::ops

@@ -28,7 +28,13 @@ void add_to_out(const LinearTile& tile, const __m512 (&sums)[R][kVectors]) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       float* out = tile.out + r * tile.out_stride + v * 16;
-      _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), sums[r][v]));
+      const __m512 before = _mm512_loadu_ps(out);
+      if (tile.scales == nullptr) {
+        _mm512_storeu_ps(out, _mm512_add_ps(before, sums[r][v]));
+      } else {
+        const __m512 scales = _mm512_load_ps(tile.scales + v * 16);
+        _mm512_storeu_ps(out, _mm512_fmadd_ps(sums[r][v], scales, before));
+      }
     }
   }
 }
@@ -97,7 +103,35 @@ void tile_float(const LinearTile& tile) {
   add_to_out<R>(tile, sums);
 }
 
-void pack_float(const float* x, std::uint32_t num_columns, std::uint32_t num_rows, void* packed) {
+// 32 codes of e4m3 as bf16, exactly.
+__m512i widened(__m256i codes) {
+  // The eight multiples of 2^-9 below the normal numbers.
+  const __m512i small = _mm512_broadcast_i32x4(
+      _mm_setr_epi16(0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60));
+  const __m512i words = _mm512_cvtepu8_epi16(codes);
+  const __m512i magnitude = _mm512_and_si512(words, _mm512_set1_epi16(0x7f));
+  const __m512i sign = _mm512_slli_epi16(_mm512_andnot_si512(_mm512_set1_epi16(0x7f), words), 8);
+  // The exponent's bias goes from 7 to 127.
+  const __m512i normal =
+      _mm512_add_epi16(_mm512_slli_epi16(magnitude, 4), _mm512_set1_epi16(120 << 7));
+  const __mmask32 is_small = _mm512_cmplt_epi16_mask(magnitude, _mm512_set1_epi16(8));
+  return _mm512_or_si512(sign, _mm512_mask_permutexvar_epi16(normal, is_small, magnitude, small));
+}
+
+void widen_fp8(const std::byte* codes, std::size_t num_columns, std::byte* out) {
+  constexpr std::size_t kPrefetchBytes = 4096;
+  auto* const to = reinterpret_cast<__m512i*>(out);
+  for (std::size_t pair = 0; pair < num_columns / 2; ++pair) {
+    const std::byte* from = codes + pair * 2 * kPanelRows;
+    _mm_prefetch(reinterpret_cast<const char*>(from) + kPrefetchBytes, _MM_HINT_T0);
+    const auto* const halves = reinterpret_cast<const __m256i*>(from);
+    to[2 * pair] = widened(_mm256_load_si256(halves));
+    to[2 * pair + 1] = widened(_mm256_load_si256(halves + 1));
+  }
+}
+
+void pack_float(const TileRows& rows, void* packed) {
+  const auto [x, num_columns, num_rows, span] = rows;
   auto* out = static_cast<float*>(packed);
   for (std::uint32_t r = 0; r < num_rows; ++r) {
     const float* row = x + std::size_t{r} * num_columns;
@@ -106,7 +140,8 @@ void pack_float(const float* x, std::uint32_t num_columns, std::uint32_t num_row
   }
 }
 
-void pack_bf16(const float* x, std::uint32_t num_columns, std::uint32_t num_rows, void* packed) {
+void pack_bf16(const TileRows& rows, void* packed) {
+  const auto [x, num_columns, num_rows, span] = rows;
   const std::uint32_t num_pairs = (num_columns + 1) / 2;
   for (std::uint32_t r = 0; r < num_rows; ++r) {
     const float* row = x + std::size_t{r} * num_columns;
@@ -129,24 +164,43 @@ constexpr LinearKernels kFloatKernels{
     kMaxRows,
     kBlockColumns,
     sizeof(float),
+    false,
     {nullptr, tile_float<D, 1>, tile_float<D, 2>, tile_float<D, 3>, tile_float<D, 4>,
      tile_float<D, 5>, tile_float<D, 6>, tile_float<D, 7>, tile_float<D, 8>, tile_float<D, 9>,
      tile_float<D, 10>, tile_float<D, 11>, tile_float<D, 12>},
-    pack_float};
+    pack_float,
+    nullptr};
 
-constexpr LinearKernels kBf16Kernels{
-    kMaxRows,
-    kBlockColumns,
-    sizeof(std::uint16_t),
-    {nullptr, tile_bf16<1>, tile_bf16<2>, tile_bf16<3>, tile_bf16<4>, tile_bf16<5>, tile_bf16<6>,
-     tile_bf16<7>, tile_bf16<8>, tile_bf16<9>, tile_bf16<10>, tile_bf16<11>, tile_bf16<12>},
-    pack_bf16};
+// Of fp8: fewer columns, so that what was widened stays in the nearest cache.
+constexpr LinearKernels bf16_kernels(std::uint32_t block_columns,
+                                     decltype(LinearKernels::widen) widen) {
+  return {
+      kMaxRows,
+      block_columns,
+      sizeof(std::uint16_t),
+      false,
+      {nullptr, tile_bf16<1>, tile_bf16<2>, tile_bf16<3>, tile_bf16<4>, tile_bf16<5>, tile_bf16<6>,
+       tile_bf16<7>, tile_bf16<8>, tile_bf16<9>, tile_bf16<10>, tile_bf16<11>, tile_bf16<12>},
+      pack_bf16,
+      widen};
+}
+
+constexpr LinearKernels kBf16Kernels = bf16_kernels(kBlockColumns, nullptr);
+constexpr LinearKernels kFp8Kernels = bf16_kernels(256, widen_fp8);
 
 }  // namespace
 
-const LinearKernels& linear_kernels_avx512(Dtype dtype) noexcept {
-  if (dtype == Dtype::BF16) return kBf16Kernels;
-  return dtype == Dtype::F16 ? kFloatKernels<Dtype::F16> : kFloatKernels<Dtype::F32>;
+const LinearKernels& linear_kernels_avx512(WeightKind kind) noexcept {
+  switch (kind) {
+    case WeightKind::BF16:
+      return kBf16Kernels;
+    case WeightKind::Fp8:
+      return kFp8Kernels;
+    case WeightKind::F16:
+      return kFloatKernels<Dtype::F16>;
+    default:
+      return kFloatKernels<Dtype::F32>;
+  }
 }
 
 }  // namespace inferno::ops

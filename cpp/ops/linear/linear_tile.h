@@ -11,35 +11,61 @@
 namespace inferno::ops {
 
 inline constexpr std::uint32_t kMaxTileRows = 12;
+// Neighbouring values of x that share a scale where x is multiplied as integers; fewer where the
+// weights' groups are narrower.
+inline constexpr std::uint32_t kSpanColumns = 128;
 
 // One block of columns of one panel and one tile of R rows.
 struct LinearTile {
   const void* x;              // packed by pack_rows_of_x, at the block's first column
   const std::byte* w;         // the panel, at the block's first column
-  std::uint32_t num_columns;  // of the block, even (padding included)
+  std::uint32_t num_columns;  // of the block, padding included
   float* out;                 // [R, kPanelRows] += the block's sums; rows are out_stride apart
   std::size_t out_stride;
-  // Cache lines to fetch while at it: these two, and of every following pair of columns the ones
-  // that lie as much further as the pair does. Need not be readable.
+  // Cache lines to fetch while at it: these two, and of every following set of columns the ones
+  // that lie as much further as the set does. Need not be readable.
   const std::byte* prefetch[2];
+
+  // Of quantized weights: [kPanelRows] scales of the block, then offsets where the format has them.
+  // Null: w begins with a group's header, and every `group` columns the next one stands there.
+  const float* scales;
+  std::uint32_t group;
+  bool offsets;
+  // Where x is multiplied as integers: [spans][2][R], of each span from the block's first on the
+  // rows' scales, then the sums of their values.
+  const float* spans;
+  std::uint32_t span;  // columns of one
 };
 
 using TileKernel = void (*)(const LinearTile& tile);
 
-// What an instruction set does for one dtype of weights.
-struct LinearKernels {
-  std::uint32_t max_rows;       // of a tile, at most kMaxTileRows
-  std::uint32_t block_columns;  // K is summed in blocks of this length; even
-  std::size_t x_bytes;          // of a packed element of x
-  // Tiles of R rows, at index R; index 0 is unused.
-  TileKernel tiles[kMaxTileRows + 1];
-  // Writes num_rows rows of x [num_rows, num_columns] side by side, columns padded to an even
-  // number with zeros: float [k][row], or bf16 [k / 2][row][k % 2].
-  void (*pack_rows_of_x)(const float* x, std::uint32_t num_columns, std::uint32_t num_rows,
-                         void* packed);
+// Rows of x that become a tile.
+struct TileRows {
+  const float* x;  // [num_rows, num_columns]
+  std::uint32_t num_columns;
+  std::uint32_t num_rows;  // R
+  std::uint32_t span;      // of integers
 };
 
-const LinearKernels& linear_kernels_avx2(Dtype dtype) noexcept;
-const LinearKernels& linear_kernels_avx512(Dtype dtype) noexcept;
+// What an instruction set does for one kind of weights.
+struct LinearKernels {
+  std::uint32_t max_rows;       // of a tile, at most kMaxTileRows
+  std::uint32_t block_columns;  // K is summed in blocks of this length
+  std::size_t x_bytes;          // of a packed element of x
+  bool integers;                // x is multiplied as integers
+  // Tiles of R rows, at index R; index 0 is unused.
+  TileKernel tiles[kMaxTileRows + 1];
+  // Writes the rows side by side, columns padded with zeros as the weights' are: float [k][row],
+  // bf16 [k / 2][row][k % 2], or bytes [k / 4][row][k % 4] and after them floats [spans][2][row].
+  void (*pack_rows_of_x)(const TileRows& rows, void* packed);
+  // Null, or what the tiles read in place of the panel: a block's codes as bf16.
+  void (*widen)(const std::byte* codes, std::size_t num_columns, std::byte* out);
+};
+
+const LinearKernels& linear_kernels_avx2(WeightKind kind) noexcept;
+const LinearKernels& linear_kernels_avx512(WeightKind kind) noexcept;
+// Of Int8, Int4 and Mxfp4.
+const LinearKernels& integer_kernels_avx2(WeightKind kind) noexcept;
+const LinearKernels& integer_kernels_avx512(WeightKind kind) noexcept;
 
 }  // namespace inferno::ops

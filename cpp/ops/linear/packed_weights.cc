@@ -3,27 +3,30 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "ops/linear/packed_codes.h"
+#include "ops/linear/quantize.h"
 
 namespace inferno::ops {
 
 namespace {
 
-std::size_t padded_columns(const WeightShape& shape) noexcept {
-  return (static_cast<std::size_t>(shape.num_columns) + 1) / 2 * 2;
-}
-
 std::size_t num_panels(const WeightShape& shape) noexcept {
   return (static_cast<std::size_t>(shape.num_rows) + kPanelRows - 1) / kPanelRows;
 }
 
-// Copies one row without conversion, `columns_together` neighbouring columns as one Element.
+// ---- Elements. ----
+
+// Copies one row without conversion, `together` neighbouring columns as one Element.
 template <typename Element>
 void copy_row(const WeightShape& shape, std::byte* packed, std::uint32_t row,
-              const std::byte* source, std::uint32_t columns_together) {
-  const std::size_t element_bytes = dtype_bytes(shape.dtype);
+              const std::byte* source, std::uint32_t together) {
+  const std::size_t element_bytes = dtype_bytes(shape.dtype());
   std::byte* to = packed + packed_index(shape, row, 0) * element_bytes;
-  const std::size_t step = kPanelRows * columns_together * element_bytes;
-  for (std::uint32_t k = 0; k < shape.num_columns / columns_together; ++k) {
+  const std::size_t step = kPanelRows * together * element_bytes;
+  for (std::uint32_t k = 0; k < shape.num_columns / together; ++k) {
     std::memcpy(to, source, sizeof(Element));
     to += step;
     source += sizeof(Element);
@@ -39,46 +42,148 @@ struct SourceRow {
 void convert_row(const WeightShape& shape, std::byte* packed, std::uint32_t row, SourceRow source,
                  std::uint32_t first_column) {
   for (std::uint32_t k = first_column; k < shape.num_columns; ++k) {
-    store_element(packed, shape.dtype, packed_index(shape, row, k),
+    store_element(packed, shape.dtype(), packed_index(shape, row, k),
                   load_element(source.data, source.dtype, k));
   }
 }
 
-void pack_row(const WeightShape& shape, std::byte* packed, std::uint32_t row,
-              const std::byte* source, Dtype source_dtype) {
-  if (source_dtype != shape.dtype) {
-    convert_row(shape, packed, row, {source, source_dtype}, 0);
-  } else if (source_dtype == Dtype::F32) {
-    copy_row<std::uint32_t>(shape, packed, row, source, 1);
-  } else if (source_dtype == Dtype::F16) {
-    copy_row<std::uint16_t>(shape, packed, row, source, 1);
+void pack_elements(const WeightShape& shape, std::byte* packed, std::uint32_t row,
+                   SourceRow source) {
+  const Dtype dtype = shape.dtype();
+  if (source.dtype != dtype) {
+    convert_row(shape, packed, row, source, 0);
+  } else if (dtype == Dtype::F32) {
+    copy_row<std::uint32_t>(shape, packed, row, source.data, 1);
+  } else if (dtype == Dtype::F16) {
+    copy_row<std::uint16_t>(shape, packed, row, source.data, 1);
   } else {
-    copy_row<std::uint32_t>(shape, packed, row, source, 2);
-    convert_row(shape, packed, row, {source, source_dtype}, shape.num_columns / 2 * 2);
+    copy_row<std::uint32_t>(shape, packed, row, source.data, 2);
+    convert_row(shape, packed, row, source, shape.num_columns / 2 * 2);
   }
-  if (padded_columns(shape) > shape.num_columns) {
-    store_element(packed, shape.dtype, packed_index(shape, row, shape.num_columns), 0.0F);
+  if (shape.num_columns % 2 != 0) {
+    store_element(packed, dtype, packed_index(shape, row, shape.num_columns), 0.0F);
   }
 }
 
-void clear_row(const WeightShape& shape, std::byte* packed, std::uint32_t row) {
-  for (std::uint32_t k = 0; k < padded_columns(shape); ++k) {
-    store_element(packed, shape.dtype, packed_index(shape, row, k), 0.0F);
+// ---- Rows of any source. ----
+
+// One thread's way from a source's rows to a panel's.
+class RowPacker {
+ public:
+  RowPacker(const WeightShape& shape, std::byte* packed, const RowSource& source)
+      : shape_(shape), packed_(packed), source_(source), layout_(shape) {
+    if (shape.format.is_quantized() || source.format.is_quantized()) {
+      codes_.resize(shape.num_columns);
+      values_.resize(shape.num_columns);
+      scales_.resize(layout_.num_groups);
+    }
+  }
+
+  // The source's row `index` as the matrix's row `row`.
+  void pack(std::uint32_t row, std::size_t index) {
+    const std::byte* data =
+        source_.data + index * source_row_bytes(source_.format, shape_.num_columns);
+    if (!source_.format.is_quantized()) {
+      pack_source_elements(row, data);
+      return;
+    }
+    const CodedRow coded = unpacked(data, index);
+    if (shape_.format.is_quantized()) {
+      pack_codes(lane(row), coded);
+      return;
+    }
+    dequantize(coded, source_.format, shape_.num_columns, values_.data());
+    pack_elements(shape_, packed_, row, {as_bytes(values_), Dtype::F32});
+  }
+
+  // A row of the padding.
+  void clear(std::uint32_t row) {
+    if (shape_.format.is_quantized()) {
+      pack_codes(lane(row), {nullptr, nullptr, nullptr});
+      return;
+    }
+    const std::uint32_t padded = (shape_.num_columns + 1) / 2 * 2;
+    for (std::uint32_t k = 0; k < padded; ++k) {
+      store_element(packed_, shape_.dtype(), packed_index(shape_, row, k), 0.0F);
+    }
+  }
+
+ private:
+  static const std::byte* as_bytes(const std::vector<float>& values) {
+    return reinterpret_cast<const std::byte*>(values.data());
+  }
+
+  Lane lane(std::uint32_t row) const {
+    return {shape_, layout_, packed_ + row / kPanelRows * layout_.panel_bytes, row % kPanelRows};
+  }
+
+  void pack_source_elements(std::uint32_t row, const std::byte* data) {
+    if (!shape_.format.is_quantized()) {
+      pack_elements(shape_, packed_, row, {data, source_.format.dtype()});
+      return;
+    }
+    for (std::uint32_t k = 0; k < shape_.num_columns; ++k) {
+      values_[k] = load_element(data, source_.format.dtype(), k);
+    }
+    quantize_row(values_.data(), shape_.num_columns, shape_.format,
+                 {codes_.data(), scales_.data()});
+    pack_codes(lane(row), {codes_.data(), scales_.data(), nullptr});
+  }
+
+  CodedRow unpacked(const std::byte* data, std::size_t index) {
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(data);
+    const std::uint32_t groups = num_groups(source_.format, shape_.num_columns);
+    const float* offsets = source_.offsets == nullptr ? nullptr : source_.offsets + index * groups;
+    const float* scales = source_.scales + index * groups;
+    if (weight_bits(source_.format.kind) == 8) return {bytes, scales, offsets};
+    for (std::uint32_t k = 0; k < shape_.num_columns; ++k) {
+      codes_[k] = bytes[k / 2] >> (k % 2 * 4) & 15U;
+    }
+    return {codes_.data(), scales, offsets};
+  }
+
+  const WeightShape& shape_;
+  std::byte* packed_;
+  const RowSource& source_;
+  const PanelLayout layout_;
+  std::vector<std::uint8_t> codes_;
+  std::vector<float> values_;
+  std::vector<float> scales_;
+};
+
+void check_source(const WeightShape& shape, std::uint32_t first_row, const RowSource& source) {
+  if (first_row > shape.num_rows || source.num_rows > shape.num_rows - first_row) {
+    throw std::invalid_argument("other: pack_rows: the rows do not fit into the matrix");
+  }
+  if (source.format.is_quantized() && shape.format.is_quantized() &&
+      source.format != shape.format) {
+    throw std::invalid_argument(std::string("other: pack_rows: rows of ") +
+                                weight_kind_name(source.format.kind) + " for a matrix of " +
+                                weight_kind_name(shape.format.kind) +
+                                " with other groups or offsets");
   }
 }
 
 }  // namespace
 
+PanelLayout::PanelLayout(const WeightShape& shape) noexcept {
+  const WeightFormat& format = shape.format;
+  const std::size_t together = columns_together(format.kind);
+  num_columns = (std::size_t{shape.num_columns} + together - 1) / together * together;
+  group = format.group == 0 ? std::max<std::size_t>(num_columns, together) : format.group;
+  header_bytes = !format.is_quantized() ? 0 : kPanelRows * sizeof(float) * (format.offsets ? 2 : 1);
+  column_bytes = kPanelRows * weight_bits(format.kind) / 8;
+  num_groups = ops::num_groups(format, shape.num_columns);
+  panel_bytes = num_groups * header_bytes + num_columns * column_bytes;
+}
+
 std::size_t packed_bytes(const WeightShape& shape) noexcept {
-  return num_panels(shape) * kPanelRows * padded_columns(shape) * dtype_bytes(shape.dtype);
+  return num_panels(shape) * PanelLayout(shape).panel_bytes;
 }
 
 void pack_rows(const OpContext& context, const WeightShape& shape, std::byte* packed,
                std::uint32_t first_row, const RowSource& source) {
-  if (first_row > shape.num_rows || source.num_rows > shape.num_rows - first_row) {
-    throw std::invalid_argument("other: pack_rows: the rows do not fit into the matrix");
-  }
-  const std::size_t source_row_bytes = shape.num_columns * dtype_bytes(source.dtype);
+  check_source(shape, first_row, source);
   const std::uint32_t end_row = first_row + source.num_rows;
   // Whole panels per chunk, so that two threads never write the same cache line.
   const std::uint32_t first_panel = first_row / kPanelRows;
@@ -87,21 +192,30 @@ void pack_rows(const OpContext& context, const WeightShape& shape, std::byte* pa
     const std::uint32_t panel_row = (first_panel + chunk) * kPanelRows;
     const std::uint32_t begin = std::max(panel_row, first_row);
     const std::uint32_t end = std::min(panel_row + kPanelRows, end_row);
-    for (std::uint32_t row = begin; row < end; ++row) {
-      pack_row(shape, packed, row, source.data + (row - first_row) * source_row_bytes,
-               source.dtype);
-    }
+    RowPacker packer(shape, packed, source);
+    for (std::uint32_t row = begin; row < end; ++row) packer.pack(row, row - first_row);
     if (end != shape.num_rows) return;
-    for (std::uint32_t row = end; row < panel_row + kPanelRows; ++row) {
-      clear_row(shape, packed, row);
-    }
+    for (std::uint32_t row = end; row < panel_row + kPanelRows; ++row) packer.clear(row);
   });
 }
 
-void unpack_row(const PackedWeights& weights, std::uint32_t row, float* out) noexcept {
-  for (std::uint32_t k = 0; k < weights.shape.num_columns; ++k) {
-    out[k] = load_element(weights.data, weights.shape.dtype, packed_index(weights.shape, row, k));
+void unpack_columns(const PackedWeights& weights, std::uint32_t row, const Columns& columns,
+                    float* out) noexcept {
+  const WeightShape& shape = weights.shape;
+  if (shape.format.is_quantized()) {
+    const PanelLayout layout(shape);
+    const std::byte* panel = weights.data + row / kPanelRows * layout.panel_bytes;
+    unpack_codes({shape, layout, const_cast<std::byte*>(panel), row % kPanelRows}, columns.begin,
+                 columns.end, out);
+    return;
   }
+  for (std::uint32_t k = columns.begin; k < columns.end; ++k) {
+    out[k - columns.begin] = load_element(weights.data, shape.dtype(), packed_index(shape, row, k));
+  }
+}
+
+void unpack_row(const PackedWeights& weights, std::uint32_t row, float* out) noexcept {
+  unpack_columns(weights, row, {0, weights.shape.num_columns}, out);
 }
 
 }  // namespace inferno::ops

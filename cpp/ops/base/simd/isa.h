@@ -8,7 +8,7 @@ namespace inferno::ops {
 enum class Isa : std::uint8_t {
   Portable,    // the baseline of the target; the oracle of every op
   Avx2,        // AVX2, FMA and F16C
-  Avx512Bf16,  // AVX-512 F, BW, DQ, VL and BF16, with everything of Avx2
+  Avx512Bf16,  // AVX-512 F, BW, DQ, VL, BF16 and VNNI, with everything of Avx2
 };
 
 // Whether the processor has `isa`, the operating system keeps its registers, and this build has its

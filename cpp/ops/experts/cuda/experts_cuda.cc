@@ -57,9 +57,9 @@ void check_shape(const ExpertsShape& shape) {
 
 void check_matrix(const ExpertMatrix& matrix, std::uint32_t num_rows, std::uint32_t num_columns) {
   const WeightShape& shape = matrix.shape;
-  if (shape.dtype != Dtype::F16 && shape.dtype != Dtype::BF16) {
+  if (shape.dtype() != Dtype::F16 && shape.dtype() != Dtype::BF16) {
     throw std::invalid_argument(std::string("other: experts: weights of ") +
-                                dtype_name(shape.dtype) + ", expected f16 or bf16");
+                                dtype_name(shape.dtype()) + ", expected f16 or bf16");
   }
   if (shape.num_rows != num_rows || shape.num_columns != num_columns ||
       matrix.expert_stride % 16 != 0) {
@@ -152,7 +152,7 @@ PairRouting ExpertsCuda::Impl::routing_of(const ExpertsInput& in) const {
 void ExpertsCuda::Impl::decode(const CudaOp& op, const ExpertsInput& in,
                                const ExpertsWeights& weights, const ExpertsSum& sum) const {
   const PairRouting routing = routing_of(in);
-  const Dtype dtype = weights.down.shape.dtype;
+  const Dtype dtype = weights.down.shape.dtype();
   const bool defers_norm = defers(in.num_tokens, dtype);
   stream_kernel(op, {.routing = routing,
                      .sorted = {},
@@ -231,7 +231,7 @@ void ExpertsCuda::Impl::run(const CudaOp& op, const ExpertsInput& in, const Expe
   sum.positions = by_tiles ? sorted.positions : nullptr;
   sum.num_tokens = in.num_tokens;
   sum.hidden_size = shape.hidden_size;
-  sum.dtype = weights.down.shape.dtype;
+  sum.dtype = weights.down.shape.dtype();
   sum_experts_cuda(op, sum);
 }
 
@@ -262,7 +262,7 @@ bool ExpertsCuda::add(const CudaOp& op, const ExpertsInput& in, const ExpertsWei
   if (in.num_tokens == 0) return false;
   impl_->run(op, in, weights,
              {.routing = {}, .scale = to.scale, .add = true, .x = to.x, .next = to.next});
-  return to.next.weight != nullptr && defers(in.num_tokens, weights.down.shape.dtype);
+  return to.next.weight != nullptr && defers(in.num_tokens, weights.down.shape.dtype());
 }
 
 bool ExpertsCuda::defers(std::uint32_t num_tokens, Dtype dtype) const {

@@ -344,7 +344,7 @@ TEST_CASE("experts on the GPU refuse what they cannot multiply, and no tokens ar
                          kActivations[0]};
   experts.store(op, {}, weights, nullptr);
   CHECK_THROWS_AS(experts.store(op, {.num_tokens = 5}, weights, nullptr), std::invalid_argument);
-  weights.down.shape.dtype = Dtype::F32;
+  weights.down.shape.format = Dtype::F32;
   CHECK_THROWS_AS(experts.store(op, {.num_tokens = 1}, weights, nullptr), std::invalid_argument);
   route_cuda(op, {.rule = {RouterKind::SoftmaxTopK, 8, 2}});
   device.wait();

@@ -265,7 +265,7 @@ const Variant& variant_of(const ExpertsDecode& product, std::uint32_t num_sms) {
     return divide_up(divide_up(product.down.shape.num_rows, height), num_sms) * height;
   };
   const Variant* best = nullptr;
-  for (const Variant& variant : variants_of(product.down.shape.dtype)) {
+  for (const Variant& variant : variants_of(product.down.shape.dtype())) {
     if (variant.groups != groups) continue;
     if (best == nullptr || most(variant) <= most(*best)) best = &variant;
   }

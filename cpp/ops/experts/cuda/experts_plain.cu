@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kWarps * 32) experts_plain_kernel(const PlainA
 void experts_plain(const CudaOp& op, const ExpertsProduct& product) {
   const PlainArgs args{product, product.num_outputs()};
   const dim3 grid(product.routing.num_pairs, (args.num_outputs + kWarps - 1) / kWarps);
-  with_element(product.weight.shape.dtype, [&](auto element) {
+  with_element(product.weight.shape.dtype(), [&](auto element) {
     launch(op, experts_plain_kernel<decltype(element)>, {grid, kWarps * 32}, args);
   });
 }

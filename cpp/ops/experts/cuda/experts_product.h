@@ -53,7 +53,7 @@ struct ExpertsProduct {
 // The matrices as the copy engine knows them.
 inline MatrixStack stack_of(const ExpertMatrix& matrix, const PairRouting& routing) {
   const WeightShape& shape = matrix.shape;
-  return {{matrix.data, shape.num_rows, shape.num_columns, shape.dtype},
+  return {{matrix.data, shape.num_rows, shape.num_columns, shape.dtype()},
           routing.num_experts,
           matrix.expert_stride};
 }

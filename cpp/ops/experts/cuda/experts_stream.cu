@@ -181,7 +181,7 @@ const Variant& variant_of(const ExpertsProduct& product, std::uint32_t num_sms) 
   };
   constexpr double kNearly = 1.15;
   const Variant* best = nullptr;
-  for (const Variant& variant : variants_of(product.weight.shape.dtype)) {
+  for (const Variant& variant : variants_of(product.weight.shape.dtype())) {
     if (variant.groups != groups) continue;
     if (best == nullptr || most(variant) <= kNearly * most(*best)) best = &variant;
   }

@@ -328,7 +328,7 @@ const TilesVariant& tiles_variant_of(const ExpertsProduct& product, std::uint32_
   const std::uint32_t row_tiles =
       std::max(routing.num_pairs / kRows, std::min(routing.num_pairs, routing.num_experts));
   const TilesVariant* best = nullptr;
-  for (const TilesVariant& variant : tiles_variants_of(product.weight.shape.dtype)) {
+  for (const TilesVariant& variant : tiles_variants_of(product.weight.shape.dtype())) {
     if (variant.gate != product.gate) continue;
     const std::uint32_t tiles =
         row_tiles * divide_up(product.num_outputs(), outputs_per_tile(variant));
@@ -358,7 +358,7 @@ void ExpertsTilesKernel::operator()(const CudaOp& op, const ExpertsProduct& prod
   TilesArgs args{};
   args.weight_map = stack_map(stack_of(product.weight, routing), variant.run_rows, 1);
   if (!product.gate) {
-    const DeviceMatrix input{product.x, routing.num_pairs, shape.num_columns, shape.dtype};
+    const DeviceMatrix input{product.x, routing.num_pairs, shape.num_columns, shape.dtype()};
     args.input_map = box_map(input, kGroupRows);
     args.few_map = box_map(input, kFewRows);
   }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use half::{bf16, f16};
 
+use crate::bridge::ffi::TensorRows;
 use crate::bridge::spec::{Dtype, TensorSlot};
 
 use super::names::ExpectedTensor;
@@ -33,6 +34,19 @@ pub struct LoadedPart<'a> {
     pub shape: Vec<u64>,
     /// Little-endian, row-major.
     pub data: Cow<'a, [u8]>,
+}
+
+impl LoadedPart<'_> {
+    /// As the engine takes it.
+    pub fn rows(&self) -> TensorRows<'_> {
+        TensorRows {
+            format: self.dtype.into(),
+            shape: &self.shape,
+            data: &self.data,
+            scales: &[],
+            offsets: &[],
+        }
+    }
 }
 
 impl ExpectedTensor {

@@ -1,0 +1,132 @@
+#include "ops/linear/quantize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace inferno::ops {
+
+namespace {
+
+// Codes of a group.
+struct Group {
+  const float* values;
+  std::uint32_t length;
+  std::uint8_t* codes;
+};
+
+// NaN where one of them is no number or infinite.
+float largest_magnitude(const Group& group) {
+  float largest = 0;
+  bool finite = true;
+  for (std::uint32_t i = 0; i < group.length; ++i) {
+    largest = std::max(largest, std::fabs(group.values[i]));
+    finite = finite && std::isfinite(group.values[i]);
+  }
+  return finite ? largest : std::numeric_limits<float>::quiet_NaN();
+}
+
+// To the nearest whole number, even of two; for less than 2^22, and unlike nearbyint in the
+// baseline's vectors.
+float rounded(float value) {
+  constexpr float kMagic = 0x1.8p23F;
+  return (value + kMagic) - kMagic;
+}
+
+float quantize_fp8(const Group& group, float largest) {
+  const float inverse = largest > 0 ? kE4m3Max / largest : 0;
+  for (std::uint32_t i = 0; i < group.length; ++i) {
+    group.codes[i] = f32_to_e4m3(group.values[i] * inverse);
+  }
+  return largest / kE4m3Max;
+}
+
+float quantize_int8(const Group& group, float largest) {
+  const float inverse = largest > 0 ? 127 / largest : 0;
+  for (std::uint32_t i = 0; i < group.length; ++i) {
+    const float level = rounded(group.values[i] * inverse);
+    group.codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(level));
+  }
+  return largest / 127;
+}
+
+// What a scale leaves of a group: with codes q of the values v under it, the best scale for these
+// codes is <v, q> / <q, q>, and it explains <v, q>^2 / <q, q> of <v, v>.
+struct Fit {
+  float product = 0;  // <v, q>
+  float square = 0;   // <q, q>
+
+  float explained() const { return square > 0 ? product * product / square : 0; }
+};
+
+float level_of(float value, float inverse) {
+  return std::clamp(rounded(value * inverse), -8.0F, 7.0F);
+}
+
+Fit fit_of(const Group& group, float inverse) {
+  constexpr std::uint32_t kLanes = 8;  // sums side by side, for the compiler's vectors
+  float products[kLanes] = {};
+  float squares[kLanes] = {};
+  const auto add = [&](std::uint32_t i, std::uint32_t lane) {
+    const float level = level_of(group.values[i], inverse);
+    products[lane] += group.values[i] * level;
+    squares[lane] += level * level;
+  };
+  const std::uint32_t whole = group.length / kLanes * kLanes;
+  for (std::uint32_t i = 0; i < whole; i += kLanes) {
+    for (std::uint32_t lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
+  }
+  for (std::uint32_t i = whole; i < group.length; ++i) add(i, i - whole);
+  Fit fit;
+  for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+    fit.product += products[lane];
+    fit.square += squares[lane];
+  }
+  return fit;
+}
+
+float quantize_int4(const Group& group, float largest) {
+  float scale = 0;
+  float inverse = 0;
+  float best = 0;
+  // The largest magnitude at level 6.5 to 10, on either side: beyond its end it is clipped for the
+  // others' sake.
+  constexpr int kSteps = 8;
+  for (int step = 0; step < 2 * kSteps && largest > 0; ++step) {
+    const float levels = 6.5F + 0.5F * static_cast<float>(step % kSteps);
+    const float candidate = (step < kSteps ? -levels : levels) / largest;
+    const Fit fit = fit_of(group, candidate);
+    if (fit.explained() <= best) continue;
+    best = fit.explained();
+    inverse = candidate;
+    scale = fit.product / fit.square;
+  }
+  for (std::uint32_t i = 0; i < group.length; ++i) {
+    group.codes[i] = static_cast<std::uint8_t>(level_of(group.values[i], inverse) + 8);
+  }
+  return scale;
+}
+
+float quantize_group(WeightKind kind, const Group& group) {
+  const float largest = largest_magnitude(group);
+  if (std::isnan(largest)) {
+    std::fill_n(group.codes, group.length, std::uint8_t{0});
+    return largest;
+  }
+  if (kind == WeightKind::Fp8) return quantize_fp8(group, largest);
+  return kind == WeightKind::Int8 ? quantize_int8(group, largest) : quantize_int4(group, largest);
+}
+
+}  // namespace
+
+void quantize_row(const float* row, std::uint32_t num_columns, const WeightFormat& format,
+                  const QuantizedRow& out) noexcept {
+  const std::uint32_t length = format.group == 0 ? num_columns : format.group;
+  for (std::uint32_t g = 0; g < num_groups(format, num_columns); ++g) {
+    const std::uint32_t first = g * length;
+    const std::uint32_t count = std::min(length, num_columns - first);
+    out.scales[g] = quantize_group(format.kind, {row + first, count, out.codes + first});
+  }
+}
+
+}  // namespace inferno::ops
