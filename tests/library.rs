@@ -26,12 +26,8 @@ fn config() -> Config {
 }
 
 fn fixture() -> ModelSpec {
-    ModelSpec {
-        name: "tiny".to_owned(),
-        model_path: format!("{}/tests/fixtures/llama3-tiny", env!("CARGO_MANIFEST_DIR")).into(),
-        load_format: LoadFormat::Safetensors,
-        max_seq_len: Some(128),
-    }
+    let path = format!("{}/tests/fixtures/llama3-tiny", env!("CARGO_MANIFEST_DIR"));
+    ModelSpec { max_seq_len: Some(128), ..ModelSpec::new("tiny", path) }
 }
 
 fn request(seed: u64) -> InferRequest {

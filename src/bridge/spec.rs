@@ -373,6 +373,26 @@ impl DecoderSpec {
         change(&mut self.head.format);
     }
 
+    /// Of the matrix that a part of a layer is; `None` for a vector. Routers and gates of one output stay elements.
+    pub fn format_mut(&mut self, part: TensorPart, layer: u32) -> Option<&mut WeightFormat> {
+        match part {
+            TensorPart::Embedding => return Some(&mut self.embedding),
+            TensorPart::Head => return Some(&mut self.head.format),
+            _ => {}
+        }
+        let LayerSpec { attention, mlp, .. } = self.layers.get_mut(layer as usize)?;
+        match part {
+            TensorPart::Qkv => Some(&mut attention.qkv.format),
+            TensorPart::OutputGate => Some(&mut attention.gate),
+            TensorPart::O => Some(&mut attention.o.format),
+            TensorPart::GateUp => Some(&mut mlp.gate_up.format),
+            TensorPart::Down => Some(&mut mlp.down.format),
+            TensorPart::SharedGateUp => Some(&mut mlp.shared.gate_up),
+            TensorPart::SharedDown => Some(&mut mlp.shared.down),
+            _ => None,
+        }
+    }
+
     /// The largest number of positions that some layer looks back on; `None`: some layer sees all.
     pub fn widest_window(&self) -> Option<u32> {
         let windows = self.layers.iter().map(|layer| layer.attention.window);

@@ -1,12 +1,14 @@
 //! `config.json`: which family, what it computes, in which type, and which tokens end a completion.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::bridge::spec::{DecoderSpec, Dtype};
+use crate::bridge::spec::{DecoderSpec, Dtype, TensorPart, WeightFormat};
 
 use super::families::{self, Decoder, Family};
 use super::fault::{CheckpointError, CheckpointFault};
 use super::json_file::JsonFile;
+use super::quantized::{self, QuantizationConfig};
 
 /// What `config.json` says.
 pub struct ModelConfig {
@@ -16,6 +18,8 @@ pub struct ModelConfig {
     pub decoder: Decoder,
     /// The weights' element type, where the file names it; else float32 was taken.
     pub dtype: Option<Dtype>,
+    /// How matrices are quantized, where they are.
+    pub(super) quantization: Option<QuantizationConfig>,
     /// `eos_token_id`, one or several.
     pub end_token_ids: Vec<u32>,
 }
@@ -44,13 +48,31 @@ impl ModelConfig {
         if let (None, Some(text)) = (dtype, &text) {
             dtype = read_dtype(text)?;
         }
+        let mut quantization = QuantizationConfig::read(file)?;
+        if let (None, Some(text)) = (&quantization, &text) {
+            quantization = QuantizationConfig::read(text)?;
+        }
         let (family, decoder) = families::read(file, dtype.or(stored).unwrap_or(Dtype::F32))?;
         let vocab_size = decoder.spec.vocab_size;
         let mut ends = file.token_ids("eos_token_id", vocab_size)?;
         if let (None, Some(text)) = (&ends, &text) {
             ends = text.token_ids("eos_token_id", vocab_size)?;
         }
-        Ok(Self { family, decoder, dtype, end_token_ids: ends.unwrap_or_default() })
+        let end_token_ids = ends.unwrap_or_default();
+        Ok(Self { family, decoder, dtype, quantization, end_token_ids })
+    }
+
+    /// Whether matrices may be of codes; which are, their tensors say.
+    pub fn is_quantized(&self) -> bool {
+        self.quantization.is_some()
+    }
+
+    /// Formats by `quantization_config` alone, for weights that are made and not read.
+    pub(super) fn planned_formats(&self) -> BTreeMap<(TensorPart, u32), Option<WeightFormat>> {
+        let tensors = self.decoder.usual_tensors();
+        quantized::common_formats(tensors.iter().map(|tensor| {
+            (tensor, self.quantization.as_ref().and_then(|config| config.format_of(tensor)))
+        }))
     }
 
     /// What the engine builds where sequences may be as long as the model was made for.

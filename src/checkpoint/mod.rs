@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use crate::bridge::spec::{DecoderSpec, Dtype};
+use crate::bridge::spec::{DecoderSpec, Dtype, WeightFormat};
 
 mod config;
 pub mod families;
@@ -12,6 +12,7 @@ mod generation;
 mod hub;
 mod json_file;
 mod mmap;
+mod quantized;
 pub mod random;
 mod tensors;
 #[cfg(test)]
@@ -22,10 +23,13 @@ pub use families::ExpectedTensor;
 pub use fault::{CheckpointError, CheckpointFault};
 pub use generation::GenerationConfig;
 pub use hub::HubCache;
+pub use quantized::Quantization;
 
+use families::LoadedPart;
 use families::{Decoder, Family, Root};
 use json_file::JsonFile;
 use mmap::MappedFile;
+use quantized::{Coded, Place, QuantizationConfig};
 use tensors::{TensorEntry, read_header};
 
 const CONFIG: &str = "config.json";
@@ -56,14 +60,37 @@ pub enum LoadFormat {
 }
 
 /// One tensor, still in its file.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub struct TensorView<'a> {
     /// Its name, its shape, and what it fills.
     pub expected: &'a ExpectedTensor,
-    /// Of an element.
-    pub dtype: Dtype,
-    /// Little-endian.
+    /// Elements, little-endian, or codes.
     pub data: &'a [u8],
+    stored: &'a Stored,
+    checkpoint: &'a Checkpoint,
+}
+
+impl<'a> TensorView<'a> {
+    /// What it becomes, part by part.
+    pub fn parts(self) -> Box<dyn Iterator<Item = Result<LoadedPart<'a>, CheckpointError>> + 'a> {
+        let Self { expected, data, stored, checkpoint } = self;
+        match stored {
+            Stored::Elements { dtype, .. } => Box::new(expected.parts(*dtype, data).map(Ok)),
+            Stored::Codes(coded) => {
+                let parts = expected.pieces.iter().enumerate();
+                Box::new(parts.map(move |(index, piece)| {
+                    let rows = coded.rows(&checkpoint.files, index).map_err(|reason| {
+                        let fault = CheckpointFault::Malformed;
+                        let error = CheckpointError::new(fault, &checkpoint.directory, reason);
+                        error.at(&*expected.name)
+                    })?;
+                    let quantized::Rows { format, data, scales, offsets } = rows;
+                    let shape = coded.shape().to_vec();
+                    Ok(LoadedPart { slot: piece.slot, format, shape, data, scales, offsets })
+                }))
+            }
+        }
+    }
 }
 
 /// A checkpoint whose files are mapped and checked: every tensor that the model needs is there, in the right shape.
@@ -101,17 +128,51 @@ impl Checkpoint {
         let generation = GenerationConfig::read(&directory.join(GENERATION_CONFIG), vocab_size)?;
         let (files, tensors) = match load_format {
             LoadFormat::Dummy => (Vec::new(), Vec::new()),
-            LoadFormat::Safetensors => map_tensors(directory, &mut config.decoder)?,
+            LoadFormat::Safetensors => map_tensors(directory, &mut config)?,
         };
         if config.dtype.is_none()
-            && let Some(dtype) = tensors.first().and_then(|tensor| tensor.entry.dtype)
+            && let Some(dtype) = tensors.first().and_then(FoundTensor::dtype)
         {
             let tied_embeddings = config.decoder.spec.tied_embeddings;
             config = ModelConfig::read(&config_path, Some(dtype))?;
             config.decoder.spec.tied_embeddings = tied_embeddings;
         }
+        let formats = match load_format {
+            LoadFormat::Safetensors => {
+                quantized::common_formats(tensors.iter().map(|t| (&t.expected, t.format())))
+            }
+            LoadFormat::Dummy => config.planned_formats(),
+        };
+        quantized::assign(&mut config.decoder.spec, &formats);
         let (directory, spec) = (directory.to_owned(), config.spec());
         Ok(Self { directory, config, spec, generation, load_format, files, tensors })
+    }
+
+    /// Changes the formats in which the weights will be held: of the layers, and of the head.
+    ///
+    /// # Errors
+    /// `Unsupported` if they are quantized in the files already.
+    pub fn quantize(
+        &mut self,
+        layers: Option<Quantization>,
+        head: Option<Quantization>,
+    ) -> Result<(), CheckpointError> {
+        let spec = &mut self.config.decoder.spec;
+        if let Some(layers) = layers {
+            let mut is_quantized = false;
+            spec.for_each_format(|format| is_quantized |= format.is_quantized());
+            if is_quantized {
+                let reason = "quantization: the checkpoint is quantized already";
+                let fault = CheckpointFault::Unsupported;
+                return Err(CheckpointError::new(fault, &self.directory, reason));
+            }
+            layers.quantize_layers(spec);
+        }
+        if let Some(head) = head {
+            head.quantize_head(spec);
+        }
+        self.spec = self.config.spec();
+        Ok(())
     }
 
     /// Where it is.
@@ -161,9 +222,9 @@ impl Checkpoint {
 
     /// The tensor at `index` in the order of the forward pass; `None` beyond the last.
     pub fn tensor(&self, index: usize) -> Option<TensorView<'_>> {
-        let FoundTensor { expected, file, entry } = self.tensors.get(index)?;
-        let data = self.files.get(*file)?.bytes().get(entry.begin..entry.end)?;
-        Some(TensorView { expected, dtype: entry.dtype?, data })
+        let FoundTensor { expected, stored } = self.tensors.get(index)?;
+        let data = stored.place().data(&self.files)?;
+        Some(TensorView { expected, data, stored, checkpoint: self })
     }
 
     /// Every tensor in the order of the forward pass.
@@ -175,7 +236,7 @@ impl Checkpoint {
     pub fn total_bytes(&self) -> u64 {
         match self.load_format {
             LoadFormat::Safetensors => {
-                self.tensors.iter().map(|found| found.entry.bytes() as u64).sum()
+                self.tensors.iter().map(|found| found.stored.bytes() as u64).sum()
             }
             LoadFormat::Dummy => tensor_bytes(&self.config.decoder),
         }
@@ -185,8 +246,47 @@ impl Checkpoint {
 /// A tensor that the model needs, in its file.
 struct FoundTensor {
     expected: ExpectedTensor,
-    file: usize,
-    entry: TensorEntry,
+    stored: Stored,
+}
+
+enum Stored {
+    Elements { place: Place, dtype: Dtype },
+    Codes(Coded),
+}
+
+impl FoundTensor {
+    /// Of what is not quantized.
+    fn dtype(&self) -> Option<Dtype> {
+        match self.stored {
+            Stored::Elements { dtype, .. } => Some(dtype),
+            Stored::Codes(_) => None,
+        }
+    }
+
+    /// Of what is quantized.
+    fn format(&self) -> Option<WeightFormat> {
+        match &self.stored {
+            Stored::Elements { .. } => None,
+            Stored::Codes(coded) => Some(coded.format()).filter(|format| format.is_quantized()),
+        }
+    }
+}
+
+impl Stored {
+    /// Of elements or codes.
+    fn place(&self) -> &Place {
+        match self {
+            Self::Elements { place, .. } => place,
+            Self::Codes(coded) => coded.codes(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Elements { place, .. } => place.entry.bytes(),
+            Self::Codes(coded) => coded.bytes(),
+        }
+    }
 }
 
 /// Every tensor of the files by its name, with the file that it is in.
@@ -195,7 +295,7 @@ type ByName = HashMap<String, (usize, TensorEntry)>;
 /// Maps every file and picks the model's tensors out of them.
 fn map_tensors(
     directory: &Path,
-    decoder: &mut Decoder,
+    config: &mut ModelConfig,
 ) -> Result<(Vec<MappedFile>, Vec<FoundTensor>), CheckpointError> {
     let sources = find_files(directory)?;
     let mut files = Vec::new();
@@ -219,9 +319,13 @@ fn map_tensors(
         files.push(file);
     }
     let paths: Vec<_> = sources.into_iter().map(|(path, _)| path).collect();
-    let root = root_of(decoder, &found);
-    untie(decoder, root, &files, &mut found);
-    let tensors = pick(directory, (decoder, root), &paths, found)?;
+    let root = root_of(&config.decoder, &found);
+    untie(&mut config.decoder, root, &files, &mut found);
+    let expected = config.decoder.tensors(root);
+    let quantization = config.quantization.as_ref();
+    let mut picked = Picked { directory, paths: &paths, files: &files, found };
+    let tensors = picked.take(expected, quantization)?;
+    picked.refuse_rest(root)?;
     Ok((files, tensors))
 }
 
@@ -246,49 +350,94 @@ fn untie(decoder: &mut Decoder, root: &Root, files: &[MappedFile], found: &mut B
     }
 }
 
-/// The model's tensors in order, each held against `config.json`; what is left over must be harmless.
-fn pick(
-    directory: &Path,
-    (decoder, root): (&Decoder, &Root),
-    paths: &[PathBuf],
-    mut found: ByName,
-) -> Result<Vec<FoundTensor>, CheckpointError> {
-    let mut tensors = Vec::new();
-    for expected in decoder.tensors(root) {
-        let Some((file, entry)) = found.remove(&expected.name) else {
+/// What is left of the files' tensors while the model's are taken out.
+struct Picked<'a> {
+    directory: &'a Path,
+    paths: &'a [PathBuf],
+    files: &'a [MappedFile],
+    found: ByName,
+}
+
+impl Picked<'_> {
+    /// The model's tensors in order, each held against `config.json`.
+    fn take(
+        &mut self,
+        expected: Vec<ExpectedTensor>,
+        quantization: Option<&QuantizationConfig>,
+    ) -> Result<Vec<FoundTensor>, CheckpointError> {
+        let mut tensors = Vec::with_capacity(expected.len());
+        for expected in expected {
+            let coded = quantized::take(&mut self.found, self.files, &expected, quantization);
+            let coded = coded.map_err(|(tensor, fault, reason)| {
+                CheckpointError::new(fault, self.directory, reason).at(tensor)
+            })?;
+            let stored = match coded {
+                Some(coded) => Stored::Codes(coded),
+                None => self.elements(&expected, quantization.is_some())?,
+            };
+            tensors.push(FoundTensor { expected, stored });
+        }
+        Ok(tensors)
+    }
+
+    fn elements(
+        &mut self,
+        expected: &ExpectedTensor,
+        quantized: bool,
+    ) -> Result<Stored, CheckpointError> {
+        let Some((file, entry)) = self.found.remove(&expected.name) else {
             let reason = "the model needs this tensor and no file has it";
-            let error = CheckpointError::new(CheckpointFault::MissingTensor, directory, reason);
-            return Err(error.at(expected.name));
+            let error =
+                CheckpointError::new(CheckpointFault::MissingTensor, self.directory, reason);
+            return Err(error.at(&*expected.name));
         };
         let wrong = |fault, reason: String| {
-            Err(CheckpointError::new(fault, &paths[file], reason).at(&*expected.name))
+            CheckpointError::new(fault, &self.paths[file], reason).at(&*expected.name)
         };
-        if entry.dtype.is_none() {
-            let reason = format!("element type {}; expected F32, F16 or BF16", entry.dtype_name);
-            return wrong(CheckpointFault::Unsupported, reason);
-        }
+        let Some(dtype) = entry.dtype else {
+            let hint = match entry.dtype_name.as_str() {
+                "F8_E4M3" | "I8" | "I32" | "U8" if !quantized => {
+                    ", or a quantization_config that says what the codes mean"
+                }
+                _ => "",
+            };
+            let reason =
+                format!("element type {}; expected F32, F16 or BF16{hint}", entry.dtype_name);
+            return Err(wrong(CheckpointFault::Unsupported, reason));
+        };
         if entry.shape != expected.shape {
             let reason =
                 format!("shape {:?}, but by {CONFIG} it must be {:?}", entry.shape, expected.shape);
-            return wrong(CheckpointFault::WrongShape, reason);
+            return Err(wrong(CheckpointFault::WrongShape, reason));
         }
-        tensors.push(FoundTensor { expected, file, entry });
+        Ok(Stored::Elements { place: Place { file, entry }, dtype })
     }
-    let mut unexpected: Vec<_> = found
-        .into_iter()
-        .filter(|(name, _)| !root.may_be_left_out(name))
-        .map(|(name, (file, _))| (name, file))
-        .collect();
-    unexpected.sort();
-    match unexpected.first() {
-        None => Ok(tensors),
-        Some((name, file)) => {
-            let reason = format!(
-                "a model of this {CONFIG} has no such tensor (nor {} more like it)",
-                unexpected.len() - 1
-            );
-            Err(CheckpointError::new(CheckpointFault::UnexpectedTensor, &paths[*file], reason)
-                .at(name))
+
+    /// What is left over must be harmless: known names, and the biases of zeros that some tools write beside codes.
+    fn refuse_rest(self, root: &Root) -> Result<(), CheckpointError> {
+        let is_zero = |name: &str, file: usize, entry: &TensorEntry| {
+            let data = self.files[file].bytes().get(entry.begin..entry.end);
+            name.ends_with(".bias") && data.is_some_and(|data| data.iter().all(|byte| *byte == 0))
+        };
+        let mut unexpected: Vec<_> = self
+            .found
+            .iter()
+            .filter(|(name, (file, entry))| {
+                !root.may_be_left_out(name) && !is_zero(name, *file, entry)
+            })
+            .map(|(name, (file, _))| (name, *file))
+            .collect();
+        unexpected.sort();
+        match unexpected.first() {
+            None => Ok(()),
+            Some((name, file)) => {
+                let reason = format!(
+                    "a model of this {CONFIG} has no such tensor (nor {} more like it)",
+                    unexpected.len() - 1
+                );
+                let fault = CheckpointFault::UnexpectedTensor;
+                Err(CheckpointError::new(fault, &self.paths[*file], reason).at(*name))
+            }
         }
     }
 }

@@ -31,6 +31,12 @@ pub struct ConfigOptions {
     /// Longest prompt and completion together; default: what the model was made for.
     #[arg(long, value_name = "TOKENS")]
     pub max_seq_len: Option<u32>,
+    /// Holds the weights of a checkpoint in 16 bits in fewer: `fp8`, `int8`, `int4`.
+    #[arg(long, value_name = "FORMAT")]
+    pub quantization: Option<String>,
+    /// The same of the head.
+    #[arg(long, value_name = "FORMAT")]
+    pub quantization_head: Option<String>,
     /// `cuda:0`, `cpu:0`, `sim:0`; several with commas. Default: every GPU, else the CPU.
     #[arg(long, value_name = "DEVICE", alias = "devices", value_delimiter = ',')]
     pub device: Vec<String>,
@@ -77,6 +83,8 @@ impl ConfigOptions {
             key("MODEL", "models.model_path", self.model.clone()),
             key("--name", "models.name", self.name.clone()),
             key("--max-seq-len", "models.max_seq_len", length),
+            key("--quantization", "models.quantization", self.quantization.clone()),
+            key("--quantization-head", "models.quantization_head", self.quantization_head.clone()),
             key("--device", "executor.devices", devices),
             key("--node-id", "node.id", self.node_id.clone()),
             self.host.clone().map(Set::Host),

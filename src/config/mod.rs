@@ -13,7 +13,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bridge::ffi::Backend;
-use crate::checkpoint::LoadFormat;
 use crate::models::ModelSpec;
 use crate::{admission, batcher, bus, executor, health, http, scheduler, settings, telemetry};
 
@@ -185,12 +184,7 @@ impl Config {
     /// For programs: one model, no bus, no HTTP.
     pub fn library(name: &str, model_path: impl Into<PathBuf>) -> Self {
         let mut config = Self::default();
-        config.models.push(ModelSpec {
-            name: name.to_owned(),
-            model_path: model_path.into(),
-            load_format: LoadFormat::default(),
-            max_seq_len: None,
-        });
+        config.models.push(ModelSpec::new(name, model_path));
         config.bus.mode = bus::Mode::Off;
         config.http.enabled = false;
         config

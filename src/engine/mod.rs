@@ -254,12 +254,8 @@ impl Engine {
     /// # let engine = Engine::new(Config::library("demo", "models/demo")).await?;
     /// use inferno_node::models::ModelSpec;
     ///
-    /// let spec = ModelSpec {
-    ///     name: "second".to_owned(),
-    ///     model_path: "models/demo".into(),
-    ///     load_format: Default::default(),
-    ///     max_seq_len: Some(256),
-    /// };
+    /// let second = ModelSpec::new("second", "models/demo");
+    /// let spec = ModelSpec { max_seq_len: Some(256), ..second };
     /// // The memory was sized for one model: the idle one makes room.
     /// let info = engine.load_model(spec).await?;
     /// assert_eq!((info.name.as_str(), info.max_seq_len), ("second", 256));

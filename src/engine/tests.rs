@@ -83,12 +83,8 @@ async fn a_dead_scheduler_ends_the_node() {
 async fn a_dead_models_actor_ends_the_node() {
     let engine = start().await;
     engine.node.arm("models actor");
-    let spec = ModelSpec {
-        name: "other".to_owned(),
-        model_path: format!("{}/models/demo", env!("CARGO_MANIFEST_DIR")).into(),
-        load_format: LoadFormat::Dummy,
-        max_seq_len: None,
-    };
+    let path = format!("{}/models/demo", env!("CARGO_MANIFEST_DIR"));
+    let spec = ModelSpec { load_format: LoadFormat::Dummy, ..ModelSpec::new("other", path) };
     assert!(engine.load_model(spec).await.is_err());
     ends_by(engine, "models actor").await;
 }

@@ -132,7 +132,8 @@ impl Device for EngineDevice {
         let Some(tensor) = loading.checkpoint.tensor(loading.next) else {
             return self.finish(loading);
         };
-        for part in tensor.expected.parts(tensor.dtype, tensor.data) {
+        for part in tensor.parts() {
+            let part = part.map_err(|error| DeviceError::other(error.to_string()))?;
             self.context
                 .pin_mut()
                 .set_tensor(loading.plan.model, &part.slot, &part.rows())

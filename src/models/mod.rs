@@ -15,7 +15,7 @@ use actix::Message;
 
 use tokio::sync::oneshot;
 
-use crate::checkpoint::LoadFormat;
+use crate::checkpoint::{LoadFormat, Quantization};
 use crate::door::ModelInfo;
 use crate::error::Result;
 use crate::ids::ModelId;
@@ -58,9 +58,28 @@ pub struct ModelSpec {
     #[serde(default, alias = "max_model_len")]
     #[schemars(range(min = 1), extend("x-aliases" = ["max_model_len"]))]
     pub max_seq_len: Option<u32>,
+    /// Holds the layers' matrices of a checkpoint in 16 bits in fewer: `fp8`, `int8` (a scale for each row) or `int4` (for each 128
+    /// columns).
+    #[serde(default)]
+    pub quantization: Option<Quantization>,
+    /// The same of the head, and of the embedding where it is the same matrix.
+    #[serde(default)]
+    pub quantization_head: Option<Quantization>,
 }
 
 impl ModelSpec {
+    /// A checkpoint under an alias, as its files have it.
+    pub fn new(name: impl Into<String>, model_path: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            model_path: model_path.into(),
+            load_format: LoadFormat::default(),
+            max_seq_len: None,
+            quantization: None,
+            quantization_head: None,
+        }
+    }
+
     /// Checks every key; the checkpoint is looked at when it is loaded.
     ///
     /// # Errors

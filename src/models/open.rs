@@ -1,12 +1,12 @@
 //! From a [`ModelSpec`] to everything that serving needs of its files; blocks on the disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerFolder};
 
 use super::ModelSpec;
 use crate::bridge::spec::DecoderSpec;
-use crate::checkpoint::{Checkpoint, CheckpointError, HubCache, LoadFormat, ModelConfig};
+use crate::checkpoint::{Checkpoint, CheckpointError, HubCache, ModelConfig};
 use crate::memory::{self, MemoryPlan, MemorySizes, ModelNeed, StepLimits};
 
 /// A model's files, opened and checked.
@@ -24,8 +24,7 @@ pub(super) struct Opened {
 /// The text names file, key or tensor, and reason.
 pub(super) fn open(spec: &ModelSpec, hub: &HubCache) -> Result<Opened, String> {
     let directory = hub.resolve(&spec.model_path).map_err(|error| error.to_string())?;
-    let checkpoint =
-        Checkpoint::open(&directory, spec.load_format).map_err(|error| error.to_string())?;
+    let checkpoint = open_checkpoint(spec, &directory).map_err(|error| error.to_string())?;
     let max_seq_len = max_seq_len(spec, checkpoint.max_position_embeddings())?;
     let vocab_size = checkpoint.spec().vocab_size;
     let folder = TokenizerFolder::open(&directory).map_err(|error| error.to_string())?;
@@ -35,6 +34,13 @@ pub(super) fn open(spec: &ModelSpec, hub: &HubCache) -> Result<Opened, String> {
     let opened = Opened { checkpoint, tokenizer, chat_template, max_seq_len };
     opened.tell(&spec.name);
     Ok(opened)
+}
+
+/// The checkpoint in the formats that are asked for.
+fn open_checkpoint(spec: &ModelSpec, directory: &Path) -> Result<Checkpoint, CheckpointError> {
+    let mut checkpoint = Checkpoint::open(directory, spec.load_format)?;
+    checkpoint.quantize(spec.quantization, spec.quantization_head)?;
+    Ok(checkpoint)
 }
 
 impl Opened {
@@ -131,16 +137,15 @@ fn kv_note(kv_bytes: u64, need: &ModelNeed, max_batch_size: u32) -> String {
 
 /// The decoder as loading will find it. A `config.json` with no dtype leaves that to the tensors, and a tied model's files may hold a head
 /// of their own; both are opened to see.
-fn spec_of(
-    spec: &ModelSpec,
-    directory: &std::path::Path,
-) -> Result<(DecoderSpec, u32), CheckpointError> {
+fn spec_of(spec: &ModelSpec, directory: &Path) -> Result<(DecoderSpec, u32), CheckpointError> {
     let config = ModelConfig::read(&directory.join("config.json"), None)?;
     let positions = config.decoder.max_position_embeddings;
-    let settled = config.dtype.is_some() && !config.decoder.spec.tied_embeddings;
-    if settled || spec.load_format == LoadFormat::Dummy {
+    let settled =
+        config.dtype.is_some() && !config.decoder.spec.tied_embeddings && !config.is_quantized();
+    let is_changed = spec.quantization.is_some() || spec.quantization_head.is_some();
+    if settled && !is_changed {
         return Ok((config.spec(), positions));
     }
-    let checkpoint = Checkpoint::open(directory, spec.load_format)?;
+    let checkpoint = open_checkpoint(spec, directory)?;
     Ok((checkpoint.spec().clone(), positions))
 }

@@ -131,6 +131,6 @@ impl Builder {
             total += tensor.data.len() as u64;
         }
         assert_eq!(checkpoint.total_bytes(), total);
-        assert_eq!(checkpoint.tensor(checkpoint.num_tensors()), None);
+        assert!(checkpoint.tensor(checkpoint.num_tensors()).is_none());
     }
 }

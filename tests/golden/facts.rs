@@ -202,3 +202,55 @@ pub fn same_bits_of_a_long_prompt_beside_others(name: &str) {
         assert_eq!(bits(row), bits(&alone), "{name} {device:?}");
     }
 }
+
+/// Every fact of each fixture in a folder.
+macro_rules! facts_of {
+    ($folder:literal; $($module:ident: $name:literal),* $(,)?) => {$(
+        mod $module {
+            use crate::facts;
+
+            const NAME: &str = concat!($folder, $name);
+
+            #[test]
+            fn logits_agree_with_transformers() {
+                facts::logits_agree_with_transformers(NAME);
+            }
+
+            #[test]
+            fn greedy_tokens_are_those_of_transformers() {
+                facts::greedy_tokens_are_those_of_transformers(NAME);
+            }
+
+            #[test]
+            fn same_bits_in_any_batch() {
+                facts::same_bits_in_any_batch(NAME);
+            }
+
+            #[test]
+            fn same_bits_in_chunks_of_any_size() {
+                facts::same_bits_in_chunks_of_any_size(NAME);
+            }
+
+            #[test]
+            fn same_bits_over_blocks_that_another_sequence_filled() {
+                facts::same_bits_over_blocks_that_another_sequence_filled(NAME);
+            }
+
+            #[test]
+            fn same_bits_after_preemption_and_recompute() {
+                facts::same_bits_after_preemption_and_recompute(NAME);
+            }
+
+            #[test]
+            fn same_bits_on_any_number_of_threads() {
+                facts::same_bits_on_any_number_of_threads(NAME);
+            }
+
+            #[test]
+            fn same_bits_of_a_long_prompt_beside_others() {
+                facts::same_bits_of_a_long_prompt_beside_others(NAME);
+            }
+        }
+    )*};
+}
+pub(crate) use facts_of;

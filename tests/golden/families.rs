@@ -1,59 +1,7 @@
 //! Goal: every family computes what its class in `transformers` computes, past every window and prefill chunk, and keeps its bits
 //! however it is run. Method: a small checkpoint of each in `tests/fixtures/families`, the same facts as of Llama's.
 
-use super::facts;
-
-macro_rules! families {
-    ($($module:ident: $name:literal),* $(,)?) => {$(
-        mod $module {
-            use super::facts;
-
-            const NAME: &str = concat!("families/", $name);
-
-            #[test]
-            fn logits_agree_with_transformers() {
-                facts::logits_agree_with_transformers(NAME);
-            }
-
-            #[test]
-            fn greedy_tokens_are_those_of_transformers() {
-                facts::greedy_tokens_are_those_of_transformers(NAME);
-            }
-
-            #[test]
-            fn same_bits_in_any_batch() {
-                facts::same_bits_in_any_batch(NAME);
-            }
-
-            #[test]
-            fn same_bits_in_chunks_of_any_size() {
-                facts::same_bits_in_chunks_of_any_size(NAME);
-            }
-
-            #[test]
-            fn same_bits_over_blocks_that_another_sequence_filled() {
-                facts::same_bits_over_blocks_that_another_sequence_filled(NAME);
-            }
-
-            #[test]
-            fn same_bits_after_preemption_and_recompute() {
-                facts::same_bits_after_preemption_and_recompute(NAME);
-            }
-
-            #[test]
-            fn same_bits_on_any_number_of_threads() {
-                facts::same_bits_on_any_number_of_threads(NAME);
-            }
-
-            #[test]
-            fn same_bits_of_a_long_prompt_beside_others() {
-                facts::same_bits_of_a_long_prompt_beside_others(NAME);
-            }
-        }
-    )*};
-}
-
-families! {
+super::facts::facts_of! { "families/";
     llama_linear: "llama-linear",
     llama_dynamic: "llama-dynamic",
     mistral: "mistral",

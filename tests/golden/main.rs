@@ -6,6 +6,7 @@
 
 mod facts;
 mod families;
+mod formats;
 mod harness;
 mod logprobs;
 mod scores;

@@ -161,13 +161,7 @@ async fn the_numbers_are_what_loading_takes() {
     config.executor.memory_pool_size = Some(PoolSize::Bytes(ByteSize(1 << 30)));
     config.executor.kv_cache_size = Some(ByteSize(4 << 20));
     let engine = Engine::new(config).await.expect("the engine starts");
-    let spec = ModelSpec {
-        name: "tiny".to_owned(),
-        model_path: fixture,
-        load_format: LoadFormat::Safetensors,
-        max_seq_len: None,
-    };
-    let loaded = engine.load_model(spec).await.expect("it loads");
+    let loaded = engine.load_model(ModelSpec::new("tiny", fixture)).await.expect("it loads");
     engine.shutdown().await.expect("it ends");
     assert_eq!(cpu(&json)["weight_bytes"], loaded.weight_bytes);
     assert_eq!(json["max_seq_len"], loaded.max_seq_len);

@@ -171,7 +171,6 @@ fn model_types() -> String {
 
 /// The decoder's own part of a multimodal file.
 fn text_part(whole: &JsonFile) -> Result<JsonFile, CheckpointError> {
-    parts::sizes::refuse_quantized(whole)?;
     let text = whole.object("text_config")?;
     text.ok_or_else(|| whole.expected("text_config", "the decoder's own object"))
 }

@@ -113,12 +113,7 @@ pub fn inspect(
     let directory = hub.resolve(model_path).map_err(|error| error.to_string())?;
     let checkpoint =
         Checkpoint::open(&directory, LoadFormat::Safetensors).map_err(|error| error.to_string())?;
-    let spec = ModelSpec {
-        name: "inspected".to_owned(),
-        model_path: directory.clone(),
-        load_format: LoadFormat::Safetensors,
-        max_seq_len,
-    };
+    let spec = ModelSpec { max_seq_len, ..ModelSpec::new("inspected", &directory) };
     let max_seq_len = self::max_seq_len(&spec, checkpoint.max_position_embeddings())?;
     let folder = TokenizerFolder::open(&directory).map_err(|error| error.to_string())?;
     let has_tokenizer = directory.join("tokenizer.json").symlink_metadata().is_ok();

@@ -214,12 +214,8 @@ impl Bench {
     }
 
     fn spec(&self, name: &str) -> ModelSpec {
-        ModelSpec {
-            name: name.to_owned(),
-            model_path: self.dir.path().to_owned(),
-            load_format: LoadFormat::Dummy,
-            max_seq_len: None,
-        }
+        let spec = ModelSpec::new(name, self.dir.path());
+        ModelSpec { load_format: LoadFormat::Dummy, ..spec }
     }
 
     async fn load(&self, name: &str) -> Result<ModelInfo> {
@@ -350,10 +346,9 @@ async fn an_unload_waits_for_the_requests_that_are_in() {
 #[test]
 fn specs_are_checked_key_by_key() {
     let spec = |name: &str, path: &str, max_seq_len| ModelSpec {
-        name: name.to_owned(),
-        model_path: path.into(),
         load_format: LoadFormat::Dummy,
         max_seq_len,
+        ..ModelSpec::new(name, path)
     };
     assert_eq!(spec("llama-3-8b", "x", None).check(), Ok(()));
     let faults = spec("A", "", Some(0)).check().expect_err("three faults");
@@ -370,10 +365,9 @@ fn the_pool_is_planned_from_the_config_files() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     testing::write(dir.path());
     let spec = |path: &Path, max_seq_len| ModelSpec {
-        name: "demo".to_owned(),
-        model_path: path.to_owned(),
         load_format: LoadFormat::Dummy,
         max_seq_len,
+        ..ModelSpec::new("demo", path)
     };
     let plan = |spec: ModelSpec| {
         plan_memory(&[spec], &HubCache::default(), &LIMITS, MemorySizes::default(), 1)

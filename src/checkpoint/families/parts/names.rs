@@ -30,6 +30,13 @@ pub struct ExpectedTensor {
     pub transform: Transform,
 }
 
+impl ExpectedTensor {
+    /// The name of the module whose weight this is, where it is a matrix of one.
+    pub fn module(&self) -> Option<&str> {
+        self.name.strip_suffix(".weight").filter(|_| self.shape.len() == 2)
+    }
+}
+
 /// Where in a file the decoder's tensors stand. A multimodal file has them under a prefix, beside what is not ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Root {

@@ -27,6 +27,9 @@ pub const MAX_POSITIONS: u32 = 1 << 28;
 /// Keys without effect on what is computed here, beside those that begin with `_`.
 #[rustfmt::skip]
 const WITHOUT_EFFECT: &[&str] = &[
+    // Read for the whole file.
+    "compression_config",
+    "quantization_config",
     "add_cross_attention", "architectures", "attention_dropout", "attn_implementation", "auto_map", "bad_words_ids",
     "begin_suppress_tokens", "bos_token_id", "cache_implementation", "chunk_size_feed_forward", "cross_attention_hidden_size",
     "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "embd_pdrop",
@@ -83,7 +86,6 @@ pub struct Sizes {
 impl Sizes {
     pub fn read(source: &Source<'_>, defaults: Defaults) -> Result<Self, CheckpointError> {
         let file = source.config;
-        refuse_quantized(file)?;
         let all = RequiredSizes::read(file, defaults.sizes)?;
         let num_kv_heads = match file.size("num_key_value_heads", MAX_HEADS)? {
             Some(found) => found,
@@ -282,19 +284,6 @@ pub fn refuse_unless(
         }
         _ => Ok(()),
     }
-}
-
-/// Refuses a file whose weights are quantized.
-pub fn refuse_quantized(file: &JsonFile) -> Result<(), CheckpointError> {
-    for key in ["quantization_config", "compression_config"] {
-        if let Some(value) = file.get(key) {
-            let method = value.get("quant_method").and_then(|m| m.as_str()).unwrap_or("unnamed");
-            let reason =
-                format!("quantized weights ({method}); expected float32, float16 or bfloat16");
-            return Err(file.fault(CheckpointFault::Unsupported, key, reason));
-        }
-    }
-    Ok(())
 }
 
 fn head_dim(

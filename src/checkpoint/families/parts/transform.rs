@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 
 use crate::bridge::ffi::TensorRows;
-use crate::bridge::spec::{Dtype, TensorSlot};
+use crate::bridge::spec::{Dtype, TensorSlot, WeightFormat};
 
 use super::names::ExpectedTensor;
 
@@ -28,23 +28,32 @@ pub enum Transform {
 pub struct LoadedPart<'a> {
     /// Where they go.
     pub slot: TensorSlot,
-    /// Of an element.
-    pub dtype: Dtype,
+    /// Of `data`.
+    pub format: WeightFormat,
     /// Rows and columns, or elements.
     pub shape: Vec<u64>,
     /// Little-endian, row-major.
     pub data: Cow<'a, [u8]>,
+    /// \[rows, groups\] of what is quantized.
+    pub scales: Vec<f32>,
+    /// The same, where the format has them.
+    pub offsets: Vec<f32>,
 }
 
-impl LoadedPart<'_> {
+impl<'a> LoadedPart<'a> {
+    fn of_elements(slot: TensorSlot, dtype: Dtype, shape: Vec<u64>, data: Cow<'a, [u8]>) -> Self {
+        let (scales, offsets) = (Vec::new(), Vec::new());
+        Self { slot, format: dtype.into(), shape, data, scales, offsets }
+    }
+
     /// As the engine takes it.
     pub fn rows(&self) -> TensorRows<'_> {
         TensorRows {
-            format: self.dtype.into(),
+            format: self.format,
             shape: &self.shape,
             data: &self.data,
-            scales: &[],
-            offsets: &[],
+            scales: &self.scales,
+            offsets: &self.offsets,
         }
     }
 }
@@ -67,14 +76,12 @@ impl ExpectedTensor {
                 Transform::None => {
                     let mut shape = self.shape.clone();
                     shape[0] = piece.rows;
-                    LoadedPart { slot: piece.slot, dtype, shape, data: Cow::Borrowed(rows) }
+                    LoadedPart::of_elements(piece.slot, dtype, shape, rows.into())
                 }
-                Transform::PlusOne => LoadedPart {
-                    slot: piece.slot,
-                    dtype: Dtype::F32,
-                    shape: vec![piece.rows],
-                    data: Cow::Owned(plus_one(dtype, rows)),
-                },
+                Transform::PlusOne => {
+                    let (shape, data) = (vec![piece.rows], plus_one(dtype, rows).into());
+                    LoadedPart::of_elements(piece.slot, Dtype::F32, shape, data)
+                }
                 Transform::Experts { interleaved } => {
                     let (inputs, outputs) = match self.shape[1..] {
                         [inputs, outputs] => (inputs as usize, outputs as usize),
@@ -85,7 +92,7 @@ impl ExpectedTensor {
                         3 => vec![outputs as u64, inputs as u64],
                         _ => vec![outputs as u64],
                     };
-                    LoadedPart { slot: piece.slot, dtype, shape, data: Cow::Owned(data) }
+                    LoadedPart::of_elements(piece.slot, dtype, shape, data.into())
                 }
             }
         })

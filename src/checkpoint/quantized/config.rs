@@ -1,0 +1,242 @@
+//! `quantization_config` of a `config.json`.
+
+use crate::bridge::spec::{WeightFormat, WeightKind};
+
+use super::super::ByName;
+use super::super::families::{ExpectedTensor, Transform};
+use super::super::fault::{CheckpointError, CheckpointFault};
+use super::super::json_file::JsonFile;
+use super::{Coded, Fault, Packing, Place};
+
+/// Where it may stand.
+const KEYS: [&str; 2] = ["quantization_config", "compression_config"];
+
+/// The largest group that is read: beyond a whole row it is one.
+const MAX_GROUP: u32 = 1 << 20;
+
+/// Who made the codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Fp8,
+    CompressedTensors,
+    Gptq { shift: u8 },
+    Awq,
+    Mxfp4,
+}
+
+/// What a file says of its codes.
+#[derive(Debug, Clone, PartialEq)]
+pub(in super::super) struct QuantizationConfig {
+    method: Method,
+    /// Of GPTQ and AWQ; `None`: whole rows.
+    group: Option<usize>,
+    symmetric: bool,
+    /// Of a matrix that the file says nothing else of.
+    format: Option<WeightFormat>,
+    /// Modules that are not quantized, by name or a part of it.
+    ignored: Vec<String>,
+}
+
+impl QuantizationConfig {
+    /// Reads it, if it is there.
+    pub fn read(file: &JsonFile) -> Result<Option<Self>, CheckpointError> {
+        for key in KEYS {
+            if let Some(config) = file.object(key)? {
+                return Self::of(&config).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn of(config: &JsonFile) -> Result<Self, CheckpointError> {
+        let method = match config.text("quant_method")? {
+            Some("fp8") => Method::Fp8,
+            Some("compressed-tensors") => Method::CompressedTensors,
+            Some("gptq") => Method::Gptq { shift: gptq_shift(config)? },
+            Some("awq") => Method::Awq,
+            Some("mxfp4") => Method::Mxfp4,
+            other => {
+                let got = other.map_or_else(|| "nothing".to_owned(), |name| format!("\"{name}\""));
+                let reason =
+                    format!("expected fp8, compressed-tensors, gptq, awq or mxfp4, got {got}");
+                return Err(config.fault(CheckpointFault::Unsupported, "quant_method", reason));
+            }
+        };
+        let group = match config.number("group_size")? {
+            Some(-1.0) | None => None,
+            Some(_) => config.size("group_size", MAX_GROUP)?.map(|group| group as usize),
+        };
+        let symmetric = match method {
+            Method::Awq => !config.boolean("zero_point")?.unwrap_or(true),
+            _ => config.boolean("sym")?.unwrap_or(true),
+        };
+        if method == Method::Awq
+            && let Some(version) = config.text("version")?.filter(|name| *name != "gemm")
+        {
+            let reason = format!("expected \"gemm\", got \"{version}\"");
+            return Err(config.fault(CheckpointFault::Unsupported, "version", reason));
+        }
+        let format = format(config, method, group, symmetric)?;
+        Ok(Self { method, group, symmetric, format, ignored: ignored(config) })
+    }
+
+    pub fn group(&self) -> Option<usize> {
+        self.group
+    }
+
+    pub fn is_symmetric(&self) -> bool {
+        self.symmetric
+    }
+
+    /// Of `qweight`.
+    pub(super) fn packing(&self) -> Option<Packing> {
+        match self.method {
+            Method::Gptq { shift } => Some(Packing::Gptq { shift }),
+            Method::Awq => Some(Packing::Awq),
+            _ => None,
+        }
+    }
+
+    /// What a matrix would be by this alone, where there are no tensors to see it by.
+    pub fn format_of(&self, expected: &ExpectedTensor) -> Option<WeightFormat> {
+        let module = match expected.transform {
+            Transform::Experts { .. } if self.method == Method::Mxfp4 => expected.name.as_str(),
+            _ if self.method == Method::Mxfp4 => return None,
+            _ => expected.module()?,
+        };
+        let is_ignored = self.ignored.iter().any(|name| match name.strip_prefix("re:") {
+            Some(_) => false,
+            None => module == name || module.split('.').any(|part| part == name),
+        });
+        self.format.filter(|_| !is_ignored && !module.ends_with("lm_head"))
+    }
+
+    /// gpt-oss: the experts of a layer, blocks and scales of all in one tensor each.
+    pub(super) fn mxfp4(
+        &self,
+        found: &mut ByName,
+        expected: &ExpectedTensor,
+    ) -> Result<Option<Coded>, Fault> {
+        let (Transform::Experts { interleaved }, [experts, inputs, outputs]) =
+            (expected.transform, &expected.shape[..])
+        else {
+            return Ok(None);
+        };
+        let [blocks, scales] = ["blocks", "scales"].map(|kind| format!("{}_{kind}", expected.name));
+        let Some((file, entry)) = found.remove(&blocks) else { return Ok(None) };
+        let codes = Place { file, entry };
+        let Some((file, entry)) = found.remove(&scales) else {
+            let reason = "the experts need this tensor and no file has it".to_owned();
+            return Err((scales, CheckpointFault::MissingTensor, reason));
+        };
+        let scales = Place { file, entry };
+        let groups = inputs.div_ceil(32);
+        for (place, shape) in [
+            (&codes, vec![*experts, *outputs, groups, 16]),
+            (&scales, vec![*experts, *outputs, groups]),
+        ] {
+            if place.entry.shape != shape || place.entry.dtype_name != "U8" || inputs % 32 != 0 {
+                let reason = format!(
+                    "{} of shape {:?}, but it must be U8 of {shape:?}",
+                    place.entry.dtype_name, place.entry.shape
+                );
+                return Err((place.entry.name.clone(), CheckpointFault::WrongShape, reason));
+            }
+        }
+        Ok(Some(Coded {
+            packing: Packing::Mxfp4 { interleaved },
+            bits: 4,
+            codes,
+            scales,
+            zeros: None,
+            order: None,
+            format: WeightFormat { kind: WeightKind::Mxfp4, group: 32, offsets: false },
+            size: (*outputs as usize, *inputs as usize),
+            block: (1, 32),
+        }))
+    }
+}
+
+/// Of the first format of GPTQ's zero points, which are kept one too small.
+fn gptq_shift(config: &JsonFile) -> Result<u8, CheckpointError> {
+    match config.text("checkpoint_format")? {
+        None | Some("gptq") => Ok(1),
+        Some("gptq_v2") => Ok(0),
+        Some(other) => {
+            let reason = format!("expected \"gptq\" or \"gptq_v2\", got \"{other}\"");
+            Err(config.fault(CheckpointFault::Unsupported, "checkpoint_format", reason))
+        }
+    }
+}
+
+/// Of a matrix that is quantized.
+fn format(
+    config: &JsonFile,
+    method: Method,
+    group: Option<usize>,
+    symmetric: bool,
+) -> Result<Option<WeightFormat>, CheckpointError> {
+    let of = |kind, group: Option<usize>, offsets| WeightFormat {
+        kind,
+        group: group.unwrap_or(0) as u32,
+        offsets,
+    };
+    Ok(match method {
+        Method::Mxfp4 => Some(of(WeightKind::Mxfp4, Some(32), false)),
+        Method::Fp8 => {
+            let block =
+                config.numbers("weight_block_size")?.and_then(|block| block.get(1).copied());
+            Some(of(WeightKind::Fp8, block.map(|columns| columns as usize), false))
+        }
+        Method::Gptq { .. } | Method::Awq => {
+            let kind = match config.size("bits", 8)? {
+                Some(4) | None => WeightKind::Int4,
+                Some(8) if method != Method::Awq => WeightKind::Int8,
+                Some(bits) => {
+                    let reason = format!("expected 4 or, of gptq, 8 bits, got {bits}");
+                    return Err(config.fault(CheckpointFault::Unsupported, "bits", reason));
+                }
+            };
+            Some(of(kind, group, !symmetric))
+        }
+        Method::CompressedTensors => compressed(config)?,
+    })
+}
+
+/// Of the first group of targets; more than one are seen by their tensors.
+fn compressed(config: &JsonFile) -> Result<Option<WeightFormat>, CheckpointError> {
+    let Some(groups) = config.object("config_groups")? else { return Ok(None) };
+    let Some((name, _)) = groups.entries().next() else { return Ok(None) };
+    let Some(group) = groups.object(&name.clone())? else { return Ok(None) };
+    let Some(weights) = group.object("weights")? else { return Ok(None) };
+    let bits = weights.size("num_bits", 32)?.unwrap_or(8);
+    let kind = match (weights.text("type")?.unwrap_or("int"), bits) {
+        ("float", 8) => WeightKind::Fp8,
+        ("int", 8) => WeightKind::Int8,
+        ("int", 4) => WeightKind::Int4,
+        (other, bits) => {
+            let reason =
+                format!("expected float of 8 bits or int of 8 or 4, got {other} of {bits}");
+            return Err(weights.fault(CheckpointFault::Unsupported, "num_bits", reason));
+        }
+    };
+    let columns = match weights.text("strategy")? {
+        Some("group") => weights.size("group_size", MAX_GROUP)?,
+        Some("block") => {
+            let block = weights.numbers("block_structure")?;
+            block.and_then(|block| block.get(1).copied()).map(|columns| columns as u32)
+        }
+        _ => None,
+    };
+    let offsets = !weights.boolean("symmetric")?.unwrap_or(true);
+    Ok(Some(WeightFormat { kind, group: columns.unwrap_or(0), offsets }))
+}
+
+fn ignored(config: &JsonFile) -> Vec<String> {
+    ["ignore", "modules_to_not_convert", "ignored_layers"]
+        .iter()
+        .filter_map(|key| config.get(key)?.as_array())
+        .flatten()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect()
+}

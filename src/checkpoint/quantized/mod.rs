@@ -1,0 +1,336 @@
+//! Checkpoints whose matrices are codes: which tensors of a file make a matrix, and how they become rows as the engine takes them.
+//!
+//! | file | a matrix `M` of `[N, K]` |
+//! | --- | --- |
+//! | fp8, compressed-tensors of 8 bits | `M.weight` `[N, K]` e4m3 or int8; `M.weight_scale` (`_inv`): one, `[N, 1]`, or one for each block |
+//! | compressed-tensors `pack-quantized` | `M.weight_packed` `[N, K / 8]` words; `M.weight_scale` `[N, groups]`; `M.weight_zero_point` `[N / 8, groups]` |
+//! | GPTQ | `M.qweight` `[K / 8, N]` words; `M.scales` `[groups, N]`; `M.qzeros` `[groups, N / 8]`; `M.g_idx` `[K]` |
+//! | AWQ | `M.qweight` `[K, N / 8]` words; `M.scales` `[groups, N]`; `M.qzeros` `[groups, N / 8]` |
+//! | MXFP4 | `M_blocks` `[experts, N, K / 32, 16]`; `M_scales` `[experts, N, K / 32]` |
+//!
+//! What is there decides, tensor by tensor, so layers in 16 bits may stand between; `quantization_config` says what tensors cannot.
+
+use std::borrow::Cow;
+
+use crate::bridge::spec::{Dtype, WeightFormat, WeightKind};
+
+use super::families::ExpectedTensor;
+use super::fault::CheckpointFault;
+use super::tensors::TensorEntry;
+use super::{ByName, mmap::MappedFile};
+
+mod at_load;
+mod config;
+mod formats;
+mod unpack;
+mod words;
+
+pub use at_load::Quantization;
+pub(super) use config::QuantizationConfig;
+pub(super) use formats::{assign, common_formats};
+
+/// A tensor in its file.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Place {
+    pub file: usize,
+    pub entry: TensorEntry,
+}
+
+impl Place {
+    pub fn data<'a>(&self, files: &'a [MappedFile]) -> Option<&'a [u8]> {
+        files.get(self.file)?.bytes().get(self.entry.begin..self.entry.end)
+    }
+}
+
+/// How a file packs codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    /// A byte each, row by row.
+    Bytes,
+    /// compressed-tensors: words of a row's neighbours.
+    Rows,
+    /// GPTQ: words of a column's neighbours; zeros are kept `shift` too small.
+    Gptq { shift: u8 },
+    /// AWQ: words of eight outputs, in an order of its own.
+    Awq,
+    /// Two of four bits in a byte, experts with their outputs' gate and up in turns.
+    Mxfp4 { interleaved: bool },
+}
+
+/// A matrix of codes in its file, or, of MXFP4, those of all experts.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Coded {
+    packing: Packing,
+    bits: u32,
+    codes: Place,
+    scales: Place,
+    zeros: Option<Place>,
+    /// Of GPTQ with `desc_act`: each column's group, where these are not in order.
+    order: Option<Place>,
+    /// As the engine is handed it.
+    format: WeightFormat,
+    /// Rows and columns of one matrix.
+    size: (usize, usize),
+    /// Rows and columns that share a scale in the file.
+    block: (usize, usize),
+}
+
+/// Rows of a matrix as the engine takes them.
+pub(super) struct Rows<'a> {
+    pub format: WeightFormat,
+    pub data: Cow<'a, [u8]>,
+    pub scales: Vec<f32>,
+    pub offsets: Vec<f32>,
+}
+
+/// Why tensors do not make a matrix: the tensor at fault, the kind and the reason.
+pub(super) type Fault = (String, CheckpointFault, String);
+
+impl Coded {
+    /// What the matrix is on a device, if everything beside it in one product is the same.
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// Rows and columns of one matrix.
+    pub fn shape(&self) -> [u64; 2] {
+        [self.size.0 as u64, self.size.1 as u64]
+    }
+
+    pub fn codes(&self) -> &Place {
+        &self.codes
+    }
+
+    pub fn bytes(&self) -> usize {
+        let beside = [Some(&self.scales), self.zeros.as_ref(), self.order.as_ref()];
+        let bytes = |place: &Place| place.entry.bytes();
+        bytes(&self.codes) + beside.into_iter().flatten().map(bytes).sum::<usize>()
+    }
+}
+
+/// The tensors of a matrix of codes, taken out of `found`; `None` where its tensor is of elements, or not there.
+pub(super) fn take(
+    found: &mut ByName,
+    files: &[MappedFile],
+    expected: &ExpectedTensor,
+    config: Option<&QuantizationConfig>,
+) -> Result<Option<Coded>, Fault> {
+    let Some(config) = config else { return Ok(None) };
+    if let Some(coded) = config.mxfp4(found, expected)? {
+        return Ok(Some(coded));
+    }
+    let (Some(module), [rows, columns]) = (expected.module(), &expected.shape[..]) else {
+        return Ok(None);
+    };
+    let mut tensors = Tensors { found, module, size: (*rows as usize, *columns as usize) };
+    let Some(mut coded) = tensors.take(config)? else { return Ok(None) };
+    if let Some(order) = tensors.remove("g_idx").or_else(|| tensors.remove("weight_g_idx")) {
+        coded.keep_order(order, files).map_err(|reason| tensors.fault("g_idx", reason))?;
+    }
+    // Of activations, and shapes that are known: not needed.
+    for name in ["input_scale", "weight_shape", "input_zero_point", "bias_scale"] {
+        tensors.remove(name);
+    }
+    Ok(Some(coded))
+}
+
+/// Those of one module.
+struct Tensors<'a> {
+    found: &'a mut ByName,
+    module: &'a str,
+    size: (usize, usize),
+}
+
+impl Tensors<'_> {
+    fn remove(&mut self, name: &str) -> Option<Place> {
+        let found = self.found.remove(&format!("{}.{name}", self.module));
+        found.map(|(file, entry)| Place { file, entry })
+    }
+
+    fn needed(&mut self, name: &str) -> Result<Place, Fault> {
+        self.remove(name).ok_or_else(|| {
+            let reason = "the matrix needs this tensor and no file has it".to_owned();
+            (format!("{}.{name}", self.module), CheckpointFault::MissingTensor, reason)
+        })
+    }
+
+    fn fault(&self, name: &str, reason: String) -> Fault {
+        (format!("{}.{name}", self.module), CheckpointFault::WrongShape, reason)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.found.contains_key(&format!("{}.{name}", self.module))
+    }
+
+    fn element_of(&self, name: &str) -> &str {
+        let found = self.found.get(&format!("{}.{name}", self.module));
+        found.map_or("", |(_, entry)| &entry.dtype_name)
+    }
+
+    fn take(&mut self, config: &QuantizationConfig) -> Result<Option<Coded>, Fault> {
+        match self.element_of("weight") {
+            "F8_E4M3" => return self.bytes(WeightKind::Fp8).map(Some),
+            "I8" => return self.bytes(WeightKind::Int8).map(Some),
+            _ => {}
+        }
+        if self.has("weight_packed") {
+            return self.packed_rows().map(Some);
+        }
+        if self.has("qweight") {
+            return self.words_of_columns(config).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// `M.weight` of a byte each.
+    fn bytes(&mut self, kind: WeightKind) -> Result<Coded, Fault> {
+        let codes = self.needed("weight")?;
+        self.hold(&codes, [self.size.0, self.size.1])?;
+        let scales = match self.remove("weight_scale_inv") {
+            Some(scales) => scales,
+            None => self.needed("weight_scale")?,
+        };
+        let block = block_of(&scales.entry.shape, self.size)
+            .ok_or_else(|| self.wrong_scales("weight_scale", &scales))?;
+        let zeros = self.remove("weight_zero_point");
+        self.coded(Packing::Bytes, 8, kind, (codes, scales, zeros), block)
+    }
+
+    fn packed_rows(&mut self) -> Result<Coded, Fault> {
+        let codes = self.needed("weight_packed")?;
+        let bits = self.bits_of(&codes, 1)?;
+        self.hold(&codes, [self.size.0, (self.size.1 * bits as usize).div_ceil(32)])?;
+        let scales = self.needed("weight_scale")?;
+        let block = block_of(&scales.entry.shape, self.size)
+            .ok_or_else(|| self.wrong_scales("weight_scale", &scales))?;
+        let zeros = self.remove("weight_zero_point");
+        let kind = if bits == 4 { WeightKind::Int4 } else { WeightKind::Int8 };
+        self.coded(Packing::Rows, bits, kind, (codes, scales, zeros), block)
+    }
+
+    fn words_of_columns(&mut self, config: &QuantizationConfig) -> Result<Coded, Fault> {
+        let (rows, columns) = self.size;
+        let codes = self.needed("qweight")?;
+        let packing = config.packing().ok_or_else(|| {
+            self.fault("qweight", "quantization_config names neither gptq nor awq".to_owned())
+        })?;
+        let bits = if packing == Packing::Awq { 4 } else { self.bits_of(&codes, 0)? };
+        let in_word = 32 / bits as usize;
+        match packing {
+            Packing::Awq => self.hold(&codes, [columns, rows.div_ceil(in_word)])?,
+            _ => self.hold(&codes, [columns.div_ceil(in_word), rows])?,
+        }
+        let scales = self.needed("scales")?;
+        let groups = scales.entry.shape.first().copied().unwrap_or(0) as usize;
+        let is_right = scales.entry.shape[..] == [groups as u64, rows as u64] && groups > 0;
+        let group = config.group().unwrap_or(columns).min(columns);
+        if !is_right || columns.div_ceil(group) != groups {
+            return Err(self.wrong_scales("scales", &scales));
+        }
+        let zeros = self.needed("qzeros")?;
+        self.hold_named("qzeros", &zeros, [groups, rows.div_ceil(in_word)])?;
+        let kind = if bits == 4 { WeightKind::Int4 } else { WeightKind::Int8 };
+        let mut coded =
+            self.coded(packing, bits, kind, (codes, scales, Some(zeros)), (1, group))?;
+        // Zero points of what is symmetric are all the same; that is checked when they are read.
+        coded.format.offsets = !config.is_symmetric();
+        Ok(coded)
+    }
+
+    fn coded(
+        &self,
+        packing: Packing,
+        bits: u32,
+        kind: WeightKind,
+        (codes, scales, zeros): (Place, Place, Option<Place>),
+        block: (usize, usize),
+    ) -> Result<Coded, Fault> {
+        if scales.entry.dtype.is_none() {
+            let reason =
+                format!("element type {}; expected F32, F16 or BF16", scales.entry.dtype_name);
+            return Err((scales.entry.name, CheckpointFault::Unsupported, reason));
+        }
+        let group = if block.1 == self.size.1 { 0 } else { block.1 as u32 };
+        if ![0, 16, 32, 64, 128].contains(&group) {
+            let reason =
+                format!("groups of {group} columns; expected 16, 32, 64, 128 or whole rows");
+            return Err((scales.entry.name, CheckpointFault::Unsupported, reason));
+        }
+        let format = WeightFormat { kind, group, offsets: zeros.is_some() };
+        let size = self.size;
+        Ok(Coded { packing, bits, codes, scales, zeros, order: None, format, size, block })
+    }
+
+    /// Four or eight, by how many words hold the columns, which stand along `dimension`.
+    fn bits_of(&self, codes: &Place, dimension: usize) -> Result<u32, Fault> {
+        let words = codes.entry.shape.get(dimension).copied().unwrap_or(0) as usize;
+        let fits = |bits: &u32| words == (self.size.1 * *bits as usize).div_ceil(32);
+        let bits = [4, 8].into_iter().find(fits);
+        bits.filter(|_| codes.entry.dtype_name == "I32").ok_or_else(|| {
+            let reason = format!(
+                "{} of shape {:?}: neither 4 nor 8 bits for each of {} columns",
+                codes.entry.dtype_name, codes.entry.shape, self.size.1
+            );
+            (codes.entry.name.clone(), CheckpointFault::Unsupported, reason)
+        })
+    }
+
+    fn hold(&self, place: &Place, shape: [usize; 2]) -> Result<(), Fault> {
+        self.hold_named("", place, shape)
+    }
+
+    fn hold_named(&self, _: &str, place: &Place, shape: [usize; 2]) -> Result<(), Fault> {
+        if place.entry.shape[..] == shape.map(|size| size as u64) {
+            return Ok(());
+        }
+        let reason = format!("shape {:?}, but it must be {shape:?}", place.entry.shape);
+        Err((place.entry.name.clone(), CheckpointFault::WrongShape, reason))
+    }
+
+    fn wrong_scales(&self, name: &str, scales: &Place) -> Fault {
+        let (rows, columns) = self.size;
+        let reason = format!(
+            "shape {:?} does not divide a matrix of {rows} x {columns}",
+            scales.entry.shape
+        );
+        self.fault(name, reason)
+    }
+}
+
+/// Rows and columns that share a scale, by the shape of the scales: one, one for each row, groups of a row, or blocks.
+fn block_of(scales: &[u64], (rows, columns): (usize, usize)) -> Option<(usize, usize)> {
+    let blocks = match *scales {
+        [] | [1] | [1, 1] => return Some((rows, columns)),
+        [of_rows] => (of_rows as usize, 1),
+        [of_rows, of_columns] => (of_rows as usize, of_columns as usize),
+        _ => return None,
+    };
+    Some((length_of(rows, blocks.0)?, length_of(columns, blocks.1)?))
+}
+
+/// How long `count` equal parts of a whole are, the last one maybe shorter: the whole, one, or a power of two.
+fn length_of(whole: usize, count: usize) -> Option<usize> {
+    match count {
+        0 => None,
+        1 => Some(whole),
+        _ if count == whole => Some(1),
+        _ => (1..12).map(|power| 1 << power).find(|length| whole.div_ceil(*length) == count),
+    }
+}
+
+impl Dtype {
+    /// Elements as numbers.
+    fn floats(self, data: &[u8]) -> Vec<f32> {
+        use half::{bf16, f16};
+        let two = |bytes: &[u8]| [bytes[0], bytes[1]];
+        match self {
+            Self::F16 => {
+                data.chunks_exact(2).map(|b| f16::from_le_bytes(two(b)).to_f32()).collect()
+            }
+            Self::BF16 => {
+                data.chunks_exact(2).map(|b| bf16::from_le_bytes(two(b)).to_f32()).collect()
+            }
+            _ => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! A matrix of codes as rows for the engine.
+
+use std::borrow::Cow;
+
+use crate::bridge::spec::{Dtype, WeightFormat, WeightKind};
+
+use super::super::mmap::MappedFile;
+use super::words::{awq_index, awq_rows, code_at, transposed};
+use super::{Coded, Packing, Place, Rows};
+
+impl Coded {
+    /// Keeps which group each column is of, if they are not in order. The engine has no such columns, so the matrix becomes elements.
+    pub(super) fn keep_order(&mut self, order: Place, files: &[MappedFile]) -> Result<(), String> {
+        let (_, columns) = self.size;
+        let groups = columns.div_ceil(self.block.1);
+        let of_columns = order.data(files).map(group_of_columns).unwrap_or_default();
+        if order.entry.dtype_name != "I32" || of_columns.len() != columns {
+            return Err(format!("expected I32 of [{columns}], got {:?}", order.entry.shape));
+        }
+        if let Some(group) = of_columns.iter().find(|group| **group >= groups) {
+            return Err(format!("group {group}, but there are {groups}"));
+        }
+        let in_order = of_columns.iter().enumerate().all(|(k, group)| *group == k / self.block.1);
+        if !in_order {
+            self.format = Dtype::F32.into();
+            self.order = Some(order);
+        }
+        Ok(())
+    }
+
+    /// The matrix, or of experts the one at `index`.
+    ///
+    /// # Errors
+    /// What of the values contradicts the configuration.
+    pub fn rows<'a>(&self, files: &'a [MappedFile], index: usize) -> Result<Rows<'a>, String> {
+        let codes = self.codes.data(files).unwrap_or_default();
+        let scales = self.scales.data(files).unwrap_or_default();
+        let zeros = self.zeros.as_ref().and_then(|zeros| zeros.data(files));
+        if let Packing::Mxfp4 { interleaved } = self.packing {
+            return Ok(self.mxfp4(codes, scales, (index, interleaved)));
+        }
+        let scales = self.spread(&self.scales_by_row(scales));
+        let offsets = match zeros {
+            Some(zeros) => self.offsets(zeros, &scales)?,
+            None => Vec::new(),
+        };
+        let data = self.code_rows(codes);
+        let order = self.order.as_ref().and_then(|order| order.data(files));
+        if let Some(order) = order {
+            let values = self.dequantized(&data, (&scales, &offsets), &group_of_columns(order));
+            return Ok(Rows {
+                format: Dtype::F32.into(),
+                data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                scales: Vec::new(),
+                offsets: Vec::new(),
+            });
+        }
+        let offsets = if self.format.offsets { offsets } else { Vec::new() };
+        Ok(Rows { format: self.format, data, scales, offsets })
+    }
+
+    /// Codes as the engine reads them.
+    fn code_rows<'a>(&self, codes: &'a [u8]) -> Cow<'a, [u8]> {
+        let (rows, columns) = self.size;
+        let data: Cow<'_, [u8]> = match self.packing {
+            Packing::Gptq { .. } => {
+                let words = (columns * self.bits as usize).div_ceil(32);
+                transposed(codes, (rows, words)).into()
+            }
+            Packing::Awq => awq_rows(codes, self.size).into(),
+            _ => codes.into(),
+        };
+        // Words hold bytes above a middle of 128; the engine's have a sign. A row's last word may be wider than the row.
+        let data: Cow<'_, [u8]> = match (self.packing, self.bits) {
+            (Packing::Gptq { .. } | Packing::Rows, 8) => data.iter().map(|b| b ^ 0x80).collect(),
+            _ => data,
+        };
+        let row_bytes = (columns * self.bits as usize).div_ceil(8);
+        let stored = data.len() / rows.max(1);
+        if stored == row_bytes {
+            return data;
+        }
+        data.chunks(stored).flat_map(|row| &row[..row_bytes]).copied().collect()
+    }
+
+    /// Scales as they are in the file, but those of a row side by side.
+    fn scales_by_row(&self, data: &[u8]) -> Vec<f32> {
+        let values = self.scales.entry.dtype.unwrap_or(Dtype::F32).floats(data);
+        match self.packing {
+            Packing::Gptq { .. } | Packing::Awq => {
+                let (rows, groups) = (self.size.0, values.len() / self.size.0.max(1));
+                let at = |i: usize| values[i % groups * rows + i / groups];
+                (0..values.len()).map(at).collect()
+            }
+            _ => values,
+        }
+    }
+
+    /// Those of blocks of rows for each of their rows.
+    fn spread(&self, scales: &[f32]) -> Vec<f32> {
+        let (rows, columns) = self.size;
+        let (block_rows, block_columns) = self.block;
+        let groups = columns.div_ceil(block_columns);
+        if block_rows == 1 {
+            return scales.to_vec();
+        }
+        (0..rows)
+            .flat_map(|row| scales[row / block_rows * groups..][..groups].iter().copied())
+            .collect()
+    }
+
+    /// `[rows, groups]` scale times the zero point's distance from the format's own.
+    fn offsets(&self, zeros: &[u8], scales: &[f32]) -> Result<Vec<f32>, String> {
+        let rows = self.size.0;
+        let groups = scales.len() / rows.max(1);
+        let middle = if self.bits == 4 { 8.0 } else { 128.0 };
+        let zero_of = |row: usize, group: usize| match self.packing {
+            Packing::Bytes => f32::from(zeros[row * groups + group] as i8),
+            // Packed along the rows: [N / n, groups] words.
+            Packing::Rows => {
+                let in_word = 32 / self.bits as usize;
+                let word = &zeros[(row / in_word * groups + group) * 4..][..4];
+                f32::from(code_at(word, self.bits, row % in_word)) - middle
+            }
+            Packing::Awq | Packing::Gptq { .. } | Packing::Mxfp4 { .. } => {
+                let line = zeros.len() / groups;
+                let line = &zeros[group * line..][..line];
+                let (index, shift) = match self.packing {
+                    Packing::Gptq { shift } => (row, shift),
+                    _ => (awq_index(row), 0),
+                };
+                f32::from(code_at(line, self.bits, index)) + f32::from(shift) - middle
+            }
+        };
+        let zero_points = (0..rows * groups).map(|i| zero_of(i / groups, i % groups));
+        if self.format.offsets || self.order.is_some() {
+            return Ok(zero_points.zip(scales).map(|(zero, scale)| zero * scale).collect());
+        }
+        match zero_points.into_iter().find(|zero| *zero != 0.0) {
+            None => Ok(Vec::new()),
+            Some(zero) => Err(format!(
+                "quantization_config says that it is symmetric, but a zero point is {}",
+                zero + middle
+            )),
+        }
+    }
+
+    /// `[rows, columns]`, each column by the scale of its own group.
+    fn dequantized(
+        &self,
+        codes: &[u8],
+        (scales, offsets): (&[f32], &[f32]),
+        group_of: &[usize],
+    ) -> Vec<f32> {
+        let (rows, columns) = self.size;
+        let groups = scales.len() / rows.max(1);
+        let row_bytes = codes.len() / rows.max(1);
+        let value = |i: usize| {
+            let (row, column) = (i / columns, i % columns);
+            let at = row * groups + group_of[column];
+            let code = code_at(&codes[row * row_bytes..][..row_bytes], self.bits, column);
+            let level = if self.bits == 4 { f32::from(code) - 8.0 } else { f32::from(code as i8) };
+            scales[at] * level - offsets.get(at).copied().unwrap_or(0.0)
+        };
+        (0..rows * columns).map(value).collect()
+    }
+
+    /// One expert of all; gate and up that take turns become one after the other.
+    fn mxfp4<'a>(
+        &self,
+        codes: &'a [u8],
+        scales: &[u8],
+        (index, interleaved): (usize, bool),
+    ) -> Rows<'a> {
+        let (rows, columns) = self.size;
+        let (row_bytes, groups) = (columns / 2, columns / 32);
+        let codes = &codes[index * rows * row_bytes..][..rows * row_bytes];
+        let scales = &scales[index * rows * groups..][..rows * groups];
+        let source = |row: usize| match interleaved {
+            true if row < rows / 2 => 2 * row,
+            true => 2 * (row - rows / 2) + 1,
+            false => row,
+        };
+        // E8M0: the exponent alone, with a bias of 127.
+        let scale = |exponent: &u8| 2.0_f32.powi(i32::from(*exponent) - 127);
+        let data = match interleaved {
+            false => Cow::Borrowed(codes),
+            true => (0..rows)
+                .flat_map(|row| &codes[source(row) * row_bytes..][..row_bytes])
+                .copied()
+                .collect(),
+        };
+        let scales = (0..rows)
+            .flat_map(|row| &scales[source(row) * groups..][..groups])
+            .map(scale)
+            .collect();
+        let format = WeightFormat { kind: WeightKind::Mxfp4, group: 32, offsets: false };
+        Rows { format, data, scales, offsets: Vec::new() }
+    }
+}
+
+fn group_of_columns(data: &[u8]) -> Vec<usize> {
+    data.as_chunks().0.iter().map(|group| i32::from_le_bytes(*group) as usize).collect()
+}
