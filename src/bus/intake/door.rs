@@ -101,6 +101,7 @@ impl Door {
         };
         let request = Request {
             id,
+            // NATS has checked its credentials, and shows a subscriber nothing of them: what a header says of them is the client's word.
             caller: Caller::default(),
             model: endpoint.model.clone(),
             prompt,
