@@ -203,9 +203,14 @@ pub struct Node {
 impl Node {
     /// A node that serves `demo`.
     pub async fn start(config: Config, node_id: &str) -> Self {
+        Self::counted_by(Metrics::new(node_id), config, node_id).await
+    }
+
+    /// The same, with counters that the test reads.
+    pub async fn counted_by(metrics: Metrics, config: Config, node_id: &str) -> Self {
         let seen = Arc::new(Seen::default());
         let (system, addr) = start_admission(seen.clone());
-        let metrics = Arc::new(Metrics::new(node_id));
+        let metrics = Arc::new(metrics);
         let limits = health::Config::default().limits();
         let vitals = Arc::new(Vitals::new(node_id, limits, metrics.clone()));
         let deps = Deps {

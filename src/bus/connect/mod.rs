@@ -105,7 +105,6 @@ pub(super) async fn node_options(
             link.happened(&event);
             match event {
                 Event::Closed => outbox.set_closed(),
-                Event::SlowConsumer(_) => outbox.lost(),
                 _ => outbox.wake(),
             }
             std::future::ready(())
