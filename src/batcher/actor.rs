@@ -10,7 +10,9 @@ use super::mailboxes::Mailboxes;
 use super::policy::{LaneSpec, MAX_STEPS_IN_FLIGHT};
 use super::step_gap::StepGap;
 use super::step_loop::{Failure, StepLoop, Turn};
-use super::{AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned, Sweep};
+use super::{
+    AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned, SweepLanes,
+};
 use crate::bridge::DeviceErrorCode;
 use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
@@ -199,10 +201,10 @@ impl Handler<RemoveModel> for Batcher {
     }
 }
 
-impl Handler<Sweep> for Batcher {
+impl Handler<SweepLanes> for Batcher {
     type Result = ();
 
-    fn handle(&mut self, _: Sweep, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: SweepLanes, ctx: &mut Self::Context) {
         self.steps.sweep(&mut self.neighbours, Timestamp::now());
         self.turn(ctx);
     }

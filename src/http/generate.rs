@@ -19,7 +19,7 @@ use super::intake::id::RunningId;
 use super::intake::parse::{GenerationBody, StreamUsage};
 use super::intake::{children, ignored, prompts};
 use super::refusal::ErrorResponse;
-use super::routes::Door;
+use super::routes::HttpDoor;
 use crate::clock::Timestamp;
 use crate::door::{Admit, AdmitAll, not_admitted};
 use crate::error::{Error, Result};
@@ -33,7 +33,7 @@ const MAX_ENTRIES_ON_WORKER: usize = 1_024;
 
 /// `POST /v1/completions`
 pub(super) async fn completions(
-    door: Data<Door>,
+    door: Data<HttpDoor>,
     http: HttpRequest,
     payload: Payload,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
@@ -42,7 +42,7 @@ pub(super) async fn completions(
 
 /// `POST /v1/chat/completions`
 pub(super) async fn chat(
-    door: Data<Door>,
+    door: Data<HttpDoor>,
     http: HttpRequest,
     payload: Payload,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
@@ -50,7 +50,7 @@ pub(super) async fn chat(
 }
 
 async fn generate(
-    door: &Door,
+    door: &HttpDoor,
     http: &HttpRequest,
     payload: Payload,
     api: Api,
@@ -109,7 +109,7 @@ impl PendingAnswer {
     }
 }
 
-async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
+async fn begin(door: &HttpDoor, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
     let mut body = Body::read(door, http.headers(), payload).await?;
     let caller = http.extensions().get::<Caller>().cloned().unwrap_or_default();
     let asked = Asked { caller, received_at: Timestamp::now() };
@@ -136,7 +136,7 @@ async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> R
 
 /// Sends what a body asks for to admission, and waits for its word.
 async fn decided(
-    door: &Door,
+    door: &HttpDoor,
     http: &HttpRequest,
     id: RequestId,
     generation: GenerationBody,
@@ -160,7 +160,7 @@ async fn decided(
 
 /// Sends a request, or one for each of its prompts.
 fn admit(
-    door: &Door,
+    door: &HttpDoor,
     title: &Title,
     mut generation: GenerationBody,
     asked: &Asked,

@@ -35,7 +35,7 @@ pub use config::{Config, UnknownParameters};
 pub use server::{Server, start};
 
 /// What the door needs of the node.
-pub struct Deps {
+pub struct HttpDeps {
     /// Admission: requests.
     pub admit: Recipient<Admit>,
     /// Admission: requests with several prompts.

@@ -6,7 +6,7 @@ use actix_web::web::{Data, Path};
 use serde::Serialize;
 
 use super::refusal::ErrorResponse;
-use super::routes::{Door, json, within};
+use super::routes::{HttpDoor, json, within};
 use crate::door::{List, ModelInfo, not_loaded};
 use crate::error::{Error, Kind, Result};
 
@@ -36,7 +36,7 @@ impl From<ModelInfo> for ModelObject {
     }
 }
 
-async fn loaded(door: &Door) -> Result<Vec<ModelInfo>> {
+async fn loaded(door: &HttpDoor) -> Result<Vec<ModelInfo>> {
     within(door.models.send(List)).await?.map_err(|_| {
         let error = Error::new(Kind::Unavailable, "the list of models is not available now");
         error.with_retry_after_ms(1_000)
@@ -44,7 +44,7 @@ async fn loaded(door: &Door) -> Result<Vec<ModelInfo>> {
 }
 
 /// `GET /v1/models`
-pub(super) async fn list(door: Data<Door>) -> std::result::Result<HttpResponse, ErrorResponse> {
+pub(super) async fn list(door: Data<HttpDoor>) -> std::result::Result<HttpResponse, ErrorResponse> {
     #[derive(Serialize)]
     struct ModelList {
         object: &'static str,
@@ -56,7 +56,7 @@ pub(super) async fn list(door: Data<Door>) -> std::result::Result<HttpResponse, 
 
 /// `GET /v1/models/{model}`
 pub(super) async fn show(
-    door: Data<Door>,
+    door: Data<HttpDoor>,
     name: Path<String>,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
     let (name, mut loaded) = (name.into_inner(), loaded(&door).await?);

@@ -22,7 +22,7 @@ use super::cors::AllowedOrigins;
 use super::generate::{chat, completions};
 use super::intake::body::large_body_bytes;
 use super::refusal::{ErrorResponse, method_not_allowed};
-use super::{Config, Deps, answer, models};
+use super::{Config, HttpDeps, answer, models};
 use crate::door::{Admit, AdmitAll, Cancel, List, not_admitted};
 use crate::error::{Error, Kind, Result};
 use crate::health::{HealthSource, Status};
@@ -35,7 +35,7 @@ use crate::telemetry::Metrics;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What every handler may use; one per server.
-pub(super) struct Door {
+pub(super) struct HttpDoor {
     pub(super) admit: Recipient<Admit>,
     pub(super) admit_all: Recipient<AdmitAll>,
     cancel: Recipient<Cancel>,
@@ -54,9 +54,9 @@ pub(super) struct Door {
     pub(super) slow_reader: Duration,
 }
 
-impl Door {
-    pub(super) fn new(config: &Config, deps: Deps) -> Self {
-        let Deps { admit, admit_all, cancel, models, health, prometheus, metrics } = deps;
+impl HttpDoor {
+    pub(super) fn new(config: &Config, deps: HttpDeps) -> Self {
+        let HttpDeps { admit, admit_all, cancel, models, health, prometheus, metrics } = deps;
         Self {
             admit,
             admit_all,
@@ -136,7 +136,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
 }
 
 /// `GET /v1/health`
-async fn health(door: Data<Door>) -> HttpResponse {
+async fn health(door: Data<HttpDoor>) -> HttpResponse {
     let (message, status) = door.health.health();
     let code = match status {
         Status::Healthy | Status::Degraded => StatusCode::OK,
@@ -151,7 +151,7 @@ async fn live() -> HttpResponse {
 }
 
 /// `GET /health/ready`, and `GET /health` as vLLM has it.
-async fn ready(door: Data<Door>) -> HttpResponse {
+async fn ready(door: Data<HttpDoor>) -> HttpResponse {
     #[derive(Serialize)]
     struct Ready {
         ready: bool,
@@ -162,7 +162,7 @@ async fn ready(door: Data<Door>) -> HttpResponse {
 }
 
 /// `GET /metrics`
-async fn metrics(door: Data<Door>) -> HttpResponse {
+async fn metrics(door: Data<HttpDoor>) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
         .body(door.prometheus.render())
@@ -178,7 +178,7 @@ struct CancelledObject {
 
 /// `DELETE /v1/requests/{id}`, and the same as a POST.
 async fn cancel(
-    door: Data<Door>,
+    door: Data<HttpDoor>,
     id: Path<String>,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
     // As it stands first: a client's own id may begin like the prefix of a reply.
@@ -202,7 +202,7 @@ async fn cancel(
     Err(Error::new(Kind::NotFound, message).with_param("request_id").into())
 }
 
-async fn cancel_one(door: &Door, id: &RequestId) -> Result<Ended> {
+async fn cancel_one(door: &HttpDoor, id: &RequestId) -> Result<Ended> {
     let (done, answer) = oneshot::channel();
     let message = Cancel { id: id.clone(), done };
     door.cancel.try_send(message).map_err(|refusal| not_admitted(&refusal))?;

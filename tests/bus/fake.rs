@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler, System};
-use inferno_node::bus::{self, Bus, Config, Deps};
+use inferno_node::bus::{self, Bus, BusDeps, Config};
 use inferno_node::door::{Admit, Cancel, RunningObserver};
 use inferno_node::error::{Error, Kind};
 use inferno_node::health::{self, Vitals};
@@ -213,7 +213,7 @@ impl Node {
         let metrics = Arc::new(metrics);
         let limits = health::Config::default().limits();
         let vitals = Arc::new(Vitals::new(node_id, limits, metrics.clone()));
-        let deps = Deps {
+        let deps = BusDeps {
             vitals: vitals.clone(),
             admit: addr.clone().recipient(),
             cancel: addr.clone().recipient(),

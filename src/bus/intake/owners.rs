@@ -13,7 +13,7 @@ use async_nats::connection::State;
 use async_nats::{Client, Subject};
 use tokio::sync::Notify;
 
-use super::door::Door;
+use super::door::BusDoor;
 use crate::bus::connect::{NatsLink, Subscription};
 use crate::ids::RequestId;
 use crate::request::Request;
@@ -125,7 +125,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Finds out whether there are other nodes, by their health: only until one is heard, and again a while later, so that it costs the
 /// same in a large cluster.
-pub(in crate::bus) async fn watch_neighbours(client: Client, link: Arc<NatsLink>, door: Arc<Door>) {
+pub(in crate::bus) async fn watch_neighbours(
+    client: Client,
+    link: Arc<NatsLink>,
+    door: Arc<BusDoor>,
+) {
     let (all, own) = (door.subjects.health("*"), door.subjects.health(&door.node_id));
     let neighbours = &door.owners.has_neighbours;
     loop {

@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::select_all;
 use tokio::sync::oneshot;
 
-use super::door::Door;
+use super::door::BusDoor;
 use super::owners::Owners;
 use super::service::{Endpoint, Service, Verb};
 use crate::bus::connect::Subscription;
@@ -30,7 +30,7 @@ pub(in crate::bus) struct Intake {
     /// The connection.
     pub client: Client,
     /// The door that its messages are handed to.
-    pub door: Arc<Door>,
+    pub door: Arc<BusDoor>,
     /// The model and its counters.
     pub endpoint: Arc<Endpoint>,
 }
@@ -92,7 +92,7 @@ impl Intake {
 }
 
 /// What comes back to the node's inbox: markers, who runs an id, and 503 for probes that nobody heard.
-pub(in crate::bus) async fn take_answers(mut answers: Subscription, door: Arc<Door>) {
+pub(in crate::bus) async fn take_answers(mut answers: Subscription, door: Arc<BusDoor>) {
     let outbox = &door.outbox;
     while let Some(message) = answers.next().await {
         let word = message.subject.rsplit('.').next().unwrap_or_default();

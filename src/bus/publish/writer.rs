@@ -16,7 +16,7 @@ use super::outbox::{Work, empty};
 use super::probe::ListenerProbe;
 use super::stream::SubjectStream;
 use super::window::Window;
-use crate::bus::intake::{Cancels, Door};
+use crate::bus::intake::{BusDoor, Cancels};
 use crate::bus::wire::{Encoding, encode_event, error_headers, probe_headers};
 use crate::clock::Timestamp;
 use crate::lifeline::Lifeline;
@@ -45,7 +45,7 @@ enum Unconfirmed {
 /// See the module.
 pub(in crate::bus) struct Writer {
     client: Client,
-    door: Arc<Door>,
+    door: Arc<BusDoor>,
     progress: Progress,
     /// Probes and markers are answered under it.
     inbox: String,
@@ -68,7 +68,7 @@ pub(in crate::bus) struct WriterStart {
     /// The connection.
     pub client: Client,
     /// Outbox, subjects and streams.
-    pub door: Arc<Door>,
+    pub door: Arc<BusDoor>,
     /// Stamped with every message.
     pub progress: Progress,
     /// Subject under which probes and markers are answered.

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::answer::wire::Api;
 use super::super::config::UnknownParameters;
-use super::super::routes::Door;
+use super::super::routes::HttpDoor;
 use super::parse::{self, GenerationBody};
 use crate::door::body_too_large;
 use crate::error::{Error, Kind, Result};
@@ -45,7 +45,7 @@ impl Body {
     /// `too_large` beyond `http.max_body_bytes`, `queue_full` where large bodies have no place left, `invalid` or `unsupported` for
     /// what is no plain JSON by its header or does not arrive within `http.read_timeout_s`.
     pub(in crate::http) async fn read(
-        door: &Door,
+        door: &HttpDoor,
         headers: &HeaderMap,
         payload: Payload,
     ) -> Result<Self> {
@@ -108,7 +108,7 @@ fn parse(bytes: &[u8], rules: ReadingRules) -> Result<ParsedBody> {
     Ok(ParsedBody { generation, ignored })
 }
 
-async fn collect(door: &Door, mut payload: Payload, length: usize) -> Result<Body> {
+async fn collect(door: &HttpDoor, mut payload: Payload, length: usize) -> Result<Body> {
     // A length in a header is a promise, not memory that a client may take.
     let mut bytes = BytesMut::with_capacity(length.min(SMALL_BYTES));
     let mut place: Option<OwnedSemaphorePermit> = None;
