@@ -37,13 +37,13 @@ mod step_loop;
 mod tests;
 mod unsent;
 
-pub use actor::{Batcher, BatcherStart, Links};
-pub use policy::{
-    Batching, Defect, LaneSpec, MAX_STEPS_IN_FLIGHT, Occupancy, PlannedStep, Refused,
-};
+pub use actor::{Batcher, BatcherStart};
+pub use lane::LaneSpec;
+pub use mailboxes::Links;
+pub use policy::{Batching, Defect, MAX_STEPS_IN_FLIGHT, Occupancy, PlannedStep, Refused};
 pub use seated::{Departure, Output, Started};
-pub use step_loop::{Failure, Neighbours, StepLoop, Turn};
-pub use unsent::{Sent, Unsent};
+pub use step_loop::{Failure, StepLoop, Turn};
+pub use unsent::{Neighbours, Sent, Unsent};
 
 /// Gives a sequence to the device. Sent only within the device's credit.
 #[derive(Message)]
