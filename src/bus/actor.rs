@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
 use async_nats::connection::State;
+use async_nats::{Client, Event};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::{oneshot, watch};
@@ -251,7 +251,12 @@ impl Session {
             urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
         let link = Arc::new(NatsLink::new(&urls.join(", "), deps.vitals.clone()));
         let node_id = deps.vitals.node_id();
-        let options = node_options(config, node_id, outbox.clone(), link.clone()).await?;
+        let woken = outbox.clone();
+        let wake = move |event: &Event| match event {
+            Event::Closed => woken.set_closed(),
+            _ => woken.wake(),
+        };
+        let options = node_options(config, node_id, link.clone(), wake).await?;
         let client = options.connect(addresses).await?;
         let inbox = client.new_inbox();
         let door = Arc::new(BusDoor::new(config, &deps, outbox.clone(), &inbox));
