@@ -19,10 +19,10 @@ use futures_util::FutureExt as _;
 
 use super::auth;
 use super::connections::{BusyConnection, Connection, HeldBody};
+use super::door::HttpDoor;
 use super::intake::id;
 use super::intake::ignored::IGNORED;
 use super::refusal::{ErrorResponse, of_protocol};
-use super::routes::HttpDoor;
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
 #[cfg(test)]

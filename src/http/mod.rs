@@ -18,13 +18,16 @@ use crate::health::HealthSource;
 use crate::telemetry::Metrics;
 
 mod answer;
+mod api;
 mod auth;
 mod config;
 mod connections;
 mod cors;
+mod door;
 mod generate;
 mod guard;
 mod intake;
+mod json;
 mod malformed;
 mod models;
 mod refusal;

@@ -5,8 +5,9 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path};
 use serde::Serialize;
 
+use super::door::{HttpDoor, within};
+use super::json;
 use super::refusal::ErrorResponse;
-use super::routes::{HttpDoor, json, within};
 use crate::door::{List, ModelInfo, not_loaded};
 use crate::error::{Error, Kind, Result};
 
@@ -51,7 +52,7 @@ pub(super) async fn list(door: Data<HttpDoor>) -> std::result::Result<HttpRespon
         data: Vec<ModelObject>,
     }
     let data = loaded(&door).await?.into_iter().map(ModelObject::from).collect();
-    Ok(json(StatusCode::OK, &ModelList { object: "list", data }))
+    Ok(json::response(StatusCode::OK, &ModelList { object: "list", data }))
 }
 
 /// `GET /v1/models/{model}`
@@ -61,7 +62,7 @@ pub(super) async fn show(
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
     let (name, mut loaded) = (name.into_inner(), loaded(&door).await?);
     match loaded.iter().position(|info| info.name == name) {
-        Some(at) => Ok(json(StatusCode::OK, &ModelObject::from(loaded.swap_remove(at)))),
+        Some(at) => Ok(json::response(StatusCode::OK, &ModelObject::from(loaded.swap_remove(at)))),
         None => Err(not_loaded(&name, loaded.iter().map(|info| info.name.as_str())).into()),
     }
 }

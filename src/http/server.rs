@@ -16,9 +16,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinHandle;
 
 use super::connections::{Connection, Connections, SPARE};
+use super::door::HttpDoor;
 use super::guard::guard;
 use super::malformed::Malformed;
-use super::routes::{HttpDoor, configure};
+use super::routes::configure;
 use super::{Config, HttpDeps};
 use crate::lifeline::Lifeline;
 

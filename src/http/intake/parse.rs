@@ -1,7 +1,7 @@
 //! Bodies of `/v1/completions` and `/v1/chat/completions` → what they ask for. Here is what OpenAI's clients write in their own way;
 //! the rest is read by [`crate::reader`], as for the bus.
 
-use super::super::answer::wire::Api;
+use super::super::api::Api;
 use super::prompts;
 use crate::error::{Error, Result};
 use crate::reader::{self, Layout, MemberPlace, RequestOptions, take_neutral};
