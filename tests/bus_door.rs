@@ -19,6 +19,8 @@ mod callers;
 mod control;
 #[path = "bus/fake.rs"]
 mod fake;
+#[path = "bus/link_limits.rs"]
+mod link_limits;
 #[path = "bus/nats.rs"]
 mod nats;
 #[path = "bus/outage.rs"]

@@ -15,7 +15,7 @@ use inferno_node::ids::RequestId;
 use inferno_node::models::{ModelUp, ServedModel};
 use inferno_node::progress::Progress;
 use inferno_node::request::{Caller, DefaultLength, Params, Prompt, Request, SoFar};
-use inferno_node::scheduler::{Enqueue, Sweep};
+use inferno_node::scheduler::{Enqueue, SweepQueue};
 use inferno_node::telemetry::{self, Metrics};
 
 use super::{LEN, MODEL, Nowhere, tokenizer};
@@ -46,10 +46,10 @@ impl Handler<Enqueue> for Counter {
     }
 }
 
-impl Handler<Sweep> for Counter {
+impl Handler<SweepQueue> for Counter {
     type Result = ();
 
-    fn handle(&mut self, _: Sweep, _: &mut Self::Context) {}
+    fn handle(&mut self, _: SweepQueue, _: &mut Self::Context) {}
 }
 
 fn model() -> Arc<ServedModel> {

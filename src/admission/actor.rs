@@ -25,7 +25,7 @@ use crate::models::{ModelDown, ModelUp};
 use crate::progress::Progress;
 use crate::reply::{self, SharedStream, Stream};
 use crate::request::{Ended, Handle, Prompt, Request};
-use crate::scheduler::{Enqueue, Sweep};
+use crate::scheduler::{Enqueue, SweepQueue};
 use crate::sequence::Sequence;
 use crate::telemetry::Metrics;
 
@@ -49,7 +49,7 @@ pub struct AdmissionStart {
     /// The scheduler.
     pub enqueue: Recipient<Enqueue>,
     /// The scheduler.
-    pub sweep: Recipient<Sweep>,
+    pub sweep: Recipient<SweepQueue>,
     /// Where refusals and acceptances are counted.
     pub metrics: Arc<Metrics>,
     /// Prompts that are being tokenized.
@@ -64,7 +64,7 @@ pub struct Admission {
     node_id: Arc<str>,
     ledger: Arc<Ledger>,
     enqueue: Recipient<Enqueue>,
-    sweep: Recipient<Sweep>,
+    sweep: Recipient<SweepQueue>,
     metrics: Arc<Metrics>,
     progress: Progress,
     shed: Shed,
@@ -334,7 +334,7 @@ impl Handler<Cancel> for Admission {
         handles.iter().for_each(|handle| handle.cancel());
         let ends = try_join_all(handles.iter().map(|handle| handle.wait()));
         // A hint; the scheduler looks from time to time anyway.
-        let _ = self.sweep.try_send(Sweep);
+        let _ = self.sweep.try_send(SweepQueue);
         actix::spawn(async move {
             let lost = |_| Error::internal("the request was lost inside the node");
             let _ = done.send(ends.await.map(Ended::together).map_err(lost));

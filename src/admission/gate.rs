@@ -54,7 +54,7 @@ impl Gate {
         let params = validate::check_params(params, model, &self.config, rand::random())?;
         validate::check_samples(&params, request.stream, &self.config)?;
         validate::check_so_far(request, &params, model)?;
-        validate::check_tokenizing(&params, &request.prompt)?;
+        validate::check_kind_of_prompt(&params, &request.prompt)?;
         let bytes = validate::check_prompt(&request.prompt, model, &self.config)?;
         if request.sink.is_closed() {
             return Err(cancelled());

@@ -109,8 +109,8 @@ pub(super) fn check_prompt(prompt: &Prompt, model: &ServedModel, config: &Config
     Ok(bytes)
 }
 
-/// Checks what is said of a prompt's way to tokens, which is not the same for every kind.
-pub(super) fn check_tokenizing(params: &Params, prompt: &Prompt) -> Result<()> {
+/// Checks what can be said of some kinds of prompt only: of its way to tokens, and of its echo.
+pub(super) fn check_kind_of_prompt(params: &Params, prompt: &Prompt) -> Result<()> {
     let only_for = |field: &str, what: &str| {
         Err(Error::unsupported(field, format!("only supported for {what}; leave it out")))
     };
@@ -123,6 +123,10 @@ pub(super) fn check_tokenizing(params: &Params, prompt: &Prompt) -> Result<()> {
     }
     if matches!(prompt, Prompt::TokenIds(_)) && params.add_special_tokens == Some(true) {
         return only_for("add_special_tokens", "text");
+    }
+    // A chat's prompt is what the template made of it, which no client wrote and no reader takes for the assistant's words.
+    if is_chat && params.echoes() {
+        return only_for("echo", "a prompt");
     }
     Ok(())
 }
@@ -341,22 +345,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_tokenizing_has_to_fit_the_kind_of_prompt() {
+    fn what_is_said_of_a_prompt_has_to_fit_its_kind() {
         let fault = |params: &Params, prompt: Prompt| {
             let checked =
-                check_tokenizing(params, &prompt).map_err(|error| (error.kind, error.param));
+                check_kind_of_prompt(params, &prompt).map_err(|error| (error.kind, error.param));
             checked.err().and_then(|(kind, param)| param.filter(|_| kind == Kind::Unsupported))
         };
         let kwargs = vec![("a".to_owned(), crate::request::Value::Null)];
         let kwargs = Params { chat_template_kwargs: kwargs, ..Params::default() };
         let closed = Params { add_generation_prompt: Some(false), ..Params::default() };
+        let echo = Params { echo: Some(true), ..Params::default() };
         let marks = Params { add_special_tokens: Some(true), ..Params::default() };
         let chat = || Prompt::Messages(vec![ChatMessage::new("user", "x")]);
         let text = || Prompt::Text("x".to_owned());
         for params in [&kwargs, &closed, &marks] {
             assert_eq!(fault(params, chat()), None);
         }
-        assert_eq!(fault(&marks, text()), None);
+        for params in [&marks, &echo] {
+            assert_eq!(fault(params, text()), None);
+        }
+        assert_eq!(fault(&echo, Prompt::TokenIds(vec![1])), None);
+        assert_eq!(fault(&echo, chat()).as_deref(), Some("echo"));
         assert_eq!(fault(&kwargs, text()).as_deref(), Some("chat_template_kwargs"));
         assert_eq!(fault(&closed, text()).as_deref(), Some("add_generation_prompt"));
         let ids = fault(&marks, Prompt::TokenIds(vec![1]));

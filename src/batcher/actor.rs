@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Recipient};
+use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler};
 use tokio::sync::oneshot;
 
-use super::mailboxes::Mailboxes;
-use super::policy::{LaneSpec, MAX_STEPS_IN_FLIGHT};
+use super::lane::LaneSpec;
+use super::mailboxes::{Links, Mailboxes};
+use super::policy::MAX_STEPS_IN_FLIGHT;
 use super::step_gap::StepGap;
 use super::step_loop::{Failure, StepLoop, Turn};
-use super::{AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned, Sweep};
+use super::{AddModel, Assign, Attach, Config, RemoveModel, SweepLanes};
 use crate::bridge::DeviceErrorCode;
 use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
@@ -18,7 +19,7 @@ use crate::executor::{StepDone, StepFailure};
 use crate::ids::{DeviceId, ModelId};
 use crate::lifeline::Lifeline;
 use crate::progress::Progress;
-use crate::reply::{Deliver, SharedStream};
+use crate::reply::SharedStream;
 use crate::telemetry::{DeviceMetrics, Metrics};
 
 /// Control messages that may wait beside the work: one load or unload for each of a few models, attach, retire.
@@ -26,19 +27,6 @@ const CONTROL_MESSAGES: usize = 8;
 
 /// How long after a refusal a message is sent again: a step of the smallest model takes about as long.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(1);
-
-/// To whom a batcher talks beside its executor.
-#[derive(Clone)]
-pub struct Links {
-    /// The scheduler: what may be sent here.
-    pub credit: Recipient<Credit>,
-    /// The scheduler: what did not end here.
-    pub returned: Recipient<Returned>,
-    /// The device's reply actor.
-    pub reply: Recipient<Deliver>,
-    /// The node, for a device that must be rebuilt.
-    pub node: Recipient<DeviceFailed>,
-}
 
 /// What a batcher is made with.
 pub struct BatcherStart {
@@ -199,10 +187,10 @@ impl Handler<RemoveModel> for Batcher {
     }
 }
 
-impl Handler<Sweep> for Batcher {
+impl Handler<SweepLanes> for Batcher {
     type Result = ();
 
-    fn handle(&mut self, _: Sweep, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: SweepLanes, ctx: &mut Self::Context) {
         self.steps.sweep(&mut self.neighbours, Timestamp::now());
         self.turn(ctx);
     }

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use actix::Recipient;
 use actix::prelude::SendError;
 
-use super::actor::Links;
 use super::policy::PlannedStep;
 use super::seated::Started;
-use super::step_loop::Neighbours;
-use super::unsent::{Sent, Unsent};
+use super::unsent::{Neighbours, Sent, Unsent};
 use super::{Credit, DeviceFailed, Returned};
 use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
@@ -19,6 +17,19 @@ use crate::ids::DeviceId;
 use crate::reply::{Deliver, Delivery, SharedStream, lock};
 use crate::sequence::Sequence;
 use crate::telemetry::Metrics;
+
+/// To whom a batcher talks beside its executor.
+#[derive(Clone)]
+pub struct Links {
+    /// The scheduler: what may be sent here.
+    pub credit: Recipient<Credit>,
+    /// The scheduler: what did not end here.
+    pub returned: Recipient<Returned>,
+    /// The device's reply actor.
+    pub reply: Recipient<Deliver>,
+    /// The node, for a device that must be rebuilt.
+    pub node: Recipient<DeviceFailed>,
+}
 
 /// See the module.
 pub(super) struct Mailboxes {

@@ -1,7 +1,7 @@
 //! Batcher: one per device, on its own arbiter; owns the running sequences, the KV blocks and the prefix cache of its device.
 //!
 //! Accepts [`Assign`] from the scheduler, [`StepDone`](crate::executor::StepDone) from its executor, [`AddModel`] and
-//! [`RemoveModel`] from models, [`Attach`] and [`Sweep`] from the node. Tells the scheduler its [`Credit`]. Forms steps under one
+//! [`RemoveModel`] from models, [`Attach`] and [`SweepLanes`] from the node. Tells the scheduler its [`Credit`]. Forms steps under one
 //! token budget shared by decodes and prefill chunks; two at most in flight.
 //!
 //! `actor.rs` and `mailboxes.rs` are the shell. [`StepLoop`] is what happens after every event, whoever the neighbours are.
@@ -37,13 +37,13 @@ mod step_loop;
 mod tests;
 mod unsent;
 
-pub use actor::{Batcher, BatcherStart, Links};
-pub use policy::{
-    Batching, Defect, LaneSpec, MAX_STEPS_IN_FLIGHT, Occupancy, PlannedStep, Refused,
-};
+pub use actor::{Batcher, BatcherStart};
+pub use lane::LaneSpec;
+pub use mailboxes::Links;
+pub use policy::{Batching, Defect, MAX_STEPS_IN_FLIGHT, Occupancy, PlannedStep, Refused};
 pub use seated::{Departure, Output, Started};
-pub use step_loop::{Failure, Neighbours, StepLoop, Turn};
-pub use unsent::{Sent, Unsent};
+pub use step_loop::{Failure, StepLoop, Turn};
+pub use unsent::{Neighbours, Sent, Unsent};
 
 /// Gives a sequence to the device. Sent only within the device's credit.
 #[derive(Message)]
@@ -120,7 +120,7 @@ pub struct RemoveModel {
 /// Ends sequences that were cancelled at once, not with the next step: there may be none.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Sweep;
+pub struct SweepLanes;
 
 /// The executor, which is started after its batcher because it answers to it. No step is formed before.
 #[derive(Message)]

@@ -92,7 +92,8 @@ impl<S: Clone> Lane<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::policy::{Batching, LaneSpec, PlannedStep};
+    use super::super::lane::LaneSpec;
+    use super::super::policy::{Batching, PlannedStep};
     use super::*;
     use crate::bridge::ffi::StepOutput;
     use crate::ids::ModelId;

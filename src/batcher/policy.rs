@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::lane::{Lane, Row};
+use super::lane::{Lane, LaneSpec, Row};
 use super::seated::{Departure, Output, SeatState, Waiting};
 use super::settle::check_answer;
 use super::{Credit, step_batch};
@@ -14,33 +14,6 @@ use crate::sequence::{Sequence, most_blocks_needed};
 /// Steps that the device may hold: one runs, the next stands ready, so it never waits for the host. A third would only make
 /// decisions earlier than necessary.
 pub const MAX_STEPS_IN_FLIGHT: usize = 2;
-
-/// What a lane is made with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LaneSpec {
-    /// The model that the lane runs.
-    pub model: ModelId,
-    /// Its KV blocks.
-    pub num_blocks: u32,
-    /// Positions of one block.
-    pub block_size: u32,
-    /// Most sequences with a seat.
-    pub max_batch_size: u32,
-    /// Most tokens of one step.
-    pub max_step_tokens: u32,
-    /// Most positions of one sequence.
-    pub max_seq_len: u32,
-    /// Where every layer sees so many positions at most: blocks before them are given back. A prefix longer than the window is found
-    /// again only while memory is free: its first blocks are idle, and taken for others, before its last ones. What is left of
-    /// it then gives way when the same prefix is computed again.
-    pub window: Option<u32>,
-    /// Tokens that end a completion.
-    pub end_token_ids: Vec<u32>,
-    /// See [`Config`](super::Config).
-    pub enable_prefix_cache: bool,
-    /// See [`Config`](super::Config).
-    pub reserve_tokens: u32,
-}
 
 /// A step for the device.
 #[derive(Debug)]

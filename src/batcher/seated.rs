@@ -211,7 +211,7 @@ impl<S> Seated<S> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::policy::LaneSpec;
+    use super::super::lane::LaneSpec;
     use super::*;
     use crate::ids::ModelId;
     use crate::sequence::testing::sequence;

@@ -1,7 +1,6 @@
 //! What a step's end means for the sequences that were in it.
 
-use super::lane::{Lane, Row};
-use super::policy::LaneSpec;
+use super::lane::{Lane, LaneSpec, Row};
 use super::seated::{Departure, Output, SeatState, Wishes};
 use crate::bridge::NO_TOKEN;
 use crate::bridge::ffi::{RowStatus, StepOutput};

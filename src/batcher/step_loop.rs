@@ -1,47 +1,17 @@
 //! What the batcher does around its policy after every event: sends what waits, forms steps, tells what changed. Pure: its neighbours
 //! are a trait, so the simulator drives the same loop as the actor.
 
-use super::policy::{Batching, Defect, LaneSpec, Occupancy, PlannedStep, Refused};
-use super::seated::{Departure, Output, Started};
+use super::lane::LaneSpec;
+use super::policy::{Batching, Defect, Occupancy, Refused};
+use super::seated::{Departure, Output};
 use super::settle::MAX_FAILED_STEPS;
-use super::unsent::{Gone, Sent, Unsent};
+use super::unsent::{Gone, Neighbours, Unsent};
 use super::{Credit, DeviceFailed};
 use crate::bridge::ffi::{StepBatch, StepOutput};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 use crate::ids::{DeviceId, ModelId};
-use crate::reply::Delivery;
 use crate::sequence::Sequence;
-
-/// Whom the batcher talks to. `S` is a sequence's stream, or what a simulator has in its place. What is sent may be refused for want
-/// of room, and is then sent again; what is told is not.
-pub trait Neighbours<S> {
-    /// A step, to the executor.
-    fn step(&mut self, step: PlannedStep) -> Sent<PlannedStep>;
-    /// What a step gave, to the reply actor: with the time at which the step ended.
-    fn deliver(
-        &mut self,
-        step: (Vec<Delivery<S>>, Timestamp),
-    ) -> Sent<(Vec<Delivery<S>>, Timestamp)>;
-    /// What may be sent here, to the scheduler.
-    fn credit(&mut self, credit: Credit) -> Sent<Credit>;
-    /// What did not end here, to the scheduler.
-    fn returned(&mut self, sequences: Vec<(Sequence, S)>) -> Sent<Vec<(Sequence, S)>>;
-    /// That the device is to be built again, to the node.
-    fn failed(&mut self, failed: DeviceFailed) -> Sent<DeviceFailed>;
-
-    /// A sequence got a seat for the first time in its attempt.
-    fn started(&mut self, started: Started<S>, at: Timestamp);
-    /// So many sequences gave their blocks back.
-    fn preempted(&mut self, count: u32);
-    /// A sequence that was cancelled ends.
-    fn cancel(&mut self, stream: &S, at: Timestamp);
-    /// A sequence fails.
-    fn fail(&mut self, stream: &S, error: Error, at: Timestamp);
-    /// A sequence is to start again; answers how many tokens its stream has taken, nothing if that has ended meanwhile. Deliveries of
-    /// older attempts are ignored from here on.
-    fn restart(&mut self, stream: &S, attempt: u32) -> Option<u32>;
-}
 
 /// What a turn of the loop came to.
 #[derive(Debug, Default, PartialEq, Eq)]

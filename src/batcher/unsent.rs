@@ -1,11 +1,12 @@
-//! What a batcher has to send: a full mailbox delays a message and loses none.
+//! Whom a batcher talks to, and what it has to send: a full mailbox delays a message and loses none.
 
 use std::collections::VecDeque;
 
 use super::policy::PlannedStep;
-use super::step_loop::Neighbours;
+use super::seated::Started;
 use super::{Credit, DeviceFailed};
 use crate::clock::Timestamp;
+use crate::error::Error;
 use crate::ids::ModelId;
 use crate::reply::Delivery;
 use crate::sequence::Sequence;
@@ -19,6 +20,36 @@ pub enum Sent<M> {
     Full(M),
     /// Whom it was for has ended.
     Gone,
+}
+
+/// Whom the batcher talks to. `S` is a sequence's stream, or what a simulator has in its place. What is sent may be refused for want
+/// of room, and is then sent again; what is told is not.
+pub trait Neighbours<S> {
+    /// A step, to the executor.
+    fn step(&mut self, step: PlannedStep) -> Sent<PlannedStep>;
+    /// What a step gave, to the reply actor: with the time at which the step ended.
+    fn deliver(
+        &mut self,
+        step: (Vec<Delivery<S>>, Timestamp),
+    ) -> Sent<(Vec<Delivery<S>>, Timestamp)>;
+    /// What may be sent here, to the scheduler.
+    fn credit(&mut self, credit: Credit) -> Sent<Credit>;
+    /// What did not end here, to the scheduler.
+    fn returned(&mut self, sequences: Vec<(Sequence, S)>) -> Sent<Vec<(Sequence, S)>>;
+    /// That the device is to be built again, to the node.
+    fn failed(&mut self, failed: DeviceFailed) -> Sent<DeviceFailed>;
+
+    /// A sequence got a seat for the first time in its attempt.
+    fn started(&mut self, started: Started<S>, at: Timestamp);
+    /// So many sequences gave their blocks back.
+    fn preempted(&mut self, count: u32);
+    /// A sequence that was cancelled ends.
+    fn cancel(&mut self, stream: &S, at: Timestamp);
+    /// A sequence fails.
+    fn fail(&mut self, stream: &S, error: Error, at: Timestamp);
+    /// A sequence is to start again; answers how many tokens its stream has taken, nothing if that has ended meanwhile. Deliveries of
+    /// older attempts are ignored from here on.
+    fn restart(&mut self, stream: &S, attempt: u32) -> Option<u32>;
 }
 
 /// A neighbour without which the device cannot work is gone.

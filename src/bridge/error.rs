@@ -23,28 +23,34 @@ pub enum DeviceErrorCode {
     Other,
 }
 
-impl std::fmt::Display for DeviceErrorCode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl DeviceErrorCode {
+    const ALL: [Self; 4] = [Self::OutOfMemory, Self::InvalidBatch, Self::Sticky, Self::Other];
+
+    /// As the engine writes it: `code_name` in `cpp/engine/base/error.cc`.
+    fn as_str(self) -> &'static str {
+        match self {
             DeviceErrorCode::OutOfMemory => "out_of_memory",
             DeviceErrorCode::InvalidBatch => "invalid_batch",
             DeviceErrorCode::Sticky => "sticky",
             DeviceErrorCode::Other => "other",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
 impl DeviceError {
-    /// Reads `code: message`; what has no known code is `other`.
+    /// Reads `code: message`. What has no known code is `other`: the standard library's exceptions, which the engine passes on.
     pub fn parse(text: &str) -> Self {
-        let (code, message) = text.split_once(": ").unwrap_or(("", text));
-        let (code, message) = match code {
-            "out_of_memory" => (DeviceErrorCode::OutOfMemory, message),
-            "invalid_batch" => (DeviceErrorCode::InvalidBatch, message),
-            "sticky" => (DeviceErrorCode::Sticky, message),
-            "other" => (DeviceErrorCode::Other, message),
-            _ => (DeviceErrorCode::Other, text),
-        };
+        let known = text.split_once(": ").and_then(|(name, message)| {
+            let code = DeviceErrorCode::ALL.into_iter().find(|code| code.as_str() == name)?;
+            Some((code, message))
+        });
+        let (code, message) = known.unwrap_or((DeviceErrorCode::Other, text));
         Self { code, message: message.to_owned() }
     }
 }
@@ -65,6 +71,13 @@ mod tests {
         assert_eq!(error.code, DeviceErrorCode::OutOfMemory);
         assert_eq!(error.message, "need 12, have 3");
         assert_eq!(error.to_string(), "out_of_memory: need 12, have 3");
-        assert_eq!(DeviceError::parse("std::bad: thing").code, DeviceErrorCode::Other);
+        for code in DeviceErrorCode::ALL {
+            let error = DeviceError { code, message: "a: b".to_owned() };
+            assert_eq!(DeviceError::parse(&error.to_string()), error);
+        }
+        for text in ["vector::reserve", "std::bad: thing", "invalid_batches: x", "other"] {
+            let error = DeviceError { code: DeviceErrorCode::Other, message: text.to_owned() };
+            assert_eq!(DeviceError::parse(text), error);
+        }
     }
 }

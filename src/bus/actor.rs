@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
 use async_nats::connection::State;
+use async_nats::{Client, Event};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::{oneshot, watch};
 
 use super::config::{Config, Mode, is_token};
 use super::connect::{ManagedError, ManagedServer, NatsLink, Subscription, node_options, taken};
-use super::intake::{Door, Intake, Service, answer_service, take_answers, watch_neighbours};
+use super::intake::{BusDoor, Intake, Service, answer_service, take_answers, watch_neighbours};
 use super::publish::{Control, Outbox, Writer, WriterStart};
-use super::{Deps, QUEUE_GROUP};
+use super::{BusDeps, QUEUE_GROUP};
 use crate::door::RunningObserver;
 use crate::ids::RequestId;
 use crate::lifeline::Lifeline;
@@ -67,7 +67,7 @@ struct BusThread {
 ///
 /// # Errors
 /// A configuration that cannot work: a missing file, a wrong node id, a nats-server that does not start.
-pub async fn start(config: &Config, deps: Deps, alive: Lifeline) -> Result<Bus, StartError> {
+pub async fn start(config: &Config, deps: BusDeps, alive: Lifeline) -> Result<Bus, StartError> {
     let outbox = Arc::new(Outbox::default());
     let mode = config.decided(|| config.managed.is_installed());
     if mode == Mode::Off {
@@ -187,7 +187,7 @@ type StartedSender = oneshot::Sender<Result<String, StartError>>;
 
 fn run_thread(
     config: &Config,
-    deps: Deps,
+    deps: BusDeps,
     outbox: &Arc<Outbox>,
     started: StartedSender,
     alive: Lifeline,
@@ -225,7 +225,7 @@ fn run_thread(
 struct Session {
     client: Client,
     link: Arc<NatsLink>,
-    door: Arc<Door>,
+    door: Arc<BusDoor>,
     service: Arc<Service>,
     writer: Writer,
     /// Asks the task of each served model to leave its subject.
@@ -235,7 +235,7 @@ struct Session {
 impl Session {
     async fn open(
         config: &Config,
-        deps: Deps,
+        deps: BusDeps,
         outbox: &Arc<Outbox>,
         alive: &Lifeline,
     ) -> Result<(Self, Option<ManagedServer>), StartError> {
@@ -251,10 +251,15 @@ impl Session {
             urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
         let link = Arc::new(NatsLink::new(&urls.join(", "), deps.vitals.clone()));
         let node_id = deps.vitals.node_id();
-        let options = node_options(config, node_id, outbox.clone(), link.clone()).await?;
+        let woken = outbox.clone();
+        let wake = move |event: &Event| match event {
+            Event::Closed => woken.set_closed(),
+            _ => woken.wake(),
+        };
+        let options = node_options(config, node_id, link.clone(), wake).await?;
         let client = options.connect(addresses).await?;
         let inbox = client.new_inbox();
-        let door = Arc::new(Door::new(config, &deps, outbox.clone(), &inbox));
+        let door = Arc::new(BusDoor::new(config, &deps, outbox.clone(), &inbox));
         let service = Arc::new(Service::new(node_id, door.subjects.clone()));
         let open = |subject| Subscription::open(&client, &link, subject, None);
         let answers = open(format!("{inbox}.*")).await.map_err(other)?;

@@ -41,7 +41,7 @@ pub use wire::{Decoded, Encoding, Subjects, Undecodable, decode, encode_event};
 pub const QUEUE_GROUP: &str = "inferno";
 
 /// What the bus needs of the node.
-pub struct Deps {
+pub struct BusDeps {
     /// What the bus tells of itself, and the node's name: in acceptances, health subjects and `$SRV`. `[A-Za-z0-9_-]+`.
     pub vitals: Arc<Vitals>,
     /// Admission, for requests.

@@ -12,14 +12,15 @@ use super::answer::bill::Bill;
 use super::answer::buffer::{BufferEntry, Reader, outbox};
 use super::answer::choices::{End, Taken};
 use super::answer::sse::EventStream;
-use super::answer::wire::{self, Api, Title, Whole};
+use super::answer::wire::{self, Title, Whole};
+use super::api::Api;
+use super::door::HttpDoor;
 use super::guard::IgnoredHeader;
 use super::intake::body::{Body, ParsedBody, ReadingRules};
 use super::intake::id::RunningId;
 use super::intake::parse::{GenerationBody, StreamUsage};
 use super::intake::{children, ignored, prompts};
 use super::refusal::ErrorResponse;
-use super::routes::Door;
 use crate::clock::Timestamp;
 use crate::door::{Admit, AdmitAll, not_admitted};
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ const MAX_ENTRIES_ON_WORKER: usize = 1_024;
 
 /// `POST /v1/completions`
 pub(super) async fn completions(
-    door: Data<Door>,
+    door: Data<HttpDoor>,
     http: HttpRequest,
     payload: Payload,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
@@ -42,7 +43,7 @@ pub(super) async fn completions(
 
 /// `POST /v1/chat/completions`
 pub(super) async fn chat(
-    door: Data<Door>,
+    door: Data<HttpDoor>,
     http: HttpRequest,
     payload: Payload,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
@@ -50,7 +51,7 @@ pub(super) async fn chat(
 }
 
 async fn generate(
-    door: &Door,
+    door: &HttpDoor,
     http: &HttpRequest,
     payload: Payload,
     api: Api,
@@ -62,22 +63,22 @@ async fn generate(
         let refused = RefusedRequest { door: "http", id: extensions.get(), model: None };
         door.metrics.refused_at_door(refused, error);
     });
-    let Begun { running, title, stream, usage } = begun?;
+    let Begun { reader, title, stream, usage } = begun?;
 
-    let first = poll_fn(|cx| running.reader.poll_take(cx)).await;
+    let first = poll_fn(|cx| reader.poll_take(cx)).await;
     // Before the first byte, a failure is a status.
     if let Some(End::Failed(error)) = first.end {
         return Err(error.into());
     }
     if !stream {
-        return whole(running, &title, first).await;
+        return whole(reader, &title, first).await;
     }
     let mut answer = HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"))
         .insert_header((CACHE_CONTROL, "no-cache"))
         // Asks a proxy before us not to collect events.
         .insert_header(("x-accel-buffering", "no"))
-        .body(EventStream::new(running, &title, usage, first));
+        .body(EventStream::new(reader, &title, usage, first));
     // Some proxies still speak HTTP/1.0, which has no chunks: there the end of the connection is the end of the stream.
     answer.head_mut().no_chunking(http.version() < Version::HTTP_11);
     Ok(answer)
@@ -91,25 +92,13 @@ struct Asked {
 
 /// A request that admission has decided on.
 struct Begun {
-    running: PendingAnswer,
+    reader: Reader,
     title: Title,
     stream: bool,
     usage: StreamUsage,
 }
 
-/// The reader's end of a running request; dropping it cancels what has not ended.
-pub(super) struct PendingAnswer {
-    pub(super) reader: Reader,
-    choices: usize,
-}
-
-impl PendingAnswer {
-    pub(super) fn choices(&self) -> usize {
-        self.choices
-    }
-}
-
-async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
+async fn begin(door: &HttpDoor, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
     let mut body = Body::read(door, http.headers(), payload).await?;
     let caller = http.extensions().get::<Caller>().cloned().unwrap_or_default();
     let asked = Asked { caller, received_at: Timestamp::now() };
@@ -125,7 +114,7 @@ async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> R
     let body = Some(body).filter(|_| name.is_hint);
     let begun = decided(door, http, name.id, generation, &asked).await?;
     match body {
-        Some(mut body) if begun.running.reader.has_conflict() => {
+        Some(mut body) if begun.reader.has_conflict() => {
             let ParsedBody { mut generation, .. } = body.parse(rules).await?;
             generation.options.request_id = None;
             decided(door, http, RunningId::fresh().id, generation, &asked).await
@@ -136,7 +125,7 @@ async fn begin(door: &Door, http: &HttpRequest, payload: Payload, api: Api) -> R
 
 /// Sends what a body asks for to admission, and waits for its word.
 async fn decided(
-    door: &Door,
+    door: &HttpDoor,
     http: &HttpRequest,
     id: RequestId,
     generation: GenerationBody,
@@ -153,18 +142,18 @@ async fn decided(
         prompt_logprobs: params.prompt_logprobs.is_some(),
     };
     let (stream, usage) = (generation.options.stream, generation.usage);
-    let running = admit(door, &title, generation, asked)?;
-    poll_fn(|cx| running.reader.poll_decided(cx)).await;
-    Ok(Begun { running, title, stream, usage })
+    let reader = admit(door, &title, generation, asked)?;
+    poll_fn(|cx| reader.poll_decided(cx)).await;
+    Ok(Begun { reader, title, stream, usage })
 }
 
 /// Sends a request, or one for each of its prompts.
 fn admit(
-    door: &Door,
+    door: &HttpDoor,
     title: &Title,
     mut generation: GenerationBody,
     asked: &Asked,
-) -> Result<PendingAnswer> {
+) -> Result<Reader> {
     let prompts = std::mem::take(&mut generation.prompts);
     let choices = (prompts.len(), generation.options.params.num_choices() as usize);
     let slow_after = Some(door.slow_reader).filter(|_| generation.options.stream);
@@ -199,7 +188,7 @@ fn admit(
             door.admit_all.try_send(all).map_err(|refusal| not_admitted(&refusal))?;
         }
     }
-    Ok(PendingAnswer { reader, choices: choices.0 * choices.1 })
+    Ok(reader)
 }
 
 fn request(
@@ -229,17 +218,17 @@ fn request(
 
 /// Waits for every choice and answers with one body.
 async fn whole(
-    running: PendingAnswer,
+    reader: Reader,
     title: &Title,
     first: Taken,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
-    let mut choices: Vec<Whole> = (0..running.choices).map(|_| Whole::default()).collect();
+    let mut choices: Vec<Whole> = (0..reader.num_choices()).map(|_| Whole::default()).collect();
     let mut bill = Bill::default();
     let mut next = Some(first);
     while choices.iter().any(|choice| choice.reason.is_none()) {
         let taken = match next.take() {
             Some(taken) => taken,
-            None => poll_fn(|cx| running.reader.poll_take(cx)).await,
+            None => poll_fn(|cx| reader.poll_take(cx)).await,
         };
         let choice = &mut choices[taken.index];
         choice.text.push_str(&taken.text);

@@ -19,10 +19,10 @@ use futures_util::FutureExt as _;
 
 use super::auth;
 use super::connections::{BusyConnection, Connection, HeldBody};
+use super::door::HttpDoor;
 use super::intake::id;
 use super::intake::ignored::IGNORED;
 use super::refusal::{ErrorResponse, of_protocol};
-use super::routes::Door;
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
 #[cfg(test)]
@@ -43,7 +43,7 @@ pub(super) struct IgnoredHeader(pub(super) HeaderValue);
 /// Says no where the request is none, or a key or a place is wanting; tells the handler who has come, makes a handler's panic an
 /// answer, too, and writes what every answer has.
 pub(super) async fn guard(
-    door: Data<Door>,
+    door: Data<HttpDoor>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> std::result::Result<ServiceResponse<HeldBody>, actix_web::Error> {
@@ -127,12 +127,12 @@ fn end_worker(request: &ServiceRequest) {
     }
 }
 
-fn authorize(door: &Door, request: &ServiceRequest) -> Result<Caller> {
+fn authorize(door: &HttpDoor, request: &ServiceRequest) -> Result<Caller> {
     let shown = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     auth::check(&door.api_keys, shown)
 }
 
-fn refused(door: &Door, error: &Error) {
+fn refused(door: &HttpDoor, error: &Error) {
     let asked = RefusedRequest { door: "http", id: None, model: None };
     door.metrics.refused_at_door(asked, error);
 }
@@ -146,7 +146,7 @@ fn check_place(busy: Option<&BusyConnection>) -> Result<()> {
 }
 
 /// The answer to a request whose handler panicked; what it asked for is cancelled, the worker goes on.
-fn panicked(door: &Door, asked: &AskedAbout) -> actix_web::Error {
+fn panicked(door: &HttpDoor, asked: &AskedAbout) -> actix_web::Error {
     let error = Error::internal("a defect of the node: the handler of this request panicked");
     refused(door, &error);
     let mut response = ErrorResponse(error.clone()).error_response();
@@ -179,7 +179,7 @@ impl AskedAbout {
     }
 
     /// Writes which request the answer is for, and which pages may read it.
-    fn answer(&self, door: &Door, ran: Option<RequestId>, headers: &mut HeaderMap) {
+    fn answer(&self, door: &HttpDoor, ran: Option<RequestId>, headers: &mut HeaderMap) {
         id::show(&self.headers, ran, headers);
         door.allowed_origins.write(&self.method, &self.headers, headers);
     }

@@ -18,13 +18,16 @@ use crate::health::HealthSource;
 use crate::telemetry::Metrics;
 
 mod answer;
+mod api;
 mod auth;
 mod config;
 mod connections;
 mod cors;
+mod door;
 mod generate;
 mod guard;
 mod intake;
+mod json;
 mod malformed;
 mod models;
 mod refusal;
@@ -35,7 +38,7 @@ pub use config::{Config, UnknownParameters};
 pub use server::{Server, start};
 
 /// What the door needs of the node.
-pub struct Deps {
+pub struct HttpDeps {
     /// Admission: requests.
     pub admit: Recipient<Admit>,
     /// Admission: requests with several prompts.

@@ -5,8 +5,9 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path};
 use serde::Serialize;
 
+use super::door::{HttpDoor, within};
+use super::json;
 use super::refusal::ErrorResponse;
-use super::routes::{Door, json, within};
 use crate::door::{List, ModelInfo, not_loaded};
 use crate::error::{Error, Kind, Result};
 
@@ -36,7 +37,7 @@ impl From<ModelInfo> for ModelObject {
     }
 }
 
-async fn loaded(door: &Door) -> Result<Vec<ModelInfo>> {
+async fn loaded(door: &HttpDoor) -> Result<Vec<ModelInfo>> {
     within(door.models.send(List)).await?.map_err(|_| {
         let error = Error::new(Kind::Unavailable, "the list of models is not available now");
         error.with_retry_after_ms(1_000)
@@ -44,24 +45,24 @@ async fn loaded(door: &Door) -> Result<Vec<ModelInfo>> {
 }
 
 /// `GET /v1/models`
-pub(super) async fn list(door: Data<Door>) -> std::result::Result<HttpResponse, ErrorResponse> {
+pub(super) async fn list(door: Data<HttpDoor>) -> std::result::Result<HttpResponse, ErrorResponse> {
     #[derive(Serialize)]
     struct ModelList {
         object: &'static str,
         data: Vec<ModelObject>,
     }
     let data = loaded(&door).await?.into_iter().map(ModelObject::from).collect();
-    Ok(json(StatusCode::OK, &ModelList { object: "list", data }))
+    Ok(json::response(StatusCode::OK, &ModelList { object: "list", data }))
 }
 
 /// `GET /v1/models/{model}`
 pub(super) async fn show(
-    door: Data<Door>,
+    door: Data<HttpDoor>,
     name: Path<String>,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
     let (name, mut loaded) = (name.into_inner(), loaded(&door).await?);
     match loaded.iter().position(|info| info.name == name) {
-        Some(at) => Ok(json(StatusCode::OK, &ModelObject::from(loaded.swap_remove(at)))),
+        Some(at) => Ok(json::response(StatusCode::OK, &ModelObject::from(loaded.swap_remove(at)))),
         None => Err(not_loaded(&name, loaded.iter().map(|info| info.name.as_str())).into()),
     }
 }

@@ -7,7 +7,7 @@ use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
-use super::answer::json;
+use super::json;
 use crate::error::{Error, Kind};
 
 /// A request that is not answered as asked: what handlers return as error.

@@ -1,10 +1,5 @@
 //! Which path is what, and everything that does not generate.
 
-use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
-
-use actix::Recipient;
 use actix_web::guard::{Any, Get, Head};
 use actix_web::http::header::{ALLOW, CONTENT_TYPE};
 use actix_web::http::{Method, StatusCode};
@@ -12,70 +7,19 @@ use actix_web::web::{self, Data, Path, ServiceConfig};
 use actix_web::{
     FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, ResponseError as _, Route,
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
-use super::answer::wire::Api;
-use super::config::UnknownParameters;
-use super::cors::AllowedOrigins;
+use super::api::Api;
+use super::door::{HttpDoor, within};
 use super::generate::{chat, completions};
-use super::intake::body::large_body_bytes;
 use super::refusal::{ErrorResponse, method_not_allowed};
-use super::{Config, Deps, answer, models};
-use crate::door::{Admit, AdmitAll, Cancel, List, not_admitted};
+use super::{json, models};
+use crate::door::{Cancel, not_admitted};
 use crate::error::{Error, Kind, Result};
-use crate::health::{HealthSource, Status};
+use crate::health::Status;
 use crate::ids::RequestId;
 use crate::request::{Ended, FinishReason};
-use crate::secret::Secret;
-use crate::telemetry::Metrics;
-
-/// How long another actor may take to answer: a cancel ends with the step that runs, a list at once.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What every handler may use; one per server.
-pub(super) struct Door {
-    pub(super) admit: Recipient<Admit>,
-    pub(super) admit_all: Recipient<AdmitAll>,
-    cancel: Recipient<Cancel>,
-    pub(super) models: Recipient<List>,
-    health: Arc<dyn HealthSource>,
-    prometheus: PrometheusHandle,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) api_keys: Vec<Secret>,
-    pub(super) allowed_origins: AllowedOrigins,
-    pub(super) unknown: UnknownParameters,
-    pub(super) max_body_bytes: usize,
-    /// What large bodies may still take.
-    pub(super) large_body_bytes: Arc<Semaphore>,
-    pub(super) max_prompts: usize,
-    pub(super) read_timeout: Duration,
-    pub(super) slow_reader: Duration,
-}
-
-impl Door {
-    pub(super) fn new(config: &Config, deps: Deps) -> Self {
-        let Deps { admit, admit_all, cancel, models, health, prometheus, metrics } = deps;
-        Self {
-            admit,
-            admit_all,
-            cancel,
-            models,
-            health,
-            prometheus,
-            metrics,
-            api_keys: config.api_keys.clone(),
-            allowed_origins: AllowedOrigins::new(&config.allowed_origins),
-            unknown: config.unknown_parameters,
-            max_body_bytes: config.max_body_bytes,
-            large_body_bytes: large_body_bytes(config.max_body_bytes),
-            max_prompts: config.max_prompts,
-            read_timeout: config.read_timeout(),
-            slow_reader: config.slow_reader(),
-        }
-    }
-}
 
 /// Every path and its methods.
 pub(super) fn configure(app: &mut ServiceConfig) {
@@ -130,13 +74,8 @@ async fn unknown_path(http: HttpRequest) -> HttpResponse {
     ErrorResponse(error).error_response()
 }
 
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
-    let body = answer::json::to_vec(body);
-    HttpResponse::build(status).insert_header((CONTENT_TYPE, "application/json")).body(body)
-}
-
 /// `GET /v1/health`
-async fn health(door: Data<Door>) -> HttpResponse {
+async fn health(door: Data<HttpDoor>) -> HttpResponse {
     let (message, status) = door.health.health();
     let code = match status {
         Status::Healthy | Status::Degraded => StatusCode::OK,
@@ -151,18 +90,18 @@ async fn live() -> HttpResponse {
 }
 
 /// `GET /health/ready`, and `GET /health` as vLLM has it.
-async fn ready(door: Data<Door>) -> HttpResponse {
+async fn ready(door: Data<HttpDoor>) -> HttpResponse {
     #[derive(Serialize)]
     struct Ready {
         ready: bool,
     }
     let ready = door.health.ready();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(code, &Ready { ready })
+    json::response(code, &Ready { ready })
 }
 
 /// `GET /metrics`
-async fn metrics(door: Data<Door>) -> HttpResponse {
+async fn metrics(door: Data<HttpDoor>) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
         .body(door.prometheus.render())
@@ -178,7 +117,7 @@ struct CancelledObject {
 
 /// `DELETE /v1/requests/{id}`, and the same as a POST.
 async fn cancel(
-    door: Data<Door>,
+    door: Data<HttpDoor>,
     id: Path<String>,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
     // As it stands first: a client's own id may begin like the prefix of a reply.
@@ -189,7 +128,7 @@ async fn cancel(
         match cancel_one(&door, &request_id).await {
             Ok(Ended { reason, completion_tokens: tokens }) => {
                 let cancelled = reason == FinishReason::Cancelled;
-                return Ok(json(
+                return Ok(json::response(
                     StatusCode::OK,
                     &CancelledObject { request_id, cancelled, tokens },
                 ));
@@ -202,15 +141,9 @@ async fn cancel(
     Err(Error::new(Kind::NotFound, message).with_param("request_id").into())
 }
 
-async fn cancel_one(door: &Door, id: &RequestId) -> Result<Ended> {
+async fn cancel_one(door: &HttpDoor, id: &RequestId) -> Result<Ended> {
     let (done, answer) = oneshot::channel();
     let message = Cancel { id: id.clone(), done };
     door.cancel.try_send(message).map_err(|refusal| not_admitted(&refusal))?;
     within(answer).await?.unwrap_or_else(|_| Err(Error::internal("the cancel got lost")))
-}
-
-pub(super) async fn within<F: Future>(answer: F) -> Result<F::Output> {
-    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| {
-        Error::internal(format!("the node did not answer within {} s", ANSWER_TIMEOUT.as_secs()))
-    })
 }

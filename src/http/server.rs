@@ -16,10 +16,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinHandle;
 
 use super::connections::{Connection, Connections, SPARE};
+use super::door::HttpDoor;
 use super::guard::guard;
 use super::malformed::Malformed;
-use super::routes::{Door, configure};
-use super::{Config, Deps};
+use super::routes::configure;
+use super::{Config, HttpDeps};
 use crate::lifeline::Lifeline;
 
 /// Connections the kernel holds until a worker accepts them: a burst of as many clients as a node serves at once.
@@ -46,7 +47,7 @@ pub struct Server {
 ///
 /// # Errors
 /// When the configuration has a fault, or the address cannot be bound.
-pub fn start(config: &Config, deps: Deps, alive: Lifeline) -> io::Result<Server> {
+pub fn start(config: &Config, deps: HttpDeps, alive: Lifeline) -> io::Result<Server> {
     let invalid =
         |faults: Vec<String>| io::Error::new(io::ErrorKind::InvalidInput, faults.join("; "));
     config.check().map_err(invalid)?;
@@ -54,7 +55,7 @@ pub fn start(config: &Config, deps: Deps, alive: Lifeline) -> io::Result<Server>
     let listener = listen(address, config.slow_reader())?;
     let address = listener.local_addr()?;
 
-    let door = Data::new(Door::new(config, deps));
+    let door = Data::new(HttpDoor::new(config, deps));
     let keep_alive = match config.keep_alive_s {
         0 => KeepAlive::Disabled,
         seconds => KeepAlive::Timeout(Duration::from_secs(seconds)),

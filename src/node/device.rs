@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix::{Addr, Arbiter, ArbiterHandle, Recipient};
 
-use crate::batcher::{self, Attach, Batcher, DeviceFailed, Sweep};
+use crate::batcher::{self, Attach, Batcher, DeviceFailed, SweepLanes};
 use crate::bridge::DeviceError;
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -248,7 +248,7 @@ impl DeviceActors {
     /// Ends what was cancelled, even while the device does not answer.
     pub fn sweep(&self) {
         // A full mailbox is one that moves: the next step does the same.
-        let _ = self.batcher.try_send(Sweep);
+        let _ = self.batcher.try_send(SweepLanes);
     }
 
     /// What the scheduler needs of this build.

@@ -212,7 +212,7 @@ impl Common {
         let http = config.http.enabled.then(|| {
             http::start(
                 &config.http,
-                http::Deps {
+                http::HttpDeps {
                     admit: admission.clone().recipient(),
                     admit_all: admission.clone().recipient(),
                     cancel: admission.clone().recipient(),
@@ -226,7 +226,7 @@ impl Common {
         });
         let http =
             http.transpose().map_err(|error| format!("http.bind {}: {error}", config.http.bind))?;
-        let deps = bus::Deps {
+        let deps = bus::BusDeps {
             vitals: self.vitals.clone(),
             admit: admission.clone().recipient(),
             cancel: admission.clone().recipient(),

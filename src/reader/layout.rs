@@ -12,6 +12,8 @@ pub struct Layout {
     pub params_in: Option<&'static str>,
     /// What an absent `stream` means.
     pub streams: bool,
+    /// Whether a request can go on without the connection it came by: others may listen to its answer.
+    pub detaches: bool,
     /// The member that says `max_tokens`.
     pub max_tokens: &'static str,
     /// The member that a prompt of text or token ids came in; none: it is called as the node calls it.
@@ -74,7 +76,13 @@ mod tests {
     use crate::ids::RequestId;
 
     fn on_bus() -> Layout {
-        Layout { params_in: Some("params"), streams: true, max_tokens: "max_tokens", prompt: None }
+        Layout {
+            params_in: Some("params"),
+            streams: true,
+            detaches: true,
+            max_tokens: "max_tokens",
+            prompt: None,
+        }
     }
 
     /// Keeps what errors name.
@@ -115,6 +123,7 @@ mod tests {
         let over_http = Layout {
             params_in: None,
             streams: false,
+            detaches: false,
             max_tokens: "max_completion_tokens",
             prompt: Some("prompt[1]".to_owned()),
         };

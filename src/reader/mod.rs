@@ -7,7 +7,7 @@
 //! A door keeps what is its own: the encoding, where its prompt stands, the names that its clients alone write. Types and names are
 //! judged here, ranges by admission, whose errors a [`RenamingSink`] gives the client's names. An error names a member with its path.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::RequestId;
 use crate::request::{DEFAULT_PRIORITY, Fields, Params, Value};
 
@@ -70,7 +70,9 @@ impl RequestOptions {
             params,
             stream: stream.unwrap_or(layout.streams),
             priority: priority.map_or(DEFAULT_PRIORITY, |priority| priority as u8),
-            detached: body.optional("detached", Value::boolean)?.unwrap_or(false),
+            detached: body
+                .optional("detached", |value, path| detached(value, path, layout))?
+                .unwrap_or(false),
         })
     }
 }
@@ -86,6 +88,16 @@ fn parameters(fields: &mut Fields<'_>) -> Result<(Params, Option<bool>)> {
     Ok((params, stream))
 }
 
+fn detached(value: Value, path: &str, layout: &Layout) -> Result<bool> {
+    let detached = value.boolean(path)?;
+    if detached && !layout.detaches {
+        let text =
+            "a request that comes by this door ends with its connection; expected false or nothing";
+        return Err(Error::unsupported(path, text));
+    }
+    Ok(detached)
+}
+
 fn request_id(value: Value, path: &str) -> Result<RequestId> {
     RequestId::parse(&value.text(path)?).map_err(|error| error.with_param(path))
 }
@@ -93,9 +105,15 @@ fn request_id(value: Value, path: &str) -> Result<RequestId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
-    const FLAT: Layout =
-        Layout { params_in: None, streams: false, max_tokens: "max_tokens", prompt: None };
+    const FLAT: Layout = Layout {
+        params_in: None,
+        streams: false,
+        detaches: true,
+        max_tokens: "max_tokens",
+        prompt: None,
+    };
 
     fn nested() -> Layout {
         Layout { params_in: Some("params"), streams: true, ..FLAT }
@@ -118,6 +136,17 @@ mod tests {
         assert_eq!(read(inside, &nested()), Ok(RequestOptions { stream: true, ..flat }));
         let least = read("{}", &nested()).expect("valid");
         assert_eq!((least.priority, least.detached, least.request_id), (128, false, None));
+    }
+
+    #[test]
+    fn a_request_is_detached_only_where_its_answer_outlives_the_connection() {
+        let bound = Layout { detaches: false, ..nested() };
+        let error = read(r#"{"detached":true}"#, &bound).expect_err("ends with its connection");
+        assert_eq!((error.kind, error.param.as_deref()), (Kind::Unsupported, Some("detached")));
+        for body in [r#"{"detached":false}"#, r#"{"detached":null}"#, "{}"] {
+            assert!(!read(body, &bound).expect(body).detached);
+        }
+        assert_eq!(read(r#"{"detached":true}"#, &nested()).map(|read| read.detached), Ok(true));
     }
 
     #[test]

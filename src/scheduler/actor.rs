@@ -8,7 +8,7 @@ use actix::prelude::SendError;
 use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Recipient};
 
 use super::policy::{Assignment, Leaving, Refusal, Scheduling};
-use super::{Config, Credit, DeviceDown, DeviceUp, Enqueue, Returned, Sweep};
+use super::{Config, Credit, DeviceDown, DeviceUp, Enqueue, Returned, SweepQueue};
 use crate::batcher::Assign;
 use crate::clock::Timestamp;
 use crate::ids::DeviceId;
@@ -171,10 +171,10 @@ impl Handler<DeviceDown> for Scheduler {
     }
 }
 
-impl Handler<Sweep> for Scheduler {
+impl Handler<SweepQueue> for Scheduler {
     type Result = ();
 
-    fn handle(&mut self, _: Sweep, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: SweepQueue, ctx: &mut Self::Context) {
         if !self.sweep_planned {
             self.sweep_planned = true;
             ctx.run_later(SWEEP_AFTER_HINT, |this, _| {

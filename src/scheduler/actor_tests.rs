@@ -132,8 +132,8 @@ async fn the_cancelled_leave_at_a_hint() {
     let (client, handle) = rig.enqueue(1).await;
     let ended = handle.wait();
     handle.cancel();
-    rig.tell(Sweep).await;
-    rig.tell(Sweep).await;
+    rig.tell(SweepQueue).await;
+    rig.tell(SweepQueue).await;
     assert_eq!(ended.await.expect("it ends").reason, FinishReason::Cancelled);
     assert_eq!(client.events().len(), 1);
 }
@@ -142,7 +142,7 @@ async fn the_cancelled_leave_at_a_hint() {
 async fn without_a_device_they_fail_in_time() {
     let rig = Rig::start(Config { unavailable_after_s: 0, ..Config::default() });
     let (client, handle) = rig.enqueue(1).await;
-    rig.tell(Sweep).await;
+    rig.tell(SweepQueue).await;
     assert_eq!(handle.wait().await.expect("it ends").reason, FinishReason::Failed);
     let error = client.last().and_then(|event| event.error).expect("why");
     assert_eq!(error.kind, Kind::Unavailable);

@@ -1,7 +1,7 @@
 //! Scheduler: one, on its own arbiter; owns the waiting queue.
 //!
 //! Accepts [`Enqueue`] from admission, [`Credit`] and [`Returned`] from batchers, [`DeviceUp`] and [`DeviceDown`] from the node,
-//! [`Sweep`] after a cancel. Assigns late: a sequence leaves the queue only when a device has credit for it.
+//! [`SweepQueue`] after a cancel. Assigns late: a sequence leaves the queue only when a device has credit for it.
 //!
 //! `actor.rs` is the shell; [`Scheduling`] is the policy: `queue.rs` says who is next, `devices.rs` who can take it, and
 //! `prefix_index.rs` guesses who has its beginning cached.
@@ -65,7 +65,7 @@ pub struct DeviceDown {
 /// Look for waiting sequences that want no more; a hint, also done on a timer.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Sweep;
+pub struct SweepQueue;
 
 /// Settings of the scheduler: section `[scheduler]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

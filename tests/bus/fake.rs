@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler, System};
-use inferno_node::bus::{self, Bus, Config, Deps};
+use inferno_node::bus::{self, Bus, BusDeps, Config};
 use inferno_node::door::{Admit, Cancel, RunningObserver};
 use inferno_node::error::{Error, Kind};
 use inferno_node::health::{self, Vitals};
@@ -203,12 +203,17 @@ pub struct Node {
 impl Node {
     /// A node that serves `demo`.
     pub async fn start(config: Config, node_id: &str) -> Self {
+        Self::counted_by(Metrics::new(node_id), config, node_id).await
+    }
+
+    /// The same, with counters that the test reads.
+    pub async fn counted_by(metrics: Metrics, config: Config, node_id: &str) -> Self {
         let seen = Arc::new(Seen::default());
         let (system, addr) = start_admission(seen.clone());
-        let metrics = Arc::new(Metrics::new(node_id));
+        let metrics = Arc::new(metrics);
         let limits = health::Config::default().limits();
         let vitals = Arc::new(Vitals::new(node_id, limits, metrics.clone()));
-        let deps = Deps {
+        let deps = BusDeps {
             vitals: vitals.clone(),
             admit: addr.clone().recipient(),
             cancel: addr.clone().recipient(),

@@ -73,8 +73,25 @@ impl NatsServer {
         let base = config.strip_suffix(&self.extra).expect("as it was written");
         std::fs::write(&file, format!("{base}{extra}")).expect("writes");
         self.extra = extra.to_owned();
+        self.signal("-HUP");
+    }
+
+    /// Stops it where it stands: its connections stay, and it takes and sends nothing until it is killed.
+    #[allow(dead_code, reason = "not every test that has a server needs it")]
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Starts it on the port of before, with these further lines of configuration instead of those before.
+    #[allow(dead_code, reason = "not every test that has a server needs it")]
+    pub fn start_again_with(&mut self, extra: &str) {
+        extra.clone_into(&mut self.extra);
+        self.start_again();
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
-        let sent = Command::new("kill").args(["-HUP", &pid]).status();
+        let sent = Command::new("kill").args([signal, &pid]).status();
         assert!(sent.is_ok_and(|status| status.success()));
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use inferno_node::door::{Admit, AdmitAll, Cancel, List, ModelInfo};
 use inferno_node::error::Error;
 use inferno_node::health::{HealthSource, Status};
-use inferno_node::http::{Config, Deps, Server, start};
+use inferno_node::http::{Config, HttpDeps, Server, start};
 use inferno_node::ids::SequenceId;
 use inferno_node::lifeline::Lifeline;
 use inferno_node::request::{
@@ -156,14 +156,14 @@ impl Rig {
     }
 }
 
-pub fn deps<A>(admission: Addr<A>, health: Arc<dyn HealthSource>) -> Deps
+pub fn deps<A>(admission: Addr<A>, health: Arc<dyn HealthSource>) -> HttpDeps
 where
     A: Actor<Context = Context<A>> + Handler<Admit> + Handler<AdmitAll> + Handler<Cancel>,
 {
     let recorder = PrometheusBuilder::new().build_recorder();
     let prometheus = recorder.handle();
     let metrics = metrics::with_local_recorder(&recorder, || Arc::new(Metrics::new("n1")));
-    Deps {
+    HttpDeps {
         admit: admission.clone().recipient(),
         admit_all: admission.clone().recipient(),
         cancel: admission.recipient(),

@@ -1,6 +1,8 @@
 //! A request's whole way, over both doors.
 
 use futures_util::StreamExt;
+use inferno_node::bus::client::ClientError;
+use inferno_node::error::Kind;
 use serde_json::{Value, json};
 
 use super::harness::{CPU, NodeProcess, client, collect, request};
@@ -58,6 +60,26 @@ async fn a_chat_streams_over_sse_what_it_answers_whole() {
         .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
         .collect();
     assert_eq!(text, answer);
+}
+
+#[tokio::test]
+async fn a_chat_has_no_echo_whichever_door_it_comes_by() {
+    let node = NodeProcess::start(&format!("{CPU}{MANAGED}"));
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    let body = json!({"model": "demo", "messages": messages, "echo": true});
+    let reply = node.post("/v1/chat/completions", &body).await;
+    assert_eq!(reply.status().as_u16(), 400);
+    let refused: Value = reply.json().await.expect("JSON");
+    assert_eq!(refused["error"]["code"], "unsupported");
+
+    let body = json!({"messages": messages, "params": {"echo": true}});
+    let on_bus = client(&node.nats()).await.generate("demo", body).await.err();
+    let Some(ClientError::Refused(error)) = on_bus else { panic!("not refused") };
+    assert_eq!(error.kind, Kind::Unsupported);
+    assert_eq!(
+        format!("params.{}", refused["error"]["message"].as_str().expect("text")),
+        error.text()
+    );
 }
 
 #[tokio::test]

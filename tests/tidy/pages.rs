@@ -150,7 +150,7 @@ fn actors_md_lists_every_metric_where_it_is_counted() {
         })
         .collect();
     let counts = |text: &str, needle: &str| {
-        let changes = ["increment(", "decrement(", "set(", "record(", "record_many("];
+        let changes = ["absolute(", "increment(", "decrement(", "set(", "record(", "record_many("];
         let whole = needle.ends_with('(') && text.contains(needle);
         whole || changes.iter().any(|change| text.contains(&format!("{needle}{change}")))
     };

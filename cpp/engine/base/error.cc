@@ -1,7 +1,6 @@
 #include "engine/base/error.h"
 
 #include <new>
-#include <string_view>
 
 namespace inferno::engine {
 
@@ -22,26 +21,13 @@ const char* code_name(ErrorCode code) {
 Error::Error(ErrorCode code, const std::string& message)
     : std::runtime_error(std::string(code_name(code)) + ": " + message), code_(code) {}
 
-namespace {
-
-// The ops throw standard exceptions whose text begins with a code.
-bool has_code(std::string_view text) {
-  for (const ErrorCode code :
-       {ErrorCode::kOutOfMemory, ErrorCode::kInvalidBatch, ErrorCode::kSticky, ErrorCode::kOther}) {
-    if (text.starts_with(std::string(code_name(code)) + ": ")) return true;
-  }
-  return false;
-}
-
-}  // namespace
-
 std::string describe_current_exception() {
   try {
     throw;
   } catch (const std::bad_alloc&) {
     return "out_of_memory: the host has no memory for the engine's own tables";
   } catch (const std::exception& error) {
-    return has_code(error.what()) ? error.what() : std::string("other: ") + error.what();
+    return error.what();
   } catch (...) {
     return "other: an exception of unknown type";
   }

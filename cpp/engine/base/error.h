@@ -27,7 +27,8 @@ class Error : public std::runtime_error {
 };
 
 // Runs inside a catch block: the current exception as `code: message`. std::bad_alloc is
-// out_of_memory; what is not ours is other.
+// out_of_memory. Of another standard exception the text as it is: the ops begin theirs with a code,
+// and the other side of the bridge, which reads codes, takes what has none for other.
 std::string describe_current_exception();
 
 }  // namespace inferno::engine

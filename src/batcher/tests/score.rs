@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::super::Started;
-use super::super::policy::{Batching, LaneSpec, PlannedStep};
+use super::super::lane::LaneSpec;
+use super::super::policy::{Batching, PlannedStep};
 use super::super::seated::Output;
 use crate::bridge::NO_TOKEN;
 use crate::bridge::ffi::{StepBatch, StepOutput};

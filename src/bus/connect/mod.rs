@@ -15,7 +15,6 @@ use self::link::{Line, LinkReport, LinkState};
 pub use self::managed::{ManagedError, ManagedServer};
 pub(super) use self::subscription::{Subscription, taken};
 use super::config::{Config, Tls};
-use super::publish::Outbox;
 use crate::health::Vitals;
 use crate::secret::Secret;
 
@@ -79,12 +78,13 @@ impl Auth {
     }
 }
 
-/// The node's options: it waits for NATS for ever, at the start and after every loss.
+/// The node's options: it waits for NATS for ever, at the start and after every loss. What happens is told to `link`, and then to
+/// `told`.
 pub(super) async fn node_options(
     config: &Config,
     node_id: &str,
-    outbox: Arc<Outbox>,
     link: Arc<NatsLink>,
+    told: impl Fn(&Event) + Send + Sync + 'static,
 ) -> std::io::Result<ConnectOptions> {
     let options = Auth::of(config).options().await?;
     let tries = link.clone();
@@ -103,11 +103,7 @@ pub(super) async fn node_options(
         })
         .event_callback(move |event| {
             link.happened(&event);
-            match event {
-                Event::Closed => outbox.set_closed(),
-                Event::SlowConsumer(_) => outbox.lost(),
-                _ => outbox.wake(),
-            }
+            told(&event);
             std::future::ready(())
         }))
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
 
-use super::door::Door;
+use super::door::BusDoor;
 use crate::bus::wire::OwnerMessage;
 use crate::ids::RequestId;
 
@@ -29,7 +29,7 @@ struct OpenSubject {
 
 impl Cancels {
     /// Opens a request's subject: the subscription is on its way before anything written after this.
-    pub async fn open(&mut self, client: &Client, door: &Arc<Door>, id: RequestId) {
+    pub async fn open(&mut self, client: &Client, door: &Arc<BusDoor>, id: RequestId) {
         let subject = door.subjects.cancel(&id);
         let subscriber = match client.subscribe(subject.clone()).await {
             Ok(subscriber) => subscriber,
@@ -63,7 +63,7 @@ impl Cancels {
 
 /// What a subject's task knows.
 struct CancelSubject {
-    door: Arc<Door>,
+    door: Arc<BusDoor>,
     id: RequestId,
     has_ended: Arc<AtomicBool>,
 }

@@ -20,7 +20,7 @@ use crate::bus::publish::{
 use crate::bus::wire::{
     Decoded, Encoding, LAYOUT, OwnerAnswer, OwnerMessage, Subjects, Undecodable, cancelled, decode,
 };
-use crate::bus::{Config, Deps};
+use crate::bus::{BusDeps, Config};
 use crate::clock::Timestamp;
 use crate::door::{
     Admit, Cancel, MAILBOX_RETRY_MS, body_too_large, not_admitted, stopping, too_busy,
@@ -36,7 +36,7 @@ const CANCEL_TRIES: u32 = 100;
 const CANCEL_RETRY: Duration = Duration::from_millis(10);
 
 /// What turns messages into requests; shared by all tasks and sinks of the bus.
-pub(in crate::bus) struct Door {
+pub(in crate::bus) struct BusDoor {
     /// The node's name.
     pub node_id: String,
     /// Subjects.
@@ -55,9 +55,9 @@ pub(in crate::bus) struct Door {
     streams: Mutex<HashMap<u64, Weak<SubjectStream>>>,
 }
 
-impl Door {
+impl BusDoor {
     /// A door to admission; answers to the node's questions come to `inbox`.
-    pub fn new(config: &Config, deps: &Deps, outbox: Arc<Outbox>, inbox: &str) -> Self {
+    pub fn new(config: &Config, deps: &BusDeps, outbox: Arc<Outbox>, inbox: &str) -> Self {
         Self {
             node_id: deps.vitals.node_id().to_owned(),
             subjects: Subjects::new(&config.prefix),
@@ -101,6 +101,7 @@ impl Door {
         };
         let request = Request {
             id,
+            // NATS has checked its credentials, and shows a subscriber nothing of them: what a header says of them is the client's word.
             caller: Caller::default(),
             model: endpoint.model.clone(),
             prompt,

@@ -10,7 +10,6 @@ mod service;
 mod tasks;
 
 pub(super) use cancels::Cancels;
-pub(super) use door::Door;
-pub(super) use owners::watch_neighbours;
+pub(super) use door::BusDoor;
 pub(super) use service::{Endpoint, Service};
-pub(super) use tasks::{Intake, answer_service, take_answers};
+pub(super) use tasks::{Intake, answer_service, take_answers, watch_neighbours};

@@ -6,15 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::connection::State;
-use async_nats::{Client, Subject};
+use async_nats::Subject;
 use tokio::sync::Notify;
 
-use super::door::Door;
-use crate::bus::connect::{NatsLink, Subscription};
 use crate::ids::RequestId;
 use crate::request::Request;
 
@@ -24,12 +21,6 @@ pub(super) const MAX_ASK: Duration = Duration::from_millis(100);
 
 /// Requests that wait for such an answer, at most: 100 ms of what a node takes in.
 const MAX_ASKING: usize = 2_048;
-
-/// Without a neighbour's health for so long a node is alone; it comes every second.
-const SILENCE: Duration = Duration::from_secs(3);
-
-/// How long one that was heard counts before it is listened to again.
-const REST: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(in crate::bus) struct Owners {
@@ -56,6 +47,11 @@ impl Owners {
             settled: Notify::new(),
             claims: Mutex::default(),
         }
+    }
+
+    /// Whether there are other nodes, as far as is known.
+    pub fn set_neighbours(&self, are_there: bool) {
+        self.has_neighbours.store(are_there, Ordering::Relaxed);
     }
 
     /// Whether another node may run an id.
@@ -121,42 +117,6 @@ impl Owners {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Only whole values are written under these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Finds out whether there are other nodes, by their health: only until one is heard, and again a while later, so that it costs the
-/// same in a large cluster.
-pub(in crate::bus) async fn watch_neighbours(client: Client, link: Arc<NatsLink>, door: Arc<Door>) {
-    let (all, own) = (door.subjects.health("*"), door.subjects.health(&door.node_id));
-    let neighbours = &door.owners.has_neighbours;
-    loop {
-        let health = Subscription::open(&client, &link, all.clone(), None).await;
-        let Ok(mut health) = health else { return };
-        loop {
-            match tokio::time::timeout(SILENCE, another(&mut health, &own)).await {
-                Ok(true) => break,
-                Ok(false) => return,
-                // What nobody hears says nothing.
-                Err(_) => {
-                    let is_deaf =
-                        client.connection_state() != State::Connected || link.denies(&all);
-                    neighbours.store(is_deaf, Ordering::Relaxed);
-                }
-            }
-        }
-        neighbours.store(true, Ordering::Relaxed);
-        drop(health);
-        tokio::time::sleep(REST).await;
-    }
-}
-
-/// Resolves when another node's health comes; false if the connection ends.
-async fn another(health: &mut Subscription, own: &str) -> bool {
-    while let Some(message) = health.next().await {
-        if message.subject.as_str() != own {
-            return true;
-        }
-    }
-    false
 }
 
 #[cfg(test)]

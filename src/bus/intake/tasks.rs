@@ -1,9 +1,11 @@
-//! The tasks that take what NATS sends: requests, answers to the node's own messages, and questions of service tools.
+//! The tasks that take what NATS sends: requests, answers to the node's own messages, questions of service tools, and the health of
+//! other nodes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::message::OutboundMessage;
 use async_nats::{Client, StatusCode};
 use bytes::Bytes;
@@ -11,10 +13,10 @@ use futures_util::StreamExt;
 use futures_util::stream::select_all;
 use tokio::sync::oneshot;
 
-use super::door::Door;
+use super::door::BusDoor;
 use super::owners::Owners;
 use super::service::{Endpoint, Service, Verb};
-use crate::bus::connect::Subscription;
+use crate::bus::connect::{NatsLink, Subscription};
 use crate::bus::publish::{ListenerProbe, Outbox};
 use crate::lifeline::Lifeline;
 
@@ -23,6 +25,12 @@ const MIN_LEAVE: Duration = Duration::from_millis(20);
 /// And at most this, however slow the connection is.
 const MAX_LEAVE: Duration = Duration::from_millis(500);
 
+/// Without a neighbour's health for so long a node is alone; it comes every second.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// How long one that was heard counts before it is listened to again.
+const REST: Duration = Duration::from_secs(5);
+
 /// The task that takes one model's requests.
 pub(in crate::bus) struct Intake {
     /// Of the model's subject.
@@ -30,7 +38,7 @@ pub(in crate::bus) struct Intake {
     /// The connection.
     pub client: Client,
     /// The door that its messages are handed to.
-    pub door: Arc<Door>,
+    pub door: Arc<BusDoor>,
     /// The model and its counters.
     pub endpoint: Arc<Endpoint>,
 }
@@ -92,7 +100,7 @@ impl Intake {
 }
 
 /// What comes back to the node's inbox: markers, who runs an id, and 503 for probes that nobody heard.
-pub(in crate::bus) async fn take_answers(mut answers: Subscription, door: Arc<Door>) {
+pub(in crate::bus) async fn take_answers(mut answers: Subscription, door: Arc<BusDoor>) {
     let outbox = &door.outbox;
     while let Some(message) = answers.next().await {
         let word = message.subject.rsplit('.').next().unwrap_or_default();
@@ -128,4 +136,43 @@ pub(in crate::bus) async fn answer_service(
             headers: None,
         });
     }
+}
+
+/// Finds out whether there are other nodes, by their health: only until one is heard, and again a while later, so that it costs the
+/// same in a large cluster.
+pub(in crate::bus) async fn watch_neighbours(
+    client: Client,
+    link: Arc<NatsLink>,
+    door: Arc<BusDoor>,
+) {
+    let (all, own) = (door.subjects.health("*"), door.subjects.health(&door.node_id));
+    loop {
+        let health = Subscription::open(&client, &link, all.clone(), None).await;
+        let Ok(mut health) = health else { return };
+        loop {
+            match tokio::time::timeout(SILENCE, another(&mut health, &own)).await {
+                Ok(true) => break,
+                Ok(false) => return,
+                // What nobody hears says nothing.
+                Err(_) => {
+                    let is_deaf =
+                        client.connection_state() != State::Connected || link.denies(&all);
+                    door.owners.set_neighbours(is_deaf);
+                }
+            }
+        }
+        door.owners.set_neighbours(true);
+        drop(health);
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Resolves when another node's health comes; false if the connection ends.
+async fn another(health: &mut Subscription, own: &str) -> bool {
+    while let Some(message) = health.next().await {
+        if message.subject.as_str() != own {
+            return true;
+        }
+    }
+    false
 }

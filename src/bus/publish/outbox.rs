@@ -54,8 +54,6 @@ pub(in crate::bus) struct Work {
     pub health: Option<Bytes>,
     /// Refusals and answers to questions that found no place.
     pub answers_dropped: u64,
-    /// Messages that the library lost because nobody took them.
-    pub lost: u64,
 }
 
 #[derive(Default)]
@@ -126,11 +124,6 @@ impl Outbox {
     /// Replaces the health message that waits.
     pub fn health(&self, body: Bytes) {
         self.change(|queue| queue.work.health = Some(body));
-    }
-
-    /// A message was lost because it came faster than it was taken.
-    pub fn lost(&self) {
-        self.change(|queue| queue.work.lost += 1);
     }
 
     /// Nobody heard a probe of a stream.

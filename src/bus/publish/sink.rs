@@ -8,7 +8,7 @@ use async_nats::message::OutboundMessage;
 
 use super::outbox::OutgoingRefusal;
 use super::stream::SubjectStream;
-use crate::bus::intake::{Door, Endpoint};
+use crate::bus::intake::{BusDoor, Endpoint};
 use crate::bus::wire::accepted;
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
@@ -24,7 +24,7 @@ enum SinkState {
 
 /// The bus's side of a request. Dropped before the end, it tells the client so.
 pub(in crate::bus) struct BusSink {
-    door: Arc<Door>,
+    door: Arc<BusDoor>,
     stream: Arc<SubjectStream>,
     endpoint: Arc<Endpoint>,
     id: RequestId,
@@ -39,7 +39,7 @@ pub(in crate::bus) struct BusSink {
 /// What a sink is made with.
 pub(in crate::bus) struct SinkStart {
     /// The door that it queues its answer at.
-    pub door: Arc<Door>,
+    pub door: Arc<BusDoor>,
     /// Its events.
     pub stream: Arc<SubjectStream>,
     /// Whose counters it moves.

@@ -16,7 +16,7 @@ use super::outbox::{Work, empty};
 use super::probe::ListenerProbe;
 use super::stream::SubjectStream;
 use super::window::Window;
-use crate::bus::intake::{Cancels, Door};
+use crate::bus::intake::{BusDoor, Cancels};
 use crate::bus::wire::{Encoding, encode_event, error_headers, probe_headers};
 use crate::clock::Timestamp;
 use crate::lifeline::Lifeline;
@@ -35,16 +35,23 @@ const HEADER_ROOM: usize = 400;
 /// Events are encoded one behind the other into pieces of this many bytes: one allocation for some hundred of them.
 const BUFFER: usize = 1 << 16;
 
+/// What is kept until NATS has confirmed it. An event is kept as it was said, not as it was sent: a server that takes less in one
+/// message gets it in more of them.
+enum Unconfirmed {
+    Message(OutboundMessage),
+    Event(Arc<SubjectStream>, Event),
+}
+
 /// See the module.
 pub(in crate::bus) struct Writer {
     client: Client,
-    door: Arc<Door>,
+    door: Arc<BusDoor>,
     progress: Progress,
     /// Probes and markers are answered under it.
     inbox: String,
     health_subject: Subject,
     cancels: Cancels,
-    window: Window<OutboundMessage>,
+    window: Window<Unconfirmed>,
     /// Streams from before the connection, until the hold is over.
     held: Vec<Arc<SubjectStream>>,
     /// When requests that say nothing are looked at next.
@@ -61,7 +68,7 @@ pub(in crate::bus) struct WriterStart {
     /// The connection.
     pub client: Client,
     /// Outbox, subjects and streams.
-    pub door: Arc<Door>,
+    pub door: Arc<BusDoor>,
     /// Stamped with every message.
     pub progress: Progress,
     /// Subject under which probes and markers are answered.
@@ -97,6 +104,8 @@ impl Writer {
     pub async fn cycle(&mut self) {
         let now = Instant::now();
         self.notice_connection(now);
+        let lost = self.client.statistics().lost_messages.load(Ordering::Relaxed);
+        self.door.metrics.bus_messages_lost.absolute(lost);
         if let Some(round_trip) = self.window.confirm(self.door.outbox.confirmed(), now) {
             self.door.outbox.set_round_trip_us(round_trip.as_micros() as u64);
         }
@@ -209,9 +218,11 @@ impl Writer {
             self.publish_kept(message).await;
         }
         self.door.metrics.bus_refusals_dropped.increment(work.answers_dropped);
-        self.door.metrics.bus_messages_lost.increment(work.lost);
-        for message in self.window.after_hold(now) {
-            self.publish_kept(message).await;
+        for unconfirmed in self.window.after_hold(now) {
+            match unconfirmed {
+                Unconfirmed::Message(message) => self.publish_kept(message).await,
+                Unconfirmed::Event(stream, event) => self.write_event(&stream, event, false).await,
+            }
         }
         self.progress.set_pending(work.ready.len() as u64, Timestamp::now());
         let mut ready = std::mem::take(&mut self.held);
@@ -241,35 +252,42 @@ impl Writer {
         }
     }
 
-    async fn write_stream(&mut self, stream: &SubjectStream, now: Instant) {
+    async fn write_stream(&mut self, stream: &Arc<SubjectStream>, now: Instant) {
         self.alive.look();
-        let (events, mut probe) = stream.take(now);
+        let (events, mut asks) = stream.take(now);
+        for event in events {
+            let last = event.is_last();
+            self.write_event(stream, event, std::mem::take(&mut asks)).await;
+            if last && stream.target.ends_empty {
+                self.publish_kept(empty(stream.target.subject.clone())).await;
+            }
+        }
+    }
+
+    /// Publishes an event; where it `asks`, NATS says whether anybody listens.
+    async fn write_event(&mut self, stream: &Arc<SubjectStream>, event: Event, mut asks: bool) {
         if self.buffer.capacity() < BUFFER / 16 {
             self.buffer.reserve(BUFFER);
         }
-        for event in events {
-            let last = event.is_last();
-            for part in self.parts(stream.target.encoding, event) {
-                let headers = match (&part.error, stream.target.encoding) {
-                    (Some(error), encoding) => Some(error_headers(encoding, error)),
-                    (None, Encoding::Msgpack) => self.msgpack.clone(),
-                    (None, Encoding::Json) => None,
-                };
-                encode_event(stream.target.encoding, &part, &mut self.buffer);
-                let reply = std::mem::take(&mut probe)
-                    .then(|| ListenerProbe::Events.reply(&self.inbox, stream.number));
-                let message = OutboundMessage {
-                    subject: stream.target.subject.clone(),
-                    reply,
-                    payload: self.buffer.split().freeze(),
-                    headers,
-                };
-                if !self.publish_kept(message).await {
-                    stream.cannot_be_published();
-                }
-            }
-            if last && stream.target.ends_empty {
-                self.publish_kept(empty(stream.target.subject.clone())).await;
+        let encoding = stream.target.encoding;
+        for part in self.parts(encoding, event) {
+            let headers = match (&part.error, encoding) {
+                (Some(error), encoding) => Some(error_headers(encoding, error)),
+                (None, Encoding::Msgpack) => self.msgpack.clone(),
+                (None, Encoding::Json) => None,
+            };
+            encode_event(encoding, &part, &mut self.buffer);
+            let reply = std::mem::take(&mut asks)
+                .then(|| ListenerProbe::Events.reply(&self.inbox, stream.number));
+            let message = OutboundMessage {
+                subject: stream.target.subject.clone(),
+                reply,
+                payload: self.buffer.split().freeze(),
+                headers,
+            };
+            match self.publish(message).await {
+                true => self.window.sent(Unconfirmed::Event(stream.clone(), part)),
+                false => stream.cannot_be_published(),
             }
         }
     }
@@ -290,17 +308,15 @@ impl Writer {
         })
     }
 
-    /// Publishes a message and keeps it until NATS has confirmed it; says whether the connection took it.
-    async fn publish_kept(&mut self, message: OutboundMessage) -> bool {
-        let is_sent = self.publish(message.clone()).await;
-        if is_sent {
-            self.window.sent(message);
+    /// Publishes a message and keeps it until NATS has confirmed it.
+    async fn publish_kept(&mut self, message: OutboundMessage) {
+        if self.publish(message.clone()).await {
+            self.window.sent(Unconfirmed::Message(message));
         }
-        is_sent
     }
 
-    /// What the connection does not take can never be sent: the subject that a client named is none, or this server takes less in
-    /// one message than the one that the message was made for. Counted; a line for each would be a client's to write.
+    /// What the connection does not take can never be sent: the subject that a client named is none, or this server does not take the
+    /// least that can be said in one message. Counted; a line for each would be a client's to write.
     async fn publish(&mut self, message: OutboundMessage) -> bool {
         let subject = message.subject.clone();
         let Err(error) = self.client.publish_message(message).await else { return true };

@@ -10,8 +10,13 @@ use crate::reader::{self, Layout, RequestOptions};
 use crate::request::{Fields, Prompt, Value};
 
 /// How clients of the bus write a request.
-pub(in crate::bus) const LAYOUT: Layout =
-    Layout { params_in: Some("params"), streams: true, max_tokens: "max_tokens", prompt: None };
+pub(in crate::bus) const LAYOUT: Layout = Layout {
+    params_in: Some("params"),
+    streams: true,
+    detaches: true,
+    max_tokens: "max_tokens",
+    prompt: None,
+};
 
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq)]

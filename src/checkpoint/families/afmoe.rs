@@ -1,9 +1,10 @@
 //! AFMoE (Trinity): Arcee AI, "Arcee Trinity Large Technical Report", 2026. Attention under an output gate, without rotation where it sees
 //! all; norms on both sides of a branch; experts that sigmoids choose, beside one that all tokens share.
 
+use super::parts::bounds::MAX_INTERMEDIATE_SIZE;
 use super::parts::names::Names;
 use super::parts::ropes;
-use super::parts::sizes::{Defaults, MAX_WIDTH, Sizes, refuse_unless, with_biases};
+use super::parts::sizes::{Defaults, Sizes, refuse_unless, with_biases};
 use super::parts::windows;
 use super::{Decoder, Family, Source, experts_per_token, num_experts};
 use crate::bridge::spec::{MlpKind, MlpSpec, NO_ROPE, QkNorm, RouterKind};
@@ -13,7 +14,7 @@ use crate::checkpoint::json_file::JsonFile;
 pub(super) static AFMOE: Family =
     Family { name: "AFMoE", architecture: "AfmoeForCausalLM", model_type: "afmoe", read };
 
-/// Times [`MAX_WIDTH`] it fits.
+/// Times [`MAX_INTERMEDIATE_SIZE`] it fits.
 const MAX_SHARED: u32 = 64;
 
 const NAMES: Names = Names {
@@ -65,7 +66,7 @@ fn experts(config: &JsonFile, sizes: &Sizes) -> Result<MlpSpec, CheckpointError>
     }
     config.get("load_balance_coeff");
     config.get("use_grouped_mm");
-    let size = config.size("moe_intermediate_size", MAX_WIDTH)?.unwrap_or(1408);
+    let size = config.size("moe_intermediate_size", MAX_INTERMEDIATE_SIZE)?.unwrap_or(1408);
     let num_shared = config.count("num_shared_experts", MAX_SHARED)?.unwrap_or(2);
     let num_experts = num_experts(config, 64)?;
     Ok(MlpSpec {

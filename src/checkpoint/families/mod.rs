@@ -28,11 +28,8 @@ pub use parts::names::{ExpectedTensor, Piece, Root};
 pub use parts::ropes::{Rope, RopeScaling};
 pub use parts::transform::{LoadedPart, Transform};
 
+use parts::bounds::{MAX_EXPERTS, MAX_EXPERTS_PER_TOKEN};
 use parts::names::Names;
-
-/// Above any model.
-const MAX_EXPERTS: u32 = 1 << 10;
-const MAX_EXPERTS_PER_TOKEN: u32 = 64;
 
 /// A family of decoders.
 pub struct Family {

@@ -1,9 +1,10 @@
 //! Phi-3, 3.5, 4 and 4-mini: Abdin et al., "Phi-3 Technical Report", 2024. Fused matrices, LongRoPE, in the mini a part of each head
 //! that does not turn.
 
+use super::parts::bounds::MAX_POSITIONS;
 use super::parts::names::Names;
 use super::parts::ropes::{self, RopeDefaults};
-use super::parts::sizes::{Defaults, MAX_POSITIONS, Sizes, refuse_unless};
+use super::parts::sizes::{Defaults, Sizes, refuse_unless};
 use super::parts::windows;
 use super::{Decoder, Family, Source};
 use crate::checkpoint::fault::CheckpointError;

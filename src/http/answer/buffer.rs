@@ -73,6 +73,11 @@ impl BufferState {
 pub struct Reader(Arc<AnswerBuffer>);
 
 impl Reader {
+    /// Choices of all prompts.
+    pub fn num_choices(&self) -> usize {
+        self.0.lock().choices.count()
+    }
+
     /// Ready when every choice is accepted or one has ended.
     pub fn poll_decided(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.0.lock();

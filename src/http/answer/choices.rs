@@ -88,6 +88,11 @@ impl Choices {
         Self { choices, undecided: count, next: 0, closed: false }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.choices.len()
+    }
+
     /// Every choice is accepted, or one has ended.
     pub fn decided(&self) -> bool {
         self.undecided == 0 || self.choices.iter().any(|choice| choice.ended)

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
-use super::wire::Api;
+use super::super::api::Api;
 use crate::request::{TokenLogprob, TopLogprob};
 
 /// The value of a choice's `logprobs`.

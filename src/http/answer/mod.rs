@@ -3,7 +3,6 @@
 pub(super) mod bill;
 pub(super) mod buffer;
 pub(super) mod choices;
-pub(super) mod json;
 mod logprobs;
 pub(super) mod sse;
 pub(super) mod wire;

@@ -7,20 +7,21 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 
-use super::super::generate::PendingAnswer;
+use super::super::api::Api;
 use super::super::intake::parse::StreamUsage;
 use super::super::refusal;
 use super::bill::Bill;
+use super::buffer::Reader;
 use super::choices::{End, Taken, TokensSoFar};
 use super::logprobs::LogprobsObject;
-use super::wire::{Api, Chunks, Title, error_event};
+use super::wire::{Chunks, Title, error_event};
 
 /// Bytes after which a piece of the body is handed to the connection, though more may lie in the outbox.
 const MAX_PIECE_BYTES: usize = 16 << 10;
 
 /// See the module. Dropping it is the client leaving.
 pub struct EventStream {
-    running: PendingAnswer,
+    reader: Reader,
     api: Api,
     chunks: Chunks,
     /// Taken already, to know that the stream begins well.
@@ -33,11 +34,11 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// The stream of what `running` gives, beginning with `first`.
-    pub fn new(running: PendingAnswer, title: &Title, usage: StreamUsage, first: Taken) -> Self {
-        let choices = running.choices();
+    /// The stream of what `reader` gives, beginning with `first`.
+    pub fn new(reader: Reader, title: &Title, usage: StreamUsage, first: Taken) -> Self {
+        let choices = reader.num_choices();
         Self {
-            running,
+            reader,
             api: title.api,
             chunks: Chunks::new(title, usage),
             first: Some(first),
@@ -96,7 +97,7 @@ impl MessageBody for EventStream {
         while this.left > 0 && out.len() < MAX_PIECE_BYTES {
             let taken = match this.first.take() {
                 Some(taken) => taken,
-                None => match this.running.reader.poll_take(cx) {
+                None => match this.reader.poll_take(cx) {
                     Poll::Ready(taken) => taken,
                     Poll::Pending if out.is_empty() => return Poll::Pending,
                     Poll::Pending => break,

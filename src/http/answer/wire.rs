@@ -4,43 +4,17 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
+use super::super::api::Api;
 use super::super::intake::parse::StreamUsage;
+use super::super::json;
 use super::bill::{Bill, WireUsage};
 use super::choices::TokensSoFar;
-use super::json;
 use super::logprobs::{LogprobsObject, PromptLogprobs};
 use crate::ids::RequestId;
 use crate::request::{FinishReason, Receipt, TokenLogprob};
 
 /// What answers as `system_fingerprint`: same engine, same numbers.
 const FINGERPRINT: &str = concat!("inferno-", env!("CARGO_PKG_VERSION"));
-
-/// Which of the two endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Api {
-    /// `/v1/completions`
-    Completions,
-    /// `/v1/chat/completions`
-    Chat,
-}
-
-impl Api {
-    /// What stands before the request's id in the reply's.
-    pub fn id_prefix(self) -> &'static str {
-        match self {
-            Api::Completions => "cmpl-",
-            Api::Chat => "chatcmpl-",
-        }
-    }
-
-    fn object(self, chunk: bool) -> &'static str {
-        match (self, chunk) {
-            (Api::Completions, _) => "text_completion",
-            (Api::Chat, false) => "chat.completion",
-            (Api::Chat, true) => "chat.completion.chunk",
-        }
-    }
-}
 
 /// What every part of one answer says about it.
 #[derive(Debug, Clone)]

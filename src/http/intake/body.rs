@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::super::answer::wire::Api;
+use super::super::api::Api;
 use super::super::config::UnknownParameters;
-use super::super::routes::Door;
+use super::super::door::HttpDoor;
 use super::parse::{self, GenerationBody};
 use crate::door::body_too_large;
 use crate::error::{Error, Kind, Result};
@@ -19,17 +19,8 @@ use crate::request::IgnoredMembers;
 /// A body up to here is parsed on the worker: in less than a millisecond, and without a place among the large ones.
 const SMALL_BYTES: usize = 64 << 10;
 
-/// How many of the longest bodies are in memory at once; a JSON value takes several times its text while it is parsed.
-const MAX_LONGEST_BODIES: usize = 16;
-
 /// What a client is told to wait whose large body has no place: by then some of the others are parsed.
 const LARGE_BODY_RETRY_MS: u64 = 1_000;
-
-/// The bytes that all large bodies of a server may take, from their first to the end of their parsing.
-pub(in crate::http) fn large_body_bytes(max_body_bytes: usize) -> Arc<Semaphore> {
-    let bytes = max_body_bytes.saturating_mul(MAX_LONGEST_BODIES).min(Semaphore::MAX_PERMITS);
-    Arc::new(Semaphore::new(bytes))
-}
 
 /// A whole body.
 pub(in crate::http) struct Body {
@@ -45,7 +36,7 @@ impl Body {
     /// `too_large` beyond `http.max_body_bytes`, `queue_full` where large bodies have no place left, `invalid` or `unsupported` for
     /// what is no plain JSON by its header or does not arrive within `http.read_timeout_s`.
     pub(in crate::http) async fn read(
-        door: &Door,
+        door: &HttpDoor,
         headers: &HeaderMap,
         payload: Payload,
     ) -> Result<Self> {
@@ -108,7 +99,7 @@ fn parse(bytes: &[u8], rules: ReadingRules) -> Result<ParsedBody> {
     Ok(ParsedBody { generation, ignored })
 }
 
-async fn collect(door: &Door, mut payload: Payload, length: usize) -> Result<Body> {
+async fn collect(door: &HttpDoor, mut payload: Payload, length: usize) -> Result<Body> {
     // A length in a header is a promise, not memory that a client may take.
     let mut bytes = BytesMut::with_capacity(length.min(SMALL_BYTES));
     let mut place: Option<OwnedSemaphorePermit> = None;

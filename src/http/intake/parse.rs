@@ -1,15 +1,20 @@
 //! Bodies of `/v1/completions` and `/v1/chat/completions` → what they ask for. Here is what OpenAI's clients write in their own way;
 //! the rest is read by [`crate::reader`], as for the bus.
 
-use super::super::answer::wire::Api;
+use super::super::api::Api;
 use super::prompts;
 use crate::error::{Error, Result};
 use crate::reader::{self, Layout, MemberPlace, RequestOptions, take_neutral};
 use crate::request::{Fields, IgnoredMembers, Params, Prompt, Value};
 
 /// How HTTP clients write a request.
-const LAYOUT: Layout =
-    Layout { params_in: None, streams: false, max_tokens: "max_tokens", prompt: None };
+const LAYOUT: Layout = Layout {
+    params_in: None,
+    streams: false,
+    detaches: false,
+    max_tokens: "max_tokens",
+    prompt: None,
+};
 
 /// What a body asks for.
 #[derive(Debug, PartialEq)]
@@ -59,12 +64,7 @@ pub(in crate::http) fn chat(
     let mut fields = Fields::of_body(reader::json(body)?, ignored)?;
     let read = |value: Value, path: &str| reader::messages(value, path, ignored);
     let messages = fields.required("messages", read);
-    let generation = generation(fields, messages.map(|all| vec![Prompt::Messages(all)]))?;
-    if generation.options.params.echoes() {
-        let text = "not supported for a chat; expected false or nothing";
-        return Err(Error::unsupported("echo", text));
-    }
-    Ok(generation)
+    generation(fields, messages.map(|all| vec![Prompt::Messages(all)]))
 }
 
 /// Reads a body of `/v1/completions` with at most `max_prompts` prompts, in the same way.
@@ -95,12 +95,8 @@ fn generation(mut fields: Fields<'_>, prompts: Result<Vec<Prompt>>) -> Result<Ge
     fields.finish()?;
     let (prompts, model) = (prompts?, model?);
     options.params.check_num_choices()?;
-    if options.detached {
-        let text = "not supported over HTTP; expected false or nothing";
-        return Err(Error::unsupported("detached", text));
-    }
     if options.stream && options.params.prompt_logprobs.is_some() {
-        // As vLLM has it: its stream has no place for them.
+        // A rule of this wire: OpenAI's chunks have no place for them, so vLLM refuses it, too. An event of the bus has one.
         let text = "not supported with stream; leave it out, or use echo with logprobs";
         return Err(Error::unsupported("prompt_logprobs", text));
     }
@@ -233,7 +229,6 @@ mod tests {
                 Kind::Invalid,
                 "max_completion_tokens",
             ),
-            (r#","echo":true"#, Kind::Unsupported, "echo"),
             (r#","detached":true"#, Kind::Unsupported, "detached"),
             (r#","stream":true,"prompt_logprobs":1"#, Kind::Unsupported, "prompt_logprobs"),
             (r#","n":1.5"#, Kind::Invalid, "n"),

@@ -1340,6 +1340,8 @@ pub struct Statistics {
     pub out_bytes: AtomicU64,
     /// Number of messages received.
     pub in_messages: AtomicU64,
+    /// Number of messages received that were lost, because their subscription had no room for them.
+    pub lost_messages: AtomicU64,
     /// Number of messages sent.
     pub out_messages: AtomicU64,
     /// Number of times connection was established.

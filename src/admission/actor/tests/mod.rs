@@ -47,10 +47,10 @@ impl Handler<Enqueue> for FakeScheduler {
     }
 }
 
-impl Handler<Sweep> for FakeScheduler {
+impl Handler<SweepQueue> for FakeScheduler {
     type Result = ();
 
-    fn handle(&mut self, _: Sweep, _: &mut Self::Context) {
+    fn handle(&mut self, _: SweepQueue, _: &mut Self::Context) {
         self.sweeps.fetch_add(1, Ordering::SeqCst);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::f64::consts::PI;
 
-use super::sizes::MAX_POSITIONS;
+use super::bounds::MAX_POSITIONS;
 use crate::bridge::spec::RopeSpec;
 use crate::checkpoint::fault::{CheckpointError, CheckpointFault};
 use crate::checkpoint::json_file::JsonFile;

@@ -10,19 +10,12 @@ use crate::checkpoint::fault::{CheckpointError, CheckpointFault};
 use crate::checkpoint::json_file::JsonFile;
 
 use super::super::{Decoder, Source};
+use super::bounds::{
+    MAX_EXPERTS_OF_ALL, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN_SIZE, MAX_INTERMEDIATE_SIZE,
+    MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB_SIZE,
+};
 use super::names::{Names, Root};
 use super::ropes::{Rope, RopeDefaults};
-
-/// Bounds of what a config.json may claim, so that products stay inside 64 bits and a broken file asks for no absurd lists.
-pub const MAX_WIDTH: u32 = 1 << 24;
-const MAX_HEADS: u32 = 1 << 14;
-/// As the engine has it.
-const MAX_HEAD_DIM: u32 = 1 << 10;
-const MAX_LAYERS: u32 = 1 << 10;
-/// Each has tensors of its own, which are listed before the first is looked for.
-const MAX_EXPERTS_OF_ALL: u64 = 1 << 16;
-/// They are counted in single precision on the device.
-pub const MAX_POSITIONS: u32 = 1 << 28;
 
 /// Keys without effect on what is computed here, beside those that begin with `_`.
 #[rustfmt::skip]
@@ -230,11 +223,11 @@ impl RequiredSizes {
             None => file.required_size(key, max),
         };
         Ok(Self {
-            vocab_size: size("vocab_size", MAX_WIDTH, default.map(|d| d.vocab_size))?,
-            hidden_size: size("hidden_size", MAX_WIDTH, default.map(|d| d.hidden_size))?,
+            vocab_size: size("vocab_size", MAX_VOCAB_SIZE, default.map(|d| d.vocab_size))?,
+            hidden_size: size("hidden_size", MAX_HIDDEN_SIZE, default.map(|d| d.hidden_size))?,
             intermediate_size: size(
                 "intermediate_size",
-                MAX_WIDTH,
+                MAX_INTERMEDIATE_SIZE,
                 default.map(|d| d.intermediate_size),
             )?,
             num_layers: size("num_hidden_layers", MAX_LAYERS, default.map(|d| d.num_layers))?,

@@ -1,9 +1,10 @@
 //! Qwen 2 with experts (Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B): Qwen 2's attention; beside the experts one that all tokens share, under a
 //! gate of its own.
 
+use super::super::parts::bounds::MAX_INTERMEDIATE_SIZE;
 use super::super::parts::names::Names;
 use super::super::parts::ropes;
-use super::super::parts::sizes::{Defaults, MAX_WIDTH, Sizes};
+use super::super::parts::sizes::{Defaults, Sizes};
 use super::super::parts::windows;
 use super::super::{Decoder, Family, Source, experts_per_token, num_experts};
 use super::sparse_layers;
@@ -45,7 +46,7 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
 }
 
 fn experts(config: &JsonFile, sizes: &Sizes) -> Result<MlpSpec, CheckpointError> {
-    let size = |key: &str, default| Ok(config.size(key, MAX_WIDTH)?.unwrap_or(default));
+    let size = |key: &str, default| Ok(config.size(key, MAX_INTERMEDIATE_SIZE)?.unwrap_or(default));
     let num_experts = num_experts(config, 60)?;
     Ok(MlpSpec {
         kind: MlpKind::Experts,

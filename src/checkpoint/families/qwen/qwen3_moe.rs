@@ -1,8 +1,9 @@
 //! Qwen 3 with experts (30B-A3B, Coder): Qwen 3's attention, experts in the layers that the file says.
 
+use super::super::parts::bounds::MAX_INTERMEDIATE_SIZE;
 use super::super::parts::names::Names;
 use super::super::parts::ropes;
-use super::super::parts::sizes::{Defaults, MAX_WIDTH, Sizes, with_biases};
+use super::super::parts::sizes::{Defaults, Sizes, with_biases};
 use super::super::parts::windows;
 use super::super::{Decoder, Family, Source, experts_per_token, num_experts};
 use super::sparse_layers;
@@ -31,7 +32,8 @@ fn read(source: &Source<'_>) -> Result<Decoder, CheckpointError> {
     config.get("max_window_layers");
     let mut experts = layer;
     experts.mlp.kind = MlpKind::Experts;
-    experts.mlp.intermediate_size = config.size("moe_intermediate_size", MAX_WIDTH)?.unwrap_or(768);
+    experts.mlp.intermediate_size =
+        config.size("moe_intermediate_size", MAX_INTERMEDIATE_SIZE)?.unwrap_or(768);
     experts.mlp.num_experts = num_experts(config, 128)?;
     experts.mlp.experts_per_token = experts_per_token(config, 8, experts.mlp.num_experts)?;
     experts.mlp.renormalise = config.boolean("norm_topk_prob")?.unwrap_or(false);

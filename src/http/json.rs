@@ -3,6 +3,9 @@
 
 use std::io;
 
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
 use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::{CompactFormatter, Formatter};
@@ -11,16 +14,21 @@ use serde_json::ser::{CompactFormatter, Formatter};
 const LINE_ENDS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
 
 /// Appends a value.
-pub(in crate::http) fn write<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+pub(super) fn write<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     let mut serializer = Serializer::with_formatter(out, OneLine);
     value.serialize(&mut serializer).expect("plain fields serialise, and a vector takes all");
 }
 
 /// A value by itself.
-pub(in crate::http) fn to_vec<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+pub(super) fn to_vec<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     write(&mut out, value);
     out
+}
+
+/// A value as the body of a response.
+pub(super) fn response(status: StatusCode, body: &impl Serialize) -> HttpResponse {
+    HttpResponse::build(status).insert_header((CONTENT_TYPE, "application/json")).body(to_vec(body))
 }
 
 struct OneLine;
