@@ -203,54 +203,34 @@ pub fn same_bits_of_a_long_prompt_beside_others(name: &str) {
     }
 }
 
-/// Every fact of each fixture in a folder.
-macro_rules! facts_of {
-    ($folder:literal; $($module:ident: $name:literal),* $(,)?) => {$(
-        mod $module {
-            use crate::facts;
-
-            const NAME: &str = concat!($folder, $name);
-
-            #[test]
-            fn logits_agree_with_transformers() {
-                facts::logits_agree_with_transformers(NAME);
-            }
-
-            #[test]
-            fn greedy_tokens_are_those_of_transformers() {
-                facts::greedy_tokens_are_those_of_transformers(NAME);
-            }
-
-            #[test]
-            fn same_bits_in_any_batch() {
-                facts::same_bits_in_any_batch(NAME);
-            }
-
-            #[test]
-            fn same_bits_in_chunks_of_any_size() {
-                facts::same_bits_in_chunks_of_any_size(NAME);
-            }
-
-            #[test]
-            fn same_bits_over_blocks_that_another_sequence_filled() {
-                facts::same_bits_over_blocks_that_another_sequence_filled(NAME);
-            }
-
-            #[test]
-            fn same_bits_after_preemption_and_recompute() {
-                facts::same_bits_after_preemption_and_recompute(NAME);
-            }
-
-            #[test]
-            fn same_bits_on_any_number_of_threads() {
-                facts::same_bits_on_any_number_of_threads(NAME);
-            }
-
-            #[test]
-            fn same_bits_of_a_long_prompt_beside_others() {
-                facts::same_bits_of_a_long_prompt_beside_others(NAME);
-            }
+/// Tests of these names, each a fact of `NAME`.
+macro_rules! tests_of {
+    ([$($fact:ident)*]) => {$(
+        #[test]
+        fn $fact() {
+            crate::facts::$fact(NAME);
         }
     )*};
 }
-pub(crate) use facts_of;
+
+/// For each fixture in a folder a module with what is true of all, and of these beside.
+macro_rules! facts_of {
+    ($folder:literal $more:tt; $($module:ident: $name:literal),* $(,)?) => {$(
+        mod $module {
+            const NAME: &str = concat!($folder, $name);
+
+            crate::facts::tests_of! { [
+                logits_agree_with_transformers
+                greedy_tokens_are_those_of_transformers
+                same_bits_in_any_batch
+                same_bits_in_chunks_of_any_size
+                same_bits_over_blocks_that_another_sequence_filled
+                same_bits_after_preemption_and_recompute
+                same_bits_on_any_number_of_threads
+            ] }
+            crate::facts::tests_of! { $more }
+        }
+    )*};
+}
+
+pub(crate) use {facts_of, tests_of};

@@ -1,7 +1,7 @@
 //! Goal: every family computes what its class in `transformers` computes, past every window and prefill chunk, and keeps its bits
 //! however it is run. Method: a small checkpoint of each in `tests/fixtures/families`, the same facts as of Llama's.
 
-super::facts::facts_of! { "families/";
+super::facts::facts_of! { "families/" [same_bits_of_a_long_prompt_beside_others];
     llama_linear: "llama-linear",
     llama_dynamic: "llama-dynamic",
     mistral: "mistral",

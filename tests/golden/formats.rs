@@ -1,7 +1,7 @@
 //! Goal: a quantized checkpoint computes what the weights that its codes stand for compute in `transformers`, and keeps its bits however
 //! it is run. Method: a small checkpoint in each packing in `tests/fixtures/formats`, the same facts as of Llama's.
 
-super::facts::facts_of! { "formats/";
+super::facts::facts_of! { "formats/" [];
     fp8_tensor: "fp8-tensor",
     fp8_channel: "fp8-channel",
     fp8_block: "fp8-block",

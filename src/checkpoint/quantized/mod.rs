@@ -128,7 +128,7 @@ pub(super) fn take(
         coded.keep_order(order, files).map_err(|reason| tensors.fault("g_idx", reason))?;
     }
     // Of activations, and shapes that are known: not needed.
-    for name in ["input_scale", "weight_shape", "input_zero_point", "bias_scale"] {
+    for name in ["input_scale", "activation_scale", "input_zero_point", "weight_shape"] {
         tensors.remove(name);
     }
     Ok(Some(coded))
