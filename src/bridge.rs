@@ -8,6 +8,7 @@ mod error;
 mod options;
 pub mod spec;
 mod step;
+mod weight_format;
 
 pub use error::{DeviceError, DeviceErrorCode};
 pub use step::{NO_MASK, NO_TOKEN};

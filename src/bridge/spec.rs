@@ -306,24 +306,6 @@ impl Dtype {
     }
 }
 
-impl From<Dtype> for WeightFormat {
-    fn from(dtype: Dtype) -> Self {
-        let kind = match dtype {
-            Dtype::F16 => WeightKind::F16,
-            Dtype::BF16 => WeightKind::BF16,
-            _ => WeightKind::F32,
-        };
-        Self { kind, group: 0, offsets: false }
-    }
-}
-
-impl WeightFormat {
-    /// Whether a matrix is codes and scales.
-    pub fn is_quantized(self) -> bool {
-        !matches!(self.kind, WeightKind::F32 | WeightKind::F16 | WeightKind::BF16)
-    }
-}
-
 impl AttentionSpec {
     /// Outputs of q.
     pub fn q_size(&self) -> u32 {
@@ -337,62 +319,6 @@ impl AttentionSpec {
 }
 
 impl DecoderSpec {
-    /// The same with activations, KV and all matrices that are not quantized of one type.
-    #[must_use]
-    pub fn stored_as(mut self, dtype: Dtype) -> Self {
-        self.activation = dtype;
-        self.kv = dtype;
-        self.for_each_format(|format| {
-            if !format.is_quantized() {
-                *format = dtype.into();
-            }
-        });
-        self
-    }
-
-    /// Every matrix's format, the embedding's first and the head's last.
-    pub fn for_each_format(&mut self, mut change: impl FnMut(&mut WeightFormat)) {
-        change(&mut self.embedding);
-        for layer in &mut self.layers {
-            let (attention, mlp) = (&mut layer.attention, &mut layer.mlp);
-            let shared = &mut mlp.shared;
-            for format in [
-                &mut attention.qkv.format,
-                &mut attention.gate,
-                &mut attention.o.format,
-                &mut mlp.router.format,
-                &mut mlp.gate_up.format,
-                &mut mlp.down.format,
-                &mut shared.gate_up,
-                &mut shared.down,
-                &mut shared.gate,
-            ] {
-                change(format);
-            }
-        }
-        change(&mut self.head.format);
-    }
-
-    /// Of the matrix that a part of a layer is; `None` for a vector. Routers and gates of one output stay elements.
-    pub fn format_mut(&mut self, part: TensorPart, layer: u32) -> Option<&mut WeightFormat> {
-        match part {
-            TensorPart::Embedding => return Some(&mut self.embedding),
-            TensorPart::Head => return Some(&mut self.head.format),
-            _ => {}
-        }
-        let LayerSpec { attention, mlp, .. } = self.layers.get_mut(layer as usize)?;
-        match part {
-            TensorPart::Qkv => Some(&mut attention.qkv.format),
-            TensorPart::OutputGate => Some(&mut attention.gate),
-            TensorPart::O => Some(&mut attention.o.format),
-            TensorPart::GateUp => Some(&mut mlp.gate_up.format),
-            TensorPart::Down => Some(&mut mlp.down.format),
-            TensorPart::SharedGateUp => Some(&mut mlp.shared.gate_up),
-            TensorPart::SharedDown => Some(&mut mlp.shared.down),
-            _ => None,
-        }
-    }
-
     /// The largest number of positions that some layer looks back on; `None`: some layer sees all.
     pub fn widest_window(&self) -> Option<u32> {
         let windows = self.layers.iter().map(|layer| layer.attention.window);

@@ -1,19 +1,20 @@
 //! A checkpoint on disk: `config.json`, safetensors, `generation_config.json`; the tokenizer's files are read by `tokenizer.rs`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use crate::bridge::spec::{DecoderSpec, Dtype, WeightFormat};
+use crate::bridge::spec::DecoderSpec;
 
 mod config;
 pub mod families;
 mod fault;
+mod found;
 mod generation;
 mod hub;
 mod json_file;
 mod mmap;
 mod quantized;
 pub mod random;
+mod shards;
 mod tensors;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -25,17 +26,12 @@ pub use generation::GenerationConfig;
 pub use hub::HubCache;
 pub use quantized::Quantization;
 
-use families::LoadedPart;
-use families::{Decoder, Family, Root};
-use json_file::JsonFile;
+use families::{Decoder, Family, LoadedPart};
+use found::{FoundTensor, Stored, map_tensors};
 use mmap::MappedFile;
-use quantized::{Coded, Place, QuantizationConfig};
-use tensors::{TensorEntry, read_header};
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// Where weights come from.
 #[derive(
@@ -223,7 +219,7 @@ impl Checkpoint {
     /// The tensor at `index` in the order of the forward pass; `None` beyond the last.
     pub fn tensor(&self, index: usize) -> Option<TensorView<'_>> {
         let FoundTensor { expected, stored } = self.tensors.get(index)?;
-        let data = stored.place().data(&self.files)?;
+        let data = stored.tensor().data(&self.files)?;
         Some(TensorView { expected, data, stored, checkpoint: self })
     }
 
@@ -241,253 +237,6 @@ impl Checkpoint {
             LoadFormat::Dummy => tensor_bytes(&self.config.decoder),
         }
     }
-}
-
-/// A tensor that the model needs, in its file.
-struct FoundTensor {
-    expected: ExpectedTensor,
-    stored: Stored,
-}
-
-enum Stored {
-    Elements { place: Place, dtype: Dtype },
-    Codes(Coded),
-}
-
-impl FoundTensor {
-    /// Of what is not quantized.
-    fn dtype(&self) -> Option<Dtype> {
-        match self.stored {
-            Stored::Elements { dtype, .. } => Some(dtype),
-            Stored::Codes(_) => None,
-        }
-    }
-
-    /// Of what is quantized.
-    fn format(&self) -> Option<WeightFormat> {
-        match &self.stored {
-            Stored::Elements { .. } => None,
-            Stored::Codes(coded) => Some(coded.format()).filter(|format| format.is_quantized()),
-        }
-    }
-}
-
-impl Stored {
-    /// Of elements or codes.
-    fn place(&self) -> &Place {
-        match self {
-            Self::Elements { place, .. } => place,
-            Self::Codes(coded) => coded.codes(),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Elements { place, .. } => place.entry.bytes(),
-            Self::Codes(coded) => coded.bytes(),
-        }
-    }
-}
-
-/// Every tensor of the files by its name, with the file that it is in.
-type ByName = HashMap<String, (usize, TensorEntry)>;
-
-/// Maps every file and picks the model's tensors out of them.
-fn map_tensors(
-    directory: &Path,
-    config: &mut ModelConfig,
-) -> Result<(Vec<MappedFile>, Vec<FoundTensor>), CheckpointError> {
-    let sources = find_files(directory)?;
-    let mut files = Vec::new();
-    let mut found = ByName::new();
-    for (path, wanted) in &sources {
-        let file = MappedFile::open(path).map_err(|error| missing_or_io(path, &error))?;
-        for entry in read_header(path, file.bytes())? {
-            // Of a sharded checkpoint a shard may hold more than the index gives it; the index decides.
-            let ours = wanted.as_ref().is_none_or(|names| names.contains(&entry.name));
-            if ours {
-                found.insert(entry.name.clone(), (files.len(), entry));
-            }
-        }
-        if let Some(names) = wanted
-            && let Some(name) = names.iter().find(|name| !found.contains_key(*name))
-        {
-            let reason = format!("{INDEX} says that it is in this file, but it is not");
-            let error = CheckpointError::new(CheckpointFault::MissingTensor, path, reason);
-            return Err(error.at(name));
-        }
-        files.push(file);
-    }
-    let paths: Vec<_> = sources.into_iter().map(|(path, _)| path).collect();
-    let root = root_of(&config.decoder, &found);
-    untie(&mut config.decoder, root, &files, &mut found);
-    let expected = config.decoder.tensors(root);
-    let quantization = config.quantization.as_ref();
-    let mut picked = Picked { directory, paths: &paths, files: &files, found };
-    let tensors = picked.take(expected, quantization)?;
-    picked.refuse_rest(root)?;
-    Ok((files, tensors))
-}
-
-/// The names that this file uses; the usual ones where it uses none of those known.
-fn root_of(decoder: &Decoder, found: &ByName) -> &'static Root {
-    let roots = decoder.roots();
-    roots.iter().find(|root| found.contains_key(&root.embedding())).unwrap_or(&roots[0])
-}
-
-/// A head beside tied embeddings: a copy that some exports keep, or one of its own whatever `config.json` says (as transformers has it).
-fn untie(decoder: &mut Decoder, root: &Root, files: &[MappedFile], found: &mut ByName) {
-    if !decoder.spec.tied_embeddings {
-        return;
-    }
-    let bytes =
-        |(file, entry): &(usize, TensorEntry)| files[*file].bytes().get(entry.begin..entry.end);
-    let Some(head) = found.get(root.head) else { return };
-    if found.get(&root.embedding()).is_some_and(|embedding| bytes(embedding) != bytes(head)) {
-        decoder.spec.tied_embeddings = false;
-    } else {
-        found.remove(root.head);
-    }
-}
-
-/// What is left of the files' tensors while the model's are taken out.
-struct Picked<'a> {
-    directory: &'a Path,
-    paths: &'a [PathBuf],
-    files: &'a [MappedFile],
-    found: ByName,
-}
-
-impl Picked<'_> {
-    /// The model's tensors in order, each held against `config.json`.
-    fn take(
-        &mut self,
-        expected: Vec<ExpectedTensor>,
-        quantization: Option<&QuantizationConfig>,
-    ) -> Result<Vec<FoundTensor>, CheckpointError> {
-        let mut tensors = Vec::with_capacity(expected.len());
-        for expected in expected {
-            let coded = quantized::take(&mut self.found, self.files, &expected, quantization);
-            let coded = coded.map_err(|(tensor, fault, reason)| {
-                CheckpointError::new(fault, self.directory, reason).at(tensor)
-            })?;
-            let stored = match coded {
-                Some(coded) => Stored::Codes(coded),
-                None => self.elements(&expected, quantization.is_some())?,
-            };
-            tensors.push(FoundTensor { expected, stored });
-        }
-        Ok(tensors)
-    }
-
-    fn elements(
-        &mut self,
-        expected: &ExpectedTensor,
-        quantized: bool,
-    ) -> Result<Stored, CheckpointError> {
-        let Some((file, entry)) = self.found.remove(&expected.name) else {
-            let reason = "the model needs this tensor and no file has it";
-            let error =
-                CheckpointError::new(CheckpointFault::MissingTensor, self.directory, reason);
-            return Err(error.at(&*expected.name));
-        };
-        let wrong = |fault, reason: String| {
-            CheckpointError::new(fault, &self.paths[file], reason).at(&*expected.name)
-        };
-        let Some(dtype) = entry.dtype else {
-            let hint = match entry.dtype_name.as_str() {
-                "F8_E4M3" | "I8" | "I32" | "U8" if !quantized => {
-                    ", or a quantization_config that says what the codes mean"
-                }
-                _ => "",
-            };
-            let reason =
-                format!("element type {}; expected F32, F16 or BF16{hint}", entry.dtype_name);
-            return Err(wrong(CheckpointFault::Unsupported, reason));
-        };
-        if entry.shape != expected.shape {
-            let reason =
-                format!("shape {:?}, but by {CONFIG} it must be {:?}", entry.shape, expected.shape);
-            return Err(wrong(CheckpointFault::WrongShape, reason));
-        }
-        Ok(Stored::Elements { place: Place { file, entry }, dtype })
-    }
-
-    /// What is left over must be harmless: known names, and the biases of zeros that some tools write beside codes.
-    fn refuse_rest(self, root: &Root) -> Result<(), CheckpointError> {
-        let is_zero = |name: &str, file: usize, entry: &TensorEntry| {
-            let data = self.files[file].bytes().get(entry.begin..entry.end);
-            name.ends_with(".bias") && data.is_some_and(|data| data.iter().all(|byte| *byte == 0))
-        };
-        let mut unexpected: Vec<_> = self
-            .found
-            .iter()
-            .filter(|(name, (file, entry))| {
-                !root.may_be_left_out(name) && !is_zero(name, *file, entry)
-            })
-            .map(|(name, (file, _))| (name, *file))
-            .collect();
-        unexpected.sort();
-        match unexpected.first() {
-            None => Ok(()),
-            Some((name, file)) => {
-                let reason = format!(
-                    "a model of this {CONFIG} has no such tensor (nor {} more like it)",
-                    unexpected.len() - 1
-                );
-                let fault = CheckpointFault::UnexpectedTensor;
-                Err(CheckpointError::new(fault, &self.paths[*file], reason).at(*name))
-            }
-        }
-    }
-}
-
-/// The names that the index gives to one file; `None` without an index: all of them.
-type Wanted = Option<BTreeSet<String>>;
-
-/// The safetensors files, each with the tensors that are to be taken from it.
-fn find_files(directory: &Path) -> Result<Vec<(PathBuf, Wanted)>, CheckpointError> {
-    let single = directory.join(SINGLE);
-    // A link that leads nowhere, too: opening it says so.
-    if single.symlink_metadata().is_ok() {
-        return Ok(vec![(single, None)]);
-    }
-    let index_path = directory.join(INDEX);
-    let Some(index) = JsonFile::read_if_there(&index_path)? else {
-        let other = std::fs::read_dir(directory)
-            .ok()
-            .and_then(|entries| {
-                entries.flatten().map(|entry| entry.file_name()).find(|name| {
-                    let name = name.to_string_lossy();
-                    [".bin", ".gguf", ".pth", ".pt"].iter().any(|end| name.ends_with(end))
-                })
-            })
-            .map(|name| format!("; {} is a format that is not read", name.to_string_lossy()))
-            .unwrap_or_default();
-        let reason = format!("expected {SINGLE} or {INDEX}{other}");
-        return Err(CheckpointError::new(CheckpointFault::NotFound, directory, reason));
-    };
-    let Some(map) = index.object("weight_map")? else {
-        return Err(index.expected("weight_map", "an object of tensor names and files"));
-    };
-    let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (tensor, file) in map.entries() {
-        // A plain name: an index must not reach outside its directory.
-        let name = file.as_str().filter(|name| {
-            !name.is_empty()
-                && !name.contains(['/', '\\', '\0'])
-                && !matches!(*name, "." | "..")
-                && name.ends_with(".safetensors")
-        });
-        let Some(name) = name else {
-            return Err(map.expected(tensor, "the name of a .safetensors file beside the index"));
-        };
-        files.entry(name.to_owned()).or_default().insert(tensor.clone());
-    }
-    if files.is_empty() {
-        return Err(index.expected("weight_map", "at least one tensor"));
-    }
-    Ok(files.into_iter().map(|(name, names)| (directory.join(name), Some(names))).collect())
 }
 
 fn missing_or_io(path: &Path, error: &std::io::Error) -> CheckpointError {

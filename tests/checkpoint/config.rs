@@ -17,8 +17,8 @@ fn config_json_is_checked_key_by_key() {
         ("hidden_act", json!("gelu"), "hidden_act", Unsupported),
         (
             "quantization_config",
-            json!({"quant_method": "gptq"}),
-            "quantization_config",
+            json!({"quant_method": "bitsandbytes"}),
+            "quantization_config.quant_method",
             Unsupported,
         ),
         ("torch_dtype", json!("float8_e4m3fn"), "torch_dtype", Unsupported),

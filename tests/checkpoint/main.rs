@@ -6,6 +6,7 @@ mod config;
 mod hub;
 mod published;
 mod published_experts;
+mod quantized;
 mod resaved;
 mod ropes;
 

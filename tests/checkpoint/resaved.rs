@@ -62,9 +62,9 @@ fn the_end_of_a_multimodal_file_may_stand_with_its_text() {
     assert_eq!(config.end_token_ids, [1, 106]);
     assert!(config.dtype.is_some());
     let mut quantized = whole(text);
-    quantized["quantization_config"] = json!({"quant_method": "fp8"});
+    quantized["quantization_config"] = json!({"quant_method": "exl3"});
     let error = ModelConfig::parse(quantized).err().map(|error| error.to_string());
-    assert!(error.is_some_and(|text| text.contains("quantized weights (fp8)")));
+    assert!(error.is_some_and(|text| text.contains("awq or mxfp4, got \"exl3\"")));
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use inferno_node::checkpoint::LoadFormat;
 use inferno_node::config::Config;
 use inferno_node::engine::Engine;
 use inferno_node::gpu;

@@ -1,12 +1,14 @@
 //! `quantization_config` of a `config.json`.
 
+use std::path::Path;
+
 use crate::bridge::spec::{WeightFormat, WeightKind};
 
-use super::super::ByName;
 use super::super::families::{ExpectedTensor, Transform};
 use super::super::fault::{CheckpointError, CheckpointFault};
+use super::super::found::ByName;
 use super::super::json_file::JsonFile;
-use super::{Coded, Fault, Packing, Place};
+use super::{Coded, Packing, StoredTensor};
 
 /// Where it may stand.
 const KEYS: [&str; 2] = ["quantization_config", "compression_config"];
@@ -116,7 +118,8 @@ impl QuantizationConfig {
         &self,
         found: &mut ByName,
         expected: &ExpectedTensor,
-    ) -> Result<Option<Coded>, Fault> {
+        directory: &Path,
+    ) -> Result<Option<Coded>, CheckpointError> {
         let (Transform::Experts { interleaved }, [experts, inputs, outputs]) =
             (expected.transform, &expected.shape[..])
         else {
@@ -124,12 +127,13 @@ impl QuantizationConfig {
         };
         let [blocks, scales] = ["blocks", "scales"].map(|kind| format!("{}_{kind}", expected.name));
         let Some((file, entry)) = found.remove(&blocks) else { return Ok(None) };
-        let codes = Place { file, entry };
+        let codes = StoredTensor { file, entry };
         let Some((file, entry)) = found.remove(&scales) else {
-            let reason = "the experts need this tensor and no file has it".to_owned();
-            return Err((scales, CheckpointFault::MissingTensor, reason));
+            let reason = "the experts need this tensor and no file has it";
+            let error = CheckpointError::new(CheckpointFault::MissingTensor, directory, reason);
+            return Err(error.at(scales));
         };
-        let scales = Place { file, entry };
+        let scales = StoredTensor { file, entry };
         let groups = inputs.div_ceil(32);
         for (place, shape) in [
             (&codes, vec![*experts, *outputs, groups, 16]),
@@ -140,7 +144,8 @@ impl QuantizationConfig {
                     "{} of shape {:?}, but it must be U8 of {shape:?}",
                     place.entry.dtype_name, place.entry.shape
                 );
-                return Err((place.entry.name.clone(), CheckpointFault::WrongShape, reason));
+                let error = CheckpointError::new(CheckpointFault::WrongShape, directory, reason);
+                return Err(error.at(&*place.entry.name));
             }
         }
         Ok(Some(Coded {

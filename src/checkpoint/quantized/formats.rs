@@ -7,13 +7,13 @@ use crate::bridge::spec::{DecoderSpec, TensorPart, WeightFormat};
 use super::super::families::ExpectedTensor;
 
 /// What fills one matrix, of experts the same one of all.
-type Target = (TensorPart, u32);
+type MatrixKey = (TensorPart, u32);
 
 /// Of tensors that fill a matrix together their common format; `None` where they differ, so that it must be of elements.
 pub fn common_formats<'a>(
     tensors: impl Iterator<Item = (&'a ExpectedTensor, Option<WeightFormat>)>,
-) -> BTreeMap<Target, Option<WeightFormat>> {
-    let mut formats: BTreeMap<Target, Option<WeightFormat>> = BTreeMap::new();
+) -> BTreeMap<MatrixKey, Option<WeightFormat>> {
+    let mut formats: BTreeMap<MatrixKey, Option<WeightFormat>> = BTreeMap::new();
     for (expected, format) in tensors {
         for piece in &expected.pieces {
             let target = (piece.slot.part, piece.slot.layer);
@@ -27,7 +27,7 @@ pub fn common_formats<'a>(
 }
 
 /// Gives the spec's matrices these formats; those of none stay as they are.
-pub fn assign(spec: &mut DecoderSpec, formats: &BTreeMap<Target, Option<WeightFormat>>) {
+pub fn assign(spec: &mut DecoderSpec, formats: &BTreeMap<MatrixKey, Option<WeightFormat>>) {
     for ((part, layer), format) in formats {
         if let (Some(format), Some(of_spec)) = (format, spec.format_mut(*part, *layer)) {
             *of_spec = *format;

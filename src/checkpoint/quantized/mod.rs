@@ -2,22 +2,24 @@
 //!
 //! | file | a matrix `M` of `[N, K]` |
 //! | --- | --- |
-//! | fp8, compressed-tensors of 8 bits | `M.weight` `[N, K]` e4m3 or int8; `M.weight_scale` (`_inv`): one, `[N, 1]`, or one for each block |
-//! | compressed-tensors `pack-quantized` | `M.weight_packed` `[N, K / 8]` words; `M.weight_scale` `[N, groups]`; `M.weight_zero_point` `[N / 8, groups]` |
-//! | GPTQ | `M.qweight` `[K / 8, N]` words; `M.scales` `[groups, N]`; `M.qzeros` `[groups, N / 8]`; `M.g_idx` `[K]` |
+//! | fp8, compressed-tensors of 8 bits | `M.weight` `[N, K]`; `M.weight_scale` (`_inv`): one, `[N, 1]`, or one for each block |
+//! | its `pack-quantized` | `M.weight_packed` `[N, K / 8]` words; `M.weight_scale` `[N, groups]`; `M.weight_zero_point` |
+//! | GPTQ | `M.qweight` `[K / 8, N]` words; `M.scales` `[groups, N]`; `M.qzeros` `[groups, N / 8]`; `M.g_idx` |
 //! | AWQ | `M.qweight` `[K, N / 8]` words; `M.scales` `[groups, N]`; `M.qzeros` `[groups, N / 8]` |
 //! | MXFP4 | `M_blocks` `[experts, N, K / 32, 16]`; `M_scales` `[experts, N, K / 32]` |
 //!
 //! What is there decides, tensor by tensor, so layers in 16 bits may stand between; `quantization_config` says what tensors cannot.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use crate::bridge::spec::{Dtype, WeightFormat, WeightKind};
 
 use super::families::ExpectedTensor;
-use super::fault::CheckpointFault;
+use super::fault::{CheckpointError, CheckpointFault};
+use super::found::ByName;
+use super::mmap::MappedFile;
 use super::tensors::TensorEntry;
-use super::{ByName, mmap::MappedFile};
 
 mod at_load;
 mod config;
@@ -31,12 +33,12 @@ pub(super) use formats::{assign, common_formats};
 
 /// A tensor in its file.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Place {
+pub(super) struct StoredTensor {
     pub file: usize,
     pub entry: TensorEntry,
 }
 
-impl Place {
+impl StoredTensor {
     pub fn data<'a>(&self, files: &'a [MappedFile]) -> Option<&'a [u8]> {
         files.get(self.file)?.bytes().get(self.entry.begin..self.entry.end)
     }
@@ -62,11 +64,11 @@ enum Packing {
 pub(super) struct Coded {
     packing: Packing,
     bits: u32,
-    codes: Place,
-    scales: Place,
-    zeros: Option<Place>,
+    codes: StoredTensor,
+    scales: StoredTensor,
+    zeros: Option<StoredTensor>,
     /// Of GPTQ with `desc_act`: each column's group, where these are not in order.
-    order: Option<Place>,
+    order: Option<StoredTensor>,
     /// As the engine is handed it.
     format: WeightFormat,
     /// Rows and columns of one matrix.
@@ -83,9 +85,6 @@ pub(super) struct Rows<'a> {
     pub offsets: Vec<f32>,
 }
 
-/// Why tensors do not make a matrix: the tensor at fault, the kind and the reason.
-pub(super) type Fault = (String, CheckpointFault, String);
-
 impl Coded {
     /// What the matrix is on a device, if everything beside it in one product is the same.
     pub fn format(&self) -> WeightFormat {
@@ -97,13 +96,13 @@ impl Coded {
         [self.size.0 as u64, self.size.1 as u64]
     }
 
-    pub fn codes(&self) -> &Place {
+    pub fn codes(&self) -> &StoredTensor {
         &self.codes
     }
 
     pub fn bytes(&self) -> usize {
         let beside = [Some(&self.scales), self.zeros.as_ref(), self.order.as_ref()];
-        let bytes = |place: &Place| place.entry.bytes();
+        let bytes = |place: &StoredTensor| place.entry.bytes();
         bytes(&self.codes) + beside.into_iter().flatten().map(bytes).sum::<usize>()
     }
 }
@@ -114,15 +113,17 @@ pub(super) fn take(
     files: &[MappedFile],
     expected: &ExpectedTensor,
     config: Option<&QuantizationConfig>,
-) -> Result<Option<Coded>, Fault> {
+    directory: &Path,
+) -> Result<Option<Coded>, CheckpointError> {
     let Some(config) = config else { return Ok(None) };
-    if let Some(coded) = config.mxfp4(found, expected)? {
+    if let Some(coded) = config.mxfp4(found, expected, directory)? {
         return Ok(Some(coded));
     }
     let (Some(module), [rows, columns]) = (expected.module(), &expected.shape[..]) else {
         return Ok(None);
     };
-    let mut tensors = Tensors { found, module, size: (*rows as usize, *columns as usize) };
+    let size = (*rows as usize, *columns as usize);
+    let mut tensors = Tensors { found, module, size, directory };
     let Some(mut coded) = tensors.take(config)? else { return Ok(None) };
     if let Some(order) = tensors.remove("g_idx").or_else(|| tensors.remove("weight_g_idx")) {
         coded.keep_order(order, files).map_err(|reason| tensors.fault("g_idx", reason))?;
@@ -139,23 +140,32 @@ struct Tensors<'a> {
     found: &'a mut ByName,
     module: &'a str,
     size: (usize, usize),
+    directory: &'a Path,
 }
 
 impl Tensors<'_> {
-    fn remove(&mut self, name: &str) -> Option<Place> {
+    fn remove(&mut self, name: &str) -> Option<StoredTensor> {
         let found = self.found.remove(&format!("{}.{name}", self.module));
-        found.map(|(file, entry)| Place { file, entry })
+        found.map(|(file, entry)| StoredTensor { file, entry })
     }
 
-    fn needed(&mut self, name: &str) -> Result<Place, Fault> {
+    fn needed(&mut self, name: &str) -> Result<StoredTensor, CheckpointError> {
         self.remove(name).ok_or_else(|| {
-            let reason = "the matrix needs this tensor and no file has it".to_owned();
-            (format!("{}.{name}", self.module), CheckpointFault::MissingTensor, reason)
+            let reason = "the matrix needs this tensor and no file has it";
+            let error =
+                CheckpointError::new(CheckpointFault::MissingTensor, self.directory, reason);
+            error.at(format!("{}.{name}", self.module))
         })
     }
 
-    fn fault(&self, name: &str, reason: String) -> Fault {
-        (format!("{}.{name}", self.module), CheckpointFault::WrongShape, reason)
+    fn fault(&self, name: &str, reason: String) -> CheckpointError {
+        let error = CheckpointError::new(CheckpointFault::WrongShape, self.directory, reason);
+        error.at(format!("{}.{name}", self.module))
+    }
+
+    fn unsupported(&self, tensor: &StoredTensor, reason: String) -> CheckpointError {
+        let error = CheckpointError::new(CheckpointFault::Unsupported, self.directory, reason);
+        error.at(&*tensor.entry.name)
     }
 
     fn has(&self, name: &str) -> bool {
@@ -167,7 +177,7 @@ impl Tensors<'_> {
         found.map_or("", |(_, entry)| &entry.dtype_name)
     }
 
-    fn take(&mut self, config: &QuantizationConfig) -> Result<Option<Coded>, Fault> {
+    fn take(&mut self, config: &QuantizationConfig) -> Result<Option<Coded>, CheckpointError> {
         match self.element_of("weight") {
             "F8_E4M3" => return self.bytes(WeightKind::Fp8).map(Some),
             "I8" => return self.bytes(WeightKind::Int8).map(Some),
@@ -183,7 +193,7 @@ impl Tensors<'_> {
     }
 
     /// `M.weight` of a byte each.
-    fn bytes(&mut self, kind: WeightKind) -> Result<Coded, Fault> {
+    fn bytes(&mut self, kind: WeightKind) -> Result<Coded, CheckpointError> {
         let codes = self.needed("weight")?;
         self.hold(&codes, [self.size.0, self.size.1])?;
         let scales = match self.remove("weight_scale_inv") {
@@ -196,7 +206,7 @@ impl Tensors<'_> {
         self.coded(Packing::Bytes, 8, kind, (codes, scales, zeros), block)
     }
 
-    fn packed_rows(&mut self) -> Result<Coded, Fault> {
+    fn packed_rows(&mut self) -> Result<Coded, CheckpointError> {
         let codes = self.needed("weight_packed")?;
         let bits = self.bits_of(&codes, 1)?;
         self.hold(&codes, [self.size.0, (self.size.1 * bits as usize).div_ceil(32)])?;
@@ -208,7 +218,7 @@ impl Tensors<'_> {
         self.coded(Packing::Rows, bits, kind, (codes, scales, zeros), block)
     }
 
-    fn words_of_columns(&mut self, config: &QuantizationConfig) -> Result<Coded, Fault> {
+    fn words_of_columns(&mut self, config: &QuantizationConfig) -> Result<Coded, CheckpointError> {
         let (rows, columns) = self.size;
         let codes = self.needed("qweight")?;
         let packing = config.packing().ok_or_else(|| {
@@ -228,7 +238,7 @@ impl Tensors<'_> {
             return Err(self.wrong_scales("scales", &scales));
         }
         let zeros = self.needed("qzeros")?;
-        self.hold_named("qzeros", &zeros, [groups, rows.div_ceil(in_word)])?;
+        self.hold(&zeros, [groups, rows.div_ceil(in_word)])?;
         let kind = if bits == 4 { WeightKind::Int4 } else { WeightKind::Int8 };
         let mut coded =
             self.coded(packing, bits, kind, (codes, scales, Some(zeros)), (1, group))?;
@@ -242,19 +252,19 @@ impl Tensors<'_> {
         packing: Packing,
         bits: u32,
         kind: WeightKind,
-        (codes, scales, zeros): (Place, Place, Option<Place>),
+        (codes, scales, zeros): (StoredTensor, StoredTensor, Option<StoredTensor>),
         block: (usize, usize),
-    ) -> Result<Coded, Fault> {
+    ) -> Result<Coded, CheckpointError> {
         if scales.entry.dtype.is_none() {
             let reason =
                 format!("element type {}; expected F32, F16 or BF16", scales.entry.dtype_name);
-            return Err((scales.entry.name, CheckpointFault::Unsupported, reason));
+            return Err(self.unsupported(&scales, reason));
         }
         let group = if block.1 == self.size.1 { 0 } else { block.1 as u32 };
         if ![0, 16, 32, 64, 128].contains(&group) {
             let reason =
                 format!("groups of {group} columns; expected 16, 32, 64, 128 or whole rows");
-            return Err((scales.entry.name, CheckpointFault::Unsupported, reason));
+            return Err(self.unsupported(&scales, reason));
         }
         let format = WeightFormat { kind, group, offsets: zeros.is_some() };
         let size = self.size;
@@ -262,7 +272,7 @@ impl Tensors<'_> {
     }
 
     /// Four or eight, by how many words hold the columns, which stand along `dimension`.
-    fn bits_of(&self, codes: &Place, dimension: usize) -> Result<u32, Fault> {
+    fn bits_of(&self, codes: &StoredTensor, dimension: usize) -> Result<u32, CheckpointError> {
         let words = codes.entry.shape.get(dimension).copied().unwrap_or(0) as usize;
         let fits = |bits: &u32| words == (self.size.1 * *bits as usize).div_ceil(32);
         let bits = [4, 8].into_iter().find(fits);
@@ -271,23 +281,20 @@ impl Tensors<'_> {
                 "{} of shape {:?}: neither 4 nor 8 bits for each of {} columns",
                 codes.entry.dtype_name, codes.entry.shape, self.size.1
             );
-            (codes.entry.name.clone(), CheckpointFault::Unsupported, reason)
+            self.unsupported(codes, reason)
         })
     }
 
-    fn hold(&self, place: &Place, shape: [usize; 2]) -> Result<(), Fault> {
-        self.hold_named("", place, shape)
-    }
-
-    fn hold_named(&self, _: &str, place: &Place, shape: [usize; 2]) -> Result<(), Fault> {
-        if place.entry.shape[..] == shape.map(|size| size as u64) {
+    fn hold(&self, tensor: &StoredTensor, shape: [usize; 2]) -> Result<(), CheckpointError> {
+        if tensor.entry.shape[..] == shape.map(|size| size as u64) {
             return Ok(());
         }
-        let reason = format!("shape {:?}, but it must be {shape:?}", place.entry.shape);
-        Err((place.entry.name.clone(), CheckpointFault::WrongShape, reason))
+        let reason = format!("shape {:?}, but it must be {shape:?}", tensor.entry.shape);
+        let error = CheckpointError::new(CheckpointFault::WrongShape, self.directory, reason);
+        Err(error.at(&*tensor.entry.name))
     }
 
-    fn wrong_scales(&self, name: &str, scales: &Place) -> Fault {
+    fn wrong_scales(&self, name: &str, scales: &StoredTensor) -> CheckpointError {
         let (rows, columns) = self.size;
         let reason = format!(
             "shape {:?} does not divide a matrix of {rows} x {columns}",

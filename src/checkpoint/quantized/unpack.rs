@@ -6,11 +6,15 @@ use crate::bridge::spec::{Dtype, WeightFormat, WeightKind};
 
 use super::super::mmap::MappedFile;
 use super::words::{awq_index, awq_rows, code_at, transposed};
-use super::{Coded, Packing, Place, Rows};
+use super::{Coded, Packing, Rows, StoredTensor};
 
 impl Coded {
     /// Keeps which group each column is of, if they are not in order. The engine has no such columns, so the matrix becomes elements.
-    pub(super) fn keep_order(&mut self, order: Place, files: &[MappedFile]) -> Result<(), String> {
+    pub(super) fn keep_order(
+        &mut self,
+        order: StoredTensor,
+        files: &[MappedFile],
+    ) -> Result<(), String> {
         let (_, columns) = self.size;
         let groups = columns.div_ceil(self.block.1);
         let of_columns = order.data(files).map(group_of_columns).unwrap_or_default();

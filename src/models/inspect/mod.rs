@@ -36,6 +36,8 @@ pub struct Report {
     pub architecture: Architecture,
     /// Of the weights on a device.
     pub dtype: &'static str,
+    /// Weights by the format that their matrices have on a device, the most first.
+    pub formats: Vec<(String, u64)>,
     /// Weights by part, tied ones once.
     pub parameters: Parameters,
     /// Weights and bytes of each part.
@@ -130,6 +132,7 @@ pub fn inspect(
         family: checkpoint.family().model_type,
         architecture: Architecture::of(checkpoint.decoder()),
         dtype: dtype_name(spec.activation),
+        formats: Parts::by_format(checkpoint.decoder()),
         parameters: Parameters::of(&parts),
         checkpoint_bytes: checkpoint.total_bytes(),
         kv_bytes_per_token,

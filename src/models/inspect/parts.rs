@@ -1,9 +1,11 @@
 //! Weights by part of the decoder.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use crate::bridge::spec::TensorPart;
-use crate::checkpoint::families::Decoder;
+use crate::bridge::spec::{DecoderSpec, TensorPart};
+use crate::checkpoint::families::{Decoder, ExpectedTensor, Transform};
 
 /// How much one part is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -29,6 +31,19 @@ pub struct Parts {
     pub lm_head: Part,
 }
 
+/// On a device, before padding; what is no matrix counts as it is stored.
+fn bytes_of(tensor: &ExpectedTensor, spec: &DecoderSpec) -> u64 {
+    let parameters = tensor.shape.iter().product::<u64>();
+    let slot = tensor.pieces[0].slot;
+    let columns = match (tensor.transform, &tensor.shape[..]) {
+        (Transform::Experts { .. }, [_, inputs, _]) => *inputs,
+        (Transform::None, [_, columns]) => *columns,
+        _ => return parameters * spec.activation.bytes(),
+    };
+    let format = spec.format(slot.part, slot.layer).unwrap_or(spec.activation.into());
+    format.bytes(parameters / columns, columns)
+}
+
 impl Parts {
     /// Of a checkpoint of this decoder.
     pub fn of(decoder: &Decoder) -> Self {
@@ -37,9 +52,22 @@ impl Parts {
             let parameters = tensor.shape.iter().product::<u64>();
             let part = parts.part_of(tensor.pieces[0].slot.part);
             part.parameters += parameters;
-            part.bytes += parameters * decoder.spec.activation.bytes();
+            part.bytes += bytes_of(&tensor, &decoder.spec);
         }
         parts
+    }
+
+    /// Numbers of weights by the format of their matrices, the most first.
+    pub fn by_format(decoder: &Decoder) -> Vec<(String, u64)> {
+        let mut formats: BTreeMap<String, u64> = BTreeMap::new();
+        for tensor in decoder.usual_tensors() {
+            let slot = tensor.pieces[0].slot;
+            let Some(format) = decoder.spec.format(slot.part, slot.layer) else { continue };
+            *formats.entry(format.to_string()).or_default() += tensor.shape.iter().product::<u64>();
+        }
+        let mut formats: Vec<_> = formats.into_iter().collect();
+        formats.sort_by_key(|(_, parameters)| std::cmp::Reverse(*parameters));
+        formats
     }
 
     /// With their names, in the order of the forward pass.

@@ -12,6 +12,7 @@ impl Display for Report {
         line("family", self.family_line())?;
         line("parameters", self.parameters_line())?;
         line("dtype", self.dtype.to_owned())?;
+        line("weights", self.formats_line())?;
         line("context", format!("{} tokens", grouped(self.context_length.into())))?;
         line("end tokens", joined(&self.end_token_ids))?;
         let tokenizer = self.tokenizer_ids.map(|ids| format!("{} ids", grouped(ids.into())));
@@ -41,6 +42,12 @@ impl Report {
             "{}: {} layers, hidden {}, {} heads of {} ({} of keys and values){rope}",
             self.family, a.num_layers, a.hidden_size, a.num_heads, a.head_dim, a.num_kv_heads
         )
+    }
+
+    fn formats_line(&self) -> String {
+        let named =
+            |(format, parameters): &(String, u64)| format!("{format} ({})", rounded(*parameters));
+        self.formats.iter().map(named).collect::<Vec<_>>().join(", ")
     }
 
     fn parameters_line(&self) -> String {

@@ -1,0 +1,127 @@
+//! How a decoder's matrices are stored on a device.
+
+use std::fmt;
+
+use super::spec::{DecoderSpec, Dtype, LayerSpec, TensorPart, WeightFormat, WeightKind};
+
+impl From<Dtype> for WeightFormat {
+    fn from(dtype: Dtype) -> Self {
+        let kind = match dtype {
+            Dtype::F16 => WeightKind::F16,
+            Dtype::BF16 => WeightKind::BF16,
+            _ => WeightKind::F32,
+        };
+        Self { kind, group: 0, offsets: false }
+    }
+}
+
+impl WeightFormat {
+    /// Whether a matrix is codes and scales.
+    pub fn is_quantized(self) -> bool {
+        !matches!(self.kind, WeightKind::F32 | WeightKind::F16 | WeightKind::BF16)
+    }
+
+    /// Of a matrix, before any padding of the engine's: elements, or codes, scales and offsets.
+    pub fn bytes(self, rows: u64, columns: u64) -> u64 {
+        let bits = match self.kind {
+            WeightKind::F32 => 32,
+            WeightKind::F16 | WeightKind::BF16 => 16,
+            WeightKind::Fp8 | WeightKind::Int8 => 8,
+            _ => 4,
+        };
+        let groups = if self.group == 0 { 1 } else { columns.div_ceil(self.group.into()) };
+        let floats = u64::from(self.is_quantized()) + u64::from(self.offsets);
+        rows * ((columns * bits).div_ceil(8) + groups * floats * 4)
+    }
+}
+
+/// As people call it: `int4 in groups of 128`.
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            WeightKind::F32 => "f32",
+            WeightKind::F16 => "f16",
+            WeightKind::BF16 => "bf16",
+            WeightKind::Fp8 => "fp8",
+            WeightKind::Int8 => "int8",
+            WeightKind::Int4 => "int4",
+            _ => "mxfp4",
+        })?;
+        if self.group > 0 {
+            write!(f, " in groups of {}", self.group)?;
+        }
+        f.write_str(if self.offsets { " with zero points" } else { "" })
+    }
+}
+
+impl LayerSpec {
+    fn format_mut(&mut self, part: TensorPart) -> Option<&mut WeightFormat> {
+        let Self { attention, mlp, .. } = self;
+        match part {
+            TensorPart::Qkv => Some(&mut attention.qkv.format),
+            TensorPart::OutputGate => Some(&mut attention.gate),
+            TensorPart::O => Some(&mut attention.o.format),
+            TensorPart::GateUp => Some(&mut mlp.gate_up.format),
+            TensorPart::Down => Some(&mut mlp.down.format),
+            TensorPart::SharedGateUp => Some(&mut mlp.shared.gate_up),
+            TensorPart::SharedDown => Some(&mut mlp.shared.down),
+            _ => None,
+        }
+    }
+}
+
+impl DecoderSpec {
+    /// The same with activations, KV and all matrices that are not quantized of one type.
+    #[must_use]
+    pub fn stored_as(mut self, dtype: Dtype) -> Self {
+        self.activation = dtype;
+        self.kv = dtype;
+        self.for_each_format(|format| {
+            if !format.is_quantized() {
+                *format = dtype.into();
+            }
+        });
+        self
+    }
+
+    /// Every matrix's format, the embedding's first and the head's last.
+    pub fn for_each_format(&mut self, mut change: impl FnMut(&mut WeightFormat)) {
+        change(&mut self.embedding);
+        for layer in &mut self.layers {
+            let (attention, mlp) = (&mut layer.attention, &mut layer.mlp);
+            let shared = &mut mlp.shared;
+            for format in [
+                &mut attention.qkv.format,
+                &mut attention.gate,
+                &mut attention.o.format,
+                &mut mlp.router.format,
+                &mut mlp.gate_up.format,
+                &mut mlp.down.format,
+                &mut shared.gate_up,
+                &mut shared.down,
+                &mut shared.gate,
+            ] {
+                change(format);
+            }
+        }
+        change(&mut self.head.format);
+    }
+
+    /// Of the matrix that a part of a layer is; `None` for vectors, routers and gates of one output, which stay elements.
+    pub fn format_mut(&mut self, part: TensorPart, layer: u32) -> Option<&mut WeightFormat> {
+        match part {
+            TensorPart::Embedding => Some(&mut self.embedding),
+            TensorPart::Head => Some(&mut self.head.format),
+            _ => self.layers.get_mut(layer as usize)?.format_mut(part),
+        }
+    }
+
+    /// The same to look at.
+    pub fn format(&self, part: TensorPart, layer: u32) -> Option<WeightFormat> {
+        match part {
+            TensorPart::Embedding => Some(self.embedding),
+            TensorPart::Head => Some(self.head.format),
+            _ => self.layers.get(layer as usize).copied()?.format_mut(part).copied(),
+        }
+    }
+}

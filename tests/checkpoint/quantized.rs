@@ -1,0 +1,182 @@
+//! Quantized checkpoints: each packing has its format, and what does not make a matrix is refused by name.
+
+use inferno_node::bridge::spec::{Dtype, TensorPart, WeightFormat, WeightKind};
+use inferno_node::checkpoint::{Checkpoint, CheckpointFault, LoadFormat, Quantization};
+use serde_json::{Value, json};
+
+use crate::builder::Builder;
+
+fn fixture(name: &str) -> std::path::PathBuf {
+    format!("{}/tests/fixtures/formats/{name}", env!("CARGO_MANIFEST_DIR")).into()
+}
+
+/// A format's fixture, to be changed.
+fn copy_of(name: &str) -> Builder {
+    let text = std::fs::read(fixture(name).join("config.json")).expect("reads");
+    let bytes = std::fs::read(fixture(name).join("model.safetensors")).expect("reads");
+    let stored = safetensors::SafeTensors::deserialize(&bytes).expect("a whole file");
+    let mut builder = Builder::new(&[]);
+    builder.config = serde_json::from_slice(&text).expect("JSON");
+    builder.write_config();
+    let tensors = stored
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec())));
+    builder.tensors = tensors.collect();
+    builder
+}
+
+const fn of(kind: WeightKind, group: u32, offsets: bool) -> WeightFormat {
+    WeightFormat { kind, group, offsets }
+}
+
+/// Of layer 1's attention output, which every fixture of a Llama quantizes.
+const FORMATS: [(&str, WeightFormat); 12] = [
+    ("fp8-tensor", of(WeightKind::Fp8, 0, false)),
+    ("fp8-channel", of(WeightKind::Fp8, 0, false)),
+    // One block is as wide as the matrix.
+    ("fp8-block", of(WeightKind::Fp8, 0, false)),
+    ("int8-channel", of(WeightKind::Int8, 0, false)),
+    ("packed-128", of(WeightKind::Int4, 0, false)),
+    ("packed-32-zeros", of(WeightKind::Int4, 32, true)),
+    ("gptq-128", of(WeightKind::Int4, 0, false)),
+    ("gptq-64-zeros", of(WeightKind::Int4, 64, true)),
+    ("gptq-rows", of(WeightKind::Int4, 0, false)),
+    ("gptq-8-bits", of(WeightKind::Int8, 32, false)),
+    ("gptq-act-order", of(WeightKind::F16, 0, false)),
+    ("awq-64", of(WeightKind::Int4, 64, true)),
+];
+
+#[test]
+fn each_packing_has_its_format_on_the_device() {
+    for (name, format) in FORMATS {
+        let checkpoint = Checkpoint::open(&fixture(name), LoadFormat::Safetensors)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let spec = checkpoint.spec();
+        assert_eq!(spec.format(TensorPart::O, 1), Some(format), "{name}");
+        assert_eq!(spec.format(TensorPart::Head, 0), Some(spec.activation.into()), "{name}");
+    }
+    let experts = Checkpoint::open(&fixture("mxfp4"), LoadFormat::Safetensors).expect("opens");
+    let mxfp4 = of(WeightKind::Mxfp4, 32, false);
+    assert_eq!(experts.spec().format(TensorPart::GateUp, 0), Some(mxfp4));
+    assert_eq!(experts.spec().format(TensorPart::Qkv, 0), Some(Dtype::BF16.into()));
+}
+
+#[test]
+fn a_matrix_whose_tensors_differ_is_one_of_elements() {
+    let open = |name| Checkpoint::open(&fixture(name), LoadFormat::Safetensors).expect("opens");
+    let mixed = open("packed-32-zeros");
+    assert_eq!(mixed.spec().format(TensorPart::Qkv, 0), Some(Dtype::BF16.into()));
+    assert_eq!(mixed.spec().format(TensorPart::Qkv, 1), Some(of(WeightKind::Int4, 32, true)));
+    let kept = open("fp8-block");
+    assert_eq!(kept.spec().format(TensorPart::Down, 1), Some(Dtype::BF16.into()));
+    assert_eq!(kept.spec().format(TensorPart::Down, 0), Some(of(WeightKind::Fp8, 128, false)));
+}
+
+#[test]
+fn weights_that_are_made_have_the_formats_of_the_configuration() {
+    for (name, _) in FORMATS {
+        let made = Checkpoint::open(&fixture(name), LoadFormat::Dummy).expect("a good config");
+        let format = made.spec().format(TensorPart::Down, 0).expect("a matrix");
+        assert!(format.is_quantized(), "{name}");
+        assert_eq!(made.spec().format(TensorPart::Head, 0), Some(made.spec().activation.into()));
+    }
+}
+
+#[test]
+fn what_does_not_make_a_matrix_is_refused_by_its_tensor() {
+    use CheckpointFault::{MissingTensor, Unsupported, WrongShape};
+    let o_proj = "model.layers.1.self_attn.o_proj";
+    for (name, tensor, shape, fault) in [
+        ("int8-channel", "weight_scale", None, MissingTensor),
+        ("int8-channel", "weight_scale", Some(vec![127, 1]), WrongShape),
+        ("int8-channel", "weight", Some(vec![128, 64]), WrongShape),
+        ("packed-128", "weight_packed", Some(vec![128, 15]), Unsupported),
+        ("gptq-128", "scales", None, MissingTensor),
+        ("gptq-128", "qzeros", Some(vec![1, 8]), WrongShape),
+        ("gptq-act-order", "g_idx", Some(vec![127]), WrongShape),
+        ("awq-64", "qweight", Some(vec![128, 15]), WrongShape),
+    ] {
+        let mut builder = copy_of(name);
+        let key = format!("{o_proj}.{tensor}");
+        match shape {
+            None => {
+                builder.tensors.remove(&key);
+            }
+            Some(shape) => {
+                let dtype = builder.tensors[&key].0;
+                builder.set(&key, dtype, &shape);
+            }
+        }
+        builder.write_single();
+        assert_eq!(builder.fault(Some(&key), ""), fault, "{name} {tensor}");
+    }
+}
+
+#[test]
+fn what_a_configuration_says_of_codes_is_checked() {
+    let mut builder = copy_of("gptq-128");
+    let whole = builder.config["quantization_config"].clone();
+    for (key, value) in [
+        ("quant_method", json!("bitsandbytes")),
+        ("quant_method", Value::Null),
+        ("checkpoint_format", json!("marlin")),
+        ("bits", json!(3)),
+    ] {
+        builder.config["quantization_config"] = whole.clone();
+        builder.config["quantization_config"][key] = value;
+        builder.write_config();
+        let item = format!("quantization_config.{key}");
+        assert_eq!(builder.fault(Some(&item), "expected"), CheckpointFault::Unsupported);
+    }
+    let mut builder = copy_of("int8-channel");
+    builder.config.as_object_mut().expect("an object").remove("quantization_config");
+    builder.write_config();
+    builder.write_single();
+    let item = "model.layers.0.self_attn.q_proj.weight";
+    builder.fault(Some(item), "or a quantization_config that says what the codes mean");
+}
+
+#[test]
+fn zero_points_that_contradict_the_configuration_are_said_at_load() {
+    let mut builder = copy_of("gptq-128");
+    let zeros = "model.layers.0.self_attn.q_proj.qzeros";
+    builder.tensors.get_mut(zeros).expect("zero points").2[3] ^= 0x10;
+    builder.write_single();
+    let checkpoint = builder.open().expect("its headers are good");
+    let faults: Vec<String> = checkpoint
+        .tensors()
+        .flat_map(|tensor| tensor.parts().filter_map(|part| part.err()))
+        .map(|error| error.to_string())
+        .collect();
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].contains("self_attn.q_proj.weight: quantization_config says"), "{faults:?}");
+}
+
+#[test]
+fn biases_of_zeros_beside_codes_are_passed_over_and_others_refused() {
+    let mut builder = copy_of("gptq-128");
+    let bias = "model.layers.0.self_attn.o_proj.bias";
+    builder.tensors.get_mut(bias).expect("a bias").2[5] = 1;
+    builder.write_single();
+    assert_eq!(builder.fault(Some(bias), "no such tensor"), CheckpointFault::UnexpectedTensor);
+}
+
+#[test]
+fn sixteen_bits_become_fewer_at_load_and_codes_do_not() {
+    let builder = Builder::new(&[]);
+    builder.write_single();
+    let mut checkpoint = builder.open().expect("opens");
+    checkpoint.quantize(Some(Quantization::Int4), Some(Quantization::Int8)).expect("elements");
+    let spec = checkpoint.spec();
+    for part in [TensorPart::Qkv, TensorPart::O, TensorPart::GateUp, TensorPart::Down] {
+        assert_eq!(spec.format(part, 1), Some(of(WeightKind::Int4, 128, false)));
+    }
+    assert_eq!(spec.format(TensorPart::Head, 0), Some(of(WeightKind::Int8, 0, false)));
+    assert_eq!(spec.format(TensorPart::Embedding, 0), Some(Dtype::F32.into()));
+    let path = fixture("awq-64");
+    let mut codes = Checkpoint::open(&path, LoadFormat::Safetensors).expect("opens");
+    let error = codes.quantize(Some(Quantization::Fp8), None).expect_err("codes");
+    assert_eq!(error.fault, CheckpointFault::Unsupported);
+    assert!(error.to_string().contains("quantized already"), "{error}");
+}
