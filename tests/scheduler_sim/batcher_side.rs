@@ -88,6 +88,7 @@ impl Neighbours<Who> for Neighbourhood<'_> {
 
     fn started(&mut self, started: Started<Who>, _: Timestamp) {
         self.world.cached_tokens += u64::from(started.cached_tokens);
+        self.world.requests[started.stream].on_device = true;
     }
 
     fn preempted(&mut self, count: u32) {
@@ -108,6 +109,7 @@ impl Neighbours<Who> for Neighbourhood<'_> {
     fn restart(&mut self, who: &Who, attempt: u32) -> Option<u32> {
         let request = &mut self.world.requests[*who];
         request.attempt = attempt;
+        request.on_device = false;
         request.end.is_none().then_some(request.taken.len() as u32)
     }
 }

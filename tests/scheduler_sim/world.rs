@@ -277,6 +277,7 @@ impl World {
             Some(ToScheduler::Credit(credit)) => self.scheduling.credit(credit),
             Some(ToScheduler::Returned(sequences)) => {
                 for (sequence, who) in sequences {
+                    assert!(!self.requests[who].on_device, "it waits, and does not count");
                     self.scheduling.enqueue(sequence, who);
                 }
             }
