@@ -10,7 +10,9 @@ use super::mailboxes::Mailboxes;
 use super::policy::{LaneSpec, MAX_STEPS_IN_FLIGHT};
 use super::step_gap::StepGap;
 use super::step_loop::{Failure, StepLoop, Turn};
-use super::{AddModel, Assign, Attach, Config, Credit, DeviceFailed, RemoveModel, Returned, Sweep};
+use super::{
+    AddModel, Assign, Attach, Config, Credit, Depart, DeviceFailed, RemoveModel, Returned, Sweep,
+};
 use crate::bridge::DeviceErrorCode;
 use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
@@ -64,6 +66,7 @@ pub struct Batcher {
     steps: StepLoop<SharedStream>,
     neighbours: Mailboxes,
     removals: Vec<(ModelId, oneshot::Sender<()>)>,
+    departures: Vec<oneshot::Sender<()>>,
     retry_planned: bool,
     /// As the gauge of running sequences has it.
     counted: u32,
@@ -87,6 +90,7 @@ impl Batcher {
             steps: StepLoop::new(start.device.clone(), start.generation),
             neighbours: Mailboxes::new(start.device, start.links, start.metrics.clone()),
             removals: Vec::new(),
+            departures: Vec::new(),
             retry_planned: false,
             counted: 0,
             gap: StepGap::default(),
@@ -110,6 +114,12 @@ impl Batcher {
         for (_, done) in self.removals.extract_if(.., |(model, _)| removed.contains(model)) {
             // Whoever asked may have given up.
             let _ = done.send(());
+        }
+        if !waits {
+            for done in self.departures.drain(..) {
+                // As above.
+                let _ = done.send(());
+            }
         }
         self.count(now);
         if waits && !self.retry_planned {
@@ -204,6 +214,17 @@ impl Handler<Sweep> for Batcher {
 
     fn handle(&mut self, _: Sweep, ctx: &mut Self::Context) {
         self.steps.sweep(&mut self.neighbours, Timestamp::now());
+        self.turn(ctx);
+    }
+}
+
+impl Handler<Depart> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, message: Depart, ctx: &mut Self::Context) {
+        let failure = Failure::of(message.reason);
+        self.steps.fail(failure, &mut self.neighbours, Timestamp::now());
+        self.departures.push(message.done);
         self.turn(ctx);
     }
 }

@@ -24,6 +24,7 @@ use crate::models::Models;
 
 use supervisor::Shutdown;
 pub use supervisor::Supervisor;
+pub use supervisor::way_back::{NotBuilt, RebuildAction, WayBack};
 
 /// How far the node is.
 #[derive(Debug, Clone, PartialEq)]

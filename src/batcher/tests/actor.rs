@@ -220,6 +220,37 @@ async fn the_second_failed_step_is_the_last_and_a_cancelled_one_ends_as_cancelle
 }
 
 #[actix::test]
+async fn what_is_to_end_gives_everything_back_and_answers_when_all_has_left() {
+    let (reply, let_reply_go) = Got::start_held();
+    let mut rig = Rig::start_with(reply, Got::start());
+    rig.assign(sequence(1, 5, 9));
+    let mut step = rig.steps.next().await;
+    // Until the reply actor's mailbox is full and no further step is formed.
+    loop {
+        let next = rig.steps.now();
+        rig.done(step, Ok(60));
+        tokio::time::sleep(RETRY_AFTER * 3).await;
+        match next.or_else(|| rig.steps.now()) {
+            Some(next) => step = next,
+            None => break,
+        }
+    }
+    rig.assign(sequence(2, 5, 9));
+    let (done, mut departed) = oneshot::channel();
+    rig.tell(Depart { reason: "for a test", done });
+    assert_eq!(rig.returned.next().await.sequences.len(), 2);
+    assert!(departed.try_recv().is_err(), "tokens wait for room");
+    drop(let_reply_go);
+    departed.await.expect("all has left");
+    assert!(rig.node.now().is_some());
+    rig.assign(sequence(3, 5, 9));
+    assert_eq!(rig.returned.next().await.sequences.len(), 1, "it comes back");
+    let (done, departed) = oneshot::channel();
+    rig.tell(Depart { reason: "for a test", done });
+    departed.await.expect("there is nothing more");
+}
+
+#[actix::test]
 async fn full_mailboxes_delay_and_lose_nothing() {
     let (reply, let_reply_go) = Got::start_held();
     let (credit, let_credit_go) = Got::start_held();
