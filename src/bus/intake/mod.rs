@@ -13,4 +13,4 @@ pub(super) use cancels::Cancels;
 pub(super) use door::Door;
 pub(super) use owners::watch_neighbours;
 pub(super) use service::{Endpoint, Service};
-pub(super) use tasks::{Intake, answer_service, take_answers};
+pub(super) use tasks::{Intake, answer_service, hold_subject, take_answers};

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::door::Door;
 use crate::bus::connect::{NatsLink, Subscription};
 use crate::ids::RequestId;
+use crate::lifeline::Lifeline;
 use crate::request::Request;
 
 /// How long an answer may take before the request goes on without: NATS answers in a fraction of a millisecond, but not where
@@ -125,13 +126,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Finds out whether there are other nodes, by their health: only until one is heard, and again a while later, so that it costs the
 /// same in a large cluster.
-pub(in crate::bus) async fn watch_neighbours(client: Client, link: Arc<NatsLink>, door: Arc<Door>) {
+pub(in crate::bus) async fn watch_neighbours(
+    client: Client,
+    link: Arc<NatsLink>,
+    door: Arc<Door>,
+    alive: Lifeline,
+) {
     let (all, own) = (door.subjects.health("*"), door.subjects.health(&door.node_id));
     let neighbours = &door.owners.has_neighbours;
     loop {
         let health = Subscription::open(&client, &link, all.clone(), None).await;
         let Ok(mut health) = health else { return };
         loop {
+            alive.look();
             match tokio::time::timeout(SILENCE, another(&mut health, &own)).await {
                 Ok(true) => break,
                 Ok(false) => return,

@@ -1,4 +1,5 @@
-//! The tasks that take what NATS sends: requests, answers to the node's own messages, and questions of service tools.
+//! The tasks that take what NATS sends: requests, answers to the node's own messages, and questions of service tools. Each lasts as
+//! long as the bus, or the model it is for: one that ends before, in whatever way, drops its lifeline.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,7 +41,7 @@ impl Intake {
     pub async fn take_requests(
         mut self,
         mut leaving: oneshot::Receiver<oneshot::Sender<()>>,
-        alive: &Lifeline,
+        alive: Lifeline,
     ) {
         let statistics = self.client.statistics();
         let done = loop {
@@ -49,7 +50,7 @@ impl Intake {
                     Some(message) => {
                         alive.look();
                         let connection = statistics.connects.load(Ordering::Relaxed);
-                        self.door.request(message, &self.endpoint, connection);
+                        self.door.request(message, (&self.endpoint, connection), &alive);
                     }
                     None => return,
                 },
@@ -60,7 +61,7 @@ impl Intake {
         let rest = async {
             while let Some(message) = self.subscription.next().await {
                 let connection = statistics.connects.load(Ordering::Relaxed);
-                self.door.request(message, &self.endpoint, connection);
+                self.door.request(message, (&self.endpoint, connection), &alive);
             }
         };
         // Without NATS the library leaves only when it is back, but nothing comes until then either.
@@ -73,6 +74,7 @@ impl Intake {
             // Nobody may be waiting any more.
             let _ = done.send(());
         }
+        alive.dismiss();
     }
 
     /// Tells the server, then stands still until what it had sent before has arrived. The library drops a drained subscription
@@ -92,9 +94,14 @@ impl Intake {
 }
 
 /// What comes back to the node's inbox: markers, who runs an id, and 503 for probes that nobody heard.
-pub(in crate::bus) async fn take_answers(mut answers: Subscription, door: Arc<Door>) {
+pub(in crate::bus) async fn take_answers(
+    mut answers: Subscription,
+    door: Arc<Door>,
+    alive: Lifeline,
+) {
     let outbox = &door.outbox;
     while let Some(message) = answers.next().await {
+        alive.look();
         let word = message.subject.rsplit('.').next().unwrap_or_default();
         if word == "m" {
             let marker = std::str::from_utf8(&message.payload).ok();
@@ -109,17 +116,26 @@ pub(in crate::bus) async fn take_answers(mut answers: Subscription, door: Arc<Do
     }
 }
 
+/// A subject that is held for what NATS says of it: nothing that comes is for this node.
+pub(in crate::bus) async fn hold_subject(mut subject: Subscription, alive: Lifeline) {
+    while subject.next().await.is_some() {
+        alive.look();
+    }
+}
+
 /// Answers `$SRV`.
 pub(in crate::bus) async fn answer_service(
     asked: Vec<(Verb, Subscription)>,
     service: Arc<Service>,
     outbox: Arc<Outbox>,
+    alive: Lifeline,
 ) {
     let streams = asked.into_iter().map(|(verb, subscription)| {
         subscription.into_stream().map(move |message| (verb, message)).boxed()
     });
     let mut questions = select_all(streams);
     while let Some((verb, question)) = questions.next().await {
+        alive.look();
         let Some(reply) = question.reply else { continue };
         outbox.answer(OutboundMessage {
             subject: reply,
