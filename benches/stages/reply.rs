@@ -17,6 +17,8 @@ struct Free;
 impl Permit for Free {
     fn scheduled(&mut self) {}
 
+    fn returned(&mut self) {}
+
     fn computed(&mut self, _: u32) {}
 }
 

@@ -229,6 +229,12 @@ impl Permit for RequestPermit {
         }
     }
 
+    fn returned(&mut self) {
+        if !std::mem::replace(&mut self.waits, true) {
+            self.ledger.waiting_tokens.fetch_add(self.tokens, Ordering::Relaxed);
+        }
+    }
+
     fn computed(&mut self, tokens: u32) {
         self.ledger.computed_tokens.fetch_add(u64::from(tokens), Ordering::Relaxed);
     }
@@ -309,6 +315,36 @@ mod tests {
         drop(c);
         assert_eq!((ledger.waiting_tokens(), mean_tokens()), (0, 0));
         assert_eq!(ledger.computed_tokens(), 40);
+    }
+
+    #[test]
+    fn tokens_of_a_request_whose_device_failed_wait_again_until_it_is_on_another_or_ends() {
+        let ledger = Ledger::new(Vec::new());
+        let model = model("m");
+        let reserve = |id: &str| {
+            let permit = ledger.reserve(&handle(id), &model, (1, 9), Timestamp::default());
+            permit.map_err(|_| ()).expect("free")
+        };
+        let (mut a, mut b, mut c) = (reserve("a"), reserve("b"), reserve("c"));
+        for permit in [&mut a, &mut b] {
+            assert_eq!(permit.wait_with(60, 100), Ok(()));
+            permit.scheduled();
+        }
+        assert_eq!(ledger.waiting_tokens(), 0);
+        for permit in [&mut a, &mut b] {
+            permit.returned();
+            permit.returned();
+        }
+        // Accepted is accepted: together they may be more than a newcomer would find room beside.
+        assert_eq!(ledger.waiting_tokens(), 120);
+        assert_eq!(c.wait_with(10, 100), Err(30));
+        a.scheduled();
+        assert_eq!(ledger.waiting_tokens(), 60);
+        drop(b);
+        assert_eq!(ledger.waiting_tokens(), 0);
+        a.returned();
+        drop(a);
+        assert_eq!(ledger.waiting_tokens(), 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::mailboxes::{Links, Mailboxes};
 use super::policy::MAX_STEPS_IN_FLIGHT;
 use super::step_gap::StepGap;
 use super::step_loop::{Failure, StepLoop, Turn};
-use super::{AddModel, Assign, Attach, Config, RemoveModel, SweepLanes};
+use super::{AddModel, Assign, Attach, Config, Depart, RemoveModel, SweepLanes};
 use crate::bridge::DeviceErrorCode;
 use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
@@ -52,6 +52,7 @@ pub struct Batcher {
     steps: StepLoop<SharedStream>,
     neighbours: Mailboxes,
     removals: Vec<(ModelId, oneshot::Sender<()>)>,
+    departures: Vec<oneshot::Sender<()>>,
     retry_planned: bool,
     /// As the gauge of running sequences has it.
     counted: u32,
@@ -75,6 +76,7 @@ impl Batcher {
             steps: StepLoop::new(start.device.clone(), start.generation),
             neighbours: Mailboxes::new(start.device, start.links, start.metrics.clone()),
             removals: Vec::new(),
+            departures: Vec::new(),
             retry_planned: false,
             counted: 0,
             gap: StepGap::default(),
@@ -98,6 +100,12 @@ impl Batcher {
         for (_, done) in self.removals.extract_if(.., |(model, _)| removed.contains(model)) {
             // Whoever asked may have given up.
             let _ = done.send(());
+        }
+        if !waits {
+            for done in self.departures.drain(..) {
+                // As above.
+                let _ = done.send(());
+            }
         }
         self.count(now);
         if waits && !self.retry_planned {
@@ -192,6 +200,17 @@ impl Handler<SweepLanes> for Batcher {
 
     fn handle(&mut self, _: SweepLanes, ctx: &mut Self::Context) {
         self.steps.sweep(&mut self.neighbours, Timestamp::now());
+        self.turn(ctx);
+    }
+}
+
+impl Handler<Depart> for Batcher {
+    type Result = ();
+
+    fn handle(&mut self, message: Depart, ctx: &mut Self::Context) {
+        let failure = Failure::of(message.reason);
+        self.steps.fail(failure, &mut self.neighbours, Timestamp::now());
+        self.departures.push(message.done);
         self.turn(ctx);
     }
 }

@@ -1,8 +1,8 @@
 //! Batcher: one per device, on its own arbiter; owns the running sequences, the KV blocks and the prefix cache of its device.
 //!
 //! Accepts [`Assign`] from the scheduler, [`StepDone`](crate::executor::StepDone) from its executor, [`AddModel`] and
-//! [`RemoveModel`] from models, [`Attach`] and [`SweepLanes`] from the node. Tells the scheduler its [`Credit`]. Forms steps under one
-//! token budget shared by decodes and prefill chunks; two at most in flight.
+//! [`RemoveModel`] from models, [`Attach`], [`SweepLanes`] and [`Depart`] from the node. Tells the scheduler its [`Credit`]. Forms steps
+//! under one token budget shared by decodes and prefill chunks; two at most in flight.
 //!
 //! `actor.rs` and `mailboxes.rs` are the shell. [`StepLoop`] is what happens after every event, whoever the neighbours are.
 //! [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its rows, `kv/` keeps
@@ -121,6 +121,17 @@ pub struct RemoveModel {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct SweepLanes;
+
+/// The device's actors are to end: everything is given back, as after a failure, and no step is formed any more. Answers when all
+/// that was to be sent has left.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Depart {
+    /// Why, for the log.
+    pub reason: &'static str,
+    /// The answer.
+    pub done: oneshot::Sender<()>,
+}
 
 /// The executor, which is started after its batcher because it answers to it. No step is formed before.
 #[derive(Message)]

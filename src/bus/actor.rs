@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use async_nats::connection::State;
 use async_nats::{Client, Event};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use tokio::sync::{oneshot, watch};
 
 use super::config::{Config, Mode, is_token};
 use super::connect::{ManagedError, ManagedServer, NatsLink, Subscription, node_options, taken};
-use super::intake::{BusDoor, Intake, Service, answer_service, take_answers, watch_neighbours};
+use super::intake::{
+    BusDoor, Intake, Service, answer_service, hold_subject, take_answers, watch_neighbours,
+};
 use super::publish::{Control, Outbox, Writer, WriterStart};
 use super::{BusDeps, QUEUE_GROUP};
 use crate::door::RunningObserver;
@@ -240,7 +241,7 @@ impl Session {
         alive: &Lifeline,
     ) -> Result<(Self, Option<ManagedServer>), StartError> {
         let managed = match config.mode {
-            Mode::Managed => Some(ManagedServer::start(config).await?),
+            Mode::Managed => Some(ManagedServer::start(config, alive).await?),
             Mode::External | Mode::Auto | Mode::Off => None,
         };
         let urls = match &managed {
@@ -265,17 +266,18 @@ impl Session {
         let answers = open(format!("{inbox}.*")).await.map_err(other)?;
         // Requests have such subjects for a moment each; this one lasts, and so shows whether NATS grants them.
         let cancels = open(door.subjects.cancel(&RequestId::generate())).await.map_err(other)?;
-        tokio::spawn(cancels.into_stream().for_each(|_| std::future::ready(())));
         let mut asked = Vec::new();
         for (verb, subject) in service.subjects() {
             asked.push((verb, open(subject).await.map_err(other)?));
         }
-        let answers = take_answers(answers, door.clone());
-        tokio::spawn(alive.beside("bus's reader of answers").over(answers));
-        let neighbours = watch_neighbours(client.clone(), link.clone(), door.clone());
-        tokio::spawn(alive.beside("bus's look for neighbours").over(neighbours));
-        let questions = answer_service(asked, service.clone(), outbox.clone());
-        tokio::spawn(alive.beside("bus's service").over(questions));
+        let line = alive.beside("bus's subject of cancels");
+        tokio::spawn(hold_subject(cancels, line));
+        let line = alive.beside("bus's reader of answers");
+        tokio::spawn(take_answers(answers, door.clone(), line));
+        let line = alive.beside("bus's look for neighbours");
+        tokio::spawn(watch_neighbours(client.clone(), link.clone(), door.clone(), line));
+        let line = alive.beside("bus's service");
+        tokio::spawn(answer_service(asked, service.clone(), outbox.clone(), line));
         let writer = Writer::new(WriterStart {
             client: client.clone(),
             door: door.clone(),
@@ -356,10 +358,7 @@ impl Session {
                     let _ = done.send(());
                 });
                 let alive = alive.beside("bus's intake");
-                tokio::spawn(async move {
-                    intake.take_requests(leaving, &alive).await;
-                    alive.dismiss();
-                });
+                tokio::spawn(intake.take_requests(leaving, alive));
                 self.served.insert(model, leave);
             }
             Err(error) => tracing::error!(model, %error, "cannot take requests"),

@@ -140,6 +140,11 @@ fn start(options: &ConfigOptions) -> Result<(), ServeError> {
     let prefix = config.bus.prefix.clone();
     let has_keys = !config.http.api_keys.is_empty();
     let node = Node::start(config)?;
+    // For tests of the whole process; no release build knows it.
+    #[cfg(debug_assertions)]
+    if let Ok(name) = std::env::var("PANIC_FOR_TEST") {
+        node.arm(&name);
+    }
     let runtime = process::runtime().map_err(ServeError)?;
     runtime.block_on(run_until_signal(node, &Shown { prefix, has_keys, changes }, log))
 }

@@ -106,8 +106,7 @@ async fn a_dead_bus_ends_the_node() {
 #[tokio::test]
 async fn a_dead_writer_of_the_bus_ends_the_node_and_every_request() {
     let engine = start().await;
-    let url = engine.node.nats().expect("a bus").to_owned();
-    let asker = Client::connect(&url, &Auth::default(), "inferno.v1").await.expect("connects");
+    let asker = asker(&engine).await;
     let body =
         serde_json::json!({"prompt": "Hi", "params": {"max_tokens": 500, "ignore_eos": true}});
     let mut streams = Vec::new();
@@ -134,17 +133,82 @@ async fn a_dead_writer_of_the_bus_ends_the_node_and_every_request() {
     ends_by(engine, "bus").await;
 }
 
+/// Somebody at the node's bus.
+async fn asker(engine: &Engine) -> Client {
+    let url = engine.node.nats().expect("a bus");
+    Client::connect(url, &Auth::default(), "inferno.v1").await.expect("connects")
+}
+
+/// A helper of the bus panics with the next message that it takes; what a client asks meanwhile may stay unanswered.
+async fn panics_with_a_message(name: &'static str, subject: &str) {
+    let engine = start().await;
+    engine.node.arm(name);
+    let nats = async_nats::connect(engine.node.nats().expect("a bus")).await.expect("connects");
+    let _ = timeout(Duration::from_secs(1), nats.request(subject.to_owned(), "".into())).await;
+    ends_by(engine, name).await;
+}
+
+#[tokio::test]
+async fn a_dead_service_of_the_bus_ends_the_node() {
+    panics_with_a_message("bus's service", "$SRV.PING").await;
+}
+
+#[tokio::test]
+async fn a_dead_look_for_neighbours_ends_the_node() {
+    panics_with_a_message("bus's look for neighbours", "inferno.v1.node.other.health").await;
+}
+
+/// One client's request of an id of its own runs, and is asked to end.
+async fn panics_with_a_cancel(name: &'static str) {
+    let engine = start().await;
+    let asker = asker(&engine).await;
+    let body =
+        serde_json::json!({"prompt": "Hi", "params": {"max_tokens": 500, "ignore_eos": true}});
+    let mut stream = asker.generate("demo", body).await.expect("accepted");
+    stream.next().await.expect("streams");
+    engine.node.arm(name);
+    let _ = timeout(Duration::from_secs(1), asker.cancel(stream.id())).await;
+    ends_by(engine, name).await;
+}
+
+#[tokio::test]
+async fn a_dead_subject_of_a_requests_cancels_ends_the_node() {
+    panics_with_a_cancel("bus's cancel subject").await;
+}
+
+#[tokio::test]
+async fn a_dead_cancel_ends_the_node() {
+    panics_with_a_cancel("bus's cancel").await;
+}
+
+/// A client asks for an id of its own: whether another node runs it is asked first.
+async fn panics_with_a_question(name: &'static str) {
+    let engine = start().await;
+    // A node that hears of none for a while asks nobody.
+    let other = async_nats::connect(engine.node.nats().expect("a bus")).await.expect("connects");
+    other.publish("inferno.v1.node.other.health", "".into()).await.expect("connected");
+    other.flush().await.expect("connected");
+    engine.node.arm(name);
+    let asker = asker(&engine).await;
+    let asked = asker.generate("demo", serde_json::json!({"prompt": "Hi"}));
+    // Perhaps nobody has it any more; who waits has a limit of its own.
+    let _ = timeout(Duration::from_secs(1), asked).await;
+    ends_by(engine, name).await;
+}
+
 #[tokio::test]
 async fn a_dead_intake_of_the_bus_ends_the_node() {
-    let engine = start().await;
-    engine.node.arm("bus's intake");
-    let url = engine.node.nats().expect("a bus").to_owned();
-    let auth = Auth::default();
-    let asker = Client::connect(&url, &auth, "inferno.v1").await.expect("connects");
-    let asked = asker.generate("demo", serde_json::json!({"prompt": "Hi"}));
-    // Nobody has it any more; who waits has a limit of its own.
-    let _ = timeout(Duration::from_secs(1), asked).await;
-    ends_by(engine, "bus's intake").await;
+    panics_with_a_question("bus's intake").await;
+}
+
+#[tokio::test]
+async fn a_dead_reader_of_answers_ends_the_node() {
+    panics_with_a_question("bus's reader of answers").await;
+}
+
+#[tokio::test]
+async fn a_dead_question_of_an_id_ends_the_node() {
+    panics_with_a_question("bus's question of an id").await;
 }
 
 #[tokio::test]

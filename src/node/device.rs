@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use actix::{Addr, Arbiter, ArbiterHandle, Recipient};
+use tokio::sync::oneshot;
 
-use crate::batcher::{self, Attach, Batcher, DeviceFailed, SweepLanes};
+use crate::batcher::{self, Attach, Batcher, Depart, DeviceFailed, SweepLanes};
 use crate::bridge::DeviceError;
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -207,18 +208,10 @@ impl DeviceActors {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(DeviceError::other("the executor ended while it started")),
         };
-        actors.or_end(begun).await
-    }
-
-    /// These, where what they were to do went well; else ends them first.
-    ///
-    /// # Errors
-    /// That of `outcome`.
-    pub async fn or_end<E>(self, outcome: Result<(), E>) -> Result<Self, E> {
-        match outcome {
-            Ok(()) => Ok(self),
+        match begun {
+            Ok(()) => Ok(actors),
             Err(error) => {
-                self.end_aside().await;
+                actors.end_aside().await;
                 Err(error)
             }
         }
@@ -238,8 +231,15 @@ impl DeviceActors {
         })
     }
 
-    /// Waits until what the batcher gave the reply stage has reached the clients: an end that is on its way is not to be lost.
-    pub async fn finish_replies(&self) {
+    /// Gives everything back to the scheduler, which sends nothing more here, and waits until what was sampled has reached the
+    /// clients: neither an assignment nor an end that is on its way is to be lost.
+    pub async fn depart(&self) {
+        let (done, departed) = oneshot::channel();
+        let depart = Depart { reason: "the device's actors end", done };
+        // A batcher that has ended gave everything back before.
+        if self.batcher.send(depart).await.is_ok() {
+            let _ = departed.await;
+        }
         let last = Deliver { deliveries: Vec::new(), at: Timestamp::now() };
         // A reply actor that has ended has nothing left to send.
         let _ = self.reply.send(last).await;

@@ -24,6 +24,7 @@ use crate::models::Models;
 
 use supervisor::Shutdown;
 pub use supervisor::Supervisor;
+pub use supervisor::way_back::{NotBuilt, RebuildAction, WayBack};
 
 /// How far the node is.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +43,7 @@ pub(crate) struct Handles {
     models: Addr<Models>,
     supervisor: Addr<Supervisor>,
     stopping: Stopping,
-    #[cfg(test)]
+    #[cfg(any(test, debug_assertions))]
     lines: crate::lifeline::Lifelines,
     vitals: Arc<Vitals>,
     phase: watch::Receiver<Phase>,
@@ -114,8 +115,8 @@ impl Node {
     }
 
     /// What of that name does something next panics.
-    #[cfg(test)]
-    pub(crate) fn arm(&self, name: &'static str) {
+    #[cfg(any(test, debug_assertions))]
+    pub(crate) fn arm(&self, name: &str) {
         self.handles.lines.arm(name);
     }
 

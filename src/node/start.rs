@@ -90,7 +90,7 @@ async fn build(config: Config) -> Result<Handles, String> {
         models,
         supervisor,
         stopping,
-        #[cfg(test)]
+        #[cfg(any(test, debug_assertions))]
         lines: common.lines,
         vitals,
         phase,

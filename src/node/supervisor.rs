@@ -1,9 +1,9 @@
 //! The supervisor: keeps what was started, rebuilds a device that failed, tells the doors which models are up, and drains.
 
 mod rebuild;
-mod way_back;
+pub mod way_back;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ struct Inner {
     lines: Lifelines,
     kept: OnceCell<Kept>,
     /// What fails from here on is not rebuilt.
-    is_ending: Cell<bool>,
+    ending: watch::Sender<bool>,
 }
 
 struct Kept {
@@ -104,8 +104,8 @@ struct Kept {
 impl Supervisor {
     pub(super) fn new(start: SupervisorStart) -> Self {
         let SupervisorStart { admission, ledger, vitals, phase, stopping, alive, lines } = start;
-        let (kept, is_ending) = (OnceCell::new(), Cell::new(false));
-        let inner = Inner { admission, ledger, vitals, phase, stopping, lines, kept, is_ending };
+        let (kept, ending) = (OnceCell::new(), watch::Sender::new(false));
+        let inner = Inner { admission, ledger, vitals, phase, stopping, lines, kept, ending };
         Self { inner: Rc::new(inner), alive }
     }
 }
@@ -113,7 +113,7 @@ impl Supervisor {
 impl Drop for Supervisor {
     /// After a panic: its requests are to have their one end, and the node's threads theirs.
     fn drop(&mut self) {
-        if self.inner.is_ending.get() || self.inner.kept.get().is_none() {
+        if self.inner.is_ending() || self.inner.kept.get().is_none() {
             return;
         }
         let inner = Rc::clone(&self.inner);
@@ -176,7 +176,7 @@ impl Handler<DeviceFailed> for Supervisor {
 
     fn handle(&mut self, failed: DeviceFailed, ctx: &mut Self::Context) {
         self.alive.look();
-        if self.inner.is_ending.get() {
+        if self.inner.is_ending() {
             return;
         }
         tracing::error!(device = %failed.device, reason = failed.reason, "device failed");
@@ -239,6 +239,10 @@ impl Handler<Shutdown> for Supervisor {
 }
 
 impl Inner {
+    fn is_ending(&self) -> bool {
+        *self.ending.borrow()
+    }
+
     fn bus(&self) -> Option<Rc<Bus>> {
         self.kept.get()?.bus.borrow().clone()
     }
@@ -307,7 +311,7 @@ impl Inner {
     /// Closes the doors, then ends the threads, first stage first.
     async fn end(&self) {
         let Some(kept) = self.kept.get() else { return };
-        self.is_ending.set(true);
+        self.ending.send_replace(true);
         self.lines.release();
         self.stopping.waits_for("HTTP connections");
         let http = kept.http.borrow_mut().take();

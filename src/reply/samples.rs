@@ -52,7 +52,7 @@ impl Sample {
             sink: Some(start.sink),
             permit: Some(start.permit),
             handle: start.handle,
-            unscheduled: count,
+            waiting: count,
             running: count,
             bill: SampleBill::default(),
             reason: None,
@@ -62,7 +62,7 @@ impl Sample {
         let sample = |(index, id): (usize, SequenceId)| Self {
             handle: handle.sample(id),
             sink: Box::new(Way { samples: Arc::clone(&samples), index: index as u32 }),
-            permit: Box::new(Share { samples: Arc::clone(&samples) }),
+            permit: Box::new(Share { samples: Arc::clone(&samples), waits: true }),
         };
         start.sequence_ids.into_iter().enumerate().map(sample).collect()
     }
@@ -75,7 +75,8 @@ struct Samples {
     /// None once it has gone back.
     permit: Option<Box<dyn Permit>>,
     handle: Arc<Handle>,
-    unscheduled: usize,
+    /// Samples that wait for a device: the request waits while one of them does.
+    waiting: usize,
     /// Samples that have not ended.
     running: usize,
     bill: SampleBill,
@@ -225,16 +226,31 @@ impl Sink for Way {
 /// One sample's part of the request's permit.
 struct Share {
     samples: Arc<Mutex<Samples>>,
+    waits: bool,
 }
 
 impl Permit for Share {
     fn scheduled(&mut self) {
+        if !std::mem::take(&mut self.waits) {
+            return;
+        }
         let mut samples = lock(&self.samples);
-        samples.unscheduled = samples.unscheduled.saturating_sub(1);
-        if samples.unscheduled == 0
+        samples.waiting -= 1;
+        if samples.waiting == 0
             && let Some(permit) = &mut samples.permit
         {
             permit.scheduled();
+        }
+    }
+
+    fn returned(&mut self) {
+        if std::mem::replace(&mut self.waits, true) {
+            return;
+        }
+        let mut samples = lock(&self.samples);
+        samples.waiting += 1;
+        if let Some(permit) = &mut samples.permit {
+            permit.returned();
         }
     }
 
@@ -242,6 +258,13 @@ impl Permit for Share {
         if let Some(permit) = &mut lock(&self.samples).permit {
             permit.computed(tokens);
         }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        // A sample that ends waits no more; the others may still run.
+        self.scheduled();
     }
 }
 

@@ -10,8 +10,10 @@ use crate::tokenizer::IncrementalDecoder;
 
 /// The right to be in the node; dropping it gives the right back.
 pub trait Permit: Send {
-    /// The request waits no more; comes once.
+    /// The request is on a device. Comes again after each [`returned`](Self::returned).
     fn scheduled(&mut self);
+    /// Its device has failed: it waits for one again, with all its tokens, because their KV has gone with the device.
+    fn returned(&mut self);
     /// So many more tokens are done for it, the prompt's with the first.
     fn computed(&mut self, tokens: u32);
 }

@@ -141,8 +141,8 @@ impl Stream {
             self.times.scheduled_at = Some(now);
             let queued = now.since(self.times.accepted_at);
             self.metrics.queue_time.record(queued.as_secs_f64());
-            open.permit.scheduled();
         }
+        open.permit.scheduled();
         if self.device.as_ref() != Some(device) {
             self.device = Some(device.clone());
         }
@@ -219,11 +219,13 @@ impl Stream {
         self.finish(FinishReason::Failed, Some(error), now);
     }
 
-    /// The sequence starts again after a failure, as `attempt`: what comes late from an older one is ignored. Gives the
+    /// The sequence waits to start again after a failure, as `attempt`: what comes late from an older one is ignored. Gives the
     /// completion tokens taken so far, which the sequence goes on from; nothing if it has ended.
     pub fn restart(&mut self, attempt: u32) -> Option<u32> {
         self.attempt = self.attempt.max(attempt);
-        self.open.as_ref().map(|_| self.num_tokens)
+        let open = self.open.as_mut()?;
+        open.permit.returned();
+        Some(self.num_tokens)
     }
 
     /// Adds tokens, those from `shown` on without their text; gives how many there are up to the end of a stop string, and

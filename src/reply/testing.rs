@@ -133,6 +133,7 @@ pub(crate) struct Started {
 pub(crate) struct Counts {
     held: AtomicUsize,
     scheduled: AtomicUsize,
+    returned: AtomicUsize,
     computed: AtomicUsize,
 }
 
@@ -152,6 +153,10 @@ impl Counts {
         self.scheduled.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn returned(&self) -> usize {
+        self.returned.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn computed(&self) -> usize {
         self.computed.load(Ordering::SeqCst)
     }
@@ -161,6 +166,11 @@ impl Started {
     /// Permits not given back.
     pub(crate) fn permits(&self) -> usize {
         self.counts.held()
+    }
+
+    /// What its permit was told.
+    pub(crate) fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     /// Drops the stream and gives the permits that are left.
@@ -183,6 +193,10 @@ struct CountedPermit(Arc<Counts>);
 impl Permit for CountedPermit {
     fn scheduled(&mut self) {
         self.0.scheduled.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn returned(&mut self) {
+        self.0.returned.fetch_add(1, Ordering::SeqCst);
     }
 
     fn computed(&mut self, tokens: u32) {

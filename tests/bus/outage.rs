@@ -277,7 +277,7 @@ async fn a_managed_server_that_cannot_start_says_why() {
     let start = |binary: &str| {
         let managed_section = Managed { binary: binary.into(), ..Managed::default() };
         let config = Config { managed: managed_section, ..managed() };
-        async move { inferno_node::bus::ManagedServer::start(&config).await }
+        async move { ManagedServer::start(&config, &Lifeline::unwatched()).await }
     };
     let error = start("no-such-nats-server").await.err().expect("fails").to_string();
     assert!(error.contains("no-such-nats-server") && error.contains("not found"), "{error}");

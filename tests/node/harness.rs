@@ -68,7 +68,23 @@ impl NodeProcess {
         Self::spawn_in(tempfile::tempdir().expect("a temporary directory"), sections)
     }
 
+    /// A node of which the part of this name panics with its next work. Only a debug build can.
+    #[cfg(debug_assertions)]
+    pub fn start_that_panics(name: &str, sections: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut command = Self::serving(&dir, sections);
+        command.env("PANIC_FOR_TEST", name);
+        let mut node = Self::run_in(dir, command);
+        node.wait_ready();
+        node
+    }
+
     fn spawn_in(dir: tempfile::TempDir, sections: &str) -> Self {
+        let command = Self::serving(&dir, sections);
+        Self::run_in(dir, command)
+    }
+
+    fn serving(dir: &tempfile::TempDir, sections: &str) -> Command {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let model = root.join("models/demo");
         let mut config = format!(
@@ -79,7 +95,7 @@ impl NodeProcess {
         std::fs::write(&file, config).expect("writes");
         let mut command = program();
         command.args(["serve", "--config"]).arg(&file);
-        Self::run_in(dir, command)
+        command
     }
 
     /// Starts a command that serves, not waited for; what it says goes into `dir`.

@@ -3,6 +3,8 @@
 
 mod cluster;
 mod command_line;
+#[cfg(debug_assertions)]
+mod deaths;
 mod drain;
 mod failure;
 mod first_hour;

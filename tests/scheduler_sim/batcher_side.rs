@@ -81,13 +81,13 @@ impl Neighbours<Who> for Neighbourhood<'_> {
         if self.is_full() {
             return Sent::Full(failed);
         }
-        self.say(ToScheduler::Down(failed.generation));
-        self.world.after(500, 10_000, Event::Rebuilt(self.at));
+        self.world.after(0, 300, Event::DeviceFailed(self.at, failed.generation));
         Sent::Taken
     }
 
     fn started(&mut self, started: Started<Who>, _: Timestamp) {
         self.world.cached_tokens += u64::from(started.cached_tokens);
+        self.world.requests[started.stream].on_device = true;
     }
 
     fn preempted(&mut self, count: u32) {
@@ -108,6 +108,7 @@ impl Neighbours<Who> for Neighbourhood<'_> {
     fn restart(&mut self, who: &Who, attempt: u32) -> Option<u32> {
         let request = &mut self.world.requests[*who];
         request.attempt = attempt;
+        request.on_device = false;
         request.end.is_none().then_some(request.taken.len() as u32)
     }
 }
@@ -127,6 +128,10 @@ impl World {
         let device = &mut self.devices[at];
         assert!(turn.removed.iter().all(|model| device.closed.contains(model)));
         device.batcher = Some(steps);
+        if !turn.waits && std::mem::take(&mut device.departs) {
+            self.departed(at);
+        }
+        let device = &mut self.devices[at];
         if turn.waits && !std::mem::replace(&mut device.retry_planned, true) {
             self.after(1_000, 1_500, Event::Retry(at));
         }
@@ -178,31 +183,43 @@ impl World {
         self.batcher(at, |steps, to| steps.fail(failure, to, now));
     }
 
-    pub fn rebuilt(&mut self, at: usize) {
-        // What the old one has to send is sent when there is room.
+    /// The batcher gives back what it has.
+    pub fn depart(&mut self, at: usize) {
+        self.devices[at].departs = true;
+        self.fail(at, Failure::of("its actors end"));
+        self.batcher(at, |_, _| ());
+    }
+
+    /// The reply stage has yet to tell what the batcher sent it before.
+    pub fn departed(&mut self, at: usize) {
+        self.devices[at].to_reply.push_back(Vec::new());
+        self.in_order(at, 2, Event::ToReply(at));
+    }
+
+    /// What a batcher that panicked has to send is sent when there is room.
+    pub fn end_actors(&mut self, at: usize) {
         while self.devices[at].retry_planned {
             self.retry(at);
         }
+        self.devices[at].has_ended = true;
+    }
+
+    pub fn start_actors(&mut self, at: usize, generation: u64) {
         let device = &mut self.devices[at];
-        device.generation += 1;
+        (device.generation, device.has_ended, device.mailbox_lost) = (generation, false, false);
         device.fake = FakeDevice::default();
-        let mut steps = StepLoop::new(device.id.clone(), device.generation);
-        for spec in &self.plan.specs[at] {
-            if !device.closed.contains(&spec.model) {
-                steps.add_model(spec.clone());
-                device.fake.add_model(spec.clone());
-            }
-        }
+        let mut steps = StepLoop::new(device.id.clone(), generation);
         steps.attach();
         device.batcher = Some(steps);
-        let generation = device.generation;
-        // The first credit may come before the node's word and after it.
-        if self.chance.percent(50) {
-            self.batcher(at, |_, _| ());
-            self.say(at, ToScheduler::Up(generation));
-        } else {
-            self.say(at, ToScheduler::Up(generation));
-            self.batcher(at, |_, _| ());
+    }
+
+    /// Loads so many models of those that the device is to have.
+    pub fn load_models(&mut self, at: usize, count: usize) {
+        for spec in self.plan.specs[at].clone().into_iter().take(count) {
+            if !self.devices[at].closed.contains(&spec.model) {
+                self.devices[at].fake.add_model(spec.clone());
+                self.batcher(at, |steps, _| steps.add_model(spec));
+            }
         }
     }
 

@@ -8,6 +8,7 @@ mod batcher_side;
 mod chance;
 mod device;
 mod request;
+mod supervisor_side;
 mod world;
 
 use batcher_side::draw_spec;
@@ -40,11 +41,13 @@ fn draw_plan(seed: u64) -> Plan {
         requests,
         specs,
         step_fails_percent: if fails { chance.between(1, 4) } else { 0 },
+        build_fails_percent: chance.pick(&[0, 0, 30]),
         mailbox_full_percent: chance.pick(&[0, 0, 5, 30]),
         cancels_percent: chance.pick(&[0, 10, 40]),
         poison: (!fails && chance.percent(30))
             .then(|| chance.between(0, requests as u64 - 1) as usize),
         panics: chance.percent(10),
+        loses: devices > 1 && chance.percent(10),
     }
 }
 
@@ -73,7 +76,8 @@ fn nobody_starves(world: &World) -> Result<(), String> {
     let bound = 8 * world::AGEING_US
         + world::PATIENCE_US
         + 3 * work * world::MAX_STEP_US
-        + u64::from(world.failures) * 50_000;
+        + u64::from(world.failures) * 50_000
+        + world.supervisor.rebuilds_us;
     let slow = world.requests.iter().position(|one| one.ended_us - one.arrived_us > bound);
     slow.map_or(Ok(()), |who| Err(format!("request {who} took more than {bound} us")))
 }
@@ -89,13 +93,14 @@ fn every_request_ends_once_with_the_tokens_it_has_alone() {
         None => 0..setting("INFERNO_SIM_RUNS").unwrap_or(DEFAULT_RUNS),
     };
     let all = seeds.end - seeds.start == 1;
-    let (mut preemptions, mut cached_tokens, mut failures) = (0, 0, 0);
+    let (mut preemptions, mut cached_tokens, mut failures, mut failed_builds) = (0, 0, 0, 0);
     for seed in seeds {
         match run(seed) {
             Ok(world) => {
                 preemptions += world.preemptions;
                 cached_tokens += world.cached_tokens;
                 failures += world.failures;
+                failed_builds += world.supervisor.failed_builds;
             }
             Err(text) => panic!(
                 "{text}\n{:#?}\nreplay with INFERNO_SIM_SEED={seed} cargo test --test scheduler_sim",
@@ -103,9 +108,12 @@ fn every_request_ends_once_with_the_tokens_it_has_alone() {
             ),
         }
     }
-    println!("{preemptions} pre-emptions, {cached_tokens} cached tokens, {failures} failures");
+    println!(
+        "{preemptions} pre-emptions, {cached_tokens} cached tokens, {failures} failures, {failed_builds} of builds"
+    );
     // A simulator that never gets into trouble would show nothing.
-    assert!(all || preemptions > 0 && cached_tokens > 0 && failures > 0);
+    let counts = [u64::from(preemptions), cached_tokens, failures.into(), failed_builds.into()];
+    assert!(all || counts.iter().all(|count| *count > 0));
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct Request {
     /// What it was told of its prompt.
     pub told: Vec<Scores>,
     pub attempt: u32,
+    /// By what its stream was told: its tokens do not count as waiting.
+    pub on_device: bool,
     /// Words of the policies that it has ended.
     pub finishes: u32,
     pub end: Option<End>,
@@ -99,6 +101,7 @@ impl Request {
             taken: Vec::new(),
             told: Vec::new(),
             attempt: 1,
+            on_device: false,
             finishes: 0,
             end: None,
             failed_steps: 0,

@@ -13,6 +13,7 @@ use inferno_node::sequence::Sequence;
 use super::chance::Chance;
 use super::device::FakeDevice;
 use super::request::{End, Request};
+use super::supervisor_side::Supervisor;
 
 /// Index of a request: what travels with a sequence here.
 pub type Who = usize;
@@ -28,7 +29,10 @@ pub enum Event {
     ToReply(usize),
     /// The front step of a device ends.
     StepEnd(usize, u64),
-    Rebuilt(usize),
+    /// The supervisor hears of the end of a build.
+    DeviceFailed(usize, u64),
+    /// What a rebuild does is done.
+    RebuildGoesOn,
     /// The batcher sends again what found no room.
     Retry(usize),
     BatcherPanics(usize),
@@ -38,8 +42,11 @@ pub enum Event {
 pub enum ToScheduler {
     Credit(Credit),
     Returned(Vec<(Sequence, Who)>),
-    Down(u64),
-    Up(u64),
+}
+
+pub enum ToBatcher {
+    Assign(Sequence, Who),
+    Depart,
 }
 
 /// What is drawn for a run, and fixed in it.
@@ -50,16 +57,21 @@ pub struct Plan {
     pub requests: usize,
     pub specs: Vec<Vec<LaneSpec>>,
     pub step_fails_percent: u64,
+    pub build_fails_percent: u64,
     pub mailbox_full_percent: u64,
     pub cancels_percent: u64,
     pub poison: Option<usize>,
     pub panics: bool,
     pub closes: bool,
+    /// The first device is lost when it is to be built again.
+    pub loses: bool,
 }
 
 pub struct Device {
     pub id: DeviceId,
     pub generation: u64,
+    /// Its actors have ended: what is sent to them comes back.
+    pub has_ended: bool,
     /// None before the first build, and in its own turn.
     pub batcher: Option<StepLoop<Who>>,
     pub retry_planned: bool,
@@ -68,7 +80,9 @@ pub struct Device {
     pub closed: Vec<ModelId>,
     /// Its batcher panicked: what was in the mailbox is gone.
     pub mailbox_lost: bool,
-    to_batcher: VecDeque<(u64, Sequence, Who)>,
+    /// Its batcher is to say when all has left that it had to send.
+    pub departs: bool,
+    to_batcher: VecDeque<(u64, ToBatcher)>,
     to_scheduler: VecDeque<ToScheduler>,
     pub to_reply: VecDeque<Vec<Delivery<Who>>>,
     /// When the last message of each queue arrives: they keep their order.
@@ -81,22 +95,27 @@ pub struct World {
     pub now: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     num_events: u64,
-    scheduling: Scheduling<Who>,
+    pub scheduling: Scheduling<Who>,
     pub devices: Vec<Device>,
     pub requests: Vec<Request>,
     leads: Vec<Vec<u32>>,
     pub preemptions: u32,
     pub cached_tokens: u64,
     pub failures: u32,
+    pub supervisor: Supervisor,
 }
 
 /// One level in 20 ms: a run lasts about a second of its own time.
 pub const AGEING_US: u64 = 20_000;
 pub const PATIENCE_US: u64 = 2_000;
 pub const MAX_STEP_US: u64 = 1_500;
-const MAX_DELAY_US: u64 = 300;
+pub const MAX_DELAY_US: u64 = 300;
 
 impl Device {
+    pub fn takes_messages(&self) -> bool {
+        !self.has_ended && !self.mailbox_lost
+    }
+
     pub fn has_failed(&self) -> bool {
         self.batcher.as_ref().is_some_and(StepLoop::has_failed)
     }
@@ -114,12 +133,14 @@ impl World {
         let devices = (0..plan.devices).map(|at| Device {
             id: DeviceId::new(&format!("sim:{at}")),
             generation: 0,
+            has_ended: false,
             batcher: None,
             retry_planned: false,
             fake: FakeDevice::default(),
             steps: VecDeque::new(),
             closed: Vec::new(),
             mailbox_lost: false,
+            departs: false,
             to_batcher: VecDeque::new(),
             to_scheduler: VecDeque::new(),
             to_reply: VecDeque::new(),
@@ -138,11 +159,12 @@ impl World {
             preemptions: 0,
             cached_tokens: 0,
             failures: 0,
+            supervisor: Supervisor::default(),
             chance,
             plan,
         };
         for device in 0..world.devices.len() {
-            world.rebuilt(device);
+            world.first_build(device);
         }
         world.after(0, 0, Event::Arrive);
         world.after(0, 0, Event::Sweep);
@@ -186,7 +208,8 @@ impl World {
                     self.step_end(device)?;
                 }
             }
-            Event::Rebuilt(device) => self.rebuilt(device),
+            Event::DeviceFailed(device, generation) => self.device_failed(device, generation),
+            Event::RebuildGoesOn => self.rebuild_goes_on(),
             Event::BatcherPanics(device) => {
                 self.fail(device, Failure::of("a panic"));
                 self.devices[device].mailbox_lost = true;
@@ -236,14 +259,14 @@ impl World {
             let at = self.devices.iter().position(|device| device.id == assignment.device);
             let at = at.expect("the scheduler knows only these");
             let device = &self.devices[at];
-            if device.generation != assignment.generation || device.has_failed() {
+            let is_there = device.generation == assignment.generation && device.takes_messages();
+            if !is_there {
                 self.scheduling.put_back(assignment, Refusal::Gone);
             } else if self.chance.percent(self.plan.mailbox_full_percent) {
                 self.scheduling.put_back(assignment, Refusal::Full);
             } else {
                 let Assignment { generation, sequence, stream, .. } = assignment;
-                self.devices[at].to_batcher.push_back((generation, sequence, stream));
-                self.in_order(at, 0, Event::ToBatcher(at));
+                self.send_to_batcher(at, generation, ToBatcher::Assign(sequence, stream));
             }
         }
         for leaving in self.scheduling.take_leaving() {
@@ -256,40 +279,46 @@ impl World {
         }
     }
 
+    pub fn send_to_batcher(&mut self, at: usize, generation: u64, message: ToBatcher) {
+        self.devices[at].to_batcher.push_back((generation, message));
+        self.in_order(at, 0, Event::ToBatcher(at));
+    }
+
     fn reach_batcher(&mut self, at: usize) {
         let device = &mut self.devices[at];
-        let Some((generation, sequence, who)) = device.to_batcher.pop_front() else { return };
-        let lost = device.mailbox_lost && device.has_failed();
-        if device.generation == generation && !lost {
-            let now = self.stamp();
-            self.batcher(at, |steps, to| steps.assign(sequence, who, to, now));
-        } else if device.mailbox_lost {
+        let Some((generation, message)) = device.to_batcher.pop_front() else { return };
+        let is_there = device.generation == generation && device.takes_messages();
+        let now = self.stamp();
+        match message {
+            ToBatcher::Assign(sequence, who) if is_there => {
+                self.batcher(at, |steps, to| steps.assign(sequence, who, to, now));
+            }
             // The stream was dropped with the mailbox.
-            self.requests[who].end(End::Dropped, self.now);
-        } else {
-            self.say(at, ToScheduler::Returned(vec![(sequence, who)]));
+            ToBatcher::Assign(_, who) => self.requests[who].end(End::Dropped, self.now),
+            ToBatcher::Depart if is_there => self.depart(at),
+            ToBatcher::Depart => self.departed(at),
         }
     }
 
     fn reach_scheduler(&mut self, at: usize) {
-        let device = self.devices[at].id.clone();
         match self.devices[at].to_scheduler.pop_front() {
             Some(ToScheduler::Credit(credit)) => self.scheduling.credit(credit),
             Some(ToScheduler::Returned(sequences)) => {
                 for (sequence, who) in sequences {
+                    assert!(!self.requests[who].on_device, "it waits, and does not count");
                     self.scheduling.enqueue(sequence, who);
                 }
             }
-            Some(ToScheduler::Down(generation)) => {
-                self.scheduling.device_down(&device, generation);
-            }
-            Some(ToScheduler::Up(generation)) => self.scheduling.device_up(&device, generation),
             None => {}
         }
     }
 
     fn reach_reply(&mut self, at: usize) {
-        for produced in self.devices[at].to_reply.pop_front().into_iter().flatten() {
+        let Some(deliveries) = self.devices[at].to_reply.pop_front() else { return };
+        if deliveries.is_empty() {
+            return self.rebuild_goes_on();
+        }
+        for produced in deliveries {
             let now = self.now;
             let request = &mut self.requests[produced.stream];
             if request.end.is_some() || produced.attempt < request.attempt {
@@ -319,6 +348,9 @@ impl World {
 
     fn at_rest(&self) -> Result<(), String> {
         for (who, request) in self.requests.iter().enumerate() {
+            if request.end == Some(End::Dropped) && !self.plan.panics {
+                return Err(format!("request {who} was lost with a mailbox"));
+            }
             request.verdict().map_err(|text| {
                 format!("request {who} ({:?}): {text}", request.sequence.sampler.seed)
             })?;

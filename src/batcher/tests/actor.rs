@@ -15,7 +15,7 @@ use crate::error::Kind;
 use crate::executor::{StepDone, StepFailure};
 use crate::progress::Progress;
 use crate::reply::Deliver;
-use crate::reply::testing::{Collected, Fixture};
+use crate::reply::testing::{Collected, Counts, Fixture};
 use crate::request::{FinishReason, Handle};
 use crate::sequence::testing::sequence;
 use crate::telemetry::Metrics;
@@ -86,16 +86,18 @@ impl Rig {
 
     /// Assigns a sequence; gives what its client sees.
     fn assign(&self, sequence: Sequence) -> Collected {
-        self.assign_with_handle(sequence).0
+        self.assign_observed(sequence).0
     }
 
-    fn assign_with_handle(&self, mut sequence: Sequence) -> (Collected, Arc<Handle>) {
+    /// As [`assign`](Self::assign), with the request's handle and what its permit is told.
+    fn assign_observed(&self, mut sequence: Sequence) -> (Collected, Arc<Handle>, Arc<Counts>) {
         let client = Collected::default();
         let fixture = Fixture { prompt: sequence.token_ids.clone(), ..Fixture::default() };
         let started = fixture.start(&client);
         sequence.handle = Arc::clone(&started.handle);
+        let counts = started.counts();
         self.tell(Assign { sequence, stream: started.stream });
-        (client, started.handle)
+        (client, started.handle, counts)
     }
 
     fn done(&self, step: RunStep, result: Result<u32, StepFailure>) {
@@ -154,7 +156,7 @@ async fn a_sequence_runs_to_its_end_and_its_credit_comes_back() {
 #[actix::test]
 async fn a_failed_step_gives_everything_back_and_then_tells_the_node_once() {
     let mut rig = Rig::start();
-    let client = rig.assign(sequence(1, 5, 9));
+    let (client, _, counts) = rig.assign_observed(sequence(1, 5, 9));
     let first = rig.steps.next().await;
     let second = rig.steps.next().await;
     rig.assign(sequence(2, 5, 9));
@@ -171,6 +173,7 @@ async fn a_failed_step_gives_everything_back_and_then_tells_the_node_once() {
     returned.sort_by_key(|(sequence, _)| sequence.id);
     let marks = returned.iter().map(|(one, _)| (one.failed_steps, one.attempt, one.len()));
     assert_eq!(marks.collect::<Vec<_>>(), [(1, 2, 5), (0, 2, 5)], "only one was in that step");
+    assert_eq!((counts.scheduled(), counts.returned()), (1, 1), "it waits again");
     hand_on(late);
     assert_eq!(client.token_ids(), [] as [u32; 0], "it is sampled again");
     let mut credit = rig.credit.next().await;
@@ -178,9 +181,10 @@ async fn a_failed_step_gives_everything_back_and_then_tells_the_node_once() {
         credit = rig.credit.next().await;
     }
 
-    rig.assign(sequence(3, 5, 9));
+    let (_, _, counts) = rig.assign_observed(sequence(3, 5, 9));
     let bounced = rig.returned.next().await.sequences;
     assert_eq!((bounced[0].0.id.0, bounced[0].0.attempt), (3, 1), "it never had a seat");
+    assert_eq!((counts.scheduled(), counts.returned()), (0, 0), "it waits as before");
     let (done, removed) = oneshot::channel();
     rig.tell(RemoveModel { model: ModelId(0), done });
     removed.await.expect("nothing is left here");
@@ -193,7 +197,7 @@ async fn the_second_failed_step_is_the_last_and_a_cancelled_one_ends_as_cancelle
     let mut unlucky = sequence(1, 5, 9);
     unlucky.failed_steps = 1;
     let failing = rig.assign(unlucky);
-    let (leaving, handle) = rig.assign_with_handle(sequence(2, 5, 9));
+    let (leaving, handle, _) = rig.assign_observed(sequence(2, 5, 9));
     let first = rig.steps.next().await;
     rig.steps.next().await;
     rig.done(first, Ok(65));
@@ -213,6 +217,37 @@ async fn the_second_failed_step_is_the_last_and_a_cancelled_one_ends_as_cancelle
     let last = leaving.last().expect("an event");
     assert_eq!((last.finish_reason, last.error), (Some(FinishReason::Cancelled), None));
     assert!(rig.returned.now().is_none());
+}
+
+#[actix::test]
+async fn what_is_to_end_gives_everything_back_and_answers_when_all_has_left() {
+    let (reply, let_reply_go) = Got::start_held();
+    let mut rig = Rig::start_with(reply, Got::start());
+    rig.assign(sequence(1, 5, 9));
+    let mut step = rig.steps.next().await;
+    // Until the reply actor's mailbox is full and no further step is formed.
+    loop {
+        let next = rig.steps.now();
+        rig.done(step, Ok(60));
+        tokio::time::sleep(RETRY_AFTER * 3).await;
+        match next.or_else(|| rig.steps.now()) {
+            Some(next) => step = next,
+            None => break,
+        }
+    }
+    rig.assign(sequence(2, 5, 9));
+    let (done, mut departed) = oneshot::channel();
+    rig.tell(Depart { reason: "for a test", done });
+    assert_eq!(rig.returned.next().await.sequences.len(), 2);
+    assert!(departed.try_recv().is_err(), "tokens wait for room");
+    drop(let_reply_go);
+    departed.await.expect("all has left");
+    assert!(rig.node.now().is_some());
+    rig.assign(sequence(3, 5, 9));
+    assert_eq!(rig.returned.next().await.sequences.len(), 1, "it comes back");
+    let (done, departed) = oneshot::channel();
+    rig.tell(Depart { reason: "for a test", done });
+    departed.await.expect("there is nothing more");
 }
 
 #[actix::test]

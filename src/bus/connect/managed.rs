@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::bus::config::Config;
+use crate::lifeline::Lifeline;
 
 /// How long the child may take to answer.
 const READY_DEADLINE: Duration = Duration::from_secs(15);
@@ -77,11 +78,11 @@ struct Plan {
 }
 
 impl ManagedServer {
-    /// Starts a server and waits until it answers.
+    /// Starts a server and waits until it answers. The task that starts it again holds a lifeline beside `alive`.
     ///
     /// # Errors
     /// See [`ManagedError`].
-    pub async fn start(config: &Config) -> Result<Self, ManagedError> {
+    pub async fn start(config: &Config, alive: &Lifeline) -> Result<Self, ManagedError> {
         let mut plan = Plan::new(config)?;
         let (child, port) = plan.launch().await.inspect_err(|_| plan.remove())?;
         // Clients know this port: a child that replaces this one takes it again.
@@ -89,7 +90,11 @@ impl ManagedServer {
         let url = format!("nats://127.0.0.1:{port}");
         tracing::debug!(url, store_dir = %plan.store_dir.display(), "own nats-server");
         let (stop, stopping) = oneshot::channel();
-        let watcher = tokio::spawn(watch(plan, child, stopping));
+        let alive = alive.beside("watcher of the own nats-server");
+        let watcher = tokio::spawn(async move {
+            watch(plan, child, stopping, &alive).await;
+            alive.dismiss();
+        });
         Ok(Self { url, stop: Some(stop), watcher })
     }
 
@@ -198,11 +203,17 @@ fn read_port(dir: &Path) -> Option<u16> {
 }
 
 /// Restarts a child that dies, until told to stop.
-async fn watch(plan: Plan, mut child: Guarded, mut stopping: oneshot::Receiver<()>) {
+async fn watch(
+    plan: Plan,
+    mut child: Guarded,
+    mut stopping: oneshot::Receiver<()>,
+    alive: &Lifeline,
+) {
     loop {
         tokio::select! {
             _ = &mut stopping => break,
             ended = child.wait() => {
+                alive.look();
                 let output = child.last_words().await;
                 tracing::error!(%ended, output, "own nats-server ended; starting it again");
             }

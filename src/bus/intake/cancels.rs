@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::door::BusDoor;
 use crate::bus::wire::OwnerMessage;
 use crate::ids::RequestId;
+use crate::lifeline::Lifeline;
 
 /// The open subscriptions.
 #[derive(Default)]
@@ -28,8 +29,15 @@ struct OpenSubject {
 }
 
 impl Cancels {
-    /// Opens a request's subject: the subscription is on its way before anything written after this.
-    pub async fn open(&mut self, client: &Client, door: &Arc<BusDoor>, id: RequestId) {
+    /// Opens a request's subject: the subscription is on its way before anything written after this. Its task, without which nobody
+    /// could cancel the request, holds a lifeline beside `alive`.
+    pub async fn open(
+        &mut self,
+        client: &Client,
+        door: &Arc<BusDoor>,
+        id: RequestId,
+        alive: &Lifeline,
+    ) {
         let subject = door.subjects.cancel(&id);
         let subscriber = match client.subscribe(subject.clone()).await {
             Ok(subscriber) => subscriber,
@@ -44,8 +52,12 @@ impl Cancels {
         }
         let (_close, closing) = oneshot::channel();
         let has_ended = Arc::new(AtomicBool::new(false));
-        let watched =
-            CancelSubject { door: door.clone(), id: id.clone(), has_ended: has_ended.clone() };
+        let watched = CancelSubject {
+            door: door.clone(),
+            id: id.clone(),
+            has_ended: has_ended.clone(),
+            alive: alive.beside("bus's cancel subject"),
+        };
         tokio::spawn(watched.watch(subscriber, closing));
         self.open.insert(id, OpenSubject { _close, has_ended });
     }
@@ -66,6 +78,7 @@ struct CancelSubject {
     door: Arc<BusDoor>,
     id: RequestId,
     has_ended: Arc<AtomicBool>,
+    alive: Lifeline,
 }
 
 impl CancelSubject {
@@ -75,23 +88,28 @@ impl CancelSubject {
             tokio::select! {
                 message = subscriber.next() => match message {
                     Some(message) => self.take(message),
-                    None => return,
+                    None => break,
                 },
                 _ = &mut closing, if !closed => {
                     closed = true;
                     // What has arrived is still answered (`not_found` by now).
                     if subscriber.drain().await.is_err() {
-                        return;
+                        break;
                     }
                 }
             }
         }
+        self.alive.dismiss();
     }
 
     fn take(&self, message: Message) {
+        self.alive.look();
         match OwnerMessage::of(message.headers.as_ref()) {
             // A task of its own: one caller's answer does not wait for another's.
-            None => drop(tokio::spawn(self.door.clone().cancel(self.id.clone(), message))),
+            None => {
+                let (door, alive) = (self.door.clone(), self.alive.beside("bus's cancel"));
+                tokio::spawn(door.cancel(self.id.clone(), message, alive));
+            }
             Some(OwnerMessage::Claimed(node_id)) => self.door.claimed(&self.id, &node_id),
             Some(OwnerMessage::Asked) => {
                 let has_ended =

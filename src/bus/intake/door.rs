@@ -27,6 +27,7 @@ use crate::door::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
+use crate::lifeline::Lifeline;
 use crate::reader::{RenamingSink, RequestOptions};
 use crate::request::{Caller, DefaultLength, Ended, Request, SoFar};
 use crate::telemetry::{LoggedSink, Metrics, RefusedRequest};
@@ -72,8 +73,14 @@ impl BusDoor {
         }
     }
 
-    /// Takes a request that came for `endpoint`'s model on connection number `connection`.
-    pub fn request(self: &Arc<Self>, message: Message, endpoint: &Arc<Endpoint>, connection: u64) {
+    /// Takes a request that came for `endpoint`'s model on connection number `connection`; what waits for an answer holds a lifeline
+    /// beside `alive`.
+    pub fn request(
+        self: &Arc<Self>,
+        message: Message,
+        (endpoint, connection): (&Arc<Endpoint>, u64),
+        alive: &Lifeline,
+    ) {
         let received_at = Timestamp::now();
         endpoint.received();
         let (encoding, decoded) = match encoding_of(&message) {
@@ -114,7 +121,7 @@ impl BusDoor {
             sink: Box::new(RenamingSink { layout: LAYOUT, sink }),
         };
         match own_id && self.owners.has_neighbours() {
-            true => self.ask_owner(request),
+            true => self.ask_owner(request, alive),
             false => self.admit(request),
         }
     }
@@ -133,7 +140,7 @@ impl BusDoor {
     }
 
     /// Asks whether another node runs the request's id, and goes on with it when that is answered.
-    fn ask_owner(self: &Arc<Self>, request: Request) {
+    fn ask_owner(self: &Arc<Self>, request: Request, alive: &Lifeline) {
         let subject = self.subjects.cancel(&request.id).into();
         let number = match self.owners.keep(request) {
             Ok(number) => number,
@@ -149,10 +156,12 @@ impl BusDoor {
             payload: Bytes::new(),
             headers: Some(OwnerMessage::Asked.headers()),
         });
-        let door = self.clone();
+        let (door, alive) = (self.clone(), alive.beside("bus's question of an id"));
         tokio::spawn(async move {
             tokio::time::sleep(MAX_ASK).await;
+            alive.look();
             door.owner_known(number, None);
+            alive.dismiss();
         });
     }
 
@@ -273,7 +282,13 @@ impl BusDoor {
     }
 
     /// Cancels a request and answers when it has ended.
-    pub async fn cancel(self: Arc<Self>, id: RequestId, message: Message) {
+    pub async fn cancel(self: Arc<Self>, id: RequestId, message: Message, alive: Lifeline) {
+        alive.look();
+        self.answer_cancel(id, message).await;
+        alive.dismiss();
+    }
+
+    async fn answer_cancel(&self, id: RequestId, message: Message) {
         let encoding = encoding_of(&message);
         let answer = match &encoding {
             Ok(_) => self.ask_cancel(&id).await,

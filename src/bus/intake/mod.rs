@@ -12,4 +12,4 @@ mod tasks;
 pub(super) use cancels::Cancels;
 pub(super) use door::BusDoor;
 pub(super) use service::{Endpoint, Service};
-pub(super) use tasks::{Intake, answer_service, take_answers, watch_neighbours};
+pub(super) use tasks::{Intake, answer_service, hold_subject, take_answers, watch_neighbours};

@@ -1,5 +1,5 @@
-//! The tasks that take what NATS sends: requests, answers to the node's own messages, questions of service tools, and the health of
-//! other nodes.
+//! The tasks that take what NATS sends: requests, answers to the node's own messages, and questions of service tools. Each lasts as
+//! long as the bus, or the model it is for: one that ends before, in whatever way, drops its lifeline.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,7 +48,7 @@ impl Intake {
     pub async fn take_requests(
         mut self,
         mut leaving: oneshot::Receiver<oneshot::Sender<()>>,
-        alive: &Lifeline,
+        alive: Lifeline,
     ) {
         let statistics = self.client.statistics();
         let done = loop {
@@ -57,7 +57,7 @@ impl Intake {
                     Some(message) => {
                         alive.look();
                         let connection = statistics.connects.load(Ordering::Relaxed);
-                        self.door.request(message, &self.endpoint, connection);
+                        self.door.request(message, (&self.endpoint, connection), &alive);
                     }
                     None => return,
                 },
@@ -68,7 +68,7 @@ impl Intake {
         let rest = async {
             while let Some(message) = self.subscription.next().await {
                 let connection = statistics.connects.load(Ordering::Relaxed);
-                self.door.request(message, &self.endpoint, connection);
+                self.door.request(message, (&self.endpoint, connection), &alive);
             }
         };
         // Without NATS the library leaves only when it is back, but nothing comes until then either.
@@ -81,6 +81,7 @@ impl Intake {
             // Nobody may be waiting any more.
             let _ = done.send(());
         }
+        alive.dismiss();
     }
 
     /// Tells the server, then stands still until what it had sent before has arrived. The library drops a drained subscription
@@ -100,9 +101,14 @@ impl Intake {
 }
 
 /// What comes back to the node's inbox: markers, who runs an id, and 503 for probes that nobody heard.
-pub(in crate::bus) async fn take_answers(mut answers: Subscription, door: Arc<BusDoor>) {
+pub(in crate::bus) async fn take_answers(
+    mut answers: Subscription,
+    door: Arc<BusDoor>,
+    alive: Lifeline,
+) {
     let outbox = &door.outbox;
     while let Some(message) = answers.next().await {
+        alive.look();
         let word = message.subject.rsplit('.').next().unwrap_or_default();
         if word == "m" {
             let marker = std::str::from_utf8(&message.payload).ok();
@@ -117,17 +123,26 @@ pub(in crate::bus) async fn take_answers(mut answers: Subscription, door: Arc<Bu
     }
 }
 
+/// A subject that is held for what NATS says of it: nothing that comes is for this node.
+pub(in crate::bus) async fn hold_subject(mut subject: Subscription, alive: Lifeline) {
+    while subject.next().await.is_some() {
+        alive.look();
+    }
+}
+
 /// Answers `$SRV`.
 pub(in crate::bus) async fn answer_service(
     asked: Vec<(Verb, Subscription)>,
     service: Arc<Service>,
     outbox: Arc<Outbox>,
+    alive: Lifeline,
 ) {
     let streams = asked.into_iter().map(|(verb, subscription)| {
         subscription.into_stream().map(move |message| (verb, message)).boxed()
     });
     let mut questions = select_all(streams);
     while let Some((verb, question)) = questions.next().await {
+        alive.look();
         let Some(reply) = question.reply else { continue };
         outbox.answer(OutboundMessage {
             subject: reply,
@@ -144,12 +159,14 @@ pub(in crate::bus) async fn watch_neighbours(
     client: Client,
     link: Arc<NatsLink>,
     door: Arc<BusDoor>,
+    alive: Lifeline,
 ) {
     let (all, own) = (door.subjects.health("*"), door.subjects.health(&door.node_id));
     loop {
         let health = Subscription::open(&client, &link, all.clone(), None).await;
         let Ok(mut health) = health else { return };
         loop {
+            alive.look();
             match tokio::time::timeout(SILENCE, another(&mut health, &own)).await {
                 Ok(true) => break,
                 Ok(false) => return,

@@ -212,7 +212,7 @@ impl Writer {
         work.closes.iter().for_each(|id| self.cancels.ended(id));
         // Before the acceptances among the messages: who reads one can cancel.
         for id in work.opens {
-            self.cancels.open(&self.client, &self.door, id).await;
+            self.cancels.open(&self.client, &self.door, id, &self.alive).await;
         }
         for message in work.messages {
             self.publish_kept(message).await;

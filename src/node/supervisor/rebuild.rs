@@ -1,15 +1,19 @@
-//! What the supervisor does about a device that failed: builds its actors again, or gives it up where it needs a new process.
+//! What the supervisor does about a device that failed: builds its actors again, or gives it up where it needs a new process. The
+//! order is [`WayBack`]'s.
+
+use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::timeout;
 
-use super::way_back::{After, NotBuilt, WayBack};
+use super::way_back::{NotBuilt, RebuildAction, WayBack};
 use super::{Inner, Kept};
 use crate::admission::DevicesUp;
 use crate::batcher::DeviceFailed;
 use crate::bridge::DeviceErrorCode;
 use crate::clock::Timestamp;
 use crate::error::Error;
+use crate::ids::DeviceId;
 use crate::models::DeviceRebuilt;
 use crate::node::Phase;
 use crate::node::device::{DeviceActors, DeviceParts};
@@ -40,37 +44,13 @@ impl Inner {
         let id = failed.device;
         let present = kept.actors.borrow().get(&id).map(|actors| actors.generation);
         let Some(mut way) = WayBack::of(failed.generation, present) else { return };
-        let old = kept.actors.borrow_mut().remove(&id);
-        let (Some(old), Some(parts)) = (old, kept.parts.get(&id)) else { return };
-        let down = DeviceDown { device: id.clone(), generation: failed.generation, lost: false };
-        // The scheduler ends only with the node. Admission is told when a first try has failed: what comes meanwhile can wait.
-        let _ = kept.links.scheduler.send(down).await;
-        old.finish_replies().await;
-        // Its memory is given back before the next build takes any.
-        old.end_aside().await;
-
-        while let Some(generation) = way.next_build(self.is_ending.get()) {
-            let built = self.build_again(kept, parts, generation).await;
-            match way.after(built) {
-                After::Up => {
-                    self.vitals.device_rebuilt(&id);
-                    kept.links.metrics.device(id.as_str()).rebuilds.increment(1);
-                    tracing::info!(device = %id, generation, "device rebuilt");
-                    break;
-                }
-                After::Lost { reason } => {
-                    self.lose(DeviceFailed { device: id, generation, reason, sticky: true }).await;
-                    return;
-                }
-                After::Again { reason, pause } => {
-                    tracing::error!(device = %id, reason, "not rebuilt, trying again");
-                    self.vitals.device_down(&id, &reason);
-                    self.tell_devices_up(kept).await;
-                    sleep(pause).await;
-                }
-            }
+        let Some(parts) = kept.parts.get(&id) else { return };
+        let actors = kept.actors.borrow_mut().remove(&id);
+        let mut rebuild = Rebuild { node: self, kept, id, parts, actors };
+        let mut outcome = Ok(());
+        while let Some(action) = way.next(outcome, self.is_ending()) {
+            outcome = rebuild.carry_out(action, way.generation()).await;
         }
-        self.tell_devices_up(kept).await;
     }
 
     async fn tell_devices_up(&self, kept: &Kept) {
@@ -78,32 +58,83 @@ impl Inner {
         // Admission ends only with the node.
         let _ = self.admission.send(DevicesUp(up)).await;
     }
-
-    async fn build_again(
-        &self,
-        kept: &Kept,
-        parts: &DeviceParts,
-        generation: u64,
-    ) -> Result<(), NotBuilt> {
-        let built = DeviceActors::start(parts, &kept.links, generation).await;
-        let actors = built.map_err(|error| NotBuilt {
-            sticky: error.code == DeviceErrorCode::Sticky,
-            reason: error.to_string(),
-        })?;
-        let taken_up = take_up(kept, parts, &actors).await;
-        let actors = actors.or_end(taken_up).await?;
-        kept.actors.borrow_mut().insert(parts.id.clone(), actors);
-        Ok(())
-    }
 }
 
-/// Makes a new build known, and waits until every model is on it.
-async fn take_up(kept: &Kept, parts: &DeviceParts, actors: &DeviceActors) -> Result<(), NotBuilt> {
-    let device = actors.handle(&parts.id).ok_or_else(|| NotBuilt::of("it ended at once"))?;
-    // The scheduler ends only with the node.
-    let _ = kept.links.scheduler.send(actors.device_up(&parts.id)).await;
-    let (done, loaded) = oneshot::channel();
-    let asked = kept.models.send(DeviceRebuilt { device, done }).await;
-    asked.map_err(NotBuilt::of)?;
-    loaded.await.map_err(NotBuilt::of)?.map_err(NotBuilt::of)
+/// One device on its way back.
+struct Rebuild<'a> {
+    node: &'a Inner,
+    kept: &'a Kept,
+    id: DeviceId,
+    parts: &'a DeviceParts,
+    /// The build that ends, or the next one until it is kept.
+    actors: Option<DeviceActors>,
+}
+
+impl Rebuild<'_> {
+    async fn carry_out(&mut self, action: RebuildAction, generation: u64) -> Result<(), NotBuilt> {
+        match (action, &self.actors) {
+            (RebuildAction::TellDown, _) => self.tell_down(generation).await,
+            (RebuildAction::Depart, Some(actors)) => actors.depart().await,
+            (RebuildAction::End, _) => {
+                if let Some(actors) = self.actors.take() {
+                    actors.end_aside().await;
+                }
+            }
+            (RebuildAction::Start, _) => {
+                let built = DeviceActors::start(self.parts, &self.kept.links, generation).await;
+                self.actors = Some(built.map_err(|error| NotBuilt {
+                    sticky: error.code == DeviceErrorCode::Sticky,
+                    reason: error.to_string(),
+                })?);
+            }
+            (RebuildAction::TellUp, Some(actors)) => {
+                // The scheduler ends only with the node.
+                let _ = self.kept.links.scheduler.send(actors.device_up(&self.id)).await;
+            }
+            (RebuildAction::Load, Some(actors)) => return self.load(actors).await,
+            (RebuildAction::Keep, _) => self.keep(generation).await,
+            (RebuildAction::Pause { reason, pause }, _) => self.pause(&reason, pause).await,
+            (RebuildAction::Lose { reason }, _) => {
+                let device = self.id.clone();
+                self.node.lose(DeviceFailed { device, generation, reason, sticky: true }).await;
+            }
+            // Of a build that is not there, nothing is to be done.
+            (RebuildAction::Depart | RebuildAction::TellUp | RebuildAction::Load, None) => {}
+        }
+        Ok(())
+    }
+
+    async fn tell_down(&self, generation: u64) {
+        let down = DeviceDown { device: self.id.clone(), generation, lost: false };
+        // The scheduler ends only with the node. Admission is told when a first try has failed: what comes meanwhile can wait.
+        let _ = self.kept.links.scheduler.send(down).await;
+    }
+
+    /// Waits until every model is on the build.
+    async fn load(&self, actors: &DeviceActors) -> Result<(), NotBuilt> {
+        let device =
+            actors.handle(&self.id).ok_or_else(|| NotBuilt::of("the executor has ended"))?;
+        let (done, loaded) = oneshot::channel();
+        let asked = self.kept.models.send(DeviceRebuilt { device, done }).await;
+        asked.map_err(NotBuilt::of)?;
+        loaded.await.map_err(NotBuilt::of)?.map_err(NotBuilt::of)
+    }
+
+    async fn keep(&mut self, generation: u64) {
+        if let Some(actors) = self.actors.take() {
+            self.kept.actors.borrow_mut().insert(self.id.clone(), actors);
+        }
+        self.node.vitals.device_rebuilt(&self.id);
+        self.kept.links.metrics.device(self.id.as_str()).rebuilds.increment(1);
+        tracing::info!(device = %self.id, generation, "device rebuilt");
+        self.node.tell_devices_up(self.kept).await;
+    }
+
+    async fn pause(&self, reason: &str, pause: Duration) {
+        tracing::error!(device = %self.id, reason, "not rebuilt, trying again");
+        self.node.vitals.device_down(&self.id, reason);
+        self.node.tell_devices_up(self.kept).await;
+        // A node that ends waits for no pause.
+        let _ = timeout(pause, self.node.ending.subscribe().wait_for(|ending| *ending)).await;
+    }
 }

@@ -82,6 +82,24 @@ fn choices_end_each_for_itself_and_the_bill_comes_once() {
 }
 
 #[test]
+fn a_request_waits_while_one_of_its_samples_does() {
+    let Rig { mut samples, counts, .. } = rig(3, None);
+    for sample in &mut samples {
+        sample.permit.scheduled();
+        sample.permit.scheduled();
+    }
+    assert_eq!((counts.scheduled(), counts.returned()), (1, 0));
+    samples[0].permit.returned();
+    samples[0].permit.returned();
+    assert_eq!((counts.scheduled(), counts.returned()), (1, 1));
+    samples[1].permit.returned();
+    samples[0].permit.scheduled();
+    assert_eq!(counts.scheduled(), 1, "one still waits");
+    samples.remove(1);
+    assert_eq!((counts.scheduled(), counts.held()), (2, 1), "it ended, and the others run");
+}
+
+#[test]
 fn a_failure_ends_the_request_and_stops_the_others() {
     let Rig { mut samples, told, handle, .. } = rig(3, None);
     assert_eq!(samples[0].sink.event(event(2, STOP)), Ok(()));

@@ -173,6 +173,7 @@ fn a_new_start_ignores_what_comes_late_from_the_old_one() {
     stream.scheduled(&DeviceId::new("cpu:0"), 0, at(2_000));
     stream.push(1, &tokens("ab"), None, at(5_000));
     assert_eq!(stream.restart(2), Some(2));
+    assert_eq!(started.counts().returned(), 1);
     stream.push(1, &tokens("X"), Some(FinishReason::Length), at(6_000));
     stream.scheduled(&DeviceId::new("cpu:1"), 3, at(7_000));
     stream.push(2, &tokens("c"), Some(FinishReason::Length), at(8_000));
@@ -182,7 +183,8 @@ fn a_new_start_ignores_what_comes_late_from_the_old_one() {
     let receipt = last.receipt.expect("in the last event");
     assert_eq!((receipt.attempt, receipt.device.as_str(), receipt.queue_ms), (2, "cpu:1", 1.0));
     assert_eq!(receipt.cached_tokens, 0);
-    assert_eq!(started.scheduled(), 1);
+    assert_eq!(started.scheduled(), 2, "it waited again");
+    assert_eq!((stream.restart(3), started.counts().returned()), (None, 1), "it has ended");
 }
 
 #[test]
