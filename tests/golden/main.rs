@@ -9,6 +9,7 @@ mod families;
 mod formats;
 mod harness;
 mod logprobs;
+mod perplexity;
 mod scores;
 
 use std::collections::BTreeMap;
