@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::checkpoint::random::{Like, RandomOptions, Written};
+use crate::checkpoint::random::{Like, RandomFormat, RandomOptions, Written};
 use crate::checkpoint::{HubCache, random};
 use crate::config::{self, Config};
 use crate::gpu;
@@ -83,6 +83,9 @@ pub struct RandomArgs {
     /// Fewer layers than the model has, for tests and small machines.
     #[arg(long, value_name = "N")]
     pub layers: Option<u32>,
+    /// Writes the layers' matrices quantized, as checkpoints of that kind have them.
+    #[arg(long, value_name = "FORMAT")]
+    pub quantization: Option<RandomFormat>,
     /// The same seed gives the same weights.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -147,8 +150,8 @@ pub fn docs() -> Result<(), String> {
 /// What stood in the way.
 pub fn random(args: RandomArgs) -> Result<(), String> {
     crate::telemetry::init_tracing("info");
-    let RandomArgs { like, layers, seed, force, directory } = args;
-    let options = RandomOptions { like, layers, seed, force };
+    let RandomArgs { like, layers, quantization: format, seed, force, directory } = args;
+    let options = RandomOptions { like, layers, format, seed, force };
     let stop = Arc::new(AtomicBool::new(false));
     let written = runtime()?.block_on(async {
         let (to, stopped) = (directory.clone(), Arc::clone(&stop));

@@ -2,26 +2,18 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::families::ExpectedTensor;
-
-/// Of bf16.
-pub(super) const ELEMENT_BYTES: u64 = 2;
+use super::packing::{TensorBytes, Unplaced};
 
 /// One tensor in its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Placed {
     pub name: String,
+    pub dtype: &'static str,
     pub shape: Vec<u64>,
     /// In bytes of the data, which follows the header.
     pub begin: u64,
     pub bytes: u64,
-}
-
-impl Placed {
-    /// Norms are 1, not random.
-    pub(super) fn is_norm(&self) -> bool {
-        self.name.ends_with("norm.weight")
-    }
+    pub content: TensorBytes,
 }
 
 /// One safetensors file.
@@ -38,24 +30,19 @@ impl Shard {
     pub(super) fn file_bytes(&self) -> u64 {
         self.header.len() as u64 + self.data_bytes
     }
-
-    pub(super) fn num_elements(&self) -> u64 {
-        self.data_bytes / ELEMENT_BYTES
-    }
 }
 
 /// Puts tensors into files in their order; a tensor that would make a file larger than `max_bytes` begins the next one.
-pub(super) fn shards(tensors: &[ExpectedTensor], max_bytes: u64) -> Vec<Shard> {
+pub(super) fn shards(tensors: Vec<Unplaced>, max_bytes: u64) -> Vec<Shard> {
     let mut files: Vec<Vec<Placed>> = Vec::new();
     let mut begin = 0;
     for tensor in tensors {
-        let bytes = tensor.shape.iter().product::<u64>() * ELEMENT_BYTES;
+        let Unplaced { name, dtype, shape, bytes, content } = tensor;
         if files.is_empty() || begin + bytes > max_bytes {
             files.push(Vec::new());
             begin = 0;
         }
-        let placed =
-            Placed { name: tensor.name.clone(), shape: tensor.shape.clone(), begin, bytes };
+        let placed = Placed { name, dtype, shape, begin, bytes, content };
         begin += bytes;
         if let Some(file) = files.last_mut() {
             file.push(placed);
@@ -97,7 +84,7 @@ fn header(tensors: &[Placed]) -> Vec<u8> {
     entries.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     for tensor in tensors {
         let offsets = [tensor.begin, tensor.begin + tensor.bytes];
-        let entry = json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": offsets});
+        let entry = json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets});
         entries.insert(tensor.name.clone(), entry);
     }
     let mut text = Value::Object(entries).to_string().into_bytes();
@@ -110,21 +97,21 @@ fn header(tensors: &[Placed]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::families::Transform;
+    use crate::checkpoint::families::{ExpectedTensor, Transform};
 
-    fn tensor(name: &str, elements: u64) -> ExpectedTensor {
-        ExpectedTensor {
+    fn tensor(name: &str, elements: u64) -> Unplaced {
+        Unplaced::of_elements(&ExpectedTensor {
             name: name.to_owned(),
             shape: vec![elements],
             pieces: Vec::new(),
             transform: Transform::None,
-        }
+        })
     }
 
     #[test]
     fn a_shard_is_full_before_the_next_begins() {
         let tensors = [tensor("a", 40), tensor("b", 10), tensor("c", 1), tensor("d", 60)];
-        let shards = shards(&tensors, 100);
+        let shards = shards(tensors.to_vec(), 100);
         let names: Vec<Vec<&str>> =
             shards.iter().map(|s| s.tensors.iter().map(|t| t.name.as_str()).collect()).collect();
         assert_eq!(names, [vec!["a", "b"], vec!["c"], vec!["d"]]);
@@ -136,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_one_file_whose_data_is_aligned() {
-        let shards = shards(&[tensor("a", 3), tensor("b", 2)], 100);
+        let shards = shards(vec![tensor("a", 3), tensor("b", 2)], 100);
         assert_eq!(shards.len(), 1);
         assert_eq!(shards[0].file, "model.safetensors");
         assert_eq!(shards[0].header.len() % 8, 0);

@@ -3,8 +3,10 @@
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use super::packing::{RandomFormat, Unplaced};
 use super::tokens::Tokens;
 use super::{RandomError, common_config};
+use crate::checkpoint::families::ExpectedTensor;
 
 /// Whose shape a random checkpoint has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
@@ -29,6 +31,8 @@ pub(super) struct Recipe {
     pub config: Value,
     /// Which special tokens stand where.
     pub tokens: Tokens,
+    /// Of the layers' matrices.
+    pub format: Option<RandomFormat>,
 }
 
 impl Recipe {
@@ -44,7 +48,24 @@ impl Recipe {
         }
         config["bos_token_id"] = tokens.begin().into();
         config["eos_token_id"] = tokens.end_ids();
-        Self { name, config, tokens }
+        Self { name, config, tokens, format: None }
+    }
+
+    /// Writes the layers' matrices in a format.
+    pub(super) fn quantize(&mut self, format: Option<RandomFormat>) {
+        self.format = format;
+        if let Some(format) = format {
+            self.config["quantization_config"] = format.config();
+        }
+    }
+
+    /// What stands in the files for these.
+    pub(super) fn tensors(&self, tensors: &[ExpectedTensor]) -> Vec<Unplaced> {
+        let stored = |tensor: &ExpectedTensor| match self.format {
+            Some(format) => format.tensors(tensor),
+            None => vec![Unplaced::of_elements(tensor)],
+        };
+        tensors.iter().flat_map(stored).collect()
     }
 
     /// Leaves only the first `layers` layers.

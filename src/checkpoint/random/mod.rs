@@ -18,6 +18,7 @@ mod layout;
 mod like;
 mod meter;
 mod normal;
+mod packing;
 mod place;
 mod tokens;
 mod writer;
@@ -26,6 +27,7 @@ mod writer;
 mod tests;
 
 pub use like::Like;
+pub use packing::RandomFormat;
 
 use like::Recipe;
 use meter::Meter;
@@ -43,6 +45,8 @@ pub struct RandomOptions {
     pub like: Like,
     /// Fewer layers than the family has, for tests and small machines.
     pub layers: Option<u32>,
+    /// Of the layers' matrices; bf16 where there is none.
+    pub format: Option<RandomFormat>,
     /// The same seed gives the same bytes.
     pub seed: u64,
     /// Write into a directory that is not empty; a checkpoint there is replaced, other files stay.
@@ -125,6 +129,7 @@ pub fn write(
     if let Some(layers) = options.layers {
         recipe.cut(layers)?;
     }
+    recipe.quantize(options.format);
     let place = Place::open(directory, options.force)?;
     fill(place, &recipe, options.seed, stop, MAX_SHARD_BYTES)
 }
@@ -142,7 +147,8 @@ fn fill(
     let config_path = place.write_json("config.json", &recipe.config)?;
     let decoder = ModelConfig::read(&config_path, None)?.decoder;
     let tensors = decoder.usual_tensors();
-    let shards = layout::shards(&tensors, max_shard_bytes);
+    let parameters = tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
+    let shards = layout::shards(recipe.tensors(&tensors), max_shard_bytes);
     let bytes = shards.iter().map(layout::Shard::file_bytes).sum();
     place.check_space(bytes)?;
     let meter = Meter::new(recipe.name, bytes);
@@ -159,7 +165,6 @@ fn fill(
     }
     names.push("config.json".to_owned());
     place.publish(&names)?;
-    let parameters = shards.iter().map(layout::Shard::num_elements).sum();
     Ok(Written { parameters, bytes, num_shards: shards.len(), elapsed: begun.elapsed() })
 }
 

@@ -13,6 +13,14 @@ const PER_WORD: usize = 4;
 /// Values of one deviation.
 pub(super) struct NormalTable(Box<[u16; STEPS]>);
 
+/// Random bytes `first` and up of a stream; `first` is a multiple of 8.
+pub(super) fn fill_bytes(key: u64, first: u64, out: &mut [u8]) {
+    for (counter, word) in (first / 8..).zip(out.chunks_mut(8)) {
+        let random = mix(key.wrapping_add(counter.wrapping_mul(GAMMA))).to_le_bytes();
+        word.copy_from_slice(&random[..word.len()]);
+    }
+}
+
 impl NormalTable {
     pub(super) fn new(deviation: f32) -> Self {
         let mut bits = Box::new([0; STEPS]);

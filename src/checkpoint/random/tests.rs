@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::like::Recipe;
 use super::place::Place;
 use super::*;
-use crate::bridge::spec::Dtype;
+use crate::bridge::spec::{Dtype, TensorPart};
 use crate::checkpoint::families::RopeScaling;
 use crate::checkpoint::{Checkpoint, LoadFormat};
 use crate::request::ChatMessage;
@@ -115,8 +115,9 @@ fn the_true_values_of_each_family_are_kept() {
         let path = root.path().join("config.json");
         std::fs::write(&path, Recipe::of(like).config.to_string()).expect("writes");
         let config = ModelConfig::read(&path, None).expect("our own reader takes it");
-        let shards = layout::shards(&config.decoder.usual_tensors(), MAX_SHARD_BYTES);
-        let count: u64 = shards.iter().map(layout::Shard::num_elements).sum();
+        let tensors = config.decoder.usual_tensors();
+        let shards = layout::shards(Recipe::of(like).tensors(&tensors), MAX_SHARD_BYTES);
+        let count = shards.iter().map(|shard| shard.data_bytes).sum::<u64>() / 2;
         (count, shards.len(), config)
     };
     let (count, shards, config) = parameters(Like::Llama31With8B);
@@ -180,6 +181,30 @@ fn the_format_s_own_crate_reads_every_shard() {
 }
 
 #[test]
+fn every_format_loads_with_weights_of_one_size() {
+    for format in RandomFormat::value_variants() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let mut recipe = small(Like::Llama2With7B);
+        recipe.config["hidden_size"] = 256.into();
+        recipe.config["vocab_size"] = 300.into();
+        recipe.quantize(Some(*format));
+        write_to(root.path(), &recipe, 1, MAX_SHARD_BYTES);
+        let checkpoint = Checkpoint::open(root.path(), LoadFormat::Safetensors).expect("loads");
+        let down = checkpoint.spec().format(TensorPart::GateUp, 1).expect("a matrix");
+        assert!(down.is_quantized(), "{format:?}");
+        let planned = Checkpoint::open(root.path(), LoadFormat::Dummy).expect("a good config");
+        assert_eq!(planned.spec().format(TensorPart::GateUp, 1), Some(down), "{format:?}");
+        for tensor in checkpoint.tensors() {
+            for part in tensor.parts() {
+                let part = part.expect("a matrix of codes");
+                let finite = |value: &f32| value.is_finite() && value.abs() < 1.0;
+                assert!(part.scales.iter().chain(&part.offsets).all(finite), "{format:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_stopped_run_leaves_nothing() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let directory = root.path().join("new");
@@ -194,7 +219,7 @@ fn tiny_shards(folder: &Path, max_bytes: u64) -> Vec<layout::Shard> {
     let path = folder.join("config.json");
     std::fs::write(&path, tiny().config.to_string()).expect("writes");
     let tensors = ModelConfig::read(&path, None).expect("reads").decoder.usual_tensors();
-    layout::shards(&tensors, max_bytes)
+    layout::shards(tiny().tensors(&tensors), max_bytes)
 }
 
 fn fill_shards(folder: &Path, shards: &[layout::Shard], meter: &Meter) -> Result<(), RandomError> {
@@ -220,7 +245,8 @@ fn layers_beyond_the_family_s_are_refused() {
     for (layers, max, like) in
         [(0, 32, Like::Llama2With7B), (17, 16, Like::Llama32With1B), (33, 32, Like::Llama31With8B)]
     {
-        let options = RandomOptions { like, layers: Some(layers), seed: 0, force: false };
+        let options =
+            RandomOptions { like, layers: Some(layers), format: None, seed: 0, force: false };
         let directory = root.path().join("new");
         let outcome = write(&directory, &options, &AtomicBool::new(false));
         assert!(

@@ -6,11 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use half::bf16;
-
-use super::layout::{ELEMENT_BYTES, Placed, Shard};
+use super::layout::{Placed, Shard};
 use super::meter::Meter;
-use super::normal::{NormalTable, tensor_key};
+use super::normal::{NormalTable, fill_bytes, tensor_key};
+use super::packing::TensorBytes;
 use super::{DEVIATION, RandomError};
 
 /// What a thread makes and writes at once: large beside the cost of a call, small beside the cache. A multiple of a word's bytes.
@@ -135,12 +134,10 @@ fn chunks_of(tensor: &Placed) -> impl Iterator<Item = Chunk<'_>> {
 
 impl Chunk<'_> {
     fn make(&self, table: &NormalTable, seed: u64, out: &mut [u8]) {
-        if self.tensor.is_norm() {
-            for element in out.chunks_exact_mut(ELEMENT_BYTES as usize) {
-                element.copy_from_slice(&bf16::ONE.to_le_bytes());
-            }
-        } else {
-            table.fill(tensor_key(seed, &self.tensor.name), self.begin / ELEMENT_BYTES, out);
-        }
+        let key = tensor_key(seed, &self.tensor.name);
+        self.tensor.content.make(self.begin, out, |out| match self.tensor.content {
+            TensorBytes::Normal => table.fill(key, self.begin / 2, out),
+            _ => fill_bytes(key, self.begin, out),
+        });
     }
 }
