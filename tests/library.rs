@@ -7,7 +7,6 @@ mod going_on;
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
-use inferno_node::checkpoint::LoadFormat;
 use inferno_node::config::Config;
 use inferno_node::engine::{Answer, Engine, InferRequest};
 use inferno_node::error::{Error, Kind};

@@ -23,7 +23,7 @@ pub(super) struct FoundTensor {
 /// How it is stored.
 pub(super) enum Stored {
     Elements { tensor: StoredTensor, dtype: Dtype },
-    Codes(Coded),
+    Codes(Box<Coded>),
 }
 
 impl FoundTensor {
@@ -142,7 +142,7 @@ impl Picked<'_> {
             let (found, files) = (&mut self.found, self.files);
             let coded = quantized::take(found, files, &expected, quantization, self.directory)?;
             let stored = match coded {
-                Some(coded) => Stored::Codes(coded),
+                Some(coded) => Stored::Codes(Box::new(coded)),
                 None => self.elements(&expected, quantization.is_some())?,
             };
             tensors.push(FoundTensor { expected, stored });
