@@ -20,7 +20,6 @@ constexpr std::uint32_t kCluster = 8;                 // blocks that share a til
 constexpr std::uint32_t kBoxRowBytes = 128;           // of 64 columns of elements
 constexpr std::uint32_t kConsumers = kTileRows / 16;  // warps
 constexpr std::uint32_t kConsumerThreads = kConsumers * 32;
-constexpr std::uint32_t kThreads = kConsumerThreads + 32;
 static_assert(kConsumers == kCluster);  // each block finishes the outputs of one warp of all
 
 // More than half of an SM's shared memory, so that two blocks never share an SM while another has
@@ -36,16 +35,23 @@ struct Places {
   static constexpr std::uint32_t kBytes = kCluster * (kTokens / 8) * 32 * sizeof(float4);
 };
 
-// What a Stage says: kTokens; kColumns of a box, a multiple of kBoxColumns; kWeightBytes, the room
-// for a box of W, before the same columns of the input; `weight_bytes`, how many of them come, and
-// `copy_weights`, by which copy.
+// Of a block: all but the warp that streams, and with it.
+template <typename Stage>
+constexpr std::uint32_t kWorkingThreads = Stage::kSets* kConsumerThreads + Stage::kFinishers * 32;
+template <typename Stage>
+constexpr std::uint32_t kThreads = kWorkingThreads<Stage> + 32;
+
+// What a Stage says: kTokens; kFinishers, the warps that only finish tiles; kSets of consumer
+// warps, which take boxes by turns and whose sums meet in a place more each; kColumns of a box, a
+// multiple of kBoxColumns; kWeightBytes, the room for a box of W, before the same columns of the
+// input; `weight_bytes`, how many of them come, and `copy_weights`, by which copy.
 template <typename Stage>
 struct Ring {
   static constexpr std::uint32_t kPartBytes = Stage::kTokens * kBoxRowBytes;  // of 64 columns
   static constexpr std::uint32_t kParts = Stage::kColumns / kBoxColumns;
   static constexpr std::uint32_t kInputBytes = kParts * kPartBytes;
   static constexpr std::uint32_t kStageBytes = Stage::kWeightBytes + kInputBytes;
-  static constexpr std::uint32_t kPlacesBytes = 2 * Places<Stage::kTokens>::kBytes;
+  static constexpr std::uint32_t kPlacesBytes = (Stage::kSets + 1) * Places<Stage::kTokens>::kBytes;
   static constexpr std::uint32_t kStages = (kRingAndSumsBytes - kPlacesBytes) / kStageBytes;
   static constexpr std::uint32_t kSharedBytes =
       kStages * kStageBytes + kPlacesBytes + kSwizzleAlignment;
@@ -181,7 +187,7 @@ class Producer {
   std::uint64_t keep_;
 };
 
-// What a block does. Consumer(args, shared).run() is by all consumer warps.
+// What a block does. Consumer(args, shared).run() is by all warps but the one that streams.
 template <typename Stage, typename Consumer>
 __device__ __forceinline__ void run_block(const FewRowsArgs& args) {
   extern __shared__ unsigned char dynamic[];
@@ -197,7 +203,7 @@ __device__ __forceinline__ void run_block(const FewRowsArgs& args) {
   const Shared shared{
       full, empty, handed, ring, reinterpret_cast<std::byte*>(dynamic) + (ring - base),
       sums, scale};
-  const bool produces = threadIdx.x == kConsumerThreads;
+  const bool produces = threadIdx.x == kWorkingThreads<Stage>;
   if (produces) {
     for (std::uint32_t stage = 0; stage < Ring::kStages; ++stage) {
       init_barrier(&full[stage], 1);
@@ -210,7 +216,7 @@ __device__ __forceinline__ void run_block(const FewRowsArgs& args) {
     fence_barrier_init();
   }
   arrive_at_cluster();
-  if (threadIdx.x >= kConsumerThreads) {
+  if (threadIdx.x >= kWorkingThreads<Stage>) {
     if (produces) Producer<Stage>(args, shared).run();
     return;
   }
@@ -224,6 +230,7 @@ __device__ __forceinline__ void run_block(const FewRowsArgs& args) {
 
 struct Variant {
   void (*kernel)(FewRowsArgs);
+  std::uint32_t threads;
   std::uint32_t shared_bytes;
   std::uint32_t max_tokens;
 };

@@ -29,6 +29,10 @@ struct Codes {
 template <typename CodesOf, int kTokensOf>
 struct CodeStage {
   static constexpr int kTokens = kTokensOf;
+  // Two, so that one makes elements of codes while the other's products are under way; of more
+  // tokens a thread's sums leave no registers for it.
+  static constexpr std::uint32_t kSets = kTokens <= 32 ? 2 : 1;
+  static constexpr std::uint32_t kFinishers = kTokens <= 32 ? kTokens / 8 : 0;
   static constexpr std::uint32_t kColumns = kSpanColumns;
   static constexpr std::uint32_t kWeightBytes =
       (kTileStrips * CodesOf::kMaxSpanBytes + kSwizzleAlignment - 1) / kSwizzleAlignment *
@@ -58,30 +62,100 @@ class Consumer {
   __device__ Consumer(const FewRowsArgs& args, const Shared& shared)
       : args_(args),
         shared_(shared),
-        warp_(threadIdx.x / 32),
+        set_(threadIdx.x / kConsumerThreads),
+        warp_(threadIdx.x / 32 % kConsumers),
         lane_(threadIdx.x % 32),
-        handover_(args, shared) {}
+        handover_(args, shared, warp_) {}
 
   __device__ void run() {
-    handover_.run([this](const Tiles& tiles, float(&sums)[kCount]) {
-      load_row_scales(tiles.tile());
-      for (std::uint32_t box = 0; box < tiles.num_boxes(); ++box) {
-        wait_barrier(&shared_.full[at_.stage], at_.parity);
-        multiply_stage(at_.stage, sums);
-        __syncwarp();
-        if (lane_ == 0) arrive(&shared_.empty[at_.stage]);
-        at_.advance();
-      }
-    });
+    if constexpr (kSets == 1) {
+      handover_.run(
+          [this](const Tiles& tiles, float(&sums)[kCount]) { multiply_all(tiles, sums); });
+    } else if (set_ == kSets) {
+      handover_.finish_tiles();
+    } else if (set_ > 0) {
+      help();
+    } else {
+      handover_.send_tiles([this](const Tiles& tiles, float(&sums)[kCount]) {
+        multiply(tiles, sums);
+        named_sync<kSets * kConsumerThreads>(kSumsAreThere);
+#pragma unroll
+        for (std::uint32_t group = 0; group < kGroups; ++group) {
+          const float4 part = *place(group);
+          sums[group * 4] += part.x;
+          sums[group * 4 + 1] += part.y;
+          sums[group * 4 + 2] += part.z;
+          sums[group * 4 + 3] += part.w;
+        }
+        named_arrive<kSets * kConsumerThreads>(kPlaceIsFree);
+      });
+    }
   }
 
  private:
   using Stage = CodeStage<CodesOf, kTokens>;
   using Ring = boxes::Ring<Stage>;
   using Span = LaneSpan<CodesOf::kKind>;
+  static constexpr std::uint32_t kSets = Stage::kSets;
   static constexpr std::uint32_t kGroups = kTokens / 8;  // of tokens
   static constexpr int kCount = kTokens / 2;             // sums of a thread
   static constexpr std::uint32_t kGroupSteps = CodesOf::kGroupSteps;
+  static constexpr std::uint32_t kStepsAtOnce = kGroupSteps < 4 ? kGroupSteps : 4;
+  static constexpr std::uint32_t kSumsAreThere = 2;  // barriers
+  static constexpr std::uint32_t kPlaceIsFree = 3;
+
+  // The second set's sums of each tile go to the first.
+  __device__ void help() {
+    bool waits = false;
+    for (Tiles tiles(args_); tiles.exists(); tiles.advance()) {
+      Sums<kTokens> sums{};
+      multiply(tiles, sums.all);
+      if (waits) named_sync<kSets * kConsumerThreads>(kPlaceIsFree);
+#pragma unroll
+      for (std::uint32_t group = 0; group < kGroups; ++group) *place(group) = sums.of(group);
+      named_arrive<kSets * kConsumerThreads>(kSumsAreThere);
+      waits = true;
+    }
+    if (waits) named_sync<kSets * kConsumerThreads>(kPlaceIsFree);
+  }
+
+  // One set alone sums in the same order as two.
+  __device__ void multiply_all(const Tiles& tiles, float (&sums)[kCount]) {
+    load_row_scales(tiles.tile());
+    float second[kCount] = {};
+    for (std::uint32_t box = 0; box < tiles.num_boxes(); ++box) {
+      if (box % 2 == 0) {
+        multiply_box(sums);
+      } else {
+        multiply_box(second);
+      }
+      at_.advance();
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sums[i] += second[i];
+  }
+
+  // Behind those that other blocks write to.
+  __device__ float4* place(std::uint32_t group) const {
+    return shared_.sums + 2 * Places<kTokens>::kBytes / sizeof(float4) +
+           (warp_ * kGroups + group) * 32 + lane_;
+  }
+
+  __device__ void multiply(const Tiles& tiles, float (&sums)[kCount]) {
+    load_row_scales(tiles.tile());
+    for (std::uint32_t box = 0; box < tiles.num_boxes(); ++box) {
+      if (box % kSets == set_) multiply_box(sums);
+      at_.advance();
+    }
+  }
+
+  __device__ void multiply_box(float (&sums)[kCount]) const {
+    wait_barrier(&shared_.full[at_.stage], at_.parity);
+    // For the compiler: the same in all lanes, so that descriptors need no vector arithmetic.
+    multiply_stage(__shfl_sync(~0U, at_.stage, 0), sums);
+    __syncwarp();
+    if (lane_ == 0) arrive(&shared_.empty[at_.stage]);
+  }
 
   // Scale words of a thread's rows in the warp's two strips.
   struct Words {
@@ -115,63 +189,70 @@ class Consumer {
   __device__ void multiply_stage(std::uint32_t stage, float (&sums)[kCount]) const {
     const std::uint32_t stage_at = stage * Ring::kStageBytes;
     const std::byte* strips = shared_.ring_data + stage_at + 2 * warp_ * args_.codes.span_bytes;
-    const std::uint32_t input = shared_.ring + stage_at + Stage::kWeightBytes;
+    const std::uint64_t input =
+        advanced(matrix_descriptor(shared_.ring, 0), stage_at + Stage::kWeightBytes);
     Span spans[2];
     spans[0].load(strips, lane_);
     spans[1].load(strips + args_.codes.span_bytes, lane_);
 #pragma unroll
     for (std::uint32_t first = 0; first < kSpanSteps; first += kGroupSteps) {
       const Words words = scale_words(strips, first);
-      float group[kGroups][4] = {};
+      float group[kCount];
+      multiply_steps<true>(spans, first, words, input, group);
 #pragma unroll
-      for (std::uint32_t step = first; step < first + kGroupSteps; step += 2) {
-        multiply_steps(spans, step, words, input, group);
+      for (std::uint32_t step = first + kStepsAtOnce; step < first + kGroupSteps;
+           step += kStepsAtOnce) {
+        multiply_steps<false>(spans, step, words, input, group);
       }
+      wgmma_wait<0>();
+      hold(group);
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
         const float scale = scale_of(words.at[i / 2 % 2], args_.codes.offsets);
-        sums[i] = fmaf(scale, group[i / 4][i % 4], sums[i]);
+        sums[i] = fmaf(scale, group[i], sums[i]);
       }
     }
   }
 
-  // Two steps, as ldmatrix brings the input. The swizzle: in row r of a part, the 16 bytes numbered
-  // c lie at c ^ (r % 8).
-  __device__ void multiply_steps(const Span (&spans)[2], std::uint32_t step, const Words& words,
-                                 std::uint32_t input, float (&sums)[kGroups][4]) const {
-    std::uint32_t a[2][4];
+  // Starts the products of some steps; the next codes become elements meanwhile. A warpgroup
+  // multiplies its 64 rows of W.
+  template <bool kFirst>
+  __device__ void multiply_steps(const Span (&spans)[2], std::uint32_t first, const Words& words,
+                                 std::uint64_t input, float (&sums)[kCount]) const {
+    std::uint32_t a[kStepsAtOnce][4];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      spans[0].template pairs<Element>(step + i, a[i][0], a[i][2]);
-      spans[1].template pairs<Element>(step + i, a[i][1], a[i][3]);
+    for (std::uint32_t i = 0; i < kStepsAtOnce; ++i) {
+      spans[0].template pairs<Element>(first + i, a[i][0], a[i][2]);
+      spans[1].template pairs<Element>(first + i, a[i][1], a[i][3]);
     }
     if (args_.codes.offsets) shift(words, a);
-    const std::uint32_t row = lane_ % 8;
-    const std::uint32_t chunk = (step % 4 * 2 + lane_ / 8) ^ row;
-    const std::uint32_t part =
-        input + step / 4 * Ring::kPartBytes + row * kBoxRowBytes + (chunk << 4);
+    wgmma_fence();
+    if constexpr (!kFirst) hold(sums);
 #pragma unroll
-    for (std::uint32_t group = 0; group < kGroups; ++group) {
-      const Fragments b = load_matrices(part + group * 8 * kBoxRowBytes);
-      mma_16816<Element>(sums[group], a[0], b.at[0], b.at[1]);
-      mma_16816<Element>(sums[group], a[1], b.at[2], b.at[3]);
+    for (std::uint32_t i = 0; i < kStepsAtOnce; ++i) {
+      const std::uint32_t step = first + i;
+      const std::uint64_t b = advanced(input, step / 4 * Ring::kPartBytes + step % 4 * 32);
+      if (kFirst && i == 0) {
+        wgmma_rows<Element, true>(sums, a[i], b);
+      } else {
+        wgmma_rows<Element, false>(sums, a[i], b);
+      }
     }
+    wgmma_commit();
   }
 
-  __device__ static void shift(const Words& words, std::uint32_t (&a)[2][4]) {
+  __device__ static void shift(const Words& words, std::uint32_t (&a)[kStepsAtOnce][4]) {
+    const Pair<Element> by[] = {shift_of<Element>(words.at[0]), shift_of<Element>(words.at[1])};
 #pragma unroll
-    for (int strip = 0; strip < 2; ++strip) {
-      const Pair<Element> by = shift_of<Element>(words.at[strip]);
+    for (std::uint32_t i = 0; i < kStepsAtOnce; ++i) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        a[i][strip] = shifted<Element>(a[i][strip], by);
-        a[i][strip + 2] = shifted<Element>(a[i][strip + 2], by);
-      }
+      for (int j = 0; j < 4; ++j) a[i][j] = shifted<Element>(a[i][j], by[j % 2]);
     }
   }
 
   const FewRowsArgs& args_;
   const Shared& shared_;
+  std::uint32_t set_;
   std::uint32_t warp_;
   std::uint32_t lane_;
   Handover<Element, kTokens, true> handover_;
@@ -182,7 +263,7 @@ class Consumer {
 #endif  // INFERNO_SM90A
 
 template <typename CodesOf, typename Element, int kTokens>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads<CodeStage<CodesOf, kTokens>>, 1)
     code_rows_kernel(const __grid_constant__ FewRowsArgs args) {
 #ifdef INFERNO_SM90A
   run_block<CodeStage<CodesOf, kTokens>, Consumer<CodesOf, Element, kTokens>>(args);
@@ -191,6 +272,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <typename CodesOf, typename Element, int kTokens>
 constexpr Variant kVariant = {code_rows_kernel<CodesOf, Element, kTokens>,
+                              kThreads<CodeStage<CodesOf, kTokens>>,
                               Ring<CodeStage<CodesOf, kTokens>>::kSharedBytes, kTokens};
 
 // Growing; the last takes kCallRows.

@@ -51,6 +51,10 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
   }
 }
 
+// Up to so many rows, codes become elements once more for each kCallRows of them in less time than
+// as a slice in memory.
+constexpr std::uint32_t kMaxFewCodeRows = 192;
+
 // Of a quantized matrix, as many rows as become elements at once. Their elements then are still in
 // the L2 when they are multiplied.
 constexpr std::size_t kSliceBytes = std::size_t{32} << 20;
@@ -76,6 +80,9 @@ struct LinearCuda::Impl {
 
   bool few_rows(std::uint32_t num_tokens) const {
     return num_tokens <= kMaxFewRows || batch_invariant;
+  }
+  bool few_rows(std::uint32_t num_tokens, const DeviceMatrix& weight) const {
+    return few_rows(num_tokens) || (weight.format.is_quantized() && num_tokens <= kMaxFewCodeRows);
   }
 
   // A product by the few-rows kernels, kCallRows rows at a time.
@@ -175,7 +182,7 @@ void LinearCuda::set_batch_invariant(bool on) { impl_->batch_invariant = on; }
 
 void LinearCuda::store(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                        const float* bias, void* out) {
-  const bool few_rows = impl_->few_rows(in.num_tokens);
+  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
   check_product(in, weight, few_rows);
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
   if (few_rows) {
@@ -187,7 +194,7 @@ void LinearCuda::store(const CudaOp& op, const LinearInput& in, const DeviceMatr
 
 void LinearCuda::store_f32(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                            const float* bias, float* out) {
-  const bool few_rows = impl_->few_rows(in.num_tokens);
+  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
   check_product(in, weight, few_rows);
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
   if (few_rows) {
@@ -206,7 +213,7 @@ bool LinearCuda::defers(std::uint32_t num_tokens, Dtype dtype) const {
 
 bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                      const float* bias, const Residual& residual) {
-  const bool few_rows = impl_->few_rows(in.num_tokens);
+  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
   check_product(in, weight, few_rows);
   if (in.num_tokens == 0 || weight.num_rows == 0) return false;
   const bool defers_next = residual.next.weight != nullptr && defers(in.num_tokens, in.dtype);
@@ -237,7 +244,7 @@ bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix
 
 void LinearCuda::gate(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                       const float* bias, const Gated& gated) {
-  const bool few_rows = impl_->few_rows(in.num_tokens);
+  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
   check_product(in, weight, few_rows);
   if (weight.num_rows % 16 != 0) {
     throw std::invalid_argument("other: gate and up of " + std::to_string(weight.num_rows) +

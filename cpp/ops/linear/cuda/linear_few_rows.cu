@@ -13,6 +13,8 @@ using namespace boxes;
 template <int kTokensOf>
 struct ElementStage {
   static constexpr int kTokens = kTokensOf;
+  static constexpr std::uint32_t kSets = 1;
+  static constexpr std::uint32_t kFinishers = 0;
   static constexpr std::uint32_t kColumns = kBoxColumns;
   static constexpr std::uint32_t kWeightBytes = kTileRows * kBoxRowBytes;
 
@@ -37,7 +39,7 @@ template <typename Element, int kTokens, bool kExtras>
 class Consumer {
  public:
   __device__ Consumer(const FewRowsArgs& args, const Shared& shared)
-      : shared_(shared), handover_(args, shared) {}
+      : shared_(shared), handover_(args, shared, threadIdx.x / 32) {}
 
   __device__ void run() {
     handover_.run(
@@ -97,7 +99,7 @@ class Consumer {
 #endif  // INFERNO_SM90A
 
 template <typename Element, int kTokens, bool kExtras>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads<ElementStage<kTokens>>, 1)
     few_rows_kernel(const __grid_constant__ FewRowsArgs args) {
 #ifdef INFERNO_SM90A
   run_block<ElementStage<kTokens>, Consumer<Element, kTokens, kExtras>>(args);
@@ -106,6 +108,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <typename Element, int kTokens, bool kExtras>
 constexpr Variant kVariant = {few_rows_kernel<Element, kTokens, kExtras>,
+                              kThreads<ElementStage<kTokens>>,
                               Ring<ElementStage<kTokens>>::kSharedBytes, kTokens};
 
 template <typename Element, bool kExtras>
@@ -136,7 +139,7 @@ std::uint32_t boxes::clusters_at_once(const CudaOp& op, const Variant& variant) 
   attribute.val.clusterDim = {kCluster, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(op.num_sms / kCluster * kCluster);
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(variant.threads);
   config.dynamicSmemBytes = variant.shared_bytes;
   config.attrs = &attribute;
   config.numAttrs = 1;
@@ -160,7 +163,7 @@ FewRowsArgs boxes::few_rows_args(const FewRowsProduct& product, std::uint32_t bo
 void boxes::launch_few_rows(const CudaOp& op, const Variant& variant, const FewRowsArgs& args,
                             std::uint32_t num_clusters) {
   const std::uint32_t blocks = std::min(num_clusters, args.num_tiles) * kCluster;
-  launch(op, variant.kernel, {blocks, kThreads, variant.shared_bytes, kCluster}, args);
+  launch(op, variant.kernel, {blocks, variant.threads, variant.shared_bytes, kCluster}, args);
 }
 
 FewRowsKernel::FewRowsKernel(const CudaOp& op) {

@@ -28,14 +28,12 @@ struct Sums {
 template <typename Element, int kTokens, bool kExtras>
 class Handover {
  public:
-  __device__ Handover(const FewRowsArgs& args, const Shared& shared)
-      : args_(args),
-        shared_(shared),
-        rank_(cluster_rank()),
-        warp_(threadIdx.x / 32),
-        lane_(threadIdx.x % 32) {}
+  // The number of the warp among those that do the same.
+  __device__ Handover(const FewRowsArgs& args, const Shared& shared, std::uint32_t warp)
+      : args_(args), shared_(shared), rank_(cluster_rank()), warp_(warp), lane_(threadIdx.x % 32) {}
 
   // Calls multiply(tiles, sums) for each tile, which adds this block's share of its columns.
+  // By the consumer warps, which finish tiles, too.
   template <typename Multiply>
   __device__ void run(const Multiply& multiply) {
     load_scales();
@@ -52,8 +50,40 @@ class Handover {
     finish(outputs, done - 1);
   }
 
+  // The same where warps of their own, one for each group of tokens, run finish_tiles meanwhile.
+  template <typename Multiply>
+  __device__ void send_tiles(const Multiply& multiply) {
+    std::uint32_t done = 0;
+    for (Tiles tiles(args_); tiles.exists(); tiles.advance(), ++done) {
+      Sums sums{};
+      multiply(tiles, sums.all);
+      if (done > 0) named_sync<kSendAndFinish>(kTileIsFinished);
+      hand_over(sums, done);
+    }
+    named_sync<kSendAndFinish>(kTileIsFinished);
+  }
+
+  __device__ void finish_tiles() const {
+    float scales[8];
+    row_scales<kExtras>(args_.epilogue, warp_ * 8, 1, scales);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (lane_ == 0) shared_.scale[warp_ * 8 + i] = scales[i];
+    }
+    __syncwarp();
+    std::uint32_t done = 0;
+    for (Tiles tiles(args_); tiles.exists(); tiles.advance(), ++done) {
+      Outputs outputs;
+      load_outputs(tiles.tile(), outputs);
+      finish(outputs, done);
+      named_arrive<kSendAndFinish>(kTileIsFinished);
+    }
+  }
+
  private:
   using Sums = boxes::Sums<kTokens>;
+  static constexpr int kSendAndFinish = kConsumerThreads + Sums::kGroups * 32;
+  static constexpr std::uint32_t kTileIsFinished = 4;  // a barrier
   static constexpr std::uint32_t kGroups = Sums::kGroups;
   // What a thread knows of the outputs that it finishes before their sums are there: those of warp
   // number rank_, of the group of tokens warp_.
@@ -117,7 +147,8 @@ class Handover {
   __device__ void finish(const Outputs& outputs, std::uint32_t nth) const {
     if (warp_ >= kGroups) return;
     wait_barrier(&shared_.handed[nth % 2], nth / 2 % 2);
-    if (threadIdx.x == 0) arrive_expecting(&shared_.handed[nth % 2], Places<kTokens>::kBytes);
+    if (warp_ == 0 && lane_ == 0)
+      arrive_expecting(&shared_.handed[nth % 2], Places<kTokens>::kBytes);
     float sums[4] = {};
 #pragma unroll
     for (std::uint32_t block = 0; block < kCluster; ++block) {

@@ -48,6 +48,15 @@ struct CodeBits {
   static constexpr std::uint32_t kE2m1Factor = kHalf ? 0x74007400U : 0x7e807e80U;
 };
 
+// (a & mask) | b in one instruction, which the compiler makes two of where mask and b are
+// constants.
+__device__ __forceinline__ std::uint32_t masked_or(std::uint32_t a, std::uint32_t mask,
+                                                   std::uint32_t b) {
+  std::uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "r"(mask), "r"(b));
+  return result;
+}
+
 // value(code) - zero_point of the two codes in the lower bytes (of 4 bits: the lowest) of the
 // halves of `word`; of fp8 in the upper bytes.
 template <WeightKind kKind, typename Element>
@@ -60,15 +69,16 @@ __device__ __forceinline__ std::uint32_t pair_of(std::uint32_t word) {
     return bits_of<Element>(__hmul2(as_pair<Element>(a), as_pair<Element>(b)));
   };
   if constexpr (kKind == WeightKind::Fp8) {
-    return product((word & 0x80008000U) | (word >> Bits::kE4m3Shift & Bits::kE4m3Mask),
+    return product(masked_or(word, 0x80008000U, word >> Bits::kE4m3Shift & Bits::kE4m3Mask),
                    Bits::kE4m3Factor);
   } else if constexpr (kKind == WeightKind::Int8) {
     // The lower seven bits less 128 times the upper one.
-    return difference((word & 0x007f007fU) | Bits::kWhole, (word & 0x00800080U) | Bits::kWhole);
+    return difference(masked_or(word, 0x007f007fU, Bits::kWhole),
+                      masked_or(word, 0x00800080U, Bits::kWhole));
   } else if constexpr (kKind == WeightKind::Int4) {
-    return difference((word & 0x000f000fU) | Bits::kWhole, Bits::kWholePlus8);
+    return difference(masked_or(word, 0x000f000fU, Bits::kWhole), Bits::kWholePlus8);
   } else {
-    return product((word << 12 & 0x80008000U) | (word << Bits::kE2m1Shift & Bits::kE2m1Mask),
+    return product(masked_or(word << 12, 0x80008000U, word << Bits::kE2m1Shift & Bits::kE2m1Mask),
                    Bits::kE2m1Factor);
   }
 }
