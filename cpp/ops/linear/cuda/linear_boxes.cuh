@@ -41,7 +41,7 @@ constexpr std::uint32_t kWorkingThreads = Stage::kSets* kConsumerThreads + Stage
 template <typename Stage>
 constexpr std::uint32_t kThreads = kWorkingThreads<Stage> + 32;
 
-// What a Stage says: kTokens; kFinishers, the warps that only finish tiles; kSets of consumer
+// What a Stage says: kTokens; kPlaces (linear_handover.cuh); kFinishers, the warps that only finish tiles; kSets of consumer
 // warps, which take boxes by turns and whose sums meet in a place more each; kColumns of a box, a
 // multiple of kBoxColumns; kWeightBytes, the room for a box of W, before the same columns of the
 // input; `weight_bytes`, how many of them come, and `copy_weights`, by which copy.
@@ -51,7 +51,8 @@ struct Ring {
   static constexpr std::uint32_t kParts = Stage::kColumns / kBoxColumns;
   static constexpr std::uint32_t kInputBytes = kParts * kPartBytes;
   static constexpr std::uint32_t kStageBytes = Stage::kWeightBytes + kInputBytes;
-  static constexpr std::uint32_t kPlacesBytes = (Stage::kSets + 1) * Places<Stage::kTokens>::kBytes;
+  static constexpr std::uint32_t kPlacesBytes =
+      (Stage::kPlaces + Stage::kSets - 1) * Places<Stage::kTokens>::kBytes;
   static constexpr std::uint32_t kStages = (kRingAndSumsBytes - kPlacesBytes) / kStageBytes;
   static constexpr std::uint32_t kSharedBytes =
       kStages * kStageBytes + kPlacesBytes + kSwizzleAlignment;
@@ -128,10 +129,10 @@ class BoxWalk {
 struct Shared {
   std::uint64_t* full;    // [kStages] weights and input have come
   std::uint64_t* empty;   // [kStages] all consumers have read them
-  std::uint64_t* handed;  // [2] the sums of all blocks have come
+  std::uint64_t* handed;  // [kPlaces] the sums of all blocks have come
   std::uint32_t ring;     // address
   const std::byte* ring_data;
-  float4* sums;  // [2, kCluster, kTokens / 8, 32]
+  float4* sums;  // [kPlaces, kCluster, kTokens / 8, 32]
   float* scale;  // [kCallRows] of a token's row
 };
 
@@ -194,7 +195,7 @@ __device__ __forceinline__ void run_block(const FewRowsArgs& args) {
   using Ring = boxes::Ring<Stage>;
   __shared__ std::uint64_t full[Ring::kStages];
   __shared__ std::uint64_t empty[Ring::kStages];
-  __shared__ std::uint64_t handed[2];
+  __shared__ std::uint64_t handed[Stage::kPlaces];
   __shared__ float scale[Stage::kTokens];
   const std::uint32_t base = shared_address(dynamic);
   const std::uint32_t ring = (base + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;

@@ -33,6 +33,7 @@ struct CodeStage {
   // tokens a thread's sums leave no registers for it.
   static constexpr std::uint32_t kSets = kTokens <= 32 ? 2 : 1;
   static constexpr std::uint32_t kFinishers = kTokens <= 32 ? kTokens / 8 : 0;
+  static constexpr std::uint32_t kPlaces = kFinishers > 0 ? 4 : 2;
   static constexpr std::uint32_t kColumns = kSpanColumns;
   static constexpr std::uint32_t kWeightBytes =
       (kTileStrips * CodesOf::kMaxSpanBytes + kSwizzleAlignment - 1) / kSwizzleAlignment *
@@ -137,7 +138,7 @@ class Consumer {
 
   // Behind those that other blocks write to.
   __device__ float4* place(std::uint32_t group) const {
-    return shared_.sums + 2 * Places<kTokens>::kBytes / sizeof(float4) +
+    return shared_.sums + Stage::kPlaces * Places<kTokens>::kBytes / sizeof(float4) +
            (warp_ * kGroups + group) * 32 + lane_;
   }
 
@@ -255,7 +256,7 @@ class Consumer {
   std::uint32_t set_;
   std::uint32_t warp_;
   std::uint32_t lane_;
-  Handover<Element, kTokens, true> handover_;
+  Handover<Element, Stage, true> handover_;
   RingPosition<Ring::kStages> at_;
   Words row_words_{};
 };

@@ -15,6 +15,7 @@ struct ElementStage {
   static constexpr int kTokens = kTokensOf;
   static constexpr std::uint32_t kSets = 1;
   static constexpr std::uint32_t kFinishers = 0;
+  static constexpr std::uint32_t kPlaces = 2;
   static constexpr std::uint32_t kColumns = kBoxColumns;
   static constexpr std::uint32_t kWeightBytes = kTileRows * kBoxRowBytes;
 
@@ -92,7 +93,7 @@ class Consumer {
   }
 
   const Shared& shared_;
-  Handover<Element, kTokens, kExtras> handover_;
+  Handover<Element, Stage, kExtras> handover_;
   RingPosition<Ring::kStages> at_;
 };
 

@@ -3,8 +3,11 @@
 // in block r, which adds them in the order of the columns and finishes these 16 outputs. It does so
 // after its products for the next tile, so that nobody waits for sums on their way but at the end.
 //
-// Sums have two places in turn. One is free again when its block has finished a tile, before it
-// hands over the next; so who has all sums of that next tile may write there.
+// Sums have places in turn. Where the same warps multiply and finish, two: one is free again when
+// its block has finished a tile, before it hands over the next; so who has all sums of that next
+// tile may write there. Where other warps finish, four: a block hands over a tile when it has
+// finished the one two before, of which it then had all sums; so all blocks had finished the tile
+// four before.
 #pragma once
 
 #include "ops/linear/cuda/linear_boxes.cuh"
@@ -25,7 +28,7 @@ struct Sums {
 };
 
 // By all consumer warps.
-template <typename Element, int kTokens, bool kExtras>
+template <typename Element, typename Stage, bool kExtras>
 class Handover {
  public:
   // The number of the warp among those that do the same.
@@ -57,10 +60,11 @@ class Handover {
     for (Tiles tiles(args_); tiles.exists(); tiles.advance(), ++done) {
       Sums sums{};
       multiply(tiles, sums.all);
-      if (done > 0) named_sync<kSendAndFinish>(kTileIsFinished);
+      if (done > 1) wait_for_finished(done - 2);
       hand_over(sums, done);
     }
-    named_sync<kSendAndFinish>(kTileIsFinished);
+    if (done > 1) wait_for_finished(done - 2);
+    wait_for_finished(done - 1);
   }
 
   __device__ void finish_tiles() const {
@@ -76,14 +80,20 @@ class Handover {
       Outputs outputs;
       load_outputs(tiles.tile(), outputs);
       finish(outputs, done);
-      named_arrive<kSendAndFinish>(kTileIsFinished);
+      named_arrive<kSendAndFinish>(kTileIsFinished + done % 2);
     }
   }
 
  private:
+  static constexpr int kTokens = Stage::kTokens;
+  static constexpr std::uint32_t kPlaces = Stage::kPlaces;
   using Sums = boxes::Sums<kTokens>;
   static constexpr int kSendAndFinish = kConsumerThreads + Sums::kGroups * 32;
-  static constexpr std::uint32_t kTileIsFinished = 4;  // a barrier
+  static constexpr std::uint32_t kTileIsFinished = 4;  // two barriers by turns
+
+  __device__ static void wait_for_finished(std::uint32_t nth) {
+    named_sync<kSendAndFinish>(kTileIsFinished + nth % 2);
+  }
   static constexpr std::uint32_t kGroups = Sums::kGroups;
   // What a thread knows of the outputs that it finishes before their sums are there: those of warp
   // number rank_, of the group of tokens warp_.
@@ -111,7 +121,7 @@ class Handover {
   // To the block that finishes this warp's outputs.
   __device__ void hand_over(const Sums& sums, std::uint32_t nth) const {
     const std::uint32_t to = address_in(warp_, shared_address(place(nth, rank_, 0)));
-    const std::uint32_t handed = address_in(warp_, shared_address(&shared_.handed[nth % 2]));
+    const std::uint32_t handed = address_in(warp_, shared_address(&shared_.handed[nth % kPlaces]));
 #pragma unroll
     for (std::uint32_t group = 0; group < kGroups; ++group) {
       send(to + group * 32 * sizeof(float4), sums.of(group), handed);
@@ -120,7 +130,7 @@ class Handover {
 
   // Where this thread's sums of a group are from one of the blocks.
   __device__ float4* place(std::uint32_t nth, std::uint32_t block, std::uint32_t group) const {
-    return shared_.sums + ((nth % 2 * kCluster + block) * kGroups + group) * 32 + lane_;
+    return shared_.sums + ((nth % kPlaces * kCluster + block) * kGroups + group) * 32 + lane_;
   }
 
   // Of an output's i-th sum.
@@ -146,9 +156,9 @@ class Handover {
   // By all warps, of which one finishes each group of tokens.
   __device__ void finish(const Outputs& outputs, std::uint32_t nth) const {
     if (warp_ >= kGroups) return;
-    wait_barrier(&shared_.handed[nth % 2], nth / 2 % 2);
+    wait_barrier(&shared_.handed[nth % kPlaces], nth / kPlaces % 2);
     if (warp_ == 0 && lane_ == 0)
-      arrive_expecting(&shared_.handed[nth % 2], Places<kTokens>::kBytes);
+      arrive_expecting(&shared_.handed[nth % kPlaces], Places<kTokens>::kBytes);
     float sums[4] = {};
 #pragma unroll
     for (std::uint32_t block = 0; block < kCluster; ++block) {
