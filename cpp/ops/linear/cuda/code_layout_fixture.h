@@ -9,6 +9,20 @@
 
 namespace inferno::ops::cuda::test {
 
+// Every kind, group and use of offsets that has a kernel of its own.
+inline constexpr WeightFormat kCodeFormats[] = {{WeightKind::Fp8},
+                                                {WeightKind::Fp8, 128},
+                                                {WeightKind::Int8},
+                                                {WeightKind::Int8, 128, true},
+                                                {WeightKind::Int4},
+                                                {WeightKind::Int4, 128},
+                                                {WeightKind::Int4, 64},
+                                                {WeightKind::Int4, 32},
+                                                {WeightKind::Int4, 0, true},
+                                                {WeightKind::Int4, 128, true},
+                                                {WeightKind::Int4, 32, true},
+                                                {WeightKind::Mxfp4, 32}};
+
 // A matrix as a checkpoint has it. Scales, and offsets divided by them, are exact in the 8 bits
 // that the layout keeps of them.
 struct CodedMatrix {

@@ -53,7 +53,7 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
 
 // Up to so many rows, codes become elements once more for each kCallRows of them in less time than
 // as a slice in memory.
-constexpr std::uint32_t kMaxFewCodeRows = 192;
+constexpr std::uint32_t kMaxFewCodeRows = 2 * kCallRows;
 
 // Of a quantized matrix, as many rows as become elements at once. Their elements then are still in
 // the L2 when they are multiplied.
