@@ -141,7 +141,7 @@ class Bench {
   Bench(const Gpu& gpu, const Ceilings& ceilings)
       : gpu_(gpu),
         ceilings_(ceilings),
-        workspace_(LinearCuda::workspace_bytes()),
+        workspace_(LinearCuda::workspace_bytes(false)),
         linear_(gpu.op(), workspace_.data()) {}
 
   void run(const Buffers& buffers, std::uint32_t num_tokens) {

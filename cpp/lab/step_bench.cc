@@ -4,7 +4,9 @@
 // between two steps, of a step alone from its submission to its answer, what others reach, and
 // which parts a step's time goes to.
 //
-//   step_bench MODEL [--deterministic]     MODEL: 1b, 8b or 7b
+//   step_bench MODEL [FORMAT] [--deterministic] [--decode]
+//   MODEL: 1b, 8b or 7b; FORMAT, of the layers' matrices: bf16, fp8, int8, int4 (groups of 128) or
+//   mxfp4; --decode: only decode steps
 #include <chrono>
 #include <cstdio>
 #include <map>
@@ -42,8 +44,27 @@ constexpr double kRestMs = 5;      // before a step alone
 
 struct Asked {
   std::string model;
-  bool deterministic;
+  std::string format = "bf16";
+  bool deterministic = false;
+  bool only_decodes = false;
 };
+
+LlamaShape shape_of(const Asked& asked) {
+  static const std::map<std::string, WeightFormat> formats = {
+      {"bf16", WeightFormat(ops::Dtype::BF16)},
+      {"fp8", {ops::WeightKind::Fp8}},
+      {"int8", {ops::WeightKind::Int8}},
+      {"int4", {ops::WeightKind::Int4, 128}},
+      {"mxfp4", {ops::WeightKind::Mxfp4, 32}}};
+  const auto format = formats.find(asked.format);
+  if (format == formats.end()) {
+    throw std::invalid_argument("expected a format bf16, fp8, int8, int4 or mxfp4, got " +
+                                asked.format);
+  }
+  LlamaShape shape = lab::shape_of(asked.model);
+  shape.linear_format = format->second;
+  return shape;
+}
 
 // Medians.
 struct Timed {
@@ -215,7 +236,7 @@ void bench_prefills(Context& context, const ModelPlan& plan, const Asked& asked,
 }
 
 TimedSteps bench_steps(const Asked& asked, double read) {
-  const LlamaShape shape = shape_of(asked.model);
+  const LlamaShape shape = shape_of(asked);
   const ModelLimits limits = limits_for(shape, decodes(kMaxBatch), kMaxStepTokens);
   Context context(options_for(asked, shape, limits));
   const double begin = now_ms();
@@ -224,14 +245,17 @@ TimedSteps bench_steps(const Asked& asked, double read) {
   const double filled = now_ms();
   context.finish_model(plan.model);
   std::printf(
-      "%s%s: weights %.2f GB, workspace %.2f GB, %u KV blocks; made in %.0f ms, warm in %.0f ms\n",
-      asked.model.c_str(), asked.deterministic ? ", deterministic" : "", plan.weight_bytes / 1e9,
-      plan.workspace_bytes / 1e9, plan.num_blocks, filled - begin, now_ms() - filled);
+      "%s %s%s: weights %.2f GB, workspace %.2f GB, %u KV blocks; made in %.0f ms, warm in %.0f "
+      "ms\n",
+      asked.model.c_str(), asked.format.c_str(), asked.deterministic ? ", deterministic" : "",
+      plan.weight_bytes / 1e9, plan.workspace_bytes / 1e9, plan.num_blocks, filled - begin,
+      now_ms() - filled);
   std::printf("vLLM: 0.24 offline; probe: ours of a step's structure; both measured on an H200\n");
   bind_seats(context, plan.model, {});
   const StepPeer& peer = step_peer(asked.model);
   TimedSteps timed;
   bench_decodes(context, plan, peer, floor_ms(shape, plan, read), timed);
+  if (asked.only_decodes) return timed;
   bench_prefills(context, plan, asked, timed);
   bench_samplers(context, plan.model);
   return timed;
@@ -255,7 +279,7 @@ void print_parts(const char* name, const StepParts& parts, const Timed& step) {
 }
 
 void bench_parts(const Asked& asked, const TimedSteps& timed) {
-  const LlamaShape shape = shape_of(asked.model);
+  const LlamaShape shape = shape_of(asked);
   const ModelLimits limits = limits_for(shape, decodes(kMaxBatch), kMaxStepTokens);
   StepSplit split(shape, limits, options_for(asked, shape, limits));
   std::printf("parts of a step, each timed by itself over all layers: ms, share of the step\n");
@@ -274,9 +298,19 @@ void bench_parts(const Asked& asked, const TimedSteps& timed) {
 }
 
 Asked asked_for(int argc, char** argv) {
-  const Asked asked{argc > 1 ? argv[1] : "8b", argc > 2};
-  if (argc > 3 || (argc > 2 && std::string(argv[2]) != "--deterministic")) {
-    throw std::invalid_argument("expected step_bench MODEL [--deterministic]");
+  Asked asked{.model = argc > 1 ? argv[1] : "8b"};
+  for (int i = 2; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--deterministic") {
+      asked.deterministic = true;
+    } else if (argument == "--decode") {
+      asked.only_decodes = true;
+    } else if (i == 2 && !argument.starts_with("-")) {
+      asked.format = argument;
+    } else {
+      throw std::invalid_argument(
+          "expected step_bench MODEL [FORMAT] [--deterministic] [--decode], got " + argument);
+    }
   }
   return asked;
 }
@@ -285,7 +319,7 @@ void run(const Asked& asked) {
   const double read = print_read_ceiling(Gpu());
   // The steps' memory is given back before the parts take theirs.
   const auto timed = bench_steps(asked, read);
-  bench_parts(asked, timed);
+  if (!asked.only_decodes) bench_parts(asked, timed);
 }
 
 }  // namespace

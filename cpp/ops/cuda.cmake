@@ -16,12 +16,21 @@ add_library(inferno_cuda_ops OBJECT
   experts/cuda/experts_sum.cu
   experts/cuda/experts_tiles.cu
   experts/cuda/route_cuda.cu
+  linear/cuda/code_layout.cc
+  linear/cuda/dequantize_cuda.cu
+  linear/cuda/linear_codes.cu
+  linear/cuda/linear_codes_fp8.cu
+  linear/cuda/linear_codes_int4.cu
+  linear/cuda/linear_codes_int4_small_groups.cu
+  linear/cuda/linear_codes_int8.cu
+  linear/cuda/linear_codes_mxfp4.cu
   linear/cuda/linear_cuda.cc
   linear/cuda/linear_decode.cu
   linear/cuda/linear_few_rows.cu
   linear/cuda/linear_fixups.cu
   linear/cuda/linear_plain.cu
   process_logits/process_logits_cuda.cu
+  random_fill/random_codes_cuda.cu
   random_fill/random_fill_cuda.cu
   head_norm/head_norm_cuda.cu
   rms_norm/rms_norm_cuda.cu

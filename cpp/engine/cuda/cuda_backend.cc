@@ -1,7 +1,6 @@
 #include "engine/cuda/cuda_backend.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 
 #include "engine/base/error.h"
@@ -9,6 +8,8 @@
 #include "engine/cuda/cuda_workspace.h"
 #include "ops/attention/cuda/attention_cuda.h"
 #include "ops/experts/cuda/route_cuda.h"
+#include "ops/linear/cuda/code_layout.h"
+#include "ops/random_fill/random_codes_cuda.h"
 #include "ops/random_fill/random_fill_cuda.h"
 #include "ops/rms_norm/rms_norm_cuda.h"
 
@@ -16,9 +17,6 @@ namespace inferno::engine {
 namespace {
 
 using ops::cuda::check;
-
-constexpr std::uint64_t kUploadBytes = 64 << 20;  // of one part
-constexpr std::uint64_t kCopyBytes = 2 << 20;     // that one thread copies at once
 
 // Code for other cards runs on a Hopper, too, but waits for nothing there.
 #ifdef INFERNO_CUDA_90A
@@ -41,25 +39,44 @@ void require(bool holds, const char* field, const std::string& expected, std::ui
               std::string(field) + ": a GPU expects " + expected + ", got " + std::to_string(got));
 }
 
-// Products of mixed types are not there yet.
+void refuse_format(const char* field, const std::string& expected, const WeightFormat& got) {
+  throw Error(
+      ErrorCode::kOther,
+      std::string(field) + ": a GPU expects " + expected + ", got " +
+          ops::weight_kind_name(got.kind) + (got.offsets ? " with offsets" : "") +
+          (got.is_quantized() && got.group > 0 ? " in groups of " + std::to_string(got.group)
+                                               : ""));
+}
+
+// What is no factor of a product, or has a kernel for elements only.
 void require_same(const char* field, const WeightFormat& got, ops::Dtype activation) {
   if (got == activation) return;
-  throw Error(ErrorCode::kOther, std::string(field) + ": a GPU expects the activations' type, " +
-                                     ops::dtype_name(activation) + ", got " +
-                                     ops::weight_kind_name(got.kind));
+  refuse_format(field, std::string("the activations' type, ") + ops::dtype_name(activation), got);
+}
+
+void require_product(const char* field, const WeightFormat& got, ops::Dtype activation) {
+  if (got == activation || ops::cuda::has_code_layout(got)) return;
+  refuse_format(
+      field,
+      std::string("the activations' type, ") + ops::dtype_name(activation) +
+          ", fp8 or int8 with a scale for each row or 128 columns, int4 with one for each "
+          "row, 32, 64 or 128 columns, or mxfp4",
+      got);
 }
 
 // All layers' experts share one workspace and its plan.
 void check_experts(const DecoderSpec& spec, const MlpSpec& mlp) {
   if (mlp.kind == MlpKind::Dense) return;
   const MlpSpec& first = *first_experts(spec);
-  require_same("router", mlp.router.format, spec.activation);
+  require_product("router", mlp.router.format, spec.activation);
+  require_same("experts", mlp.gate_up.format, spec.activation);
+  require_same("experts", mlp.down.format, spec.activation);
   const SharedExpertSpec& shared = mlp.shared;
   if (shared.intermediate_size > 0) {
     for (const WeightFormat& format : {shared.gate_up, shared.down}) {
-      require_same("shared", format, spec.activation);
+      require_product("shared", format, spec.activation);
     }
-    if (shared.has_gate) require_same("shared.gate", shared.gate, spec.activation);
+    if (shared.has_gate) require_product("shared.gate", shared.gate, spec.activation);
     require(shared.intermediate_size % 8 == 0, "shared.intermediate_size", "a multiple of 8",
             shared.intermediate_size);
   }
@@ -76,6 +93,7 @@ void check_experts(const DecoderSpec& spec, const MlpSpec& mlp) {
 }  // namespace
 
 std::uint64_t CudaSizes::matrix_bytes(const ops::WeightShape& matrix) const {
+  if (matrix.format.is_quantized()) return ops::cuda::CodeLayout(matrix).bytes;
   return std::uint64_t{matrix.num_rows} * matrix.num_columns * ops::dtype_bytes(matrix.dtype());
 }
 
@@ -88,7 +106,7 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
     throw Error(ErrorCode::kOther, "activation: a GPU expects f16 or bf16, got f32");
   }
   require_same("embedding", spec.embedding, spec.activation);
-  require_same("head", spec.head.format, spec.activation);
+  require_product("head", spec.head.format, spec.activation);
   require_same("kv", spec.kv, spec.activation);
   require(spec.hidden_size % 8 == 0 && spec.hidden_size <= ops::cuda::kMaxHiddenSize, "hidden_size",
           "a multiple of 8 up to " + std::to_string(ops::cuda::kMaxHiddenSize), spec.hidden_size);
@@ -101,10 +119,10 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
     const AttentionSpec& attention = layer.attention;
     for (const LinearSpec& linear :
          {attention.qkv, attention.o, layer.mlp.gate_up, layer.mlp.down}) {
-      require_same("weights", linear.format, spec.activation);
+      require_product("weights", linear.format, spec.activation);
     }
     if (attention.output_gate) {
-      require_same("output_gate", attention.gate, spec.activation);
+      require_product("output_gate", attention.gate, spec.activation);
     }
     require(layer.mlp.intermediate_size % 8 == 0, "intermediate_size", "a multiple of 8",
             layer.mlp.intermediate_size);
@@ -124,51 +142,6 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
   }
 }
 
-CudaUploader::Part& CudaUploader::next_part() {
-  Part& part = parts_[next_++ % parts_.size()];
-  if (part.buffer == nullptr) part.buffer = std::make_unique<PinnedBuffer>(kUploadBytes);
-  part.fetched.wait();
-  return part;
-}
-
-void CudaUploader::upload(std::byte* target, const ops::RowSource& source,
-                          std::uint32_t num_columns, ops::Dtype dtype) {
-  const std::uint64_t size = ops::dtype_bytes(dtype);
-  const std::uint64_t from_size = ops::dtype_bytes(source.format.dtype());
-  const std::uint64_t total = std::uint64_t{source.num_rows} * num_columns;
-  const std::uint64_t at_once = kUploadBytes / size;
-  const std::uint64_t by_thread = kCopyBytes / size;
-  for (std::uint64_t first = 0; first < total; first += at_once) {
-    Part& part = next_part();
-    const std::uint64_t count = std::min(at_once, total - first);
-    const auto chunks = static_cast<std::uint32_t>((count + by_thread - 1) / by_thread);
-    threads_.parallel_for(chunks, [&](std::uint32_t chunk, std::uint32_t) {
-      const std::uint64_t begin = chunk * by_thread;
-      const std::uint64_t length = std::min(by_thread, count - begin);
-      std::byte* out = part.buffer->data() + begin * size;
-      const std::byte* in = source.data + (first + begin) * from_size;
-      if (source.format.dtype() == dtype) {
-        std::memcpy(out, in, length * size);
-        return;
-      }
-      for (std::uint64_t i = 0; i < length; ++i) {
-        ops::store_element(out, dtype, i, ops::load_element(in, source.format.dtype(), i));
-      }
-    });
-    check(cudaMemcpyAsync(target + first * size, part.buffer->data(), count * size,
-                          cudaMemcpyHostToDevice, stream_),
-          "cudaMemcpyAsync");
-    part.fetched.record(stream_);
-  }
-}
-
-void CudaUploader::finish() {
-  for (Part& part : parts_) {
-    part.fetched.wait();
-    part.buffer.reset();
-  }
-}
-
 CudaBackend::CudaBackend(const DeviceOptions& options)
     : deterministic_(options.deterministic),
       reference_attention_(options.attention == AttentionBackend::Reference),
@@ -185,16 +158,22 @@ CudaBackend::CudaBackend(const DeviceOptions& options)
 ops::cuda::CudaOp CudaBackend::op() const { return {stream_->get(), num_sms_, dependent_launch_}; }
 
 void CudaBackend::write_rows(const MatrixRows& target, const ops::RowSource& source) {
-  const ops::WeightShape& matrix = target.matrix;
-  const std::uint64_t row_bytes = matrix.num_columns * ops::dtype_bytes(matrix.dtype());
-  uploader_->upload(target.data + target.first_row * row_bytes, source, matrix.num_columns,
-                    matrix.dtype());
+  if (target.matrix.format.is_quantized()) {
+    uploader_->upload_strips(target, source);
+  } else {
+    uploader_->upload_elements(target, source);
+  }
 }
 
 void CudaBackend::randomise_rows(const MatrixRows& target, const NormalTable& normal,
                                  std::uint64_t key) {
   const std::span<const std::byte> table = normal.values();
   const ops::WeightShape& matrix = target.matrix;
+  if (matrix.format.is_quantized()) {
+    const auto alone = no_waiting_for_device();
+    return ops::cuda::random_codes_cuda(
+        op(), {.matrix = matrix, .key = key, .deviation = normal.deviation(), .out = target.data});
+  }
   if (normal_table_.data() == nullptr || normal_dtype_ != matrix.dtype()) {
     // Two models may be filled by turns. What the stream still reads is not given back.
     check(cudaStreamSynchronize(stream_->get()), "cudaStreamSynchronize");

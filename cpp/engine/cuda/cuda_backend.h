@@ -1,15 +1,15 @@
-// A GPU as a device: row-major weights of 16 bits, one stream, the ops of ops/*_cuda.h. It is the
-// one whose context is the calling thread's when the backend is made, and it is used and dropped on
-// that thread.
+// A GPU as a device: row-major weights of 16 bits or quantized ones, one stream, the ops of
+// ops/*_cuda.h. It is the one whose context is the calling thread's when the backend is made, and
+// it is used and dropped on that thread.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 
 #include "engine/backend.h"
 #include "engine/cuda/cuda_memory.h"
 #include "engine/cuda/cuda_step.h"
+#include "engine/cuda/cuda_uploader.h"
 #include "ops/base/thread_pool.h"
 #include "ops/cuda/cuda_op.h"
 
@@ -20,31 +20,6 @@ class CudaSizes : public Sizes {
   std::uint64_t matrix_bytes(const ops::WeightShape& matrix) const override;
   std::uint64_t workspace_bytes(const DecoderSpec& spec, const ModelLimits& limits) const override;
   void check(const DecoderSpec& spec, const ModelLimits& limits) const override;
-};
-
-// Brings weights up through page-locked memory: while the copy engine fetches one part, threads
-// copy the next out of the page cache.
-class CudaUploader {
- public:
-  CudaUploader(ThreadPool& threads, cudaStream_t stream) : threads_(threads), stream_(stream) {}
-
-  // Rows of `num_columns` elements, converted to `dtype`, to `target` on the device.
-  void upload(std::byte* target, const ops::RowSource& source, std::uint32_t num_columns,
-              ops::Dtype dtype);
-  // Waits, and gives the page-locked memory back.
-  void finish();
-
- private:
-  struct Part {
-    std::unique_ptr<PinnedBuffer> buffer;
-    CudaEvent fetched;
-  };
-  Part& next_part();
-
-  ThreadPool& threads_;
-  cudaStream_t stream_;
-  std::array<Part, 3> parts_;
-  std::size_t next_ = 0;
 };
 
 class CudaBackend : public Backend {

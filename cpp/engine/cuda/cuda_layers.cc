@@ -16,7 +16,7 @@ namespace {
 static_assert(kMaxRopes <= ops::cuda::kMaxRopes);
 
 ops::cuda::DeviceMatrix matrix_of(const ops::PackedWeights& weights) {
-  return {weights.data, weights.shape.num_rows, weights.shape.num_columns, weights.shape.dtype()};
+  return {weights.data, weights.shape.num_rows, weights.shape.num_columns, weights.shape.format};
 }
 
 ops::cuda::KvLayerCuda kv_layer_of(const ops::KvLayer& kv) {

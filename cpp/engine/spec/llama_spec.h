@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <optional>
 
 #include "engine/spec/spec.h"
 
@@ -21,7 +22,8 @@ struct LlamaShape {
   bool tie_word_embeddings = false;
   bool attention_bias = false;  // of q, k, v and o
   bool mlp_bias = false;
-  ops::Dtype dtype = ops::Dtype::BF16;  // of weights, activations and KV
+  ops::Dtype dtype = ops::Dtype::BF16;          // of weights, activations and KV
+  std::optional<WeightFormat> linear_format{};  // of the layers' matrices, where it is another
 
   std::uint32_t q_size() const { return num_heads * head_dim; }
   std::uint32_t kv_size() const { return num_kv_heads * head_dim; }
@@ -29,6 +31,7 @@ struct LlamaShape {
 
 inline DecoderSpec spec_of(const LlamaShape& shape) {
   const WeightFormat format = shape.dtype;
+  const WeightFormat linear = shape.linear_format.value_or(format);
   const NormSpec norm{NormKind::Rms, shape.rms_norm_eps};
   RopeSpec rope;
   for (std::uint32_t i = 0; i < shape.head_dim / 2; ++i) {
@@ -39,13 +42,13 @@ inline DecoderSpec spec_of(const LlamaShape& shape) {
   layer.attention = {.num_heads = shape.num_heads,
                      .num_kv_heads = shape.num_kv_heads,
                      .head_dim = shape.head_dim,
-                     .qkv = {shape.attention_bias, format},
-                     .o = {shape.attention_bias, format},
+                     .qkv = {shape.attention_bias, linear},
+                     .o = {shape.attention_bias, linear},
                      .rope = 0,
                      .scale = 1 / std::sqrt(static_cast<float>(shape.head_dim))};
   layer.mlp = {.intermediate_size = shape.intermediate_size,
-               .gate_up = {shape.mlp_bias, format},
-               .down = {shape.mlp_bias, format}};
+               .gate_up = {shape.mlp_bias, linear},
+               .down = {shape.mlp_bias, linear}};
   return {.vocab_size = shape.vocab_size,
           .hidden_size = shape.hidden_size,
           .activation = shape.dtype,

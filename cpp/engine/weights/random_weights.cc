@@ -47,7 +47,7 @@ void fill_as(const std::byte* table, std::uint64_t key, std::uint64_t first,
 
 }  // namespace
 
-NormalTable::NormalTable(float deviation, ops::Dtype dtype) : dtype_(dtype) {
+NormalTable::NormalTable(float deviation, ops::Dtype dtype) : deviation_(deviation), dtype_(dtype) {
   for (std::size_t i = 0; i < kSteps / 2; ++i) {
     const double p = (static_cast<double>(i) + 0.5) / kSteps;
     const auto value = static_cast<float>(normal_quantile(p) * deviation);

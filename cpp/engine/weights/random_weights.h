@@ -23,6 +23,7 @@ class NormalTable {
   void fill(std::uint64_t key, std::uint64_t first, std::span<std::byte> out) const;
 
   static constexpr std::size_t kSteps = 4096;
+  float deviation() const { return deviation_; }
   ops::Dtype dtype() const { return dtype_; }
   // [kSteps] in `dtype`, for a device that fills by itself.
   std::span<const std::byte> values() const {
@@ -30,6 +31,7 @@ class NormalTable {
   }
 
  private:
+  float deviation_;
   ops::Dtype dtype_;
   std::array<std::byte, kSteps * 4> values_{};
 };

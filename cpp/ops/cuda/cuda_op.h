@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "ops/base/dtype.h"
+#include "ops/linear/weight_format.h"
 
 namespace inferno::ops::cuda {
 
@@ -26,13 +26,15 @@ struct CudaOp {
 // call. Clears an error that is not sticky.
 void check(cudaError_t status, const char* call);
 
-// A weight matrix as checkpoints have it, [num_rows, num_columns] row-major; `data` aligned to 256
-// bytes, num_columns a multiple of 8.
+// A weight matrix as checkpoints have it, [num_rows, num_columns] row-major, or, quantized, in the
+// layout of code_layout.h; `data` aligned to 256 bytes, num_columns a multiple of 8.
 struct DeviceMatrix {
   const void* data = nullptr;
   std::uint32_t num_rows = 0;     // N: outputs
   std::uint32_t num_columns = 0;  // K: inputs
-  Dtype dtype = Dtype::BF16;
+  WeightFormat format = Dtype::BF16;
+
+  constexpr Dtype dtype() const { return format.dtype(); }  // of what is not quantized
 };
 
 // Kernels of a step are launched with programmatic stream serialisation: a kernel may start while

@@ -23,6 +23,18 @@ CUtensorMap boxes_map(const DeviceMatrix& matrix, std::uint32_t box_rows, std::u
 inline constexpr std::uint32_t kPairRows = 8;
 CUtensorMap paired_map(const DeviceMatrix& matrix, std::uint32_t box_rows);
 
+// Rows of `num_runs` runs of neighbouring bytes, one after the other.
+struct RunGrid {
+  const std::byte* data = nullptr;  // aligned to 16 bytes
+  std::size_t run_bytes = 0;        // a multiple of 16 up to 2,048
+  std::uint32_t num_runs = 0;       // of a row
+  std::uint32_t num_rows = 0;
+};
+// The map for boxes of the same run of `box_rows` rows, without a swizzle: at (run, row) by
+// copy_boxes. Paired, rows of the upper and the lower half by turns, each of `box_rows` / 2: at
+// (run, 0, row) by copy_stack_boxes. Beyond the last row they are zero.
+CUtensorMap runs_map(const RunGrid& grid, std::uint32_t box_rows, bool paired);
+
 // Matrices of one shape, `stride_bytes` (a multiple of 16) from one to the next.
 struct MatrixStack {
   DeviceMatrix first;

@@ -172,10 +172,36 @@ __device__ __forceinline__ void wgmma_columns(float (&d)[kCount], const std::uin
   }
 }
 
+// As wgmma_rows of two matrices in shared memory, the first factor in registers: 16 rows to a warp,
+// as mma_16816 has them.
+#define INFERNO_WGMMA_RS(columns, types, sums, a0, a1, a2, a3, j, k)                       \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." types               \
+               " {" INFERNO_LIST##sums "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #j \
+                                       ", %" #k ", 1, 1, 0;"                               \
+               : INFERNO_D##sums                                                           \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kFirst ? 0 : 1))
+#define INFERNO_WGMMA_REGISTER_ROWS(columns, sums, a0, a1, a2, a3, j, k)                  \
+  template <typename Element, bool kFirst>                                                \
+  __device__ __forceinline__ void wgmma_rows(float(&d)[sums], const std::uint32_t(&a)[4], \
+                                             std::uint64_t b) {                           \
+    if constexpr (std::is_same_v<Element, __nv_bfloat16>) {                               \
+      INFERNO_WGMMA_RS(columns, "bf16.bf16", sums, a0, a1, a2, a3, j, k);                 \
+    } else {                                                                              \
+      INFERNO_WGMMA_RS(columns, "f16.f16", sums, a0, a1, a2, a3, j, k);                   \
+    }                                                                                     \
+  }
+INFERNO_WGMMA_REGISTER_ROWS(8, 4, 4, 5, 6, 7, 8, 9)
+INFERNO_WGMMA_REGISTER_ROWS(16, 8, 8, 9, 10, 11, 12, 13)
+INFERNO_WGMMA_REGISTER_ROWS(32, 16, 16, 17, 18, 19, 20, 21)
+INFERNO_WGMMA_REGISTER_ROWS(48, 24, 24, 25, 26, 27, 28, 29)
+INFERNO_WGMMA_REGISTER_ROWS(64, 32, 32, 33, 34, 35, 36, 37)
+
 #undef INFERNO_WGMMA_RS32
 #undef INFERNO_WGMMA_RS48
 #undef INFERNO_WGMMA_RS64
 #undef INFERNO_WGMMA_RS128
+#undef INFERNO_WGMMA_REGISTER_ROWS
+#undef INFERNO_WGMMA_RS
 #undef INFERNO_WGMMA_ROWS
 #undef INFERNO_WGMMA_SS
 #undef INFERNO_LIST128

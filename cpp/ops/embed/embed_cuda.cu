@@ -71,7 +71,7 @@ void embed_cuda(const CudaOp& op, const EmbedCudaArgs& args) {
   for (std::uint32_t r = 0; r < args.num_ropes; ++r) {
     num_angles += args.num_tokens * args.ropes[r].half;
   }
-  with_element(args.table.dtype, [&](auto element) {
+  with_element(args.table.dtype(), [&](auto element) {
     launch_by_hidden_size(args.table.num_columns, [&](auto packs, std::uint32_t threads) {
       const std::uint32_t blocks = args.num_tokens + (num_angles + threads - 1) / threads;
       launch(op, embed_kernel<decltype(element), packs()>, {blocks, threads}, args);

@@ -83,9 +83,9 @@ struct CublasLt::Descriptors {
              "cublasLtMatmulDescSetAttribute");
     check_lt(library.layout_create(&weight, element, columns, rows, columns), "cublasLtLayout");
     check_lt(library.layout_create(&h, element, columns, num_tokens, columns), "cublasLtLayout");
-    check_lt(
-        library.layout_create(&y, product.float_y ? CUDA_R_32F : element, rows, num_tokens, rows),
-        "cublasLtLayout");
+    check_lt(library.layout_create(&y, product.float_y ? CUDA_R_32F : element, rows, num_tokens,
+                                   product.y_stride == 0 ? rows : product.y_stride),
+             "cublasLtLayout");
   }
   ~Descriptors() {
     if (y != nullptr) library_.layout_destroy(y);
@@ -115,8 +115,9 @@ CublasLt::~CublasLt() { library_->destroy(handle_); }
 std::size_t CublasLt::workspace_bytes() { return kWorkspaceBytes; }
 
 CublasLt::Key CublasLt::key_of(const LtProduct& product, std::uint32_t num_tokens) {
-  return {num_tokens,           product.weight.num_rows, product.weight.num_columns,
-          product.weight.dtype, product.float_y,         product.add};
+  return {num_tokens,       product.weight.num_rows, product.weight.num_columns,
+          product.y_stride, product.dtype,           product.float_y,
+          product.add};
 }
 
 cublasLtMatmulAlgo_t CublasLt::choose(const LtProduct& product, std::uint32_t num_tokens) const {

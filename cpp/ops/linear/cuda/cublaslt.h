@@ -21,6 +21,7 @@ struct LtProduct {
   Dtype dtype = Dtype::BF16;     // of h and y
   DeviceMatrix weight;           // [N, K]; of the same dtype
   void* y = nullptr;             // elements, or float
+  std::uint32_t y_stride = 0;    // from one of y's rows to the next; 0: N
   bool float_y = false;
   bool add = false;
   float scale = 1;
@@ -43,8 +44,10 @@ class CublasLt {
  private:
   struct Library;
   struct Descriptors;
-  // Shapes for which one choice of algorithm serves: T (rounded up), N, K, dtype, kind of y.
-  using Key = std::tuple<std::uint32_t, std::uint32_t, std::uint32_t, Dtype, bool, bool>;
+  // Shapes for which one choice of algorithm serves: T (rounded up), N, K, y's stride, dtype, kind
+  // of y.
+  using Key =
+      std::tuple<std::uint32_t, std::uint32_t, std::uint32_t, std::uint32_t, Dtype, bool, bool>;
 
   static Key key_of(const LtProduct& product, std::uint32_t num_tokens);
   cublasLtMatmulAlgo_t choose(const LtProduct& product, std::uint32_t num_tokens) const;

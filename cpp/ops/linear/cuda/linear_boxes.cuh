@@ -1,5 +1,13 @@
-// How the kernel of linear_few_rows.cu cuts a weight matrix into boxes, gives them to blocks, and
-// streams them through shared memory.
+// How the kernels for few rows (linear_few_rows.cu, linear_codes.cuh) cut a weight matrix into
+// boxes, give them to blocks, and stream them through shared memory.
+//
+// A cluster of eight blocks computes one tile of 128 rows of W after the other, each block with an
+// eighth of the columns. In a block one warp streams its boxes of W and of the input through a ring
+// in shared memory; it fills the ring before it waits for the kernel before this one, since
+// weights are constant. Eight warps multiply; linear_handover.cuh has what becomes of their sums.
+//
+// Batch invariance: cuts depend on the weight's shape only, and the sum of an output goes through
+// its columns in order, cut by cut. So a row's bits are the same alone and beside others.
 #pragma once
 
 #include "ops/cuda/tensor_map.h"
@@ -8,13 +16,10 @@
 
 namespace inferno::ops::cuda::boxes {
 
-constexpr std::uint32_t kCluster = 8;  // blocks that share a tile
-constexpr std::uint32_t kBoxRowBytes = 128;
-constexpr std::uint32_t kWeightBytes = kTileRows * kBoxRowBytes;  // of a box
-constexpr std::uint32_t kGroupRows = 64;                          // of a warpgroup's products
-constexpr std::uint32_t kConsumers = kTileRows / 16;              // warps
+constexpr std::uint32_t kCluster = 8;                 // blocks that share a tile
+constexpr std::uint32_t kBoxRowBytes = 128;           // of 64 columns of elements
+constexpr std::uint32_t kConsumers = kTileRows / 16;  // warps
 constexpr std::uint32_t kConsumerThreads = kConsumers * 32;
-constexpr std::uint32_t kThreads = kConsumerThreads + 32;
 static_assert(kConsumers == kCluster);  // each block finishes the outputs of one warp of all
 
 // More than half of an SM's shared memory, so that two blocks never share an SM while another has
@@ -24,16 +29,43 @@ static_assert(kConsumers == kCluster);  // each block finishes the outputs of on
 constexpr std::uint32_t kRingAndSumsBytes = 222 * 1024;
 constexpr std::uint32_t kSwizzleAlignment = 1024;
 
+// A place for a warp's sums from each block of a cluster.
 template <int kTokens>
+struct Places {
+  static constexpr std::uint32_t kBytes = kCluster * (kTokens / 8) * 32 * sizeof(float4);
+};
+
+// Of a block: all but the warp that streams, and with it.
+template <typename Stage>
+constexpr std::uint32_t kWorkingThreads = Stage::kSets* kConsumerThreads + Stage::kFinishers * 32;
+template <typename Stage>
+constexpr std::uint32_t kThreads = kWorkingThreads<Stage> + 32;
+
+// What a Stage says: kTokens; kPlaces (linear_handover.cuh); kFinishers, the warps that only finish tiles; kSets of consumer
+// warps, which take boxes by turns and whose sums meet in a place more each; kColumns of a box, a
+// multiple of kBoxColumns; kWeightBytes, the room for a box of W, before the same columns of the
+// input; `weight_bytes`, how many of them come, and `copy_weights`, by which copy.
+template <typename Stage>
 struct Ring {
-  static constexpr std::uint32_t kInputBytes = kTokens * kBoxRowBytes;
-  static constexpr std::uint32_t kStageBytes = kWeightBytes + kInputBytes;
-  // A place for a warp's sums from each block; there are two.
-  static constexpr std::uint32_t kPlaceBytes = kCluster * (kTokens / 8) * 32 * sizeof(float4);
-  static constexpr std::uint32_t kStages = (kRingAndSumsBytes - 2 * kPlaceBytes) / kStageBytes;
+  static constexpr std::uint32_t kPartBytes = Stage::kTokens * kBoxRowBytes;  // of 64 columns
+  static constexpr std::uint32_t kParts = Stage::kColumns / kBoxColumns;
+  static constexpr std::uint32_t kInputBytes = kParts * kPartBytes;
+  static constexpr std::uint32_t kStageBytes = Stage::kWeightBytes + kInputBytes;
+  static constexpr std::uint32_t kPlacesBytes =
+      (Stage::kPlaces + Stage::kSets - 1) * Places<Stage::kTokens>::kBytes;
+  static constexpr std::uint32_t kStages = (kRingAndSumsBytes - kPlacesBytes) / kStageBytes;
   static constexpr std::uint32_t kSharedBytes =
-      kStages * kStageBytes + 2 * kPlaceBytes + kSwizzleAlignment;
+      kStages * kStageBytes + kPlacesBytes + kSwizzleAlignment;
+  static_assert(kStageBytes % kSwizzleAlignment == 0);
   static_assert(kStages > 1);  // a stage is given back when the next has begun
+};
+
+// Of a matrix of codes.
+struct CodesArgs {
+  std::uint32_t span_bytes;         // of a strip of 8 rows
+  const std::uint32_t* row_scales;  // scale words where a row has one; else null
+  std::uint32_t log_group_steps;    // columns of a group are 16 << this
+  bool offsets;
 };
 
 struct FewRowsArgs {
@@ -47,6 +79,7 @@ struct FewRowsArgs {
   std::uint32_t num_tiles;
   float* next_square_sums;
   std::uint32_t num_next_sums;  // of a row
+  CodesArgs codes;
 };
 
 #ifdef INFERNO_SM90A
@@ -86,7 +119,7 @@ class BoxWalk {
     tiles_.advance();
   }
   __device__ std::uint32_t tile() const { return tiles_.tile(); }
-  __device__ std::uint32_t column() const { return (tiles_.first_box() + box_) * kBoxColumns; }
+  __device__ std::uint32_t box() const { return tiles_.first_box() + box_; }
 
  private:
   Tiles tiles_;
@@ -96,13 +129,14 @@ class BoxWalk {
 struct Shared {
   std::uint64_t* full;    // [kStages] weights and input have come
   std::uint64_t* empty;   // [kStages] all consumers have read them
-  std::uint64_t* handed;  // [2] the sums of all blocks have come
+  std::uint64_t* handed;  // [kPlaces] the sums of all blocks have come
   std::uint32_t ring;     // address
-  float4* sums;           // [2, kCluster, kTokens / 8, 32]
-  float* scale;           // [kCallRows] of a token's row
+  const std::byte* ring_data;
+  float4* sums;  // [kPlaces, kCluster, kTokens / 8, 32]
+  float* scale;  // [kCallRows] of a token's row
 };
 
-template <int kTokens>
+template <typename Stage>
 class Producer {
  public:
   __device__ Producer(const FewRowsArgs& args, const Shared& shared)
@@ -130,24 +164,22 @@ class Producer {
   }
 
  private:
-  using Ring = boxes::Ring<kTokens>;
+  using Ring = boxes::Ring<Stage>;
   static constexpr std::uint32_t kStages = Ring::kStages;
 
   __device__ void copy_weights(std::uint32_t stage, const BoxWalk& walk) const {
     std::uint64_t* full = &shared_.full[stage];
-    const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes;
-    const std::uint32_t output = walk.tile() * args_.outputs_per_tile;
-    arrive_expecting(full, Ring::kStageBytes);
-    if (args_.epilogue.kind == Epilogue::Gate) {
-      copy_paired_box(to, &args_.weight_map, {walk.column(), output / kPairRows}, full, policy_);
-    } else {
-      copy_box(to, &args_.weight_map, {walk.column(), output}, full, policy_);
-    }
+    arrive_expecting(full, Stage::weight_bytes(args_) + Ring::kInputBytes);
+    Stage::copy_weights(args_, walk, shared_.ring + stage * Ring::kStageBytes, full, policy_);
   }
 
   __device__ void copy_input(std::uint32_t stage, const BoxWalk& walk) const {
-    const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes + kWeightBytes;
-    copy_box(to, &args_.input_map, {walk.column(), 0}, &shared_.full[stage], keep_);
+    const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes + Stage::kWeightBytes;
+#pragma unroll
+    for (std::uint32_t part = 0; part < Ring::kParts; ++part) {
+      copy_box(to + part * Ring::kPartBytes, &args_.input_map,
+               {walk.box() * Stage::kColumns + part * kBoxColumns, 0}, &shared_.full[stage], keep_);
+    }
   }
 
   const FewRowsArgs& args_;
@@ -156,6 +188,62 @@ class Producer {
   std::uint64_t keep_;
 };
 
+// What a block does. Consumer(args, shared).run() is by all warps but the one that streams.
+template <typename Stage, typename Consumer>
+__device__ __forceinline__ void run_block(const FewRowsArgs& args) {
+  extern __shared__ unsigned char dynamic[];
+  using Ring = boxes::Ring<Stage>;
+  __shared__ std::uint64_t full[Ring::kStages];
+  __shared__ std::uint64_t empty[Ring::kStages];
+  __shared__ std::uint64_t handed[Stage::kPlaces];
+  __shared__ float scale[Stage::kTokens];
+  const std::uint32_t base = shared_address(dynamic);
+  const std::uint32_t ring = (base + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
+  float4* sums =
+      reinterpret_cast<float4*>(dynamic + (ring - base) + Ring::kStages * Ring::kStageBytes);
+  const Shared shared{
+      full, empty, handed, ring, reinterpret_cast<std::byte*>(dynamic) + (ring - base),
+      sums, scale};
+  const bool produces = threadIdx.x == kWorkingThreads<Stage>;
+  if (produces) {
+    for (std::uint32_t stage = 0; stage < Ring::kStages; ++stage) {
+      init_barrier(&full[stage], 1);
+      init_barrier(&empty[stage], kConsumers);
+    }
+    for (std::uint64_t& barrier : handed) {
+      init_barrier(&barrier, 1);
+      arrive_expecting(&barrier, Places<Stage::kTokens>::kBytes);
+    }
+    fence_barrier_init();
+  }
+  arrive_at_cluster();
+  if (threadIdx.x >= kWorkingThreads<Stage>) {
+    if (produces) Producer<Stage>(args, shared).run();
+    return;
+  }
+  wait_for_cluster();
+  let_next_start();
+  wait_for_previous();
+  Consumer(args, shared).run();
+}
+
 #endif  // INFERNO_SM90A
+
+struct Variant {
+  void (*kernel)(FewRowsArgs);
+  std::uint32_t threads;
+  std::uint32_t shared_bytes;
+  std::uint32_t max_tokens;
+};
+
+// Of clusters of a kernel, how many a device runs at once; none where this build has no machine
+// code of it for the device.
+std::uint32_t clusters_at_once(const CudaOp& op, const Variant& variant);
+
+// A tile's rows and the number of tiles, with boxes of so many columns; and all but the maps.
+FewRowsArgs few_rows_args(const FewRowsProduct& product, std::uint32_t box_columns);
+
+void launch_few_rows(const CudaOp& op, const Variant& variant, const FewRowsArgs& args,
+                     std::uint32_t num_clusters);
 
 }  // namespace inferno::ops::cuda::boxes

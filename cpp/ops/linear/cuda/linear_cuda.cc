@@ -5,7 +5,9 @@
 #include <string>
 
 #include "ops/glu/glu_cuda.h"
+#include "ops/linear/cuda/code_layout.h"
 #include "ops/linear/cuda/cublaslt.h"
+#include "ops/linear/cuda/dequantize_cuda.h"
 #include "ops/linear/cuda/linear_fixups.h"
 #include "ops/linear/cuda/linear_product.h"
 #include "ops/rms_norm/rms_norm_cuda.h"
@@ -29,13 +31,17 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
     throw std::invalid_argument("other: product over " + std::to_string(weight.num_columns) +
                                 " columns, expected a multiple of 8");
   }
-  if (weight.dtype != Dtype::F16 && weight.dtype != Dtype::BF16) {
-    throw std::invalid_argument(std::string("other: weights of ") + dtype_name(weight.dtype) +
-                                ", expected f16 or bf16");
+  const bool known = weight.format.is_quantized() ? has_code_layout(weight.format)
+                                                  : weight.format != WeightFormat(Dtype::F32);
+  if (!known) {
+    throw std::invalid_argument(
+        std::string("other: weights of ") + weight_kind_name(weight.format.kind) +
+        " in groups of " + std::to_string(weight.format.group) + ", which no kernel multiplies");
   }
-  if (in.dtype != weight.dtype) {
+  if (in.dtype == Dtype::F32 ||
+      (!weight.format.is_quantized() && weight.format != WeightFormat(in.dtype))) {
     throw std::invalid_argument(std::string("other: product of ") + dtype_name(in.dtype) +
-                                " with weights of " + dtype_name(weight.dtype) +
+                                " with weights of " + weight_kind_name(weight.format.kind) +
                                 ", expected the same");
   }
   if (!few_rows && in.square_sums != nullptr) {
@@ -43,6 +49,19 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
                                 std::to_string(in.num_tokens) + " rows, expected up to " +
                                 std::to_string(kMaxFewRows));
   }
+}
+
+// Up to so many rows, codes become elements once more for each kCallRows of them in less time than
+// as a slice in memory.
+constexpr std::uint32_t kMaxFewCodeRows = 2 * kCallRows;
+
+// Of a quantized matrix, as many rows as become elements at once. Their elements then are still in
+// the L2 when they are multiplied.
+constexpr std::size_t kSliceBytes = std::size_t{32} << 20;
+
+std::uint32_t slice_rows(const DeviceMatrix& weight) {
+  const std::size_t rows = kSliceBytes / row_bytes(weight.num_columns, Dtype::BF16);
+  return static_cast<std::uint32_t>(std::max<std::size_t>(kStripRows, rows / 128 * 128));
 }
 
 LtProduct lt_product(const LinearInput& in, const DeviceMatrix& weight, void* y) {
@@ -53,10 +72,17 @@ LtProduct lt_product(const LinearInput& in, const DeviceMatrix& weight, void* y)
 
 struct LinearCuda::Impl {
   Impl(const CudaOp& op, std::byte* workspace, std::uint32_t max_tokens)
-      : few_rows_kernel(op), decode_rows_kernel(op), cublaslt(workspace, max_tokens) {}
+      : few_rows_kernel(op),
+        decode_rows_kernel(op),
+        code_rows_kernel(op),
+        cublaslt(workspace, max_tokens),
+        slice(workspace + CublasLt::workspace_bytes()) {}
 
   bool few_rows(std::uint32_t num_tokens) const {
     return num_tokens <= kMaxFewRows || batch_invariant;
+  }
+  bool few_rows(std::uint32_t num_tokens, const DeviceMatrix& weight) const {
+    return few_rows(num_tokens) || (weight.format.is_quantized() && num_tokens <= kMaxFewCodeRows);
   }
 
   // A product by the few-rows kernels, kCallRows rows at a time.
@@ -64,10 +90,13 @@ struct LinearCuda::Impl {
 
   // A product by cuBLASLt, and the bias.
   void multiply_many(const CudaOp& op, const LtProduct& product, const float* bias);
+  void multiply_slices(const CudaOp& op, const LtProduct& product);
 
   FewRowsKernel few_rows_kernel;
   DecodeRowsKernel decode_rows_kernel;
+  CodeRowsKernel code_rows_kernel;
   CublasLt cublaslt;
+  std::byte* slice;  // [kSliceBytes] of a quantized matrix, as elements
   bool batch_invariant = false;
 };
 
@@ -90,7 +119,13 @@ void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& prod
     part.next.h = advance(part.next.h, first * row_bytes(outputs, dtype));
     part.next.square_sums =
         advance(part.next.square_sums, first * row_bytes(norm_parts(outputs), Dtype::F32));
-    if (!batch_invariant && decode_rows_kernel.takes(part)) {
+    if (weight.format.is_quantized()) {
+      if (!code_rows_kernel.available()) {
+        throw std::invalid_argument(
+            "other: quantized weights need a GPU of compute capability 9.0");
+      }
+      code_rows_kernel(op, part);
+    } else if (!batch_invariant && decode_rows_kernel.takes(part)) {
       decode_rows_kernel(op, part);
     } else if (few_rows_kernel.available()) {
       few_rows_kernel(op, part);
@@ -102,7 +137,11 @@ void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& prod
 
 void LinearCuda::Impl::multiply_many(const CudaOp& op, const LtProduct& product,
                                      const float* bias) {
-  cublaslt.multiply(op, product);
+  if (product.weight.format.is_quantized()) {
+    multiply_slices(op, product);
+  } else {
+    cublaslt.multiply(op, product);
+  }
   if (bias == nullptr) return;
   add_bias_cuda(op, {.bias = bias,
                      .num_tokens = product.num_tokens,
@@ -112,18 +151,38 @@ void LinearCuda::Impl::multiply_many(const CudaOp& op, const LtProduct& product,
                      .y = product.y});
 }
 
+void LinearCuda::Impl::multiply_slices(const CudaOp& op, const LtProduct& product) {
+  const DeviceMatrix& weight = product.weight;
+  const std::uint32_t at_once = slice_rows(weight);
+  for (std::uint32_t first = 0; first < weight.num_rows; first += at_once) {
+    const std::uint32_t count = std::min(at_once, weight.num_rows - first);
+    dequantize_cuda(op, {.weight = weight,
+                         .first_row = first,
+                         .num_rows = count,
+                         .dtype = product.dtype,
+                         .out = slice});
+    LtProduct part = product;
+    part.weight = {slice, count, weight.num_columns, product.dtype};
+    part.y = advance(part.y, row_bytes(first, product.float_y ? Dtype::F32 : product.dtype));
+    part.y_stride = weight.num_rows;
+    cublaslt.multiply(op, part);
+  }
+}
+
 LinearCuda::LinearCuda(const CudaOp& op, void* workspace, std::uint32_t max_tokens)
     : impl_(std::make_unique<Impl>(op, static_cast<std::byte*>(workspace), max_tokens)) {}
 
 LinearCuda::~LinearCuda() = default;
 
-std::size_t LinearCuda::workspace_bytes() { return CublasLt::workspace_bytes(); }
+std::size_t LinearCuda::workspace_bytes(bool quantized) {
+  return CublasLt::workspace_bytes() + (quantized ? kSliceBytes : 0);
+}
 
 void LinearCuda::set_batch_invariant(bool on) { impl_->batch_invariant = on; }
 
 void LinearCuda::store(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                        const float* bias, void* out) {
-  const bool few_rows = impl_->few_rows(in.num_tokens);
+  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
   check_product(in, weight, few_rows);
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
   if (few_rows) {
@@ -135,7 +194,7 @@ void LinearCuda::store(const CudaOp& op, const LinearInput& in, const DeviceMatr
 
 void LinearCuda::store_f32(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                            const float* bias, float* out) {
-  const bool few_rows = impl_->few_rows(in.num_tokens);
+  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
   check_product(in, weight, few_rows);
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
   if (few_rows) {
@@ -154,7 +213,7 @@ bool LinearCuda::defers(std::uint32_t num_tokens, Dtype dtype) const {
 
 bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                      const float* bias, const Residual& residual) {
-  const bool few_rows = impl_->few_rows(in.num_tokens);
+  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
   check_product(in, weight, few_rows);
   if (in.num_tokens == 0 || weight.num_rows == 0) return false;
   const bool defers_next = residual.next.weight != nullptr && defers(in.num_tokens, in.dtype);
@@ -185,7 +244,7 @@ bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix
 
 void LinearCuda::gate(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                       const float* bias, const Gated& gated) {
-  const bool few_rows = impl_->few_rows(in.num_tokens);
+  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
   check_product(in, weight, few_rows);
   if (weight.num_rows % 16 != 0) {
     throw std::invalid_argument("other: gate and up of " + std::to_string(weight.num_rows) +

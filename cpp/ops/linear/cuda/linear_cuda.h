@@ -5,6 +5,10 @@
 // tensor copy engine into shared memory and multiply on the tensor cores. More rows: cuBLASLt and
 // small kernels around it. Both read the one row-major copy of W.
 //
+// A quantized W (code_layout.h) has a kernel of its own for few rows, in whose registers codes
+// become elements; for more, a slice of its rows after the other becomes elements in the workspace,
+// which cuBLASLt multiplies. Only on compute capability 9.0.
+//
 // Deferred normalisation: RMSNorm scales a whole row by one number, so h = x * norm_weight can be
 // multiplied first, and the product scaled by 1 / sqrt(mean(x²) + eps) at the end. The kernel that
 // makes x leaves partial sums of squares beside it; no kernel of its own stands between.
@@ -31,7 +35,7 @@ struct LinearInput {
   // scaled by 1 / sqrt(sum(sums[t, :]) / K + eps). Only for T up to kMaxFewRows.
   const float* square_sums = nullptr;
   float eps = 0;
-  Dtype dtype = Dtype::BF16;  // of h, and of what a product leaves in 16 bits; today also of W
+  Dtype dtype = Dtype::BF16;  // of h, of what a product leaves in 16 bits, of a W not quantized
 };
 
 // What `add` leaves for the next product, besides x.
@@ -60,15 +64,16 @@ struct Gated {
 // found out for each shape (tensor maps, heuristics). Not thread-safe.
 class LinearCuda {
  public:
-  // `workspace`: workspace_bytes() of device memory, for this object alone. cuBLASLt's heuristics
-  // are asked for all T up to `max_tokens` when a matrix is first seen, later ones one by one.
-  // Throws "other: …" if cuBLASLt cannot be opened.
+  // `workspace`: workspace_bytes(quantized) of device memory, for this object alone. cuBLASLt's
+  // heuristics are asked for all T up to `max_tokens` when a matrix is first seen, later ones one
+  // by one. Throws "other: …" if cuBLASLt cannot be opened.
   LinearCuda(const CudaOp& op, void* workspace, std::uint32_t max_tokens = 0);
   ~LinearCuda();
   LinearCuda(const LinearCuda&) = delete;
   LinearCuda& operator=(const LinearCuda&) = delete;
 
-  static std::size_t workspace_bytes();
+  // quantized: for quantized matrices, too.
+  static std::size_t workspace_bytes(bool quantized);
 
   // Same bits for a row whatever the other rows and their number are: always the few-rows kernel,
   // over parts of the batch. Off by default.

@@ -8,6 +8,7 @@
 
 #include "ops/base/test_support.h"
 #include "ops/cuda/cuda_test_support.h"
+#include "ops/linear/cuda/code_layout_fixture.h"
 #include "ops/linear/cuda/linear_cuda.h"
 #include "ops/linear/cuda/linear_product.h"
 #include "ops/rms_norm/rms_norm_cuda.h"
@@ -29,6 +30,12 @@ struct Case {
   bool deferred = false;  // the input comes with sums of squares
   float scale = 1;        // of Add
   Activation activation{};
+  WeightFormat format = Dtype::F32;  // where it is quantized; else the weights are of dtype
+  bool few = false;                  // taken as few rows whatever their number
+
+  WeightShape matrix() const {
+    return {outputs, columns, format.is_quantized() ? format : WeightFormat(dtype)};
+  }
 };
 
 // Of Add: where the outputs are a width that has a norm.
@@ -47,24 +54,33 @@ inline std::vector<float> rounded_all(std::vector<float> values, float factor, D
   return values;
 }
 
+// Random weights, and the bytes that a device has of them.
+inline std::vector<std::byte> make_weights(const Case& c, Random& random,
+                                           std::vector<float>& weights) {
+  if (c.format.is_quantized()) return random_codes(c.matrix(), random, weights);
+  weights = rounded_all(random.normals(weights.size()), 0.05F, c.dtype);
+  return ops::test::encode(weights, c.dtype);
+}
+
 // A random problem, on the host and on the device.
 struct Problem {
   Case shape;
   std::vector<float> h, weights, bias, sums, x, norm_weight;
-  DeviceBuffer<std::uint16_t> device_h, device_weights;
+  DeviceBuffer<std::uint16_t> device_h;
+  DeviceBuffer<std::byte> device_weights;
   DeviceBuffer<float> device_bias, device_sums, device_norm_weight;
 
   Problem(const Case& c, std::uint32_t seed) : Problem(c, Random(seed)) {}
   Problem(const Case& c, Random random)
       : shape(c),
         h(rounded_all(random.normals(std::size_t{c.rows} * c.columns), 1.0F, c.dtype)),
-        weights(rounded_all(random.normals(std::size_t{c.outputs} * c.columns), 0.05F, c.dtype)),
+        weights(std::size_t{c.outputs} * c.columns),
         bias(random.normals(c.outputs)),
         sums(random.normals(std::size_t{c.rows} * norm_parts(c.columns))),
         x(random.normals(std::size_t{c.rows} * c.outputs)),
         norm_weight(random.normals(c.outputs)),
         device_h(to_elements(h, c.dtype)),
-        device_weights(to_elements(weights, c.dtype)),
+        device_weights(make_weights(c, random, weights)),
         device_bias(bias),
         device_sums(squared(sums, c.columns)),
         device_norm_weight(norm_weight) {}
@@ -75,7 +91,7 @@ struct Problem {
   }
 
   DeviceMatrix matrix() const {
-    return {device_weights.data(), shape.outputs, shape.columns, shape.dtype};
+    return {device_weights.data(), shape.outputs, shape.columns, shape.matrix().format};
   }
   // Rows [first, first + count).
   LinearInput input(std::uint32_t first, std::uint32_t count) const {
@@ -195,7 +211,7 @@ class Target {
 
 // A device with the products' workspace.
 struct Bench {
-  explicit Bench(bool plain = false) : workspace(LinearCuda::workspace_bytes()) {
+  explicit Bench(bool plain = false) : workspace(LinearCuda::workspace_bytes(true)) {
     workspace.zero();
     op = device.op();
     if (plain) op.dependent_launch = false;
@@ -223,7 +239,7 @@ struct Bench {
   bool batch_invariant = false;
 };
 
-double rounding(Dtype dtype) { return dtype == Dtype::BF16 ? 0x1p-8 : 0x1p-11; }
+inline double rounding(Dtype dtype) { return dtype == Dtype::BF16 ? 0x1p-8 : 0x1p-11; }
 
 // Sums in float: 1e-5 of the terms' magnitudes; the rest is rounding to elements.
 constexpr double kSumError = 1e-5;

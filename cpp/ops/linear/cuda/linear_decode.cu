@@ -246,7 +246,7 @@ std::span<const Variant> variants_of(Dtype dtype, bool extras) {
 const Variant& variant_of(const FewRowsProduct& product, std::uint32_t num_sms) {
   const std::uint32_t pairs =
       product.weight.num_rows / 2;  // of rows: a tile takes run_rows of them
-  const auto variants = variants_of(product.weight.dtype, has_extras(product));
+  const auto variants = variants_of(product.in.dtype, has_extras(product));
   const auto most = [&](const Variant& variant) {
     return divide_up(divide_up(pairs, variant.run_rows), num_sms) * variant.run_rows;
   };

@@ -86,8 +86,8 @@ __global__ void __launch_bounds__(kWarps * 32) few_rows_plain_kernel(const Plain
 void few_rows_plain(const CudaOp& op, const FewRowsProduct& product) {
   const PlainArgs args{product.weight.data, product.in.h, epilogue_args(product)};
   const std::uint32_t blocks = (args.epilogue.num_outputs + kWarps - 1) / kWarps;
-  const auto kernel = product.weight.dtype == Dtype::BF16 ? few_rows_plain_kernel<__nv_bfloat16>
-                                                          : few_rows_plain_kernel<__half>;
+  const auto kernel = product.in.dtype == Dtype::BF16 ? few_rows_plain_kernel<__nv_bfloat16>
+                                                      : few_rows_plain_kernel<__half>;
   launch(op, kernel, {blocks, kWarps * 32}, args);
 }
 

@@ -48,6 +48,17 @@ class FewRowsKernel {
   std::uint32_t num_clusters_ = 0;  // that the device runs at once
 };
 
+// The same of quantized matrices.
+class CodeRowsKernel {
+ public:
+  explicit CodeRowsKernel(const CudaOp& op);
+  bool available() const { return num_clusters_ > 0; }
+  void operator()(const CudaOp& op, const FewRowsProduct& product) const;
+
+ private:
+  std::uint32_t num_clusters_ = 0;
+};
+
 inline constexpr std::uint32_t kMaxDecodeRows = 8;
 
 // The kernel for up to kMaxDecodeRows rows and small matrices, for compute capability 9.0.

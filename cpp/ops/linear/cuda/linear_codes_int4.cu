@@ -1,0 +1,6 @@
+#include "ops/linear/cuda/linear_codes.cuh"
+
+std::span<const inferno::ops::cuda::boxes::Variant> inferno::ops::cuda::codes::int4_variants(
+    Dtype dtype) {
+  return variants_of<Codes<WeightKind::Int4, kSpanSteps>>(dtype);
+}

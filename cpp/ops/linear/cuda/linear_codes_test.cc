@@ -1,0 +1,78 @@
+// Goal: products with quantized matrices on the GPU are right for every format, shape and epilogue.
+// Method: random codes, scales and offsets; the same checks against float64 as of other products,
+// with the weights that these stand for.
+#include <doctest/doctest.h>
+
+#include "ops/linear/cuda/linear_cuda_checks.h"
+
+namespace inferno::ops::cuda::test {
+namespace {
+
+constexpr Epilogue kEpilogues[] = {Epilogue::Store, Epilogue::StoreFloat, Epilogue::Add,
+                                   Epilogue::Gate};
+
+// Every format, epilogue and type of activations; bias and deferred norm by turns.
+void check_all(Bench& bench, std::uint32_t rows, std::uint32_t outputs, std::uint32_t columns) {
+  static const std::uint32_t seed = fresh_seed();
+  std::uint32_t turn = rows;
+  for (const WeightFormat& format : kCodeFormats) {
+    for (const Epilogue epilogue : kEpilogues) {
+      if (epilogue == Epilogue::Gate && outputs % 16 != 0) continue;
+      const bool few = rows <= kMaxFewRows || bench.batch_invariant;
+      Case c{rows, outputs, columns, epilogue};
+      c.dtype = turn % 5 < 3 ? Dtype::BF16 : Dtype::F16;
+      c.bias = turn % 2 == 0;
+      c.deferred = few && turn % 3 != 0;
+      c.scale = epilogue == Epilogue::Add && turn % 4 == 0 ? 0.22F : 1.0F;
+      c.format = format;
+      c.few = few;
+      check_right(bench, c, seed + turn * 977 + columns);
+      ++turn;
+    }
+  }
+}
+
+TEST_CASE("products of few rows with quantized matrices are right") {
+  Bench bench;
+  for (const std::uint32_t rows : {1U, 7U, 9U, 17U, 33U, kMaxFewRows}) {
+    check_all(bench, rows, 1, 136);
+    check_all(bench, rows, 211, 40);
+    check_all(bench, rows, 272, 328);
+  }
+  check_all(bench, 5, 144, 4104);
+  check_all(bench, 12, 4112, 520);
+}
+
+TEST_CASE("products of many rows with quantized matrices are right") {
+  Bench bench;
+  for (const std::uint32_t rows : {kMaxFewRows + 1, 140U}) {
+    check_all(bench, rows, 211, 136);
+    check_all(bench, rows, 272, 328);
+  }
+}
+
+TEST_CASE("products of any number of rows with quantized matrices are right as few rows") {
+  Bench bench;
+  bench.set_batch_invariant();
+  check_all(bench, 65, 272, 1992);
+  check_all(bench, 140, 144, 328);
+}
+
+TEST_CASE("a row in a batch equals the row alone with quantized matrices") {
+  Bench bench;
+  for (const WeightFormat& format : kCodeFormats) {
+    Case c{kMaxFewRows, 272, 1992, Epilogue::StoreFloat};
+    c.format = format;
+    const Problem problem(c, fresh_seed());
+    const Outputs together = bench.run(problem);
+    for (const std::uint32_t count : {1U, 9U, 30U}) {
+      CAPTURE(count);
+      const Outputs alone = bench.run(problem, 11, count);
+      CHECK(
+          ops::test::same_bits(alone.out, std::span(together.out).subspan(11 * 272, count * 272)));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace inferno::ops::cuda::test

@@ -1,0 +1,142 @@
+// Codes of quantized weights become elements in registers, two at a time, exactly.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <bit>
+#include <type_traits>
+
+#include "ops/linear/cuda/code_layout.h"
+#include "ops/linear/weight_format.h"
+
+namespace inferno::ops::cuda {
+
+// Two neighbouring elements.
+template <typename Element>
+using Pair = std::conditional_t<std::is_same_v<Element, __half>, __half2, __nv_bfloat162>;
+
+template <typename Element>
+__device__ __forceinline__ Pair<Element> as_pair(std::uint32_t bits) {
+  Pair<Element> pair;
+  memcpy(&pair, &bits, sizeof(bits));
+  return pair;
+}
+
+template <typename Element>
+__device__ __forceinline__ std::uint32_t bits_of(const Pair<Element>& pair) {
+  std::uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
+
+// Where the bits of codes belong in elements.
+template <typename Element>
+struct CodeBits {
+  static constexpr bool kHalf = std::is_same_v<Element, __half>;
+  // Whole numbers below 2^10 (2^7) stand in the last bits of a number that begins at 2^10 (2^7).
+  static constexpr std::uint32_t kWhole = kHalf ? 0x64006400U : 0x43004300U;
+  static constexpr std::uint32_t kWholePlus8 = kHalf ? 0x64086408U : 0x43084308U;
+  // Exponent and mantissa of e4m3 in the upper bytes, shifted down; then a factor that makes up for
+  // the other bias, for subnormal numbers, too: 2^8 (2^120).
+  static constexpr int kE4m3Shift = kHalf ? 1 : 4;
+  static constexpr std::uint32_t kE4m3Mask = kHalf ? 0x3f803f80U : 0x07f007f0U;
+  static constexpr std::uint32_t kE4m3Factor = kHalf ? 0x5c005c00U : 0x7b807b80U;
+  // The same of e2m1 in the lower bits, shifted up: 2^14 (2^126).
+  static constexpr int kE2m1Shift = kHalf ? 9 : 6;
+  static constexpr std::uint32_t kE2m1Mask = kHalf ? 0x0e000e00U : 0x01c001c0U;
+  static constexpr std::uint32_t kE2m1Factor = kHalf ? 0x74007400U : 0x7e807e80U;
+};
+
+// (a & mask) | b in one instruction, which the compiler makes two of where mask and b are
+// constants.
+__device__ __forceinline__ std::uint32_t masked_or(std::uint32_t a, std::uint32_t mask,
+                                                   std::uint32_t b) {
+  std::uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "r"(mask), "r"(b));
+  return result;
+}
+
+// value(code) - zero_point of the two codes in the lower bytes (of 4 bits: the lowest) of the
+// halves of `word`; of fp8 in the upper bytes.
+template <WeightKind kKind, typename Element>
+__device__ __forceinline__ std::uint32_t pair_of(std::uint32_t word) {
+  using Bits = CodeBits<Element>;
+  const auto difference = [](std::uint32_t a, std::uint32_t b) {
+    return bits_of<Element>(__hsub2(as_pair<Element>(a), as_pair<Element>(b)));
+  };
+  const auto product = [](std::uint32_t a, std::uint32_t b) {
+    return bits_of<Element>(__hmul2(as_pair<Element>(a), as_pair<Element>(b)));
+  };
+  if constexpr (kKind == WeightKind::Fp8) {
+    return product(masked_or(word, 0x80008000U, word >> Bits::kE4m3Shift & Bits::kE4m3Mask),
+                   Bits::kE4m3Factor);
+  } else if constexpr (kKind == WeightKind::Int8) {
+    // The lower seven bits less 128 times the upper one.
+    return difference(masked_or(word, 0x007f007fU, Bits::kWhole),
+                      masked_or(word, 0x00800080U, Bits::kWhole));
+  } else if constexpr (kKind == WeightKind::Int4) {
+    return difference(masked_or(word, 0x000f000fU, Bits::kWhole), Bits::kWholePlus8);
+  } else {
+    return product(masked_or(word << 12, 0x80008000U, word << Bits::kE2m1Shift & Bits::kE2m1Mask),
+                   Bits::kE2m1Factor);
+  }
+}
+
+// A lane's codes of a row of a span.
+template <WeightKind kKind>
+struct LaneSpan {
+  static constexpr bool kBytes = kKind == WeightKind::Fp8 || kKind == WeightKind::Int8;
+  static constexpr int kWords = kBytes ? 8 : 4;
+  std::uint32_t words[kWords];
+
+  // `strip`: where the strip's span begins.
+  __device__ __forceinline__ void load(const std::byte* strip, std::uint32_t lane) {
+#pragma unroll
+    for (int i = 0; i < kWords / 4; ++i) {
+      const uint4 four = reinterpret_cast<const uint4*>(strip)[i * 32 + lane];
+      words[4 * i] = four.x;
+      words[4 * i + 1] = four.y;
+      words[4 * i + 2] = four.z;
+      words[4 * i + 3] = four.w;
+    }
+  }
+
+  // The two pairs of a step, as elements. All indices are constants after unrolling.
+  template <typename Element>
+  __device__ __forceinline__ void pairs(int step, std::uint32_t& first,
+                                        std::uint32_t& second) const {
+    if constexpr (kKind == WeightKind::Fp8) {
+      first = pair_of<kKind, Element>(words[step] << 8);
+      second = pair_of<kKind, Element>(words[step]);
+    } else if constexpr (kKind == WeightKind::Int8) {
+      first = pair_of<kKind, Element>(words[step]);
+      second = pair_of<kKind, Element>(words[step] >> 8);
+    } else {
+      const std::uint32_t word = words[step / 2] >> (step % 2 * 8);
+      first = pair_of<kKind, Element>(word);
+      second = pair_of<kKind, Element>(word >> 4);
+    }
+  }
+};
+
+// A scale word; of a format with offsets also the shift of codes, for both of a pair.
+__device__ __forceinline__ float scale_of(std::uint32_t word, bool offsets) {
+  return __uint_as_float(offsets ? word & 0xffff0000U : word);
+}
+template <typename Element>
+__device__ __forceinline__ Pair<Element> shift_of(std::uint32_t word) {
+  const std::uint32_t both = __byte_perm(word, 0, 0x1010);
+  if constexpr (std::is_same_v<Element, __half>) {
+    return __float2half2_rn(__uint_as_float(word << 16));
+  } else {
+    return as_pair<Element>(both);
+  }
+}
+
+template <typename Element>
+__device__ __forceinline__ std::uint32_t shifted(std::uint32_t pair, const Pair<Element>& shift) {
+  return bits_of<Element>(__hsub2(as_pair<Element>(pair), shift));
+}
+
+}  // namespace inferno::ops::cuda
