@@ -97,7 +97,7 @@ pub(super) fn map_tensors(
     let quantization = config.quantization.as_ref();
     let mut picked = Picked { directory, paths: &paths, files: &files, found };
     let tensors = picked.take(expected, quantization)?;
-    picked.refuse_rest(root)?;
+    picked.refuse_rest(root, quantization.is_some())?;
     Ok((files, tensors))
 }
 
@@ -184,7 +184,7 @@ impl Picked<'_> {
     }
 
     /// What is left over must be harmless: known names, and the biases of zeros that some tools write beside codes.
-    fn refuse_rest(self, root: &Root) -> Result<(), CheckpointError> {
+    fn refuse_rest(self, root: &Root, quantized: bool) -> Result<(), CheckpointError> {
         let is_zero = |name: &str, file: usize, entry: &TensorEntry| {
             let data = self.files[file].bytes().get(entry.begin..entry.end);
             name.ends_with(".bias") && data.is_some_and(|data| data.iter().all(|byte| *byte == 0))
@@ -193,7 +193,9 @@ impl Picked<'_> {
             .found
             .iter()
             .filter(|(name, (file, entry))| {
-                !root.may_be_left_out(name) && !is_zero(name, *file, entry)
+                !root.may_be_left_out(name)
+                    && !(quantized && quantized::is_of_activations(name))
+                    && !is_zero(name, *file, entry)
             })
             .map(|(name, (file, _))| (name, *file))
             .collect();

@@ -96,6 +96,8 @@ fn what_does_not_make_a_matrix_is_refused_by_its_tensor() {
         ("gptq-128", "qzeros", Some(vec![1, 8]), WrongShape),
         ("gptq-act-order", "g_idx", Some(vec![127]), WrongShape),
         ("awq-64", "qweight", Some(vec![128, 15]), WrongShape),
+        ("awq-64", "qzeros", Some(vec![2, 15]), WrongShape),
+        ("packed-32-zeros", "weight_zero_point", Some(vec![128, 4]), WrongShape),
     ] {
         let mut builder = copy_of(name);
         let key = format!("{o_proj}.{tensor}");
@@ -110,6 +112,23 @@ fn what_does_not_make_a_matrix_is_refused_by_its_tensor() {
         }
         builder.write_single();
         assert_eq!(builder.fault(Some(&key), ""), fault, "{name} {tensor}");
+    }
+}
+
+#[test]
+fn words_of_another_type_are_refused_before_they_are_read() {
+    for (name, tensor) in [
+        ("gptq-64-zeros", "qzeros"),
+        ("awq-64", "qweight"),
+        ("packed-32-zeros", "weight_zero_point"),
+        ("gptq-act-order", "g_idx"),
+    ] {
+        let mut builder = copy_of(name);
+        let key = format!("model.layers.1.self_attn.o_proj.{tensor}");
+        let shape = builder.tensors[&key].1.clone();
+        builder.set(&key, safetensors::Dtype::U8, &shape);
+        builder.write_single();
+        assert_eq!(builder.fault(Some(&key), "I32"), CheckpointFault::WrongShape, "{name}");
     }
 }
 
@@ -160,6 +179,19 @@ fn biases_of_zeros_beside_codes_are_passed_over_and_others_refused() {
     builder.tensors.get_mut(bias).expect("a bias").2[5] = 1;
     builder.write_single();
     assert_eq!(builder.fault(Some(bias), "no such tensor"), CheckpointFault::UnexpectedTensor);
+}
+
+#[test]
+fn scales_of_a_kv_cache_beside_codes_are_passed_over() {
+    let mut builder = copy_of("fp8-tensor");
+    let scale = "model.layers.0.self_attn.k_scale";
+    builder.set(scale, safetensors::Dtype::F32, &[1]);
+    builder.write_single();
+    builder.open().expect("the results do not depend on it");
+    let mut plain = Builder::new(&[]);
+    plain.set(scale, safetensors::Dtype::F32, &[1]);
+    plain.write_single();
+    assert_eq!(plain.fault(Some(scale), "no such tensor"), CheckpointFault::UnexpectedTensor);
 }
 
 #[test]

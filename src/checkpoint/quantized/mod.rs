@@ -135,6 +135,12 @@ pub(super) fn take(
     Ok(Some(coded))
 }
 
+/// Scales of activations and of an fp8 KV cache, which stand beside codes: the results here do not depend on them.
+pub(super) fn is_of_activations(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    matches!(last, "k_scale" | "v_scale" | "kv_scale" | "q_scale" | "prob_scale" | "output_scale")
+}
+
 /// Those of one module.
 struct Tensors<'a> {
     found: &'a mut ByName,
@@ -195,25 +201,37 @@ impl Tensors<'_> {
     /// `M.weight` of a byte each.
     fn bytes(&mut self, kind: WeightKind) -> Result<Coded, CheckpointError> {
         let codes = self.needed("weight")?;
-        self.hold(&codes, [self.size.0, self.size.1])?;
+        let dtype = if kind == WeightKind::Fp8 { "F8_E4M3" } else { "I8" };
+        self.hold(&codes, dtype, [self.size.0, self.size.1])?;
         let scales = match self.remove("weight_scale_inv") {
             Some(scales) => scales,
             None => self.needed("weight_scale")?,
         };
         let block = block_of(&scales.entry.shape, self.size)
             .ok_or_else(|| self.wrong_scales("weight_scale", &scales))?;
-        let zeros = self.remove("weight_zero_point");
+        let zeros = self.remove("weight_zero_point").filter(|_| kind == WeightKind::Int8);
+        if let Some(zeros) = &zeros {
+            let blocks = self.blocks(block);
+            // One number may stand without dimensions.
+            if zeros.entry.bytes() != 1 || blocks != [1, 1] {
+                self.hold(zeros, "I8", blocks)?;
+            }
+        }
         self.coded(Packing::Bytes, 8, kind, (codes, scales, zeros), block)
     }
 
     fn packed_rows(&mut self) -> Result<Coded, CheckpointError> {
         let codes = self.needed("weight_packed")?;
         let bits = self.bits_of(&codes, 1)?;
-        self.hold(&codes, [self.size.0, (self.size.1 * bits as usize).div_ceil(32)])?;
+        self.hold(&codes, "I32", [self.size.0, (self.size.1 * bits as usize).div_ceil(32)])?;
         let scales = self.needed("weight_scale")?;
         let block = block_of(&scales.entry.shape, self.size)
             .ok_or_else(|| self.wrong_scales("weight_scale", &scales))?;
         let zeros = self.remove("weight_zero_point");
+        if let Some(zeros) = &zeros {
+            let [of_rows, of_columns] = self.blocks(block);
+            self.hold(zeros, "I32", [of_rows.div_ceil(32 / bits as usize), of_columns])?;
+        }
         let kind = if bits == 4 { WeightKind::Int4 } else { WeightKind::Int8 };
         self.coded(Packing::Rows, bits, kind, (codes, scales, zeros), block)
     }
@@ -227,8 +245,8 @@ impl Tensors<'_> {
         let bits = if packing == Packing::Awq { 4 } else { self.bits_of(&codes, 0)? };
         let in_word = 32 / bits as usize;
         match packing {
-            Packing::Awq => self.hold(&codes, [columns, rows.div_ceil(in_word)])?,
-            _ => self.hold(&codes, [columns.div_ceil(in_word), rows])?,
+            Packing::Awq => self.hold(&codes, "I32", [columns, rows.div_ceil(in_word)])?,
+            _ => self.hold(&codes, "I32", [columns.div_ceil(in_word), rows])?,
         }
         let scales = self.needed("scales")?;
         let groups = scales.entry.shape.first().copied().unwrap_or(0) as usize;
@@ -238,7 +256,7 @@ impl Tensors<'_> {
             return Err(self.wrong_scales("scales", &scales));
         }
         let zeros = self.needed("qzeros")?;
-        self.hold(&zeros, [groups, rows.div_ceil(in_word)])?;
+        self.hold(&zeros, "I32", [groups, rows.div_ceil(in_word)])?;
         let kind = if bits == 4 { WeightKind::Int4 } else { WeightKind::Int8 };
         let mut coded =
             self.coded(packing, bits, kind, (codes, scales, Some(zeros)), (1, group))?;
@@ -285,11 +303,23 @@ impl Tensors<'_> {
         })
     }
 
-    fn hold(&self, tensor: &StoredTensor, shape: [usize; 2]) -> Result<(), CheckpointError> {
-        if tensor.entry.shape[..] == shape.map(|size| size as u64) {
+    /// How many scales stand along rows and columns.
+    fn blocks(&self, (rows, columns): (usize, usize)) -> [usize; 2] {
+        [self.size.0.div_ceil(rows), self.size.1.div_ceil(columns)]
+    }
+
+    fn hold(
+        &self,
+        tensor: &StoredTensor,
+        dtype: &str,
+        shape: [usize; 2],
+    ) -> Result<(), CheckpointError> {
+        let TensorEntry { dtype_name, shape: found, .. } = &tensor.entry;
+        if dtype_name == dtype && found[..] == shape.map(|size| size as u64) {
             return Ok(());
         }
-        let reason = format!("shape {:?}, but it must be {shape:?}", tensor.entry.shape);
+        let reason =
+            format!("{dtype_name} of shape {found:?}, but it must be {dtype} of {shape:?}");
         let error = CheckpointError::new(CheckpointFault::WrongShape, self.directory, reason);
         Err(error.at(&*tensor.entry.name))
     }

@@ -119,10 +119,10 @@ impl Coded {
         let groups = scales.len() / rows.max(1);
         let middle = if self.bits == 4 { 8.0 } else { 128.0 };
         let zero_of = |row: usize, group: usize| match self.packing {
-            Packing::Bytes => f32::from(zeros[row * groups + group] as i8),
+            Packing::Bytes => f32::from(zeros[row / self.block.0 * groups + group] as i8),
             // Packed along the rows: [N / n, groups] words.
             Packing::Rows => {
-                let in_word = 32 / self.bits as usize;
+                let (row, in_word) = (row / self.block.0, 32 / self.bits as usize);
                 let word = &zeros[(row / in_word * groups + group) * 4..][..4];
                 f32::from(code_at(word, self.bits, row % in_word)) - middle
             }
