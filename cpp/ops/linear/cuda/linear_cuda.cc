@@ -55,9 +55,9 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
 // as a slice in memory.
 constexpr std::uint32_t kMaxFewCodeRows = 2 * kCallRows;
 
-// Of a quantized matrix, as many rows as become elements at once. Their elements then are still in
-// the L2 when they are multiplied.
-constexpr std::size_t kSliceBytes = std::size_t{32} << 20;
+// Of a quantized matrix, as many rows as become elements at once. With slices that the L2 holds,
+// products of a few hundred rows are too small to fill the device.
+constexpr std::size_t kSliceBytes = std::size_t{128} << 20;
 
 std::uint32_t slice_rows(const DeviceMatrix& weight) {
   const std::size_t rows = kSliceBytes / row_bytes(weight.num_columns, Dtype::BF16);
