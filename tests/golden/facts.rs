@@ -1,14 +1,14 @@
 //! What holds for every checkpoint with golden values, by its name. `main.rs` asks it of Llama's, `families.rs` of every other family's.
 
 use super::harness::{
-    Engine, MAX_STEP_TOKENS, Query, blocks, devices, golden, ids, largest_difference,
+    Engine, MAX_STEP_TOKENS, Query, blocks, devices_for, golden, ids, largest_difference,
     max_logit_error, positions, query, same_bits_devices,
 };
 
 /// At every position whose logits are stored: the first tokens in chunks, the rest one by one where the positions are neighbours.
 pub fn logits_agree_with_transformers(name: &str) {
     let golden = golden(name);
-    for device in devices() {
+    for device in devices_for(name) {
         let mut engine = Engine::new(name, device, 2);
         let mut worst = 0.0_f32;
         for prompt in &golden.prompts {
@@ -45,7 +45,7 @@ pub fn greedy_tokens_are_those_of_transformers(name: &str) {
     let golden = golden(name);
     let prompts: Vec<_> = golden.greedy_prompts().collect();
     let num_greedy = ids(&prompts[0]["greedy_token_ids"]).len();
-    for device in devices() {
+    for device in devices_for(name) {
         let mut engine = Engine::new(name, device, 2);
         let mut queries: Vec<Query> = Vec::new();
         for (seat, prompt) in prompts.iter().enumerate() {
@@ -87,7 +87,7 @@ fn for_each_device(name: &str, test: impl Fn(&str, &mut Engine, &[u32], &[u32]))
     let golden = golden(name);
     let prompt = golden.greedy_prompts().last().expect("prompts");
     let tokens = ids(&prompt["prompt_token_ids"]);
-    for device in same_bits_devices() {
+    for device in same_bits_devices(name) {
         let mut engine = Engine::new(name, device, 2);
         let alone = engine.run(&[query(&tokens, 0, &blocks(0, tokens.len()))]);
         test(&format!("{name} {device:?}"), &mut engine, &tokens, &bits(&alone));
@@ -180,7 +180,7 @@ pub fn same_bits_of_a_long_prompt_beside_others(name: &str) {
         panic!("{name} has no prompt of 700 tokens");
     };
     let tokens = ids(&prompt["prompt_token_ids"]);
-    for device in same_bits_devices() {
+    for device in same_bits_devices(name) {
         let mut engine = Engine::new(name, device, 2);
         let alone = run_to(&mut engine, &tokens, 0, &blocks(0, tokens.len()));
         let table = blocks(5, tokens.len());
