@@ -1,4 +1,5 @@
-//! A checkpoint on disk: `config.json`, safetensors, `generation_config.json`; the tokenizer's files are read by `tokenizer.rs`.
+//! A checkpoint on disk: a folder of `config.json`, safetensors and `generation_config.json`, whose tokenizer's files are read by
+//! `tokenizer.rs`; or one GGUF file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ mod config;
 pub mod families;
 mod fault;
 mod generation;
+mod gguf;
 mod hub;
 mod json_file;
 mod mmap;
@@ -22,11 +24,13 @@ pub use config::ModelConfig;
 pub use families::ExpectedTensor;
 pub use fault::{CheckpointError, CheckpointFault};
 pub use generation::GenerationConfig;
+pub use gguf::gguf_tokenizer;
 pub use hub::HubCache;
 pub use quantized::Quantization;
 
 use families::LoadedPart;
 use families::{Decoder, Family, Root};
+use gguf::BlockMatrix;
 use json_file::JsonFile;
 use mmap::MappedFile;
 use quantized::{Coded, Place, QuantizationConfig};
@@ -76,6 +80,7 @@ impl<'a> TensorView<'a> {
         let Self { expected, data, stored, checkpoint } = self;
         match stored {
             Stored::Elements { dtype, .. } => Box::new(expected.parts(*dtype, data).map(Ok)),
+            Stored::Blocks(matrix) => Box::new(matrix.part(expected, data).into_iter().map(Ok)),
             Stored::Codes(coded) => {
                 let parts = expected.pieces.iter().enumerate();
                 Box::new(parts.map(move |(index, piece)| {
@@ -95,6 +100,7 @@ impl<'a> TensorView<'a> {
 
 /// A checkpoint whose files are mapped and checked: every tensor that the model needs is there, in the right shape.
 pub struct Checkpoint {
+    /// Or the GGUF file.
     directory: PathBuf,
     config: ModelConfig,
     /// For the longest sequence that the model was made for.
@@ -117,11 +123,16 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads `config.json`, and unless `load_format` is `dummy` maps the safetensors and checks all of them. Blocks on the disk.
+    /// Reads a folder's `config.json`, and unless `load_format` is `dummy` maps its safetensors and checks all of them; or does the same
+    /// with a GGUF file. Blocks on the disk.
     ///
     /// # Errors
     /// Names file, key or tensor, and reason.
-    pub fn open(directory: &Path, load_format: LoadFormat) -> Result<Self, CheckpointError> {
+    pub fn open(path: &Path, load_format: LoadFormat) -> Result<Self, CheckpointError> {
+        if path.is_file() {
+            return Self::open_gguf(path, load_format);
+        }
+        let directory = path;
         let config_path = directory.join(CONFIG);
         let mut config = ModelConfig::read(&config_path, None)?;
         let vocab_size = config.decoder.spec.vocab_size;
@@ -175,7 +186,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Where it is.
+    /// Where it is: its folder, or its GGUF file.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -250,8 +261,13 @@ struct FoundTensor {
 }
 
 enum Stored {
-    Elements { place: Place, dtype: Dtype },
+    Elements {
+        place: Place,
+        dtype: Dtype,
+    },
     Codes(Coded),
+    /// Of a GGUF file.
+    Blocks(BlockMatrix),
 }
 
 impl FoundTensor {
@@ -259,7 +275,7 @@ impl FoundTensor {
     fn dtype(&self) -> Option<Dtype> {
         match self.stored {
             Stored::Elements { dtype, .. } => Some(dtype),
-            Stored::Codes(_) => None,
+            Stored::Codes(_) | Stored::Blocks(_) => None,
         }
     }
 
@@ -268,6 +284,7 @@ impl FoundTensor {
         match &self.stored {
             Stored::Elements { .. } => None,
             Stored::Codes(coded) => Some(coded.format()).filter(|format| format.is_quantized()),
+            Stored::Blocks(matrix) => Some(matrix.format),
         }
     }
 }
@@ -276,15 +293,15 @@ impl Stored {
     /// Of elements or codes.
     fn place(&self) -> &Place {
         match self {
-            Self::Elements { place, .. } => place,
+            Self::Elements { place, .. } | Self::Blocks(BlockMatrix { place, .. }) => place,
             Self::Codes(coded) => coded.codes(),
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
-            Self::Elements { place, .. } => place.entry.bytes(),
             Self::Codes(coded) => coded.bytes(),
+            _ => self.place().entry.bytes(),
         }
     }
 }
@@ -459,10 +476,15 @@ fn find_files(directory: &Path) -> Result<Vec<(PathBuf, Wanted)>, CheckpointErro
             .and_then(|entries| {
                 entries.flatten().map(|entry| entry.file_name()).find(|name| {
                     let name = name.to_string_lossy();
-                    [".bin", ".gguf", ".pth", ".pt"].iter().any(|end| name.ends_with(end))
+                    [".bin", ".pth", ".pt", ".gguf"].iter().any(|end| name.ends_with(end))
                 })
             })
-            .map(|name| format!("; {} is a format that is not read", name.to_string_lossy()))
+            .map(|name| match name.to_string_lossy() {
+                name if name.ends_with(".gguf") => {
+                    format!("; the path of {name} itself is a model_path, too")
+                }
+                name => format!("; {name} is a format that is not read"),
+            })
             .unwrap_or_default();
         let reason = format!("expected {SINGLE} or {INDEX}{other}");
         return Err(CheckpointError::new(CheckpointFault::NotFound, directory, reason));
