@@ -23,7 +23,7 @@ struct GgufFamily {
 }
 
 #[rustfmt::skip]
-const FAMILIES: &[GgufFamily] = &[
+static FAMILIES: &[GgufFamily] = &[
     // Mistral's files, too: without a window the two are one.
     GgufFamily { name: "llama", architecture: "LlamaForCausalLM", model_type: "llama", own: llama },
     GgufFamily { name: "qwen2", architecture: "Qwen2ForCausalLM", model_type: "qwen2", own: nothing },
@@ -33,6 +33,11 @@ const FAMILIES: &[GgufFamily] = &[
     GgufFamily { name: "gemma3", architecture: "Gemma3ForCausalLM", model_type: "gemma3_text", own: gemma3 },
     GgufFamily { name: "phi3", architecture: "Phi3ForCausalLM", model_type: "phi3", own: phi3 },
 ];
+
+/// The same architecture where it has experts.
+#[rustfmt::skip]
+static MIXTRAL: GgufFamily =
+    GgufFamily { name: "llama", architecture: "MixtralForCausalLM", model_type: "mixtral", own: mixtral };
 
 /// A file while its configuration is made.
 struct Reading<'a> {
@@ -50,19 +55,25 @@ pub fn config(
     tensors: &GgufTensors<'_>,
 ) -> Result<Value, CheckpointError> {
     refuse_split(metadata)?;
-    let name =
-        metadata.text(ARCHITECTURE)?.ok_or_else(|| metadata.expected(ARCHITECTURE, "a text"))?;
-    let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
-        let known: Vec<_> = FAMILIES.iter().map(|family| family.name).collect();
-        let reason = format!("expected one of {}; got {name}", known.join(", "));
-        return Err(metadata.fault(CheckpointFault::Unsupported, ARCHITECTURE, reason));
-    };
+    let family = family_of(metadata)?;
     let reading = Reading { metadata, tensors, family };
     let mut config = reading.sizes()?;
     reading.rope(&mut config)?;
     (family.own)(&reading, &mut config)?;
     metadata.refuse_unread(&format!("{}.", family.name))?;
     Ok(config)
+}
+
+fn family_of(metadata: &GgufMetadata<'_>) -> Result<&'static GgufFamily, CheckpointError> {
+    let name = metadata.text(ARCHITECTURE)?;
+    let name = name.ok_or_else(|| metadata.expected(ARCHITECTURE, "a text"))?;
+    let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
+        let known: Vec<_> = FAMILIES.iter().map(|family| family.name).collect();
+        let reason = format!("expected one of {}; got {name}", known.join(", "));
+        return Err(metadata.fault(CheckpointFault::Unsupported, ARCHITECTURE, reason));
+    };
+    let experts = metadata.count(&format!("{}.expert_count", MIXTRAL.name))?.unwrap_or(0);
+    Ok(if family.name == MIXTRAL.name && experts > 0 { &MIXTRAL } else { family })
 }
 
 /// One of several files holds a part of the tensors.
@@ -223,6 +234,12 @@ fn llama(reading: &Reading<'_>, config: &mut Value) -> Result<(), CheckpointErro
         });
         config["rope_scaling"] = scaling;
     }
+    Ok(())
+}
+
+fn mixtral(reading: &Reading<'_>, config: &mut Value) -> Result<(), CheckpointError> {
+    config["num_local_experts"] = reading.required("expert_count")?.into();
+    config["num_experts_per_tok"] = reading.required("expert_used_count")?.into();
     Ok(())
 }
 

@@ -137,8 +137,8 @@ fn one_of(all: &GgufTensor, expert: u32) -> GgufTensor {
     GgufTensor { kind: all.kind, shape: all.shape[1..].to_vec(), begin, end: begin + bytes }
 }
 
-/// What these files keep otherwise than `transformers` does: whole norms, never their difference from one; of Llama q and k in the order
-/// in which neighbours turn.
+/// What these files keep otherwise than `transformers` does: whole norms, never their difference from one; of Llama and Mixtral q and k in
+/// the order in which neighbours turn.
 fn transform(model_type: &str, decoder: &Decoder, expected: &ExpectedTensor) -> Transform {
     let Some(slot) = expected.pieces.first().map(|piece| piece.slot) else {
         return Transform::None;
@@ -146,7 +146,7 @@ fn transform(model_type: &str, decoder: &Decoder, expected: &ExpectedTensor) -> 
     let attention = &decoder.spec.layers[slot.layer as usize].attention;
     let is_rotated = matches!(slot.part, TensorPart::Qkv | TensorPart::QkvBias)
         && slot.first_row < attention.q_size() + attention.kv_size();
-    if model_type == "llama" && is_rotated {
+    if ["llama", "mixtral"].contains(&model_type) && is_rotated {
         return Transform::HeadsInPairs { head_dim: attention.head_dim };
     }
     Transform::None
