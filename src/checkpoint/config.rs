@@ -41,7 +41,8 @@ impl ModelConfig {
         Self::of(&JsonFile::of(Path::new("config.json"), config)?, None)
     }
 
-    fn of(file: &JsonFile, stored: Option<Dtype>) -> Result<Self, CheckpointError> {
+    /// The same of an object that is at hand.
+    pub(super) fn of(file: &JsonFile, stored: Option<Dtype>) -> Result<Self, CheckpointError> {
         // Of multimodal files either level may say it; whether this is one, the family decides.
         let text = file.peek_object("text_config")?;
         let mut dtype = read_dtype(file)?;

@@ -8,6 +8,7 @@ use crate::bridge::spec::{Dtype, WeightFormat};
 use super::config::ModelConfig;
 use super::families::{Decoder, ExpectedTensor, Root};
 use super::fault::{CheckpointError, CheckpointFault};
+use super::gguf::BlockMatrix;
 use super::mmap::MappedFile;
 use super::quantized::{self, Coded, QuantizationConfig, StoredTensor};
 use super::shards::{INDEX, find_files};
@@ -24,6 +25,8 @@ pub(super) struct FoundTensor {
 pub(super) enum Stored {
     Elements { tensor: StoredTensor, dtype: Dtype },
     Codes(Box<Coded>),
+    /// Of a GGUF file.
+    Blocks(BlockMatrix),
 }
 
 impl FoundTensor {
@@ -31,7 +34,7 @@ impl FoundTensor {
     pub fn dtype(&self) -> Option<Dtype> {
         match self.stored {
             Stored::Elements { dtype, .. } => Some(dtype),
-            Stored::Codes(_) => None,
+            Stored::Codes(_) | Stored::Blocks(_) => None,
         }
     }
 
@@ -40,6 +43,7 @@ impl FoundTensor {
         match &self.stored {
             Stored::Elements { .. } => None,
             Stored::Codes(coded) => Some(coded.format()).filter(|format| format.is_quantized()),
+            Stored::Blocks(matrix) => Some(matrix.format),
         }
     }
 }
@@ -48,15 +52,15 @@ impl Stored {
     /// Of elements or codes.
     pub fn tensor(&self) -> &StoredTensor {
         match self {
-            Self::Elements { tensor, .. } => tensor,
+            Self::Elements { tensor, .. } | Self::Blocks(BlockMatrix { tensor, .. }) => tensor,
             Self::Codes(coded) => coded.codes(),
         }
     }
 
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Elements { tensor, .. } => tensor.entry.bytes(),
             Self::Codes(coded) => coded.bytes(),
+            _ => self.tensor().entry.bytes(),
         }
     }
 }

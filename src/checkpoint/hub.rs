@@ -1,4 +1,4 @@
-//! From `model_path` to a directory: a path as it is, or a hub id in the local Hugging Face cache. Nothing is downloaded.
+//! From `model_path` to a directory or a GGUF file: a path as it is, or a hub id in the local Hugging Face cache. Nothing is downloaded.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -46,18 +46,21 @@ impl HubCache {
         Self { roots }
     }
 
-    /// The directory of a model.
+    /// The directory of a model, or its GGUF file.
     ///
     /// # Errors
     /// `NotFound`, saying everywhere that was looked.
     pub fn resolve(&self, model_path: &Path) -> Result<PathBuf, CheckpointError> {
-        if model_path.is_dir() {
+        let is_gguf = || model_path.extension().is_some_and(|ending| ending == "gguf");
+        if model_path.is_dir() || model_path.is_file() && is_gguf() {
             return Ok(model_path.to_owned());
         }
         let not_found =
             |reason: String| CheckpointError::new(CheckpointFault::NotFound, model_path, reason);
         if model_path.exists() {
-            return Err(not_found("expected a directory, this is a file".to_owned()));
+            return Err(not_found(
+                "expected a directory or a .gguf file, this is another file".to_owned(),
+            ));
         }
         let Some(id) = model_path.to_str().filter(|text| is_hub_id(text)) else {
             return Err(not_found("no such directory".to_owned()));

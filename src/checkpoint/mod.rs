@@ -1,4 +1,5 @@
-//! A checkpoint on disk: `config.json`, safetensors, `generation_config.json`; the tokenizer's files are read by `tokenizer.rs`.
+//! A checkpoint on disk: a folder of `config.json`, safetensors and `generation_config.json`, whose tokenizer's files are read by
+//! `tokenizer.rs`; or one GGUF file.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ pub mod families;
 mod fault;
 mod found;
 mod generation;
+mod gguf;
 mod hub;
 mod json_file;
 mod mmap;
@@ -23,6 +25,7 @@ pub use config::ModelConfig;
 pub use families::ExpectedTensor;
 pub use fault::{CheckpointError, CheckpointFault};
 pub use generation::GenerationConfig;
+pub use gguf::gguf_tokenizer;
 pub use hub::HubCache;
 pub use quantized::Quantization;
 
@@ -72,6 +75,7 @@ impl<'a> TensorView<'a> {
         let Self { expected, data, stored, checkpoint } = self;
         match stored {
             Stored::Elements { dtype, .. } => Box::new(expected.parts(*dtype, data).map(Ok)),
+            Stored::Blocks(matrix) => Box::new(matrix.part(expected, data).into_iter().map(Ok)),
             Stored::Codes(coded) => {
                 let parts = expected.pieces.iter().enumerate();
                 Box::new(parts.map(move |(index, piece)| {
@@ -91,6 +95,7 @@ impl<'a> TensorView<'a> {
 
 /// A checkpoint whose files are mapped and checked: every tensor that the model needs is there, in the right shape.
 pub struct Checkpoint {
+    /// Or the GGUF file.
     directory: PathBuf,
     config: ModelConfig,
     /// For the longest sequence that the model was made for.
@@ -113,11 +118,16 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads `config.json`, and unless `load_format` is `dummy` maps the safetensors and checks all of them. Blocks on the disk.
+    /// Reads a folder's `config.json`, and unless `load_format` is `dummy` maps its safetensors and checks all of them; or does the same
+    /// with a GGUF file. Blocks on the disk.
     ///
     /// # Errors
     /// Names file, key or tensor, and reason.
-    pub fn open(directory: &Path, load_format: LoadFormat) -> Result<Self, CheckpointError> {
+    pub fn open(path: &Path, load_format: LoadFormat) -> Result<Self, CheckpointError> {
+        if path.is_file() {
+            return Self::open_gguf(path, load_format);
+        }
+        let directory = path;
         let config_path = directory.join(CONFIG);
         let mut config = ModelConfig::read(&config_path, None)?;
         let vocab_size = config.decoder.spec.vocab_size;
@@ -171,7 +181,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Where it is.
+    /// Where it is: its folder, or its GGUF file.
     pub fn directory(&self) -> &Path {
         &self.directory
     }

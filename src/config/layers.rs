@@ -221,10 +221,11 @@ impl Layers {
     }
 }
 
-/// `my-model-1` of `models/My_Model.1/`.
+/// `my-model-1` of `models/My_Model.1/`, and of `My_Model.1.gguf`.
 fn name_of(path: &str) -> Option<String> {
     let whole = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let last = whole.file_name()?.to_str()?.to_lowercase();
+    let last = last.strip_suffix(".gguf").unwrap_or(&last);
     let letter = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     let name: String = last.chars().map(letter).take(64).collect();
     let name = name.trim_matches('-');

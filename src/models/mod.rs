@@ -48,8 +48,8 @@ pub use open::{max_seq_len, plan_memory};
 pub struct ModelSpec {
     /// The alias that clients use: 1 to 64 of a-z 0-9 -. Absent: the last part of `model_path`.
     pub name: String,
-    /// A directory, or a hub id that is in the local Hugging Face cache. The files stay mapped while the model is loaded: replace
-    /// them by renaming, never change them in place.
+    /// A directory, a GGUF file, or a hub id that is in the local Hugging Face cache. The files stay mapped while the model is loaded:
+    /// replace them by renaming, never change them in place.
     pub model_path: PathBuf,
     /// Weights from the checkpoint, or random ones of its shape: for benchmarks, from `config.json` alone.
     #[serde(default)]
@@ -92,7 +92,9 @@ impl ModelSpec {
             faults.push(format!("models.name: expected 1 to 64 of a-z 0-9 -, got \"{name}\""));
         }
         if self.model_path.as_os_str().is_empty() {
-            faults.push("models.model_path: expected a directory or a hub id".to_owned());
+            faults.push(
+                "models.model_path: expected a directory, a GGUF file or a hub id".to_owned(),
+            );
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }

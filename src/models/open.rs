@@ -6,7 +6,7 @@ use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerFolder};
 
 use super::ModelSpec;
 use crate::bridge::spec::DecoderSpec;
-use crate::checkpoint::{Checkpoint, CheckpointError, HubCache, ModelConfig};
+use crate::checkpoint::{Checkpoint, CheckpointError, HubCache, ModelConfig, gguf_tokenizer};
 use crate::memory::{self, MemoryPlan, MemorySizes, ModelNeed, StepLimits};
 
 /// A model's files, opened and checked.
@@ -27,13 +27,24 @@ pub(super) fn open(spec: &ModelSpec, hub: &HubCache) -> Result<Opened, String> {
     let checkpoint = open_checkpoint(spec, &directory).map_err(|error| error.to_string())?;
     let max_seq_len = max_seq_len(spec, checkpoint.max_position_embeddings())?;
     let vocab_size = checkpoint.spec().vocab_size;
-    let folder = TokenizerFolder::open(&directory).map_err(|error| error.to_string())?;
+    let folder = tokenizer_folder(&directory)?;
     let tokenizer =
         Tokenizer::of_folder(&folder, Some(vocab_size)).map_err(|error| error.to_string())?;
     let chat_template = ChatTemplate::of_folder(&folder).map_err(|error| error.to_string())?;
     let opened = Opened { checkpoint, tokenizer, chat_template, max_seq_len };
     opened.tell(&spec.name);
     Ok(opened)
+}
+
+/// What a checkpoint says of its tokenizer and its chat template.
+///
+/// # Errors
+/// The text names file, key and reason.
+pub(super) fn tokenizer_folder(path: &Path) -> Result<TokenizerFolder, String> {
+    if path.is_file() {
+        return gguf_tokenizer(path).map_err(|error| error.to_string());
+    }
+    TokenizerFolder::open(path).map_err(|error| error.to_string())
 }
 
 /// The checkpoint in the formats that are asked for.
@@ -136,8 +147,12 @@ fn kv_note(kv_bytes: u64, need: &ModelNeed, max_batch_size: u32) -> String {
 }
 
 /// The decoder as loading will find it. A `config.json` with no dtype leaves that to the tensors, and a tied model's files may hold a head
-/// of their own; both are opened to see.
+/// of their own; both are opened to see, and so is a GGUF file.
 fn spec_of(spec: &ModelSpec, directory: &Path) -> Result<(DecoderSpec, u32), CheckpointError> {
+    if directory.is_file() {
+        let checkpoint = open_checkpoint(spec, directory)?;
+        return Ok((checkpoint.spec().clone(), checkpoint.max_position_embeddings()));
+    }
     let config = ModelConfig::read(&directory.join("config.json"), None)?;
     let positions = config.decoder.max_position_embeddings;
     let settled =

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::open::tokenizer_folder;
 use crate::checkpoint::HubCache;
 use crate::jinja;
 use crate::reader;
 use crate::request::Value;
-use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerFolder};
+use crate::tokenizer::{ChatTemplate, Tokenizer};
 
 /// The longest line that is read, in bytes.
 const MAX_LINE_BYTES: usize = 64 << 20;
@@ -42,7 +43,7 @@ impl Prompts {
     /// Names the file and the reason.
     pub fn open(model_path: &Path, hub: &HubCache) -> Result<Self, String> {
         let directory = hub.resolve(model_path).map_err(|error| error.to_string())?;
-        let folder = TokenizerFolder::open(&directory).map_err(|error| error.to_string())?;
+        let folder = tokenizer_folder(&directory)?;
         let tokenizer = Tokenizer::of_folder(&folder, None).map_err(|error| error.to_string())?;
         let template = ChatTemplate::of_folder(&folder).map_err(|error| error.to_string())?;
         Ok(Self { tokenizer, template })

@@ -16,12 +16,19 @@ const MAX_BYTES: u64 = 256 << 20;
 const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// A checkpoint's folder, of which it was read what the files beside `tokenizer.json` say: for its tokenizer and its chat template.
+/// A checkpoint's folder, of which it was read what the files beside `tokenizer.json` say: for its tokenizer and its chat template. Or
+/// what a checkpoint of one file says of them.
 #[derive(Debug)]
 pub struct TokenizerFolder {
     pub(super) dir: PathBuf,
     pub(super) config: TokenizerConfig,
+    /// Of one file.
+    file: Option<TokenizerOfFile>,
 }
+
+/// The tokenizer of a checkpoint of one file, if it has one.
+#[derive(Debug)]
+struct TokenizerOfFile(Option<tokenizers::Tokenizer>);
 
 impl TokenizerFolder {
     /// Reads those files; each may be absent.
@@ -29,7 +36,42 @@ impl TokenizerFolder {
     /// # Errors
     /// Names the file and the reason when one is not readable, or not what it should be.
     pub fn open(dir: &Path) -> Result<Self, TokenizerError> {
-        Ok(Self { dir: dir.to_owned(), config: TokenizerConfig::from_dir(dir)? })
+        let config = TokenizerConfig::from_dir(dir)?;
+        Ok(Self { dir: dir.to_owned(), config, file: None })
+    }
+
+    /// Of a checkpoint of one file; `config` is what its `tokenizer_config.json` would say.
+    pub fn of_file(file: &Path, tokenizer: Option<tokenizers::Tokenizer>, config: &Value) -> Self {
+        let config = TokenizerConfig::of(config);
+        Self { dir: file.to_owned(), config, file: Some(TokenizerOfFile(tokenizer)) }
+    }
+
+    /// Whether there is a tokenizer.
+    pub fn has_tokenizer(&self) -> bool {
+        match &self.file {
+            Some(TokenizerOfFile(tokenizer)) => tokenizer.is_some(),
+            None => self.path_of("tokenizer.json").symlink_metadata().is_ok(),
+        }
+    }
+
+    /// Whether all of it stands in one file.
+    pub(super) fn is_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The file that says what one of this name says.
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        if self.is_file() { self.dir.clone() } else { self.dir.join(name) }
+    }
+
+    /// The tokenizer, before the special tokens of the other files are added.
+    pub(super) fn tokenizer(&self) -> Result<tokenizers::Tokenizer, String> {
+        if let Some(TokenizerOfFile(tokenizer)) = &self.file {
+            return tokenizer.clone().ok_or_else(|| "it has no tokenizer".to_owned());
+        }
+        let bytes = read(&self.path_of("tokenizer.json")).map_err(|error| error.reason)?;
+        let bytes = bytes.ok_or("the file does not exist")?;
+        tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| format!("not a tokenizer: {e}"))
     }
 }
 

@@ -69,11 +69,9 @@ impl Tokenizer {
         folder: &TokenizerFolder,
         vocab_size: Option<u32>,
     ) -> Result<Self, TokenizerError> {
-        let file = folder.dir.join("tokenizer.json");
+        let file = folder.path_of("tokenizer.json");
         let wrong = |reason: String| TokenizerError::new(&file, reason);
-        let bytes = folder::read(&file)?.ok_or_else(|| wrong("the file does not exist".into()))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| wrong(format!("not a tokenizer: {e}")))?;
+        let mut inner = folder.tokenizer().map_err(wrong)?;
         let existing: Vec<_> = inner.get_added_tokens_decoder().into_values().collect();
         let more = folder.config.tokens_to_add(&existing);
         inner.add_tokens(more.iter().cloned()).map_err(|e| wrong(e.to_string()))?;

@@ -220,13 +220,14 @@ impl From<&request::Value> for PyValue {
 fn find(
     folder: &TokenizerFolder,
 ) -> std::result::Result<Option<(PathBuf, String)>, TokenizerError> {
-    for name in ["chat_template.jinja", "additional_chat_templates/default.jinja"] {
-        let file = folder.dir.join(name);
+    let own = ["chat_template.jinja", "additional_chat_templates/default.jinja"];
+    for name in own.iter().filter(|_| !folder.is_file()) {
+        let file = folder.path_of(name);
         if let Some(source) = read(&file)? {
             return Ok(Some((file, source)));
         }
     }
-    let file = folder.dir.join("tokenizer_config.json");
+    let file = folder.path_of("tokenizer_config.json");
     match folder.config.get("chat_template").map(default_template).transpose() {
         Ok(source) => Ok(source.map(|source| (file, source))),
         Err(reason) => Err(TokenizerError::new(&file, reason)),

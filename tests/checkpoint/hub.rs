@@ -41,7 +41,7 @@ fn what_is_not_there_is_refused_saying_where_was_looked() {
     let other = format!("{}", cache.path().join("models--org--other").display());
     refused(&hub, Path::new("org/other"), &other);
     refused(&hub, Path::new("./no/such/dir"), "no such directory");
-    refused(&hub, &snapshot.join("config.json"), "this is a file");
+    refused(&hub, &snapshot.join("config.json"), "this is another file");
     for reference in ["../../etc", "", "ffff"] {
         let (cache, _) = hub_cache(reference);
         let hub = HubCache::new(vec![cache.path().to_owned()]);

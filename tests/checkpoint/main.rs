@@ -3,6 +3,7 @@
 
 mod builder;
 mod config;
+mod gguf;
 mod hub;
 mod published;
 mod published_experts;

@@ -53,8 +53,12 @@ impl Device {
     }
 }
 
+/// A fixture's checkpoint: its folder, or the GGUF file in it.
 pub fn checkpoint(name: &str) -> Checkpoint {
-    Checkpoint::open(&fixture(name), LoadFormat::Safetensors).unwrap_or_else(|e| panic!("{e}"))
+    let folder = fixture(name);
+    let file = folder.join("model.gguf");
+    let path = if file.exists() { file } else { folder };
+    Checkpoint::open(&path, LoadFormat::Safetensors).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Every instruction set of the processor, and a GPU in both of its modes.

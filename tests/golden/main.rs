@@ -7,6 +7,7 @@
 mod facts;
 mod families;
 mod formats;
+mod gguf;
 mod harness;
 mod logprobs;
 mod perplexity;

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::bridge::spec::{DecoderSpec, Dtype, MlpKind};
-use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerFolder};
+use crate::tokenizer::{ChatTemplate, Tokenizer};
 
+use super::open::tokenizer_folder;
 use super::{ModelSpec, max_seq_len};
 use crate::checkpoint::families::Decoder;
 use crate::checkpoint::{Checkpoint, HubCache, LoadFormat};
@@ -117,9 +118,9 @@ pub fn inspect(
         Checkpoint::open(&directory, LoadFormat::Safetensors).map_err(|error| error.to_string())?;
     let spec = ModelSpec { max_seq_len, ..ModelSpec::new("inspected", &directory) };
     let max_seq_len = self::max_seq_len(&spec, checkpoint.max_position_embeddings())?;
-    let folder = TokenizerFolder::open(&directory).map_err(|error| error.to_string())?;
-    let has_tokenizer = directory.join("tokenizer.json").symlink_metadata().is_ok();
-    let tokenizer = has_tokenizer
+    let folder = tokenizer_folder(&directory)?;
+    let tokenizer = folder
+        .has_tokenizer()
         .then(|| Tokenizer::of_folder(&folder, Some(checkpoint.spec().vocab_size)))
         .transpose()
         .map_err(|error| error.to_string())?;

@@ -16,12 +16,27 @@ pub enum Transform {
     None,
     /// A norm's weight that is kept as its difference from one (Gemma).
     PlusOne,
+    /// A GGUF file's q and k of Llama: a head's rows that turn together are neighbours, and become its two halves.
+    HeadsInPairs {
+        /// Rows of a head.
+        head_dim: u32,
+    },
     /// gpt-oss: `[experts, inputs, outputs]`, or `[experts, outputs]` of a bias; a slot for each expert. With `interleaved` outputs
     /// gate and up take turns, and become all of gate before all of up.
     Experts {
         /// Whether gate and up take turns.
         interleaved: bool,
     },
+}
+
+impl Transform {
+    /// The stored row that becomes row `row`, where these are rows of whole matrices.
+    pub fn stored_row(self, row: usize) -> usize {
+        let Self::HeadsInPairs { head_dim } = self else { return row };
+        let (head_dim, half) = (head_dim as usize, head_dim as usize / 2);
+        let in_head = row % head_dim;
+        row - in_head + in_head % half * 2 + in_head / half
+    }
 }
 
 /// Rows for one slot.
@@ -77,6 +92,15 @@ impl ExpectedTensor {
                     let mut shape = self.shape.clone();
                     shape[0] = piece.rows;
                     LoadedPart::of_elements(piece.slot, dtype, shape, rows.into())
+                }
+                Transform::HeadsInPairs { .. } => {
+                    let row = |row| &rows[self.transform.stored_row(row) * row_bytes as usize..];
+                    let in_halves =
+                        (0..piece.rows as usize).flat_map(|at| &row(at)[..row_bytes as usize]);
+                    let data: Vec<u8> = in_halves.copied().collect();
+                    let mut shape = self.shape.clone();
+                    shape[0] = piece.rows;
+                    LoadedPart::of_elements(piece.slot, dtype, shape, data.into())
                 }
                 Transform::PlusOne => {
                     let (shape, data) = (vec![piece.rows], plus_one(dtype, rows).into());
@@ -148,6 +172,13 @@ mod tests {
         let small = bf16::from_f32(0.001);
         let sum = plus_one(Dtype::BF16, &small.to_le_bytes());
         assert_eq!(sum, (1.0 + small.to_f32()).to_le_bytes());
+    }
+
+    #[test]
+    fn neighbours_become_the_halves_of_each_head() {
+        let transform = Transform::HeadsInPairs { head_dim: 6 };
+        let stored: Vec<_> = (0..12).map(|row| transform.stored_row(row)).collect();
+        assert_eq!(stored, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
     }
 
     #[test]

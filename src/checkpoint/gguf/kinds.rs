@@ -1,0 +1,294 @@
+//! The types that a tensor of a GGUF file may have, and what their blocks stand for.
+//!
+//! | type | block | weight |
+//! | --- | --- | --- |
+//! | Q8_0 | 32 columns: f16 `d`, 32 codes of 8 bits | `d * code` |
+//! | Q4_0 | 32 columns: f16 `d`, 32 codes of 4 bits | `d * (code - 8)` |
+//! | Q4_K | 256 columns: f16 `d` and `dmin`, 8 pairs of `s` and `m` of 6 bits, codes of 4 bits | `d * s * code - dmin * m` |
+//! | Q5_K | the same with the fifth bits of the codes before the others | the same |
+//! | Q6_K | 256 columns: the lower 4 bits of the codes, their upper 2, 16 `s` of 8 bits, f16 `d` | `d * s * (code - 32)` |
+
+use std::fmt;
+
+use half::f16;
+
+use crate::bridge::spec::{Dtype, WeightFormat, WeightKind};
+
+/// Columns of the K types' blocks.
+const SUPER_BLOCK: usize = 256;
+
+/// How a tensor is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TensorKind {
+    Elements(Dtype),
+    Blocks(BlockKind),
+}
+
+/// How columns of a row become a block of codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(non_camel_case_types)]
+pub enum BlockKind {
+    Q4_0,
+    Q8_0,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+}
+
+/// Each weight is a scale times its level, less an offset; the scale and the offset are those of its group.
+#[derive(Debug, Default, PartialEq)]
+pub struct Levels {
+    pub levels: Vec<i8>,
+    pub scales: Vec<f32>,
+    /// Empty where the type has none.
+    pub offsets: Vec<f32>,
+}
+
+impl TensorKind {
+    /// By the number that the file has.
+    ///
+    /// # Errors
+    /// What was expected, for a type that is not read.
+    pub fn of(number: u32) -> Result<Self, String> {
+        Ok(match number {
+            0 => Self::Elements(Dtype::F32),
+            1 => Self::Elements(Dtype::F16),
+            30 => Self::Elements(Dtype::BF16),
+            2 => Self::Blocks(BlockKind::Q4_0),
+            8 => Self::Blocks(BlockKind::Q8_0),
+            12 => Self::Blocks(BlockKind::Q4_K),
+            13 => Self::Blocks(BlockKind::Q5_K),
+            14 => Self::Blocks(BlockKind::Q6_K),
+            _ => {
+                let name = name_of(number).map_or_else(|| number.to_string(), str::to_owned);
+                return Err(format!(
+                    "type {name}; expected F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K or Q6_K"
+                ));
+            }
+        })
+    }
+
+    /// Columns and bytes of what cannot be parted.
+    pub fn block(self) -> (u64, u64) {
+        match self {
+            Self::Elements(dtype) => (1, dtype.bytes()),
+            Self::Blocks(kind) => {
+                let (columns, bytes) = kind.size();
+                (columns as u64, bytes as u64)
+            }
+        }
+    }
+}
+
+impl fmt::Display for TensorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Elements(dtype) => write!(f, "{dtype:?}"),
+            Self::Blocks(kind) => write!(f, "{kind:?}"),
+        }
+    }
+}
+
+/// Names of types that others read.
+fn name_of(number: u32) -> Option<&'static str> {
+    Some(match number {
+        3 => "Q4_1",
+        6 => "Q5_0",
+        7 => "Q5_1",
+        9 => "Q8_1",
+        10 => "Q2_K",
+        11 => "Q3_K",
+        15 => "Q8_K",
+        16..=23 | 29 => "IQ (importance-weighted)",
+        24..=27 => "of integers",
+        28 => "F64",
+        34 | 35 => "TQ (ternary)",
+        39 => "MXFP4",
+        _ => return None,
+    })
+}
+
+impl BlockKind {
+    /// Columns and bytes of a block.
+    pub fn size(self) -> (usize, usize) {
+        match self {
+            Self::Q4_0 => (32, 2 + 16),
+            Self::Q8_0 => (32, 2 + 32),
+            Self::Q4_K => (SUPER_BLOCK, 4 + 12 + 128),
+            Self::Q5_K => (SUPER_BLOCK, 4 + 12 + 32 + 128),
+            Self::Q6_K => (SUPER_BLOCK, 128 + 64 + 16 + 2),
+        }
+    }
+
+    /// The smallest of the engine's that holds it without loss.
+    pub fn format(self) -> WeightFormat {
+        let (kind, group, offsets) = match self {
+            Self::Q4_0 => (WeightKind::Int4, 32, false),
+            Self::Q8_0 => (WeightKind::Int8, 32, false),
+            Self::Q4_K => (WeightKind::Int4, 32, true),
+            Self::Q5_K => (WeightKind::Int8, 32, true),
+            Self::Q6_K => (WeightKind::Int8, 16, false),
+        };
+        WeightFormat { kind, group, offsets }
+    }
+
+    /// What whole blocks stand for.
+    pub fn decode(self, blocks: &[u8]) -> Levels {
+        let mut out = Levels::default();
+        for block in blocks.chunks_exact(self.size().1) {
+            match self {
+                Self::Q4_0 => q4_0(block, &mut out),
+                Self::Q8_0 => q8_0(block, &mut out),
+                Self::Q4_K => q4_k(block, &mut out),
+                Self::Q5_K => q5_k(block, &mut out),
+                Self::Q6_K => q6_k(block, &mut out),
+            }
+        }
+        out
+    }
+}
+
+fn half_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+fn q4_0(block: &[u8], out: &mut Levels) {
+    let (d, codes) = block.split_at(2);
+    out.scales.push(half_at(d, 0));
+    // The first half of the columns in the lower bits.
+    out.levels.extend(codes.iter().map(|pair| (pair & 15) as i8 - 8));
+    out.levels.extend(codes.iter().map(|pair| (pair >> 4) as i8 - 8));
+}
+
+fn q8_0(block: &[u8], out: &mut Levels) {
+    let (d, codes) = block.split_at(2);
+    out.scales.push(half_at(d, 0));
+    out.levels.extend(codes.iter().map(|code| *code as i8));
+}
+
+/// Scale and minimum of each 32 columns: `d * s` and `dmin * m`. The 12 bytes hold, of the first four groups, `s` and `m` in the lower six
+/// bits of bytes 0 to 7; of the others their lower four bits in bytes 8 to 11, and their upper two above those of the first four.
+fn scales_and_minima(block: &[u8]) -> impl Iterator<Item = (f32, f32)> + '_ {
+    let (d, dmin, packed) = (half_at(block, 0), half_at(block, 2), &block[4..16]);
+    (0..8).map(move |group| {
+        let (s, m) = if group < 4 {
+            (packed[group] & 63, packed[group + 4] & 63)
+        } else {
+            let low = packed[group + 4];
+            (low & 15 | packed[group - 4] >> 6 << 4, low >> 4 | packed[group] >> 6 << 4)
+        };
+        (d * f32::from(s), dmin * f32::from(m))
+    })
+}
+
+fn q4_k(block: &[u8], out: &mut Levels) {
+    for (scale, minimum) in scales_and_minima(block) {
+        out.scales.push(scale);
+        // Levels are counted from the middle, 8.
+        out.offsets.push(minimum - 8.0 * scale);
+    }
+    // 64 columns share 32 bytes: the first half in the lower bits.
+    for codes in block[16..].chunks_exact(32) {
+        out.levels.extend(codes.iter().map(|pair| (pair & 15) as i8 - 8));
+        out.levels.extend(codes.iter().map(|pair| (pair >> 4) as i8 - 8));
+    }
+}
+
+fn q5_k(block: &[u8], out: &mut Levels) {
+    for (scale, minimum) in scales_and_minima(block) {
+        out.scales.push(scale);
+        out.offsets.push(minimum);
+    }
+    let (fifth, codes) = block[16..].split_at(32);
+    for group in 0..8 {
+        let codes = &codes[group / 2 * 32..][..32];
+        let level = |(pair, bits): (&u8, &u8)| {
+            let low = pair >> (group % 2 * 4) & 15;
+            (low | (bits >> group & 1) << 4) as i8
+        };
+        out.levels.extend(codes.iter().zip(fifth).map(level));
+    }
+}
+
+fn q6_k(block: &[u8], out: &mut Levels) {
+    let (low, rest) = block.split_at(128);
+    let (high, rest) = rest.split_at(64);
+    let (scales, d) = rest.split_at(16);
+    let d = half_at(d, 0);
+    out.scales.extend(scales.iter().map(|s| d * f32::from(*s as i8)));
+    // 128 columns share 64 bytes of lower bits and 32 of upper ones.
+    for half in 0..2 {
+        for quarter in 0..4 {
+            let low = &low[half * 64 + quarter % 2 * 32..][..32];
+            let high = &high[half * 32..][..32];
+            let level = |(low, high): (&u8, &u8)| {
+                let code = low >> (quarter / 2 * 4) & 15 | (high >> (quarter * 2) & 3) << 4;
+                code as i8 - 32
+            };
+            out.levels.extend(low.iter().zip(high).map(level));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block of arbitrary bytes, but 0.1 for each f16, which stand at `halves`.
+    fn block(kind: BlockKind, halves: &[usize]) -> Vec<u8> {
+        let mut state = 12_345_u32;
+        let mut bytes: Vec<u8> = (0..kind.size().1)
+            .map(|_| {
+                state = state.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+                (state >> 16) as u8
+            })
+            .collect();
+        for at in halves {
+            bytes[*at..][..2].copy_from_slice(&f16::from_f32(0.1).to_le_bytes());
+        }
+        bytes
+    }
+
+    fn weights(kind: BlockKind, block: &[u8]) -> Vec<f32> {
+        let Levels { levels, scales, offsets } = kind.decode(block);
+        let group = kind.format().group as usize;
+        let offset = |at: usize| offsets.get(at / group).copied().unwrap_or(0.0);
+        let weight =
+            |(at, level): (usize, &i8)| scales[at / group] * f32::from(*level) - offset(at);
+        levels.iter().enumerate().map(weight).collect()
+    }
+
+    /// Expected is what `gguf.dequantize` of PyPI's `gguf` makes of the same bytes: some columns, and the sum of all.
+    #[test]
+    fn a_block_stands_for_what_its_definition_says() {
+        #[rustfmt::skip]
+        let cases: [(BlockKind, &[usize], &[(usize, f32)], f64); 5] = [
+            (BlockKind::Q4_0, &[0],
+             &[(0, -0.299_926_76), (1, 0.199_951_17), (15, 0.399_902_34), (16, -0.199_951_17), (31, -0.199_951_17)], -0.099_975_59),
+            (BlockKind::Q8_0, &[0],
+             &[(0, 10.097_534), (1, -8.597_9), (15, 10.797_363), (16, -0.299_926_76), (31, 11.497_192)], 74.881_714),
+            (BlockKind::Q4_K, &[0, 2],
+             &[(0, 25.293_823), (1, 34.591_553), (31, 22.194_58), (32, 27.793_213), (63, 14.296_509), (64, 10.097_534),
+               (100, 2.499_389_6), (127, 23.294_312), (128, 0.699_829_1), (159, 2.099_487_3), (191, 55.786_377),
+               (192, 0.599_853_5), (223, 0.299_926_76), (255, 23.294_312)], 4_452.612_67),
+            (BlockKind::Q5_K, &[0, 2],
+             &[(0, 62.484_74), (1, 12.896_851), (31, 34.591_553), (32, 36.791_016), (63, 41.289_917), (64, 7.198_242),
+               (100, 54.486_694), (127, 72.682_25), (128, 35.691_284), (159, 11.897_095), (191, 65.184_08),
+               (192, 3.899_047_9), (223, 3.599_121), (255, 7.298_217_8)], 9_966.466_19),
+            (BlockKind::Q6_K, &[208],
+             &[(0, -302.326_17), (1, -43.189_453), (31, 248.539_31), (32, 143.964_84), (63, -12.596_924), (64, -243.540_53),
+               (100, -252.238_4), (127, 173.557_62), (128, 125.969_24), (159, 152.062_87), (191, 149.363_53),
+               (192, 99.975_586), (223, 27.993_164), (255, 27.893_188)], -2_461.099),
+        ];
+        for (kind, halves, columns, sum) in cases {
+            let weights = weights(kind, &block(kind, halves));
+            assert_eq!(weights.len(), kind.size().0);
+            for (column, expected) in columns {
+                let got = weights[*column];
+                assert!((got - expected).abs() < 1e-4, "{kind:?} {column}: {got}");
+            }
+            let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+            assert!((total - sum).abs() < 1e-3, "{kind:?}: {total}");
+        }
+    }
+}
