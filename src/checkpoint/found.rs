@@ -23,7 +23,10 @@ pub(super) struct FoundTensor {
 
 /// How it is stored.
 pub(super) enum Stored {
-    Elements { tensor: StoredTensor, dtype: Dtype },
+    Elements {
+        tensor: StoredTensor,
+        dtype: Dtype,
+    },
     Codes(Box<Coded>),
     /// Of a GGUF file.
     Blocks(BlockMatrix),
@@ -197,9 +200,8 @@ impl Picked<'_> {
             .found
             .iter()
             .filter(|(name, (file, entry))| {
-                !root.may_be_left_out(name)
-                    && !(quantized && quantized::is_of_activations(name))
-                    && !is_zero(name, *file, entry)
+                let is_unused = quantized && quantized::is_of_activations(name);
+                !(is_unused || root.may_be_left_out(name) || is_zero(name, *file, entry))
             })
             .map(|(name, (file, _))| (name, *file))
             .collect();

@@ -103,7 +103,7 @@ mod tests {
         let codes = (0..16).map(|code| code | code << 4);
         let row: Vec<u8> = [0x00, 0x3c].into_iter().chain(codes).collect();
         let part = part(BlockKind::Q4_0, &[&row[..], &row].concat(), BlockKind::Q4_0.format());
-        let pairs: Vec<u8> = (0..8).map(|pair| pair * 2 | (pair * 2 + 1) << 4).collect();
+        let pairs: Vec<u8> = (0..8).map(|pair| (pair * 2) | ((pair * 2 + 1) << 4)).collect();
         assert_eq!(*part.data, pairs.repeat(4));
         assert_eq!((part.scales, part.offsets), (vec![1.0, 1.0], vec![]));
     }
