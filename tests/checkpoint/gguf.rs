@@ -98,6 +98,12 @@ fn what_is_not_read_is_refused_by_name() {
     refused(&change("rope_freqs.weight", "rope_xxxxx.weight"), UnexpectedTensor, "rope_xxxxx");
     refused(&change("llama-bpe", "llama-xyz"), Unsupported, "llama-xyz");
     refused(&change("gpt2", "bert"), Unsupported, "bert");
+    // The first tensor that shows it is the router.
+    let mut other_count = std::fs::read(model("mixtral")).expect("reads");
+    let key = b"llama.expert_count";
+    let at = other_count.windows(key.len()).position(|window| window == key).expect("there");
+    other_count[at + key.len() + 4] = 3;
+    refused(&other_count, CheckpointFault::WrongShape, "blk.0.ffn_gate_inp.weight");
     let dummy = Checkpoint::open(&model("llama"), LoadFormat::Dummy).expect_err("no config.json");
     assert_eq!(dummy.fault, Unsupported);
 }

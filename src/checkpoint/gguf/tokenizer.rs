@@ -285,3 +285,69 @@ fn merges_by_score(vocabulary: &GgufVocabulary<'_>, scores: &[f64]) -> Merges {
     });
     pairs.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
+
+    use super::super::header::MetadataValue;
+    use super::*;
+
+    fn of(
+        entries: &[(&'static str, MetadataValue<'static>)],
+    ) -> Result<tokenizers::Tokenizer, CheckpointError> {
+        let entries: BTreeMap<_, _> = entries.iter().cloned().collect();
+        let metadata = GgufMetadata::new(Path::new("model.gguf"), entries);
+        let vocabulary = GgufVocabulary::read(&metadata)?.expect("tokens");
+        tokenizer(&metadata, &vocabulary)
+    }
+
+    fn words(pre: &'static str, text: &str) -> Vec<String> {
+        let tokenizer = of(&[
+            (MODEL, MetadataValue::Text("gpt2")),
+            (PRE, MetadataValue::Text(pre)),
+            ("tokenizer.ggml.tokens", MetadataValue::Texts(vec!["a", "b"])),
+            (MERGES, MetadataValue::Texts(vec![])),
+        ]);
+        let tokenizer = tokenizer.expect("a tokenizer");
+        let mut cut = PreTokenizedString::from(text);
+        tokenizer.get_pre_tokenizer().expect("one").pre_tokenize(&mut cut).expect("cuts");
+        let splits = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        splits.into_iter().map(|(word, ..)| word.replace('Ġ', " ").replace('Ċ', "\n")).collect()
+    }
+
+    #[test]
+    fn words_are_cut_as_the_file_says() {
+        let text = "It's 12345 x, ok\n\n y";
+        let end = [" x", ",", " ok", "\n\n", " y"];
+        for (pre, begin) in [
+            ("llama-bpe", &["It", "'s", " ", "123", "45"][..]),
+            ("dbrx", &["It", "'s", " ", "123", "45"]),
+            ("qwen2", &["It", "'s", " ", "1", "2", "3", "4", "5"]),
+            ("gpt-2", &["It", "'s", " 12345"]),
+            ("smollm", &["It", "'s", " ", "1", "2", "3", "4", "5"]),
+            ("default", &["It", "'", "s", " ", "123", "45"]),
+        ] {
+            assert_eq!(words(pre, text), [begin, &end].concat(), "{pre}");
+        }
+    }
+
+    #[test]
+    fn a_merge_of_no_token_and_scores_of_too_few_are_refused() {
+        let tokens = MetadataValue::Texts(vec!["a", "b"]);
+        let with = |model, entry| {
+            let entries = [
+                (MODEL, MetadataValue::Text(model)),
+                ("tokenizer.ggml.tokens", tokens.clone()),
+                entry,
+            ];
+            of(&entries).expect_err("broken").item
+        };
+        let merges = with("gpt2", (MERGES, MetadataValue::Texts(vec!["a c"])));
+        assert_eq!(merges.as_deref(), Some(MERGES));
+        let scores = with("llama", (SCORES, MetadataValue::Numbers(vec![1.0])));
+        assert_eq!(scores.as_deref(), Some(SCORES));
+    }
+}
