@@ -74,6 +74,13 @@ fn a_file_is_a_model_path() {
 }
 
 #[test]
+fn a_folder_of_gguf_files_says_how_to_serve_one() {
+    let error = Checkpoint::open(&fixture("llama"), LoadFormat::Safetensors).expect_err("a folder");
+    assert_eq!(error.fault, CheckpointFault::NotFound);
+    assert!(error.reason.contains("the path of model.gguf itself is a model_path"), "{error}");
+}
+
+#[test]
 fn what_is_not_read_is_refused_by_name() {
     use CheckpointFault::{Malformed, MissingTensor, Truncated, UnexpectedTensor, Unsupported};
     let whole = std::fs::read(model("llama")).expect("reads");

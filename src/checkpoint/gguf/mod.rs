@@ -62,6 +62,16 @@ impl Checkpoint {
     }
 }
 
+/// What to say of a folder that lacks a file of ours: that it has a GGUF file, if it has one.
+pub(super) fn hint(directory: &Path) -> String {
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    match names.find(|name| name.ends_with(".gguf")) {
+        Some(name) => format!("; the path of {name} itself is a model_path, too"),
+        None => String::new(),
+    }
+}
+
 /// The configuration, and the tensors in the order of the forward pass.
 fn read_model(
     path: &Path,

@@ -34,6 +34,18 @@ const QWEN2: &str = concat!(
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
+/// Words by the case of their letters; the second of the two keeps what an apostrophe shortens with its word.
+const TEKKEN: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
+const GPT4O: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
+
 /// How a text is cut into words before bytes are merged.
 struct WordCut {
     /// In `tokenizer.ggml.pre`.
@@ -53,6 +65,8 @@ const WORD_CUTS: &[WordCut] = &[
     WordCut { names: &["llama-bpe", "llama3", "llama-v3"], patterns: &[LLAMA3], nfc: false, ignore_merges: true, adds_bos: true },
     WordCut { names: &["dbrx", "smaug-bpe"], patterns: &[LLAMA3], nfc: false, ignore_merges: false, adds_bos: false },
     WordCut { names: &["qwen2", "deepseek-r1-qwen"], patterns: &[QWEN2], nfc: true, ignore_merges: false, adds_bos: false },
+    WordCut { names: &["tekken"], patterns: &[TEKKEN], nfc: false, ignore_merges: true, adds_bos: true },
+    WordCut { names: &["gpt-4o"], patterns: &[GPT4O], nfc: false, ignore_merges: false, adds_bos: false },
     WordCut { names: &["gpt-2"], patterns: &[GPT2], nfc: false, ignore_merges: false, adds_bos: false },
     WordCut { names: &["smollm"], patterns: &[r"\p{N}", GPT2], nfc: false, ignore_merges: false, adds_bos: false },
     // What the format says of files whose writer did not know the tokenizer.
@@ -326,6 +340,8 @@ mod tests {
             ("llama-bpe", &["It", "'s", " ", "123", "45"][..]),
             ("dbrx", &["It", "'s", " ", "123", "45"]),
             ("qwen2", &["It", "'s", " ", "1", "2", "3", "4", "5"]),
+            ("tekken", &["It", "'s", " ", "1", "2", "3", "4", "5"]),
+            ("gpt-4o", &["It's", " ", "123", "45"]),
             ("gpt-2", &["It", "'s", " 12345"]),
             ("smollm", &["It", "'s", " ", "1", "2", "3", "4", "5"]),
             ("default", &["It", "'", "s", " ", "123", "45"]),
