@@ -76,8 +76,8 @@ const WORD_CUTS: &[WordCut] = &[
     },
 ];
 
-/// The parts of a tokenizer beside its vocabulary, as `tokenizer.json` has them, and whether texts begin with the begin token.
-struct Around {
+/// A tokenizer's parts, as `tokenizer.json` has them, and whether texts begin with the begin token if the file does not say.
+struct TokenizerParts {
     model: BPE,
     normalizer: Value,
     pre_tokenizer: Value,
@@ -108,7 +108,7 @@ fn tokenizer(
     metadata: &GgufMetadata<'_>,
     vocabulary: &GgufVocabulary<'_>,
 ) -> Result<tokenizers::Tokenizer, CheckpointError> {
-    let around = match metadata.text(MODEL)? {
+    let parts = match metadata.text(MODEL)? {
         Some("gpt2") => byte_level(metadata, vocabulary)?,
         Some("llama") => sentence_piece(metadata, vocabulary)?,
         other => {
@@ -117,15 +117,15 @@ fn tokenizer(
         }
     };
     let wrong = |reason: String| metadata.fault(CheckpointFault::Malformed, MODEL, reason);
-    let post_processor = post_processor(metadata, vocabulary, around.adds_bos)?;
-    let mut tokenizer = tokenizers::Tokenizer::new(around.model);
+    let post_processor = post_processor(metadata, vocabulary, parts.adds_bos)?;
+    let mut tokenizer = tokenizers::Tokenizer::new(parts.model);
     tokenizer
-        .with_normalizer(part::<tokenizers::NormalizerWrapper>(around.normalizer).map_err(wrong)?)
+        .with_normalizer(part::<tokenizers::NormalizerWrapper>(parts.normalizer).map_err(wrong)?)
         .map_err(|error| wrong(error.to_string()))?
         .with_pre_tokenizer(
-            part::<tokenizers::PreTokenizerWrapper>(around.pre_tokenizer).map_err(wrong)?,
+            part::<tokenizers::PreTokenizerWrapper>(parts.pre_tokenizer).map_err(wrong)?,
         )
-        .with_decoder(part::<tokenizers::DecoderWrapper>(around.decoder).map_err(wrong)?)
+        .with_decoder(part::<tokenizers::DecoderWrapper>(parts.decoder).map_err(wrong)?)
         .with_post_processor(
             part::<tokenizers::PostProcessorWrapper>(post_processor).map_err(wrong)?,
         );
@@ -209,7 +209,7 @@ fn ids(vocabulary: &GgufVocabulary<'_>) -> Vocab {
 fn byte_level(
     metadata: &GgufMetadata<'_>,
     vocabulary: &GgufVocabulary<'_>,
-) -> Result<Around, CheckpointError> {
+) -> Result<TokenizerParts, CheckpointError> {
     let name = metadata.text(PRE)?.unwrap_or("default");
     let Some(cut) = WORD_CUTS.iter().find(|cut| cut.names.contains(&name)) else {
         let known: Vec<_> = WORD_CUTS.iter().flat_map(|cut| cut.names).copied().collect();
@@ -230,7 +230,7 @@ fn byte_level(
     let byte_level = |cuts: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": cuts});
     let split = |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let cuts: Vec<Value> = cut.patterns.iter().map(split).chain([byte_level(false)]).collect();
-    Ok(Around {
+    Ok(TokenizerParts {
         model,
         normalizer: if cut.nfc { json!({"type": "NFC"}) } else { Value::Null },
         pre_tokenizer: json!({"type": "Sequence", "pretokenizers": cuts}),
@@ -243,7 +243,7 @@ fn byte_level(
 fn sentence_piece(
     metadata: &GgufMetadata<'_>,
     vocabulary: &GgufVocabulary<'_>,
-) -> Result<Around, CheckpointError> {
+) -> Result<TokenizerParts, CheckpointError> {
     let scores = metadata.numbers(SCORES)?.unwrap_or_default();
     if scores.len() != vocabulary.tokens.len() {
         return Err(metadata.expected(SCORES, "a number for each token"));
@@ -270,7 +270,7 @@ fn sentence_piece(
         normalizers.insert(0, json!({"type": "Prepend", "prepend": SPACE}));
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    Ok(Around {
+    Ok(TokenizerParts {
         model,
         normalizer: json!({"type": "Sequence", "normalizers": normalizers}),
         pre_tokenizer: Value::Null,
