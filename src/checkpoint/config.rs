@@ -7,6 +7,7 @@ use crate::bridge::spec::{DecoderSpec, Dtype, TensorPart, WeightFormat};
 
 use super::families::{self, Decoder, Family};
 use super::fault::{CheckpointError, CheckpointFault};
+use super::gguf;
 use super::json_file::JsonFile;
 use super::quantized::{self, QuantizationConfig};
 
@@ -30,7 +31,12 @@ impl ModelConfig {
     /// # Errors
     /// Names the key and says what was expected and what came.
     pub fn read(path: &Path, stored: Option<Dtype>) -> Result<Self, CheckpointError> {
-        Self::of(&JsonFile::read(path)?, stored)
+        let absent = || {
+            let hint = path.parent().map(gguf::hint).unwrap_or_default();
+            let reason = format!("the file does not exist{hint}");
+            CheckpointError::new(CheckpointFault::NotFound, path, reason)
+        };
+        Self::of(&JsonFile::read_if_there(path)?.ok_or_else(absent)?, stored)
     }
 
     /// The same of a value that stands in no file, for tests and benchmarks.

@@ -48,13 +48,6 @@ impl JsonFile {
         }
     }
 
-    /// Reads a file that must be there.
-    pub(super) fn read(path: &Path) -> Result<Self, CheckpointError> {
-        Self::read_if_there(path)?.ok_or_else(|| {
-            CheckpointError::new(CheckpointFault::NotFound, path, "the file does not exist")
-        })
-    }
-
     fn new(path: PathBuf, prefix: String, object: Map<String, Value>) -> Self {
         Self { path, prefix, object, read: RefCell::default() }
     }

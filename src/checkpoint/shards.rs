@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::fault::{CheckpointError, CheckpointFault};
+use super::gguf;
 use super::json_file::JsonFile;
 
 const SINGLE: &str = "model.safetensors";
@@ -26,16 +27,11 @@ pub(super) fn find_files(directory: &Path) -> Result<Vec<(PathBuf, Wanted)>, Che
             .and_then(|entries| {
                 entries.flatten().map(|entry| entry.file_name()).find(|name| {
                     let name = name.to_string_lossy();
-                    [".bin", ".pth", ".pt", ".gguf"].iter().any(|end| name.ends_with(end))
+                    [".bin", ".pth", ".pt"].iter().any(|end| name.ends_with(end))
                 })
             })
-            .map(|name| match name.to_string_lossy() {
-                name if name.ends_with(".gguf") => {
-                    format!("; the path of {name} itself is a model_path, too")
-                }
-                name => format!("; {name} is a format that is not read"),
-            })
-            .unwrap_or_default();
+            .map(|name| format!("; {} is a format that is not read", name.to_string_lossy()))
+            .unwrap_or_else(|| gguf::hint(directory));
         let reason = format!("expected {SINGLE} or {INDEX}{other}");
         return Err(CheckpointError::new(CheckpointFault::NotFound, directory, reason));
     };

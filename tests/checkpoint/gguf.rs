@@ -74,6 +74,13 @@ fn a_file_is_a_model_path() {
 }
 
 #[test]
+fn a_folder_of_gguf_files_says_how_to_serve_one() {
+    let error = Checkpoint::open(&fixture("llama"), LoadFormat::Safetensors).expect_err("a folder");
+    assert_eq!(error.fault, CheckpointFault::NotFound);
+    assert!(error.reason.contains("the path of model.gguf itself is a model_path"), "{error}");
+}
+
+#[test]
 fn what_is_not_read_is_refused_by_name() {
     use CheckpointFault::{Malformed, MissingTensor, Truncated, UnexpectedTensor, Unsupported};
     let whole = std::fs::read(model("llama")).expect("reads");
@@ -98,6 +105,12 @@ fn what_is_not_read_is_refused_by_name() {
     refused(&change("rope_freqs.weight", "rope_xxxxx.weight"), UnexpectedTensor, "rope_xxxxx");
     refused(&change("llama-bpe", "llama-xyz"), Unsupported, "llama-xyz");
     refused(&change("gpt2", "bert"), Unsupported, "bert");
+    // The first tensor that shows it is the router.
+    let mut other_count = std::fs::read(model("mixtral")).expect("reads");
+    let key = b"llama.expert_count";
+    let at = other_count.windows(key.len()).position(|window| window == key).expect("there");
+    other_count[at + key.len() + 4] = 3;
+    refused(&other_count, CheckpointFault::WrongShape, "blk.0.ffn_gate_inp.weight");
     let dummy = Checkpoint::open(&model("llama"), LoadFormat::Dummy).expect_err("no config.json");
     assert_eq!(dummy.fault, Unsupported);
 }

@@ -87,6 +87,16 @@ fn the_page_of_models_shows_both_commands() {
 }
 
 #[test]
+fn a_gguf_file_is_described() {
+    let output = run(&["models", "inspect", "tests/fixtures/gguf/llama/model.gguf"]);
+    let report = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for part in ["llama/model.gguf", "llama: 2 layers", "288 ids", "end tokens     1, 5"] {
+        assert!(report.contains(part), "{part} in {report}");
+    }
+}
+
+#[test]
 fn the_demo_model_is_described() {
     let output = run(&["models", "inspect", "models/demo"]);
     let report = text(&output.stdout);

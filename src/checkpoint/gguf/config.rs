@@ -268,6 +268,9 @@ fn gemma2(reading: &Reading<'_>, config: &mut Value) -> Result<(), CheckpointErr
 
 fn gemma3(reading: &Reading<'_>, config: &mut Value) -> Result<(), CheckpointError> {
     gemma(reading, config, 62)?;
+    if let Some(pattern) = reading.count("attention.sliding_window_pattern")? {
+        config["sliding_window_pattern"] = pattern.into();
+    }
     if let Some(theta) = reading.number("rope.freq_base_swa")? {
         config["rope_local_base_freq"] = theta.into();
     }

@@ -132,19 +132,20 @@ impl BlockKind {
         WeightFormat { kind, group, offsets }
     }
 
-    /// What whole blocks stand for.
-    pub fn decode(self, blocks: &[u8]) -> Levels {
-        let mut out = Levels::default();
+    /// What whole blocks stand for, in place of what `out` had.
+    pub fn decode(self, blocks: &[u8], out: &mut Levels) {
+        out.levels.clear();
+        out.scales.clear();
+        out.offsets.clear();
         for block in blocks.chunks_exact(self.size().1) {
             match self {
-                Self::Q4_0 => q4_0(block, &mut out),
-                Self::Q8_0 => q8_0(block, &mut out),
-                Self::Q4_K => q4_k(block, &mut out),
-                Self::Q5_K => q5_k(block, &mut out),
-                Self::Q6_K => q6_k(block, &mut out),
+                Self::Q4_0 => q4_0(block, out),
+                Self::Q8_0 => q8_0(block, out),
+                Self::Q4_K => q4_k(block, out),
+                Self::Q5_K => q5_k(block, out),
+                Self::Q6_K => q6_k(block, out),
             }
         }
-        out
     }
 }
 
@@ -250,7 +251,9 @@ mod tests {
     }
 
     fn weights(kind: BlockKind, block: &[u8]) -> Vec<f32> {
-        let Levels { levels, scales, offsets } = kind.decode(block);
+        let mut decoded = Levels::default();
+        kind.decode(block, &mut decoded);
+        let Levels { levels, scales, offsets } = decoded;
         let group = kind.format().group as usize;
         let offset = |at: usize| offsets.get(at / group).copied().unwrap_or(0.0);
         let weight =

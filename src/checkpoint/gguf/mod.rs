@@ -34,7 +34,7 @@ pub use tokenizer::gguf_tokenizer;
 use header::{GgufHeader, GgufTensor};
 use kinds::TensorKind;
 use metadata::GgufMetadata;
-use names::stored_name;
+use names::{StoredExpert, stored_name};
 use tensors::GgufTensors;
 
 impl Checkpoint {
@@ -60,6 +60,16 @@ impl Checkpoint {
             files: vec![file],
             tensors,
         })
+    }
+}
+
+/// What to say of a folder that lacks a file of ours: that it has a GGUF file, if it has one.
+pub(super) fn hint(directory: &Path) -> String {
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    match names.find(|name| name.ends_with(".gguf")) {
+        Some(name) => format!("; the path of {name} itself is a model_path, too"),
+        None => String::new(),
     }
 }
 
@@ -96,8 +106,8 @@ fn find(
     };
     let tensor = tensors.take(&stored.name)?;
     let tensor = match stored.expert {
-        Some(expert) => one_of(tensor, expert),
-        None => tensor.clone(),
+        Some(expert) if tensor.shape[0] == u64::from(expert.count) => one_of(tensor, &expert),
+        _ => tensor.clone(),
     };
     if tensor.shape != expected.shape {
         let reason = format!(
@@ -131,10 +141,9 @@ fn find(
 }
 
 /// One expert's part of a tensor that holds those of all.
-fn one_of(all: &GgufTensor, expert: u32) -> GgufTensor {
-    let count = all.shape[0].max(1) as usize;
-    let bytes = (all.end - all.begin) / count;
-    let begin = all.begin + bytes * (expert as usize).min(count - 1);
+fn one_of(all: &GgufTensor, expert: &StoredExpert) -> GgufTensor {
+    let bytes = (all.end - all.begin) / expert.count as usize;
+    let begin = all.begin + bytes * expert.index as usize;
     GgufTensor { kind: all.kind, shape: all.shape[1..].to_vec(), begin, end: begin + bytes }
 }
 

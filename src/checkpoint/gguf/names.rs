@@ -11,8 +11,15 @@ const FINAL_NORM: &str = "output_norm.weight";
 #[derive(Debug, PartialEq, Eq)]
 pub struct StoredName {
     pub name: String,
-    /// Of a tensor that holds those of all experts: which.
-    pub expert: Option<u32>,
+    /// Of a tensor that holds those of all experts.
+    pub expert: Option<StoredExpert>,
+}
+
+/// An expert among those of its layer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StoredExpert {
+    pub index: u32,
+    pub count: u32,
 }
 
 /// The name of a tensor of this decoder; `None` where the format has none.
@@ -51,7 +58,8 @@ pub fn stored_name(expected: &ExpectedTensor, spec: &DecoderSpec) -> Option<Stor
     let experts = if of_expert { "_exps" } else { "" };
     let end = expected.name.rsplit('.').next()?;
     let name = format!("blk.{}.{stem}{experts}.{end}", slot.layer);
-    Some(StoredName { name, expert: of_expert.then_some(slot.expert) })
+    let expert = StoredExpert { index: slot.expert, count: layer.mlp.num_experts };
+    Some(StoredName { name, expert: of_expert.then_some(expert) })
 }
 
 /// By the first of its rows among those of q, k and v.

@@ -1,6 +1,6 @@
 //! A matrix of blocks as rows for the engine.
 
-use std::iter::repeat_n;
+use std::thread;
 
 use super::super::families::{ExpectedTensor, LoadedPart};
 use super::super::quantized::StoredTensor;
@@ -16,53 +16,83 @@ pub struct BlockMatrix {
     pub format: WeightFormat,
 }
 
+/// Neighbouring rows on their way to the engine.
+struct RowsOut<'a> {
+    codes: &'a mut [u8],
+    scales: &'a mut [f32],
+    offsets: &'a mut [f32],
+}
+
 impl BlockMatrix {
-    /// The rows of the tensor's slot; `data` has the bytes of its shape.
+    /// The rows of the tensor's slot; `data` has the bytes of its shape. All cores decode.
     pub fn part<'a>(&self, expected: &ExpectedTensor, data: &[u8]) -> Option<LoadedPart<'a>> {
         let slot = expected.pieces.first()?.slot;
         let (rows, columns) = match expected.shape[..] {
             [rows, columns] => (rows as usize, columns as usize),
             _ => return None,
         };
-        let (block_columns, block_bytes) = self.kind.size();
-        let row_bytes = columns / block_columns * block_bytes;
-        let mut part = LoadedPart {
-            slot,
-            format: self.format,
-            shape: expected.shape.clone(),
-            data: Vec::new().into(),
-            scales: Vec::new(),
-            offsets: Vec::new(),
-        };
-        for row in 0..rows {
-            let stored = expected.transform.stored_row(row);
-            let levels = self.kind.decode(&data[stored * row_bytes..][..row_bytes]);
-            self.append(&levels, &mut part);
+        let (code_bytes, groups) = self.row_sizes(columns);
+        let mut codes = vec![0; rows * code_bytes];
+        let (mut scales, mut offsets) = (vec![0.0; rows * groups], vec![0.0; rows * groups]);
+        let num_threads = thread::available_parallelism().map_or(1, usize::from);
+        let share = rows.div_ceil(num_threads);
+        thread::scope(|scope| {
+            let groups_of =
+                scales.chunks_mut(share * groups).zip(offsets.chunks_mut(share * groups));
+            let shares = codes.chunks_mut(share * code_bytes).zip(groups_of);
+            for (index, (codes, (scales, offsets))) in shares.enumerate() {
+                let out = RowsOut { codes, scales, offsets };
+                scope.spawn(move || self.rows(expected, data, index * share, out));
+            }
+        });
+        if !self.format.offsets {
+            offsets.clear();
         }
-        Some(part)
+        let (format, shape) = (self.format, expected.shape.clone());
+        Some(LoadedPart { slot, format, shape, data: codes.into(), scales, offsets })
     }
 
-    fn append(&self, row: &Levels, part: &mut LoadedPart<'_>) {
-        let data = part.data.to_mut();
+    /// Bytes of a row's codes, and how many groups it has.
+    fn row_sizes(&self, columns: usize) -> (usize, usize) {
+        let in_byte = if self.format.kind == WeightKind::Int4 { 2 } else { 1 };
+        (columns / in_byte, columns / self.format.group as usize)
+    }
+
+    /// Rows from `first` on, as many as `out` has.
+    fn rows(&self, expected: &ExpectedTensor, data: &[u8], first: usize, out: RowsOut<'_>) {
+        let columns = expected.shape[1] as usize;
+        let (code_bytes, groups) = self.row_sizes(columns);
+        let (block_columns, block_bytes) = self.kind.size();
+        let row_bytes = columns / block_columns * block_bytes;
+        let mut levels = Levels::default();
+        let groups_of =
+            out.scales.chunks_exact_mut(groups).zip(out.offsets.chunks_exact_mut(groups));
+        let rows = out.codes.chunks_exact_mut(code_bytes).zip(groups_of);
+        for (row, (codes, (scales, offsets))) in rows.enumerate() {
+            let stored = expected.transform.stored_row(first + row);
+            self.kind.decode(&data[stored * row_bytes..][..row_bytes], &mut levels);
+            self.write(&levels, RowsOut { codes, scales, offsets });
+        }
+    }
+
+    fn write(&self, row: &Levels, out: RowsOut<'_>) {
         if self.format.kind == WeightKind::Int4 {
             // Two codes in a byte, the first in its lower half; of codes the middle is 8.
             let code = |level: i8| (level + 8) as u8;
-            let pairs = row.levels.as_chunks().0.iter();
-            data.extend(pairs.map(|[first, second]| code(*first) | code(*second) << 4));
-        } else {
-            data.extend(row.levels.iter().map(|level| *level as u8));
-        }
-        // A smaller group has a share of its own.
-        let share = (self.kind.format().group / self.format.group.max(1)).max(1) as usize;
-        part.scales.extend(row.scales.iter().flat_map(|scale| repeat_n(*scale, share)));
-        if !self.format.offsets {
-            return;
-        }
-        match row.offsets[..] {
-            [] => part.offsets.extend(repeat_n(0.0, row.scales.len() * share)),
-            _ => {
-                part.offsets.extend(row.offsets.iter().flat_map(|offset| repeat_n(*offset, share)))
+            for (byte, [first, second]) in out.codes.iter_mut().zip(row.levels.as_chunks().0) {
+                *byte = code(*first) | code(*second) << 4;
             }
+        } else {
+            for (byte, level) in out.codes.iter_mut().zip(&row.levels) {
+                *byte = *level as u8;
+            }
+        }
+        // A smaller group than the kind's has a share of its own.
+        let share = out.scales.len() / row.scales.len().max(1);
+        let groups = out.scales.iter_mut().zip(out.offsets);
+        for (group, (scale, offset)) in groups.enumerate() {
+            *scale = row.scales[group / share];
+            *offset = row.offsets.get(group / share).copied().unwrap_or(0.0);
         }
     }
 }

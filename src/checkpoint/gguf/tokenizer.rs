@@ -34,6 +34,18 @@ const QWEN2: &str = concat!(
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
+/// Words by the case of their letters; the second of the two keeps what an apostrophe shortens with its word.
+const TEKKEN: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
+const GPT4O: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
+
 /// How a text is cut into words before bytes are merged.
 struct WordCut {
     /// In `tokenizer.ggml.pre`.
@@ -53,6 +65,8 @@ const WORD_CUTS: &[WordCut] = &[
     WordCut { names: &["llama-bpe", "llama3", "llama-v3"], patterns: &[LLAMA3], nfc: false, ignore_merges: true, adds_bos: true },
     WordCut { names: &["dbrx", "smaug-bpe"], patterns: &[LLAMA3], nfc: false, ignore_merges: false, adds_bos: false },
     WordCut { names: &["qwen2", "deepseek-r1-qwen"], patterns: &[QWEN2], nfc: true, ignore_merges: false, adds_bos: false },
+    WordCut { names: &["tekken"], patterns: &[TEKKEN], nfc: false, ignore_merges: true, adds_bos: true },
+    WordCut { names: &["gpt-4o"], patterns: &[GPT4O], nfc: false, ignore_merges: false, adds_bos: false },
     WordCut { names: &["gpt-2"], patterns: &[GPT2], nfc: false, ignore_merges: false, adds_bos: false },
     WordCut { names: &["smollm"], patterns: &[r"\p{N}", GPT2], nfc: false, ignore_merges: false, adds_bos: false },
     // What the format says of files whose writer did not know the tokenizer.
@@ -62,8 +76,8 @@ const WORD_CUTS: &[WordCut] = &[
     },
 ];
 
-/// The parts of a tokenizer beside its vocabulary, as `tokenizer.json` has them, and whether texts begin with the begin token.
-struct Around {
+/// A tokenizer's parts, as `tokenizer.json` has them, and whether texts begin with the begin token if the file does not say.
+struct TokenizerParts {
     model: BPE,
     normalizer: Value,
     pre_tokenizer: Value,
@@ -94,7 +108,7 @@ fn tokenizer(
     metadata: &GgufMetadata<'_>,
     vocabulary: &GgufVocabulary<'_>,
 ) -> Result<tokenizers::Tokenizer, CheckpointError> {
-    let around = match metadata.text(MODEL)? {
+    let parts = match metadata.text(MODEL)? {
         Some("gpt2") => byte_level(metadata, vocabulary)?,
         Some("llama") => sentence_piece(metadata, vocabulary)?,
         other => {
@@ -103,15 +117,15 @@ fn tokenizer(
         }
     };
     let wrong = |reason: String| metadata.fault(CheckpointFault::Malformed, MODEL, reason);
-    let post_processor = post_processor(metadata, vocabulary, around.adds_bos)?;
-    let mut tokenizer = tokenizers::Tokenizer::new(around.model);
+    let post_processor = post_processor(metadata, vocabulary, parts.adds_bos)?;
+    let mut tokenizer = tokenizers::Tokenizer::new(parts.model);
     tokenizer
-        .with_normalizer(part::<tokenizers::NormalizerWrapper>(around.normalizer).map_err(wrong)?)
+        .with_normalizer(part::<tokenizers::NormalizerWrapper>(parts.normalizer).map_err(wrong)?)
         .map_err(|error| wrong(error.to_string()))?
         .with_pre_tokenizer(
-            part::<tokenizers::PreTokenizerWrapper>(around.pre_tokenizer).map_err(wrong)?,
+            part::<tokenizers::PreTokenizerWrapper>(parts.pre_tokenizer).map_err(wrong)?,
         )
-        .with_decoder(part::<tokenizers::DecoderWrapper>(around.decoder).map_err(wrong)?)
+        .with_decoder(part::<tokenizers::DecoderWrapper>(parts.decoder).map_err(wrong)?)
         .with_post_processor(
             part::<tokenizers::PostProcessorWrapper>(post_processor).map_err(wrong)?,
         );
@@ -195,7 +209,7 @@ fn ids(vocabulary: &GgufVocabulary<'_>) -> Vocab {
 fn byte_level(
     metadata: &GgufMetadata<'_>,
     vocabulary: &GgufVocabulary<'_>,
-) -> Result<Around, CheckpointError> {
+) -> Result<TokenizerParts, CheckpointError> {
     let name = metadata.text(PRE)?.unwrap_or("default");
     let Some(cut) = WORD_CUTS.iter().find(|cut| cut.names.contains(&name)) else {
         let known: Vec<_> = WORD_CUTS.iter().flat_map(|cut| cut.names).copied().collect();
@@ -216,7 +230,7 @@ fn byte_level(
     let byte_level = |cuts: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": cuts});
     let split = |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let cuts: Vec<Value> = cut.patterns.iter().map(split).chain([byte_level(false)]).collect();
-    Ok(Around {
+    Ok(TokenizerParts {
         model,
         normalizer: if cut.nfc { json!({"type": "NFC"}) } else { Value::Null },
         pre_tokenizer: json!({"type": "Sequence", "pretokenizers": cuts}),
@@ -229,7 +243,7 @@ fn byte_level(
 fn sentence_piece(
     metadata: &GgufMetadata<'_>,
     vocabulary: &GgufVocabulary<'_>,
-) -> Result<Around, CheckpointError> {
+) -> Result<TokenizerParts, CheckpointError> {
     let scores = metadata.numbers(SCORES)?.unwrap_or_default();
     if scores.len() != vocabulary.tokens.len() {
         return Err(metadata.expected(SCORES, "a number for each token"));
@@ -256,7 +270,7 @@ fn sentence_piece(
         normalizers.insert(0, json!({"type": "Prepend", "prepend": SPACE}));
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    Ok(Around {
+    Ok(TokenizerParts {
         model,
         normalizer: json!({"type": "Sequence", "normalizers": normalizers}),
         pre_tokenizer: Value::Null,
@@ -284,4 +298,72 @@ fn merges_by_score(vocabulary: &GgufVocabulary<'_>, scores: &[f64]) -> Merges {
         other.total_cmp(one).then_with(by_length)
     });
     pairs.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
+
+    use super::super::header::MetadataValue;
+    use super::*;
+
+    fn of(
+        entries: &[(&'static str, MetadataValue<'static>)],
+    ) -> Result<tokenizers::Tokenizer, CheckpointError> {
+        let entries: BTreeMap<_, _> = entries.iter().cloned().collect();
+        let metadata = GgufMetadata::new(Path::new("model.gguf"), entries);
+        let vocabulary = GgufVocabulary::read(&metadata)?.expect("tokens");
+        tokenizer(&metadata, &vocabulary)
+    }
+
+    fn words(pre: &'static str, text: &str) -> Vec<String> {
+        let tokenizer = of(&[
+            (MODEL, MetadataValue::Text("gpt2")),
+            (PRE, MetadataValue::Text(pre)),
+            ("tokenizer.ggml.tokens", MetadataValue::Texts(vec!["a", "b"])),
+            (MERGES, MetadataValue::Texts(vec![])),
+        ]);
+        let tokenizer = tokenizer.expect("a tokenizer");
+        let mut cut = PreTokenizedString::from(text);
+        tokenizer.get_pre_tokenizer().expect("one").pre_tokenize(&mut cut).expect("cuts");
+        let splits = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        splits.into_iter().map(|(word, ..)| word.replace('Ġ', " ").replace('Ċ', "\n")).collect()
+    }
+
+    #[test]
+    fn words_are_cut_as_the_file_says() {
+        let text = "It's 12345 x, ok\n\n y";
+        let end = [" x", ",", " ok", "\n\n", " y"];
+        for (pre, begin) in [
+            ("llama-bpe", &["It", "'s", " ", "123", "45"][..]),
+            ("dbrx", &["It", "'s", " ", "123", "45"]),
+            ("qwen2", &["It", "'s", " ", "1", "2", "3", "4", "5"]),
+            ("tekken", &["It", "'s", " ", "1", "2", "3", "4", "5"]),
+            ("gpt-4o", &["It's", " ", "123", "45"]),
+            ("gpt-2", &["It", "'s", " 12345"]),
+            ("smollm", &["It", "'s", " ", "1", "2", "3", "4", "5"]),
+            ("default", &["It", "'", "s", " ", "123", "45"]),
+        ] {
+            assert_eq!(words(pre, text), [begin, &end].concat(), "{pre}");
+        }
+    }
+
+    #[test]
+    fn a_merge_of_no_token_and_scores_of_too_few_are_refused() {
+        let tokens = MetadataValue::Texts(vec!["a", "b"]);
+        let with = |model, entry| {
+            let entries = [
+                (MODEL, MetadataValue::Text(model)),
+                ("tokenizer.ggml.tokens", tokens.clone()),
+                entry,
+            ];
+            of(&entries).expect_err("broken").item
+        };
+        let merges = with("gpt2", (MERGES, MetadataValue::Texts(vec!["a c"])));
+        assert_eq!(merges.as_deref(), Some(MERGES));
+        let scores = with("llama", (SCORES, MetadataValue::Numbers(vec![1.0])));
+        assert_eq!(scores.as_deref(), Some(SCORES));
+    }
 }

@@ -50,9 +50,9 @@ std::uint32_t CodeLayout::log_group_steps() const noexcept {
 std::uint32_t scale_word(float scale, float offset, bool offsets) noexcept {
   if (!offsets) return std::bit_cast<std::uint32_t>(scale);
   if (scale == 0) {  // codes are those of 0 then (mend), and the weight -offset
-    return std::uint32_t{f32_to_bf16(offset)} << 16 | f32_to_bf16(1.0F);
+    return std::uint32_t{f32_to_f16(offset)} << 16 | f32_to_bf16(1.0F);
   }
-  return std::uint32_t{f32_to_bf16(scale)} << 16 | f32_to_bf16(offset / scale);
+  return std::uint32_t{f32_to_f16(scale)} << 16 | f32_to_bf16(offset / scale);
 }
 
 bool has_code_layout(const WeightFormat& format) noexcept {

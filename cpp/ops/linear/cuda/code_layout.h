@@ -7,10 +7,10 @@
 // the same 8 further, as the first factor of mma.m16n8k16 has them (cuda_device.cuh):
 //   8 bits: [step / 4][lane][step % 4][column of a pair][pair]         bytes
 //   4 bits: [lane][step / 2][column of a pair][step % 2][pair]         halves of bytes, lower first
-// Scales come as words of 32 bits: a float, or, of a format with offsets, the scale as bf16 in the
-// upper half and in the lower one offset / scale as bf16, by which codes are shifted: a weight is
-// scale * (value(code) - zero_point - shift). Both halves are rounded to 8 bits; a shift that is a
-// whole number up to 256, as that of any zero point in 4 bits, is exact.
+// Scales come as words of 32 bits: a float, or, of a format with offsets, the scale as f16 in the
+// upper half, as GPTQ and AWQ keep it, and in the lower one offset / scale as bf16, by which codes
+// are shifted: a weight is scale * (value(code) - zero_point - shift). A shift that is a whole
+// number up to 256, as that of any zero point in 4 bits, is exact.
 //   a scale for each group: [group][row] words after the codes of each span
 //   a scale for each row:   [N] words behind the last strip
 // N is padded to whole strips and K to whole spans, with weights of zero.

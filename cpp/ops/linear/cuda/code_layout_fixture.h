@@ -41,7 +41,10 @@ struct CodedMatrix {
     const float unit = format.kind == WeightKind::Int8 ? 0.001F : 0.01F;
     const std::size_t count = std::size_t{shape.num_rows} * groups();
     for (std::size_t i = 0; i < count; ++i) {
-      scales.push_back(ops::test::rounded(random.normal() * unit, Dtype::BF16));
+      // Of either sign, and none too small for f16.
+      const float normal = random.normal();
+      const float scale = std::copysign((0.25F + std::abs(normal)) * unit, normal);
+      scales.push_back(ops::test::rounded(scale, Dtype::BF16));
       // Of 8 bits, only whole ones leave a difference to a code that is exact in bf16.
       const float step = format.kind == WeightKind::Int8 ? 1 : 0.25F;
       const float zero_point = static_cast<float>(random.integer(0, 64)) * step - 8.0F;

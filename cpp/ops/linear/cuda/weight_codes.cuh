@@ -122,7 +122,8 @@ struct LaneSpan {
 
 // A scale word; of a format with offsets also the shift of codes, for both of a pair.
 __device__ __forceinline__ float scale_of(std::uint32_t word, bool offsets) {
-  return __uint_as_float(offsets ? word & 0xffff0000U : word);
+  if (!offsets) return __uint_as_float(word);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(word >> 16)));
 }
 template <typename Element>
 __device__ __forceinline__ Pair<Element> shift_of(std::uint32_t word) {
