@@ -41,10 +41,11 @@ constexpr std::uint32_t kWorkingThreads = Stage::kSets* kConsumerThreads + Stage
 template <typename Stage>
 constexpr std::uint32_t kThreads = kWorkingThreads<Stage> + 32;
 
-// What a Stage says: kTokens; kPlaces (linear_handover.cuh); kFinishers, the warps that only finish tiles; kSets of consumer
-// warps, which take boxes by turns and whose sums meet in a place more each; kColumns of a box, a
-// multiple of kBoxColumns; kWeightBytes, the room for a box of W, before the same columns of the
-// input; `weight_bytes`, how many of them come, and `copy_weights`, by which copy.
+// What a Stage says: kTokens; kPlaces (linear_handover.cuh); kFinishers, the warps that only finish
+// tiles; kSets of consumer warps, which take boxes by turns and whose sums meet in a place more
+// each; kColumns of a box, a multiple of kBoxColumns; kWeightBytes, the room for a box of W, before
+// the same columns of the input; `weight_bytes`, how many of them come, and `copy_weights`, by
+// which copy.
 template <typename Stage>
 struct Ring {
   static constexpr std::uint32_t kPartBytes = Stage::kTokens * kBoxRowBytes;  // of 64 columns
