@@ -14,9 +14,9 @@ def model_types_that_run():
     """`model_type` of each entry of FAMILIES, in its order."""
     [listed] = re.findall(r"static FAMILIES: &\[&Family\] = &\[(.*?)\];", (SOURCES / "mod.rs").read_text(), re.S)
     types = []
-    for module, name in re.findall(r"&(\w+)::(\w+)", listed):
+    for module, name in re.findall(r"&(\w+(?:::\w+)*)::(\w+)", listed):
         family = rf"static {name}: Family =\s*Family \{{(.*?)\}};"
-        [members] = re.findall(family, (SOURCES / f"{module}.rs").read_text(), re.S)
+        [members] = re.findall(family, (SOURCES / f"{module.replace('::', '/')}.rs").read_text(), re.S)
         types += re.findall(r'model_type: "([^"]+)"', members)
     assert len(types) == listed.count("&"), types
     return types
