@@ -2,7 +2,22 @@
 
 use std::fmt;
 
+use half::{bf16, f16};
+
 use super::spec::{DecoderSpec, Dtype, LayerSpec, TensorPart, WeightFormat, WeightKind};
+
+impl Dtype {
+    /// Little-endian elements as numbers.
+    pub fn floats(self, elements: &[u8]) -> impl Iterator<Item = f32> + '_ {
+        let value = move |element: &[u8]| match (self, element) {
+            (Self::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
+            (Self::BF16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
+            (_, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            _ => 0.0,
+        };
+        elements.chunks_exact(self.bytes() as usize).map(value)
+    }
+}
 
 impl From<Dtype> for WeightFormat {
     fn from(dtype: Dtype) -> Self {

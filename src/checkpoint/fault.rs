@@ -44,6 +44,12 @@ impl CheckpointError {
         Self { fault, file: file.to_owned(), item: None, reason: reason.into() }
     }
 
+    /// A tensor that the model needs.
+    pub(super) fn missing(directory: &Path, tensor: impl Into<String>) -> Self {
+        let reason = "the model needs this tensor and no file has it";
+        Self::new(CheckpointFault::MissingTensor, directory, reason).at(tensor)
+    }
+
     pub(super) fn at(mut self, item: impl Into<String>) -> Self {
         self.item = Some(item.into());
         self

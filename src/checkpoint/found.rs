@@ -163,10 +163,7 @@ impl Picked<'_> {
         quantized: bool,
     ) -> Result<Stored, CheckpointError> {
         let Some((file, entry)) = self.found.remove(&expected.name) else {
-            let reason = "the model needs this tensor and no file has it";
-            let error =
-                CheckpointError::new(CheckpointFault::MissingTensor, self.directory, reason);
-            return Err(error.at(&*expected.name));
+            return Err(CheckpointError::missing(self.directory, &*expected.name));
         };
         let wrong = |fault, reason: String| {
             CheckpointError::new(fault, &self.paths[file], reason).at(&*expected.name)

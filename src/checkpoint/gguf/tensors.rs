@@ -49,7 +49,7 @@ impl<'a> GgufTensors<'a> {
             return Err(self.fault(CheckpointFault::Unsupported, name, reason));
         }
         let bytes = self.bytes.get(tensor.begin..tensor.end).unwrap_or_default();
-        Ok(Some(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect()))
+        Ok(Some(Dtype::F32.floats(bytes).collect()))
     }
 
     pub fn fault(

@@ -1,14 +1,11 @@
 //! `quantization_config` of a `config.json`.
 
-use std::path::Path;
-
 use crate::bridge::spec::{WeightFormat, WeightKind};
 
 use super::super::families::{ExpectedTensor, Transform};
 use super::super::fault::{CheckpointError, CheckpointFault};
-use super::super::found::ByName;
 use super::super::json_file::JsonFile;
-use super::{Coded, Packing, StoredTensor};
+use super::Packing;
 
 /// Where it may stand.
 const KEYS: [&str; 2] = ["quantization_config", "compression_config"];
@@ -111,54 +108,6 @@ impl QuantizationConfig {
             None => module == name || module.split('.').any(|part| part == name),
         });
         self.format.filter(|_| !is_ignored && !module.ends_with("lm_head"))
-    }
-
-    /// gpt-oss: the experts of a layer, blocks and scales of all in one tensor each.
-    pub(super) fn mxfp4(
-        &self,
-        found: &mut ByName,
-        expected: &ExpectedTensor,
-        directory: &Path,
-    ) -> Result<Option<Coded>, CheckpointError> {
-        let (Transform::Experts { interleaved }, [experts, inputs, outputs]) =
-            (expected.transform, &expected.shape[..])
-        else {
-            return Ok(None);
-        };
-        let [blocks, scales] = ["blocks", "scales"].map(|kind| format!("{}_{kind}", expected.name));
-        let Some((file, entry)) = found.remove(&blocks) else { return Ok(None) };
-        let codes = StoredTensor { file, entry };
-        let Some((file, entry)) = found.remove(&scales) else {
-            let reason = "the experts need this tensor and no file has it";
-            let error = CheckpointError::new(CheckpointFault::MissingTensor, directory, reason);
-            return Err(error.at(scales));
-        };
-        let scales = StoredTensor { file, entry };
-        let groups = inputs.div_ceil(32);
-        for (place, shape) in [
-            (&codes, vec![*experts, *outputs, groups, 16]),
-            (&scales, vec![*experts, *outputs, groups]),
-        ] {
-            if place.entry.shape != shape || place.entry.dtype_name != "U8" || inputs % 32 != 0 {
-                let reason = format!(
-                    "{} of shape {:?}, but it must be U8 of {shape:?}",
-                    place.entry.dtype_name, place.entry.shape
-                );
-                let error = CheckpointError::new(CheckpointFault::WrongShape, directory, reason);
-                return Err(error.at(&*place.entry.name));
-            }
-        }
-        Ok(Some(Coded {
-            packing: Packing::Mxfp4 { interleaved },
-            bits: 4,
-            codes,
-            scales,
-            zeros: None,
-            order: None,
-            format: WeightFormat { kind: WeightKind::Mxfp4, group: 32, offsets: false },
-            size: (*outputs as usize, *inputs as usize),
-            block: (1, 32),
-        }))
     }
 }
 

@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use crate::bridge::spec::{Dtype, WeightFormat, WeightKind};
+use crate::bridge::spec::{WeightFormat, WeightKind};
 
 use super::families::ExpectedTensor;
 use super::fault::{CheckpointError, CheckpointFault};
@@ -23,6 +23,7 @@ use super::tensors::TensorEntry;
 
 mod at_load;
 mod config;
+mod experts;
 mod formats;
 mod unpack;
 mod words;
@@ -116,7 +117,7 @@ pub(super) fn take(
     directory: &Path,
 ) -> Result<Option<Coded>, CheckpointError> {
     let Some(config) = config else { return Ok(None) };
-    if let Some(coded) = config.mxfp4(found, expected, directory)? {
+    if let Some(coded) = experts::take(found, expected, directory)? {
         return Ok(Some(coded));
     }
     let (Some(module), [rows, columns]) = (expected.module(), &expected.shape[..]) else {
@@ -156,12 +157,8 @@ impl Tensors<'_> {
     }
 
     fn needed(&mut self, name: &str) -> Result<StoredTensor, CheckpointError> {
-        self.remove(name).ok_or_else(|| {
-            let reason = "the matrix needs this tensor and no file has it";
-            let error =
-                CheckpointError::new(CheckpointFault::MissingTensor, self.directory, reason);
-            error.at(format!("{}.{name}", self.module))
-        })
+        let full_name = format!("{}.{name}", self.module);
+        self.remove(name).ok_or_else(|| CheckpointError::missing(self.directory, full_name))
     }
 
     fn fault(&self, name: &str, reason: String) -> CheckpointError {
@@ -352,22 +349,5 @@ fn length_of(whole: usize, count: usize) -> Option<usize> {
         1 => Some(whole),
         _ if count == whole => Some(1),
         _ => (1..12).map(|power| 1 << power).find(|length| whole.div_ceil(*length) == count),
-    }
-}
-
-impl Dtype {
-    /// Elements as numbers.
-    fn floats(self, data: &[u8]) -> Vec<f32> {
-        use half::{bf16, f16};
-        let two = |bytes: &[u8]| [bytes[0], bytes[1]];
-        match self {
-            Self::F16 => {
-                data.chunks_exact(2).map(|b| f16::from_le_bytes(two(b)).to_f32()).collect()
-            }
-            Self::BF16 => {
-                data.chunks_exact(2).map(|b| bf16::from_le_bytes(two(b)).to_f32()).collect()
-            }
-            _ => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        }
     }
 }

@@ -89,7 +89,7 @@ impl Coded {
 
     /// Scales as they are in the file, but those of a row side by side.
     fn scales_by_row(&self, data: &[u8]) -> Vec<f32> {
-        let values = self.scales.entry.dtype.unwrap_or(Dtype::F32).floats(data);
+        let values = self.scales.entry.dtype.unwrap_or(Dtype::F32).floats(data).collect::<Vec<_>>();
         match self.packing {
             Packing::Gptq { .. } | Packing::Awq => {
                 let (rows, groups) = (self.size.0, values.len() / self.size.0.max(1));

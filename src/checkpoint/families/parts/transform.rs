@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use half::{bf16, f16};
-
 use crate::bridge::ffi::TensorRows;
 use crate::bridge::spec::{Dtype, TensorSlot, WeightFormat};
 
@@ -124,14 +122,7 @@ impl ExpectedTensor {
 }
 
 fn plus_one(dtype: Dtype, elements: &[u8]) -> Vec<u8> {
-    let value = |element: &[u8]| match (dtype, element) {
-        (Dtype::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
-        (Dtype::BF16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
-        (_, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
-        _ => 0.0,
-    };
-    let chunks = elements.chunks_exact(dtype.bytes() as usize);
-    chunks.flat_map(|element| (1.0 + value(element)).to_le_bytes()).collect()
+    dtype.floats(elements).flat_map(|element| (1.0 + element).to_le_bytes()).collect()
 }
 
 /// `[inputs, outputs]` as `[outputs, inputs]`, the even outputs before the odd ones if these are interleaved.
@@ -165,6 +156,8 @@ fn turned(
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     #[test]
