@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "ops/cuda/cuda_op.h"
 #include "ops/linear/cuda/code_layout.h"
-#include "ops/linear/packed_codes.h"
+#include "ops/linear/source_rows.h"
 
 namespace inferno::engine {
 namespace {
@@ -19,50 +18,6 @@ constexpr std::uint64_t kCopyBytes = 2 << 20;     // that one thread copies at o
 std::uint32_t divide_up(std::uint64_t a, std::uint64_t b) {
   return static_cast<std::uint32_t>((a + b - 1) / b);
 }
-
-// A row of a source as elements of another type.
-class RowConverter {
- public:
-  RowConverter(const ops::RowSource& source, const ops::WeightShape& matrix)
-      : source_(source), matrix_(matrix) {
-    if (!source.format.is_quantized()) return;
-    codes_.resize(matrix.num_columns);
-    values_.resize(matrix.num_columns);
-  }
-
-  void convert(std::uint32_t row, std::byte* out) {
-    const std::byte* data =
-        source_.data + row * ops::source_row_bytes(source_.format, matrix_.num_columns);
-    if (source_.format.is_quantized()) {
-      data = dequantized(row, data);
-    }
-    const ops::Dtype from =
-        source_.format.is_quantized() ? ops::Dtype::F32 : source_.format.dtype();
-    for (std::uint32_t k = 0; k < matrix_.num_columns; ++k) {
-      ops::store_element(out, matrix_.dtype(), k, ops::load_element(data, from, k));
-    }
-  }
-
- private:
-  const std::byte* dequantized(std::uint32_t row, const std::byte* data) {
-    const auto* bytes = reinterpret_cast<const std::uint8_t*>(data);
-    const bool halves = ops::weight_bits(source_.format.kind) == 4;
-    for (std::uint32_t k = 0; k < matrix_.num_columns; ++k) {
-      codes_[k] = halves ? bytes[k / 2] >> (k % 2 * 4) & 15U : bytes[k];
-    }
-    const std::size_t first =
-        std::size_t{row} * ops::num_groups(source_.format, matrix_.num_columns);
-    const float* offsets = source_.offsets == nullptr ? nullptr : source_.offsets + first;
-    ops::dequantize({codes_.data(), source_.scales + first, offsets}, source_.format,
-                    matrix_.num_columns, values_.data());
-    return reinterpret_cast<const std::byte*>(values_.data());
-  }
-
-  const ops::RowSource& source_;
-  const ops::WeightShape& matrix_;
-  std::vector<std::uint8_t> codes_;
-  std::vector<float> values_;
-};
 
 }  // namespace
 
@@ -109,10 +64,14 @@ void CudaUploader::upload_elements(const MatrixRows& target, const ops::RowSourc
     Part& part = next_part();
     const std::uint32_t count = std::min(at_once, source.num_rows - first);
     threads_.parallel_for(divide_up(count, by_thread), [&](std::uint32_t chunk, std::uint32_t) {
-      RowConverter converter(source, matrix);
+      ops::SourceRows rows(source, matrix.num_columns, matrix.format);
       const std::uint32_t end = std::min(count, (chunk + 1) * by_thread);
       for (std::uint32_t row = chunk * by_thread; row < end; ++row) {
-        converter.convert(first + row, part.buffer->data() + row * row_bytes);
+        const float* values = rows.values(first + row);
+        std::byte* out = part.buffer->data() + row * row_bytes;
+        for (std::uint32_t k = 0; k < matrix.num_columns; ++k) {
+          ops::store_element(out, matrix.dtype(), k, values[k]);
+        }
       }
     });
     copy(to + first * row_bytes, part, 0, count * row_bytes);

@@ -45,9 +45,6 @@ struct Set<WeightKind::Fp8> {
   }
 };
 
-// The code of a weight of 0, where the scale is 0 as well.
-constexpr std::uint8_t zero_code(WeightKind kind) { return kind == WeightKind::Int4 ? 8 : 0; }
-
 // Calls visit(a set, its first column) from column begin on, itself a set's first.
 template <typename Visit>
 void for_each_set(const PanelLayout& layout, std::size_t begin, std::size_t end,

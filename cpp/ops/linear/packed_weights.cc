@@ -4,10 +4,9 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "ops/linear/packed_codes.h"
-#include "ops/linear/quantize.h"
+#include "ops/linear/source_rows.h"
 
 namespace inferno::ops {
 
@@ -71,29 +70,22 @@ void pack_elements(const WeightShape& shape, std::byte* packed, std::uint32_t ro
 class RowPacker {
  public:
   RowPacker(const WeightShape& shape, std::byte* packed, const RowSource& source)
-      : shape_(shape), packed_(packed), source_(source), layout_(shape) {
-    if (shape.format.is_quantized() || source.format.is_quantized()) {
-      codes_.resize(shape.num_columns);
-      values_.resize(shape.num_columns);
-      scales_.resize(layout_.num_groups);
-    }
-  }
+      : shape_(shape),
+        packed_(packed),
+        source_(source),
+        layout_(shape),
+        rows_(source, shape.num_columns, shape.format) {}
 
   // The source's row `index` as the matrix's row `row`.
   void pack(std::uint32_t row, std::size_t index) {
-    const std::byte* data =
-        source_.data + index * source_row_bytes(source_.format, shape_.num_columns);
-    if (!source_.format.is_quantized()) {
-      pack_source_elements(row, data);
-      return;
-    }
-    const CodedRow coded = unpacked(data, index);
     if (shape_.format.is_quantized()) {
-      pack_codes(lane(row), coded);
-      return;
+      pack_codes(lane(row), rows_.codes(index));
+    } else if (source_.format.is_quantized()) {
+      const auto* values = reinterpret_cast<const std::byte*>(rows_.values(index));
+      pack_elements(shape_, packed_, row, {values, Dtype::F32});
+    } else {
+      pack_elements(shape_, packed_, row, {rows_.bytes(index), source_.format.dtype()});
     }
-    dequantize(coded, source_.format, shape_.num_columns, values_.data());
-    pack_elements(shape_, packed_, row, {as_bytes(values_), Dtype::F32});
   }
 
   // A row of the padding.
@@ -109,46 +101,15 @@ class RowPacker {
   }
 
  private:
-  static const std::byte* as_bytes(const std::vector<float>& values) {
-    return reinterpret_cast<const std::byte*>(values.data());
-  }
-
   Lane lane(std::uint32_t row) const {
     return {shape_, layout_, packed_ + row / kPanelRows * layout_.panel_bytes, row % kPanelRows};
-  }
-
-  void pack_source_elements(std::uint32_t row, const std::byte* data) {
-    if (!shape_.format.is_quantized()) {
-      pack_elements(shape_, packed_, row, {data, source_.format.dtype()});
-      return;
-    }
-    for (std::uint32_t k = 0; k < shape_.num_columns; ++k) {
-      values_[k] = load_element(data, source_.format.dtype(), k);
-    }
-    quantize_row(values_.data(), shape_.num_columns, shape_.format,
-                 {codes_.data(), scales_.data()});
-    pack_codes(lane(row), {codes_.data(), scales_.data(), nullptr});
-  }
-
-  CodedRow unpacked(const std::byte* data, std::size_t index) {
-    const auto* bytes = reinterpret_cast<const std::uint8_t*>(data);
-    const std::uint32_t groups = num_groups(source_.format, shape_.num_columns);
-    const float* offsets = source_.offsets == nullptr ? nullptr : source_.offsets + index * groups;
-    const float* scales = source_.scales + index * groups;
-    if (weight_bits(source_.format.kind) == 8) return {bytes, scales, offsets};
-    for (std::uint32_t k = 0; k < shape_.num_columns; ++k) {
-      codes_[k] = bytes[k / 2] >> (k % 2 * 4) & 15U;
-    }
-    return {codes_.data(), scales, offsets};
   }
 
   const WeightShape& shape_;
   std::byte* packed_;
   const RowSource& source_;
   const PanelLayout layout_;
-  std::vector<std::uint8_t> codes_;
-  std::vector<float> values_;
-  std::vector<float> scales_;
+  SourceRows rows_;
 };
 
 void check_source(const WeightShape& shape, std::uint32_t first_row, const RowSource& source) {

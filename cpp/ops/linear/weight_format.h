@@ -90,6 +90,11 @@ constexpr std::uint32_t num_groups(const WeightFormat& format, std::uint32_t num
   return format.group == 0 ? 1 : (num_columns + format.group - 1) / format.group;
 }
 
+// The code of a weight of 0, whatever the scale.
+constexpr std::uint8_t zero_code(WeightKind kind) noexcept {
+  return kind == WeightKind::Int4 ? 8 : 0;
+}
+
 // Exact; the two codes without a value are NaN.
 float e4m3_to_f32(std::uint8_t code) noexcept;
 // Rounds to nearest even; beyond 448 is 448, a NaN stays a NaN.

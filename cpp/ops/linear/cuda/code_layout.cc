@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "ops/linear/quantize.h"
+#include "ops/linear/source_rows.h"
 
 namespace inferno::ops::cuda {
 namespace {
@@ -15,9 +15,6 @@ namespace {
 constexpr std::uint32_t kStepColumns = 16;
 constexpr std::uint32_t kLaneBytes = 16;
 constexpr std::uint32_t kWarpBytes = 32 * kLaneBytes;
-
-// Of a padding's weights, which are zero under any scale.
-constexpr std::uint8_t zero_code(WeightKind kind) { return kind == WeightKind::Int4 ? 8 : 0; }
 
 // A lane's four codes of a step, in the order of a word of 8 bits each.
 struct LaneCodes {
@@ -73,43 +70,11 @@ bool has_code_layout(const WeightFormat& format) noexcept {
   }
 }
 
-// Null pointers: a row of the padding.
-struct StripPacker::Row {
-  const std::uint8_t* codes = nullptr;
-  const float* scales = nullptr;
-  const float* offsets = nullptr;
-};
-
 StripPacker::StripPacker(const WeightShape& shape)
     : shape_(shape),
       layout_(shape),
       codes_(std::size_t{layout_.num_spans} * kSpanColumns),
-      values_(shape.num_columns),
       scales_(num_groups(shape.format, shape.num_columns)) {}
-
-StripPacker::Row StripPacker::row_of(const RowSource& source, std::uint32_t index) {
-  if (index >= source.num_rows) return {};
-  const std::byte* data = source.data + index * source_row_bytes(source.format, shape_.num_columns);
-  if (!source.format.is_quantized()) {
-    for (std::uint32_t k = 0; k < shape_.num_columns; ++k) {
-      values_[k] = load_element(data, source.format.dtype(), k);
-    }
-    quantize_row(values_.data(), shape_.num_columns, shape_.format,
-                 {codes_.data(), scales_.data()});
-    return {codes_.data(), scales_.data(), nullptr};
-  }
-  if (weight_bits(source.format.kind) == 8) {
-    std::memcpy(codes_.data(), data, shape_.num_columns);
-  } else {
-    const auto* bytes = reinterpret_cast<const std::uint8_t*>(data);
-    for (std::uint32_t k = 0; k < shape_.num_columns; ++k) {
-      codes_[k] = bytes[k / 2] >> (k % 2 * 4) & 15U;
-    }
-  }
-  const std::size_t first = std::size_t{index} * scales_.size();
-  return {codes_.data(), source.scales + first,
-          source.offsets == nullptr ? nullptr : source.offsets + first};
-}
 
 void StripPacker::pack_codes(const std::uint8_t* codes, std::uint32_t lane_row,
                              std::byte* span) const {
@@ -136,7 +101,7 @@ void StripPacker::pack_codes(const std::uint8_t* codes, std::uint32_t lane_row,
   }
 }
 
-void StripPacker::pack_row(const Row& row, std::uint32_t lane_row, std::byte* strip) {
+void StripPacker::pack_row(const CodedRow& row, std::uint32_t lane_row, std::byte* strip) {
   const std::uint8_t zero = zero_code(shape_.format.kind);
   const std::uint32_t num_columns = row.codes == nullptr ? 0 : shape_.num_columns;
   std::fill(codes_.begin() + num_columns, codes_.end(), zero);
@@ -158,7 +123,7 @@ void StripPacker::pack_row(const Row& row, std::uint32_t lane_row, std::byte* st
 
 // What the kernels' arithmetic on codes would get wrong: codes of fp8 that are no number, to which
 // it gives a value; and a scale of 0, which leaves only the offset of a weight.
-void StripPacker::mend(Row& row) {
+void StripPacker::mend(CodedRow& row) {
   const WeightFormat& format = shape_.format;
   if (row.codes == nullptr || !(format.kind == WeightKind::Fp8 || format.offsets)) return;
   const std::size_t length = format.group == 0 ? shape_.num_columns : format.group;
@@ -177,8 +142,14 @@ void StripPacker::mend(Row& row) {
 
 void StripPacker::pack(const RowSource& source, std::uint32_t strip, std::uint32_t place,
                        const PackedStrips& to) {
+  SourceRows rows(source, shape_.num_columns, shape_.format);
   for (std::uint32_t r = 0; r < kStripRows; ++r) {
-    Row row = row_of(source, strip * kStripRows + r);
+    const std::uint32_t index = strip * kStripRows + r;
+    CodedRow row{};  // of the padding
+    if (index < source.num_rows) {
+      row = rows.codes(index);
+      std::copy_n(row.codes, shape_.num_columns, codes_.begin());
+    }
     mend(row);
     pack_row(row, r, to.strips + place * layout_.strip_bytes);
     if (layout_.groups > 0) continue;

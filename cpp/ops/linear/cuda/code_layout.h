@@ -20,7 +20,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "ops/linear/packed_weights.h"
+#include "ops/linear/packed_codes.h"
 
 namespace inferno::ops::cuda {
 
@@ -68,16 +68,13 @@ class StripPacker {
             const PackedStrips& to);
 
  private:
-  struct Row;
-  Row row_of(const RowSource& source, std::uint32_t index);
-  void mend(Row& row);
-  void pack_row(const Row& row, std::uint32_t lane_row, std::byte* strip);
+  void mend(CodedRow& row);
+  void pack_row(const CodedRow& row, std::uint32_t lane_row, std::byte* strip);
   void pack_codes(const std::uint8_t* codes, std::uint32_t lane_row, std::byte* span) const;
 
   WeightShape shape_;
   CodeLayout layout_;
   std::vector<std::uint8_t> codes_;  // of a row, one to a byte, and its padding
-  std::vector<float> values_;        // [K]
   std::vector<float> scales_;        // [groups]
 };
 
