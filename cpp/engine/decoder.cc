@@ -7,7 +7,7 @@ Norm norm_of(const NormSpec& spec, const float* weight) { return {spec.kind, wei
 
 // A branch with a norm of its own ends in one that makes h, too.
 InputFrom input_after(const Join& join, InputFrom branch) {
-  return join.is_plain() ? branch : InputFrom::Norm;
+  return join.is_plain() ? branch : InputFrom{};
 }
 
 }  // namespace
@@ -19,7 +19,7 @@ Decoder::Decoder(const DecoderSpec& decoder, const Weights& all, const KvCache& 
   };
   first = before_attention(0);
   layers.reserve(spec.layers.size());
-  InputFrom input = InputFrom::Norm;
+  InputFrom input{};
   for (std::uint32_t i = 0; i < spec.num_layers(); ++i) {
     const LayerSpec& layer = spec.layers[i];
     const LayerWeights& own = all.layers[i];
@@ -32,11 +32,12 @@ Decoder::Decoder(const DecoderSpec& decoder, const Weights& all, const KvCache& 
                .attention_input = input};
     made.after_attention = {norm_of(layer.post_attention, own.post_attention_norm),
                             layer.residual_scale, norm_of(layer.pre_mlp, own.pre_mlp_norm)};
-    made.mlp_input = input_after(made.after_attention, InputFrom::Product);
+    made.mlp_input = input_after(made.after_attention, {.product = &own.o});
     made.after_mlp = {norm_of(layer.post_mlp, own.post_mlp_norm), layer.residual_scale,
                       is_last ? Norm{} : before_attention(i + 1), is_last};
+    const bool dense = layer.mlp.kind == MlpKind::Dense;
     input = input_after(made.after_mlp,
-                        layer.mlp.kind == MlpKind::Dense ? InputFrom::Product : InputFrom::Experts);
+                        dense ? InputFrom{.product = &own.down} : InputFrom{.experts = true});
     layers.push_back(made);
   }
 }

@@ -20,8 +20,12 @@ struct Norm {
   bool is_there() const { return kind != NormKind::None; }
 };
 
-// What made h, which a part reads. A product can leave the scale of its norm to the next product.
-enum class InputFrom : std::uint8_t { Norm, Product, Experts };
+// What made h, which a part reads: a norm, a product or experts. The latter two can leave the scale
+// of the norm to the products that read h.
+struct InputFrom {
+  const Linear* product = nullptr;
+  bool experts = false;
+};
 
 // What follows a branch of a layer: x += scale * after(y), then h = next(x) for the next part.
 struct Join {
@@ -40,9 +44,9 @@ struct Layer {
   const LayerWeights* weights = nullptr;
   const ops::KvLayer* kv = nullptr;
   Norm pre_attention;
-  InputFrom attention_input = InputFrom::Norm;
+  InputFrom attention_input{};
   Join after_attention{};
-  InputFrom mlp_input = InputFrom::Product;
+  InputFrom mlp_input{};
   Join after_mlp{};
 };
 

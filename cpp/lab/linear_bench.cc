@@ -2,7 +2,8 @@
 // graph as the engine runs them but without what stands between, and each shape of product by
 // itself; a model's weights are far larger than L2. Then what other cards and models with biases
 // have: the plain kernel for few rows, and the bias after a product of many.
-//   linear_bench [PART OF A MODEL'S NAME [ROWS...]]   up to 2048 rows
+//   linear_bench [PART OF A MODEL'S NAME [FORMAT] [ROWS...]]   up to 2048 rows; FORMAT of the
+//   layers' matrices: bf16, fp8, int8, int4 (groups of 128) or mxfp4
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -13,7 +14,9 @@
 #include <vector>
 
 #include "lab/support/ceilings.h"
+#include "lab/support/formats.h"
 #include "lab/support/gpu_bench.h"
+#include "ops/linear/cuda/code_layout.h"
 #include "ops/linear/cuda/linear_cuda.h"
 #include "ops/linear/cuda/linear_fixups.h"
 #include "ops/linear/cuda/linear_product.h"
@@ -23,6 +26,7 @@ namespace {
 
 using namespace ops::cuda;
 using ops::Dtype;
+using ops::WeightFormat;
 
 struct Model {
   const char* name;
@@ -49,9 +53,16 @@ struct Layer {
   DeviceMatrix qkv, o, gate_up, down;
 };
 
-// A model's weights in one array, and what its products read and write.
+std::size_t matrix_bytes(const DeviceMatrix& matrix) {
+  const std::size_t weights = std::size_t{matrix.num_rows} * matrix.num_columns;
+  if (!matrix.format.is_quantized()) return weights * sizeof(Bf16);
+  return CodeLayout({matrix.num_rows, matrix.num_columns, matrix.format}).bytes;
+}
+
+// A model's weights in one array, and what its products read and write. Codes and their scales are
+// bytes like any others: no time depends on them.
 struct Buffers {
-  Buffers(const Gpu& gpu, const Model& m)
+  Buffers(const Gpu& gpu, const Model& m, const WeightFormat& format)
       : model(m),
         weights(uniform_array(gpu, m.num_weights(), 0.02F)),
         h(uniform_array(gpu, std::size_t{kMaxTokens} * m.hidden_size)),
@@ -63,10 +74,11 @@ struct Buffers {
         bias(2 * std::size_t{m.intermediate_size}),
         sums(std::size_t{kMaxTokens} * norm_parts(m.hidden_size)),
         logits(std::size_t{kMaxLogits} * m.vocab_size) {
-    const Bf16* at = weights.data();
+    const auto* at = reinterpret_cast<const std::byte*>(weights.data());
+    WeightFormat form = format;
     const auto matrix = [&](std::uint32_t rows, std::uint32_t columns) {
-      const DeviceMatrix result{at, rows, columns, Dtype::BF16};
-      at += std::size_t{rows} * columns;
+      const DeviceMatrix result{at, rows, columns, form};
+      at += matrix_bytes(result);
       return result;
     };
     for (std::uint32_t i = 0; i < m.num_layers; ++i) {
@@ -75,7 +87,18 @@ struct Buffers {
       const DeviceMatrix gate_up = matrix(2 * m.intermediate_size, m.hidden_size);
       layers.push_back({qkv_weight, o, gate_up, matrix(m.hidden_size, m.intermediate_size)});
     }
+    form = Dtype::BF16;
     lm_head = matrix(m.vocab_size, m.hidden_size);
+  }
+
+  std::size_t bytes() const {
+    std::size_t sum = matrix_bytes(lm_head);
+    for (const Layer& layer : layers) {
+      for (const DeviceMatrix& one : {layer.qkv, layer.o, layer.gate_up, layer.down}) {
+        sum += matrix_bytes(one);
+      }
+    }
+    return sum;
   }
 
   Model model;
@@ -141,7 +164,7 @@ class Bench {
   Bench(const Gpu& gpu, const Ceilings& ceilings)
       : gpu_(gpu),
         ceilings_(ceilings),
-        workspace_(LinearCuda::workspace_bytes(false)),
+        workspace_(LinearCuda::workspace_bytes(true)),
         linear_(gpu.op(), workspace_.data()) {}
 
   void run(const Buffers& buffers, std::uint32_t num_tokens) {
@@ -152,7 +175,7 @@ class Bench {
     const std::uint32_t num_logits = std::min(num_tokens, kMaxLogits);
     const double in_layers = 2.0 * (model.num_weights() - lm_head) * num_tokens;
     const double in_lm_head = 2.0 * lm_head * num_logits;
-    report({model.name, "all", num_tokens}, all_us, model.num_weights(), in_layers + in_lm_head);
+    report({model.name, "all", num_tokens}, all_us, buffers.bytes(), in_layers + in_lm_head);
     const auto one = [&](const char* name, DeviceMatrix Layer::*weight, auto product) {
       layers(buffers, name, weight, num_tokens,
              [&](const Layer& layer) { (products.*product)(layer); });
@@ -164,7 +187,8 @@ class Bench {
     const double us = gpu_.median_us([&] {
       for (int i = 0; i < 4; ++i) products.lm_head();
     });
-    report({model.name, "lm_head", num_logits}, us / 4, lm_head, in_lm_head);
+    report({model.name, "lm_head", num_logits}, us / 4, lm_head * sizeof(Bf16), in_lm_head);
+    if (buffers.layers[0].qkv.format.is_quantized()) return;
     if (num_tokens <= kMaxFewRows) {
       plain(buffers, num_tokens);
     } else {
@@ -199,8 +223,8 @@ class Bench {
     });
     const DeviceMatrix& matrix = buffers.layers[0].*weight;
     const std::size_t num_weights = std::size_t{matrix.num_rows} * matrix.num_columns;
-    report({buffers.model.name, name, num_tokens}, us / buffers.model.num_layers, num_weights,
-           2.0 * num_weights * num_tokens);
+    report({buffers.model.name, name, num_tokens}, us / buffers.model.num_layers,
+           matrix_bytes(matrix), 2.0 * num_weights * num_tokens);
   }
 
   // The kernel of the cards before Hopper, which this one has beside its own.
@@ -236,8 +260,8 @@ class Bench {
     std::fflush(stdout);
   }
 
-  void report(const Row& row, double us, std::size_t num_weights, double operations) const {
-    const double bytes_s = num_weights * 2.0 / us * 1e6;
+  void report(const Row& row, double us, std::size_t bytes, double operations) const {
+    const double bytes_s = static_cast<double>(bytes) / us * 1e6;
     const double operations_s = operations / us * 1e6;
     std::printf(
         "%-13s %-11s T %4u  %9.2f us  %7.0f GB/s %5.1f %% of read  %6.1f TFLOP/s %5.1f %%\n",
@@ -265,7 +289,9 @@ std::uint32_t rows_from(const char* argument) {
 void run(int argc, char** argv) {
   const std::string_view wanted = argc > 1 ? argv[1] : "";
   std::vector<std::uint32_t> rows;
-  for (int i = 2; i < argc; ++i) rows.push_back(rows_from(argv[i]));
+  const auto format = argc > 2 ? kFormats.find(argv[2]) : kFormats.end();
+  const bool named = format != kFormats.end();
+  for (int i = named ? 3 : 2; i < argc; ++i) rows.push_back(rows_from(argv[i]));
   if (rows.empty()) rows = {1, 8, 16, 32, 64, 256, 2048};
   const Gpu gpu;
   const double bytes_read = print_read_ceiling(gpu);
@@ -274,7 +300,7 @@ void run(int argc, char** argv) {
   bench.time_calls();
   for (const Model& model : kModels) {
     if (std::string_view(model.name).find(wanted) == std::string_view::npos) continue;
-    const Buffers buffers(gpu, model);
+    const Buffers buffers(gpu, model, named ? format->second : Dtype::BF16);
     for (const std::uint32_t num_tokens : rows) bench.run(buffers, num_tokens);
   }
 }

@@ -20,6 +20,7 @@
 #include "engine/context.h"
 #include "lab/support/bench_model.h"
 #include "lab/support/ceilings.h"
+#include "lab/support/formats.h"
 #include "lab/support/gpu_bench.h"
 #include "lab/support/step_peers.h"
 #include "lab/support/step_split.h"
@@ -50,14 +51,8 @@ struct Asked {
 };
 
 LlamaShape shape_of(const Asked& asked) {
-  static const std::map<std::string, WeightFormat> formats = {
-      {"bf16", WeightFormat(ops::Dtype::BF16)},
-      {"fp8", {ops::WeightKind::Fp8}},
-      {"int8", {ops::WeightKind::Int8}},
-      {"int4", {ops::WeightKind::Int4, 128}},
-      {"mxfp4", {ops::WeightKind::Mxfp4, 32}}};
-  const auto format = formats.find(asked.format);
-  if (format == formats.end()) {
+  const auto format = kFormats.find(asked.format);
+  if (format == kFormats.end()) {
     throw std::invalid_argument("expected a format bf16, fp8, int8, int4 or mxfp4, got " +
                                 asked.format);
   }

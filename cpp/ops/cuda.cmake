@@ -29,6 +29,7 @@ add_library(inferno_cuda_ops OBJECT
   linear/cuda/linear_few_rows.cu
   linear/cuda/linear_fixups.cu
   linear/cuda/linear_plain.cu
+  linear/cuda/quantize_inputs_cuda.cu
   process_logits/process_logits_cuda.cu
   random_fill/random_codes_cuda.cu
   random_fill/random_fill_cuda.cu

@@ -60,8 +60,11 @@ impl<S: Sink> Sink for RenamingSink<S> {
         self.sink.refused(&self.layout.rename(error.clone()));
     }
 
+    #[inline]
     fn event(&mut self, mut event: Event) -> Result<(), SinkClosed> {
-        event.error = event.error.map(|error| Box::new(self.layout.rename(*error)));
+        if let Some(error) = &mut event.error {
+            **error = self.layout.rename(error.as_ref().clone());
+        }
         self.sink.event(event)
     }
 

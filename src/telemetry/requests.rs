@@ -95,7 +95,11 @@ pub struct LoggedSink<S> {
 }
 
 impl<S: Sink> LoggedSink<S> {
+    #[cold] // once in a request, beside the path of every event
     fn ended(&self, event: &Event) {
+        if !tracing::enabled!(target: "inferno_node::request", tracing::Level::INFO) {
+            return;
+        }
         let usage = event.usage.unwrap_or_default();
         let receipt = event.receipt.clone().unwrap_or_default();
         let error = event.error.as_deref();
@@ -136,6 +140,7 @@ impl<S: Sink> Sink for LoggedSink<S> {
         self.sink.refused(error);
     }
 
+    #[inline]
     fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
         if event.is_last() {
             self.ended(&event);

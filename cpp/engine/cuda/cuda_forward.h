@@ -61,7 +61,7 @@ class CudaForward : public Forward {
   // logits [R, vocab_size] of the rows of x that `rows` [num_rows] names
   void project_rows(const std::uint32_t* rows, std::uint32_t num_rows);
   // h, and the sums that its norm still waits for.
-  ops::cuda::LinearInput normed(InputFrom from, const Norm& norm) const;
+  ops::cuda::LinearInput normed(const InputFrom& from, const Norm& norm) const;
   ops::cuda::LinearInput plain(const void* h, std::uint32_t num_rows) const;
   ops::cuda::NextNorm next_norm(const Norm& norm) const;
   // x += scale * after(linear(in)); h = next(x)

@@ -31,10 +31,12 @@ ops::cuda::LinearInput CudaForward::plain(const void* h, std::uint32_t num_rows)
   return {.h = h, .num_tokens = num_rows, .dtype = spec_.activation};
 }
 
-ops::cuda::LinearInput CudaForward::normed(InputFrom from, const Norm& norm) const {
+ops::cuda::LinearInput CudaForward::normed(const InputFrom& from, const Norm& norm) const {
   ops::cuda::LinearInput in = plain(workspace_.h, slot_->counts().num_tokens);
-  const bool deferred = (from == InputFrom::Product && linear_->defers(in.num_tokens, in.dtype)) ||
-                        (from == InputFrom::Experts && experts_->defers(in.num_tokens, in.dtype));
+  const bool deferred =
+      (from.product != nullptr &&
+       linear_->defers(in.num_tokens, in.dtype, matrix_of(from.product->weight))) ||
+      (from.experts && experts_->defers(in.num_tokens, in.dtype));
   if (deferred) in.square_sums = workspace_.square_sums;
   in.eps = norm.eps;
   return in;

@@ -96,6 +96,7 @@ impl Sink for BusSink {
         }
     }
 
+    #[inline]
     fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
         if event.is_last() {
             self.told = SinkState::Ended;

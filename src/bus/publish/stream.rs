@@ -35,8 +35,9 @@ pub(in crate::bus) struct SubjectStream {
 
 #[derive(Default)]
 struct Slot {
-    /// Joined where possible: one event for each choice, and one more for every new attempt.
-    pending: VecDeque<Event>,
+    /// Joined where possible: one event for each choice, and one more for every new attempt. Boxed, because they pass through many
+    /// hands.
+    pending: VecDeque<Box<Event>>,
     /// The outbox or the writer has this stream.
     queued: bool,
     probed_at: Option<Instant>,
@@ -76,14 +77,14 @@ impl Slot {
         if event.index == 0 {
             self.position = Position::after(&event);
         }
-        let same = |other: &Event| other.index == event.index;
+        let same = |other: &Box<Event>| other.index == event.index;
         let last = self.pending.len().checked_sub(1);
         // The request's last event stays behind those of the other choices.
         let of_choice =
             self.pending.iter().rposition(same).filter(|at| !event.is_last() || Some(*at) == last);
         let left = match of_choice.and_then(|at| self.pending.get_mut(at)) {
-            Some(last) => merge(last, event).err().map(|event| *event),
-            None => Some(event),
+            Some(last) => merge(last, event).err(),
+            None => Some(Box::new(event)),
         };
         self.pending.extend(left);
         !std::mem::replace(&mut self.queued, true)
@@ -138,7 +139,7 @@ impl SubjectStream {
     }
 
     /// Takes what waits, and whether the first of it is to be a probe. From here on the stream can be queued again.
-    pub fn take(&self, now: Instant) -> (VecDeque<Event>, bool) {
+    pub fn take(&self, now: Instant) -> (VecDeque<Box<Event>>, bool) {
         let mut slot = self.lock();
         slot.queued = false;
         let due = slot.probed_at.is_none_or(|at| now.duration_since(at) >= PROBE_EVERY);
@@ -269,7 +270,7 @@ mod tests {
         assert!(stream.break_silence(t0 + QUIET));
         assert!(!stream.break_silence(t0 + QUIET), "it is on its way");
         let (events, asks) = stream.take(t0 + QUIET);
-        assert!(asks && events == [Event::new(RequestId::parse("r").expect("an id"))]);
+        assert!(asks && *events[0] == Event::new(RequestId::parse("r").expect("an id")));
         assert!(!stream.break_silence(t0 + QUIET + QUIET / 2), "not at once again");
         stream.push(event(0, 0, false));
         stream.take(t0 + QUIET * 2);
@@ -351,6 +352,6 @@ mod tests {
         let (pending, _) = stream.take(Instant::now());
         let seen: Vec<_> = pending.iter().map(|one| (one.index, one.token_ids.len())).collect();
         assert_eq!(seen, [(0, 3), (1, 3), (0, 1)]);
-        assert!(pending.back().is_some_and(Event::is_last));
+        assert!(pending.back().is_some_and(|event| event.is_last()));
     }
 }

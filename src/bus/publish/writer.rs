@@ -39,7 +39,7 @@ const BUFFER: usize = 1 << 16;
 /// message gets it in more of them.
 enum Unconfirmed {
     Message(OutboundMessage),
-    Event(Arc<SubjectStream>, Event),
+    Event(Arc<SubjectStream>, Box<Event>),
 }
 
 /// See the module.
@@ -264,48 +264,46 @@ impl Writer {
         }
     }
 
-    /// Publishes an event; where it `asks`, NATS says whether anybody listens.
-    async fn write_event(&mut self, stream: &Arc<SubjectStream>, event: Event, mut asks: bool) {
-        if self.buffer.capacity() < BUFFER / 16 {
-            self.buffer.reserve(BUFFER);
-        }
-        let encoding = stream.target.encoding;
-        for part in self.parts(encoding, event) {
-            let headers = match (&part.error, encoding) {
-                (Some(error), encoding) => Some(error_headers(encoding, error)),
-                (None, Encoding::Msgpack) => self.msgpack.clone(),
-                (None, Encoding::Json) => None,
-            };
-            encode_event(encoding, &part, &mut self.buffer);
-            let reply = std::mem::take(&mut asks)
-                .then(|| ListenerProbe::Events.reply(&self.inbox, stream.number));
-            let message = OutboundMessage {
-                subject: stream.target.subject.clone(),
-                reply,
-                payload: self.buffer.split().freeze(),
-                headers,
-            };
-            match self.publish(message).await {
-                true => self.window.sent(Unconfirmed::Event(stream.clone(), part)),
-                false => stream.cannot_be_published(),
-            }
-        }
-    }
-
-    /// The event in parts that NATS takes; nearly always one.
-    fn parts(&mut self, encoding: Encoding, event: Event) -> Vec<Event> {
+    /// Publishes an event, in parts if NATS does not take it whole; where it `asks`, NATS says whether anybody listens.
+    async fn write_event(&mut self, stream: &Arc<SubjectStream>, event: Box<Event>, mut asks: bool) {
         let limit = self.client.max_payload().saturating_sub(HEADER_ROOM);
         let plain = event.logprobs.is_none() && event.prompt_logprobs.is_none();
         // At most 11 bytes for an id, 6 for an escaped byte of text, and room for all the rest.
         if plain && 2_048 + 11 * event.token_ids.len() + 6 * event.text.len() <= limit {
-            return vec![event];
+            return self.write_part(stream, event, asks).await;
         }
         let mut buffer = BytesMut::new();
-        split(event, &mut |part| {
+        let parts = split(*event, &mut |part| {
             buffer.clear();
-            encode_event(encoding, part, &mut buffer);
+            encode_event(stream.target.encoding, part, &mut buffer);
             buffer.len() <= limit
-        })
+        });
+        for part in parts {
+            self.write_part(stream, Box::new(part), std::mem::take(&mut asks)).await;
+        }
+    }
+
+    async fn write_part(&mut self, stream: &Arc<SubjectStream>, part: Box<Event>, asks: bool) {
+        if self.buffer.capacity() < BUFFER / 16 {
+            self.buffer.reserve(BUFFER);
+        }
+        let encoding = stream.target.encoding;
+        let headers = match (&part.error, encoding) {
+            (Some(error), encoding) => Some(error_headers(encoding, error)),
+            (None, Encoding::Msgpack) => self.msgpack.clone(),
+            (None, Encoding::Json) => None,
+        };
+        encode_event(encoding, &part, &mut self.buffer);
+        let message = OutboundMessage {
+            subject: stream.target.subject.clone(),
+            reply: asks.then(|| ListenerProbe::Events.reply(&self.inbox, stream.number)),
+            payload: self.buffer.split().freeze(),
+            headers,
+        };
+        match self.publish(message).await {
+            true => self.window.sent(Unconfirmed::Event(stream.clone(), part)),
+            false => stream.cannot_be_published(),
+        }
     }
 
     /// Publishes a message and keeps it until NATS has confirmed it.

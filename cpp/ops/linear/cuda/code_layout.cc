@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::uint32_t kStepColumns = 16;
 constexpr std::uint32_t kLaneBytes = 16;
-constexpr std::uint32_t kWarpBytes = 32 * kLaneBytes;
+constexpr std::uint32_t kSteps = kSpanColumns / kStepColumns;
 
 // A lane's four codes of a step, in the order of a word of 8 bits each.
 struct LaneCodes {
@@ -32,6 +32,7 @@ CodeLayout::CodeLayout(const WeightShape& shape) noexcept
       num_spans((shape.num_columns + kSpanColumns - 1) / kSpanColumns),
       code_bytes(kStripRows * kSpanColumns * weight_bits(shape.format.kind) / 8),
       groups(shape.format.group == 0 ? 0 : kSpanColumns / shape.format.group),
+      row_major(groups == 0 && weight_bits(shape.format.kind) == 8),
       span_bytes(code_bytes + std::size_t{groups} * kStripRows * kScaleBytes),
       strip_bytes(num_spans * span_bytes),
       row_scales_at(num_strips * strip_bytes) {
@@ -76,27 +77,33 @@ StripPacker::StripPacker(const WeightShape& shape)
       codes_(std::size_t{layout_.num_spans} * kSpanColumns),
       scales_(num_groups(shape.format, shape.num_columns)) {}
 
-void StripPacker::pack_codes(const std::uint8_t* codes, std::uint32_t lane_row,
-                             std::byte* span) const {
-  constexpr std::uint32_t kSteps = kSpanColumns / kStepColumns;
-  const bool bytes = weight_bits(shape_.format.kind) == 8;
+// `to`: where the row's part of the span begins.
+void StripPacker::pack_bytes(const std::uint8_t* codes, std::uint32_t swizzle,
+                             std::byte* to) const {
   for (std::uint32_t lane = 0; lane < 4; ++lane) {
-    std::byte* to = span + (lane_row * 4 + lane) * kLaneBytes;
     for (std::uint32_t step = 0; step < kSteps; ++step) {
       const LaneCodes own(codes + step * kStepColumns, lane);
-      if (bytes) {
-        std::memcpy(to + step / 4 * kWarpBytes + step % 4 * 4, own.at, 4);
-      } else if (step % 2 == 0) {
-        const LaneCodes next(codes + (step + 1) * kStepColumns, lane);
-        std::uint8_t word[4];
-        for (std::uint32_t column = 0; column < 2; ++column) {
-          const std::uint8_t* a = own.at + 2 * column;
-          const std::uint8_t* b = next.at + 2 * column;
-          word[2 * column] = static_cast<std::uint8_t>(a[0] | a[1] << 4);
-          word[2 * column + 1] = static_cast<std::uint8_t>(b[0] | b[1] << 4);
-        }
-        std::memcpy(to + step / 2 * 4, word, 4);
+      const std::uint32_t place = (step / 4 * 4 + lane) ^ swizzle;
+      std::memcpy(to + place * kLaneBytes + step % 4 * 4, own.at, 4);
+    }
+  }
+}
+
+void StripPacker::pack_halves(const std::uint8_t* codes, std::uint32_t lane_row,
+                              std::byte* span) const {
+  for (std::uint32_t lane = 0; lane < 4; ++lane) {
+    std::byte* to = span + (lane_row * 4 + lane) * kLaneBytes;
+    for (std::uint32_t step = 0; step < kSteps; step += 2) {
+      const LaneCodes own(codes + step * kStepColumns, lane);
+      const LaneCodes next(codes + (step + 1) * kStepColumns, lane);
+      std::uint8_t word[4];
+      for (std::uint32_t column = 0; column < 2; ++column) {
+        const std::uint8_t* a = own.at + 2 * column;
+        const std::uint8_t* b = next.at + 2 * column;
+        word[2 * column] = static_cast<std::uint8_t>(a[0] | a[1] << 4);
+        word[2 * column + 1] = static_cast<std::uint8_t>(b[0] | b[1] << 4);
       }
+      std::memcpy(to + step / 2 * 4, word, 4);
     }
   }
 }
@@ -108,7 +115,15 @@ void StripPacker::pack_row(const CodedRow& row, std::uint32_t lane_row, std::byt
   const std::uint32_t all = static_cast<std::uint32_t>(scales_.size());
   for (std::uint32_t s = 0; s < layout_.num_spans; ++s) {
     std::byte* span = strip + s * layout_.span_bytes;
-    pack_codes(codes_.data() + std::size_t{s} * kSpanColumns, lane_row, span);
+    const std::uint8_t* codes = codes_.data() + std::size_t{s} * kSpanColumns;
+    if (layout_.row_major) {
+      const std::size_t row_bytes = std::size_t{layout_.num_spans} * kSpanColumns;
+      pack_bytes(codes, 0, strip + lane_row * row_bytes + std::size_t{s} * kSpanColumns);
+    } else if (weight_bits(shape_.format.kind) == 8) {
+      pack_bytes(codes, lane_row, span + lane_row * kSpanColumns);
+    } else {
+      pack_halves(codes, lane_row, span);
+    }
     for (std::uint32_t g = 0; g < layout_.groups; ++g) {
       const std::uint32_t group = s * layout_.groups + g;
       const bool exists = row.scales != nullptr && group < all;

@@ -5,12 +5,17 @@
 // contiguous, strip after strip. A span has its codes, of 16 columns ("a step") after the other.
 // In a step lane l of a warp has row l / 4 and of that two pairs of columns, 2 (l % 4) and + 1, and
 // the same 8 further, as the first factor of mma.m16n8k16 has them (cuda_device.cuh):
-//   8 bits: [step / 4][lane][step % 4][column of a pair][pair]         bytes
-//   4 bits: [lane][step / 2][column of a pair][step % 2][pair]         halves of bytes, lower first
-// Scales come as words of 32 bits: a float, or, of a format with offsets, the scale as f16 in the
-// upper half, as GPTQ and AWQ keep it, and in the lower one offset / scale as bf16, by which codes
-// are shifted: a weight is scale * (value(code) - zero_point - shift). A shift that is a whole
-// number up to 256, as that of any zero point in 4 bits, is exact.
+//   8 bits: [row][step / 4][lane % 4][step % 4][column of a pair][pair]  bytes, a lane's 16
+//   together 4 bits: [lane][step / 2][column of a pair][step % 2][pair]           halves of bytes,
+//   lower first
+// A row's 16 bytes numbered c lie at c ^ row, as the copy engine's swizzle of 128 bytes would leave
+// them, so that lanes meet in few banks of shared memory. Where a row has one scale, codes of 8
+// bits have no swizzle and a strip no spans: rows are contiguous, [N, K] with columns of a span in
+// the order above, as cuBLASLt multiplies them with inputs in the same order
+// (quantize_inputs_cuda.h). Scales come as words of 32 bits: a float, or, of a format with offsets,
+// the scale as f16 in the upper half, as GPTQ and AWQ keep it, and in the lower one offset / scale
+// as bf16, by which codes are shifted: a weight is scale * (value(code) - zero_point - shift). A
+// shift that is a whole number up to 256, as that of any zero point in 4 bits, is exact.
 //   a scale for each group: [group][row] words after the codes of each span
 //   a scale for each row:   [N] words behind the last strip
 // N is padded to whole strips and K to whole spans, with weights of zero.
@@ -35,6 +40,7 @@ struct CodeLayout {
   std::uint32_t num_spans;   // of a strip
   std::uint32_t code_bytes;  // of a span
   std::uint32_t groups;      // of a span; 0: a row has one scale
+  bool row_major;            // no spans: the rows are contiguous
   std::size_t span_bytes;
   std::size_t strip_bytes;
   std::size_t row_scales_at;  // where they begin, if rows have them
@@ -70,7 +76,8 @@ class StripPacker {
  private:
   void mend(CodedRow& row);
   void pack_row(const CodedRow& row, std::uint32_t lane_row, std::byte* strip);
-  void pack_codes(const std::uint8_t* codes, std::uint32_t lane_row, std::byte* span) const;
+  void pack_bytes(const std::uint8_t* codes, std::uint32_t swizzle, std::byte* to) const;
+  void pack_halves(const std::uint8_t* codes, std::uint32_t lane_row, std::byte* span) const;
 
   WeightShape shape_;
   CodeLayout layout_;

@@ -76,13 +76,14 @@ struct CublasLt::Descriptors {
       : library_(library) {
     const std::uint32_t rows = product.weight.num_rows;
     const std::uint32_t columns = product.weight.num_columns;
+    const bool codes = product.scales.h != nullptr;
     const cudaDataType_t element = product.dtype == Dtype::BF16 ? CUDA_R_16BF : CUDA_R_16F;
-    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const cudaDataType_t factor = codes ? CUDA_R_8F_E4M3 : element;
     check_lt(library.desc_create(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDesc");
-    check_lt(library.desc_set(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)),
-             "cublasLtMatmulDescSetAttribute");
-    check_lt(library.layout_create(&weight, element, columns, rows, columns), "cublasLtLayout");
-    check_lt(library.layout_create(&h, element, columns, num_tokens, columns), "cublasLtLayout");
+    set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    if (codes) set_scales(product.scales);
+    check_lt(library.layout_create(&weight, factor, columns, rows, columns), "cublasLtLayout");
+    check_lt(library.layout_create(&h, factor, columns, num_tokens, columns), "cublasLtLayout");
     check_lt(library.layout_create(&y, product.float_y ? CUDA_R_32F : element, rows, num_tokens,
                                    product.y_stride == 0 ? rows : product.y_stride),
              "cublasLtLayout");
@@ -102,6 +103,22 @@ struct CublasLt::Descriptors {
   cublasLtMatrixLayout_t y = nullptr;
 
  private:
+  template <typename Value>
+  void set(cublasLtMatmulDescAttributes_t attribute, const Value& value) {
+    check_lt(library_.desc_set(desc, attribute, &value, sizeof(value)),
+             "cublasLtMatmulDescSetAttribute");
+  }
+
+  void set_scales(const LtScales& scales) {
+    const std::int32_t by_row = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, by_row);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, by_row);
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.weight);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.h);
+    // Sums of some bits less than a float's: their error is far below that of codes.
+    set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, std::int8_t{1});
+  }
+
   const Library& library_;
 };
 
@@ -115,9 +132,14 @@ CublasLt::~CublasLt() { library_->destroy(handle_); }
 std::size_t CublasLt::workspace_bytes() { return kWorkspaceBytes; }
 
 CublasLt::Key CublasLt::key_of(const LtProduct& product, std::uint32_t num_tokens) {
-  return {num_tokens,       product.weight.num_rows, product.weight.num_columns,
-          product.y_stride, product.dtype,           product.float_y,
-          product.add};
+  return {num_tokens,
+          product.weight.num_rows,
+          product.weight.num_columns,
+          product.y_stride,
+          product.dtype,
+          product.float_y,
+          product.add,
+          product.scales.h != nullptr};
 }
 
 cublasLtMatmulAlgo_t CublasLt::choose(const LtProduct& product, std::uint32_t num_tokens) const {

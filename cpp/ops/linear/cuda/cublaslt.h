@@ -14,14 +14,21 @@
 
 namespace inferno::ops::cuda {
 
+// Scales of rows, where both factors are codes of e4m3.
+struct LtScales {
+  const float* h = nullptr;       // [T], or null: the factors are elements
+  const float* weight = nullptr;  // [N]
+};
+
 // y [T, N] = scale * (h · Wᵀ), or y += it.
 struct LtProduct {
-  const void* h = nullptr;       // [T, K] elements of `dtype`
+  const void* h = nullptr;       // [T, K] elements of `dtype`, or codes
   std::uint32_t num_tokens = 0;  // T
   Dtype dtype = Dtype::BF16;     // of h and y
-  DeviceMatrix weight;           // [N, K]; of the same dtype
-  void* y = nullptr;             // elements, or float
-  std::uint32_t y_stride = 0;    // from one of y's rows to the next; 0: N
+  DeviceMatrix weight;           // [N, K]; of the same dtype, or codes: N and K multiples of 16
+  LtScales scales{};
+  void* y = nullptr;           // elements, or float
+  std::uint32_t y_stride = 0;  // from one of y's rows to the next; 0: N
   bool float_y = false;
   bool add = false;
   float scale = 1;
@@ -45,9 +52,9 @@ class CublasLt {
   struct Library;
   struct Descriptors;
   // Shapes for which one choice of algorithm serves: T (rounded up), N, K, y's stride, dtype, kind
-  // of y.
-  using Key =
-      std::tuple<std::uint32_t, std::uint32_t, std::uint32_t, std::uint32_t, Dtype, bool, bool>;
+  // of y, kind of the factors.
+  using Key = std::tuple<std::uint32_t, std::uint32_t, std::uint32_t, std::uint32_t, Dtype, bool,
+                         bool, bool>;
 
   static Key key_of(const LtProduct& product, std::uint32_t num_tokens);
   cublasLtMatmulAlgo_t choose(const LtProduct& product, std::uint32_t num_tokens) const;

@@ -22,6 +22,7 @@ struct KernelArgs {
   std::uint32_t code_bytes;
   std::uint32_t log_group_steps;
   bool offsets;
+  bool row_major;
   void* out;
 };
 
@@ -35,22 +36,6 @@ __device__ std::uint32_t scaled(std::uint32_t pair, std::uint32_t word, bool off
   return bits_of<Element>(values);
 }
 
-// Lane l of four neighbours gives words[i] to lane i and gets in words[i] what lane i had for it.
-__device__ void transpose(std::uint32_t (&words)[4]) {
-  const std::uint32_t lane = threadIdx.x % 4;
-#pragma unroll
-  for (int bit = 1; bit < 4; bit *= 2) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if ((i & bit) != 0) continue;
-      const bool upper = (lane & bit) != 0;
-      const std::uint32_t sent = upper ? words[i] : words[i | bit];
-      const std::uint32_t got = __shfl_xor_sync(~0U, sent, bit);
-      (upper ? words[i] : words[i | bit]) = got;
-    }
-  }
-}
-
 template <WeightKind kKind, typename Element>
 __device__ void dequantize_span(const KernelArgs& args, std::uint32_t strip, std::uint32_t span) {
   const std::uint32_t lane = threadIdx.x % 32;
@@ -58,7 +43,12 @@ __device__ void dequantize_span(const KernelArgs& args, std::uint32_t strip, std
   const std::byte* from =
       args.strips + (std::size_t{strip} * args.num_spans + span) * args.span_bytes;
   LaneSpan<kKind> codes;
-  codes.load(from, lane);
+  if (args.row_major) {
+    codes.load_row(args.strips + (std::size_t{row} * args.num_spans + span) * kSpanColumns,
+                   lane % 4, 0);
+  } else {
+    codes.load(from, lane);
+  }
   const auto* words = reinterpret_cast<const std::uint32_t*>(from + args.code_bytes);
   const bool exists = row < args.num_rows;
   Element* out = static_cast<Element*>(args.out) + std::size_t{row} * args.num_columns;
@@ -132,6 +122,7 @@ void dequantize_cuda(const CudaOp& op, const DequantizeArgs& args) {
       .code_bytes = layout.code_bytes,
       .log_group_steps = layout.log_group_steps(),
       .offsets = weight.format.offsets,
+      .row_major = layout.row_major,
       .out = args.out};
   const auto kernel = args.dtype == Dtype::BF16 ? kernel_of<__nv_bfloat16>(weight.format.kind)
                                                 : kernel_of<__half>(weight.format.kind);

@@ -63,6 +63,7 @@ struct Ring {
 
 // Of a matrix of codes.
 struct CodesArgs {
+  bool row_major;                   // boxes come with the swizzle
   std::uint32_t span_bytes;         // of a strip of 8 rows
   const std::uint32_t* row_scales;  // scale words where a row has one; else null
   std::uint32_t log_group_steps;    // columns of a group are 16 << this

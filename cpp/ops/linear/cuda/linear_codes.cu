@@ -27,6 +27,23 @@ constexpr WeightFormat kFormats[] = {{WeightKind::Fp8},
                                      {WeightKind::Int4, 32},
                                      {WeightKind::Mxfp4, 32}};
 
+// Of a row-major matrix, whose bytes are copied by two as if they were elements; else of its
+// strips.
+CUtensorMap map_of(const FewRowsProduct& product, const CodeLayout& layout) {
+  const DeviceMatrix& weight = product.weight;
+  const bool gate = product.epilogue == Epilogue::Gate;
+  if (layout.row_major) {
+    const DeviceMatrix pairs{weight.data, weight.num_rows, layout.num_spans * kSpanColumns / 2,
+                             Dtype::BF16};
+    return gate ? paired_map(pairs, kTileRows) : box_map(pairs, kTileRows);
+  }
+  return runs_map({.data = static_cast<const std::byte*>(weight.data),
+                   .run_bytes = layout.span_bytes,
+                   .num_runs = layout.num_spans,
+                   .num_rows = layout.num_strips},
+                  kTileStrips, gate);
+}
+
 }  // namespace
 
 CodeRowsKernel::CodeRowsKernel(const CudaOp& op) {
@@ -53,13 +70,10 @@ void CodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product)
                            product.in.dtype};
   const auto* bytes = static_cast<const std::byte*>(weight.data);
   FewRowsArgs args = few_rows_args(product, kSpanColumns);
-  args.weight_map = runs_map({.data = bytes,
-                              .run_bytes = layout.span_bytes,
-                              .num_runs = layout.num_spans,
-                              .num_rows = layout.num_strips},
-                             kTileStrips, product.epilogue == Epilogue::Gate);
+  args.weight_map = map_of(product, layout);
   args.input_map = box_map(input, variant.max_tokens);
-  args.codes = {.span_bytes = static_cast<std::uint32_t>(layout.span_bytes),
+  args.codes = {.row_major = layout.row_major,
+                .span_bytes = static_cast<std::uint32_t>(layout.span_bytes),
                 .row_scales = layout.groups > 0 ? nullptr
                                                 : reinterpret_cast<const std::uint32_t*>(
                                                       bytes + layout.row_scales_at),

@@ -1,7 +1,9 @@
 // Products of few rows with a quantized matrix at the memory's pace: linear_boxes.cuh's boxes, of
 // 16 strips of a span each (code_layout.h). A warp has two strips, whose codes become elements in
-// its registers, and multiplies them with mma.m16n8k16. The products of a group are summed by
-// themselves and their sum is scaled in float, so a scale costs no rounding.
+// its registers, and multiplies them: of few tokens by itself with mma.m16n8k16, which takes fewer
+// instructions; of more as a warpgroup with wgmma, which reads the tokens once for 64 rows. The
+// products of a group are summed by themselves and their sum is scaled in float, so a scale costs
+// no rounding.
 #pragma once
 
 #include <span>
@@ -33,6 +35,7 @@ struct CodeStage {
   // tokens a thread's sums leave no registers for it.
   static constexpr std::uint32_t kSets = kTokens <= 32 ? 2 : 1;
   static constexpr std::uint32_t kFinishers = kTokens <= 32 ? kTokens / 8 : 0;
+  static constexpr bool kByWarps = kTokens <= 16;
   static constexpr std::uint32_t kPlaces = kFinishers > 0 ? 4 : 2;
   static constexpr std::uint32_t kColumns = kSpanColumns;
   static constexpr std::uint32_t kWeightBytes =
@@ -45,8 +48,16 @@ struct CodeStage {
   }
   __device__ static void copy_weights(const FewRowsArgs& args, const BoxWalk& walk,
                                       std::uint32_t to, std::uint64_t* full, std::uint64_t policy) {
+    const bool gate = args.epilogue.kind == Epilogue::Gate;
     const std::uint32_t strip = walk.tile() * (args.outputs_per_tile / kStripRows);
-    if (args.epilogue.kind == Epilogue::Gate) {
+    if (args.codes.row_major) {
+      const std::uint32_t column = walk.box() * kBoxColumns;
+      if (gate) {
+        copy_paired_box(to, &args.weight_map, {column, strip}, full, policy);
+      } else {
+        copy_box(to, &args.weight_map, {column, strip * kStripRows}, full, policy);
+      }
+    } else if (gate) {
       copy_stack_boxes(to, &args.weight_map, {walk.box(), 0, strip}, full, policy);
     } else {
       copy_boxes(to, &args.weight_map, {walk.box(), strip}, full, policy);
@@ -79,16 +90,7 @@ class Consumer {
     } else {
       handover_.send_tiles([this](const Tiles& tiles, float(&sums)[kCount]) {
         multiply(tiles, sums);
-        named_sync<kSets * kConsumerThreads>(kSumsAreThere);
-#pragma unroll
-        for (std::uint32_t group = 0; group < kGroups; ++group) {
-          const float4 part = *place(group);
-          sums[group * 4] += part.x;
-          sums[group * 4 + 1] += part.y;
-          sums[group * 4 + 2] += part.z;
-          sums[group * 4 + 3] += part.w;
-        }
-        named_arrive<kSets * kConsumerThreads>(kPlaceIsFree);
+        join(sums);
       });
     }
   }
@@ -136,6 +138,19 @@ class Consumer {
     for (int i = 0; i < kCount; ++i) sums[i] += second[i];
   }
 
+  __device__ void join(float (&sums)[kCount]) const {
+    named_sync<kSets * kConsumerThreads>(kSumsAreThere);
+#pragma unroll
+    for (std::uint32_t group = 0; group < kGroups; ++group) {
+      const float4 part = *place(group);
+      sums[group * 4] += part.x;
+      sums[group * 4 + 1] += part.y;
+      sums[group * 4 + 2] += part.z;
+      sums[group * 4 + 3] += part.w;
+    }
+    named_arrive<kSets * kConsumerThreads>(kPlaceIsFree);
+  }
+
   // Behind those that other blocks write to.
   __device__ float4* place(std::uint32_t group) const {
     return shared_.sums + Stage::kPlaces * Places<kTokens>::kBytes / sizeof(float4) +
@@ -152,8 +167,12 @@ class Consumer {
 
   __device__ void multiply_box(float (&sums)[kCount]) const {
     wait_barrier(&shared_.full[at_.stage], at_.parity);
-    // For the compiler: the same in all lanes, so that descriptors need no vector arithmetic.
-    multiply_stage(__shfl_sync(~0U, at_.stage, 0), sums);
+    if constexpr (Stage::kByWarps) {
+      multiply_by_warp(at_.stage * Ring::kStageBytes, sums);
+    } else {
+      // For the compiler: the same in all lanes, so that descriptors need no vector arithmetic.
+      multiply_stage(__shfl_sync(~0U, at_.stage, 0), sums);
+    }
     __syncwarp();
     if (lane_ == 0) arrive(&shared_.empty[at_.stage]);
   }
@@ -215,18 +234,59 @@ class Consumer {
     }
   }
 
+  __device__ void multiply_by_warp(std::uint32_t stage_at, float (&sums)[kCount]) const {
+    const std::byte* strips = shared_.ring_data + stage_at + 2 * warp_ * args_.codes.span_bytes;
+    const std::uint32_t input = shared_.ring + stage_at + Stage::kWeightBytes;
+    Span spans[2];
+    spans[0].load(strips, lane_);
+    spans[1].load(strips + args_.codes.span_bytes, lane_);
+#pragma unroll
+    for (std::uint32_t first = 0; first < kSpanSteps; first += kGroupSteps) {
+      const Words words = scale_words(strips, first);
+      float group[kGroups][4] = {};
+#pragma unroll
+      for (std::uint32_t step = first; step < first + kGroupSteps; step += kStepsAtOnce) {
+        std::uint32_t a[kStepsAtOnce][4];
+        make_elements(spans, step, words, a);
+#pragma unroll
+        for (std::uint32_t i = 0; i < kStepsAtOnce; i += 2) {
+          multiply_two_steps(a[i], a[i + 1], tokens_at(input, step + i), group);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const float scale = scale_of(words.at[i / 2 % 2], args_.codes.offsets);
+        sums[i] = fmaf(scale, group[i / 4][i % 4], sums[i]);
+      }
+    }
+  }
+
+  // Where a lane reads the columns of two steps of the first eight tokens: in row r of the ring,
+  // the 16 bytes numbered c lie at c ^ (r % 8).
+  __device__ std::uint32_t tokens_at(std::uint32_t input, std::uint32_t step) const {
+    const std::uint32_t row = lane_ % 8;
+    return input + step / 4 * Ring::kPartBytes + row * kBoxRowBytes +
+           (((step % 4 * 2 + lane_ / 8) ^ row) << 4);
+  }
+
+  __device__ static void multiply_two_steps(const std::uint32_t (&a0)[4],
+                                            const std::uint32_t (&a1)[4], std::uint32_t tokens,
+                                            float (&sums)[kGroups][4]) {
+#pragma unroll
+    for (std::uint32_t group = 0; group < kGroups; ++group) {
+      const Fragments b = load_matrices(tokens + group * 8 * kBoxRowBytes);
+      mma_16816<Element>(sums[group], a0, b.at[0], b.at[1]);
+      mma_16816<Element>(sums[group], a1, b.at[2], b.at[3]);
+    }
+  }
+
   // Starts the products of some steps; the next codes become elements meanwhile. A warpgroup
   // multiplies its 64 rows of W.
   template <bool kFirst>
   __device__ void multiply_steps(const Span (&spans)[2], std::uint32_t first, const Words& words,
                                  std::uint64_t input, float (&sums)[kCount]) const {
     std::uint32_t a[kStepsAtOnce][4];
-#pragma unroll
-    for (std::uint32_t i = 0; i < kStepsAtOnce; ++i) {
-      spans[0].template pairs<Element>(first + i, a[i][0], a[i][2]);
-      spans[1].template pairs<Element>(first + i, a[i][1], a[i][3]);
-    }
-    if (args_.codes.offsets) shift(words, a);
+    make_elements(spans, first, words, a);
     wgmma_fence();
     if constexpr (!kFirst) hold(sums);
 #pragma unroll
@@ -240,6 +300,16 @@ class Consumer {
       }
     }
     wgmma_commit();
+  }
+
+  __device__ void make_elements(const Span (&spans)[2], std::uint32_t first, const Words& words,
+                                std::uint32_t (&a)[kStepsAtOnce][4]) const {
+#pragma unroll
+    for (std::uint32_t i = 0; i < kStepsAtOnce; ++i) {
+      spans[0].template pairs<Element>(first + i, a[i][0], a[i][2]);
+      spans[1].template pairs<Element>(first + i, a[i][1], a[i][3]);
+    }
+    if (args_.codes.offsets) shift(words, a);
   }
 
   __device__ static void shift(const Words& words, std::uint32_t (&a)[kStepsAtOnce][4]) {

@@ -10,6 +10,7 @@
 #include "ops/linear/cuda/dequantize_cuda.h"
 #include "ops/linear/cuda/linear_fixups.h"
 #include "ops/linear/cuda/linear_product.h"
+#include "ops/linear/cuda/quantize_inputs_cuda.h"
 #include "ops/rms_norm/rms_norm_cuda.h"
 
 namespace inferno::ops::cuda {
@@ -26,7 +27,14 @@ T* advance(T* pointer, std::size_t bytes) {
                             : reinterpret_cast<T*>(reinterpret_cast<Byte*>(pointer) + bytes);
 }
 
-void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_rows) {
+// How a product is computed.
+enum class Way {
+  FewRows,   // by the kernels for few rows, kCallRows at a time
+  Codes,     // by cuBLASLt, of codes of e4m3
+  Elements,  // by cuBLASLt, of elements
+};
+
+void check_product(const LinearInput& in, const DeviceMatrix& weight, Way way) {
   if (weight.num_columns % 8 != 0 || weight.num_columns == 0) {
     throw std::invalid_argument("other: product over " + std::to_string(weight.num_columns) +
                                 " columns, expected a multiple of 8");
@@ -44,7 +52,7 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
                                 " with weights of " + weight_kind_name(weight.format.kind) +
                                 ", expected the same");
   }
-  if (!few_rows && in.square_sums != nullptr) {
+  if (way == Way::Elements && in.square_sums != nullptr) {
     throw std::invalid_argument("other: deferred normalisation of " +
                                 std::to_string(in.num_tokens) + " rows, expected up to " +
                                 std::to_string(kMaxFewRows));
@@ -56,12 +64,29 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, bool few_r
 constexpr std::uint32_t kMaxFewCodeRows = 2 * kCallRows;
 
 // Of a quantized matrix, as many rows as become elements at once. With slices that the L2 holds,
-// products of a few hundred rows are too small to fill the device.
+// products of a few hundred rows are too small to fill the device. Or inputs as codes.
 constexpr std::size_t kSliceBytes = std::size_t{128} << 20;
 
 std::uint32_t slice_rows(const DeviceMatrix& weight) {
   const std::size_t rows = kSliceBytes / row_bytes(weight.num_columns, Dtype::BF16);
   return static_cast<std::uint32_t>(std::max<std::size_t>(kStripRows, rows / 128 * 128));
+}
+
+// Rows [first, first + count).
+LinearInput rows_of(const LinearInput& in, std::uint32_t num_columns, std::size_t first,
+                    std::uint32_t count) {
+  LinearInput part = in;
+  part.num_tokens = count;
+  part.h = advance(in.h, first * row_bytes(num_columns, in.dtype));
+  part.square_sums =
+      advance(in.square_sums, first * row_bytes(norm_parts(num_columns), Dtype::F32));
+  return part;
+}
+
+// Whether cuBLASLt multiplies such codes as they are stored.
+bool has_coded_products(const DeviceMatrix& weight) {
+  return weight.format == WeightFormat(WeightKind::Fp8) && weight.num_rows % 16 == 0 &&
+         weight.num_columns <= kMaxCodedColumns;
 }
 
 LtProduct lt_product(const LinearInput& in, const DeviceMatrix& weight, void* y) {
@@ -81,24 +106,39 @@ struct LinearCuda::Impl {
   bool few_rows(std::uint32_t num_tokens) const {
     return num_tokens <= kMaxFewRows || batch_invariant;
   }
-  bool few_rows(std::uint32_t num_tokens, const DeviceMatrix& weight) const {
-    return few_rows(num_tokens) || (weight.format.is_quantized() && num_tokens <= kMaxFewCodeRows);
-  }
+  bool coded(std::uint32_t num_tokens, const DeviceMatrix& weight) const;
+  // Throws std::invalid_argument where there is none.
+  Way way_of(const LinearInput& in, const DeviceMatrix& weight) const;
 
   // A product by the few-rows kernels, kCallRows rows at a time.
   void multiply_few(const CudaOp& op, const FewRowsProduct& product) const;
 
-  // A product by cuBLASLt, and the bias.
-  void multiply_many(const CudaOp& op, const LtProduct& product, const float* bias);
+  // A product by cuBLASLt of this input, and the bias.
+  void multiply_many(const CudaOp& op, const LinearInput& in, const LtProduct& product,
+                     const float* bias);
   void multiply_slices(const CudaOp& op, const LtProduct& product);
+  void multiply_codes(const CudaOp& op, const LinearInput& in, const LtProduct& product);
 
   FewRowsKernel few_rows_kernel;
   DecodeRowsKernel decode_rows_kernel;
   CodeRowsKernel code_rows_kernel;
   CublasLt cublaslt;
-  std::byte* slice;  // [kSliceBytes] of a quantized matrix, as elements
+  std::byte* slice;  // [kSliceBytes]
   bool batch_invariant = false;
 };
+
+bool LinearCuda::Impl::coded(std::uint32_t num_tokens, const DeviceMatrix& weight) const {
+  return !batch_invariant && num_tokens >= kMinCodedRows && code_rows_kernel.available() &&
+         has_coded_products(weight);
+}
+
+Way LinearCuda::Impl::way_of(const LinearInput& in, const DeviceMatrix& weight) const {
+  const bool few =
+      few_rows(in.num_tokens) || (weight.format.is_quantized() && in.num_tokens <= kMaxFewCodeRows);
+  const Way way = coded(in.num_tokens, weight) ? Way::Codes : few ? Way::FewRows : Way::Elements;
+  check_product(in, weight, way);
+  return way;
+}
 
 void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& product) const {
   const DeviceMatrix& weight = product.weight;
@@ -109,12 +149,9 @@ void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& prod
   const Dtype dtype = product.in.dtype;
   const std::size_t out_bytes = row_bytes(outputs, float_out ? Dtype::F32 : dtype);
   for (std::size_t first = 0; first < product.in.num_tokens; first += kCallRows) {
+    const auto rest = product.in.num_tokens - static_cast<std::uint32_t>(first);
     FewRowsProduct part = product;
-    part.in.num_tokens =
-        std::min(kCallRows, product.in.num_tokens - static_cast<std::uint32_t>(first));
-    part.in.h = advance(part.in.h, first * row_bytes(weight.num_columns, dtype));
-    part.in.square_sums =
-        advance(part.in.square_sums, first * row_bytes(norm_parts(weight.num_columns), Dtype::F32));
+    part.in = rows_of(product.in, weight.num_columns, first, std::min(kCallRows, rest));
     part.out = advance(part.out, first * out_bytes);
     part.next.h = advance(part.next.h, first * row_bytes(outputs, dtype));
     part.next.square_sums =
@@ -135,9 +172,11 @@ void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& prod
   }
 }
 
-void LinearCuda::Impl::multiply_many(const CudaOp& op, const LtProduct& product,
-                                     const float* bias) {
-  if (product.weight.format.is_quantized()) {
+void LinearCuda::Impl::multiply_many(const CudaOp& op, const LinearInput& in,
+                                     const LtProduct& product, const float* bias) {
+  if (way_of(in, product.weight) == Way::Codes) {
+    multiply_codes(op, in, product);
+  } else if (product.weight.format.is_quantized()) {
     multiply_slices(op, product);
   } else {
     cublaslt.multiply(op, product);
@@ -169,6 +208,32 @@ void LinearCuda::Impl::multiply_slices(const CudaOp& op, const LtProduct& produc
   }
 }
 
+void LinearCuda::Impl::multiply_codes(const CudaOp& op, const LinearInput& in,
+                                      const LtProduct& product) {
+  const DeviceMatrix& weight = product.weight;
+  const CodeLayout layout({weight.num_rows, weight.num_columns, weight.format});
+  const auto* bytes = static_cast<const std::byte*>(weight.data);
+  const std::uint32_t columns = layout.num_spans * kSpanColumns;
+  const auto at_once = static_cast<std::uint32_t>(kSliceBytes / (columns + sizeof(float)));
+  auto* scales = reinterpret_cast<float*>(slice);
+  auto* codes = reinterpret_cast<std::uint8_t*>(scales + (at_once + 63) / 64 * 64);
+  for (std::uint32_t first = 0; first < in.num_tokens; first += at_once) {
+    const std::uint32_t count = std::min(at_once, in.num_tokens - first);
+    quantize_inputs_cuda(op, {.in = rows_of(in, weight.num_columns, first, count),
+                              .num_columns = weight.num_columns,
+                              .codes = codes,
+                              .scales = scales});
+    LtProduct part = product;
+    part.h = codes;
+    part.num_tokens = count;
+    part.weight.num_columns = columns;
+    part.scales = {scales, reinterpret_cast<const float*>(bytes + layout.row_scales_at)};
+    part.y = advance(
+        part.y, first * row_bytes(weight.num_rows, product.float_y ? Dtype::F32 : product.dtype));
+    cublaslt.multiply(op, part);
+  }
+}
+
 LinearCuda::LinearCuda(const CudaOp& op, void* workspace, std::uint32_t max_tokens)
     : impl_(std::make_unique<Impl>(op, static_cast<std::byte*>(workspace), max_tokens)) {}
 
@@ -182,41 +247,40 @@ void LinearCuda::set_batch_invariant(bool on) { impl_->batch_invariant = on; }
 
 void LinearCuda::store(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                        const float* bias, void* out) {
-  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
-  check_product(in, weight, few_rows);
+  const bool few_rows = impl_->way_of(in, weight) == Way::FewRows;
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
   if (few_rows) {
     impl_->multiply_few(op, {in, weight, Epilogue::Store, bias, out});
   } else {
-    impl_->multiply_many(op, lt_product(in, weight, out), bias);
+    impl_->multiply_many(op, in, lt_product(in, weight, out), bias);
   }
 }
 
 void LinearCuda::store_f32(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                            const float* bias, float* out) {
-  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
-  check_product(in, weight, few_rows);
+  const bool few_rows = impl_->way_of(in, weight) == Way::FewRows;
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
   if (few_rows) {
     impl_->multiply_few(op, {in, weight, Epilogue::StoreFloat, bias, out});
   } else {
     LtProduct product = lt_product(in, weight, out);
     product.float_y = true;
-    impl_->multiply_many(op, product, bias);
+    impl_->multiply_many(op, in, product, bias);
   }
 }
 
-bool LinearCuda::defers(std::uint32_t num_tokens, Dtype dtype) const {
+bool LinearCuda::defers(std::uint32_t num_tokens, Dtype dtype, const DeviceMatrix& weight) const {
   // x * weight, not yet divided by its norm, may leave the range of f16.
-  return impl_->few_rows(num_tokens) && impl_->few_rows_kernel.available() && dtype == Dtype::BF16;
+  return dtype == Dtype::BF16 && impl_->few_rows(num_tokens) &&
+         impl_->few_rows_kernel.available() && !impl_->coded(num_tokens, weight);
 }
 
 bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                      const float* bias, const Residual& residual) {
-  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
-  check_product(in, weight, few_rows);
+  const bool few_rows = impl_->way_of(in, weight) == Way::FewRows;
   if (in.num_tokens == 0 || weight.num_rows == 0) return false;
-  const bool defers_next = residual.next.weight != nullptr && defers(in.num_tokens, in.dtype);
+  const bool defers_next =
+      residual.next.weight != nullptr && defers(in.num_tokens, in.dtype, weight);
   if (few_rows) {
     impl_->multiply_few(op, {.in = in,
                              .weight = weight,
@@ -229,7 +293,7 @@ bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix
     LtProduct product = lt_product(in, weight, residual.x);
     product.float_y = product.add = true;
     product.scale = residual.scale;
-    impl_->multiply_many(op, product, bias);
+    impl_->multiply_many(op, in, product, bias);
   }
   if (defers_next || residual.next.weight == nullptr) return defers_next;
   rms_norm_cuda(op, {.x = residual.x,
@@ -244,8 +308,7 @@ bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix
 
 void LinearCuda::gate(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                       const float* bias, const Gated& gated) {
-  const bool few_rows = impl_->few_rows(in.num_tokens, weight);
-  check_product(in, weight, few_rows);
+  const bool few_rows = impl_->way_of(in, weight) == Way::FewRows;
   if (weight.num_rows % 16 != 0) {
     throw std::invalid_argument("other: gate and up of " + std::to_string(weight.num_rows) +
                                 " rows together, expected a multiple of 16");
@@ -260,7 +323,7 @@ void LinearCuda::gate(const CudaOp& op, const LinearInput& in, const DeviceMatri
                              .activation = gated.activation});
     return;
   }
-  impl_->multiply_many(op, lt_product(in, weight, gated.scratch), bias);
+  impl_->multiply_many(op, in, lt_product(in, weight, gated.scratch), bias);
   glu_cuda(op, {.gate_up = gated.scratch,
                 .num_tokens = in.num_tokens,
                 .intermediate_size = weight.num_rows / 2,

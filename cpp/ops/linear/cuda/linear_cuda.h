@@ -6,8 +6,9 @@
 // small kernels around it. Both read the one row-major copy of W.
 //
 // A quantized W (code_layout.h) has a kernel of its own for few rows, in whose registers codes
-// become elements; for more, a slice of its rows after the other becomes elements in the workspace,
-// which cuBLASLt multiplies. Only on compute capability 9.0.
+// become elements. For more, a slice of its rows after the other becomes elements in the workspace,
+// which cuBLASLt multiplies; of e4m3 with a scale for each row, inputs become such codes instead.
+// Only on compute capability 9.0.
 //
 // Deferred normalisation: RMSNorm scales a whole row by one number, so h = x * norm_weight can be
 // multiplied first, and the product scaled by 1 / sqrt(mean(x²) + eps) at the end. The kernel that
@@ -27,12 +28,16 @@ namespace inferno::ops::cuda {
 // models of 1 to 8 billion parameters.
 inline constexpr std::uint32_t kMaxFewRows = 64;
 
+// From so many rows on, inputs become codes of e4m3, too, where W is such codes with a scale for
+// each row and has a multiple of 16 rows.
+inline constexpr std::uint32_t kMinCodedRows = 17;
+
 // The rows that a product reads.
 struct LinearInput {
   const void* h = nullptr;       // [T, K] elements of dtype
   std::uint32_t num_tokens = 0;  // T
   // Null: h is taken as it is. Else [T, norm_parts(K)] sums of squares, and row t of the product is
-  // scaled by 1 / sqrt(sum(sums[t, :]) / K + eps). Only for T up to kMaxFewRows.
+  // scaled by 1 / sqrt(sum(sums[t, :]) / K + eps). Only for T up to kMaxFewRows, or as codes.
   const float* square_sums = nullptr;
   float eps = 0;
   Dtype dtype = Dtype::BF16;  // of h, of what a product leaves in 16 bits, of a W not quantized
@@ -93,8 +98,8 @@ class LinearCuda {
   bool add(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight, const float* bias,
            const Residual& residual);
 
-  // Whether `add` of as many rows of as many bits leaves the next norm to the next product.
-  bool defers(std::uint32_t num_tokens, Dtype dtype) const;
+  // Whether `add` of so many rows leaves the next norm to the next product.
+  bool defers(std::uint32_t num_tokens, Dtype dtype, const DeviceMatrix& weight) const;
 
   // gated.out = activation(gate, up), of gate = h · W[0, N/2)ᵀ and up = h · W[N/2, N)ᵀ, each with
   // its bias.

@@ -33,6 +33,12 @@ struct Case {
   WeightFormat format = Dtype::F32;  // where it is quantized; else the weights are of dtype
   bool few = false;                  // taken as few rows whatever their number
 
+  // Whether inputs become codes, too.
+  bool coded() const {
+    return format == WeightFormat(WeightKind::Fp8) && outputs % 16 == 0 && rows >= kMinCodedRows &&
+           !few;
+  }
+
   WeightShape matrix() const {
     return {outputs, columns, format.is_quantized() ? format : WeightFormat(dtype)};
   }
@@ -54,6 +60,18 @@ inline std::vector<float> rounded_all(std::vector<float> values, float factor, D
   return values;
 }
 
+// What codes of e4m3 leave of rows [*, K], each with the scale of its largest number.
+inline std::vector<float> through_codes(std::vector<float> rows, std::uint32_t num_columns) {
+  for (auto row = rows.begin(); row != rows.end(); row += num_columns) {
+    float largest = 0;
+    for (std::uint32_t k = 0; k < num_columns; ++k) largest = std::max(largest, std::abs(row[k]));
+    for (std::uint32_t k = 0; k < num_columns; ++k) {
+      row[k] = e4m3_to_f32(f32_to_e4m3(row[k] * (kE4m3Max / largest))) * (largest / kE4m3Max);
+    }
+  }
+  return rows;
+}
+
 // Random weights, and the bytes that a device has of them.
 inline std::vector<std::byte> make_weights(const Case& c, Random& random,
                                            std::vector<float>& weights) {
@@ -66,6 +84,7 @@ inline std::vector<std::byte> make_weights(const Case& c, Random& random,
 struct Problem {
   Case shape;
   std::vector<float> h, weights, bias, sums, x, norm_weight;
+  std::vector<float> multiplied;  // h, or what its codes leave of it
   DeviceBuffer<std::uint16_t> device_h;
   DeviceBuffer<std::byte> device_weights;
   DeviceBuffer<float> device_bias, device_sums, device_norm_weight;
@@ -79,6 +98,7 @@ struct Problem {
         sums(random.normals(std::size_t{c.rows} * norm_parts(c.columns))),
         x(random.normals(std::size_t{c.rows} * c.outputs)),
         norm_weight(random.normals(c.outputs)),
+        multiplied(c.coded() ? through_codes(h, c.columns) : h),
         device_h(to_elements(h, c.dtype)),
         device_weights(make_weights(c, random, weights)),
         device_bias(bias),
@@ -107,7 +127,7 @@ struct Problem {
   Sum product(std::uint32_t row, std::uint32_t output) const {
     Sum sum;
     for (std::uint32_t k = 0; k < shape.columns; ++k) {
-      const double term = double{h[std::size_t{row} * shape.columns + k]} *
+      const double term = double{multiplied[std::size_t{row} * shape.columns + k]} *
                           weights[std::size_t{output} * shape.columns + k];
       sum.value += term;
       sum.magnitude += std::abs(term);
@@ -230,7 +250,11 @@ struct Bench {
     linear->set_batch_invariant(true);
   }
   Outputs run(const Problem& problem) { return run(problem, 0, problem.shape.rows); }
-  bool defers(const Case& c) const { return linear->defers(c.rows, c.dtype); }
+  bool defers(const Case& c) const {
+    const WeightShape shape = c.matrix();
+    return linear->defers(c.rows, c.dtype,
+                          {nullptr, shape.num_rows, shape.num_columns, shape.format});
+  }
 
   TestDevice device;
   DeviceBuffer<std::byte> workspace;
@@ -243,6 +267,8 @@ inline double rounding(Dtype dtype) { return dtype == Dtype::BF16 ? 0x1p-8 : 0x1
 
 // Sums in float: 1e-5 of the terms' magnitudes; the rest is rounding to elements.
 constexpr double kSumError = 1e-5;
+// Sums of codes have some bits less.
+constexpr double kCodedSumError = 0x1p-10;
 constexpr double kTiny = 1e-6;  // below the smallest step of f16
 
 }  // namespace inferno::ops::cuda::test

@@ -92,9 +92,19 @@ struct LaneSpan {
 
   // `strip`: where the strip's span begins.
   __device__ __forceinline__ void load(const std::byte* strip, std::uint32_t lane) {
+    if constexpr (kBytes) {
+      load_row(strip + lane / 4 * kSpanColumns, lane % 4, lane / 4);
+    } else {
+      load_row(strip + lane / 4 * 64, lane % 4, 0);
+    }
+  }
+
+  // `row`: where the row's part of the span begins. The 16 bytes numbered c lie at c ^ swizzle.
+  __device__ __forceinline__ void load_row(const std::byte* row, std::uint32_t lane_of_row,
+                                           std::uint32_t swizzle) {
 #pragma unroll
     for (int i = 0; i < kWords / 4; ++i) {
-      const uint4 four = reinterpret_cast<const uint4*>(strip)[i * 32 + lane];
+      const uint4 four = reinterpret_cast<const uint4*>(row)[(i * 4 + lane_of_row) ^ swizzle];
       words[4 * i] = four.x;
       words[4 * i + 1] = four.y;
       words[4 * i + 2] = four.z;
@@ -138,6 +148,22 @@ __device__ __forceinline__ Pair<Element> shift_of(std::uint32_t word) {
 template <typename Element>
 __device__ __forceinline__ std::uint32_t shifted(std::uint32_t pair, const Pair<Element>& shift) {
   return bits_of<Element>(__hsub2(as_pair<Element>(pair), shift));
+}
+
+// Lane l of four neighbours gives words[i] to lane i and gets in words[i] what lane i had for it.
+__device__ __forceinline__ void transpose(std::uint32_t (&words)[4]) {
+  const std::uint32_t lane = threadIdx.x % 4;
+#pragma unroll
+  for (int bit = 1; bit < 4; bit *= 2) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & bit) != 0) continue;
+      const bool upper = (lane & bit) != 0;
+      const std::uint32_t sent = upper ? words[i] : words[i | bit];
+      const std::uint32_t got = __shfl_xor_sync(~0U, sent, bit);
+      (upper ? words[i] : words[i | bit]) = got;
+    }
+  }
 }
 
 }  // namespace inferno::ops::cuda

@@ -1,0 +1,219 @@
+//! Our engine and llama.cpp by turns on this machine's CPU: a random Llama of 1.24 B parameters (the shape of Llama 3.2 1B), decode at
+//! several batch sizes and prefill, in 16, 8 and 4 bits. One table: ours, theirs, ratio, and the share of what the memory's read
+//! bandwidth, measured in the same run, allows.
+//!
+//! `cargo bench --bench peers`; needs 8 GB of memory. `benches/peers/llama-cpp` builds the other side; where it cannot be had, the table
+//! has ours alone. From the environment: BENCH_ISA (`avx2`, `avx512_bf16`), another instruction set than the best; BENCH_FORMATS, some
+//! of `bf16,int8,int4`.
+
+#[path = "../support/spec.rs"]
+mod spec;
+#[path = "../support/step.rs"]
+mod step;
+
+mod llama_cpp;
+
+use std::time::Instant;
+
+use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, ModelLimits};
+use inferno_node::bridge::spec::{DecoderSpec, WeightFormat, WeightKind};
+use llama_cpp::LlamaCpp;
+use spec::llama;
+use step::{FED, Runner};
+
+const BATCHES: [u32; 3] = [1, 8, 32];
+const PREFILLS: [u32; 2] = [256, 2_048];
+/// Tokens of each sequence before it decodes, and how many it then decodes.
+const PROMPT: u32 = 32;
+const DECODED: u32 = 16;
+/// Prompts are computed in pieces of this many tokens, as llama.cpp does by default.
+const STEP_TOKENS: u32 = 512;
+/// Each side measures everything this often, by turns; the medians count.
+const ROUNDS: usize = 3;
+const VOCABULARY: u32 = 128_256;
+
+/// What is compared: our format and llama.cpp's.
+struct Format {
+    name: &'static str,
+    theirs: &'static str,
+    layers: WeightFormat,
+    /// Of the embedding, which is the head as well.
+    head: WeightFormat,
+}
+
+const fn format(kind: WeightKind, group: u32) -> WeightFormat {
+    WeightFormat { kind, group, offsets: false }
+}
+
+/// Q4_0 files have the head in Q6_K.
+const FORMATS: [Format; 3] = [
+    Format {
+        name: "bf16",
+        theirs: "bf16",
+        layers: format(WeightKind::BF16, 0),
+        head: format(WeightKind::BF16, 0),
+    },
+    Format {
+        name: "int8",
+        theirs: "q8_0",
+        layers: format(WeightKind::Int8, 0),
+        head: format(WeightKind::Int8, 0),
+    },
+    Format {
+        name: "int4",
+        theirs: "q4_0",
+        layers: format(WeightKind::Int4, 128),
+        head: format(WeightKind::Int8, 0),
+    },
+];
+
+/// Tokens per second, in the order of [`BATCHES`] and then [`PREFILLS`].
+type Figures = [f64; BATCHES.len() + PREFILLS.len()];
+
+impl Format {
+    fn spec(&self) -> DecoderSpec {
+        let mut spec = llama(VOCABULARY, 2_048, 8_192, 16);
+        spec.for_each_format(|format| *format = self.layers);
+        spec.embedding = self.head;
+        spec.head.format = self.head;
+        spec
+    }
+
+    fn runner(&self, isa: Isa, num_threads: u32) -> Runner {
+        let spec = self.spec();
+        let most = *BATCHES.last().expect("batches");
+        let longest = PREFILLS.into_iter().fold(PROMPT + DECODED, u32::max);
+        let mut limits = ModelLimits {
+            block_size: 16,
+            kv_bytes: 0,
+            max_batch_size: most,
+            max_step_tokens: STEP_TOKENS,
+            max_seq_len: longest,
+            end_token_ids: Vec::new(),
+        };
+        let need = ffi::required_bytes(&DeviceOptions::cpu(num_threads, isa, 0), &spec, &limits)
+            .expect("a good spec");
+        limits.kv_bytes = need.kv_bytes_per_block * u64::from(most * longest.div_ceil(16));
+        Runner::new(&spec, &limits, isa, num_threads)
+    }
+}
+
+fn tokens(count: u32, seat: u32) -> Vec<u32> {
+    (0..count).map(|at| (at * 7_919 + seat * 131) % VOCABULARY).collect()
+}
+
+/// Runs a prompt, in pieces.
+fn prefill(runner: &mut Runner, length: u32, seat: u32) {
+    let prompt = tokens(length, seat);
+    for (piece, ids) in (0..).step_by(STEP_TOKENS as usize).zip(prompt.chunks(STEP_TOKENS as usize))
+    {
+        runner.step(&[(piece, ids, seat)]);
+    }
+}
+
+fn decode_rate(runner: &mut Runner, batch: u32) -> f64 {
+    (0..batch).for_each(|seat| prefill(runner, PROMPT, seat));
+    let start = Instant::now();
+    for position in (PROMPT..).take(DECODED as usize) {
+        let queries: Vec<_> = (0..batch).map(|seat| (position, &[FED][..], seat)).collect();
+        runner.step(&queries);
+    }
+    f64::from(batch * DECODED) / start.elapsed().as_secs_f64()
+}
+
+fn ours(runner: &mut Runner) -> Figures {
+    let mut figures = Figures::default();
+    let (decodes, prefills) = figures.split_at_mut(BATCHES.len());
+    for (figure, batch) in decodes.iter_mut().zip(BATCHES) {
+        *figure = decode_rate(runner, batch);
+    }
+    for (figure, length) in prefills.iter_mut().zip(PREFILLS) {
+        let start = Instant::now();
+        prefill(runner, length, 0);
+        *figure = f64::from(length) / start.elapsed().as_secs_f64();
+    }
+    figures
+}
+
+fn medians(rounds: &[Figures]) -> Figures {
+    std::array::from_fn(|at| {
+        let mut all: Vec<f64> = rounds.iter().map(|figures| figures[at]).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    })
+}
+
+/// Bytes per second.
+fn read_bandwidth(num_threads: u32) -> f64 {
+    ffi::measure_read_bandwidth(1 << 30, num_threads, 5).expect("1 GiB of memory")
+}
+
+fn compare(format: &Format, llama_cpp: Option<&LlamaCpp>, isa: Isa) {
+    let num_threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let start = Instant::now();
+    let mut runner = format.runner(isa, num_threads);
+    eprintln!(
+        "{}: {:?}, filled in {:.1} s",
+        format.name,
+        runner.isa(),
+        start.elapsed().as_secs_f64()
+    );
+    let (mut own, mut others) = (Vec::new(), Vec::new());
+    let mut bandwidth = 0.0_f64;
+    for _ in 0..ROUNDS {
+        bandwidth = bandwidth.max(read_bandwidth(num_threads));
+        own.push(ours(&mut runner));
+        others.extend(llama_cpp.map(|peer| peer.measure(format.theirs, num_threads)));
+    }
+    let (own, others) = (medians(&own), (!others.is_empty()).then(|| medians(&others)));
+    let names = BATCHES.map(|batch| format!("batch {batch}")).into_iter();
+    let names = names.chain(PREFILLS.map(|length| format!("prefill {length}")));
+    for (at, name) in names.enumerate() {
+        let (theirs, ratio) = match &others {
+            Some(figures) => {
+                (format!("{:.1}", figures[at]), format!("{:.2}", own[at] / figures[at]))
+            }
+            None => ("–".to_owned(), "–".to_owned()),
+        };
+        let share = match at {
+            0 => format!(
+                "{:.0} % of {:.1} GB/s",
+                100.0 * own[0] * runner.plan.weight_bytes as f64 / bandwidth,
+                bandwidth / 1e9
+            ),
+            _ => String::new(),
+        };
+        println!(
+            "| {} / {} | {name} | {:.1} | {theirs} | {ratio} | {share} |",
+            format.name, format.theirs, own[at]
+        );
+        println!(
+            "result\tpeers/{}/{name}\t{:.1}\ttokens/s\t{theirs} llama.cpp ({ratio})",
+            format.name, own[at]
+        );
+    }
+}
+
+fn main() {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("left out: not run by `cargo bench`");
+        return;
+    }
+    let isa = match std::env::var("BENCH_ISA").as_deref() {
+        Ok("avx2") => Isa::Avx2,
+        Ok("avx512_bf16") => Isa::Avx512Bf16,
+        Ok(other) => panic!("BENCH_ISA: expected avx2 or avx512_bf16, got {other:?}"),
+        Err(_) => Isa::Auto,
+    };
+    let wanted = std::env::var("BENCH_FORMATS").ok();
+    let is_wanted = |format: &&Format| {
+        wanted.as_ref().is_none_or(|names| names.split(',').any(|name| name == format.name))
+    };
+    let llama_cpp = LlamaCpp::find();
+    println!("tokens/s, medians of {ROUNDS}; contexts from {PROMPT} tokens on");
+    println!("| formats | | inferno-node | llama.cpp | ratio | of the read bandwidth |");
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for format in FORMATS.iter().filter(is_wanted) {
+        compare(format, llama_cpp.as_ref(), isa);
+    }
+}
