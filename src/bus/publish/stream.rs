@@ -77,11 +77,14 @@ impl Slot {
         if event.index == 0 {
             self.position = Position::after(&event);
         }
-        let same = |other: &Box<Event>| other.index == event.index;
+        let index = event.index;
         let last = self.pending.len().checked_sub(1);
         // The request's last event stays behind those of the other choices.
-        let of_choice =
-            self.pending.iter().rposition(same).filter(|at| !event.is_last() || Some(*at) == last);
+        let of_choice = self
+            .pending
+            .iter()
+            .rposition(|other| other.index == index)
+            .filter(|at| !event.is_last() || Some(*at) == last);
         let left = match of_choice.and_then(|at| self.pending.get_mut(at)) {
             Some(last) => merge(last, event).err(),
             None => Some(Box::new(event)),

@@ -265,7 +265,12 @@ impl Writer {
     }
 
     /// Publishes an event, in parts if NATS does not take it whole; where it `asks`, NATS says whether anybody listens.
-    async fn write_event(&mut self, stream: &Arc<SubjectStream>, event: Box<Event>, mut asks: bool) {
+    async fn write_event(
+        &mut self,
+        stream: &Arc<SubjectStream>,
+        event: Box<Event>,
+        mut asks: bool,
+    ) {
         let limit = self.client.max_payload().saturating_sub(HEADER_ROOM);
         let plain = event.logprobs.is_none() && event.prompt_logprobs.is_none();
         // At most 11 bytes for an id, 6 for an escaped byte of text, and room for all the rest.
