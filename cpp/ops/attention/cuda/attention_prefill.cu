@@ -79,10 +79,11 @@ void attention_prefill(const CudaOp& op, const KvLayerCuda& layer, const Attenti
       .v_scale = layer.v_scale,
       .rule = score_rule(args.rule, layer.k_scale),
   };
-  if (layer.fp8) return attention_prefill_fp8(op, layer, params);
   if (!args.reference && has_attention_prefill_sm90(op, layer)) {
-    return attention_prefill_sm90(op, layer, params);
+    return layer.fp8 ? attention_prefill_sm90_fp8(op, layer, params)
+                     : attention_prefill_sm90(op, layer, params);
   }
+  if (layer.fp8) return attention_prefill_fp8(op, layer, params);
   if (layer.dtype == Dtype::BF16) {
     launch_prefill<__nv_bfloat16>(op, params, layer.head_dim);
   } else {

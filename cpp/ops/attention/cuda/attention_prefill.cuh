@@ -80,9 +80,11 @@ __device__ inline float inverse_of_total(float total) {
 // The portable kernel over k and v in e4m3.
 void attention_prefill_fp8(const CudaOp& op, const KvLayerCuda& layer, const PrefillParams& params);
 
-// The kernel for sm_90a, which has all head sizes but 32, and takes elements of 16 bits only.
+// The kernels for sm_90a, which have all head sizes but 32.
 bool has_attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer);
 void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,
                             const PrefillParams& params);
+void attention_prefill_sm90_fp8(const CudaOp& op, const KvLayerCuda& layer,
+                                const PrefillParams& params);
 
 }  // namespace inferno::ops::cuda
