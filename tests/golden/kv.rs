@@ -110,6 +110,29 @@ fn kv_in_fp8_changes_little_with_scales_and_without() {
 }
 
 #[test]
+fn kv_in_fp8_goes_with_every_family_and_format() {
+    for folder in ["families", "formats", "gguf"] {
+        for entry in std::fs::read_dir(fixture(folder)).expect("the fixtures") {
+            let name = entry.expect("an entry").file_name().into_string().expect("a name");
+            let name = format!("{folder}/{name}");
+            let tokens: Vec<u32> = (0..40).map(|i| 3 + i * 7 % 60).collect();
+            for device in devices_for(&name) {
+                let logits = |kv| {
+                    let mut engine = engine(checkpoint(&name), kv, device);
+                    engine.run(&[query(&tokens, 0, &blocks(2, tokens.len()))])
+                };
+                let (auto, fp8) = (logits(KvDtype::Auto), logits(KvDtype::Fp8));
+                let norm = |logits: &[f32]| logits.iter().map(|x| x * x).sum::<f32>().sqrt();
+                let difference: Vec<f32> = auto.iter().zip(&fp8).map(|(a, b)| a - b).collect();
+                let share = norm(&difference) / norm(&auto);
+                println!("{name} {device:?}: {share:.4}");
+                assert!(share > 0.0 && share < 0.25, "{name} {device:?}: {share}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_scales_of_the_checkpoint_are_those_of_the_cache() {
     for device in devices_for(NAME) {
         // Values beyond 448 times this are cut off.
