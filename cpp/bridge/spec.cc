@@ -34,7 +34,9 @@ engine::AttentionSpec to_engine(const AttentionSpec& attention) {
           .softcap = attention.softcap,
           .sinks = attention.sinks,
           .output_gate = attention.output_gate,
-          .gate = to_engine(attention.gate)};
+          .gate = to_engine(attention.gate),
+          .k_scale = attention.k_scale,
+          .v_scale = attention.v_scale};
 }
 
 engine::SharedExpertSpec to_engine(const SharedExpertSpec& shared) {

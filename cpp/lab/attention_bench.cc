@@ -1,6 +1,6 @@
 // How near the memory's pace (decode) and the tensor cores' (prefill) attention on the GPU is.
 // Decodes run as a chain in a graph over several layers' caches, together larger than the L2.
-//   attention_bench [PART OF THE NAMES]
+//   attention_bench [PART OF THE NAMES [fp8]]      fp8: keys and values in fp8
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -35,6 +35,7 @@ struct Case {
   std::uint32_t window = 0;
   float softcap = 0;
   bool sinks = false;
+  bool fp8 = false;
 
   std::uint32_t blocks_of_a_seq() const { return (context_len + kBlockSize - 1) / kBlockSize; }
   std::uint32_t num_blocks() const { return blocks_of_a_seq() * num_seqs; }
@@ -172,7 +173,7 @@ class Bench {
     const Case& c = case_;
     const double us = all_us / c.num_layers;
     if (c.query_len == 1) {
-      const double bytes = 4.0 * c.num_pairs() * c.num_kv_heads * c.head_dim;
+      const double bytes = (c.fp8 ? 2.0 : 4.0) * c.num_pairs() * c.num_kv_heads * c.head_dim;
       const double alike = read_ceiling(gpu_, static_cast<std::size_t>(bytes));
       std::printf("%-46s %9.2f us  %6.3f TB/s    %5.1f %% of read  %5.1f %% of reads of its size\n",
                   c.name, us, bytes / us / 1e6, bytes / us * 1e8 / ceilings.bytes,
@@ -187,8 +188,14 @@ class Bench {
 
  private:
   KvLayerCuda layer(std::uint32_t index) const {
-    return {k_[index].data(), v_[index].data(),   ops::Dtype::BF16, case_.num_blocks(),
-            kBlockSize,       case_.num_kv_heads, case_.head_dim};
+    return {.k = k_[index].data(),
+            .v = v_[index].data(),
+            .dtype = ops::Dtype::BF16,
+            .num_blocks = case_.num_blocks(),
+            .block_size = kBlockSize,
+            .num_kv_heads = case_.num_kv_heads,
+            .head_dim = case_.head_dim,
+            .fp8 = case_.fp8};
   }
 
   AttentionCudaArgs args() const {
@@ -222,13 +229,15 @@ class Bench {
   std::vector<DeviceArray<Bf16>> k_, v_;  // of each layer
 };
 
-void run(std::string_view wanted) {
+void run(std::string_view wanted, bool fp8) {
   const Gpu gpu;
   const double bytes = print_read_ceiling(gpu);
   const Ceilings ceilings{bytes, print_product_ceiling(gpu)};
-  for (const Case& c : kCases) {
-    if (std::string_view(c.name).find(wanted) != std::string_view::npos)
-      Bench(gpu, c).run(ceilings);
+  for (Case c : kCases) {
+    if (std::string_view(c.name).find(wanted) == std::string_view::npos) continue;
+    c.fp8 = fp8;
+    if (fp8) c.num_layers *= 2;  // of half the bytes
+    Bench(gpu, c).run(ceilings);
   }
 }
 
@@ -236,5 +245,7 @@ void run(std::string_view wanted) {
 }  // namespace inferno::lab
 
 int main(int argc, char** argv) {
-  return inferno::lab::run_bench([&] { inferno::lab::run(argc > 1 ? argv[1] : ""); });
+  return inferno::lab::run_bench([&] {
+    inferno::lab::run(argc > 1 ? argv[1] : "", argc > 2 && std::string_view(argv[2]) == "fp8");
+  });
 }

@@ -2,8 +2,11 @@
 add_library(inferno_cuda_ops OBJECT
   attention/cuda/attention_cuda.cu
   attention/cuda/attention_decode.cu
+  attention/cuda/attention_decode_fp8.cu
   attention/cuda/attention_prefill.cu
+  attention/cuda/attention_prefill_fp8.cu
   attention/cuda/attention_prefill_sm90.cu
+  attention/cuda/attention_prefill_sm90_fp8.cu
   linear/cuda/cublaslt.cc
   add_norm/add_norm_cuda.cu
   cuda/cuda_op.cc

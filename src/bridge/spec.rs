@@ -13,6 +13,8 @@ pub mod ffi {
         F32,
         F16,
         BF16,
+        /// e4m3; of the KV cache only.
+        Fp8,
     }
 
     #[namespace = "inferno::ops"]
@@ -179,6 +181,9 @@ pub mod ffi {
         output_gate: bool,
         /// Of the output gate's matrix.
         gate: WeightFormat,
+        /// Of keys in fp8; else 1.
+        k_scale: f32,
+        v_scale: f32,
     }
 
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -235,6 +240,7 @@ pub mod ffi {
         hidden_size: u32,
         /// Between the parts of a GPU; a CPU computes in float.
         activation: Dtype,
+        /// `Fp8`, or as the activations.
         kv: Dtype,
         embedding: WeightFormat,
         embedding_scale: f32,
@@ -302,7 +308,11 @@ impl Activation {
 impl Dtype {
     /// Bytes of one element.
     pub fn bytes(self) -> u64 {
-        if self == Self::F32 { 4 } else { 2 }
+        match self {
+            Self::F32 => 4,
+            Self::Fp8 => 1,
+            _ => 2,
+        }
     }
 }
 

@@ -90,7 +90,9 @@ impl DecoderSpec {
     #[must_use]
     pub fn stored_as(mut self, dtype: Dtype) -> Self {
         self.activation = dtype;
-        self.kv = dtype;
+        if self.kv != Dtype::Fp8 {
+            self.kv = dtype;
+        }
         self.for_each_format(|format| {
             if !format.is_quantized() {
                 *format = dtype.into();

@@ -10,7 +10,7 @@ use super::families::{Decoder, ExpectedTensor, Root};
 use super::fault::{CheckpointError, CheckpointFault};
 use super::gguf::BlockMatrix;
 use super::mmap::MappedFile;
-use super::quantized::{self, Coded, QuantizationConfig, StoredTensor};
+use super::quantized::{self, Coded, KvScale, QuantizationConfig, StoredTensor};
 use super::shards::{INDEX, find_files};
 use super::tensors::{TensorEntry, read_header};
 use super::{CONFIG, missing_or_io};
@@ -71,11 +71,20 @@ impl Stored {
 /// Every tensor of the files by its name, with the file that it is in.
 pub(super) type ByName = HashMap<String, (usize, TensorEntry)>;
 
+/// The files, and what of them is taken.
+#[derive(Default)]
+pub(super) struct Mapped {
+    pub files: Vec<MappedFile>,
+    /// In the order of the forward pass.
+    pub tensors: Vec<FoundTensor>,
+    pub kv_scales: Vec<KvScale>,
+}
+
 /// Maps every file and picks the model's tensors out of them.
 pub(super) fn map_tensors(
     directory: &Path,
     config: &mut ModelConfig,
-) -> Result<(Vec<MappedFile>, Vec<FoundTensor>), CheckpointError> {
+) -> Result<Mapped, CheckpointError> {
     let sources = find_files(directory)?;
     let mut files = Vec::new();
     let mut found = ByName::new();
@@ -102,10 +111,11 @@ pub(super) fn map_tensors(
     untie(&mut config.decoder, root, &files, &mut found);
     let expected = config.decoder.tensors(root);
     let quantization = config.quantization.as_ref();
+    let kv_scales = quantized::kv_scales(&found, root, config.decoder.spec.layers.len());
     let mut picked = Picked { directory, paths: &paths, files: &files, found };
     let tensors = picked.take(expected, quantization)?;
     picked.refuse_rest(root, quantization.is_some())?;
-    Ok((files, tensors))
+    Ok(Mapped { files, tensors, kv_scales })
 }
 
 /// The names that this file uses; the usual ones where it uses none of those known.

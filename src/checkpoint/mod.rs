@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::bridge::spec::DecoderSpec;
+use crate::bridge::spec::{DecoderSpec, Dtype};
+use crate::memory::KvDtype;
 
 mod config;
 pub mod families;
@@ -30,7 +31,7 @@ pub use hub::HubCache;
 pub use quantized::Quantization;
 
 use families::{Decoder, Family, LoadedPart};
-use found::{FoundTensor, Stored, map_tensors};
+use found::{FoundTensor, Mapped, Stored, map_tensors};
 use mmap::MappedFile;
 
 const CONFIG: &str = "config.json";
@@ -105,6 +106,7 @@ pub struct Checkpoint {
     files: Vec<MappedFile>,
     /// In the order of the forward pass; empty for `dummy`.
     tensors: Vec<FoundTensor>,
+    kv_scales: Vec<quantized::KvScale>,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -132,8 +134,8 @@ impl Checkpoint {
         let mut config = ModelConfig::read(&config_path, None)?;
         let vocab_size = config.decoder.spec.vocab_size;
         let generation = GenerationConfig::read(&directory.join(GENERATION_CONFIG), vocab_size)?;
-        let (files, tensors) = match load_format {
-            LoadFormat::Dummy => (Vec::new(), Vec::new()),
+        let Mapped { files, tensors, kv_scales } = match load_format {
+            LoadFormat::Dummy => Mapped::default(),
             LoadFormat::Safetensors => map_tensors(directory, &mut config)?,
         };
         if config.dtype.is_none()
@@ -151,7 +153,7 @@ impl Checkpoint {
         };
         quantized::assign(&mut config.decoder.spec, &formats);
         let (directory, spec) = (directory.to_owned(), config.spec());
-        Ok(Self { directory, config, spec, generation, load_format, files, tensors })
+        Ok(Self { directory, config, spec, generation, load_format, files, tensors, kv_scales })
     }
 
     /// Changes the formats in which the weights will be held: of the layers, and of the head.
@@ -176,6 +178,32 @@ impl Checkpoint {
         }
         if let Some(head) = head {
             head.quantize_head(spec);
+        }
+        self.spec = self.config.spec();
+        Ok(())
+    }
+
+    /// Changes the type in which keys and values will be held; fp8 takes the scales that the files have.
+    ///
+    /// # Errors
+    /// Names the scale that is none; `Unsupported` if the files' scales are for another type.
+    pub fn hold_kv_as(&mut self, kv: KvDtype) -> Result<(), CheckpointError> {
+        if kv == KvDtype::Auto {
+            return Ok(());
+        }
+        let quantization = self.config.quantization.as_ref();
+        if let Some(other) = quantization.and_then(|quantization| quantization.other_kv()) {
+            let reason = format!("expected float of 8 bits beside kv_dtype = \"fp8\", got {other}");
+            let error = CheckpointError::new(CheckpointFault::Unsupported, &self.directory, reason);
+            return Err(error.at("quantization_config.kv_cache_scheme"));
+        }
+        let spec = &mut self.config.decoder.spec;
+        spec.kv = Dtype::Fp8;
+        for scale in &self.kv_scales {
+            scale.give(&self.files, spec).map_err(|reason| {
+                let fault = CheckpointFault::Unsupported;
+                CheckpointError::new(fault, &self.directory, reason).at(scale.name())
+            })?;
         }
         self.spec = self.config.spec();
         Ok(())

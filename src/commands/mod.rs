@@ -11,7 +11,8 @@ use crate::checkpoint::random::{Like, RandomFormat, RandomOptions, Written};
 use crate::checkpoint::{HubCache, random};
 use crate::config::{self, Config};
 use crate::gpu;
-use crate::models::inspect::devices_here;
+use crate::memory::KvDtype;
+use crate::models::inspect::{InspectedAs, devices_here};
 use crate::models::prompts::Prompts;
 
 pub mod generate;
@@ -106,6 +107,9 @@ pub struct InspectArgs {
     /// Reckon with sequences of this length; default: the model's context.
     #[arg(long, value_name = "TOKENS")]
     pub max_seq_len: Option<u32>,
+    /// Reckon with a KV cache of this type.
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    pub kv_dtype: KvDtype,
     /// One JSON object instead of the table.
     #[arg(long)]
     pub json: bool,
@@ -189,8 +193,8 @@ fn print_written(directory: &std::path::Path, written: &Written) -> Result<(), S
 pub fn inspect(args: &InspectArgs) -> Result<(), String> {
     let devices = devices_here();
     let hub = HubCache::from_env();
-    let report =
-        crate::models::inspect::inspect(&args.model_path, args.max_seq_len, &hub, &devices)?;
+    let wanted = InspectedAs { max_seq_len: args.max_seq_len, kv_dtype: args.kv_dtype };
+    let report = crate::models::inspect::inspect(&args.model_path, wanted, &hub, &devices)?;
     if let Some(reason) = gpu::why_none() {
         eprintln!("no GPU: {reason}");
     }

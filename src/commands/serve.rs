@@ -37,6 +37,9 @@ pub struct ConfigOptions {
     /// The same of the head.
     #[arg(long, value_name = "FORMAT")]
     pub quantization_head: Option<String>,
+    /// Type of the KV cache: `auto` (the model's), `fp8`.
+    #[arg(long, value_name = "TYPE")]
+    pub kv_dtype: Option<String>,
     /// `cuda:0`, `cpu:0`, `sim:0`; several with commas. Default: every GPU, else the CPU.
     #[arg(long, value_name = "DEVICE", alias = "devices", value_delimiter = ',')]
     pub device: Vec<String>,
@@ -85,6 +88,7 @@ impl ConfigOptions {
             key("--max-seq-len", "models.max_seq_len", length),
             key("--quantization", "models.quantization", self.quantization.clone()),
             key("--quantization-head", "models.quantization_head", self.quantization_head.clone()),
+            key("--kv-dtype", "executor.kv_dtype", self.kv_dtype.clone()),
             key("--device", "executor.devices", devices),
             key("--node-id", "node.id", self.node_id.clone()),
             self.host.clone().map(Set::Host),

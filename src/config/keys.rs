@@ -10,12 +10,13 @@ use crate::settings::{Setting, settings_of};
 pub struct ConfigKey(pub Setting);
 
 /// What the command line calls them; more than one flag may be about one key.
-pub const FLAGS: [(&str, &str); 12] = [
+pub const FLAGS: [(&str, &str); 13] = [
     ("MODEL", "models.model_path"),
     ("--name", "models.name"),
     ("--max-seq-len", "models.max_seq_len"),
     ("--quantization", "models.quantization"),
     ("--quantization-head", "models.quantization_head"),
+    ("--kv-dtype", "executor.kv_dtype"),
     ("--device", "executor.devices"),
     ("--node-id", "node.id"),
     ("--host", "http.bind"),

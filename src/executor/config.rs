@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::bridge::ffi;
 use crate::gpu;
 use crate::ids::{DeviceId, DeviceKind};
-use crate::memory::{ByteSize, PoolSize};
+use crate::memory::{ByteSize, KvDtype, PoolSize};
 use crate::settings;
 
 /// The section `[executor]`.
@@ -41,6 +41,10 @@ pub struct Config {
     /// sequences at once and more pre-emptions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_cache_size: Option<ByteSize>,
+    /// Type of the numbers in the KV cache: `auto` (the model's own), or `fp8` (e4m3, by the scales that a checkpoint has for it, else
+    /// 1): twice as many tokens in the same memory and half the bytes for a decode step to read, at a price in accuracy
+    /// (docs/formats.md).
+    pub kv_dtype: KvDtype,
     /// Which kernels attend: `auto`, `flash` (the fastest that the device has, and what `auto` is), `reference` (portable ones, a
     /// query tile at a time: slow, to hold the others against).
     pub attention_backend: AttentionChoice,
@@ -370,7 +374,13 @@ mod tests {
 
     #[test]
     fn unknown_words_are_refused() {
-        for bad in ["gpu_devices = \"all\"", "gpu_devices = 1", "isa = \"sse\"", "what = 1"] {
+        for bad in [
+            "gpu_devices = \"all\"",
+            "gpu_devices = 1",
+            "isa = \"sse\"",
+            "kv_dtype = \"fp4\"",
+            "what = 1",
+        ] {
             assert!(toml::from_str::<Config>(bad).is_err(), "{bad}");
         }
     }
@@ -378,7 +388,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let config = config(
-            "gpu_devices = []\nisa = \"avx512_bf16\"\nkv_cache_size = \"1GiB\"\n\
+            "gpu_devices = []\nisa = \"avx512_bf16\"\nkv_cache_size = \"1GiB\"\nkv_dtype = \"fp8\"\n\
              faults = [{ device = \"cpu:0\", token_id = 42, kind = \"exception\" }]\n",
         );
         assert_eq!(config.check(), Ok(()));

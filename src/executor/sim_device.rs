@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::bridge::ffi::{Backend, MemoryStats, RowStatus, StepBatch, StepOutput};
 use crate::bridge::{DeviceError, DeviceErrorCode, NO_MASK, NO_TOKEN};
-use crate::memory::{self, StepLimits};
+use crate::memory::{self, KvDtype, StepLimits};
 
 use super::cost_model::CostModel;
 use super::vocabulary::{SimSampler, Vocabulary};
@@ -76,6 +76,7 @@ impl Device for SimDevice {
             max_batch_size: load.budget.max_batch_size,
             max_step_tokens: load.budget.max_step_tokens,
             num_threads: 1,
+            kv_dtype: KvDtype::Auto,
         };
         let need = memory::engine_need(load.checkpoint.spec(), &limits, load.budget.max_seq_len)?;
         let (weight_bytes, block_bytes) = (need.weight_bytes, need.kv_bytes_per_block.max(1));

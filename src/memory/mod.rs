@@ -11,9 +11,11 @@ use crate::bridge::ffi::{Backend, DeviceOptions, Isa, MemoryNeed, ModelLimits, r
 use crate::bridge::spec::{DecoderSpec, Dtype};
 
 mod byte_size;
+mod kv_dtype;
 mod pool_size;
 
 pub use byte_size::{ByteSize, rounded};
+pub use kv_dtype::KvDtype;
 pub use pool_size::PoolSize;
 
 /// The pool takes whole units of this.
@@ -25,7 +27,7 @@ const KV_SHARE: u64 = 2;
 /// The most that they take unless told so: models are made for contexts that a laptop's users do not fill.
 const MAX_KV_BYTES: u64 = 4 << 30;
 
-/// Limits of a step that the workspace depends on.
+/// What memory depends on beside the model: limits of a step, and how KV is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepLimits {
     /// Positions of one KV block.
@@ -38,6 +40,8 @@ pub struct StepLimits {
     pub num_threads: u32,
     /// What kind of device computes.
     pub backend: Backend,
+    /// How checkpoints are opened: the reckoning itself takes the decoder's own type.
+    pub kv_dtype: KvDtype,
 }
 
 /// What a model may take on a device (see `ModelLimits` at the border).

@@ -7,7 +7,7 @@ use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerFolder};
 use super::ModelSpec;
 use crate::bridge::spec::DecoderSpec;
 use crate::checkpoint::{Checkpoint, CheckpointError, HubCache, ModelConfig, gguf_tokenizer};
-use crate::memory::{self, MemoryPlan, MemorySizes, ModelNeed, StepLimits};
+use crate::memory::{self, KvDtype, MemoryPlan, MemorySizes, ModelNeed, StepLimits};
 
 /// A model's files, opened and checked.
 #[derive(Debug)]
@@ -22,9 +22,9 @@ pub(super) struct Opened {
 ///
 /// # Errors
 /// The text names file, key or tensor, and reason.
-pub(super) fn open(spec: &ModelSpec, hub: &HubCache) -> Result<Opened, String> {
+pub(super) fn open(spec: &ModelSpec, hub: &HubCache, kv: KvDtype) -> Result<Opened, String> {
     let directory = hub.resolve(&spec.model_path).map_err(|error| error.to_string())?;
-    let checkpoint = open_checkpoint(spec, &directory).map_err(|error| error.to_string())?;
+    let checkpoint = open_checkpoint(spec, &directory, kv).map_err(|error| error.to_string())?;
     let max_seq_len = max_seq_len(spec, checkpoint.max_position_embeddings())?;
     let vocab_size = checkpoint.spec().vocab_size;
     let folder = tokenizer_folder(&directory)?;
@@ -48,9 +48,14 @@ pub(super) fn tokenizer_folder(path: &Path) -> Result<TokenizerFolder, String> {
 }
 
 /// The checkpoint in the formats that are asked for.
-fn open_checkpoint(spec: &ModelSpec, directory: &Path) -> Result<Checkpoint, CheckpointError> {
+fn open_checkpoint(
+    spec: &ModelSpec,
+    directory: &Path,
+    kv: KvDtype,
+) -> Result<Checkpoint, CheckpointError> {
     let mut checkpoint = Checkpoint::open(directory, spec.load_format)?;
     checkpoint.quantize(spec.quantization, spec.quantization_head)?;
+    checkpoint.hold_kv_as(kv)?;
     Ok(checkpoint)
 }
 
@@ -118,7 +123,8 @@ pub fn plan_memory(
         let named = |error: String| format!("model {:?}: {error}", spec.name);
         let directory: PathBuf =
             hub.resolve(&spec.model_path).map_err(|error| named(error.to_string()))?;
-        let (decoder, positions) = spec_of(spec, &directory).map_err(|e| named(e.to_string()))?;
+        let opened = spec_of(spec, &directory, limits.kv_dtype);
+        let (decoder, positions) = opened.map_err(|error| named(error.to_string()))?;
         let max_seq_len = max_seq_len(spec, positions).map_err(named)?;
         let need = ModelNeed::of(&decoder, limits, max_seq_len);
         needs.push(need.map_err(|error| named(format!("{}: {error}", directory.display())))?);
@@ -148,19 +154,24 @@ fn kv_note(kv_bytes: u64, need: &ModelNeed, max_batch_size: u32) -> String {
 
 /// The decoder as loading will find it. A `config.json` with no dtype leaves that to the tensors, and a tied model's files may hold a head
 /// of their own; both are opened to see, and so is a GGUF file.
-fn spec_of(spec: &ModelSpec, directory: &Path) -> Result<(DecoderSpec, u32), CheckpointError> {
+fn spec_of(
+    spec: &ModelSpec,
+    directory: &Path,
+    kv: KvDtype,
+) -> Result<(DecoderSpec, u32), CheckpointError> {
     if directory.is_file() {
-        let checkpoint = open_checkpoint(spec, directory)?;
+        let checkpoint = open_checkpoint(spec, directory, kv)?;
         return Ok((checkpoint.spec().clone(), checkpoint.max_position_embeddings()));
     }
     let config = ModelConfig::read(&directory.join("config.json"), None)?;
     let positions = config.decoder.max_position_embeddings;
     let settled =
         config.dtype.is_some() && !config.decoder.spec.tied_embeddings && !config.is_quantized();
-    let is_changed = spec.quantization.is_some() || spec.quantization_head.is_some();
+    let is_changed =
+        spec.quantization.is_some() || spec.quantization_head.is_some() || kv != KvDtype::Auto;
     if settled && !is_changed {
         return Ok((config.spec(), positions));
     }
-    let checkpoint = open_checkpoint(spec, directory)?;
+    let checkpoint = open_checkpoint(spec, directory, kv)?;
     Ok((checkpoint.spec().clone(), positions))
 }

@@ -275,6 +275,7 @@ impl MemoryLayout {
             max_step_tokens,
             num_threads: config.executor.threads_per_device(cores),
             backend,
+            kv_dtype: config.executor.kv_dtype,
         };
         if config.executor.takes_any_gpu() {
             for gpu in gpu::left_out() {

@@ -9,6 +9,7 @@ mod families;
 mod formats;
 mod gguf;
 mod harness;
+mod kv;
 mod logprobs;
 mod perplexity;
 mod scores;

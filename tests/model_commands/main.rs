@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use inferno_node::config::Config;
 use inferno_node::engine::Engine;
 use inferno_node::gpu;
-use inferno_node::memory::{ByteSize, PoolSize};
+use inferno_node::memory::{ByteSize, KvDtype, PoolSize};
 use inferno_node::models::ModelSpec;
 use serde_json::Value;
 
@@ -163,19 +163,23 @@ fn what_stands_in_place_of_a_file_is_said() {
 #[tokio::test]
 async fn the_numbers_are_what_loading_takes() {
     let fixture = root().join("tests/fixtures/llama32-tiny-bf16");
-    let json = inspect_json(path(&fixture));
-    let mut config = Config::library("demo", root().join("models/demo"));
-    config.executor.devices = vec!["cpu:0".to_owned()];
-    config.executor.threads = 1;
-    config.executor.memory_pool_size = Some(PoolSize::Bytes(ByteSize(1 << 30)));
-    config.executor.kv_cache_size = Some(ByteSize(4 << 20));
-    let engine = Engine::new(config).await.expect("the engine starts");
-    let loaded = engine.load_model(ModelSpec::new("tiny", fixture)).await.expect("it loads");
-    engine.shutdown().await.expect("it ends");
-    assert_eq!(cpu(&json)["weight_bytes"], loaded.weight_bytes);
-    assert_eq!(json["max_seq_len"], loaded.max_seq_len);
-    let per_token = json["kv_bytes_per_token"].as_u64().expect("a number");
-    assert_eq!(loaded.kv_bytes, (4 << 20) / (16 * per_token) * 16 * per_token);
+    for (kv_dtype, word) in [(KvDtype::Auto, "auto"), (KvDtype::Fp8, "fp8")] {
+        let output = run(&["models", "inspect", "--json", "--kv-dtype", word, path(&fixture)]);
+        let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let mut config = Config::library("demo", root().join("models/demo"));
+        config.executor.devices = vec!["cpu:0".to_owned()];
+        config.executor.threads = 1;
+        config.executor.memory_pool_size = Some(PoolSize::Bytes(ByteSize(1 << 30)));
+        config.executor.kv_cache_size = Some(ByteSize(4 << 20));
+        config.executor.kv_dtype = kv_dtype;
+        let engine = Engine::new(config).await.expect("the engine starts");
+        let loaded = engine.load_model(ModelSpec::new("tiny", &fixture)).await.expect("it loads");
+        engine.shutdown().await.expect("it ends");
+        assert_eq!(cpu(&json)["weight_bytes"], loaded.weight_bytes);
+        assert_eq!(json["max_seq_len"], loaded.max_seq_len);
+        let per_token = json["kv_bytes_per_token"].as_u64().expect("a number");
+        assert_eq!(loaded.kv_bytes, (4 << 20) / (16 * per_token) * 16 * per_token);
+    }
 }
 
 #[test]

@@ -107,7 +107,7 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
   }
   require_same("embedding", spec.embedding, spec.activation);
   require_product("head", spec.head.format, spec.activation);
-  require_same("kv", spec.kv, spec.activation);
+  if (spec.kv != ops::Dtype::Fp8) require_same("kv", spec.kv, spec.activation);
   require(spec.hidden_size % 8 == 0 && spec.hidden_size <= ops::cuda::kMaxHiddenSize, "hidden_size",
           "a multiple of 8 up to " + std::to_string(ops::cuda::kMaxHiddenSize), spec.hidden_size);
   for (const RopeSpec& rope : spec.ropes) {
@@ -126,11 +126,12 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
     }
     require(layer.mlp.intermediate_size % 8 == 0, "intermediate_size", "a multiple of 8",
             layer.mlp.intermediate_size);
-    ops::cuda::check_attention_cuda({.dtype = spec.kv,
+    ops::cuda::check_attention_cuda({.dtype = spec.activation,
                                      .num_blocks = 1,
                                      .block_size = limits.block_size,
                                      .num_kv_heads = attention.num_kv_heads,
-                                     .head_dim = attention.head_dim},
+                                     .head_dim = attention.head_dim,
+                                     .fp8 = spec.kv == ops::Dtype::Fp8},
                                     attention.num_heads);
     require(attention.num_heads / attention.num_kv_heads == first.num_heads / first.num_kv_heads,
             "num_heads", "as many to a KV head in every layer", attention.num_heads);

@@ -19,8 +19,17 @@ ops::cuda::DeviceMatrix matrix_of(const ops::PackedWeights& weights) {
   return {weights.data, weights.shape.num_rows, weights.shape.num_columns, weights.shape.format};
 }
 
-ops::cuda::KvLayerCuda kv_layer_of(const ops::KvLayer& kv) {
-  return {kv.k, kv.v, kv.dtype, kv.num_blocks, kv.block_size, kv.num_kv_heads, kv.head_dim};
+ops::cuda::KvLayerCuda kv_layer_of(const ops::KvLayer& kv, ops::Dtype activation) {
+  return {.k = kv.k,
+          .v = kv.v,
+          .dtype = activation,
+          .num_blocks = kv.num_blocks,
+          .block_size = kv.block_size,
+          .num_kv_heads = kv.num_kv_heads,
+          .head_dim = kv.head_dim,
+          .fp8 = kv.dtype == ops::Dtype::Fp8,
+          .k_scale = kv.k_scale,
+          .v_scale = kv.v_scale};
 }
 
 ops::cuda::RowNorm row_norm(const Norm& norm) { return {norm.is_there(), norm.weight, norm.eps}; }
@@ -117,7 +126,7 @@ void CudaForward::write_kv(const Layer& layer) const {
       args.k_norm = {true, layer.weights->k_norm, a.qk_norm_eps};
     }
   }
-  ops::cuda::rope_kv_cuda(device_.op, kv_layer_of(*layer.kv), args);
+  ops::cuda::rope_kv_cuda(device_.op, kv_layer_of(*layer.kv, spec_.activation), args);
 }
 
 void CudaForward::attend(const Layer& layer) {
@@ -125,7 +134,7 @@ void CudaForward::attend(const Layer& layer) {
   const StepCounts& counts = slot_->counts();
   norm_heads(layer);
   write_kv(layer);
-  ops::cuda::attention_cuda(device_.op, kv_layer_of(*layer.kv),
+  ops::cuda::attention_cuda(device_.op, kv_layer_of(*layer.kv, spec_.activation),
                             {.qkv = workspace_.qkv,
                              .num_heads = a.num_heads,
                              .rule = {a.scale, a.window, a.softcap, layer.weights->sinks},

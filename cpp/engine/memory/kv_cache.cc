@@ -17,8 +17,16 @@ std::vector<ops::KvLayer> describe(const DecoderSpec& spec, std::uint32_t block_
   layers.reserve(spec.layers.size());
   for (const LayerSpec& layer : spec.layers) {
     const AttentionSpec& attention = layer.attention;
-    layers.push_back({nullptr, nullptr, spec.kv, num_blocks, block_size, attention.num_kv_heads,
-                      attention.head_dim});
+    const bool is_scaled = spec.kv == ops::Dtype::Fp8;
+    layers.push_back({.k = nullptr,
+                      .v = nullptr,
+                      .dtype = spec.kv,
+                      .num_blocks = num_blocks,
+                      .block_size = block_size,
+                      .num_kv_heads = attention.num_kv_heads,
+                      .head_dim = attention.head_dim,
+                      .k_scale = is_scaled ? attention.k_scale : 1.0F,
+                      .v_scale = is_scaled ? attention.v_scale : 1.0F});
   }
   return layers;
 }

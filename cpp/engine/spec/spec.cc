@@ -63,6 +63,8 @@ void check_attention(const std::string& at, const AttentionSpec& attention,
     refuse(at + "num_kv_heads", "a divisor of num_heads");
   }
   check_positive(at + "scale", attention.scale);
+  check_positive(at + "k_scale", attention.k_scale);
+  check_positive(at + "v_scale", attention.v_scale);
   check_finite(at + "softcap", attention.softcap, 0);
   check_finite(at + "qk_norm_eps", attention.qk_norm_eps, 0);
   check_format(at + "qkv.format", attention.qkv.format);
@@ -155,6 +157,7 @@ void check_spec(const DecoderSpec& spec) {
     refuse("ropes",
            "at most " + std::to_string(kMaxRopes) + ", got " + std::to_string(spec.ropes.size()));
   }
+  if (spec.activation == ops::Dtype::Fp8) refuse("activation", "f32, f16 or bf16, got fp8");
   check_format("embedding", spec.embedding);
   check_format("head.format", spec.head.format);
   check_finite("embedding_scale", spec.embedding_scale, 0);

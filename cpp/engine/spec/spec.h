@@ -60,6 +60,8 @@ struct AttentionSpec {
   bool sinks = false;            // a logit of each head that joins the softmax and has no value
   bool output_gate = false;      // each element of the output times the sigmoid of its gate's
   WeightFormat gate = ops::Dtype::BF16;  // of the output gate's matrix
+  float k_scale = 1;                     // of keys in fp8; else 1
+  float v_scale = 1;
 
   std::uint32_t q_size() const { return num_heads * head_dim; }
   std::uint32_t kv_size() const { return num_kv_heads * head_dim; }
@@ -124,7 +126,7 @@ struct DecoderSpec {
   std::uint32_t vocab_size = 0;
   std::uint32_t hidden_size = 0;
   ops::Dtype activation = ops::Dtype::BF16;  // between the parts of a GPU; a CPU computes in float
-  ops::Dtype kv = ops::Dtype::BF16;
+  ops::Dtype kv = ops::Dtype::BF16;          // fp8, or as the activations
   WeightFormat embedding = ops::Dtype::BF16;
   float embedding_scale = 1;
   bool tied_embeddings = false;  // the head is the embedding itself

@@ -141,5 +141,18 @@ TEST_CASE("names the field that is out of range") {
   }
 }
 
+TEST_CASE("fp8 is a type of KV only, by scales above 0") {
+  const std::vector<std::pair<std::string, Spoil>> cases = {
+      {"activation", [](auto& s, auto&) { s.activation = ops::Dtype::Fp8; }},
+      {"layers[1].k_scale", [](auto& s, auto&) { s.layers[1].attention.k_scale = 0; }},
+      {"layers[1].v_scale", [](auto& s, auto&) { s.layers[1].attention.v_scale = kInf; }},
+  };
+  for (const auto& [field, spoil] : cases) {
+    const std::string error = error_of(spoil);
+    CHECK_MESSAGE(error.starts_with("other: " + field), error);
+  }
+  CHECK(error_of([](auto& s, auto&) { s.kv = ops::Dtype::Fp8; }) == "accepted");
+}
+
 }  // namespace
 }  // namespace inferno::engine

@@ -105,6 +105,7 @@ AttentionTask make_task(const KvLayer& layer, const AttentionArgs& args, std::si
   const std::size_t row = std::size_t{first_row} + first_token;
   const std::size_t out_row_stride = std::size_t{args.num_heads} * layer.head_dim;
   AttentionRule rule = args.rule;
+  rule.scale *= layer.k_scale;
   if (rule.sinks != nullptr) rule.sinks += head;
   return {
       .q = args.q + row * args.q_row_stride + head * layer.head_dim,
@@ -181,7 +182,7 @@ void attend(const KvLayer& layer, const AttentionTask& task, std::uint32_t token
       }
     }
   }
-  for (std::uint32_t d = 0; d < layer.head_dim; ++d) sums[d] /= total;
+  for (std::uint32_t d = 0; d < layer.head_dim; ++d) sums[d] /= total / layer.v_scale;
 }
 
 }  // namespace

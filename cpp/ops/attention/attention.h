@@ -31,7 +31,9 @@ struct AttentionArgs {
 // score(p) = rule.scale * q[t, h, :] . k[p, :], then capped; a sink is one more score in the
 // softmax. Token i of the query_len tokens of a sequence is at position
 // pos(t) = context_len - query_len + i and sees rule.first_seen(pos(t)) to pos(t). Their keys and
-// values must be in the cache already (kv_write). A sequence with query_len 0 is left out.
+// values must be in the cache already (kv_write); their scales, if any, cost nothing per position:
+// the keys' is multiplied into rule.scale, the values' into the sums. A sequence with query_len 0
+// is left out.
 //
 // Blocks wholly before what the first of the query_len tokens sees may have been given back: their
 // ids are not read. So the cost of a token does not grow with a context beyond the window.

@@ -22,7 +22,13 @@ struct Heads {
   std::uint32_t window = 0;
   float softcap = 0.0F;
   std::vector<float> sinks{};  // [num_heads], or none
+  float k_scale = 1.0F;        // of fp8
+  float v_scale = 1.0F;
 
+  // What the cache has of a number.
+  double kept(float value, float scale) const {
+    return double{rounded(value / scale, dtype)} * scale;
+  }
   AttentionRule rule() const {
     return {scale > 0.0F ? scale : 1.0F / std::sqrt(static_cast<float>(head_dim)), window, softcap,
             sinks.empty() ? nullptr : sinks.data()};
@@ -52,8 +58,8 @@ struct Sequence {
 class Cache {
  public:
   Cache(const Heads& heads, const std::vector<std::uint32_t>& lengths, std::uint32_t seed)
-      : layer_{nullptr,       nullptr, heads.dtype, 0, heads.block_size, heads.num_kv_heads,
-               heads.head_dim} {
+      : layer_{nullptr,        nullptr,       heads.dtype,  0, heads.block_size, heads.num_kv_heads,
+               heads.head_dim, heads.k_scale, heads.v_scale} {
     std::vector<std::uint32_t> num_blocks;
     for (const std::uint32_t length : lengths) {
       num_blocks.push_back((length + heads.block_size - 1) / heads.block_size);
@@ -163,7 +169,7 @@ inline std::vector<double> reference(const Heads& heads, const Sequence& sequenc
   for (std::size_t p = first; p <= position; ++p) {
     const float* k = sequence.k.data() + (p * heads.num_kv_heads + kv_head) * dim;
     double score = 0.0;
-    for (std::size_t d = 0; d < dim; ++d) score += double{q[d]} * rounded(k[d], heads.dtype);
+    for (std::size_t d = 0; d < dim; ++d) score += q[d] * heads.kept(k[d], heads.k_scale);
     score *= rule.scale;
     scores.push_back(rule.softcap > 0.0F ? rule.softcap * std::tanh(score / rule.softcap) : score);
   }
@@ -175,7 +181,7 @@ inline std::vector<double> reference(const Heads& heads, const Sequence& sequenc
     const float* v = sequence.v.data() + (p * heads.num_kv_heads + kv_head) * dim;
     const double weight = std::exp(scores[p - first] - maximum);
     total += weight;
-    for (std::size_t d = 0; d < dim; ++d) sums[d] += weight * rounded(v[d], heads.dtype);
+    for (std::size_t d = 0; d < dim; ++d) sums[d] += weight * heads.kept(v[d], heads.v_scale);
   }
   for (double& sum : sums) sum /= total;
   return sums;

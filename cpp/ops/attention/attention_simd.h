@@ -21,6 +21,7 @@ constexpr int kTileVectors = 4;  // of a register tile
 template <typename L, Dtype D>
 inline typename L::Vec widen(const std::byte* from, std::size_t index) {
   if constexpr (D == Dtype::F32) return L::load(reinterpret_cast<const float*>(from) + index);
+  if constexpr (D == Dtype::Fp8) return L::from_fp8(from + index);
   const auto* source = reinterpret_cast<const std::uint16_t*>(from) + index;
   return D == Dtype::BF16 ? L::from_bf16(source) : L::from_f16(source);
 }
@@ -209,6 +210,8 @@ class AttentionRows {
         return bring_tile_of<Dtype::F16>(tile, seen);
       case Dtype::BF16:
         return bring_tile_of<Dtype::BF16>(tile, seen);
+      case Dtype::Fp8:
+        return bring_tile_of<Dtype::Fp8>(tile, seen);
     }
   }
 
@@ -351,7 +354,8 @@ class AttentionRows {
       float* out =
           task_.out + row / task_.num_heads * task_.out_row_stride + row % task_.num_heads * dims_;
       const float* sums = sums_ + row * stride_;
-      for (std::size_t d = 0; d < dims_; ++d) out[d] = sums[d] / total_[row];
+      const float total = total_[row] / layer_.v_scale;
+      for (std::size_t d = 0; d < dims_; ++d) out[d] = sums[d] / total;
     }
   }
 

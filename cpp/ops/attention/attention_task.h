@@ -27,7 +27,7 @@ struct AttentionTask {
   std::uint32_t num_tokens;
   std::uint32_t num_heads;
   std::uint32_t kv_head;
-  AttentionRule rule;  // sinks, if any, are [num_heads] of this task
+  AttentionRule rule;  // its scale times the keys'; sinks, if any, are [num_heads] of this task
 };
 
 // scratch: the calling thread's own, as attention_workspace_bytes counts it, aligned to

@@ -6,15 +6,20 @@
 #include <cstdint>
 #include <cstring>
 
+#include "ops/base/e4m3.h"
+
 namespace inferno::ops {
 
 enum class Dtype : std::uint8_t {
   F32,
   F16,   // IEEE binary16
   BF16,  // the upper half of a float
+  Fp8,   // e4m3; of KV blocks only
 };
 
-constexpr std::size_t dtype_bytes(Dtype dtype) noexcept { return dtype == Dtype::F32 ? 4 : 2; }
+constexpr std::size_t dtype_bytes(Dtype dtype) noexcept {
+  return dtype == Dtype::F32 ? 4 : dtype == Dtype::Fp8 ? 1 : 2;
+}
 
 constexpr const char* dtype_name(Dtype dtype) noexcept {
   switch (dtype) {
@@ -24,6 +29,8 @@ constexpr const char* dtype_name(Dtype dtype) noexcept {
       return "f16";
     case Dtype::BF16:
       return "bf16";
+    case Dtype::Fp8:
+      return "fp8";
   }
   return "unknown";
 }
@@ -52,13 +59,14 @@ inline float f16_to_f32(std::uint16_t bits) noexcept {
 // Rounds to nearest even; beyond the range of binary16 is infinity, a NaN stays a NaN.
 std::uint16_t f32_to_f16(float value) noexcept;
 
-// Element `index` of an array of `dtype`; any alignment.
+// Element `index` of an array of `dtype`; any alignment. Of fp8 a code's value, without a scale.
 inline float load_element(const std::byte* data, Dtype dtype, std::size_t index) noexcept {
   if (dtype == Dtype::F32) {
     float value;
     std::memcpy(&value, data + index * 4, 4);
     return value;
   }
+  if (dtype == Dtype::Fp8) return e4m3_to_f32(static_cast<std::uint8_t>(data[index]));
   std::uint16_t bits;
   std::memcpy(&bits, data + index * 2, 2);
   return dtype == Dtype::BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
@@ -67,6 +75,10 @@ inline float load_element(const std::byte* data, Dtype dtype, std::size_t index)
 inline void store_element(std::byte* data, Dtype dtype, std::size_t index, float value) noexcept {
   if (dtype == Dtype::F32) {
     std::memcpy(data + index * 4, &value, 4);
+    return;
+  }
+  if (dtype == Dtype::Fp8) {
+    data[index] = static_cast<std::byte>(f32_to_e4m3(value));
     return;
   }
   const std::uint16_t bits = dtype == Dtype::BF16 ? f32_to_bf16(value) : f32_to_f16(value);

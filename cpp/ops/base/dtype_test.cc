@@ -49,7 +49,16 @@ TEST_CASE("dtypes have sizes and names") {
   CHECK(dtype_bytes(Dtype::F32) == 4);
   CHECK(dtype_bytes(Dtype::F16) == 2);
   CHECK(dtype_bytes(Dtype::BF16) == 2);
+  CHECK(dtype_bytes(Dtype::Fp8) == 1);
   CHECK(std::string_view(dtype_name(Dtype::F16)) == "f16");
+}
+
+TEST_CASE("an element of fp8 is one byte, and touches no other") {
+  std::byte bytes[3] = {};
+  store_element(bytes, Dtype::Fp8, 1, -3.3F);
+  CHECK(load_element(bytes, Dtype::Fp8, 1) == -3.25F);
+  CHECK(bytes[0] == std::byte{0});
+  CHECK(bytes[2] == std::byte{0});
 }
 
 }  // namespace inferno::ops::test

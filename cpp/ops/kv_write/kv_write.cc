@@ -12,17 +12,23 @@ namespace {
 constexpr std::size_t kElementsPerChunk = 8192;
 
 template <Dtype D>
+float scaled(float value, float scale) {
+  return D == Dtype::Fp8 ? value / scale : value;
+}
+
+template <Dtype D>
 void write_token(const KvLayer& layer, const KvWriteArgs& args, std::size_t token) {
   const std::size_t slot = args.slot_mapping[token];
   for (std::uint32_t head = 0; head < layer.num_kv_heads; ++head) {
     const std::size_t source = token * args.row_stride + std::size_t{head} * layer.head_dim;
     const std::size_t key = key_index(layer, slot, head, 0);
     for (std::size_t dim = 0; dim < layer.head_dim; ++dim) {
-      store_element(layer.k, D, key + dim * layer.block_size, args.k[source + dim]);
+      store_element(layer.k, D, key + dim * layer.block_size,
+                    scaled<D>(args.k[source + dim], layer.k_scale));
     }
     const std::size_t value = value_index(layer, slot, head, 0);
     for (std::size_t dim = 0; dim < layer.head_dim; ++dim) {
-      store_element(layer.v, D, value + dim, args.v[source + dim]);
+      store_element(layer.v, D, value + dim, scaled<D>(args.v[source + dim], layer.v_scale));
     }
   }
 }
@@ -35,6 +41,8 @@ WriteToken write_token_of(Dtype dtype) {
       return write_token<Dtype::F32>;
     case Dtype::F16:
       return write_token<Dtype::F16>;
+    case Dtype::Fp8:
+      return write_token<Dtype::Fp8>;
     default:
       return write_token<Dtype::BF16>;
   }

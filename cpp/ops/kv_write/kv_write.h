@@ -23,6 +23,9 @@ struct KvLayer {
   std::uint32_t block_size;  // any; multiples of 16 are read fastest
   std::uint32_t num_kv_heads;
   std::uint32_t head_dim;
+  // Of fp8, else 1: what is stored is a number divided by its scale.
+  float k_scale = 1.0F;
+  float v_scale = 1.0F;
 };
 
 // Bytes of one block's keys (as many as of its values) in one layer.
@@ -41,9 +44,9 @@ struct KvWriteArgs {
   std::span<const std::uint32_t> slot_mapping;  // [T], all different
 };
 
-// Writes token t's keys and values to slot slot_mapping[t], rounded to the layer's dtype (nearest
-// even). Throws invalid_batch if a slot is not below num_blocks * block_size; nothing is written
-// then.
+// Writes token t's keys and values to slot slot_mapping[t], divided by their scale and rounded to
+// the layer's dtype (nearest even; beyond what fp8 has, to its largest number). Throws
+// invalid_batch if a slot is not below num_blocks * block_size; nothing is written then.
 void kv_write(const OpContext& context, const KvLayer& layer, const KvWriteArgs& args);
 
 }  // namespace inferno::ops

@@ -10,7 +10,7 @@ namespace inferno::ops::test {
 
 TEST_CASE("kv_write puts tokens into their slots and touches no other") {
   Random random(1);
-  for (const Dtype dtype : {Dtype::F32, Dtype::F16, Dtype::BF16}) {
+  for (const Dtype dtype : {Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::Fp8}) {
     for (const std::uint32_t block_size : {1U, 5U, 16U}) {
       KvLayer layer{nullptr, nullptr, dtype, 12, block_size, 3, 10};
       const AlignedBytes k(kv_block_bytes(layer) * layer.num_blocks);
@@ -44,6 +44,26 @@ TEST_CASE("kv_write puts tokens into their slots and touches no other") {
       CHECK(num_poisoned == 2 * (elements - slots.size() * 30));
     }
   }
+}
+
+TEST_CASE("kv_write divides what becomes fp8 by its scale, and the largest number is the end") {
+  KvLayer layer{nullptr, nullptr, Dtype::Fp8, 1, 1, 1, 4, 0.5F, 0.01F};
+  const AlignedBytes k(kv_block_bytes(layer));
+  const AlignedBytes v(kv_block_bytes(layer));
+  layer.k = k.data();
+  layer.v = v.data();
+  REQUIRE(k.size() == 4);
+  const std::vector<float> keys = {1.0F, -0.51F, 1e6F, 0.0F};
+  const std::vector<float> values = {1.0F, -4.48F, -5.0F, 1e-5F};
+  const std::uint32_t slots[] = {0};
+  Device device(Isa::Portable, 1);
+  kv_write(device.context(), layer, {keys.data(), values.data(), 4, slots});
+  for (std::size_t i = 0; i < 4; ++i) {
+    CHECK(load_element(layer.k, Dtype::Fp8, i) == rounded(keys[i] / 0.5F, Dtype::Fp8));
+    CHECK(load_element(layer.v, Dtype::Fp8, i) == rounded(values[i] / 0.01F, Dtype::Fp8));
+  }
+  CHECK(load_element(layer.k, Dtype::Fp8, 2) == kE4m3Max);
+  CHECK(load_element(layer.v, Dtype::Fp8, 2) == -kE4m3Max);
 }
 
 TEST_CASE("kv_write refuses a slot beyond the blocks and writes nothing") {

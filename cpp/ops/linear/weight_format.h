@@ -3,13 +3,13 @@
 //   weight = scale * (value(code) - zero_point) - offset
 //
 // A scale and an offset belong to a group of neighbouring columns of one row, or to the whole row.
-// Sources: OCP, "8-bit Floating Point Specification", 2023 (e4m3); OCP, "Microscaling Formats",
-// 2023 (e2m1).
+// Source: OCP, "Microscaling Formats", 2023 (e2m1).
 #pragma once
 
 #include <cstdint>
 
 #include "ops/base/dtype.h"
+#include "ops/base/e4m3.h"
 
 namespace inferno::ops {
 
@@ -94,13 +94,6 @@ constexpr std::uint32_t num_groups(const WeightFormat& format, std::uint32_t num
 constexpr std::uint8_t zero_code(WeightKind kind) noexcept {
   return kind == WeightKind::Int4 ? 8 : 0;
 }
-
-// Exact; the two codes without a value are NaN.
-float e4m3_to_f32(std::uint8_t code) noexcept;
-// Rounds to nearest even; beyond 448 is 448, a NaN stays a NaN.
-std::uint8_t f32_to_e4m3(float value) noexcept;
-
-inline constexpr float kE4m3Max = 448;
 
 // Twice the value of each e2m1 code, which is a whole number.
 inline constexpr std::int8_t kE2m1Doubled[16] = {0, 1,  2,  3,  4,  6,  8,  12,

@@ -3,7 +3,9 @@
 // i + head_dim / 2, which turn together, and rope_kv_kernel does that and no more. Everything else
 // is any_rope_kv_kernel's, whose threads of one head agree on every condition.
 #include <bit>
+#include <type_traits>
 
+#include "ops/cuda/e4m3.cuh"
 #include "ops/cuda/pack.cuh"
 #include "ops/rope/rope_kv_cuda.h"
 
@@ -34,71 +36,6 @@ __device__ void store_pairs(Value* first, std::uint32_t second, const Pairs<Valu
 }
 
 template <typename Element>
-__device__ Pairs<Element> turned(const Pairs<Element>& pairs, const float* cosines,
-                                 const float* sines) {
-  Pairs<Element> result;
-#pragma unroll
-  for (int begin = 0; begin < kPack; begin += 4) {
-    const auto cosine = load_pack<float, 4>(cosines + begin);
-    const auto sine = load_pack<float, 4>(sines + begin);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float first = to_float(pairs.first.at[begin + j]);
-      const float second = to_float(pairs.second.at[begin + j]);
-      result.first.at[begin + j] = from_float<Element>(first * cosine.at[j] - second * sine.at[j]);
-      result.second.at[begin + j] = from_float<Element>(second * cosine.at[j] + first * sine.at[j]);
-    }
-  }
-  return result;
-}
-
-// Where a head's row of a slot begins in the layer's k and v.
-__device__ std::size_t cache_row(const KvLayerCuda& layer, std::uint32_t slot, std::uint32_t head) {
-  const std::uint32_t block = slot / layer.block_size;
-  const std::size_t row =
-      (std::size_t{block} * layer.num_kv_heads + head) * layer.block_size + slot % layer.block_size;
-  return row * layer.head_dim;
-}
-
-// What rope_kv_kernel needs of RopeKvArgs: a launch takes longer with more.
-struct PlainArgs {
-  void* qkv;
-  const float* cos_sin;
-  const std::uint32_t* slot_mapping;
-  std::uint32_t num_heads;
-};
-
-template <typename Element>
-__global__ void __launch_bounds__(kMaxThreads) rope_kv_kernel(KvLayerCuda layer, PlainArgs args) {
-  let_next_start();
-  wait_for_previous();
-  const std::uint32_t half = layer.head_dim / 2;
-  const std::uint32_t packs = half / kPack;  // of a half of a head
-  const std::uint32_t num_rows = args.num_heads + 2 * layer.num_kv_heads;
-  const std::uint32_t index = blockIdx.y * blockDim.x + threadIdx.x;
-  const std::uint32_t row = index / packs;
-  if (row >= num_rows) return;
-  const std::uint32_t column = index % packs * kPack;
-  const std::size_t token = blockIdx.x;
-  const std::uint32_t slot = args.slot_mapping[token];
-  const float* cosines = args.cos_sin + token * layer.head_dim + column;
-  Element* from =
-      static_cast<Element*>(args.qkv) + (token * num_rows + row) * layer.head_dim + column;
-  auto pairs = load_pairs<Element>(from, half);
-  if (row < args.num_heads + layer.num_kv_heads) pairs = turned(pairs, cosines, cosines + half);
-
-  Element* to = from;
-  if (row >= args.num_heads) {
-    if (slot >= layer.num_blocks * layer.block_size) return;  // kNoSlot among them
-    const bool is_value = row >= args.num_heads + layer.num_kv_heads;
-    const std::uint32_t head = (row - args.num_heads) % layer.num_kv_heads;
-    to =
-        static_cast<Element*>(is_value ? layer.v : layer.k) + cache_row(layer, slot, head) + column;
-  }
-  store_pairs(to, half, pairs);
-}
-
-template <typename Element>
 __device__ Pairs<float> to_floats(const Pairs<Element>& pairs) {
   Pairs<float> values;
 #pragma unroll
@@ -118,6 +55,93 @@ __device__ Pairs<Element> rounded(const Pairs<float>& values) {
     pairs.second.at[j] = from_float<Element>(values.second.at[j]);
   }
   return pairs;
+}
+
+__device__ Pack<std::uint16_t, kPack / 2> codes_of(const Pack<float, kPack>& values, float scale) {
+  Pack<std::uint16_t, kPack / 2> codes;
+#pragma unroll
+  for (int j = 0; j < kPack / 2; ++j) {
+    codes.at[j] = nearest_codes(values.at[2 * j] / scale, values.at[2 * j + 1] / scale);
+  }
+  return codes;
+}
+
+template <typename Result, typename Element>
+__device__ Pairs<Result> turned(const Pairs<Element>& pairs, const float* cosines,
+                                const float* sines) {
+  Pairs<Result> result;
+#pragma unroll
+  for (int begin = 0; begin < kPack; begin += 4) {
+    const auto cosine = load_pack<float, 4>(cosines + begin);
+    const auto sine = load_pack<float, 4>(sines + begin);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float first = to_float(pairs.first.at[begin + j]);
+      const float second = to_float(pairs.second.at[begin + j]);
+      result.first.at[begin + j] = from_float<Result>(first * cosine.at[j] - second * sine.at[j]);
+      result.second.at[begin + j] = from_float<Result>(second * cosine.at[j] + first * sine.at[j]);
+    }
+  }
+  return result;
+}
+
+// Where a head's row of a slot begins in the layer's k and v.
+__device__ std::size_t cache_row(const KvLayerCuda& layer, std::uint32_t slot, std::uint32_t head) {
+  const std::uint32_t block = slot / layer.block_size;
+  const std::size_t row =
+      (std::size_t{block} * layer.num_kv_heads + head) * layer.block_size + slot % layer.block_size;
+  return row * layer.head_dim;
+}
+
+// To the layer's k or v of e4m3, from element `at` on.
+__device__ void store_codes(const KvLayerCuda& layer, bool is_value, std::size_t at,
+                            std::uint32_t second, const Pairs<float>& values) {
+  const float scale = is_value ? layer.v_scale : layer.k_scale;
+  auto* codes = static_cast<std::uint16_t*>(is_value ? layer.v : layer.k) + at / 2;
+  store_pack(codes, codes_of(values.first, scale));
+  store_pack(codes + second / 2, codes_of(values.second, scale));
+}
+
+// What rope_kv_kernel needs of RopeKvArgs: a launch takes longer with more.
+struct PlainArgs {
+  void* qkv;
+  const float* cos_sin;
+  const std::uint32_t* slot_mapping;
+  std::uint32_t num_heads;
+};
+
+// Kv: what the cache holds, elements or e4m3.
+template <typename Element, typename Kv>
+__global__ void __launch_bounds__(kMaxThreads) rope_kv_kernel(KvLayerCuda layer, PlainArgs args) {
+  let_next_start();
+  wait_for_previous();
+  const std::uint32_t half = layer.head_dim / 2;
+  const std::uint32_t packs = half / kPack;  // of a half of a head
+  const std::uint32_t num_rows = args.num_heads + 2 * layer.num_kv_heads;
+  const std::uint32_t index = blockIdx.y * blockDim.x + threadIdx.x;
+  const std::uint32_t row = index / packs;
+  if (row >= num_rows) return;
+  const std::uint32_t column = index % packs * kPack;
+  const std::size_t token = blockIdx.x;
+  const std::uint32_t slot = args.slot_mapping[token];
+  const float* cosines = args.cos_sin + token * layer.head_dim + column;
+  Element* from =
+      static_cast<Element*>(args.qkv) + (token * num_rows + row) * layer.head_dim + column;
+  auto pairs = load_pairs<Element>(from, half);
+  const bool is_value = row >= args.num_heads + layer.num_kv_heads;
+  if (row < args.num_heads) {
+    return store_pairs(from, half, turned<Element>(pairs, cosines, cosines + half));
+  }
+  if (slot >= layer.num_blocks * layer.block_size) return;  // kNoSlot among them
+  const std::uint32_t head = (row - args.num_heads) % layer.num_kv_heads;
+  const std::size_t to = cache_row(layer, slot, head) + column;
+  if constexpr (std::is_same_v<Kv, E4m3>) {
+    const auto values = is_value ? to_floats(pairs) : turned<float>(pairs, cosines, cosines + half);
+    store_codes(layer, is_value, to, half, values);
+  } else {
+    if (!is_value) pairs = turned<Element>(pairs, cosines, cosines + half);
+    store_pairs(static_cast<Kv*>(is_value ? layer.v : layer.k) + to, half, pairs);
+  }
 }
 
 // Ones where there is no weight.
@@ -191,7 +215,7 @@ struct Heads {
 };
 
 // Of as many registers that four blocks share a multiprocessor.
-template <typename Element>
+template <typename Element, typename Kv>
 __global__ void __launch_bounds__(kMaxAnyThreads, 4)
     any_rope_kv_kernel(KvLayerCuda layer, RopeKvArgs args, Heads heads) {
   let_next_start();
@@ -222,21 +246,30 @@ __global__ void __launch_bounds__(kMaxAnyThreads, 4)
     const float* cosines = args.cos_sin + token * args.rotary_dim + lane * kPack;
     angles = load_pairs(cosines, args.rotary_dim / 2);
   }
-  if (!is_value) {
+  const auto changed = [&] {
     auto values = to_floats(pairs);
     if (norm.normalise) normalise(values, weight, norm.eps, layer.head_dim, heads.lanes);
     if (turns) turn_pairs(values, angles, args.interleaved);
     if (is_query && args.query_beta != 0.0F) scale_query(values, args, token);
-    pairs = rounded<Element>(values);
+    return values;
+  };
+  const bool has_slot = slot < layer.num_blocks * layer.block_size;  // kNoSlot is beyond
+  const std::uint32_t head = (row - args.num_heads) % layer.num_kv_heads;
+  if constexpr (std::is_same_v<Kv, E4m3>) {
+    const auto values = is_value ? to_floats(pairs) : changed();
+    if (!exists) return;
+    if (is_query) return store_pairs(from + first, second, rounded<Element>(values));
+    if (!has_slot) return;
+    store_codes(layer, is_value, cache_row(layer, slot, head) + first, second, values);
+  } else {
+    if (!is_value) pairs = rounded<Element>(changed());
+    if (!exists || !(is_query || has_slot)) return;
+    Element* to = from;
+    if (!is_query) {
+      to = static_cast<Element*>(is_value ? layer.v : layer.k) + cache_row(layer, slot, head);
+    }
+    store_pairs(to + first, second, pairs);
   }
-  if (!exists) return;
-  Element* to = from;
-  if (!is_query) {
-    if (slot >= layer.num_blocks * layer.block_size) return;  // kNoSlot among them
-    const std::uint32_t head = (row - args.num_heads) % layer.num_kv_heads;
-    to = static_cast<Element*>(is_value ? layer.v : layer.k) + cache_row(layer, slot, head);
-  }
-  store_pairs(to + first, second, pairs);
 }
 
 bool is_plain(const KvLayerCuda& layer, const RopeKvArgs& args) {
@@ -265,27 +298,33 @@ LaunchShape shape_for(std::uint32_t num_tokens, std::uint32_t items, std::uint32
   return {dim3(num_tokens, parts), threads};
 }
 
+template <typename Element, typename Kv>
+void launch_rope_kv(const CudaOp& op, const KvLayerCuda& layer, const RopeKvArgs& args) {
+  const std::uint32_t num_rows = args.num_heads + 2 * layer.num_kv_heads;
+  const std::uint32_t threads_of_head = layer.head_dim / (2 * kPack);
+  if (args.num_tokens == 0 || num_rows == 0 || threads_of_head == 0) return;
+  if (is_plain(layer, args)) {
+    const LaunchShape shape = shape_for(args.num_tokens, num_rows * threads_of_head, kMaxThreads);
+    const PlainArgs plain{args.qkv, args.cos_sin, args.slot_mapping, args.num_heads};
+    return launch(op, rope_kv_kernel<Element, Kv>, shape, layer, plain);
+  }
+  const bool changes_queries =
+      args.cos_sin != nullptr || args.q_norm.normalise || args.query_beta != 0.0F;
+  const Heads heads{changes_queries ? 0 : args.num_heads, std::bit_ceil(threads_of_head)};
+  const std::uint32_t rows = num_rows - heads.first;
+  if (rows == 0) return;
+  const LaunchShape shape = shape_for(args.num_tokens, rows * heads.lanes, kMaxAnyThreads);
+  launch(op, any_rope_kv_kernel<Element, Kv>, shape, layer, args, heads);
+}
+
 }  // namespace
 
 void rope_kv_cuda(const CudaOp& op, const KvLayerCuda& layer, const RopeKvArgs& args) {
   check_rope_kv(layer, args);
-  const std::uint32_t num_rows = args.num_heads + 2 * layer.num_kv_heads;
-  const std::uint32_t threads_of_head = layer.head_dim / (2 * kPack);
-  if (args.num_tokens == 0 || num_rows == 0 || threads_of_head == 0) return;
   with_element(layer.dtype, [&](auto element) {
     using Element = decltype(element);
-    if (is_plain(layer, args)) {
-      const LaunchShape shape = shape_for(args.num_tokens, num_rows * threads_of_head, kMaxThreads);
-      const PlainArgs plain{args.qkv, args.cos_sin, args.slot_mapping, args.num_heads};
-      return launch(op, rope_kv_kernel<Element>, shape, layer, plain);
-    }
-    const bool changes_queries =
-        args.cos_sin != nullptr || args.q_norm.normalise || args.query_beta != 0.0F;
-    const Heads heads{changes_queries ? 0 : args.num_heads, std::bit_ceil(threads_of_head)};
-    const std::uint32_t rows = num_rows - heads.first;
-    if (rows == 0) return;
-    const LaunchShape shape = shape_for(args.num_tokens, rows * heads.lanes, kMaxAnyThreads);
-    launch(op, any_rope_kv_kernel<Element>, shape, layer, args, heads);
+    layer.fp8 ? launch_rope_kv<Element, E4m3>(op, layer, args)
+              : launch_rope_kv<Element, Element>(op, layer, args);
   });
 }
 

@@ -1,6 +1,7 @@
 // What comes between the product of q, k and v and attention, in one launch on the GPU: norm of the
 // heads, rope, the query's own scale, the KV write. Contracts as in rms_norm.h, rope.h and
-// kv_write.h for elements of 16 bits: computed in float, rounded once. A token's bits depend on its
+// kv_write.h for elements of 16 bits: computed in float, rounded once, to the elements or to what
+// the cache holds. A token's bits depend on its
 // own inputs only.
 #pragma once
 

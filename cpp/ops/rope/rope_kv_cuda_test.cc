@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 #include "ops/cuda/elementwise_fixture.h"
 
@@ -122,26 +123,38 @@ struct Left {
   std::vector<std::uint16_t> qkv, k, v;
 };
 
-// Tokens [first, first + count) of a batch.
-Left run(const TestDevice& device, const Batch& batch, std::size_t first, std::uint32_t count) {
-  const Shape& shape = batch.shape;
+// The same with a cache in fp8.
+struct CodesLeft {
+  std::vector<std::uint16_t> qkv;
+  std::vector<std::uint8_t> k, v;
+};
+
+struct Scales {
+  float k, v;
+};
+
+struct TokenRange {
+  std::size_t first;
+  std::uint32_t count;
+};
+
+// What becomes of qkv.
+std::vector<std::uint16_t> call(const TestDevice& device, const Batch& batch,
+                                const KvLayerCuda& layer, const TokenRange& tokens) {
   const Rule& rule = batch.rule;
   const auto part = [&](const auto& values, std::size_t width) {
-    return std::span(values).subspan(first * width, count * width);
+    return std::span(values).subspan(tokens.first * width, tokens.count * width);
   };
   const DeviceBuffer<std::uint16_t> qkv(part(batch.qkv, batch.row_size()));
   const DeviceBuffer<float> cos_sin(part(batch.cos_sin, rule.rotary_dim));
   const DeviceBuffer<std::uint32_t> slots(part(batch.slots, 1)),
       positions(part(batch.positions, 1));
-  const DeviceBuffer<std::uint16_t> k(batch.cache_size()), v(batch.cache_size());
-  rope_kv_cuda(device.op(),
-               {k.data(), v.data(), batch.dtype, kNumBlocks, shape.block_size, shape.num_kv_heads,
-                shape.head_dim},
+  rope_kv_cuda(device.op(), layer,
                {.qkv = qkv.data(),
                 .cos_sin = rule.rotary_dim == 0 ? nullptr : cos_sin.data(),
                 .slot_mapping = slots.data(),
-                .num_tokens = count,
-                .num_heads = shape.num_heads,
+                .num_tokens = tokens.count,
+                .num_heads = batch.shape.num_heads,
                 .rotary_dim = rule.rotary_dim,
                 .interleaved = rule.interleaved,
                 .q_norm = batch.q_norm.device(),
@@ -150,9 +163,33 @@ Left run(const TestDevice& device, const Batch& batch, std::size_t first, std::u
                 .query_original_positions = kOriginalPositions,
                 .positions = positions.data()});
   CHECK(qkv.guards_are_whole());
+  return qkv.to_host();
+}
+
+// Tokens [first, first + count) of a batch.
+Left run(const TestDevice& device, const Batch& batch, std::size_t first, std::uint32_t count) {
+  const Shape& shape = batch.shape;
+  const DeviceBuffer<std::uint16_t> k(batch.cache_size()), v(batch.cache_size());
+  const KvLayerCuda layer{k.data(),         v.data(),           batch.dtype,   kNumBlocks,
+                          shape.block_size, shape.num_kv_heads, shape.head_dim};
+  auto qkv = call(device, batch, layer, {first, count});
   CHECK(k.guards_are_whole());
   CHECK(v.guards_are_whole());
-  return {qkv.to_host(), k.to_host(), v.to_host()};
+  return {std::move(qkv), k.to_host(), v.to_host()};
+}
+
+CodesLeft run_fp8(const TestDevice& device, const Batch& batch, const Scales& scales) {
+  const Shape& shape = batch.shape;
+  const DeviceBuffer<std::uint8_t> k(batch.cache_size()), v(batch.cache_size());
+  KvLayerCuda layer{k.data(),         v.data(),           batch.dtype,   kNumBlocks,
+                    shape.block_size, shape.num_kv_heads, shape.head_dim};
+  layer.fp8 = true;
+  layer.k_scale = scales.k;
+  layer.v_scale = scales.v;
+  auto qkv = call(device, batch, layer, {0, batch.tokens});
+  CHECK(k.guards_are_whole());
+  CHECK(v.guards_are_whole());
+  return {std::move(qkv), k.to_host(), v.to_host()};
 }
 
 void check_row(const Batch& batch, const std::uint16_t* got, std::size_t token, std::uint32_t row) {
@@ -269,6 +306,54 @@ TEST_CASE("a token's heads have the same bits alone and in a batch") {
       const auto end = at + batch.shape.head_dim;
       CHECK(std::equal(alone.k.begin() + at, alone.k.begin() + end, together.k.begin() + at));
     }
+  }
+}
+
+// The cache of a call in fp8 is the codes of what float64 gives, over the scale: the nearest, or
+// the one next to it where a rounding of the float makes the difference.
+void check_fp8(const TestDevice& device, Random& random, const Shape& shape, const Rule& rule) {
+  CAPTURE(shape.head_dim);
+  CAPTURE(rule.rotary_dim);
+  const Scales scales{0.031F, 0.0063F};
+  const Batch batch(random, shape, rule, kElements[random.integer(0, 1)]);
+  const Left plain = run(device, batch, 0, batch.tokens);
+  const CodesLeft left = run_fp8(device, batch, scales);
+  CHECK(left.qkv == plain.qkv);
+  std::ptrdiff_t unwritten = static_cast<std::ptrdiff_t>(batch.cache_size());
+  for (std::size_t token = 0; token < batch.tokens; ++token) {
+    if (batch.slots[token] == kNoSlot) continue;
+    unwritten -= shape.num_kv_heads * shape.head_dim;
+    for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head) {
+      const std::size_t at = batch.cache_at(token, head);
+      const auto keys = batch.expected(token, shape.num_heads + head);
+      const std::size_t row = shape.num_heads + shape.num_kv_heads + head;
+      const auto values =
+          to_floats(std::span(batch.qkv).subspan(token * batch.row_size() + row * shape.head_dim,
+                                                 shape.head_dim),
+                    batch.dtype);
+      for (std::size_t i = 0; i < shape.head_dim; ++i) {
+        const double error = 1e-5 * keys[i].magnitude / scales.k;
+        const double key = keys[i].value / scales.k;
+        const float got = e4m3_to_f32(left.k[at + i]);
+        REQUIRE(got >= e4m3_to_f32(f32_to_e4m3(static_cast<float>(key - error))));
+        REQUIRE(got <= e4m3_to_f32(f32_to_e4m3(static_cast<float>(key + error))));
+        REQUIRE(left.v[at + i] == f32_to_e4m3(values[i] / scales.v));
+      }
+    }
+  }
+  CHECK(std::ranges::count(left.k, 0xFF) == unwritten);
+  CHECK(std::ranges::count(left.v, 0xFF) == unwritten);
+}
+
+TEST_CASE("rope_kv_cuda writes keys and values in fp8, divided by their scales") {
+  TestDevice device;
+  Random random(fresh_seed());
+  for (const std::uint32_t head_dim : {32U, 64U, 96U, 128U, 256U}) {
+    check_fp8(device, random, {32, 8, head_dim, 16}, {head_dim});
+    check_fp8(device, random, {3, 1, head_dim, 128}, {head_dim / 2, true});
+    check_fp8(device, random, {7, 7, head_dim, 64},
+              {head_dim, false, Norm::Weighted, Norm::Weighted});
+    check_fp8(device, random, {8, 2, head_dim, 32}, {0});
   }
 }
 

@@ -59,6 +59,7 @@ impl Checkpoint {
             load_format,
             files: vec![file],
             tensors,
+            kv_scales: Vec::new(),
         })
     }
 }

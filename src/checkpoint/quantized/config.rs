@@ -34,6 +34,8 @@ pub(in super::super) struct QuantizationConfig {
     format: Option<WeightFormat>,
     /// Modules that are not quantized, by name or a part of it.
     ignored: Vec<String>,
+    /// What KV is scaled for, where that is not fp8.
+    other_kv: Option<String>,
 }
 
 impl QuantizationConfig {
@@ -76,7 +78,13 @@ impl QuantizationConfig {
             return Err(config.fault(CheckpointFault::Unsupported, "version", reason));
         }
         let format = format(config, method, group, symmetric)?;
-        Ok(Self { method, group, symmetric, format, ignored: ignored(config) })
+        let (ignored, other_kv) = (ignored(config), other_kv(config));
+        Ok(Self { method, group, symmetric, format, ignored, other_kv })
+    }
+
+    /// Of the file's scheme for KV what cannot be had in fp8; `None` where there is no scheme, or one of fp8.
+    pub fn other_kv(&self) -> Option<&str> {
+        self.other_kv.as_deref()
     }
 
     pub fn group(&self) -> Option<usize> {
@@ -184,6 +192,14 @@ fn compressed(config: &JsonFile) -> Result<Option<WeightFormat>, CheckpointError
     };
     let offsets = !weights.boolean("symmetric")?.unwrap_or(true);
     Ok(Some(WeightFormat { kind, group: columns.unwrap_or(0), offsets }))
+}
+
+/// Older files have a word here, which says nothing of the type.
+fn other_kv(config: &JsonFile) -> Option<String> {
+    let scheme = config.get("kv_cache_scheme")?.as_object()?;
+    let kind = scheme.get("type").and_then(|kind| kind.as_str()).unwrap_or("int");
+    let bits = scheme.get("num_bits").and_then(|bits| bits.as_u64()).unwrap_or(8);
+    ((kind, bits) != ("float", 8)).then(|| format!("{kind} of {bits}"))
 }
 
 fn ignored(config: &JsonFile) -> Vec<String> {

@@ -25,12 +25,14 @@ mod at_load;
 mod config;
 mod experts;
 mod formats;
+mod kv;
 mod unpack;
 mod words;
 
 pub use at_load::Quantization;
 pub(super) use config::QuantizationConfig;
 pub(super) use formats::{assign, common_formats};
+pub(super) use kv::{KvScale, kv_scales};
 
 /// A tensor in its file.
 #[derive(Debug, Clone, PartialEq)]
@@ -136,7 +138,7 @@ pub(super) fn take(
     Ok(Some(coded))
 }
 
-/// Scales of activations and of an fp8 KV cache, which stand beside codes: the results here do not depend on them.
+/// Scales of activations and of an fp8 KV cache, which stand beside codes. Results depend on them only where KV is held in fp8 (`kv.rs`).
 pub(super) fn is_of_activations(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();
     matches!(last, "k_scale" | "v_scale" | "kv_scale" | "q_scale" | "prob_scale" | "output_scale")

@@ -7,7 +7,9 @@ use crate::bridge::DeviceError;
 use crate::bridge::ffi::{Backend, MemoryNeed};
 use crate::gpu;
 use crate::ids::DeviceId;
-use crate::memory::{ALIGNMENT_SLACK, MemorySizes, ModelNeed, available_bytes, engine_need, plan};
+use crate::memory::{
+    ALIGNMENT_SLACK, KvDtype, MemorySizes, ModelNeed, available_bytes, engine_need, plan,
+};
 
 /// A device that this machine has.
 #[derive(Debug, Clone, PartialEq)]
@@ -149,5 +151,6 @@ fn default_limits(backend: Backend) -> StepLimits {
         max_step_tokens,
         num_threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         backend,
+        kv_dtype: KvDtype::Auto,
     }
 }

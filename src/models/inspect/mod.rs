@@ -14,7 +14,7 @@ use super::open::tokenizer_folder;
 use super::{ModelSpec, max_seq_len};
 use crate::checkpoint::families::Decoder;
 use crate::checkpoint::{Checkpoint, HubCache, LoadFormat};
-use crate::memory::StepLimits;
+use crate::memory::{KvDtype, StepLimits};
 
 mod devices;
 mod parts;
@@ -103,19 +103,30 @@ pub struct Parameters {
     pub without_embedding: u64,
 }
 
-/// Reads the checkpoint at a directory or hub id; `max_seq_len` as in the configuration. Blocks on the disk.
+/// What is wanted of a model, as in the configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InspectedAs {
+    /// Longest sequence; absent: the checkpoint's.
+    pub max_seq_len: Option<u32>,
+    /// Type of the KV cache.
+    pub kv_dtype: KvDtype,
+}
+
+/// Reads the checkpoint at a directory or hub id. Blocks on the disk.
 ///
 /// # Errors
 /// What loading would say: file, key or tensor, and reason.
 pub fn inspect(
     model_path: &Path,
-    max_seq_len: Option<u32>,
+    inspected_as: InspectedAs,
     hub: &HubCache,
     devices: &[DeviceHere],
 ) -> Result<Report, String> {
     let directory = hub.resolve(model_path).map_err(|error| error.to_string())?;
-    let checkpoint =
+    let mut checkpoint =
         Checkpoint::open(&directory, LoadFormat::Safetensors).map_err(|error| error.to_string())?;
+    checkpoint.hold_kv_as(inspected_as.kv_dtype).map_err(|error| error.to_string())?;
+    let max_seq_len = inspected_as.max_seq_len;
     let spec = ModelSpec { max_seq_len, ..ModelSpec::new("inspected", &directory) };
     let max_seq_len = self::max_seq_len(&spec, checkpoint.max_position_embeddings())?;
     let folder = tokenizer_folder(&directory)?;

@@ -6,7 +6,7 @@ use super::*;
 use crate::bridge::ffi::Backend;
 use crate::gpu;
 use crate::ids::DeviceId;
-use crate::memory::StepLimits;
+use crate::memory::{KvDtype, StepLimits};
 
 const LIMITS: StepLimits = StepLimits {
     block_size: 16,
@@ -14,15 +14,21 @@ const LIMITS: StepLimits = StepLimits {
     max_step_tokens: 64,
     num_threads: 1,
     backend: Backend::Cpu,
+    kv_dtype: KvDtype::Auto,
 };
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+fn of_length(tokens: u32) -> InspectedAs {
+    InspectedAs { max_seq_len: Some(tokens), ..InspectedAs::default() }
+}
+
 fn report(name: &str, free_bytes: u64) -> Report {
     let device = device(free_bytes);
-    inspect(&fixture(name), Some(64), &HubCache::default(), &[device]).expect("a good checkpoint")
+    inspect(&fixture(name), of_length(64), &HubCache::default(), &[device])
+        .expect("a good checkpoint")
 }
 
 fn device(free_bytes: u64) -> DeviceHere {
@@ -112,7 +118,8 @@ fn a_device_with_a_pool_gives_no_more_than_that() {
 fn a_card_is_named_with_its_address_and_its_numa_node() {
     let inspect = |card| {
         let devices = [card, device(1 << 30)];
-        inspect(&fixture("llama3-tiny"), Some(64), &HubCache::default(), &devices).expect("good")
+        inspect(&fixture("llama3-tiny"), of_length(64), &HubCache::default(), &devices)
+            .expect("good")
     };
     let report = inspect(card((8, 0)));
     let text = report.to_string();
@@ -152,7 +159,7 @@ fn a_checkpoint_without_a_tokenizer_is_still_looked_at() {
     for file in ["config.json", "model.safetensors"] {
         std::fs::copy(fixture("llama3-tiny").join(file), root.path().join(file)).expect("copies");
     }
-    let look = || inspect(root.path(), None, &HubCache::default(), &[]);
+    let look = || inspect(root.path(), InspectedAs::default(), &HubCache::default(), &[]);
     let report = look().expect("a good checkpoint");
     assert_eq!((report.tokenizer_ids, report.has_chat_template), (None, false));
     assert_eq!((report.context_length, report.max_seq_len), (512, 512));
@@ -160,6 +167,21 @@ fn a_checkpoint_without_a_tokenizer_is_still_looked_at() {
     std::fs::write(root.path().join("tokenizer.json"), "{}").expect("writes");
     let error = look().expect_err("no tokenizer");
     assert!(error.contains("tokenizer.json"), "{error}");
-    let long = inspect(root.path(), Some(513), &HubCache::default(), &[]).expect_err("too long");
+    let long =
+        inspect(root.path(), of_length(513), &HubCache::default(), &[]).expect_err("too long");
     assert!(long.contains("max_seq_len"), "{long}");
+}
+
+#[test]
+fn a_token_in_fp8_takes_half_of_one_in_16_bits() {
+    let look = |kv_dtype| {
+        let options = InspectedAs { kv_dtype, ..of_length(64) };
+        let devices = [device(1 << 30)];
+        let path = fixture("llama32-tiny-bf16");
+        inspect(&path, options, &HubCache::default(), &devices).expect("a good checkpoint")
+    };
+    let (auto, fp8) = (look(KvDtype::Auto), look(KvDtype::Fp8));
+    assert_eq!(fp8.kv_bytes_per_token * 2, auto.kv_bytes_per_token);
+    let (least, most) = (2 * auto.devices[0].kv_tokens, 2 * auto.devices[0].kv_tokens + 16);
+    assert!((least..=most).contains(&fp8.devices[0].kv_tokens), "{fp8:?}");
 }

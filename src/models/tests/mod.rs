@@ -8,7 +8,7 @@ mod rebuilds;
 use crate::checkpoint::{HubCache, testing};
 use crate::door::List;
 use crate::ids::DeviceId;
-use crate::memory::{self, MemorySizes, StepLimits};
+use crate::memory::{self, KvDtype, MemorySizes, StepLimits};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,6 +133,7 @@ const LIMITS: StepLimits = StepLimits {
     max_step_tokens: 64,
     num_threads: 1,
     backend: Backend::Cpu,
+    kv_dtype: KvDtype::Auto,
 };
 
 fn sim(device: &str, pool_bytes: u64) -> Maker {

@@ -16,11 +16,15 @@ namespace inferno::ops::cuda {
 struct KvLayerCuda {
   void* k = nullptr;
   void* v = nullptr;
-  Dtype dtype = Dtype::BF16;
+  Dtype dtype = Dtype::BF16;  // of queries and output, and of k and v, unless these are fp8
   std::uint32_t num_blocks = 0;
   std::uint32_t block_size = 0;  // 16, 32, 64 or 128
   std::uint32_t num_kv_heads = 0;
   std::uint32_t head_dim = 0;  // 32, 64, 96, 128 or 256
+  // k and v are e4m3: numbers divided by their scale.
+  bool fp8 = false;
+  float k_scale = 1.0F;
+  float v_scale = 1.0F;
 };
 
 // One piece of prefill work: query tokens first_query … of a sequence, up to attention_tile_rows of

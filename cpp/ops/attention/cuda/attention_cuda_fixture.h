@@ -24,6 +24,14 @@ struct Heads {
   std::uint32_t window = 0;
   float softcap = 0;
   bool sinks = false;
+  bool fp8 = false;  // keys and values
+  float k_scale = 1.0F;
+  float v_scale = 1.0F;
+
+  // What the cache has of a key or value.
+  float kept(float value, float scale) const {
+    return fp8 ? e4m3_to_f32(f32_to_e4m3(value / scale)) : ops::test::rounded(value, dtype);
+  }
 
   // The first position that the token at `position` sees.
   std::uint32_t first_seen(std::uint32_t position) const {
@@ -36,7 +44,8 @@ struct SequenceLens {
   std::uint32_t context_len;
 };
 
-// Queries, keys and values of one sequence at every position, as the cache rounds them.
+// Queries, keys and values of one sequence at every position, as the cache rounds them; of fp8
+// without their scale.
 struct Sequence {
   std::vector<float> q;
   std::vector<float> k;
@@ -44,13 +53,14 @@ struct Sequence {
 
   Sequence(const Heads& heads, std::uint32_t length, Random& random) {
     const auto make = [&](std::uint32_t num_heads) {
-      auto values = random.normals(std::size_t{length} * num_heads * heads.head_dim);
-      for (float& value : values) value = ops::test::rounded(value, heads.dtype);
-      return values;
+      return random.normals(std::size_t{length} * num_heads * heads.head_dim);
     };
     q = make(heads.num_heads);
+    for (float& value : q) value = ops::test::rounded(value, heads.dtype);
     k = make(heads.num_kv_heads);
+    for (float& value : k) value = heads.kept(value, heads.k_scale);
     v = make(heads.num_kv_heads);
+    for (float& value : v) value = heads.kept(value, heads.v_scale);
   }
 };
 
@@ -71,7 +81,7 @@ inline std::vector<Expected> reference(const Heads& heads, const Sequence& seque
   for (std::size_t p = first; p <= position; ++p) {
     const float* k = sequence.k.data() + (p * heads.num_kv_heads + kv_head) * dim;
     for (std::size_t d = 0; d < dim; ++d) weights[p] += double{q[d]} * k[d];
-    weights[p] /= std::sqrt(static_cast<double>(dim));
+    weights[p] *= heads.k_scale / std::sqrt(static_cast<double>(dim));
     if (heads.softcap > 0) weights[p] = heads.softcap * std::tanh(weights[p] / heads.softcap);
     maximum = std::max(maximum, weights[p]);
   }
@@ -83,8 +93,9 @@ inline std::vector<Expected> reference(const Heads& heads, const Sequence& seque
   for (std::size_t p = first; p <= position; ++p) {
     const float* v = sequence.v.data() + (p * heads.num_kv_heads + kv_head) * dim;
     for (std::size_t d = 0; d < dim; ++d) {
-      out[d].value += weights[p] / total * v[d];
-      out[d].magnitude += weights[p] / total * std::abs(v[d]);
+      const double value = double{v[d]} * heads.v_scale;
+      out[d].value += weights[p] / total * value;
+      out[d].magnitude += weights[p] / total * std::abs(value);
     }
   }
   return out;
@@ -112,9 +123,6 @@ class World {
     std::vector<std::uint32_t> free(num_blocks);
     for (std::uint32_t id = 0; id < num_blocks; ++id) free[id] = id;
     random.shuffle(free);
-    const std::size_t row = heads.head_dim;
-    std::vector<std::uint16_t> k(num_blocks * heads.num_kv_heads * heads.block_size * row, 0xffffU);
-    std::vector<std::uint16_t> v = k;
     tables.assign(lengths.size() * stride, 0xffffffffU);
     for (std::size_t s = 0; s < lengths.size(); ++s) {
       for (std::uint32_t p = 0; p < lengths[s]; ++p) {
@@ -123,25 +131,47 @@ class World {
           id = free.back();
           free.pop_back();
         }
-        for (std::size_t h = 0; h < heads.num_kv_heads; ++h) {
-          const std::size_t slot =
-              (id * heads.num_kv_heads + h) * heads.block_size + p % heads.block_size;
-          const std::size_t source = (p * heads.num_kv_heads + h) * row;
-          for (std::size_t d = 0; d < row; ++d) {
-            k[slot * row + d] = bits(sequences[s].k[source + d]);
-            v[slot * row + d] = bits(sequences[s].v[source + d]);
-          }
-        }
       }
     }
-    k_ = std::make_unique<DeviceBuffer<std::uint16_t>>(k);
-    v_ = std::make_unique<DeviceBuffer<std::uint16_t>>(v);
     spare_block = free.back();
     sinks = random.normals(heads.num_heads);
     for (float& sink : sinks) sink *= 3.0F;
     sinks_ = std::make_unique<DeviceBuffer<float>>(sinks);
-    layer = {k_->data(),       v_->data(),         heads.dtype,   num_blocks,
-             heads.block_size, heads.num_kv_heads, heads.head_dim};
+    layer = {.dtype = heads.dtype,
+             .num_blocks = num_blocks,
+             .block_size = heads.block_size,
+             .num_kv_heads = heads.num_kv_heads,
+             .head_dim = heads.head_dim,
+             .fp8 = heads.fp8,
+             .k_scale = heads.k_scale,
+             .v_scale = heads.v_scale};
+    upload();
+  }
+
+  // What the sequences have of keys and values becomes the cache.
+  void upload() {
+    const std::size_t row = heads.head_dim;
+    const std::size_t head_bytes = heads.block_size * row * (heads.fp8 ? 1 : 2);
+    std::vector<std::byte> k(layer.num_blocks * heads.num_kv_heads * head_bytes, std::byte{0xff});
+    std::vector<std::byte> v = k;
+    const Dtype kept_as = heads.fp8 ? Dtype::Fp8 : heads.dtype;
+    for (std::size_t s = 0; s < sequences.size(); ++s) {
+      const std::size_t rows = sequences[s].k.size() / row;
+      for (std::size_t i = 0; i < rows; ++i) {
+        const std::size_t p = i / heads.num_kv_heads;
+        const std::size_t id = tables[s * stride + p / heads.block_size];
+        const std::size_t head = id * heads.num_kv_heads + i % heads.num_kv_heads;
+        const std::size_t slot = head * heads.block_size + p % heads.block_size;
+        for (std::size_t d = 0; d < row; ++d) {
+          store_element(k.data(), kept_as, slot * row + d, sequences[s].k[i * row + d]);
+          store_element(v.data(), kept_as, slot * row + d, sequences[s].v[i * row + d]);
+        }
+      }
+    }
+    k_ = std::make_unique<DeviceBuffer<std::byte>>(k);
+    v_ = std::make_unique<DeviceBuffer<std::byte>>(v);
+    layer.k = k_->data();
+    layer.v = v_->data();
   }
 
   std::uint16_t bits(float value) const {
@@ -164,8 +194,8 @@ class World {
   KvLayerCuda layer;
 
  private:
-  std::unique_ptr<DeviceBuffer<std::uint16_t>> k_;
-  std::unique_ptr<DeviceBuffer<std::uint16_t>> v_;
+  std::unique_ptr<DeviceBuffer<std::byte>> k_;
+  std::unique_ptr<DeviceBuffer<std::byte>> v_;
   std::unique_ptr<DeviceBuffer<float>> sinks_;
 };
 

@@ -38,6 +38,14 @@ std::vector<SequenceLens> ragged_lens(Random& random) {
 // The head sizes that have a kernel of their own.
 constexpr std::uint32_t kHeadDims[] = {32, 64, 96, 128, 256};
 
+// Keys and values in fp8, with scales that are no powers of two.
+Heads in_fp8(Heads heads) {
+  heads.fp8 = true;
+  heads.k_scale = 0.037F;
+  heads.v_scale = 0.29F;
+  return heads;
+}
+
 // Every kind of rule in turn, with windows below, at and above the tiles' and the contexts' sizes.
 Heads with_rule(Heads heads, std::uint32_t turn) {
   constexpr std::uint32_t kWindows[] = {16, 1, 128, 0, 5000, 37, 250};
@@ -53,7 +61,7 @@ std::string text(const Heads& heads) {
          " KV heads of " + std::to_string(heads.head_dim) + " " + dtype_name(heads.dtype) +
          ", blocks of " + std::to_string(heads.block_size) + ", window " +
          std::to_string(heads.window) + ", softcap " + std::to_string(heads.softcap) +
-         (heads.sinks ? ", sinks" : "");
+         (heads.sinks ? ", sinks" : "") + (heads.fp8 ? ", KV in fp8" : "");
 }
 
 // All heads, block sizes and dtypes in turn.
@@ -80,6 +88,20 @@ void check_ragged_batch(const TestDevice& gpu, const Heads& heads, Random& rando
       CHECK(step.run(gpu) == out);
     }
   }
+}
+
+void check_decodes(const TestDevice& gpu, const Heads& heads, std::uint32_t num_decodes,
+                   std::uint32_t longest, Random& random) {
+  CAPTURE(num_decodes);
+  CAPTURE(text(heads));
+  std::vector<SequenceLens> lens;
+  for (std::uint32_t i = 0; i < num_decodes; ++i) {
+    lens.push_back({1, random.integer(1, longest)});
+  }
+  lens[0].context_len = longest;
+  const World world(heads, contexts(lens), random);
+  const Step step(world, lens, false);
+  step.check_against_reference(step.run(gpu), random);
 }
 
 // The same queries in pieces, which end and begin anywhere, give the same bits.
@@ -120,6 +142,64 @@ TEST_CASE("a ragged mixed batch is within two roundings of float64") {
   }
 }
 
+TEST_CASE("KV in fp8: a ragged mixed batch is within two roundings of float64") {
+  TestDevice gpu;
+  Random random(fresh_seed());
+  std::uint32_t turn = random.integer(0, 83);
+  for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
+    for (const std::uint32_t head_dim : kHeadDims) {
+      for (int i = 0; i < 3; ++i, ++turn) {
+        const Heads heads = in_fp8(any_heads(dtype, head_dim, turn));
+        check_ragged_batch(gpu, heads, random);
+        check_ragged_batch(gpu, with_rule(heads, turn), random);
+      }
+    }
+  }
+}
+
+TEST_CASE("KV in fp8: decodes of any number and context are within two roundings of float64") {
+  TestDevice gpu;
+  Random random(fresh_seed());
+  std::uint32_t turn = random.integer(0, 83);
+  for (const auto& [num_decodes, longest] :
+       {std::pair{1U, 5000U}, {3U, 3000U}, {40U, 900U}, {150U, 300U}}) {
+    for (const std::uint32_t head_dim : kHeadDims) {
+      for (const bool ruled : {false, true}) {
+        Heads heads = in_fp8({8, 2, head_dim, 16, turn % 2 == 0 ? Dtype::BF16 : Dtype::F16});
+        if (ruled) heads = with_rule(heads, turn);
+        ++turn;
+        check_decodes(gpu, heads, num_decodes, longest, random);
+      }
+    }
+  }
+}
+
+TEST_CASE("KV in fp8: every code is read as its number") {
+  TestDevice gpu;
+  Random random(fresh_seed());
+  // Sequences of one position each: attention to it alone gives its value.
+  const std::vector<SequenceLens> lens(254, {1, 1});
+  for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
+    for (const std::uint32_t head_dim : kHeadDims) {
+      Heads heads{1, 1, head_dim, 16, dtype};
+      heads.fp8 = true;
+      World world(heads, contexts(lens), random);
+      for (std::uint32_t i = 0; i < 254; ++i) {
+        const auto code = static_cast<std::uint8_t>(i + i / 127);  // not those of NaN
+        std::ranges::fill(world.sequences[i].v, e4m3_to_f32(code));
+      }
+      world.upload();
+      for (const bool only_tiles : {false, true}) {
+        const auto out = Step(world, lens, only_tiles).run(gpu);
+        for (std::size_t i = 0; i < out.size(); ++i) {
+          const float got = load_element(reinterpret_cast<const std::byte*>(out.data()), dtype, i);
+          REQUIRE(got == world.sequences[i / head_dim].v[0]);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("windows, soft-caps and sinks are within two roundings of float64") {
   TestDevice gpu;
   Random random(fresh_seed());
@@ -143,16 +223,7 @@ TEST_CASE("decodes of any number and context are within two roundings of float64
       const Heads plain{8, 2, head_dim, 16, Dtype::BF16};
       const Heads heads = turn % 2 == 0 ? plain : with_rule(plain, turn);
       ++turn;
-      CAPTURE(num_decodes);
-      CAPTURE(text(heads));
-      std::vector<SequenceLens> lens;
-      for (std::uint32_t i = 0; i < num_decodes; ++i) {
-        lens.push_back({1, random.integer(1, longest)});
-      }
-      lens[0].context_len = longest;
-      const World world(heads, contexts(lens), random);
-      const Step step(world, lens, false);
-      step.check_against_reference(step.run(gpu), random);
+      check_decodes(gpu, heads, num_decodes, longest, random);
     }
   }
 }
@@ -169,6 +240,8 @@ TEST_CASE("a tile's row has the same bits alone, in a chunk and in the whole pro
       for (int i = 0; i < 3; ++i) {
         check_chunks(gpu, with_rule(heads, turn++), by_reference, random);
       }
+      check_chunks(gpu, in_fp8(heads), by_reference, random);
+      check_chunks(gpu, with_rule(in_fp8(heads), turn++), by_reference, random);
     }
   }
 }
@@ -201,8 +274,10 @@ TEST_CASE("a captured graph follows the context lengths, and 0 gives zeros") {
   const std::vector<SequenceLens> longest{{1, 2000}, {1, 600}, {1, 1}};
   for (const std::uint32_t window : {0U, 128U, 700U}) {
     const bool sinks = window > 0;
-    const World world({8, 2, 128, 16, Dtype::BF16, window, 0, sinks}, contexts(longest), random);
-    CAPTURE(window);
+    Heads heads{8, 2, 128, 16, Dtype::BF16, window, 0, sinks};
+    if (window != 128) heads = in_fp8(heads);
+    const World world(heads, contexts(longest), random);
+    CAPTURE(text(heads));
     Step step(world, longest, false);
     cudaGraph_t graph;
     cudaGraphExec_t replay;

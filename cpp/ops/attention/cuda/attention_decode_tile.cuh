@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "ops/attention/cuda/attention_score.cuh"
+#include "ops/cuda/e4m3.cuh"
 
 namespace inferno::ops::cuda {
 
@@ -28,6 +29,7 @@ struct DecodeParams {
   std::uint32_t num_kv_heads;
   std::uint32_t units_per_kv_head;
   ScoreRule rule;
+  float v_scale;            // of the output
   std::uint32_t* arrivals;  // [kMaxPartials] 0 between kernels
   float* partials;          // [kMaxPartials, kDecodeHeads, head_dim + 2]
 };
@@ -49,32 +51,34 @@ struct DecodeTask {
 // A tile's keys or values. ldmatrix reads the same 16 bytes of eight rows in one go: turned, chunk
 // c of row r lies at c ^ (r % 8), which takes whole numbers of 128 bytes a row and less memory;
 // else rows begin 4 banks apart, which is sooner done.
-template <typename Element, int kHeadDim, bool kTurned>
+template <typename Kv, int kHeadDim, bool kTurned>
 class DecodeRows {
+  static constexpr int kChunk = 16 / sizeof(Kv);
+
  public:
-  __device__ const Element* chunk(std::uint32_t row, std::uint32_t chunk) const {
-    return &rows_[row][(kTurned ? chunk ^ row % 8 : chunk) * 8];
+  __device__ const Kv* chunk(std::uint32_t row, std::uint32_t chunk) const {
+    return &rows_[row][(kTurned ? chunk ^ row % 8 : chunk) * kChunk];
   }
-  __device__ Element* chunk(std::uint32_t row, std::uint32_t chunk) {
-    return &rows_[row][(kTurned ? chunk ^ row % 8 : chunk) * 8];
+  __device__ Kv* chunk(std::uint32_t row, std::uint32_t chunk) {
+    return &rows_[row][(kTurned ? chunk ^ row % 8 : chunk) * kChunk];
   }
 
  private:
-  static_assert(!kTurned || kHeadDim % 64 == 0);
-  alignas(16) Element rows_[kDecodeTile][kTurned ? kHeadDim : kHeadDim + 8];
+  static_assert(!kTurned || kHeadDim * sizeof(Kv) % 128 == 0);
+  alignas(16) Kv rows_[kDecodeTile][kTurned ? kHeadDim : kHeadDim + kChunk];
 };
 
-template <typename Element, int kHeadDim, bool kTurned>
+template <typename Kv, int kHeadDim, bool kTurned>
 struct DecodeStage {
-  DecodeRows<Element, kHeadDim, kTurned> k;
-  DecodeRows<Element, kHeadDim, kTurned> v;
+  DecodeRows<Kv, kHeadDim, kTurned> k;
+  DecodeRows<Kv, kHeadDim, kTurned> v;
 };
 
 // A warp's tiles of the share, every kWarps-th, and the ring that they pass through.
-template <typename Element, int kHeadDim, int kWarps, int kStages, bool kTurned>
+template <typename Kv, int kHeadDim, int kWarps, int kStages, bool kTurned>
 class DecodeTiles {
  public:
-  using Stage = DecodeStage<Element, kHeadDim, kTurned>;
+  using Stage = DecodeStage<Kv, kHeadDim, kTurned>;
 
   __device__ DecodeTiles(const DecodeParams& p, const DecodeTask& task, Stage* ring)
       : p_(p), task_(task), ring_(ring), tile_(task.begin + threadIdx.x / 32) {
@@ -150,12 +154,12 @@ class DecodeTiles {
   // the previous kernel has ended.
   __device__ void prefetch() const {
     if (tile_ >= task_.end) return;
-    constexpr std::uint32_t kLine = 128 / sizeof(Element);
+    constexpr std::uint32_t kLine = 128 / sizeof(Kv);
     const std::size_t begin = offset(tile_, __shfl_sync(0xffffffffU, ids_, 0));
     for (std::uint32_t i = seen().first * kHeadDim + threadIdx.x % 32 * kLine;
          i < kDecodeTile * kHeadDim; i += 32 * kLine) {
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const Element*>(p_.k) + begin + i));
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const Element*>(p_.v) + begin + i));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const Kv*>(p_.k) + begin + i));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const Kv*>(p_.v) + begin + i));
     }
   }
 
@@ -165,18 +169,19 @@ class DecodeTiles {
     const std::uint32_t tile = tile_ + ahead * kWarps;
     const std::uint32_t id = __shfl_sync(0xffffffffU, ids_, step_ % kLookUp + ahead);
     if (tile < task_.end) {
-      constexpr std::uint32_t kChunks = kHeadDim / 8;
+      constexpr std::uint32_t kChunk = 16 / sizeof(Kv);
+      constexpr std::uint32_t kChunks = kHeadDim / kChunk;
       const std::size_t begin = offset(tile, id);
-      const auto* k = static_cast<const Element*>(p_.k) + begin;
-      const auto* v = static_cast<const Element*>(p_.v) + begin;
+      const auto* k = static_cast<const Kv*>(p_.k) + begin;
+      const auto* v = static_cast<const Kv*>(p_.v) + begin;
       const SeenInTile seen = this->seen(tile);
       Stage& stage = ring_[(step_ + ahead) % kStages];
 #pragma unroll
       for (std::uint32_t i = 0; i < kDecodeTile * kChunks; i += 32) {
         const std::uint32_t chunk = i + threadIdx.x % 32;
         const std::uint32_t position = chunk / kChunks;
-        copy_16(stage.k.chunk(position, chunk % kChunks), k + chunk * 8, seen(position));
-        copy_16(stage.v.chunk(position, chunk % kChunks), v + chunk * 8, seen(position));
+        copy_16(stage.k.chunk(position, chunk % kChunks), k + chunk * kChunk, seen(position));
+        copy_16(stage.v.chunk(position, chunk % kChunks), v + chunk * kChunk, seen(position));
       }
     }
     commit_copies();
@@ -192,12 +197,23 @@ class DecodeTiles {
 };
 
 // Sᵀ = K · qᵀ (m = positions, n = heads) and Oᵀ += Vᵀ · Pᵀ (m = dims), with the running softmax.
-template <typename Element, int kHeadDim, bool kPlain>
+//
+// Of e4m3 a word that ldmatrix gives has four dims of a position (of V two of two positions). Those
+// in its lower bytes are one pair of elements, those in the upper bytes another; so among the 16
+// dims of a step they stand in an order of their own, in which q is read and sums are left.
+template <typename Element, typename Kv, int kHeadDim, bool kPlain>
 struct DecodeSums {
-  std::uint32_t q[kHeadDim / 16][2];          // head g, dims 16 s + 2 t, + 1, + 8, + 9
-  float sums[kHeadDim / 16][4];               // dims 16 m + g and + 8, heads 2 t and 2 t + 1
+  static constexpr bool kFp8 = std::is_same_v<Kv, E4m3>;
+
+  // Head g, dims 16 s + 2 t, + 1, + 8, + 9; of e4m3 16 s + 4 t, + 2, + 1, + 3.
+  std::uint32_t q[kHeadDim / 16][2];
+  float sums[kHeadDim / 16][4];               // dims 16 m + dims_of(g), heads 2 t and 2 t + 1
   float maximum[2] = {-INFINITY, -INFINITY};  // of heads 2 t and 2 t + 1, in units of log 2
   float total[2] = {0.0F, 0.0F};              // this lane's part
+
+  __device__ static uint2 dims_of(std::uint32_t g) {
+    return kFp8 ? make_uint2(2 * g, 2 * g + 1) : make_uint2(g, g + 8);
+  }
 
   // heads: [num_heads, head_dim]
   __device__ void start(const Element* heads, std::uint32_t num_heads) {
@@ -205,8 +221,15 @@ struct DecodeSums {
     const auto* words = reinterpret_cast<const std::uint32_t*>(heads) + g * (kHeadDim / 2);
 #pragma unroll
     for (int s = 0; s < kHeadDim / 16; ++s) {
-      q[s][0] = g < num_heads ? words[s * 8 + threadIdx.x % 4] : 0;
-      q[s][1] = g < num_heads ? words[s * 8 + threadIdx.x % 4 + 4] : 0;
+      if constexpr (kFp8) {
+        const std::uint32_t low = g < num_heads ? words[s * 8 + threadIdx.x % 4 * 2] : 0;
+        const std::uint32_t high = g < num_heads ? words[s * 8 + threadIdx.x % 4 * 2 + 1] : 0;
+        q[s][0] = __byte_perm(low, high, 0x5410);
+        q[s][1] = __byte_perm(low, high, 0x7632);
+      } else {
+        q[s][0] = g < num_heads ? words[s * 8 + threadIdx.x % 4] : 0;
+        q[s][1] = g < num_heads ? words[s * 8 + threadIdx.x % 4 + 4] : 0;
+      }
       sums[s][0] = sums[s][1] = sums[s][2] = sums[s][3] = 0.0F;
     }
   }
@@ -237,12 +260,38 @@ struct DecodeSums {
   __device__ void multiply_k(const Stage& stage, float (&scores)[4]) const {
     const std::uint32_t lane = threadIdx.x % 32;
     scores[0] = scores[1] = scores[2] = scores[3] = 0.0F;
+    if constexpr (kFp8) {
 #pragma unroll
-    for (int s = 0; s < kHeadDim / 16; ++s) {
-      std::uint32_t a[4];
-      load_matrices<false>(a, stage.k.chunk(lane % 16, s * 2 + lane / 16));
-      mma_16816<Element>(scores, a, q[s][0], q[s][1]);
+      for (int s = 0; s < kHeadDim / 16; s += 2) {
+        std::uint32_t codes[4];
+        load_matrices<false>(codes, stage.k.chunk(lane % 16, s + lane / 16));
+        multiply_codes(scores, codes[0], codes[1], q[s]);
+        multiply_codes(scores, codes[2], codes[3], q[s + 1]);
+      }
+    } else {
+#pragma unroll
+      for (int s = 0; s < kHeadDim / 16; ++s) {
+        std::uint32_t a[4];
+        load_matrices<false>(a, stage.k.chunk(lane % 16, s * 2 + lane / 16));
+        mma_16816<Element>(scores, a, q[s][0], q[s][1]);
+      }
     }
+  }
+
+  // Positions g and g + 8, four dims of each.
+  __device__ static void multiply_codes(float (&scores)[4], std::uint32_t low, std::uint32_t high,
+                                        const std::uint32_t (&q)[2]) {
+    const std::uint32_t a[4] = {lower_codes<Element>(low), lower_codes<Element>(high),
+                                upper_codes<Element>(low), upper_codes<Element>(high)};
+    mma_16816<Element>(scores, a, q[0], q[1]);
+  }
+
+  // Dims 2 g and 2 g + 1, two positions of the first eight and two of the others.
+  __device__ static void add_codes(float (&sums)[4], std::uint32_t low, std::uint32_t high,
+                                   const std::uint32_t (&weights)[2]) {
+    const std::uint32_t a[4] = {lower_codes<Element>(low), upper_codes<Element>(low),
+                                lower_codes<Element>(high), upper_codes<Element>(high)};
+    mma_16816<Element>(sums, a, weights[0], weights[1]);
   }
 
   // Scores become weights against the new maximum; what was summed before is rescaled.
@@ -280,11 +329,21 @@ struct DecodeSums {
       const auto pair = pack_pair<Element>(weights[2 * half], weights[2 * half + 1]);
       asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(b[half]) : "r"(pair));
     }
+    if constexpr (kFp8) {
 #pragma unroll
-    for (int m = 0; m < kHeadDim / 16; ++m) {
-      std::uint32_t a[4];
-      load_matrices<true>(a, stage.v.chunk(lane / 16 * 8 + lane % 8, m * 2 + lane / 8 % 2));
-      mma_16816<Element>(sums[m], a, b[0], b[1]);
+      for (int m = 0; m < kHeadDim / 16; m += 2) {
+        std::uint32_t codes[4];
+        load_matrices<true>(codes, stage.v.chunk(lane % 16, m + lane / 16));
+        add_codes(sums[m], codes[0], codes[1], b);
+        add_codes(sums[m + 1], codes[2], codes[3], b);
+      }
+    } else {
+#pragma unroll
+      for (int m = 0; m < kHeadDim / 16; ++m) {
+        std::uint32_t a[4];
+        load_matrices<true>(a, stage.v.chunk(lane / 16 * 8 + lane % 8, m * 2 + lane / 8 % 2));
+        mma_16816<Element>(sums[m], a, b[0], b[1]);
+      }
     }
   }
 };

@@ -23,6 +23,7 @@ struct PrefillParams {
   std::uint32_t num_heads;
   std::uint32_t num_kv_heads;
   std::uint32_t num_tiles;
+  float v_scale;  // of the output
   ScoreRule rule;
 };
 
@@ -76,9 +77,14 @@ __device__ inline float inverse_of_total(float total) {
   return total == 0.0F ? 0.0F : 1.0F / total;
 }
 
-// The kernel for sm_90a, which has all head sizes but 32.
+// The portable kernel over k and v in e4m3.
+void attention_prefill_fp8(const CudaOp& op, const KvLayerCuda& layer, const PrefillParams& params);
+
+// The kernels for sm_90a, which have all head sizes but 32.
 bool has_attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer);
 void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,
                             const PrefillParams& params);
+void attention_prefill_sm90_fp8(const CudaOp& op, const KvLayerCuda& layer,
+                                const PrefillParams& params);
 
 }  // namespace inferno::ops::cuda

@@ -99,99 +99,92 @@ struct alignas(1024) PrefillShared {
   std::uint64_t v_full[kLoadStages];
   std::uint64_t v_empty[kLoadStages];
 
-  __device__ void init() {
+  // How many threads load queries, and announce a stage of keys or of values.
+  __device__ void init(std::uint32_t query_threads, std::uint32_t kv_threads) {
     for (int i = 0; i < Shape::kQueryStages; ++i) {
       for (int part = 0; part < Shape::kQueryParts; ++part) {
-        init_barrier(&q_full[i][part], kQueryThreads);
+        init_barrier(&q_full[i][part], query_threads);
         init_barrier(&q_empty[i][part], Shape::kPartRows / kRowGroupRows * 128);
       }
     }
     for (int i = 0; i < kLoadStages; ++i) {
-      for (std::uint64_t* full : {k_full, v_full}) init_barrier(&full[i], 1);
+      for (std::uint64_t* full : {k_full, v_full}) init_barrier(&full[i], kv_threads);
       for (std::uint64_t* empty : {k_empty, v_empty}) init_barrier(&empty[i], kRowGroups * 4);
     }
     fence_barrier_init();
   }
 };
 
+// The queries of a round's task, by kThreads threads of which this is `thread`.
+template <int kThreads, typename Element, int kHeadDim>
+__device__ void load_queries_of(const PrefillParams& p, const PrefillTask& task,
+                                PrefillShared<Element, kHeadDim>& shared, std::uint32_t round,
+                                std::uint32_t thread) {
+  using Shape = PrefillShape<kHeadDim>;
+  constexpr std::uint32_t kChunks = kHeadDim / 8;
+  const RingPlace<Shape::kQueryStages> next{round};
+  const std::uint32_t stage = next.stage();
+  auto& q = shared.q[stage];
+  for (std::uint32_t part = 0; part < Shape::kQueryParts; ++part) {
+    wait_barrier(&shared.q_empty[stage][part], next.parity() ^ 1);
+    if (thread == 0) shared.tasks[stage][part] = task;
+#pragma unroll 4
+    for (std::uint32_t i = thread; i < Shape::kPartRows * kChunks; i += kThreads) {
+      const std::uint32_t to = part * Shape::kPartRows + i / kChunks;
+      const std::uint32_t row = min(to, task.num_rows - 1);
+      const std::size_t head = task.head_index(row, p.num_heads + 2 * p.num_kv_heads);
+      copy_16(q.at(to, i % kChunks),
+              static_cast<const uint4*>(p.qkv) + head * kChunks + i % kChunks, true);
+    }
+    commit_copies();
+    wait_for_copies<0>();
+    fence_async_proxy();
+    arrive(&shared.q_full[stage][part]);
+  }
+}
+
 // The warps that load queries, of which this is `thread`.
 template <typename Element, int kHeadDim>
 __device__ void load_queries(const PrefillParams& p, const Schedule& schedule,
                              PrefillShared<Element, kHeadDim>& shared, std::uint32_t thread) {
-  using Shape = PrefillShape<kHeadDim>;
-  constexpr std::uint32_t kChunks = kHeadDim / 8;
-  RingPlace<Shape::kQueryStages> next;
-  for (; schedule.has(next.count); ++next.count) {
-    const PrefillTask task = prefill_task(p, schedule.task(next.count));
-    if (next.count == 0) wait_for_previous();
-    const std::uint32_t stage = next.stage();
-    auto& q = shared.q[stage];
-    for (std::uint32_t part = 0; part < Shape::kQueryParts; ++part) {
-      wait_barrier(&shared.q_empty[stage][part], next.parity() ^ 1);
-      if (thread == 0) shared.tasks[stage][part] = task;
-#pragma unroll 4
-      for (std::uint32_t i = thread; i < Shape::kPartRows * kChunks; i += kQueryThreads) {
-        const std::uint32_t to = part * Shape::kPartRows + i / kChunks;
-        const std::uint32_t row = min(to, task.num_rows - 1);
-        const std::size_t head = task.head_index(row, p.num_heads + 2 * p.num_kv_heads);
-        copy_16(q.at(to, i % kChunks),
-                static_cast<const uint4*>(p.qkv) + head * kChunks + i % kChunks, true);
-      }
-      commit_copies();
-      wait_for_copies<0>();
-      fence_async_proxy();
-      arrive(&shared.q_full[stage][part]);
-    }
+  for (std::uint32_t round = 0; schedule.has(round); ++round) {
+    const PrefillTask task = prefill_task(p, schedule.task(round));
+    if (round == 0) wait_for_previous();
+    load_queries_of<kQueryThreads>(p, task, shared, round, thread);
   }
 }
 
-// The warp that copies keys and values.
-template <typename Element, int kHeadDim, bool kPlain>
-class Copier {
-  using Shared = PrefillShared<Element, kHeadDim>;
-  using Kv = typename Shared::Kv;
+// Where in the cache a task's positions lie, kCopiedKeys at a time: a warp's lanes keep them.
+template <int kHeadDim, bool kPlain>
+class KeyPieces {
+ public:
   static constexpr std::uint32_t kKeyTile = PrefillShape<kHeadDim>::kKeyTile;
   static constexpr std::uint32_t kPieces = kKeyTile / kCopiedKeys;
   static constexpr std::uint32_t kLookUpTiles = 32 / kPieces;
-  static constexpr std::uint32_t kPieceBytes = kCopiedKeys * Kv::kPlanes * 128;
 
- public:
-  __device__ Copier(const PrefillParams& p, const KvMaps& maps, Shared& shared)
-      : p_(p), maps_(maps), shared_(shared) {}
+  __device__ explicit KeyPieces(const PrefillParams& p) : p_(p) {}
 
-  __device__ void run(const Schedule& schedule) {
-    if (threadIdx.x == 0) {
-      prefetch_map(&maps_.k);
-      prefetch_map(&maps_.v);
-    }
-    for (std::uint32_t round = 0; schedule.has(round); ++round) {
-      task_ = prefill_task(p_, schedule.task(round));
-      first_tile_ = task_.first_key<kPlain>(p_.rule) / kKeyTile;
-      look_up(first_tile_);
-      if (round == 0) wait_for_previous();
-      for (std::uint32_t i = first_tile_; i * kKeyTile < task_.num_keys; ++i, ++next_.count) {
-        copy(i);
-      }
-    }
+  __device__ void start(const PrefillTask& task) {
+    task_ = task;
+    first_tile_ = task.first_key<kPlain>(p_.rule) / kKeyTile;
+    look_up(first_tile_);
+  }
+
+  __device__ const PrefillTask& task() const { return task_; }
+  __device__ std::uint32_t first_tile() const { return first_tile_; }
+
+  // Before the first use of a tile: they follow each other.
+  __device__ void reach(std::uint32_t tile) {
+    if (tile > first_tile_ && (tile - first_tile_) % kLookUpTiles == 0) look_up(tile);
+  }
+
+  // In rows of k and v; of a piece of which no position is seen one beyond the last.
+  __device__ std::uint32_t row_of(std::uint32_t tile, std::uint32_t piece) const {
+    return __shfl_sync(0xffffffffU, row_, (tile - first_tile_) % kLookUpTiles * kPieces + piece);
   }
 
  private:
-  // Keys and values of tile i.
-  __device__ void copy(std::uint32_t i) {
-    const std::uint32_t stage = next_.stage();
-    if (i > first_tile_ && (i - first_tile_) % kLookUpTiles == 0) look_up(i);
-    wait_barrier(&shared_.k_empty[stage], next_.parity() ^ 1);
-    copy_tile(maps_.k, shared_.k[stage], &shared_.k_full[stage], i, kPieces);
-    wait_barrier(&shared_.v_empty[stage], next_.parity() ^ 1);
-    // A block's positions that are not yet written may hold anything, and 0 * NaN is not 0.
-    const bool ragged = (i + 1) * kKeyTile > task_.num_keys && task_.num_keys % kCopiedKeys != 0;
-    const std::uint32_t piece = ragged ? task_.num_keys % kKeyTile / kCopiedKeys : kPieces;
-    if (ragged) copy_ragged(shared_.v[stage], i, piece);
-    copy_tile(maps_.v, shared_.v[stage], &shared_.v_full[stage], i, piece);
-  }
-
-  // Lane l keeps the row in the maps of piece l from this tile on; one beyond the last row reads as
-  // zeros, as all pieces do of which no position is seen.
+  // Lane l keeps the row of piece l from this tile on.
   __device__ void look_up(std::uint32_t tile) {
     const std::uint32_t position = (tile * kPieces + threadIdx.x % 32) * kCopiedKeys;
     const std::uint32_t rows_per_block = p_.num_kv_heads << p_.block_shift;
@@ -202,8 +195,55 @@ class Copier {
            (task_.kv_head << p_.block_shift) + position % (1U << p_.block_shift);
   }
 
-  __device__ std::uint32_t row_of(std::uint32_t tile, std::uint32_t piece) const {
-    return __shfl_sync(0xffffffffU, row_, (tile - first_tile_) % kLookUpTiles * kPieces + piece);
+  const PrefillParams& p_;
+  PrefillTask task_;
+  std::uint32_t first_tile_;
+  std::uint32_t row_;
+};
+
+// The warp that copies keys and values. One row beyond the last reads as zeros.
+template <typename Element, int kHeadDim, bool kPlain>
+class Copier {
+  using Shared = PrefillShared<Element, kHeadDim>;
+  using Kv = typename Shared::Kv;
+  using Pieces = KeyPieces<kHeadDim, kPlain>;
+  static constexpr std::uint32_t kKeyTile = Pieces::kKeyTile;
+  static constexpr std::uint32_t kPieces = Pieces::kPieces;
+  static constexpr std::uint32_t kPieceBytes = kCopiedKeys * Kv::kPlanes * 128;
+
+ public:
+  __device__ Copier(const PrefillParams& p, const KvMaps& maps, Shared& shared)
+      : p_(p), maps_(maps), shared_(shared), pieces_(p) {}
+
+  __device__ void run(const Schedule& schedule) {
+    if (threadIdx.x == 0) {
+      prefetch_map(&maps_.k);
+      prefetch_map(&maps_.v);
+    }
+    for (std::uint32_t round = 0; schedule.has(round); ++round) {
+      pieces_.start(prefill_task(p_, schedule.task(round)));
+      if (round == 0) wait_for_previous();
+      const std::uint32_t num_keys = pieces_.task().num_keys;
+      for (std::uint32_t i = pieces_.first_tile(); i * kKeyTile < num_keys; ++i, ++next_.count) {
+        copy(i);
+      }
+    }
+  }
+
+ private:
+  // Keys and values of tile i.
+  __device__ void copy(std::uint32_t i) {
+    const std::uint32_t stage = next_.stage();
+    const std::uint32_t num_keys = pieces_.task().num_keys;
+    pieces_.reach(i);
+    wait_barrier(&shared_.k_empty[stage], next_.parity() ^ 1);
+    copy_tile(maps_.k, shared_.k[stage], &shared_.k_full[stage], i, kPieces);
+    wait_barrier(&shared_.v_empty[stage], next_.parity() ^ 1);
+    // A block's positions that are not yet written may hold anything, and 0 * NaN is not 0.
+    const bool ragged = (i + 1) * kKeyTile > num_keys && num_keys % kCopiedKeys != 0;
+    const std::uint32_t piece = ragged ? num_keys % kKeyTile / kCopiedKeys : kPieces;
+    if (ragged) copy_ragged(shared_.v[stage], i, piece);
+    copy_tile(maps_.v, shared_.v[stage], &shared_.v_full[stage], i, piece);
   }
 
   // A lane for each box; all pieces but `left_out`.
@@ -212,7 +252,7 @@ class Copier {
     const std::uint32_t lane = threadIdx.x % 32;
     const std::uint32_t piece = lane % kPieces;
     const std::uint32_t plane = lane / kPieces;
-    const std::uint32_t row = row_of(tile, piece);
+    const std::uint32_t row = pieces_.row_of(tile, piece);
     if (lane == 0) arrive_expecting(full, (kPieces - (left_out < kPieces)) * kPieceBytes);
     __syncwarp();
     if (plane < Kv::kPlanes && piece != left_out) {
@@ -224,10 +264,10 @@ class Copier {
   __device__ void copy_ragged(Kv& target, std::uint32_t tile, std::uint32_t piece) {
     constexpr std::uint32_t kChunks = kHeadDim / 8;
     const auto* source = reinterpret_cast<const uint4*>(
-        static_cast<const Element*>(p_.v) + std::size_t{row_of(tile, piece)} * kHeadDim);
+        static_cast<const Element*>(p_.v) + std::size_t{pieces_.row_of(tile, piece)} * kHeadDim);
 #pragma unroll 4
     for (std::uint32_t i = threadIdx.x % 32; i < kCopiedKeys * kChunks; i += 32) {
-      const bool valid = i / kChunks < task_.num_keys % kCopiedKeys;
+      const bool valid = i / kChunks < pieces_.task().num_keys % kCopiedKeys;
       *target.at(piece * kCopiedKeys + i / kChunks, i % kChunks) =
           valid ? source[i] : make_uint4(0, 0, 0, 0);
     }
@@ -238,10 +278,8 @@ class Copier {
   const PrefillParams& p_;
   const KvMaps& maps_;
   Shared& shared_;
-  PrefillTask task_;
+  Pieces pieces_;
   RingPlace<kLoadStages> next_;
-  std::uint32_t first_tile_;
-  std::uint32_t row_;
 };
 
 #endif  // INFERNO_SM90A

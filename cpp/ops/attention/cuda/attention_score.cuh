@@ -60,10 +60,12 @@ __device__ float shift_of(float largest) {
   return kPlain || largest != -INFINITY ? largest : 0.0F;
 }
 
-inline ScoreRule score_rule(const AttentionRule& rule) {
+// k_scale: of the keys that the products are with.
+inline ScoreRule score_rule(const AttentionRule& rule, float k_scale) {
   const bool capped = rule.softcap > 0.0F;
-  return {.to_log2 = (capped ? rule.softcap : rule.scale) * kLog2E,
-          .to_tanh = capped ? 2.0F * kLog2E * rule.scale / rule.softcap : 0.0F,
+  const float scale = rule.scale * k_scale;
+  return {.to_log2 = (capped ? rule.softcap : scale) * kLog2E,
+          .to_tanh = capped ? 2.0F * kLog2E * scale / rule.softcap : 0.0F,
           .window = rule.window > 0 ? rule.window : ~0U,
           .sinks = rule.sinks};
 }

@@ -28,6 +28,16 @@ struct Lanes {
   static Vec from_f16(const std::uint16_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+  // Codes of e4m3.
+  static Vec from_fp8(const std::byte* p) {
+    const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    // As f16 whose exponents are 8 too small; the sign, shifted in twice, is masked once.
+    const __m128i upper = _mm_unpacklo_epi8(_mm_setzero_si128(), codes);
+    const __m128i half = _mm_and_si128(_mm_srai_epi16(upper, 1), _mm_set1_epi16(-0x4080));
+    const __m128i nan = _mm_set1_epi16(0x3f80);
+    const __m128i is_nan = _mm_cmpeq_epi16(_mm_and_si128(half, nan), nan);
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(half, is_nan)), _mm256_set1_ps(256.0F));
+  }
   static Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
   static Vec subtract(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
   static Vec multiply(Vec a, Vec b) { return _mm256_mul_ps(a, b); }

@@ -28,6 +28,16 @@ struct Lanes {
   static Vec from_f16(const std::uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
+  // Codes of e4m3.
+  static Vec from_fp8(const std::byte* p) {
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    // As f16 whose exponents are 8 too small; the sign, shifted in twice, is masked once.
+    const __m256i upper = _mm256_slli_epi16(_mm256_cvtepu8_epi16(codes), 8);
+    const __m256i half = _mm256_and_si256(_mm256_srai_epi16(upper, 1), _mm256_set1_epi16(-0x4080));
+    const __m256i nan = _mm256_set1_epi16(0x3f80);
+    const __m256i is_nan = _mm256_cmpeq_epi16(_mm256_and_si256(half, nan), nan);
+    return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(half, is_nan)), _mm512_set1_ps(256.0F));
+  }
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
   static Vec subtract(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
   static Vec multiply(Vec a, Vec b) { return _mm512_mul_ps(a, b); }

@@ -124,6 +124,8 @@ impl Sizes {
             sinks: false,
             output_gate: false,
             gate: self.dtype.into(),
+            k_scale: 1.0,
+            v_scale: 1.0,
         }
     }
 

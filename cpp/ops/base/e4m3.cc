@@ -1,18 +1,8 @@
-#include "ops/linear/weight_format.h"
+#include "ops/base/e4m3.h"
 
-#include <bit>
 #include <cmath>
-#include <limits>
 
 namespace inferno::ops {
-
-float e4m3_to_f32(std::uint8_t code) noexcept {
-  const std::uint32_t magnitude = code & 0x7fU;
-  if (magnitude == 0x7fU) return std::numeric_limits<float>::quiet_NaN();
-  // The exponent's bias goes from 7 to 127; a multiplication does it for subnormal numbers, too.
-  const float value = std::bit_cast<float>(magnitude << 20) * 0x1p120F;
-  return (code & 0x80U) != 0 ? -value : value;
-}
 
 std::uint8_t f32_to_e4m3(float value) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(value);

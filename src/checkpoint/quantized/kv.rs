@@ -1,0 +1,98 @@
+//! Scales that a checkpoint has for a KV cache in fp8: one number for a layer's keys, one for its values.
+//!
+//! | name, behind the layer's | who writes it |
+//! | --- | --- |
+//! | `self_attn.k_scale`, `.v_scale` | compressed-tensors with a `kv_cache_scheme` |
+//! | `self_attn.k_proj.output_scale`, `.v_proj.output_scale` | AutoFP8, and compressed-tensors before that |
+//! | `self_attn.k_proj.k_scale`, `.v_proj.v_scale` | ModelOpt |
+//! | `self_attn.attn.k_scale`, `.attn.v_scale` | what vLLM saves |
+//! | `self_attn.kv_scale` | the first ones: one for both |
+
+use half::{bf16, f16};
+
+use crate::bridge::spec::{DecoderSpec, Dtype};
+
+use super::super::families::Root;
+use super::super::found::ByName;
+use super::super::mmap::MappedFile;
+use super::StoredTensor;
+
+/// What a tensor of these names scales: keys, values.
+const NAMES: [(&str, bool, bool); 9] = [
+    ("k_scale", true, false),
+    ("v_scale", false, true),
+    ("attn.k_scale", true, false),
+    ("attn.v_scale", false, true),
+    ("k_proj.k_scale", true, false),
+    ("v_proj.v_scale", false, true),
+    ("k_proj.output_scale", true, false),
+    ("v_proj.output_scale", false, true),
+    ("kv_scale", true, true),
+];
+
+/// One of them, in its file.
+#[derive(Debug, Clone, PartialEq)]
+pub(in super::super) struct KvScale {
+    tensor: StoredTensor,
+    layer: usize,
+    keys: bool,
+    values: bool,
+}
+
+/// Those of a file, which stay where they are, in the order of their names.
+pub(in super::super) fn kv_scales(found: &ByName, root: &Root, num_layers: usize) -> Vec<KvScale> {
+    let of_name = |name: &str| {
+        let behind = name.strip_prefix(root.decoder)?.strip_prefix("layers.")?;
+        let (layer, behind) = behind.split_once(".self_attn.")?;
+        let layer = layer.parse().ok().filter(|layer| *layer < num_layers)?;
+        NAMES.iter().find(|(known, ..)| *known == behind).map(|known| (layer, *known))
+    };
+    let mut scales: Vec<_> = found
+        .iter()
+        .filter_map(|(name, (file, entry))| {
+            let (layer, (_, keys, values)) = of_name(name)?;
+            let tensor = StoredTensor { file: *file, entry: entry.clone() };
+            Some(KvScale { tensor, layer, keys, values })
+        })
+        .collect();
+    scales.sort_by(|a, b| a.name().cmp(b.name()));
+    scales
+}
+
+impl KvScale {
+    pub fn name(&self) -> &str {
+        &self.tensor.entry.name
+    }
+
+    /// Gives the layer what the file says.
+    ///
+    /// # Errors
+    /// Why it is no scale.
+    pub fn give(&self, files: &[MappedFile], spec: &mut DecoderSpec) -> Result<(), String> {
+        let value = self.value(files)?;
+        if !(value.is_finite() && value > 0.0) {
+            return Err(format!("expected a number above 0, got {value}"));
+        }
+        let attention = &mut spec.layers[self.layer].attention;
+        if self.keys {
+            attention.k_scale = value;
+        }
+        if self.values {
+            attention.v_scale = value;
+        }
+        Ok(())
+    }
+
+    fn value(&self, files: &[MappedFile]) -> Result<f32, String> {
+        let entry = &self.tensor.entry;
+        match (entry.dtype, self.tensor.data(files)) {
+            (Some(Dtype::F32), Some(&[a, b, c, d])) => Ok(f32::from_le_bytes([a, b, c, d])),
+            (Some(Dtype::F16), Some(&[a, b])) => Ok(f16::from_le_bytes([a, b]).to_f32()),
+            (Some(Dtype::BF16), Some(&[a, b])) => Ok(bf16::from_le_bytes([a, b]).to_f32()),
+            _ => Err(format!(
+                "{} of shape {:?}; expected one number of F32, F16 or BF16 for the whole layer",
+                entry.dtype_name, entry.shape
+            )),
+        }
+    }
+}
