@@ -1,8 +1,8 @@
 //! What holds for every checkpoint with golden values, by its name. `main.rs` asks it of Llama's, `families.rs` of every other family's.
 
 use super::harness::{
-    Engine, MAX_STEP_TOKENS, Query, blocks, devices_for, golden, ids, largest_difference,
-    max_logit_error, positions, query, same_bits_devices,
+    Engine, MAX_STEP_TOKENS, Query, blocks, devices_for, exact_devices, golden, ids,
+    largest_difference, max_logit_error, positions, query, same_bits_devices,
 };
 
 /// At every position whose logits are stored: the first tokens in chunks, the rest one by one where the positions are neighbours.
@@ -45,7 +45,7 @@ pub fn greedy_tokens_are_those_of_transformers(name: &str) {
     let golden = golden(name);
     let prompts: Vec<_> = golden.greedy_prompts().collect();
     let num_greedy = ids(&prompts[0]["greedy_token_ids"]).len();
-    for device in devices_for(name) {
+    for device in exact_devices(name) {
         let mut engine = Engine::new(name, device, 2);
         let mut queries: Vec<Query> = Vec::new();
         for (seat, prompt) in prompts.iter().enumerate() {

@@ -128,8 +128,8 @@ struct LinearCuda::Impl {
 };
 
 bool LinearCuda::Impl::coded(std::uint32_t num_tokens, const DeviceMatrix& weight) const {
-  return !batch_invariant && num_tokens >= kMinCodedRows && code_rows_kernel.available() &&
-         has_coded_products(weight);
+  return !batch_invariant && is_coded_product(num_tokens, weight.num_rows) &&
+         code_rows_kernel.available() && has_coded_products(weight);
 }
 
 Way LinearCuda::Impl::way_of(const LinearInput& in, const DeviceMatrix& weight) const {

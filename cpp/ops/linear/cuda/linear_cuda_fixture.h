@@ -35,8 +35,8 @@ struct Case {
 
   // Whether inputs become codes, too.
   bool coded() const {
-    return format == WeightFormat(WeightKind::Fp8) && outputs % 16 == 0 && rows >= kMinCodedRows &&
-           !few;
+    return format == WeightFormat(WeightKind::Fp8) && outputs % 16 == 0 &&
+           is_coded_product(rows, outputs) && !few;
   }
 
   WeightShape matrix() const {
