@@ -98,7 +98,7 @@ TEST_CASE("GPU: a quantized model computes what it does on the CPU") {
     Loaded gpu(checkpoint, device(BackendKind::Cuda));
     for (const std::uint32_t length : {9U, 33U, 80U, 240U}) {
       CAPTURE(length);
-      const bool coded = format == WeightFormat(ops::WeightKind::Fp8) && length > 64;
+      const bool coded = format == WeightFormat(ops::WeightKind::Fp8) && length >= 33;
       const double tolerance = coded ? kCodedTolerance : kTolerance;
       const Query query{.token_ids = prompt(length, 1), .blocks = test::blocks_from(3, 16)};
       check_near(gpu.run({query}), cpu.run({query}), tolerance);

@@ -49,7 +49,7 @@ TEST_CASE("products of many rows with quantized matrices are right") {
     check_all(bench, rows, 211, 136);
     check_all(bench, rows, 272, 328);
   }
-  check_all(bench, kMinCodedRows, kMinCodedOutputs, 136);
+  check_all(bench, kMinCodedRows, kManyOutputs, 136);
 }
 
 TEST_CASE("products of any number of rows with quantized matrices are right as few rows") {

@@ -29,12 +29,13 @@ namespace inferno::ops::cuda {
 inline constexpr std::uint32_t kMaxFewRows = 64;
 
 // From so many rows of h on, inputs become codes of e4m3, too, where W is such codes with a scale
-// for each row and has a multiple of 16 rows. A W with less than kMinCodedOutputs leaves too many
-// multiprocessors without work: it waits for more than kMaxFewRows. (H200.)
+// for each row and has a multiple of 16 rows. A W with less than kManyOutputs leaves too many
+// multiprocessors without work: it waits for some more. (Whole steps of an 8B on an H200.)
+inline constexpr std::uint32_t kManyOutputs = 5120;
 inline constexpr std::uint32_t kMinCodedRows = 17;
-inline constexpr std::uint32_t kMinCodedOutputs = 5120;
+inline constexpr std::uint32_t kMinCodedRowsOfFewOutputs = 33;
 constexpr bool is_coded_product(std::uint32_t num_rows, std::uint32_t num_outputs) {
-  return num_rows > kMaxFewRows || (num_rows >= kMinCodedRows && num_outputs >= kMinCodedOutputs);
+  return num_rows >= (num_outputs >= kManyOutputs ? kMinCodedRows : kMinCodedRowsOfFewOutputs);
 }
 
 // The rows that a product reads.
