@@ -1,5 +1,6 @@
 // attention_decode over keys and values in e4m3.
 #include "ops/attention/cuda/attention_decode_kernel.cuh"
+#include "ops/attention/cuda/attention_kinds.cuh"
 
 namespace inferno::ops::cuda {
 namespace {
@@ -25,32 +26,13 @@ void launch_decode(const CudaOp& op, const DecodeParams& params, std::uint32_t n
                          : launch_decode<Ruled>(op, params, num_decodes);
 }
 
-template <typename Element>
-void launch_decode(const CudaOp& op, const DecodeParams& params, std::uint32_t num_decodes,
-                   std::uint32_t head_dim) {
-  switch (head_dim) {
-    case 32:
-      return launch_decode<Element, 32>(op, params, num_decodes);
-    case 64:
-      return launch_decode<Element, 64>(op, params, num_decodes);
-    case 96:
-      return launch_decode<Element, 96>(op, params, num_decodes);
-    case 128:
-      return launch_decode<Element, 128>(op, params, num_decodes);
-    default:
-      return launch_decode<Element, 256>(op, params, num_decodes);
-  }
-}
-
 }  // namespace
 
 void attention_decode_fp8(const CudaOp& op, const KvLayerCuda& layer, const DecodeParams& params,
                           std::uint32_t num_decodes) {
-  if (layer.dtype == Dtype::BF16) {
-    launch_decode<__nv_bfloat16>(op, params, num_decodes, layer.head_dim);
-  } else {
-    launch_decode<__half>(op, params, num_decodes, layer.head_dim);
-  }
+  with_attention_kind(layer, [&](auto element, auto head_dim) {
+    launch_decode<decltype(element), head_dim()>(op, params, num_decodes);
+  });
 }
 
 }  // namespace inferno::ops::cuda

@@ -2,6 +2,7 @@
 // memory by cp.async, two stages.
 #include <bit>
 
+#include "ops/attention/cuda/attention_kinds.cuh"
 #include "ops/attention/cuda/attention_prefill_rows.cuh"
 
 namespace inferno::ops::cuda {
@@ -42,22 +43,6 @@ void launch_prefill(const CudaOp& op, const PrefillParams& params) {
   launch(op, kernel, {params.num_tiles * params.num_kv_heads, kPortableThreads, kBytes}, params);
 }
 
-template <typename Element>
-void launch_prefill(const CudaOp& op, const PrefillParams& params, std::uint32_t head_dim) {
-  switch (head_dim) {
-    case 32:
-      return launch_prefill<Element, 32>(op, params);
-    case 64:
-      return launch_prefill<Element, 64>(op, params);
-    case 96:
-      return launch_prefill<Element, 96>(op, params);
-    case 128:
-      return launch_prefill<Element, 128>(op, params);
-    default:
-      return launch_prefill<Element, 256>(op, params);
-  }
-}
-
 }  // namespace
 
 void attention_prefill(const CudaOp& op, const KvLayerCuda& layer, const AttentionCudaArgs& args) {
@@ -84,11 +69,9 @@ void attention_prefill(const CudaOp& op, const KvLayerCuda& layer, const Attenti
                      : attention_prefill_sm90(op, layer, params);
   }
   if (layer.fp8) return attention_prefill_fp8(op, layer, params);
-  if (layer.dtype == Dtype::BF16) {
-    launch_prefill<__nv_bfloat16>(op, params, layer.head_dim);
-  } else {
-    launch_prefill<__half>(op, params, layer.head_dim);
-  }
+  with_attention_kind(layer, [&](auto element, auto head_dim) {
+    launch_prefill<decltype(element), head_dim()>(op, params);
+  });
 }
 
 }  // namespace inferno::ops::cuda

@@ -1,5 +1,6 @@
 // attention_prefill over keys and values in e4m3, on every device: a block widens a tile once, on
 // its way into shared memory, while the tensor cores have the one before.
+#include "ops/attention/cuda/attention_kinds.cuh"
 #include "ops/attention/cuda/attention_prefill_rows.cuh"
 #include "ops/cuda/e4m3.cuh"
 
@@ -84,31 +85,13 @@ void launch_prefill(const CudaOp& op, const PrefillParams& params) {
   launch(op, kernel, {params.num_tiles * params.num_kv_heads, kPortableThreads, kBytes}, params);
 }
 
-template <typename Element>
-void launch_prefill(const CudaOp& op, const PrefillParams& params, std::uint32_t head_dim) {
-  switch (head_dim) {
-    case 32:
-      return launch_prefill<Element, 32>(op, params);
-    case 64:
-      return launch_prefill<Element, 64>(op, params);
-    case 96:
-      return launch_prefill<Element, 96>(op, params);
-    case 128:
-      return launch_prefill<Element, 128>(op, params);
-    default:
-      return launch_prefill<Element, 256>(op, params);
-  }
-}
-
 }  // namespace
 
 void attention_prefill_fp8(const CudaOp& op, const KvLayerCuda& layer,
                            const PrefillParams& params) {
-  if (layer.dtype == Dtype::BF16) {
-    launch_prefill<__nv_bfloat16>(op, params, layer.head_dim);
-  } else {
-    launch_prefill<__half>(op, params, layer.head_dim);
-  }
+  with_attention_kind(layer, [&](auto element, auto head_dim) {
+    launch_prefill<decltype(element), head_dim()>(op, params);
+  });
 }
 
 }  // namespace inferno::ops::cuda

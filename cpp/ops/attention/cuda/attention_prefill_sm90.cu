@@ -10,6 +10,7 @@
 // As in the portable kernel a row's bits do not depend on what else is in its block.
 #include <algorithm>
 
+#include "ops/attention/cuda/attention_kinds.cuh"
 #include "ops/attention/cuda/attention_prefill_groups.cuh"
 #include "ops/attention/cuda/attention_prefill_load.cuh"
 #include "ops/cuda/tensor_map.h"
@@ -74,21 +75,9 @@ bool has_attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer) {
 
 void attention_prefill_sm90(const CudaOp& op, const KvLayerCuda& layer,
                             const PrefillParams& params) {
-  const bool bf16 = layer.dtype == Dtype::BF16;
-  switch (layer.head_dim) {
-    case 64:
-      return bf16 ? launch_sm90<__nv_bfloat16, 64>(op, layer, params)
-                  : launch_sm90<__half, 64>(op, layer, params);
-    case 96:
-      return bf16 ? launch_sm90<__nv_bfloat16, 96>(op, layer, params)
-                  : launch_sm90<__half, 96>(op, layer, params);
-    case 128:
-      return bf16 ? launch_sm90<__nv_bfloat16, 128>(op, layer, params)
-                  : launch_sm90<__half, 128>(op, layer, params);
-    default:
-      return bf16 ? launch_sm90<__nv_bfloat16, 256>(op, layer, params)
-                  : launch_sm90<__half, 256>(op, layer, params);
-  }
+  with_attention_kind<64>(layer, [&](auto element, auto head_dim) {
+    launch_sm90<decltype(element), head_dim()>(op, layer, params);
+  });
 }
 
 }  // namespace inferno::ops::cuda

@@ -2,6 +2,7 @@
 // their way into shared memory, where wgmma finds them as it finds elements.
 #include <algorithm>
 
+#include "ops/attention/cuda/attention_kinds.cuh"
 #include "ops/attention/cuda/attention_prefill_groups.cuh"
 #include "ops/attention/cuda/attention_prefill_load.cuh"
 #include "ops/cuda/e4m3.cuh"
@@ -127,26 +128,13 @@ void launch_sm90(const CudaOp& op, const PrefillParams& params) {
   launch(op, kernel, {grid, kPrefillThreads, kBytes}, params);
 }
 
-template <typename Element>
-void launch_sm90(const CudaOp& op, const PrefillParams& params, std::uint32_t head_dim) {
-  switch (head_dim) {
-    case 64:
-      return launch_sm90<Element, 64>(op, params);
-    case 96:
-      return launch_sm90<Element, 96>(op, params);
-    case 128:
-      return launch_sm90<Element, 128>(op, params);
-    default:
-      return launch_sm90<Element, 256>(op, params);
-  }
-}
-
 }  // namespace
 
 void attention_prefill_sm90_fp8(const CudaOp& op, const KvLayerCuda& layer,
                                 const PrefillParams& params) {
-  layer.dtype == Dtype::BF16 ? launch_sm90<__nv_bfloat16>(op, params, layer.head_dim)
-                             : launch_sm90<__half>(op, params, layer.head_dim);
+  with_attention_kind<64>(layer, [&](auto element, auto head_dim) {
+    launch_sm90<decltype(element), head_dim()>(op, params);
+  });
 }
 
 }  // namespace inferno::ops::cuda
