@@ -1,9 +1,9 @@
 // Products of few rows with a quantized matrix at the memory's pace: linear_boxes.cuh's boxes, of
 // 16 strips of a span each (code_layout.h). A warp has two strips, whose codes become elements in
-// its registers, and multiplies them: of few tokens by itself with mma.m16n8k16, which takes fewer
-// instructions; of more as a warpgroup with wgmma, which reads the tokens once for 64 rows. The
-// products of a group are summed by themselves and their sum is scaled in float, so a scale costs
-// no rounding.
+// its registers, and multiplies them: of few tokens by itself with mma.m16n8k16, which waits for no
+// other warp; of more as a warpgroup with wgmma, which reads the tokens once for 64 rows. Both give
+// the same bits (linear_codes_test.cc). The products of a group are summed by themselves and their
+// sum is scaled in float, so a scale costs no rounding.
 #pragma once
 
 #include <span>
