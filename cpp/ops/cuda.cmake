@@ -24,6 +24,7 @@ add_library(inferno_cuda_ops OBJECT
   linear/cuda/linear_codes.cu
   linear/cuda/linear_codes_fp8.cu
   linear/cuda/linear_codes_int4.cu
+  linear/cuda/linear_codes_int4_offsets.cu
   linear/cuda/linear_codes_int4_small_groups.cu
   linear/cuda/linear_codes_int8.cu
   linear/cuda/linear_codes_mxfp4.cu

@@ -55,12 +55,26 @@ template <std::uint32_t kStages>
 struct RingPosition {
   std::uint32_t stage = 0;
   std::uint32_t parity = 0;
-  __device__ void advance() {
-    if (++stage < kStages) return;
-    stage = 0;
+  // By up to kStages.
+  __device__ void advance(std::uint32_t by = 1) {
+    stage += by;
+    if (stage < kStages) return;
+    stage -= kStages;
     parity ^= 1;
   }
 };
+
+// The same, for the compiler something new, which it keeps instead of computing it again.
+template <typename T>
+__device__ __forceinline__ T kept(T value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+// A pointer to an address in shared memory.
+template <typename T>
+__device__ __forceinline__ T* shared_pointer(std::uint32_t address) {
+  return static_cast<T*>(__cvta_shared_to_generic(address));
+}
 
 // Data read once should not drive out of L2 what is read again.
 __device__ __forceinline__ std::uint64_t evict_first_policy() {

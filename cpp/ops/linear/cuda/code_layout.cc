@@ -91,17 +91,15 @@ void StripPacker::pack_bytes(const std::uint8_t* codes, std::uint32_t swizzle,
 
 void StripPacker::pack_halves(const std::uint8_t* codes, std::uint32_t lane_row,
                               std::byte* span) const {
+  const std::uint32_t signs = shape_.format.kind == WeightKind::Int4 ? 0x88 : 0;
   for (std::uint32_t lane = 0; lane < 4; ++lane) {
     std::byte* to = span + (lane_row * 4 + lane) * kLaneBytes;
     for (std::uint32_t step = 0; step < kSteps; step += 2) {
       const LaneCodes own(codes + step * kStepColumns, lane);
       const LaneCodes next(codes + (step + 1) * kStepColumns, lane);
       std::uint8_t word[4];
-      for (std::uint32_t column = 0; column < 2; ++column) {
-        const std::uint8_t* a = own.at + 2 * column;
-        const std::uint8_t* b = next.at + 2 * column;
-        word[2 * column] = static_cast<std::uint8_t>(a[0] | a[1] << 4);
-        word[2 * column + 1] = static_cast<std::uint8_t>(b[0] | b[1] << 4);
+      for (std::uint32_t i = 0; i < 4; ++i) {
+        word[i] = static_cast<std::uint8_t>((own.at[i] | next.at[i] << 4) ^ signs);
       }
       std::memcpy(to + step / 2 * 4, word, 4);
     }

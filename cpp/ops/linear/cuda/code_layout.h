@@ -6,8 +6,10 @@
 // In a step lane l of a warp has row l / 4 and of that two pairs of columns, 2 (l % 4) and + 1, and
 // the same 8 further, as the first factor of mma.m16n8k16 has them (cuda_device.cuh):
 //   8 bits: [row][step / 4][lane % 4][step % 4][column of a pair][pair]  bytes, a lane's 16
-//   together 4 bits: [lane][step / 2][column of a pair][step % 2][pair]           halves of bytes,
-//   lower first
+//   together
+//   4 bits: [lane][step / 2][column of a pair][pair][step % 2]           halves of bytes, lower
+//   first, so that bytes' lower halves are a step's codes, and their upper ones the next step's;
+//   those of int4 less their zero point, as two's complement
 // A row's 16 bytes numbered c lie at c ^ row, as the copy engine's swizzle of 128 bytes would leave
 // them, so that lanes meet in few banks of shared memory. Where a row has one scale, codes of 8
 // bits have no swizzle and a strip no spans: rows are contiguous, [N, K] with columns of a span in

@@ -43,9 +43,13 @@ __device__ void dequantize_span(const KernelArgs& args, std::uint32_t strip, std
   const std::byte* from =
       args.strips + (std::size_t{strip} * args.num_spans + span) * args.span_bytes;
   LaneSpan<kKind> codes;
-  if (args.row_major) {
-    codes.load_row(args.strips + (std::size_t{row} * args.num_spans + span) * kSpanColumns,
-                   lane % 4, 0);
+  if constexpr (LaneSpan<kKind>::kBytes) {
+    if (args.row_major) {
+      codes.load_row(args.strips + (std::size_t{row} * args.num_spans + span) * kSpanColumns,
+                     lane % 4);
+    } else {
+      codes.load(from, lane);
+    }
   } else {
     codes.load(from, lane);
   }

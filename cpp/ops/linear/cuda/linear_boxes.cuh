@@ -1,10 +1,11 @@
 // How the kernels for few rows (linear_few_rows.cu, linear_codes.cuh) cut a weight matrix into
 // boxes, give them to blocks, and stream them through shared memory.
 //
-// A cluster of eight blocks computes one tile of 128 rows of W after the other, each block with an
-// eighth of the columns. In a block one warp streams its boxes of W and of the input through a ring
-// in shared memory; it fills the ring before it waits for the kernel before this one, since
-// weights are constant. Eight warps multiply; linear_handover.cuh has what becomes of their sums.
+// A cluster of eight blocks computes one tile of up to 128 rows of W after the other, each block
+// with an eighth of the columns. Tiles are as high as makes the clusters' last ones end together.
+// In a block one warp streams its boxes of W and of the input through a ring in shared memory; it
+// fills the ring before it waits for the kernel before this one, since weights are constant. Eight
+// warps multiply; linear_handover.cuh has what becomes of their sums.
 //
 // Batch invariance: cuts depend on the weight's shape only, and the sum of an output goes through
 // its columns in order, cut by cut. So a row's bits are the same alone and beside others.
@@ -37,26 +38,31 @@ struct Places {
 
 // Of a block: all but the warp that streams, and with it.
 template <typename Stage>
-constexpr std::uint32_t kWorkingThreads = Stage::kSets* kConsumerThreads + Stage::kFinishers * 32;
+constexpr std::uint32_t kMultiplyingThreads = Stage::kSets* Stage::kShares* kConsumerThreads;
+template <typename Stage>
+constexpr std::uint32_t kWorkingThreads = kMultiplyingThreads<Stage> + Stage::kFinishers * 32;
 template <typename Stage>
 constexpr std::uint32_t kThreads = kWorkingThreads<Stage> + 32;
 
 // What a Stage says: kTokens; kPlaces (linear_handover.cuh); kFinishers, the warps that only finish
 // tiles; kSets of consumer warps, which take boxes by turns and whose sums meet in a place more
-// each; kColumns of a box, a multiple of kBoxColumns; kWeightBytes, the room for a box of W, before
-// the same columns of the input; `weight_bytes`, how many of them come, and `copy_weights`, by
-// which copy.
+// each, or kShares, each of which has every box and its share of the tokens; kColumns of a box, a
+// multiple of kBoxColumns; kWeightBytes, the room for a box of W, before the same columns of the
+// input; `weight_bytes`, how many of them come, and `copy_weights`, by which copy; kKeptBytes that
+// the consumers use besides: if any, they read the input themselves and it does not come through
+// the ring.
 template <typename Stage>
 struct Ring {
   static constexpr std::uint32_t kPartBytes = Stage::kTokens * kBoxRowBytes;  // of 64 columns
-  static constexpr std::uint32_t kParts = Stage::kColumns / kBoxColumns;
+  static constexpr std::uint32_t kParts = Stage::kKeptBytes > 0 ? 0 : Stage::kColumns / kBoxColumns;
   static constexpr std::uint32_t kInputBytes = kParts * kPartBytes;
   static constexpr std::uint32_t kStageBytes = Stage::kWeightBytes + kInputBytes;
   static constexpr std::uint32_t kPlacesBytes =
       (Stage::kPlaces + Stage::kSets - 1) * Places<Stage::kTokens>::kBytes;
-  static constexpr std::uint32_t kStages = (kRingAndSumsBytes - kPlacesBytes) / kStageBytes;
+  static constexpr std::uint32_t kStages =
+      (kRingAndSumsBytes - kPlacesBytes - Stage::kKeptBytes) / kStageBytes;
   static constexpr std::uint32_t kSharedBytes =
-      kStages * kStageBytes + kPlacesBytes + kSwizzleAlignment;
+      kStages * kStageBytes + kPlacesBytes + Stage::kKeptBytes + kSwizzleAlignment;
   static_assert(kStageBytes % kSwizzleAlignment == 0);
   static_assert(kStages > 1);  // a stage is given back when the next has begun
 };
@@ -67,16 +73,18 @@ struct CodesArgs {
   std::uint32_t span_bytes;         // of a strip of 8 rows
   const std::uint32_t* row_scales;  // scale words where a row has one; else null
   std::uint32_t log_group_steps;    // columns of a group are 16 << this
-  bool offsets;
 };
 
 struct FewRowsArgs {
   CUtensorMap weight_map;
   CUtensorMap input_map;
+  const void* input;  // [T, K]
+  std::uint32_t num_columns;
   EpilogueArgs epilogue;
-  // A tile has 128 neighbouring rows; of Gate 64 outputs' pairs, 8 rows of gate before the 8 of up,
-  // so that a thread, which has the sums of rows r and r + 8, has both.
-  std::uint32_t outputs_per_tile;
+  // A warp has 16 neighbouring rows of a tile; of Gate 8 outputs' pairs, 8 rows of gate before the
+  // 8 of up, so that a thread, which has the sums of rows r and r + 8, has both.
+  std::uint32_t warps_per_tile;  // that have rows
+  std::uint32_t outputs_per_warp;
   std::uint32_t boxes_per_tile;
   std::uint32_t num_tiles;
   float* next_square_sums;
@@ -84,7 +92,16 @@ struct FewRowsArgs {
   CodesArgs codes;
 };
 
+constexpr std::uint32_t kWarpRows = kTileRows / kConsumers;
+
 #ifdef INFERNO_SM90A
+
+// The first output of a warp of a tile; far behind all where it has none.
+__device__ __forceinline__ std::uint32_t first_output(const FewRowsArgs& args, std::uint32_t tile,
+                                                      std::uint32_t warp) {
+  if (warp >= args.warps_per_tile) return 1U << 31;
+  return (tile * args.warps_per_tile + warp) * args.outputs_per_warp;
+}
 
 // Tiles of a cluster, and this block's share of the boxes of each.
 class Tiles {
@@ -131,11 +148,12 @@ class BoxWalk {
 struct Shared {
   std::uint64_t* full;    // [kStages] weights and input have come
   std::uint64_t* empty;   // [kStages] all consumers have read them
-  std::uint64_t* handed;  // [kPlaces] the sums of all blocks have come
+  std::uint64_t* handed;  // [kShares, kPlaces] the sums of all blocks have come
   std::uint32_t ring;     // address
   const std::byte* ring_data;
-  float4* sums;  // [kPlaces, kCluster, kTokens / 8, 32]
+  float4* sums;  // [kShares, kPlaces, kCluster, kTokens / kShares / 8, 32]
   float* scale;  // [kCallRows] of a token's row
+  std::byte* kept;
 };
 
 template <typename Stage>
@@ -177,10 +195,13 @@ class Producer {
 
   __device__ void copy_input(std::uint32_t stage, const BoxWalk& walk) const {
     const std::uint32_t to = shared_.ring + stage * Ring::kStageBytes + Stage::kWeightBytes;
+    if constexpr (Ring::kParts > 0) {
 #pragma unroll
-    for (std::uint32_t part = 0; part < Ring::kParts; ++part) {
-      copy_box(to + part * Ring::kPartBytes, &args_.input_map,
-               {walk.box() * Stage::kColumns + part * kBoxColumns, 0}, &shared_.full[stage], keep_);
+      for (std::uint32_t part = 0; part < Ring::kParts; ++part) {
+        const std::uint32_t column = walk.box() * Stage::kColumns + part * kBoxColumns;
+        copy_box(to + part * Ring::kPartBytes, &args_.input_map, {column, 0}, &shared_.full[stage],
+                 keep_);
+      }
     }
   }
 
@@ -197,24 +218,29 @@ __device__ __forceinline__ void run_block(const FewRowsArgs& args) {
   using Ring = boxes::Ring<Stage>;
   __shared__ std::uint64_t full[Ring::kStages];
   __shared__ std::uint64_t empty[Ring::kStages];
-  __shared__ std::uint64_t handed[Stage::kPlaces];
+  __shared__ std::uint64_t handed[Stage::kShares * Stage::kPlaces];
   __shared__ float scale[Stage::kTokens];
   const std::uint32_t base = shared_address(dynamic);
   const std::uint32_t ring = (base + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
   float4* sums =
       reinterpret_cast<float4*>(dynamic + (ring - base) + Ring::kStages * Ring::kStageBytes);
-  const Shared shared{
-      full, empty, handed, ring, reinterpret_cast<std::byte*>(dynamic) + (ring - base),
-      sums, scale};
+  const Shared shared{full,
+                      empty,
+                      handed,
+                      ring,
+                      reinterpret_cast<std::byte*>(dynamic) + (ring - base),
+                      sums,
+                      scale,
+                      reinterpret_cast<std::byte*>(sums) + Ring::kPlacesBytes};
   const bool produces = threadIdx.x == kWorkingThreads<Stage>;
   if (produces) {
     for (std::uint32_t stage = 0; stage < Ring::kStages; ++stage) {
       init_barrier(&full[stage], 1);
-      init_barrier(&empty[stage], kConsumers);
+      init_barrier(&empty[stage], Stage::kShares * kConsumers);
     }
     for (std::uint64_t& barrier : handed) {
       init_barrier(&barrier, 1);
-      arrive_expecting(&barrier, Places<Stage::kTokens>::kBytes);
+      arrive_expecting(&barrier, Places<Stage::kTokens / Stage::kShares>::kBytes);
     }
     fence_barrier_init();
   }
@@ -236,14 +262,16 @@ struct Variant {
   std::uint32_t threads;
   std::uint32_t shared_bytes;
   std::uint32_t max_tokens;
+  std::uint32_t max_boxes = ~0U;  // of a block
 };
 
 // Of clusters of a kernel, how many a device runs at once; none where this build has no machine
 // code of it for the device.
 std::uint32_t clusters_at_once(const CudaOp& op, const Variant& variant);
 
-// A tile's rows and the number of tiles, with boxes of so many columns; and all but the maps.
-FewRowsArgs few_rows_args(const FewRowsProduct& product, std::uint32_t box_columns);
+// How the product is cut for so many clusters, with boxes of so many columns; all but the maps.
+FewRowsArgs few_rows_args(const FewRowsProduct& product, std::uint32_t box_columns,
+                          std::uint32_t num_clusters);
 
 void launch_few_rows(const CudaOp& op, const Variant& variant, const FewRowsArgs& args,
                      std::uint32_t num_clusters);

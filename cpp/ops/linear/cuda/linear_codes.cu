@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "ops/linear/cuda/linear_codes.cuh"
+#include "ops/linear/cuda/linear_code_sets.cuh"
 
 namespace inferno::ops::cuda {
 namespace {
@@ -13,9 +13,10 @@ std::span<const Variant> variants_of(const WeightFormat& format, Dtype dtype) {
     case WeightKind::Fp8:
       return fp8_variants(dtype);
     case WeightKind::Int8:
-      return int8_variants(dtype);
+      return int8_variants(dtype, format.offsets);
     case WeightKind::Int4:
-      return small_groups ? int4_small_group_variants(dtype) : int4_variants(dtype);
+      if (small_groups) return int4_small_group_variants(dtype, format.offsets);
+      return format.offsets ? int4_offset_variants(dtype) : int4_variants(dtype);
     default:
       return mxfp4_variants(dtype);
   }
@@ -23,25 +24,34 @@ std::span<const Variant> variants_of(const WeightFormat& format, Dtype dtype) {
 
 constexpr WeightFormat kFormats[] = {{WeightKind::Fp8},
                                      {WeightKind::Int8},
+                                     {WeightKind::Int8, 0, true},
                                      {WeightKind::Int4},
+                                     {WeightKind::Int4, 0, true},
                                      {WeightKind::Int4, 32},
+                                     {WeightKind::Int4, 32, true},
                                      {WeightKind::Mxfp4, 32}};
+
+// Whether a block can take its share of the matrix's columns.
+bool fits(const Variant& variant, std::uint32_t num_columns) {
+  const std::uint32_t boxes = (num_columns + kSpanColumns - 1) / kSpanColumns;
+  return (boxes + kCluster - 1) / kCluster <= variant.max_boxes;
+}
 
 // Of a row-major matrix, whose bytes are copied by two as if they were elements; else of its
 // strips.
-CUtensorMap map_of(const FewRowsProduct& product, const CodeLayout& layout) {
+CUtensorMap map_of(const FewRowsProduct& product, const CodeLayout& layout, std::uint32_t rows) {
   const DeviceMatrix& weight = product.weight;
   const bool gate = product.epilogue == Epilogue::Gate;
   if (layout.row_major) {
     const DeviceMatrix pairs{weight.data, weight.num_rows, layout.num_spans * kSpanColumns / 2,
                              Dtype::BF16};
-    return gate ? paired_map(pairs, kTileRows) : box_map(pairs, kTileRows);
+    return gate ? paired_map(pairs, rows) : box_map(pairs, rows);
   }
   return runs_map({.data = static_cast<const std::byte*>(weight.data),
                    .run_bytes = layout.span_bytes,
                    .num_runs = layout.num_spans,
                    .num_rows = layout.num_strips},
-                  kTileStrips, gate);
+                  rows / kStripRows, gate);
 }
 
 }  // namespace
@@ -59,6 +69,14 @@ CodeRowsKernel::CodeRowsKernel(const CudaOp& op) {
   num_clusters_ = clusters;
 }
 
+std::uint32_t CodeRowsKernel::rows_at_once(const DeviceMatrix& weight, Dtype dtype) {
+  std::uint32_t rows = 0;
+  for (const Variant& variant : variants_of(weight.format, dtype)) {
+    if (fits(variant, weight.num_columns)) rows = variant.max_tokens;
+  }
+  return rows;
+}
+
 void CodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) const {
   const DeviceMatrix& weight = product.weight;
   const WeightFormat& format = weight.format;
@@ -69,16 +87,15 @@ void CodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product)
   const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns,
                            product.in.dtype};
   const auto* bytes = static_cast<const std::byte*>(weight.data);
-  FewRowsArgs args = few_rows_args(product, kSpanColumns);
-  args.weight_map = map_of(product, layout);
+  FewRowsArgs args = few_rows_args(product, kSpanColumns, num_clusters_);
+  args.weight_map = map_of(product, layout, args.warps_per_tile * kWarpRows);
   args.input_map = box_map(input, variant.max_tokens);
   args.codes = {.row_major = layout.row_major,
                 .span_bytes = static_cast<std::uint32_t>(layout.span_bytes),
                 .row_scales = layout.groups > 0 ? nullptr
                                                 : reinterpret_cast<const std::uint32_t*>(
                                                       bytes + layout.row_scales_at),
-                .log_group_steps = layout.log_group_steps(),
-                .offsets = format.offsets};
+                .log_group_steps = layout.log_group_steps()};
   launch_few_rows(op, variant, args, num_clusters_);
 }
 

@@ -2,5 +2,5 @@
 
 std::span<const inferno::ops::cuda::boxes::Variant> inferno::ops::cuda::codes::fp8_variants(
     Dtype dtype) {
-  return variants_of<Codes<WeightKind::Fp8, kSpanSteps>>(dtype);
+  return element_variants<Codes<WeightKind::Fp8, kSpanSteps>>(dtype);
 }

@@ -1,6 +1,6 @@
-#include "ops/linear/cuda/linear_codes.cuh"
+#include "ops/linear/cuda/linear_integers.cuh"
 
 std::span<const inferno::ops::cuda::boxes::Variant> inferno::ops::cuda::codes::int4_variants(
     Dtype dtype) {
-  return variants_of<Codes<WeightKind::Int4, kSpanSteps>>(dtype);
+  return integer_variants<Codes<WeightKind::Int4, kSpanSteps>>(dtype);
 }

@@ -2,5 +2,5 @@
 
 std::span<const inferno::ops::cuda::boxes::Variant> inferno::ops::cuda::codes::mxfp4_variants(
     Dtype dtype) {
-  return variants_of<Codes<WeightKind::Mxfp4, 2>>(dtype);
+  return element_variants<Codes<WeightKind::Mxfp4, 2>>(dtype);
 }

@@ -29,7 +29,7 @@ T* advance(T* pointer, std::size_t bytes) {
 
 // How a product is computed.
 enum class Way {
-  FewRows,   // by the kernels for few rows, kCallRows at a time
+  FewRows,   // by the kernels for few rows, some of them at a time
   Codes,     // by cuBLASLt, of codes of e4m3
   Elements,  // by cuBLASLt, of elements
 };
@@ -58,10 +58,6 @@ void check_product(const LinearInput& in, const DeviceMatrix& weight, Way way) {
                                 std::to_string(kMaxFewRows));
   }
 }
-
-// Up to so many rows, codes become elements once more for each kCallRows of them in less time than
-// as a slice in memory.
-constexpr std::uint32_t kMaxFewCodeRows = 2 * kCallRows;
 
 // Of a quantized matrix, as many rows as become elements at once. With slices that the L2 holds,
 // products of a few hundred rows are too small to fill the device. Or inputs as codes.
@@ -110,7 +106,11 @@ struct LinearCuda::Impl {
   // Throws std::invalid_argument where there is none.
   Way way_of(const LinearInput& in, const DeviceMatrix& weight) const;
 
-  // A product by the few-rows kernels, kCallRows rows at a time.
+  // Rows of h that a kernel for few rows takes, of such a matrix. Throws std::invalid_argument
+  // where there is none.
+  std::uint32_t rows_at_once(const DeviceMatrix& weight, Dtype dtype) const;
+
+  // A product by the kernels for few rows.
   void multiply_few(const CudaOp& op, const FewRowsProduct& product) const;
 
   // A product by cuBLASLt of this input, and the bias.
@@ -140,6 +140,18 @@ Way LinearCuda::Impl::way_of(const LinearInput& in, const DeviceMatrix& weight) 
   return way;
 }
 
+std::uint32_t LinearCuda::Impl::rows_at_once(const DeviceMatrix& weight, Dtype dtype) const {
+  if (!weight.format.is_quantized()) return kCallRows;
+  if (!code_rows_kernel.available()) {
+    throw std::invalid_argument("other: quantized weights need a GPU of compute capability 9.0");
+  }
+  const std::uint32_t rows = CodeRowsKernel::rows_at_once(weight, dtype);
+  if (rows > 0) return rows;
+  throw std::invalid_argument("other: product of " + std::to_string(weight.num_columns) +
+                              " columns with weights of " + weight_kind_name(weight.format.kind) +
+                              ", more than its kernel keeps");
+}
+
 void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& product) const {
   const DeviceMatrix& weight = product.weight;
   const bool gate = product.epilogue == Epilogue::Gate;
@@ -148,19 +160,16 @@ void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& prod
   const std::uint32_t outputs = gate ? weight.num_rows / 2 : weight.num_rows;
   const Dtype dtype = product.in.dtype;
   const std::size_t out_bytes = row_bytes(outputs, float_out ? Dtype::F32 : dtype);
-  for (std::size_t first = 0; first < product.in.num_tokens; first += kCallRows) {
+  const std::uint32_t at_once = rows_at_once(weight, dtype);
+  for (std::size_t first = 0; first < product.in.num_tokens; first += at_once) {
     const auto rest = product.in.num_tokens - static_cast<std::uint32_t>(first);
     FewRowsProduct part = product;
-    part.in = rows_of(product.in, weight.num_columns, first, std::min(kCallRows, rest));
+    part.in = rows_of(product.in, weight.num_columns, first, std::min(at_once, rest));
     part.out = advance(part.out, first * out_bytes);
     part.next.h = advance(part.next.h, first * row_bytes(outputs, dtype));
     part.next.square_sums =
         advance(part.next.square_sums, first * row_bytes(norm_parts(outputs), Dtype::F32));
     if (weight.format.is_quantized()) {
-      if (!code_rows_kernel.available()) {
-        throw std::invalid_argument(
-            "other: quantized weights need a GPU of compute capability 9.0");
-      }
       code_rows_kernel(op, part);
     } else if (!batch_invariant && decode_rows_kernel.takes(part)) {
       decode_rows_kernel(op, part);

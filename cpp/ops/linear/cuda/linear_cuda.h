@@ -5,10 +5,11 @@
 // tensor copy engine into shared memory and multiply on the tensor cores. More rows: cuBLASLt and
 // small kernels around it. Both read the one row-major copy of W.
 //
-// A quantized W (code_layout.h) has a kernel of its own for few rows, in whose registers codes
-// become elements. For more, a slice of its rows after the other becomes elements in the workspace,
-// which cuBLASLt multiplies; of e4m3 with a scale for each row, inputs become such codes instead.
-// Only on compute capability 9.0.
+// A quantized W (code_layout.h) has kernels of its own for few rows: where its codes are whole
+// numbers, inputs become bytes, each 128 columns with a scale; others become elements in registers.
+// For more rows, a slice of W's after the other becomes elements in the workspace, which cuBLASLt
+// multiplies; of e4m3 with a scale for each row, inputs become such codes instead. Only on compute
+// capability 9.0.
 //
 // Deferred normalisation: RMSNorm scales a whole row by one number, so h = x * norm_weight can be
 // multiplied first, and the product scaled by 1 / sqrt(mean(x²) + eps) at the end. The kernel that
@@ -27,6 +28,10 @@ namespace inferno::ops::cuda {
 // Where the own kernels are faster than cuBLASLt with what it needs around it, on an H200 and for
 // models of 1 to 8 billion parameters.
 inline constexpr std::uint32_t kMaxFewRows = 64;
+
+// Of a quantized W, up to so many rows are faster by its own kernel, once for each part of them,
+// than with elements made of its codes.
+inline constexpr std::uint32_t kMaxFewCodeRows = 128;
 
 // From so many rows of h on, inputs become codes of e4m3, too, where W is such codes with a scale
 // for each row and has a multiple of 16 rows. A W with less than kManyOutputs leaves too many

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "ops/base/test_support.h"
@@ -39,6 +40,12 @@ struct Case {
            is_coded_product(rows, outputs) && !few;
   }
 
+  // Whether they become bytes.
+  bool integers() const {
+    return (format.kind == WeightKind::Int4 || format.kind == WeightKind::Int8) &&
+           (few || rows <= kMaxFewCodeRows);
+  }
+
   WeightShape matrix() const {
     return {outputs, columns, format.is_quantized() ? format : WeightFormat(dtype)};
   }
@@ -72,6 +79,23 @@ inline std::vector<float> through_codes(std::vector<float> rows, std::uint32_t n
   return rows;
 }
 
+// What bytes leave of each 128 columns of rows [*, K]; the operations are the kernel's.
+inline std::vector<float> through_bytes(std::vector<float> rows, std::uint32_t num_columns) {
+  constexpr float kWhole = 12582912.0F;  // 1.5 * 2^23: what is added to it becomes whole
+  for (auto row = rows.begin(); row != rows.end(); row += num_columns) {
+    for (std::uint32_t first = 0; first < num_columns; first += kSpanColumns) {
+      const std::span part(&row[first], std::min(kSpanColumns, num_columns - first));
+      float largest = 0;
+      for (const float value : part) largest = std::max(largest, std::abs(value));
+      for (float& value : part) {
+        const float code = std::fma(value, 127.0F / largest, kWhole) - kWhole;
+        value = code * (largest / 127.0F);
+      }
+    }
+  }
+  return rows;
+}
+
 // Random weights, and the bytes that a device has of them.
 inline std::vector<std::byte> make_weights(const Case& c, Random& random,
                                            std::vector<float>& weights) {
@@ -98,7 +122,9 @@ struct Problem {
         sums(random.normals(std::size_t{c.rows} * norm_parts(c.columns))),
         x(random.normals(std::size_t{c.rows} * c.outputs)),
         norm_weight(random.normals(c.outputs)),
-        multiplied(c.coded() ? through_codes(h, c.columns) : h),
+        multiplied(c.coded()      ? through_codes(h, c.columns)
+                   : c.integers() ? through_bytes(h, c.columns)
+                                  : h),
         device_h(to_elements(h, c.dtype)),
         device_weights(make_weights(c, random, weights)),
         device_bias(bias),

@@ -14,17 +14,21 @@ template <int kTokensOf>
 struct ElementStage {
   static constexpr int kTokens = kTokensOf;
   static constexpr std::uint32_t kSets = 1;
+  static constexpr std::uint32_t kShares = 1;
   static constexpr std::uint32_t kFinishers = 0;
   static constexpr std::uint32_t kPlaces = 2;
   static constexpr std::uint32_t kColumns = kBoxColumns;
   static constexpr std::uint32_t kWeightBytes = kTileRows * kBoxRowBytes;
+  static constexpr std::uint32_t kKeptBytes = 0;
 
 #ifdef INFERNO_SM90A
-  __device__ static std::uint32_t weight_bytes(const FewRowsArgs&) { return kWeightBytes; }
+  __device__ static std::uint32_t weight_bytes(const FewRowsArgs& args) {
+    return args.warps_per_tile * kWarpRows * kBoxRowBytes;
+  }
   __device__ static void copy_weights(const FewRowsArgs& args, const BoxWalk& walk,
                                       std::uint32_t to, std::uint64_t* full, std::uint64_t policy) {
     const std::uint32_t column = walk.box() * kColumns;
-    const std::uint32_t output = walk.tile() * args.outputs_per_tile;
+    const std::uint32_t output = first_output(args, walk.tile(), 0);
     if (args.epilogue.kind == Epilogue::Gate) {
       copy_paired_box(to, &args.weight_map, {column, output / kPairRows}, full, policy);
     } else {
@@ -72,7 +76,7 @@ class Consumer {
     if (num_boxes > 0) give_back(before);
   }
 
-  // A warpgroup multiplies its 64 rows of W.
+  // A warpgroup multiplies its 64 rows of W, of which nobody uses those that a tile lacks.
   __device__ void multiply_stage(std::uint32_t stage, float (&sums)[kCount]) const {
     const std::uint64_t stage_at =
         advanced(matrix_descriptor(shared_.ring, 0), stage * Ring::kStageBytes);
@@ -150,12 +154,18 @@ std::uint32_t boxes::clusters_at_once(const CudaOp& op, const Variant& variant) 
   return static_cast<std::uint32_t>(clusters);
 }
 
-FewRowsArgs boxes::few_rows_args(const FewRowsProduct& product, std::uint32_t box_columns) {
+FewRowsArgs boxes::few_rows_args(const FewRowsProduct& product, std::uint32_t box_columns,
+                                 std::uint32_t num_clusters) {
   FewRowsArgs args{};
+  args.input = product.in.h;
+  args.num_columns = product.weight.num_columns;
   args.epilogue = epilogue_args(product);
-  args.outputs_per_tile = product.epilogue == Epilogue::Gate ? kTileRows / 2 : kTileRows;
+  args.outputs_per_warp = product.epilogue == Epilogue::Gate ? kWarpRows / 2 : kWarpRows;
+  const std::uint32_t warps = divide_up(args.epilogue.num_outputs, args.outputs_per_warp);
+  const std::uint32_t rounds = divide_up(divide_up(warps, kConsumers), num_clusters);
+  args.warps_per_tile = divide_up(warps, rounds * num_clusters);
+  args.num_tiles = divide_up(warps, args.warps_per_tile);
   args.boxes_per_tile = divide_up(product.weight.num_columns, box_columns);
-  args.num_tiles = divide_up(args.epilogue.num_outputs, args.outputs_per_tile);
   args.next_square_sums = product.next.weight == nullptr ? nullptr : product.next.square_sums;
   args.num_next_sums = norm_parts(args.epilogue.num_outputs);
   return args;
@@ -186,8 +196,9 @@ void FewRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) 
   const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns,
                            product.in.dtype};
   const bool gate = product.epilogue == Epilogue::Gate;
-  FewRowsArgs args = few_rows_args(product, kBoxColumns);
-  args.weight_map = gate ? paired_map(weight, kTileRows) : box_map(weight, kTileRows);
+  FewRowsArgs args = few_rows_args(product, kBoxColumns, num_clusters_);
+  const std::uint32_t rows = args.warps_per_tile * kWarpRows;
+  args.weight_map = gate ? paired_map(weight, rows) : box_map(weight, rows);
   args.input_map = box_map(input, variant.max_tokens);
   launch_few_rows(op, variant, args, num_clusters_);
 }

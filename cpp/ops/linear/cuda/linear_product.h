@@ -53,6 +53,9 @@ class CodeRowsKernel {
  public:
   explicit CodeRowsKernel(const CudaOp& op);
   bool available() const { return num_clusters_ > 0; }
+
+  // Of h; 0 where the matrix has too many columns.
+  static std::uint32_t rows_at_once(const DeviceMatrix& weight, Dtype dtype);
   void operator()(const CudaOp& op, const FewRowsProduct& product) const;
 
  private:

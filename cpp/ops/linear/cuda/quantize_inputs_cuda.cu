@@ -4,28 +4,24 @@
 #include <cfloat>
 
 #include "ops/cuda/row.cuh"
+#include "ops/linear/cuda/input_codes.cuh"
 #include "ops/linear/cuda/quantize_inputs_cuda.h"
 #include "ops/linear/cuda/weight_codes.cuh"
 
 namespace inferno::ops::cuda {
 namespace {
 
-constexpr std::uint32_t kStepColumns = 16;
 constexpr std::uint32_t kMaxSteps = 4;  // of a thread
 static_assert(kMaxCodedColumns == kMaxSteps * kMaxRowThreads * kStepColumns);
 
 // Each kernel once.
-__device__ float block_max(float value) {
-  __shared__ float largest[kMaxRowThreads / 32];
-  const auto warp_max = [](float one) {
-    for (int lane = 16; lane > 0; lane /= 2) one = fmaxf(one, __shfl_xor_sync(~0U, one, lane));
-    return one;
-  };
-  value = warp_max(value);
+__device__ std::uint32_t block_max(std::uint32_t value) {
+  __shared__ std::uint32_t largest[kMaxRowThreads / 32];
+  value = __reduce_max_sync(~0U, value);
   const std::uint32_t lane = threadIdx.x % 32;
   if (lane == 0) largest[threadIdx.x / 32] = value;
   __syncthreads();
-  return warp_max(lane < blockDim.x / 32 ? largest[lane] : 0.0F);
+  return __reduce_max_sync(~0U, lane < blockDim.x / 32 ? largest[lane] : 0);
 }
 
 // By what a row is multiplied besides: deferred normalisation.
@@ -40,36 +36,6 @@ __device__ float norm_scale(const QuantizeInputsArgs& args, std::size_t token,
   return 1.0F / sqrtf(mean + args.in.eps);
 }
 
-template <typename Element>
-struct Step {
-  Pack<Element, 8> halves[2];
-
-  __device__ void load(const Element* row, std::uint32_t column, std::uint32_t num_columns) {
-#pragma unroll
-    for (std::uint32_t i = 0; i < 2; ++i) {
-      halves[i] = {};
-      if (column + 8 * i < num_columns) halves[i] = load_pack<Element, 8>(row + column + 8 * i);
-    }
-  }
-
-  __device__ float largest() const {
-    float value = 0.0F;
-#pragma unroll
-    for (int i = 0; i < 16; ++i) value = fmaxf(value, fabsf(to_float(halves[i / 8].at[i % 8])));
-    return value;
-  }
-
-  // What a lane of the matrix has of the same columns.
-  __device__ std::uint32_t word(int lane, float inverse) const {
-    const auto code = [&](int half, int at) {
-      const float value = to_float(halves[half].at[at]) * inverse;
-      return std::uint32_t{__nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3)};
-    };
-    const int at = 2 * lane;
-    return code(0, at) | code(1, at) << 8 | code(0, at + 1) << 16 | code(1, at + 1) << 24;
-  }
-};
-
 template <typename Element, int kSteps>
 __global__ void __launch_bounds__(kMaxRowThreads)
     quantize_inputs_kernel(const QuantizeInputsArgs args, std::uint32_t num_steps,
@@ -78,25 +44,28 @@ __global__ void __launch_bounds__(kMaxRowThreads)
   wait_for_previous();
   const std::size_t token = blockIdx.x;
   const Element* row = static_cast<const Element*>(args.in.h) + token * args.num_columns;
-  Step<Element> steps[kSteps];
-  float largest = 0.0F;
+  InputStep<Element> steps[kSteps];
+  std::uint32_t most = 0;
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) {
     steps[i].load(row, (threadIdx.x + i * blockDim.x) * kStepColumns, args.num_columns);
-    largest = fmaxf(largest, steps[i].largest());
+    most = max(most, steps[i].largest());
   }
-  largest = block_max(largest);
+  const float largest = __uint_as_float(block_max(most));
   // Finite, as zeros stay zeros beside the smallest of numbers.
   const float inverse = fminf(kE4m3Max / largest, FLT_MAX);
   const float scale = largest / kE4m3Max * norm_scale(args, token, num_square_sums);
   if (threadIdx.x == 0) args.scales[token] = scale;
+  const auto code = [inverse](float value) {
+    return std::uint32_t{__nv_cvt_float_to_fp8(value * inverse, __NV_SATFINITE, __NV_E4M3)};
+  };
   std::uint8_t* codes = args.codes + token * num_steps * kStepColumns;
 #pragma unroll
   for (int i = 0; i < kSteps; ++i) {
     const std::uint32_t step = threadIdx.x + i * blockDim.x;
     std::uint32_t words[4];
 #pragma unroll
-    for (int lane = 0; lane < 4; ++lane) words[lane] = steps[i].word(lane, inverse);
+    for (int lane = 0; lane < 4; ++lane) words[lane] = steps[i].word(lane, code);
     // Four neighbours have the four steps of a lane's 16 bytes.
     transpose(words);
     const std::uint32_t lane = step % 4;

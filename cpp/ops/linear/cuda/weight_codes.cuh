@@ -48,12 +48,18 @@ struct CodeBits {
   static constexpr std::uint32_t kE2m1Factor = kHalf ? 0x74007400U : 0x7e807e80U;
 };
 
-// (a & mask) | b in one instruction, which the compiler makes two of where mask and b are
-// constants.
+// (a & mask) | b, and (a & mask) ^ b, in one instruction, which the compiler makes two of where
+// mask and b are constants.
 __device__ __forceinline__ std::uint32_t masked_or(std::uint32_t a, std::uint32_t mask,
                                                    std::uint32_t b) {
   std::uint32_t result;
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "r"(mask), "r"(b));
+  return result;
+}
+__device__ __forceinline__ std::uint32_t masked_xor(std::uint32_t a, std::uint32_t mask,
+                                                    std::uint32_t b) {
+  std::uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(result) : "r"(a), "r"(mask), "r"(b));
   return result;
 }
 
@@ -76,7 +82,7 @@ __device__ __forceinline__ std::uint32_t pair_of(std::uint32_t word) {
     return difference(masked_or(word, 0x007f007fU, Bits::kWhole),
                       masked_or(word, 0x00800080U, Bits::kWhole));
   } else if constexpr (kKind == WeightKind::Int4) {
-    return difference(masked_or(word, 0x000f000fU, Bits::kWhole), Bits::kWholePlus8);
+    return difference(masked_xor(word, 0x000f000fU, Bits::kWholePlus8), Bits::kWholePlus8);
   } else {
     return product(masked_or(word << 12, 0x80008000U, word << Bits::kE2m1Shift & Bits::kE2m1Mask),
                    Bits::kE2m1Factor);
@@ -88,28 +94,29 @@ template <WeightKind kKind>
 struct LaneSpan {
   static constexpr bool kBytes = kKind == WeightKind::Fp8 || kKind == WeightKind::Int8;
   static constexpr int kWords = kBytes ? 8 : 4;
+  static constexpr std::uint32_t kSecondHalf = kSpanColumns / 2;
   std::uint32_t words[kWords];
+
+  // Where a lane's codes begin, behind the strip's.
+  __device__ __forceinline__ static std::uint32_t place(std::uint32_t lane) {
+    const std::uint32_t row = lane / 4;
+    return kBytes ? row * kSpanColumns + ((lane % 4 ^ row) << 4) : row * 64 + lane % 4 * 16;
+  }
 
   // `strip`: where the strip's span begins.
   __device__ __forceinline__ void load(const std::byte* strip, std::uint32_t lane) {
-    if constexpr (kBytes) {
-      load_row(strip + lane / 4 * kSpanColumns, lane % 4, lane / 4);
-    } else {
-      load_row(strip + lane / 4 * 64, lane % 4, 0);
-    }
+    load_chunks(strip + place(lane), strip + (place(lane) ^ kSecondHalf));
   }
 
-  // `row`: where the row's part of the span begins. The 16 bytes numbered c lie at c ^ swizzle.
-  __device__ __forceinline__ void load_row(const std::byte* row, std::uint32_t lane_of_row,
-                                           std::uint32_t swizzle) {
-#pragma unroll
-    for (int i = 0; i < kWords / 4; ++i) {
-      const uint4 four = reinterpret_cast<const uint4*>(row)[(i * 4 + lane_of_row) ^ swizzle];
-      words[4 * i] = four.x;
-      words[4 * i + 1] = four.y;
-      words[4 * i + 2] = four.z;
-      words[4 * i + 3] = four.w;
-    }
+  // Of 8 bits; `row`: where a row's part of the span begins, which has no swizzle.
+  __device__ __forceinline__ void load_row(const std::byte* row, std::uint32_t lane_of_row) {
+    load_chunks(row + lane_of_row * 16, row + lane_of_row * 16 + kSecondHalf);
+  }
+
+  // second: of 8 bits.
+  __device__ __forceinline__ void load_chunks(const std::byte* first, const std::byte* second) {
+    take(0, *reinterpret_cast<const uint4*>(first));
+    if constexpr (kBytes) take(4, *reinterpret_cast<const uint4*>(second));
   }
 
   // The two pairs of a step, as elements. All indices are constants after unrolling.
@@ -123,10 +130,31 @@ struct LaneSpan {
       first = pair_of<kKind, Element>(words[step]);
       second = pair_of<kKind, Element>(words[step] >> 8);
     } else {
-      const std::uint32_t word = words[step / 2] >> (step % 2 * 8);
+      const std::uint32_t word = words[step / 2] >> (step % 2 * 4);
       first = pair_of<kKind, Element>(word);
-      second = pair_of<kKind, Element>(word >> 4);
+      second = pair_of<kKind, Element>(word >> 8);
     }
+  }
+
+  // The codes of two steps as bytes with signs, as mma.m16n8k32 wants them; of 4 bits, sixteen
+  // times their value.
+  __device__ __forceinline__ void bytes(int step, std::uint32_t& first,
+                                        std::uint32_t& second) const {
+    if constexpr (kKind == WeightKind::Int8) {
+      first = words[step];
+      second = words[step + 1];
+    } else {
+      first = words[step / 2] << 4 & 0xf0f0f0f0U;
+      second = words[step / 2] & 0xf0f0f0f0U;
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void take(int first, const uint4& four) {
+    words[first] = four.x;
+    words[first + 1] = four.y;
+    words[first + 2] = four.z;
+    words[first + 3] = four.w;
   }
 };
 

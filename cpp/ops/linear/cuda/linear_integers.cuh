@@ -1,0 +1,274 @@
+// Products of few rows with a quantized matrix of whole numbers, by integer tensor cores: each 128
+// columns of an input row become bytes with a scale, as on CPUs
+// (docs/decisions/codes-on-the-cpu.md). So eight codes become multiplicands by three instructions,
+// and a group's sum is exact. A block makes bytes of its own columns once, when the kernel before
+// is done: they are the same for all of its tiles.
+//
+// A sum s becomes a float without a conversion, which few lanes do at once: kSumBase is the bits of
+// the number 1.5 * 2^23, and kSumBase + s those of that number plus s. From these, s times the
+// input's scale is one fused operation, exact but for its rounding, as the scale leaves the last
+// two bits of its mantissa to the product with 1.5 * 2^23.
+#pragma once
+
+#include <cfloat>
+
+#include "ops/cuda/wgmma_bytes.cuh"
+#include "ops/linear/cuda/input_codes.cuh"
+#include "ops/linear/cuda/linear_code_sets.cuh"
+
+namespace inferno::ops::cuda::codes {
+
+// What goes with 128 bytes of an input row. base: -1.5 * 2^23 * scale.
+struct InputScale {
+  float scale;
+  float base;
+};
+
+constexpr int kSumBase = 0x4b400000;
+constexpr float kSumBaseValue = 12582912.0F;
+constexpr float kMaxInputCode = 127.0F;
+
+// The inputs that a block keeps: tokens times its boxes at most; their bytes, scales and, for
+// offsets, the sum of each group of W's columns.
+template <typename CodesOf, int kTokens>
+struct Kept {
+  static constexpr std::uint32_t kMaxBoxes =
+      (CodesOf::kKind == WeightKind::Int8 && kTokens == 64 ? 256 : 512) / kTokens;
+  static constexpr std::uint32_t kScalesAt = kMaxBoxes * kTokens * kSpanColumns;
+  static constexpr std::uint32_t kSumsAt = kScalesAt + kMaxBoxes * kTokens * sizeof(InputScale);
+  static constexpr std::uint32_t kSumsBytes =
+      CodesOf::kOffsets ? kMaxBoxes * CodesOf::kGroups * kTokens * sizeof(float) : 0;
+  static constexpr std::uint32_t kBytes = kSumsAt + kSumsBytes;
+};
+
+template <typename CodesOf, int kTokens>
+using IntegersStage =
+    CodeStage<CodesOf, kTokens, kTokens <= 32 ? 1 : 2, Kept<CodesOf, kTokens>::kBytes>;
+
+#ifdef INFERNO_SM90A
+
+template <typename CodesOf, typename Element, int kTokens>
+class IntegerProducts {
+ public:
+  __device__ IntegerProducts(const FewRowsArgs& args, const Shared& shared, std::uint32_t warp)
+      : args_(args),
+        strip_(kept(shared.ring + kWarpStrips * warp * args.codes.span_bytes)),
+        words_(args, warp),
+        kept_(kept(shared_address(shared.kept))),
+        first_token_(threadIdx.x / kConsumerThreads % Stage::kShares * kSetTokens),
+        inputs_(advanced(matrix_descriptor(shared.kept, 0), first_token_ * kSpanColumns)) {}
+
+  // Makes bytes of the inputs: eight lanes have a token's columns of a box, of four boxes at once.
+  __device__ void start() const {
+    constexpr std::uint32_t kAtOnce = 4;
+    const Tiles tiles(args_);
+    const std::uint32_t fours = (args_.epilogue.num_tokens + 3) / 4;
+    for (std::uint32_t i = threadIdx.x / 32; i < tiles.num_boxes() * fours;
+         i += kAtOnce * kMultiplyingThreads<Stage> / 32) {
+      Input inputs[kAtOnce];
+#pragma unroll
+      for (std::uint32_t j = 0; j < kAtOnce; ++j) {
+        const std::uint32_t at = i + j * kMultiplyingThreads<Stage> / 32;
+        inputs[j].box = at / fours;
+        inputs[j].token = at % fours * 4 + threadIdx.x % 32 / 8;
+        load(tiles, inputs[j]);
+      }
+#pragma unroll
+      for (const Input& input : inputs) keep(tiles, input);
+    }
+    fence_async_proxy();
+    named_sync<kMultiplyingThreads<Stage>>(kInputsAreThere);
+  }
+
+  __device__ void begin(std::uint32_t tile) { words_.begin(tile); }
+
+  // Gives the stage back once its codes are in registers. A warp without rows multiplies, too, as
+  // its warpgroup's products are of all four.
+  __device__ void multiply(
+      std::uint32_t stage, std::uint32_t box, std::uint64_t* empty,
+      float (&sums)[kTokens / IntegersStage<CodesOf, kTokens>::kShares / 2]) const {
+    std::uint32_t a[kSpanSteps / 2][4];
+    Words words[kGroups];
+    load(strip_ + stage * Ring::kStageBytes, a, words);
+    const std::uint64_t inputs =
+        advanced(inputs_, __shfl_sync(~0U, box, 0) * kTokens * kSpanColumns);
+    int products[kGroups][kCount];
+    wgmma_fence();
+#pragma unroll
+    for (std::uint32_t i = 0; i < kSpanSteps / 2; ++i) {
+      constexpr std::uint32_t kAtOnce = kGroupSteps / 2;
+      const std::uint64_t b = advanced(inputs, i * 32);
+      if (i % kAtOnce == 0) {
+        wgmma_bytes<true>(products[i / kAtOnce], a[i], b);
+      } else {
+        wgmma_bytes<false>(products[i / kAtOnce], a[i], b);
+      }
+    }
+    wgmma_commit();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(empty);
+    wgmma_wait<0>();
+#pragma unroll
+    for (std::uint32_t g = 0; g < kGroups; ++g) {
+      hold(products[g]);
+      add(products[g], box, g, words[g], sums);
+    }
+  }
+
+ private:
+  using Stage = IntegersStage<CodesOf, kTokens>;
+  using Ring = boxes::Ring<Stage>;
+  using Span = LaneSpan<CodesOf::kKind>;
+  using KeptInputs = Kept<CodesOf, kTokens>;
+  static constexpr std::uint32_t kSetTokens = kTokens / Stage::kShares;
+  static constexpr int kCount = kSetTokens / 2;  // sums of a thread
+  static constexpr std::uint32_t kGroups = CodesOf::kGroups;
+  static constexpr std::uint32_t kGroupSteps = CodesOf::kGroupSteps;
+  static constexpr float kCodeUnit = CodesOf::kKind == WeightKind::Int4 ? 0.0625F : 1.0F;
+  static constexpr std::uint32_t kInputsAreThere = 6;  // barrier
+
+  __device__ void load(std::uint32_t strip, std::uint32_t (&a)[kSpanSteps / 2][4],
+                       Words (&words)[kGroups]) const {
+    const std::uint32_t lane = threadIdx.x % 32;
+    Span spans[2];
+#pragma unroll
+    for (std::uint32_t i = 0; i < 2; ++i) {
+      spans[i].load(shared_pointer<const std::byte>(strip + i * args_.codes.span_bytes), lane);
+    }
+    const auto* scales =
+        shared_pointer<const std::uint32_t>(strip + CodesOf::kCodeBytes) + lane / 4;
+#pragma unroll
+    for (std::uint32_t g = 0; g < kGroups; ++g) words[g] = words_.load(scales, g * kGroupSteps);
+#pragma unroll
+    for (std::uint32_t i = 0; i < kSpanSteps / 2; ++i) {
+      spans[0].bytes(2 * i, a[i][0], a[i][2]);
+      spans[1].bytes(2 * i, a[i][1], a[i][3]);
+    }
+  }
+
+  // Adds a group's products with their scales.
+  __device__ void add(const int (&products)[kCount], std::uint32_t box, std::uint32_t group,
+                      const Words& words, float (&sums)[kCount]) const {
+    const float scales[] = {scale_of(words.at[0], CodesOf::kOffsets),
+                            scale_of(words.at[1], CodesOf::kOffsets)};
+    const std::uint32_t first = first_token_ + threadIdx.x % 4 * 2;  // of a lane's, of eight
+    const auto* inputs = shared_pointer<const float4>(kept_ + KeptInputs::kScalesAt +
+                                                      (box * kTokens + first) * sizeof(InputScale));
+    const auto* offsets = shared_pointer<const float2>(
+        kept_ + KeptInputs::kSumsAt + ((box * kGroups + group) * kTokens + first) * sizeof(float));
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      const float4 two = inputs[i];  // of 16 bytes: tokens' scales and bases
+      const InputScale tokens[] = {{two.x, two.y}, {two.z, two.w}};
+      float products_of[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        products_of[j] = fmaf(__int_as_float(products[i + j] + kSumBase), tokens[j % 2].scale,
+                              tokens[j % 2].base);
+      }
+      if constexpr (CodesOf::kOffsets) {
+        const float2 both = offsets[i];
+        shift(words, both, products_of);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums[i + j] = fmaf(scales[j / 2], products_of[j], sums[i + j]);
+    }
+  }
+
+  __device__ static void shift(const Words& words, const float2& inputs, float (&products)[4]) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float by = __uint_as_float(words.at[j / 2] << 16);
+      products[j] = fmaf(-by, j % 2 == 0 ? inputs.x : inputs.y, products[j]);
+    }
+  }
+
+  struct Input {
+    std::uint32_t box;
+    std::uint32_t token;
+    InputStep<Element> step;
+  };
+
+  __device__ void load(const Tiles& tiles, Input& input) const {
+    input.step = {};
+    if (input.box >= tiles.num_boxes() || input.token >= args_.epilogue.num_tokens) return;
+    const auto* row =
+        static_cast<const Element*>(args_.input) + std::size_t{input.token} * args_.num_columns;
+    const std::uint32_t column = (tiles.first_box() + input.box) * kSpanColumns;
+    input.step.load(row, column + threadIdx.x % 8 * kStepColumns, args_.num_columns);
+  }
+
+  __device__ void keep(const Tiles& tiles, const Input& input) const {
+    if (input.box >= tiles.num_boxes()) return;
+    const std::uint32_t step = threadIdx.x % 8;
+    const std::uint32_t box = input.box;
+    const std::uint32_t token = input.token;
+    std::uint32_t most = input.step.largest();
+    for (int lane = 4; lane > 0; lane /= 2) most = max(most, __shfl_xor_sync(~0U, most, lane));
+    const float largest = __uint_as_float(most);
+    // Finite, as zeros stay zeros beside the smallest of numbers.
+    const float inverse = fminf(kMaxInputCode / largest, FLT_MAX);
+    const auto code = [inverse](float value) {
+      return __float_as_uint(fmaf(value, inverse, kSumBaseValue));  // rounded to the nearest
+    };
+    // A step's bytes after the other, as its codes come from registers; in the swizzle that wgmma
+    // wants.
+    const uint4 words = {input.step.word(0, code), input.step.word(1, code),
+                         input.step.word(2, code), input.step.word(3, code)};
+    *shared_pointer<uint4>(kept_ + (box * kTokens + token) * kSpanColumns +
+                           ((step ^ token % 8) << 4)) = words;
+    const float unit = __uint_as_float(__float_as_uint(largest / kMaxInputCode) & ~3U);
+    if constexpr (CodesOf::kOffsets) keep_sum(words, box, token, unit);
+    if (step > 0) return;
+    const float scale = unit * kCodeUnit;
+    *shared_pointer<InputScale>(kept_ + KeptInputs::kScalesAt +
+                                (box * kTokens + token) * sizeof(InputScale)) = {
+        scale, -kSumBaseValue * scale};
+  }
+
+  __device__ void keep_sum(const uint4& words, std::uint32_t box, std::uint32_t token,
+                           float unit) const {
+    const std::uint32_t step = threadIdx.x % 8;
+    int sum = 0;
+    for (const std::uint32_t word : {words.x, words.y, words.z, words.w}) {
+      sum = __dp4a(static_cast<int>(word), 0x01010101, sum);
+    }
+    for (std::uint32_t lane = 1; lane < kGroupSteps; lane *= 2) {
+      sum += __shfl_xor_sync(~0U, sum, lane);
+    }
+    if (step % kGroupSteps != 0) return;
+    const std::uint32_t at = (box * kGroups + step / kGroupSteps) * kTokens + token;
+    *shared_pointer<float>(kept_ + KeptInputs::kSumsAt + at * sizeof(float)) =
+        static_cast<float>(sum) * unit;
+  }
+
+  const FewRowsArgs& args_;
+  std::uint32_t strip_;  // the warp's first, in the ring's first stage
+  ScaleWords<CodesOf> words_;
+  std::uint32_t kept_;
+  std::uint32_t first_token_;
+  std::uint64_t inputs_;
+};
+
+#else
+template <typename CodesOf, typename Element, int kTokens>
+class IntegerProducts;
+#endif  // INFERNO_SM90A
+
+template <typename CodesOf, typename Element, int kTokens>
+constexpr Variant kIntegerVariant =
+    kVariant<IntegerProducts<CodesOf, Element, kTokens>, Element, IntegersStage<CodesOf, kTokens>,
+             Kept<CodesOf, kTokens>::kMaxBoxes>;
+
+template <typename CodesOf, typename Element>
+constexpr Variant kIntegerVariants[] = {
+    kIntegerVariant<CodesOf, Element, 8>, kIntegerVariant<CodesOf, Element, 16>,
+    kIntegerVariant<CodesOf, Element, 32>, kIntegerVariant<CodesOf, Element, 64>};
+
+template <typename CodesOf>
+std::span<const Variant> integer_variants(Dtype dtype) {
+  return dtype == Dtype::BF16 ? std::span(kIntegerVariants<CodesOf, __nv_bfloat16>)
+                              : std::span(kIntegerVariants<CodesOf, __half>);
+}
+
+}  // namespace inferno::ops::cuda::codes
