@@ -64,6 +64,12 @@ struct RingPosition {
   }
 };
 
+// A value that is the same in all lanes, which the compiler then knows: loops over it do not
+// diverge, which products by warpgroups need, and matrix descriptors need no vector arithmetic.
+__device__ __forceinline__ std::uint32_t uniform(std::uint32_t value) {
+  return __shfl_sync(~0U, value, 0);
+}
+
 // The same, for the compiler something new, which it keeps instead of computing it again.
 template <typename T>
 __device__ __forceinline__ T kept(T value) {

@@ -78,12 +78,12 @@ class Sets {
   __device__ Sets(const FewRowsArgs& args, const Shared& shared)
       : args_(args),
         shared_(shared),
-        set_(threadIdx.x / kConsumerThreads / kShares),
-        warp_(threadIdx.x / 32 % kConsumers),
+        set_(uniform(threadIdx.x / kConsumerThreads / kShares)),
+        warp_(uniform(threadIdx.x / 32 % kConsumers)),
         lane_(threadIdx.x % 32),
         full_(shared_pointer<std::uint64_t>(kept(shared_address(shared.full)))),
         empty_(shared_pointer<std::uint64_t>(kept(shared_address(shared.empty)))),
-        handover_(args, shared, warp_, threadIdx.x / kConsumerThreads % kShares),
+        handover_(args, shared, warp_, uniform(threadIdx.x / kConsumerThreads % kShares)),
         products_(args, shared, warp_) {
     at_.advance(set_);
   }

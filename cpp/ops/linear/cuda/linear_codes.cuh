@@ -28,8 +28,7 @@ class ElementProducts {
     if constexpr (kByWarps) {
       multiply_by_warp(stage * Ring::kStageBytes, sums);
     } else {
-      // For the compiler: the same in all lanes, so that descriptors need no vector arithmetic.
-      multiply_stage(__shfl_sync(~0U, stage, 0), sums);
+      multiply_stage(uniform(stage), sums);
     }
     __syncwarp();
     if (lane_ == 0) arrive(empty);

@@ -55,7 +55,7 @@ class IntegerProducts {
         strip_(kept(shared.ring + kWarpStrips * warp * args.codes.span_bytes)),
         words_(args, warp),
         kept_(kept(shared_address(shared.kept))),
-        first_token_(threadIdx.x / kConsumerThreads % Stage::kShares * kSetTokens),
+        first_token_(uniform(threadIdx.x / kConsumerThreads % Stage::kShares) * kSetTokens),
         inputs_(advanced(matrix_descriptor(shared.kept, 0), first_token_ * kSpanColumns)) {}
 
   // Makes bytes of the inputs: eight lanes have a token's columns of a box, of four boxes at once.
@@ -90,28 +90,27 @@ class IntegerProducts {
     std::uint32_t a[kSpanSteps / 2][4];
     Words words[kGroups];
     load(strip_ + stage * Ring::kStageBytes, a, words);
-    const std::uint64_t inputs =
-        advanced(inputs_, __shfl_sync(~0U, box, 0) * kTokens * kSpanColumns);
-    int products[kGroups][kCount];
-    wgmma_fence();
-#pragma unroll
-    for (std::uint32_t i = 0; i < kSpanSteps / 2; ++i) {
-      constexpr std::uint32_t kAtOnce = kGroupSteps / 2;
-      const std::uint64_t b = advanced(inputs, i * 32);
-      if (i % kAtOnce == 0) {
-        wgmma_bytes<true>(products[i / kAtOnce], a[i], b);
-      } else {
-        wgmma_bytes<false>(products[i / kAtOnce], a[i], b);
-      }
-    }
-    wgmma_commit();
     __syncwarp();
     if (threadIdx.x % 32 == 0) arrive(empty);
-    wgmma_wait<0>();
+    const std::uint64_t inputs = advanced(inputs_, box * kTokens * kSpanColumns);
 #pragma unroll
     for (std::uint32_t g = 0; g < kGroups; ++g) {
-      hold(products[g]);
-      add(products[g], box, g, words[g], sums);
+      int products[kCount];
+      wgmma_fence();
+#pragma unroll
+      for (std::uint32_t i = 0; i < kGroupSteps / 2; ++i) {
+        const std::uint32_t steps = g * kGroupSteps / 2 + i;
+        const std::uint64_t b = advanced(inputs, steps * 32);
+        if (i == 0) {
+          wgmma_bytes<true>(products, a[steps], b);
+        } else {
+          wgmma_bytes<false>(products, a[steps], b);
+        }
+      }
+      wgmma_commit();
+      wgmma_wait<0>();
+      hold(products);
+      add(products, box, g, words[g], sums);
     }
   }
 
