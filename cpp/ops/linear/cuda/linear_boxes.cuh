@@ -38,7 +38,7 @@ struct Places {
 
 // Of a block: all but the warp that streams, and with it.
 template <typename Stage>
-constexpr std::uint32_t kMultiplyingThreads = Stage::kSets* Stage::kShares* kConsumerThreads;
+constexpr std::uint32_t kMultiplyingThreads = Stage::kSets* kConsumerThreads;
 template <typename Stage>
 constexpr std::uint32_t kWorkingThreads = kMultiplyingThreads<Stage> + Stage::kFinishers * 32;
 template <typename Stage>
@@ -46,7 +46,7 @@ constexpr std::uint32_t kThreads = kWorkingThreads<Stage> + 32;
 
 // What a Stage says: kTokens; kPlaces (linear_handover.cuh); kFinishers, the warps that only finish
 // tiles; kSets of consumer warps, which take boxes by turns and whose sums meet in a place more
-// each, or kShares, each of which has every box and its share of the tokens; kColumns of a box, a
+// each; kColumns of a box, a
 // multiple of kBoxColumns; kWeightBytes, the room for a box of W, before the same columns of the
 // input; `weight_bytes`, how many of them come, and `copy_weights`, by which copy; kKeptBytes that
 // the consumers use besides: if any, they read the input themselves and it does not come through
@@ -148,10 +148,10 @@ class BoxWalk {
 struct Shared {
   std::uint64_t* full;    // [kStages] weights and input have come
   std::uint64_t* empty;   // [kStages] all consumers have read them
-  std::uint64_t* handed;  // [kShares, kPlaces] the sums of all blocks have come
+  std::uint64_t* handed;  // [kPlaces] the sums of all blocks have come
   std::uint32_t ring;     // address
   const std::byte* ring_data;
-  float4* sums;  // [kShares, kPlaces, kCluster, kTokens / kShares / 8, 32]
+  float4* sums;  // [kPlaces, kCluster, kTokens / 8, 32]
   float* scale;  // [kCallRows] of a token's row
   std::byte* kept;
 };
@@ -218,7 +218,7 @@ __device__ __forceinline__ void run_block(const FewRowsArgs& args) {
   using Ring = boxes::Ring<Stage>;
   __shared__ std::uint64_t full[Ring::kStages];
   __shared__ std::uint64_t empty[Ring::kStages];
-  __shared__ std::uint64_t handed[Stage::kShares * Stage::kPlaces];
+  __shared__ std::uint64_t handed[Stage::kPlaces];
   __shared__ float scale[Stage::kTokens];
   const std::uint32_t base = shared_address(dynamic);
   const std::uint32_t ring = (base + kSwizzleAlignment - 1) / kSwizzleAlignment * kSwizzleAlignment;
@@ -236,11 +236,11 @@ __device__ __forceinline__ void run_block(const FewRowsArgs& args) {
   if (produces) {
     for (std::uint32_t stage = 0; stage < Ring::kStages; ++stage) {
       init_barrier(&full[stage], 1);
-      init_barrier(&empty[stage], Stage::kShares * kConsumers);
+      init_barrier(&empty[stage], kConsumers);
     }
     for (std::uint64_t& barrier : handed) {
       init_barrier(&barrier, 1);
-      arrive_expecting(&barrier, Places<Stage::kTokens / Stage::kShares>::kBytes);
+      arrive_expecting(&barrier, Places<Stage::kTokens>::kBytes);
     }
     fence_barrier_init();
   }

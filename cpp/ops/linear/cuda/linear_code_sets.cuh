@@ -27,14 +27,14 @@ struct Codes {
   static constexpr std::uint32_t kMaxSpanBytes = kCodeBytes + kGroups * kStripRows * kScaleBytes;
 };
 
-// Two sets or shares, so that one makes multiplicands of codes while the other's products are under
-// way, if a thread's sums leave registers for it. kKeptBytes of shared memory: where a block keeps
-// its columns of the input, which then do not come through the ring.
-template <typename CodesOf, int kTokensOf, std::uint32_t kSharesOf, std::uint32_t kKeptBytesOf>
+// kKeptBytes of shared memory: where a block keeps its columns of the input, which then do not come
+// through the ring.
+template <typename CodesOf, int kTokensOf, std::uint32_t kKeptBytesOf>
 struct CodeStage {
   static constexpr int kTokens = kTokensOf;
+  // Two, so that one makes multiplicands of codes while the other's products are under way; of more
+  // tokens a thread's sums leave no registers for it.
   static constexpr std::uint32_t kSets = kTokens <= 32 ? 2 : 1;
-  static constexpr std::uint32_t kShares = kSharesOf;
   static constexpr std::uint32_t kFinishers = kTokens <= 32 ? kTokens / 8 : 0;
   static constexpr std::uint32_t kPlaces = kFinishers > 0 ? 4 : 2;
   static constexpr std::uint32_t kColumns = kSpanColumns;
@@ -78,12 +78,12 @@ class Sets {
   __device__ Sets(const FewRowsArgs& args, const Shared& shared)
       : args_(args),
         shared_(shared),
-        set_(uniform(threadIdx.x / kConsumerThreads / kShares)),
+        set_(uniform(threadIdx.x / kConsumerThreads)),
         warp_(uniform(threadIdx.x / 32 % kConsumers)),
         lane_(threadIdx.x % 32),
         full_(shared_pointer<std::uint64_t>(kept(shared_address(shared.full)))),
         empty_(shared_pointer<std::uint64_t>(kept(shared_address(shared.empty)))),
-        handover_(args, shared, warp_, uniform(threadIdx.x / kConsumerThreads % kShares)),
+        handover_(args, shared, warp_),
         products_(args, shared, warp_) {
     at_.advance(set_);
   }
@@ -113,8 +113,7 @@ class Sets {
   using Ring = boxes::Ring<Stage>;
   static_assert(Ring::kStages >= 2 * Stage::kSets);  // a set is ahead of another by that much
   static constexpr std::uint32_t kSets = Stage::kSets;
-  static constexpr std::uint32_t kShares = Stage::kShares;
-  static constexpr int kTokens = Stage::kTokens / kShares;
+  static constexpr int kTokens = Stage::kTokens;
   static constexpr std::uint32_t kGroups = kTokens / 8;  // of tokens
   static constexpr int kCount = kTokens / 2;             // sums of a thread
   static constexpr std::uint32_t kSumsAreThere = 2;      // barriers

@@ -10,7 +10,7 @@
 namespace inferno::ops::cuda::codes {
 
 template <typename CodesOf, int kTokens>
-using ElementsStage = CodeStage<CodesOf, kTokens, 1, 0>;
+using ElementsStage = CodeStage<CodesOf, kTokens, 0>;
 
 #ifdef INFERNO_SM90A
 

@@ -14,7 +14,6 @@ template <int kTokensOf>
 struct ElementStage {
   static constexpr int kTokens = kTokensOf;
   static constexpr std::uint32_t kSets = 1;
-  static constexpr std::uint32_t kShares = 1;
   static constexpr std::uint32_t kFinishers = 0;
   static constexpr std::uint32_t kPlaces = 2;
   static constexpr std::uint32_t kColumns = kBoxColumns;

@@ -31,15 +31,9 @@ struct Sums {
 template <typename Element, typename Stage, bool kExtras>
 class Handover {
  public:
-  // The number of the warp among those that do the same, for a share of the tokens.
-  __device__ Handover(const FewRowsArgs& args, const Shared& shared, std::uint32_t warp,
-                      std::uint32_t share = 0)
-      : args_(args),
-        shared_(shared),
-        rank_(cluster_rank()),
-        share_(share),
-        warp_(warp),
-        lane_(threadIdx.x % 32) {}
+  // The number of the warp among those that do the same.
+  __device__ Handover(const FewRowsArgs& args, const Shared& shared, std::uint32_t warp)
+      : args_(args), shared_(shared), rank_(cluster_rank()), warp_(warp), lane_(threadIdx.x % 32) {}
 
   // Calls multiply(tiles, sums) for each tile, which adds this block's share of its columns.
   // By the consumer warps, which finish tiles, too.
@@ -91,7 +85,7 @@ class Handover {
   }
 
  private:
-  static constexpr int kTokens = Stage::kTokens / Stage::kShares;
+  static constexpr int kTokens = Stage::kTokens;
   static constexpr std::uint32_t kPlaces = Stage::kPlaces;
   using Sums = boxes::Sums<kTokens>;
   static constexpr int kSendAndFinish = kConsumerThreads + Sums::kGroups * 32;
@@ -109,20 +103,17 @@ class Handover {
     OutputConstants constants[2];
   };
 
-  __device__ void barrier() const { named_sync<kConsumerThreads>(share_ == 0 ? 1 : 7); }
-
-  __device__ std::uint64_t* handed(std::uint32_t nth) const {
-    return &shared_.handed[share_ * kPlaces + nth % kPlaces];
+  __device__ static void barrier() {
+    asm volatile("bar.sync 1, %0;" ::"n"(kConsumerThreads) : "memory");
   }
 
   // A warp has every kConsumers-th token; the loads of all are under way together.
   __device__ void load_scales() const {
     float scales[kTokens / kConsumers];
-    const std::uint32_t first = share_ * kTokens + warp_;
-    row_scales<kExtras>(args_.epilogue, first, kConsumers, scales);
+    row_scales<kExtras>(args_.epilogue, warp_, kConsumers, scales);
 #pragma unroll
     for (int i = 0; i < kTokens / kConsumers; ++i) {
-      if (lane_ == 0) shared_.scale[first + i * kConsumers] = scales[i];
+      if (lane_ == 0) shared_.scale[warp_ + i * kConsumers] = scales[i];
     }
     barrier();
   }
@@ -130,23 +121,20 @@ class Handover {
   // To the block that finishes this warp's outputs.
   __device__ void hand_over(const Sums& sums, std::uint32_t nth) const {
     const std::uint32_t to = address_in(warp_, shared_address(place(nth, rank_, 0)));
-    const std::uint32_t counted = address_in(warp_, shared_address(handed(nth)));
+    const std::uint32_t handed = address_in(warp_, shared_address(&shared_.handed[nth % kPlaces]));
 #pragma unroll
     for (std::uint32_t group = 0; group < kGroups; ++group) {
-      send(to + group * 32 * sizeof(float4), sums.of(group), counted);
+      send(to + group * 32 * sizeof(float4), sums.of(group), handed);
     }
   }
 
   // Where this thread's sums of a group are from one of the blocks.
   __device__ float4* place(std::uint32_t nth, std::uint32_t block, std::uint32_t group) const {
-    return shared_.sums +
-           (((share_ * kPlaces + nth % kPlaces) * kCluster + block) * kGroups + group) * 32 + lane_;
+    return shared_.sums + ((nth % kPlaces * kCluster + block) * kGroups + group) * 32 + lane_;
   }
 
   // Of an output's i-th sum.
-  __device__ std::uint32_t token(int i) const {
-    return share_ * kTokens + warp_ * 8 + lane_ % 4 * 2 + i % 2;
-  }
+  __device__ std::uint32_t token(int i) const { return warp_ * 8 + lane_ % 4 * 2 + i % 2; }
 
   __device__ bool exists(std::uint32_t t, std::uint32_t output) const {
     return t < args_.epilogue.num_tokens && output < args_.epilogue.num_outputs;
@@ -168,8 +156,9 @@ class Handover {
   // By all warps, of which one finishes each group of tokens.
   __device__ void finish(const Outputs& outputs, std::uint32_t nth) const {
     if (warp_ >= kGroups) return;
-    wait_barrier(handed(nth), nth / kPlaces % 2);
-    if (warp_ == 0 && lane_ == 0) arrive_expecting(handed(nth), Places<kTokens>::kBytes);
+    wait_barrier(&shared_.handed[nth % kPlaces], nth / kPlaces % 2);
+    if (warp_ == 0 && lane_ == 0)
+      arrive_expecting(&shared_.handed[nth % kPlaces], Places<kTokens>::kBytes);
     float sums[4] = {};
 #pragma unroll
     for (std::uint32_t block = 0; block < kCluster; ++block) {
@@ -229,7 +218,6 @@ class Handover {
   const FewRowsArgs& args_;
   const Shared& shared_;
   std::uint32_t rank_;
-  std::uint32_t share_;
   std::uint32_t warp_;
   std::uint32_t lane_;
 };

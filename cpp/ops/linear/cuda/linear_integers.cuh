@@ -32,8 +32,7 @@ constexpr float kMaxInputCode = 127.0F;
 // offsets, the sum of each group of W's columns.
 template <typename CodesOf, int kTokens>
 struct Kept {
-  static constexpr std::uint32_t kMaxBoxes =
-      (CodesOf::kKind == WeightKind::Int8 && kTokens == 64 ? 256 : 512) / kTokens;
+  static constexpr std::uint32_t kMaxBoxes = 512 / kTokens;
   static constexpr std::uint32_t kScalesAt = kMaxBoxes * kTokens * kSpanColumns;
   static constexpr std::uint32_t kSumsAt = kScalesAt + kMaxBoxes * kTokens * sizeof(InputScale);
   static constexpr std::uint32_t kSumsBytes =
@@ -42,8 +41,7 @@ struct Kept {
 };
 
 template <typename CodesOf, int kTokens>
-using IntegersStage =
-    CodeStage<CodesOf, kTokens, kTokens <= 32 ? 1 : 2, Kept<CodesOf, kTokens>::kBytes>;
+using IntegersStage = CodeStage<CodesOf, kTokens, Kept<CodesOf, kTokens>::kBytes>;
 
 #ifdef INFERNO_SM90A
 
@@ -55,8 +53,7 @@ class IntegerProducts {
         strip_(kept(shared.ring + kWarpStrips * warp * args.codes.span_bytes)),
         words_(args, warp),
         kept_(kept(shared_address(shared.kept))),
-        first_token_(uniform(threadIdx.x / kConsumerThreads % Stage::kShares) * kSetTokens),
-        inputs_(advanced(matrix_descriptor(shared.kept, 0), first_token_ * kSpanColumns)) {}
+        inputs_(matrix_descriptor(shared.kept, 0)) {}
 
   // Makes bytes of the inputs: eight lanes have a token's columns of a box, of four boxes at once.
   __device__ void start() const {
@@ -84,9 +81,8 @@ class IntegerProducts {
 
   // Gives the stage back once its codes are in registers. A warp without rows multiplies, too, as
   // its warpgroup's products are of all four.
-  __device__ void multiply(
-      std::uint32_t stage, std::uint32_t box, std::uint64_t* empty,
-      float (&sums)[kTokens / IntegersStage<CodesOf, kTokens>::kShares / 2]) const {
+  __device__ void multiply(std::uint32_t stage, std::uint32_t box, std::uint64_t* empty,
+                           float (&sums)[kTokens / 2]) const {
     std::uint32_t a[kSpanSteps / 2][4];
     Words words[kGroups];
     load(strip_ + stage * Ring::kStageBytes, a, words);
@@ -119,8 +115,7 @@ class IntegerProducts {
   using Ring = boxes::Ring<Stage>;
   using Span = LaneSpan<CodesOf::kKind>;
   using KeptInputs = Kept<CodesOf, kTokens>;
-  static constexpr std::uint32_t kSetTokens = kTokens / Stage::kShares;
-  static constexpr int kCount = kSetTokens / 2;  // sums of a thread
+  static constexpr int kCount = kTokens / 2;  // sums of a thread
   static constexpr std::uint32_t kGroups = CodesOf::kGroups;
   static constexpr std::uint32_t kGroupSteps = CodesOf::kGroupSteps;
   static constexpr float kCodeUnit = CodesOf::kKind == WeightKind::Int4 ? 0.0625F : 1.0F;
@@ -150,7 +145,7 @@ class IntegerProducts {
                       const Words& words, float (&sums)[kCount]) const {
     const float scales[] = {scale_of(words.at[0], CodesOf::kOffsets),
                             scale_of(words.at[1], CodesOf::kOffsets)};
-    const std::uint32_t first = first_token_ + threadIdx.x % 4 * 2;  // of a lane's, of eight
+    const std::uint32_t first = threadIdx.x % 4 * 2;  // of a lane's tokens of eight
     const auto* inputs = shared_pointer<const float4>(kept_ + KeptInputs::kScalesAt +
                                                       (box * kTokens + first) * sizeof(InputScale));
     const auto* offsets = shared_pointer<const float2>(
@@ -245,7 +240,6 @@ class IntegerProducts {
   std::uint32_t strip_;  // the warp's first, in the ring's first stage
   ScaleWords<CodesOf> words_;
   std::uint32_t kept_;
-  std::uint32_t first_token_;
   std::uint64_t inputs_;
 };
 
@@ -260,9 +254,9 @@ constexpr Variant kIntegerVariant =
              Kept<CodesOf, kTokens>::kMaxBoxes>;
 
 template <typename CodesOf, typename Element>
-constexpr Variant kIntegerVariants[] = {
-    kIntegerVariant<CodesOf, Element, 8>, kIntegerVariant<CodesOf, Element, 16>,
-    kIntegerVariant<CodesOf, Element, 32>, kIntegerVariant<CodesOf, Element, 64>};
+constexpr Variant kIntegerVariants[] = {kIntegerVariant<CodesOf, Element, 8>,
+                                        kIntegerVariant<CodesOf, Element, 16>,
+                                        kIntegerVariant<CodesOf, Element, 32>};
 
 template <typename CodesOf>
 std::span<const Variant> integer_variants(Dtype dtype) {
