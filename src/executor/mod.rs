@@ -21,6 +21,7 @@ use crate::memory::ModelBudget;
 
 mod actor;
 mod config;
+mod cost_fit;
 mod cost_model;
 mod engine_device;
 mod faults;
@@ -32,7 +33,8 @@ mod vocabulary;
 
 pub use actor::{Executor, ExecutorHandle, ExecutorStart, start};
 pub use config::{Config, Fault, FaultKind, GpuDevices, IsaChoice};
-pub use cost_model::CostModel;
+pub use cost_fit::CostFit;
+pub use cost_model::{CostModel, StepWork};
 pub use faults::FaultPlan;
 pub use maker::{Maker, MemoryReading};
 
