@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::lane::LaneSpec;
 use super::mailboxes::{Links, Mailboxes};
 use super::policy::MAX_STEPS_IN_FLIGHT;
-use super::step_gap::StepGap;
+use super::step_gap::{StepGap, device_time};
 use super::step_loop::{Failure, StepLoop, Turn};
 use super::{AddModel, Assign, Attach, Config, Depart, RemoveModel, SweepLanes};
 use crate::bridge::DeviceErrorCode;
@@ -127,17 +127,11 @@ impl Batcher {
         self.counted = here;
     }
 
-    fn measure(
-        &mut self,
-        computed: u32,
-        output: &StepOutput,
-        (started, ended): (Timestamp, Timestamp),
-    ) {
-        let took = ended.since(started);
-        self.device_metrics.step_time.record(took.as_secs_f64());
+    fn measure(&mut self, computed: u32, output: &StepOutput, ended: Timestamp) {
+        self.device_metrics.step_time.record(device_time(output.device_us).as_secs_f64());
         self.device_metrics.step_tokens.increment(u64::from(computed));
         let runs_on = self.steps.load().running > 0;
-        if let Some(gap) = self.gap.before(output, (started, ended), runs_on) {
+        if let Some(gap) = self.gap.before(output, runs_on) {
             self.device_metrics.step_gap.record(gap.as_secs_f64());
         }
         let (rows, seats) = (output.token_ids.len() as u32, self.steps.num_seats() as u32);
@@ -240,7 +234,7 @@ impl Handler<StepDone> for Batcher {
                 let answer = (&*output, done.batch);
                 // A defect has failed the device by now.
                 if let Ok(computed) = self.steps.settle(done.step, answer, to, done.ended) {
-                    self.measure(computed, &output, (done.started, done.ended));
+                    self.measure(computed, &output, done.ended);
                 }
                 self.neighbours.spare_output = Some(output);
             }

@@ -73,12 +73,10 @@ pub struct SeatBinding {
 pub struct StepDone {
     /// The number given.
     pub step: u64,
-    /// What was sampled, or why not.
+    /// What was sampled and how long the device took, or why not.
     pub result: Result<Box<StepOutput>, StepFailure>,
     /// The arrays, to be filled again.
     pub batch: Box<StepBatch>,
-    /// When the device began.
-    pub started: Timestamp,
     /// When it was done.
     pub ended: Timestamp,
 }
