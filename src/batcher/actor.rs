@@ -168,6 +168,7 @@ impl Handler<AddModel> for Batcher {
             block_size: budget.block_size,
             max_batch_size: budget.max_batch_size,
             max_step_tokens: budget.max_step_tokens,
+            step_time_target: self.config.step_time_target(),
             max_seq_len: budget.max_seq_len,
             window,
             end_token_ids,
