@@ -8,6 +8,7 @@
 //! [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its rows (`plan.rs`), `kv/` keeps
 //! blocks and prefix cache.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Message, Recipient};
@@ -101,6 +102,8 @@ pub struct Returned {
 pub struct AddModel {
     /// The model that was loaded.
     pub model: ModelId,
+    /// What metrics and the log call it.
+    pub name: Arc<str>,
     /// What it may take in a step.
     pub budget: ModelBudget,
     /// Its KV blocks and its memory on the device.
