@@ -236,10 +236,9 @@ pub mod ffi {
         score_top_logprobs: Vec<f32>,
         /// \[rows with `sample`, vocab_size\] the model's own if wanted, else empty.
         logits: Vec<f32>,
-        /// How long a GPU took for it, by its own clock, in microseconds; 0 on other devices.
+        /// How long the device took for it, in microseconds: a GPU tells it by its own clock, the executor for other devices.
         device_us: f32,
-        /// How long it had had nothing to do before, since the step before, in microseconds; 0 on other devices and before the first
-        /// step.
+        /// How long it had had nothing to do before, since the step before, in microseconds; 0 before the first step.
         idle_us: f32,
     }
 

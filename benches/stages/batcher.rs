@@ -15,6 +15,7 @@ fn spec(max_batch_size: u32) -> LaneSpec {
         block_size: 16,
         max_batch_size,
         max_step_tokens: 2048,
+        step_time_target: None,
         window: None,
         max_seq_len: 4096,
         end_token_ids: vec![2],

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::lane::LaneSpec;
 use super::mailboxes::{Links, Mailboxes};
 use super::policy::MAX_STEPS_IN_FLIGHT;
-use super::step_gap::StepGap;
+use super::step_gap::{StepGap, device_time};
 use super::step_loop::{Failure, StepLoop, Turn};
 use super::{AddModel, Assign, Attach, Config, Depart, RemoveModel, SweepLanes};
 use crate::bridge::DeviceErrorCode;
@@ -20,7 +20,7 @@ use crate::ids::{DeviceId, ModelId};
 use crate::lifeline::Lifeline;
 use crate::progress::Progress;
 use crate::reply::SharedStream;
-use crate::telemetry::{DeviceMetrics, Metrics};
+use crate::telemetry::{DeviceMetrics, Metrics, ModelMetrics};
 
 /// Control messages that may wait beside the work: one load or unload for each of a few models, attach, retire.
 const CONTROL_MESSAGES: usize = 8;
@@ -48,6 +48,7 @@ pub struct BatcherStart {
 
 /// The actor.
 pub struct Batcher {
+    device: DeviceId,
     config: Config,
     steps: StepLoop<SharedStream>,
     neighbours: Mailboxes,
@@ -57,6 +58,7 @@ pub struct Batcher {
     /// As the gauge of running sequences has it.
     counted: u32,
     gap: StepGap,
+    models: Vec<BatchedModel>,
     metrics: Arc<Metrics>,
     device_metrics: DeviceMetrics,
     progress: Progress,
@@ -74,12 +76,14 @@ impl Batcher {
         Self {
             config: start.config,
             steps: StepLoop::new(start.device.clone(), start.generation),
-            neighbours: Mailboxes::new(start.device, start.links, start.metrics.clone()),
+            neighbours: Mailboxes::new(start.device.clone(), start.links, start.metrics.clone()),
+            device: start.device,
             removals: Vec::new(),
             departures: Vec::new(),
             retry_planned: false,
             counted: 0,
             gap: StepGap::default(),
+            models: Vec::new(),
             metrics: start.metrics,
             device_metrics,
             progress: start.progress,
@@ -127,22 +131,39 @@ impl Batcher {
         self.counted = here;
     }
 
-    fn measure(
-        &mut self,
-        computed: u32,
-        output: &StepOutput,
-        (started, ended): (Timestamp, Timestamp),
-    ) {
-        let took = ended.since(started);
-        self.device_metrics.step_time.record(took.as_secs_f64());
+    /// Says in the log what the steps of a model cost, or of all: the file that `executor.sim_cost_model` names.
+    fn tell_costs(&self, of: Option<ModelId>) {
+        for BatchedModel { id, name, .. } in &self.models {
+            let costs = self.steps.costs(*id).filter(|_| of.is_none_or(|model| model == *id));
+            if let Some(Ok(costs)) = costs.map(|costs| serde_json::to_string(&costs)) {
+                tracing::info!(device = %self.device, model = %name, costs, "what its steps cost");
+            }
+        }
+    }
+
+    fn measure(&mut self, computed: u32, output: &StepOutput, ended: Timestamp) {
+        self.device_metrics.step_time.record(device_time(output.device_us).as_secs_f64());
         self.device_metrics.step_tokens.increment(u64::from(computed));
         let runs_on = self.steps.load().running > 0;
-        if let Some(gap) = self.gap.before(output, (started, ended), runs_on) {
+        if let Some(gap) = self.gap.before(output, runs_on) {
             self.device_metrics.step_gap.record(gap.as_secs_f64());
+        }
+        for model in &mut self.models {
+            let costs = self.steps.costs(model.id).map(|costs| costs.of_step());
+            for (key, micros) in costs.into_iter().flatten() {
+                model.metrics.step_cost.set(key, micros);
+            }
         }
         let (rows, seats) = (output.token_ids.len() as u32, self.steps.num_seats() as u32);
         self.metrics.recent_batches.record(rows, seats, ended);
     }
+}
+
+/// A model that is here, as metrics and the log have it.
+struct BatchedModel {
+    id: ModelId,
+    name: Arc<str>,
+    metrics: ModelMetrics,
 }
 
 impl Actor for Batcher {
@@ -167,13 +188,16 @@ impl Handler<AddModel> for Batcher {
     type Result = ();
 
     fn handle(&mut self, message: AddModel, ctx: &mut Self::Context) {
-        let AddModel { model, budget, loaded, window, end_token_ids } = message;
+        let AddModel { model, name, budget, loaded, window, end_token_ids } = message;
+        let metrics = self.metrics.model(self.device.as_str(), &name);
+        self.models.push(BatchedModel { id: model, name, metrics });
         self.steps.add_model(LaneSpec {
             model,
             num_blocks: loaded.num_blocks,
             block_size: budget.block_size,
             max_batch_size: budget.max_batch_size,
             max_step_tokens: budget.max_step_tokens,
+            step_time_target: self.config.step_time_target(),
             max_seq_len: budget.max_seq_len,
             window,
             end_token_ids,
@@ -189,6 +213,8 @@ impl Handler<RemoveModel> for Batcher {
     type Result = ();
 
     fn handle(&mut self, message: RemoveModel, ctx: &mut Self::Context) {
+        self.tell_costs(Some(message.model));
+        self.models.retain(|model| model.id != message.model);
         self.steps.close_model(message.model);
         self.removals.push((message.model, message.done));
         self.turn(ctx);
@@ -208,6 +234,7 @@ impl Handler<Depart> for Batcher {
     type Result = ();
 
     fn handle(&mut self, message: Depart, ctx: &mut Self::Context) {
+        self.tell_costs(None);
         let failure = Failure::of(message.reason);
         self.steps.fail(failure, &mut self.neighbours, Timestamp::now());
         self.departures.push(message.done);
@@ -240,7 +267,7 @@ impl Handler<StepDone> for Batcher {
                 let answer = (&*output, done.batch);
                 // A defect has failed the device by now.
                 if let Ok(computed) = self.steps.settle(done.step, answer, to, done.ended) {
-                    self.measure(computed, &output, (done.started, done.ended));
+                    self.measure(computed, &output, done.ended);
                 }
                 self.neighbours.spare_output = Some(output);
             }
@@ -261,6 +288,7 @@ impl Drop for Batcher {
     /// Also runs after a panic in a handler. Nothing in here may panic.
     fn drop(&mut self) {
         let now = Timestamp::now();
+        self.tell_costs(None);
         let to = &mut self.neighbours;
         to.executor = None;
         self.steps.fail(Failure::of("the batcher has ended"), to, now);

@@ -1,12 +1,14 @@
-//! One model's sequences on one device: who has a seat, and who is in the next step.
+//! One model's sequences on one device: who has a seat, and who holds which blocks.
 //!
-//! A step holds first one token for every sequence that decodes, then prefill chunks of those that have begun, then newcomers,
-//! until the token budget is spent. Blocks are taken as they are needed; when there are none, the sequence of the lowest rank
-//! gives its own back and waits in front of all newcomers.
+//! Blocks are taken as they are needed; when there are none, the sequence of the lowest rank gives its own back and waits in front
+//! of all newcomers.
+
+use std::time::Duration;
 
 use super::Credit;
 use super::kv::KvBlocks;
 use super::seated::{Output, SeatState, Seated, Started, Waiting, Wishes};
+use crate::executor::{CostFit, CostModel};
 use crate::ids::{DeviceId, ModelId};
 use crate::reply::Delivery;
 use crate::request::FinishReason;
@@ -25,6 +27,8 @@ pub struct LaneSpec {
     pub max_batch_size: u32,
     /// Most tokens of one step.
     pub max_step_tokens: u32,
+    /// Most time of a step in which sequences decode; see [`Config`](super::Config).
+    pub step_time_target: Option<Duration>,
     /// Most positions of one sequence.
     pub max_seq_len: u32,
     /// Where every layer sees so many positions at most: blocks before them are given back. A prefix longer than the window is found
@@ -81,9 +85,11 @@ pub(super) struct Lane<S> {
     /// Somebody got no block in the step being planned.
     pub stalled: bool,
     /// The next step is a suspect's, if there is one.
-    suspect_next: bool,
+    pub suspect_next: bool,
+    /// What its steps cost, by those that are done.
+    pub cost: CostFit,
     /// Kept for its memory.
-    walk: Vec<u32>,
+    pub walk: Vec<u32>,
 }
 
 impl<S: Clone> Lane<S> {
@@ -103,6 +109,7 @@ impl<S: Clone> Lane<S> {
             unbound: Vec::new(),
             stalled: false,
             suspect_next: false,
+            cost: CostFit::default(),
             walk: Vec::with_capacity(seats as usize),
             spec,
         }
@@ -133,32 +140,6 @@ impl<S: Clone> Lane<S> {
             block_size: self.spec.block_size,
             reserve_tokens: self.spec.reserve_tokens,
             open: self.open,
-        }
-    }
-
-    /// Chooses the rows of the next step; none if there is nothing to do, or nothing before a step in flight is done.
-    pub fn plan(&mut self, rows: &mut Vec<Row>, out: &mut Output<S>) {
-        self.retire_unwanted(out);
-        self.stalled = false;
-        if self.suspect_next && self.plan_suspect(rows, out) {
-            self.suspect_next = false;
-            return;
-        }
-        self.suspect_next = true;
-        let mut budget = self.spec.max_step_tokens;
-        for decodes in [true, false] {
-            let mut walk = std::mem::take(&mut self.walk);
-            walk.clone_from(&self.order);
-            for seat in &walk {
-                if self.is_due(*seat, decodes) {
-                    budget -= self.give(*seat, budget, rows, out);
-                }
-            }
-            self.walk = walk;
-        }
-        self.start_newcomers(budget, rows, out);
-        if rows.is_empty() && self.plan_suspect(rows, out) {
-            self.suspect_next = false;
         }
     }
 
@@ -221,61 +202,9 @@ impl<S: Clone> Lane<S> {
         });
     }
 
-    pub(super) fn is_due(&self, seat: u32, decodes: bool) -> bool {
-        self.seats[seat as usize].as_ref().is_some_and(|run| {
-            !run.suspect && run.decodes() == decodes && run.is_runnable(self.spec.max_seq_len)
-        })
-    }
-
-    /// A step with one suspect alone, so that a prompt that breaks steps takes nobody with it the second time.
-    fn plan_suspect(&mut self, rows: &mut Vec<Row>, out: &mut Output<S>) -> bool {
-        let suspect = self.order.iter().copied().find(|seat| {
-            self.seats[*seat as usize]
-                .as_ref()
-                .is_some_and(|run| run.suspect && run.is_runnable(self.spec.max_seq_len))
-        });
-        suspect.is_some_and(|seat| self.give(seat, self.spec.max_step_tokens, rows, out) > 0)
-    }
-
-    /// Gives a sequence its part of the step, as far as budget and blocks go; returns the tokens spent.
-    pub(super) fn give(
-        &mut self,
-        seat: u32,
-        budget: u32,
-        rows: &mut Vec<Row>,
-        out: &mut Output<S>,
-    ) -> u32 {
-        if budget == 0 {
-            return 0;
-        }
-        let held = self.secure(seat, budget, out);
-        let Some(run) = &mut self.seats[seat as usize] else { return 0 };
-        let query_len = held.saturating_sub(run.computed);
-        if query_len == 0 || run.state != SeatState::Running {
-            self.stalled = true;
-            return 0;
-        }
-        let start = run.computed;
-        let feed_sampled = start >= run.sequence.len();
-        debug_assert!(!feed_sampled || query_len == 1, "only the last token can be unseen");
-        let num_scored = match run.has_unscored_prompt() {
-            // The last token's is the completion's first.
-            true => query_len - u32::from(start + query_len == run.sequence.num_prompt_tokens),
-            false => 0,
-        };
-        run.computed += query_len;
-        run.in_flight += 1;
-        // Who wants no token at all is here for the prompt's log probabilities.
-        let sample = run.computed == run.total() && !run.is_exhausted(self.spec.max_seq_len);
-        run.unseen += u32::from(sample);
-        let num_top = run.wishes.num_top;
-        rows.push(Row { seat, start, query_len, sample, feed_sampled, num_scored, num_top });
-        query_len
-    }
-
     /// Takes blocks for a sequence's next tokens, from others of lower rank if not one token fits; returns how many tokens
     /// its table then holds, `budget` new ones at most.
-    fn secure(&mut self, seat: u32, budget: u32, out: &mut Output<S>) -> u32 {
+    pub(super) fn secure(&mut self, seat: u32, budget: u32, out: &mut Output<S>) -> u32 {
         loop {
             let Some(run) = &mut self.seats[seat as usize] else { return 0 };
             let wanted = run.computed + run.remaining().min(budget);
@@ -378,6 +307,12 @@ impl<S: Clone> Lane<S> {
             .map(|run| self.estimate(&run.sequence).saturating_sub(run.table.len() as u32))
             .sum();
         waiting + preempting
+    }
+
+    /// What its steps cost and how many blocks it has, as a `sim` device would have it; none before that is known.
+    pub fn costs(&self) -> Option<CostModel> {
+        let costs = self.cost.costs()?;
+        Some(CostModel { num_blocks: Some(self.spec.num_blocks), ..costs })
     }
 
     /// The model that this lane runs.

@@ -2,11 +2,14 @@
 //!
 //! Accepts [`Assign`] from the scheduler, [`StepDone`](crate::executor::StepDone) from its executor, [`AddModel`] and
 //! [`RemoveModel`] from models, [`Attach`], [`SweepLanes`] and [`Depart`] from the node. Tells the scheduler its [`Credit`]. Forms steps
-//! under one token budget shared by decodes and prefill chunks; two at most in flight.
+//! under one budget of tokens and time shared by decodes and prefill chunks; two at most in flight.
 //!
 //! `actor.rs` and `mailboxes.rs` are the shell. [`StepLoop`] is what happens after every event, whoever the neighbours are.
-//! [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its rows, `kv/` keeps
+//! [`Batching`] is the policy: it shares the steps out over lanes (one per model), a lane chooses its rows (`plan.rs`), `kv/` keeps
 //! blocks and prefix cache.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Message, Recipient};
 use schemars::JsonSchema;
@@ -25,12 +28,14 @@ mod kv;
 mod lane;
 mod mailboxes;
 mod newcomers;
+mod plan;
 mod policy;
 #[cfg(test)]
 pub(crate) mod probe;
 mod seated;
 mod settle;
 mod step_batch;
+mod step_budget;
 mod step_gap;
 mod step_loop;
 #[cfg(test)]
@@ -97,6 +102,8 @@ pub struct Returned {
 pub struct AddModel {
     /// The model that was loaded.
     pub model: ModelId,
+    /// What metrics and the log call it.
+    pub name: Arc<str>,
     /// What it may take in a step.
     pub budget: ModelBudget,
     /// Its KV blocks and its memory on the device.
@@ -165,10 +172,17 @@ pub struct Config {
     #[schemars(range(min = 1, max = 4_096), extend("x-aliases" = ["max_num_seqs"]))]
     pub max_batch_size: Option<u32>,
     /// Most tokens of one step, decodes and prefill chunks together, at least `max_batch_size`. More
-    /// prefill faster; the running sequences wait for the longest step. Absent: 512, on GPUs 2,048.
+    /// prefill faster; the running sequences wait for the longest step, but see `step_time_target_ms`. Absent: 512, on GPUs
+    /// 2,048.
     #[serde(alias = "max_num_batched_tokens")]
     #[schemars(range(min = 1, max = 1_048_576), extend("x-aliases" = ["max_num_batched_tokens"]))]
     pub max_step_tokens: Option<u32>,
+    /// Milliseconds that a step is to take while sequences decode in it: the gap between two of their tokens. Prompts get
+    /// what is left of it, by what steps cost on this device, which is fitted while it runs. Less means shorter gaps and
+    /// more steps for a prompt. A step takes longer where decodes alone need more than half of it, and where for each sequence
+    /// that decodes more than four wait for their prompts. 0: no bound but `max_step_tokens`.
+    #[schemars(range(max = 60_000))]
+    pub step_time_target_ms: u32,
     /// Positions of one KV block (a power of two, on GPUs 16 to 128). Smaller blocks waste less and share more; tables
     /// grow longer.
     #[schemars(range(min = 1, max = 256))]
@@ -189,6 +203,7 @@ impl Default for Config {
         Self {
             max_batch_size: None,
             max_step_tokens: None,
+            step_time_target_ms: 50,
             block_size: 16,
             enable_prefix_cache: true,
             reserve_tokens: 64,
@@ -207,6 +222,12 @@ impl Config {
             (None, Some(tokens)) => (sequences.min(tokens), tokens),
             (None, None) => (sequences, tokens),
         }
+    }
+
+    /// See [`Config::step_time_target_ms`]; none: a step takes the time that its tokens take.
+    pub fn step_time_target(&self) -> Option<Duration> {
+        let target = Duration::from_millis(self.step_time_target_ms.into());
+        (!target.is_zero()).then_some(target)
     }
 
     /// Whether every value is in range, for a node on GPUs or on other devices.

@@ -2,6 +2,7 @@
 
 use super::lane::{Lane, Row};
 use super::seated::{Output, SeatState, Seated};
+use super::step_budget::StepBudget;
 use crate::reply::Delivery;
 use crate::request::FinishReason;
 use crate::sequence::Sequence;
@@ -11,11 +12,11 @@ impl<S: Clone> Lane<S> {
     /// one is kept back only while a pre-empted sequence needs its blocks again. Those that wait for a prefix let others pass.
     pub(super) fn start_newcomers(
         &mut self,
-        mut budget: u32,
+        budget: &mut StepBudget,
         rows: &mut Vec<Row>,
         out: &mut Output<S>,
     ) {
-        while budget > 0
+        while !budget.is_spent()
             && !self.stalled
             && !self.free_seats.is_empty()
             && let Some(next) = self.next_newcomer()
@@ -29,7 +30,7 @@ impl<S: Clone> Lane<S> {
             if exhausted {
                 self.end_without_step(seat, out);
             } else if self.is_due(seat, true) || self.is_due(seat, false) {
-                budget -= self.give(seat, budget, rows, out);
+                self.give(seat, budget, rows, out);
             }
         }
     }
@@ -107,6 +108,7 @@ mod tests {
             block_size: 4,
             max_batch_size: 8,
             max_step_tokens: 8,
+            step_time_target: None,
             max_seq_len: 64,
             window: None,
             end_token_ids: Vec::new(),

@@ -7,7 +7,7 @@ use super::seated::{Departure, Output, SeatState, Waiting};
 use super::settle::check_answer;
 use super::{Credit, step_batch};
 use crate::bridge::ffi::{StepBatch, StepOutput};
-use crate::executor::SeatBinding;
+use crate::executor::{CostModel, SeatBinding};
 use crate::ids::{DeviceId, ModelId};
 use crate::sequence::{Sequence, most_blocks_needed};
 
@@ -232,6 +232,11 @@ impl<S: Clone> Batching<S> {
             used_blocks: sum.used_blocks + lane.kv.num_blocks() - lane.kv.num_available(),
             total_blocks: sum.total_blocks + lane.kv.num_blocks(),
         })
+    }
+
+    /// What a model's steps cost, by those that are done; none before that is known.
+    pub fn costs(&self, model: ModelId) -> Option<CostModel> {
+        self.lane(model)?.costs()
     }
 
     /// Steps in flight.

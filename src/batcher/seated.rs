@@ -224,6 +224,7 @@ pub(super) mod tests {
             block_size: 4,
             max_batch_size: 4,
             max_step_tokens: 8,
+            step_time_target: None,
             window: None,
             max_seq_len: 32,
             end_token_ids: vec![7],

@@ -1,7 +1,9 @@
 //! What a step's end means for the sequences that were in it.
 
 use super::lane::{Lane, LaneSpec, Row};
+use super::plan::work_of;
 use super::seated::{Departure, Output, SeatState, Wishes};
+use super::step_gap::device_time;
 use crate::bridge::NO_TOKEN;
 use crate::bridge::ffi::{RowStatus, StepOutput};
 use crate::reply::{Delivery, RowFault};
@@ -14,6 +16,7 @@ pub(super) const MAX_FAILED_STEPS: u32 = 2;
 impl<S: Clone> Lane<S> {
     /// Takes in what a step sampled; `output` answers these rows.
     pub fn settle(&mut self, rows: &[Row], output: &StepOutput, out: &mut Output<S>) {
+        self.cost.learn(&work_of(rows), device_time(output.device_us));
         let mut top = 0;
         for (index, row) in rows.iter().enumerate() {
             self.settle_row(row, RowAnswer { output, index, top }, out);

@@ -10,6 +10,7 @@ use super::{Credit, DeviceFailed};
 use crate::bridge::ffi::{StepBatch, StepOutput};
 use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
+use crate::executor::CostModel;
 use crate::ids::{DeviceId, ModelId};
 use crate::sequence::Sequence;
 
@@ -69,6 +70,11 @@ impl<S: Clone> StepLoop<S> {
     /// How much is here.
     pub fn load(&self) -> Occupancy {
         self.policy.load()
+    }
+
+    /// What a model's steps cost, by those that are done; none before that is known.
+    pub fn costs(&self, model: ModelId) -> Option<CostModel> {
+        self.policy.costs(model)
     }
 
     /// Seats of all models.

@@ -19,7 +19,7 @@ use crate::lifeline::Lifeline;
 use crate::progress::Progress;
 use crate::telemetry::DeviceMetrics;
 
-use self::steps::SubmittedStep;
+use self::steps::{StepClock, SubmittedStep};
 use super::maker::{Maker, MemoryReading};
 use super::{Device, DeviceLoad, LoadModel, LoadState, LoadedModel, StepDone, UnloadModel};
 use crate::ids::DeviceId;
@@ -94,6 +94,7 @@ pub fn start(start: ExecutorStart) -> io::Result<ExecutorHandle> {
             alive: start.alive,
             memory: reading,
             loading: None,
+            clock: StepClock::default(),
             in_flight: VecDeque::new(),
             unsent: VecDeque::new(),
         };
@@ -131,6 +132,8 @@ pub struct Executor {
     alive: Lifeline,
     memory: MemoryReading,
     loading: Option<LoadModel>,
+    /// Of a device without a pipeline.
+    clock: StepClock,
     /// Steps that a device with a pipeline has not answered, oldest first.
     in_flight: VecDeque<SubmittedStep>,
     /// Answers that the batcher's mailbox refused, oldest first.

@@ -1,4 +1,5 @@
-//! What a step costs on a `sim` device: a file of numbers, so that a cluster can be tried on a laptop.
+//! What a step costs on a device: a file of numbers, by which `sim` takes its time, so that a cluster can be tried on a laptop; on
+//! every device they are fitted while it runs ([`CostFit`](super::CostFit)).
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,6 +8,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::bridge::ffi::StepBatch;
 use crate::memory::ByteSize;
+
+/// What of a step takes time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepWork {
+    /// Sequences that decode (one query token).
+    pub decodes: u32,
+    /// Tokens of prompt chunks.
+    pub prompt_tokens: u32,
+    /// Positions of context that are attended to, over all sequences.
+    pub context: u64,
+}
+
+impl StepWork {
+    /// What is in a batch.
+    pub fn of(batch: &StepBatch) -> Self {
+        let mut work = Self::default();
+        for (query_len, context_len) in batch.query_lens.iter().zip(&batch.context_lens) {
+            work.add(*query_len, *context_len);
+        }
+        work
+    }
+
+    /// One more sequence.
+    pub fn add(&mut self, query_len: u32, context_len: u32) {
+        match query_len {
+            1 => self.decodes += 1,
+            tokens => self.prompt_tokens += tokens,
+        }
+        self.context += u64::from(context_len);
+    }
+}
 
 /// The file that `executor.sim_cost_model` names, TOML or JSON by its ending. Every key is optional; all absent costs nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,13 +98,7 @@ impl CostModel {
     }
 
     fn check(&self) -> Result<(), String> {
-        for (key, value) in [
-            ("step_us", self.step_us),
-            ("decode_us_per_sequence", self.decode_us_per_sequence),
-            ("prefill_us_per_token", self.prefill_us_per_token),
-            ("context_us_per_1k", self.context_us_per_1k),
-            ("load_ms", self.load_ms),
-        ] {
+        for (key, value) in self.of_step().into_iter().chain([("load_ms", self.load_ms)]) {
             // An hour is beyond anything meant; it also keeps sums inside a Duration.
             if !(0.0..=3.6e9).contains(&value) {
                 return Err(format!("{key}: expected 0 to 3600000000, got {value}"));
@@ -86,18 +112,25 @@ impl CostModel {
 
     /// The time of one step.
     pub fn step_time(&self, batch: &StepBatch) -> Duration {
-        let mut us = self.step_us;
-        for query_len in &batch.query_lens {
-            match query_len {
-                1 => us += self.decode_us_per_sequence,
-                tokens => us += self.prefill_us_per_token * f64::from(*tokens),
-            }
-        }
-        if self.context_us_per_1k > 0.0 {
-            let context: u64 = batch.context_lens.iter().map(|len| u64::from(*len)).sum();
-            us += self.context_us_per_1k * context as f64 / 1000.0;
-        }
-        Duration::from_nanos((us * 1e3) as u64)
+        Duration::from_nanos((self.micros(&StepWork::of(batch)) * 1e3) as u64)
+    }
+
+    /// The time of so much work, in microseconds.
+    pub fn micros(&self, work: &StepWork) -> f64 {
+        self.step_us
+            + self.decode_us_per_sequence * f64::from(work.decodes)
+            + self.prefill_us_per_token * f64::from(work.prompt_tokens)
+            + self.context_us_per_1k * work.context as f64 / 1000.0
+    }
+
+    /// What a step costs, by the file's keys.
+    pub fn of_step(&self) -> [(&'static str, f64); 4] {
+        [
+            ("step_us", self.step_us),
+            ("decode_us_per_sequence", self.decode_us_per_sequence),
+            ("prefill_us_per_token", self.prefill_us_per_token),
+            ("context_us_per_1k", self.context_us_per_1k),
+        ]
     }
 
     /// The time of loading a model.
@@ -135,7 +168,8 @@ mod tests {
         let zero = CostModel::read(&root.join("zero.toml")).expect("reads");
         assert_eq!(zero.step_time(&StepBatch::default()), Duration::ZERO);
         let h200 = CostModel::read(&root.join("h200-8b.toml")).expect("reads");
-        let eight = StepBatch { query_lens: vec![1; 8], ..StepBatch::default() };
+        let eight =
+            StepBatch { query_lens: vec![1; 8], context_lens: vec![1; 8], ..StepBatch::default() };
         assert!(h200.step_time(&eight) > Duration::from_millis(3));
     }
 

@@ -21,6 +21,7 @@ use crate::memory::ModelBudget;
 
 mod actor;
 mod config;
+mod cost_fit;
 mod cost_model;
 mod engine_device;
 mod faults;
@@ -32,7 +33,8 @@ mod vocabulary;
 
 pub use actor::{Executor, ExecutorHandle, ExecutorStart, start};
 pub use config::{Config, Fault, FaultKind, GpuDevices, IsaChoice};
-pub use cost_model::CostModel;
+pub use cost_fit::CostFit;
+pub use cost_model::{CostModel, StepWork};
 pub use faults::FaultPlan;
 pub use maker::{Maker, MemoryReading};
 
@@ -71,12 +73,10 @@ pub struct SeatBinding {
 pub struct StepDone {
     /// The number given.
     pub step: u64,
-    /// What was sampled, or why not.
+    /// What was sampled and how long the device took, or why not.
     pub result: Result<Box<StepOutput>, StepFailure>,
     /// The arrays, to be filled again.
     pub batch: Box<StepBatch>,
-    /// When the device began.
-    pub started: Timestamp,
     /// When it was done.
     pub ended: Timestamp,
 }

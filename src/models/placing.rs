@@ -172,6 +172,7 @@ impl Flows {
             budget.max_seq_len = entry.max_seq_len.get();
             let message = AddModel {
                 model: entry.id,
+                name: entry.name.as_str().into(),
                 budget,
                 loaded: placement.loaded,
                 window: entry.checkpoint.spec().widest_window(),

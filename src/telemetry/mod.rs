@@ -10,10 +10,12 @@ use metrics::{Counter, Gauge, Histogram, Label};
 use crate::error::{Error, Kind};
 use crate::request::FinishReason;
 
+mod gauges;
 mod log;
 mod requests;
 mod window;
 
+pub use gauges::{InfoGauge, KeyedGauge, LateGauge};
 pub use log::{HeldLog, init_tracing, init_tracing_of_start, log_filter};
 pub use requests::{LoggedSink, RefusedRequest, RequestLog};
 pub use window::{BatchWindow, LatencyWindow};
@@ -61,6 +63,12 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
             Histogram,
             &["device"],
             "between two steps, while sequences ran: the device had nothing to do",
+        ),
+        (
+            STEP_COST,
+            Gauge,
+            &["device", "key", "model"],
+            "what a step costs, fitted while the device runs, by the keys of `config/sim`; absent before it is known",
         ),
         ("inferno_step_tokens_total", Counter, &["device"], "tokens computed in steps"),
         ("inferno_device_memory_used_bytes", Gauge, &["device"], "memory pool in use"),
@@ -259,13 +267,23 @@ impl Metrics {
         let labels =
             || vec![Label::new("node", self.node.clone()), Label::new("device", device.to_owned())];
         GpuMetrics {
-            info: InfoGauge(labels()),
+            info: InfoGauge::new(labels()),
             card_memory_used: metrics::gauge!("inferno_gpu_memory_used_bytes", labels()),
             card_memory_total: metrics::gauge!("inferno_gpu_memory_total_bytes", labels()),
             utilisation: metrics::gauge!("inferno_gpu_utilisation_percent", labels()),
             temperature: metrics::gauge!("inferno_gpu_temperature_celsius", labels()),
-            ecc_uncorrected: LateGauge("inferno_gpu_ecc_uncorrected", labels()),
+            ecc_uncorrected: LateGauge::new("inferno_gpu_ecc_uncorrected", labels()),
         }
+    }
+
+    /// The handles of one model on one device.
+    pub fn model(&self, device: &str, model: &str) -> ModelMetrics {
+        let labels = vec![
+            Label::new("node", self.node.clone()),
+            Label::new("device", device.to_owned()),
+            Label::new("model", model.to_owned()),
+        ];
+        ModelMetrics { step_cost: KeyedGauge::new(STEP_COST, labels) }
     }
 
     /// The handles of one device.
@@ -284,6 +302,12 @@ impl Metrics {
             rebuilds: metrics::counter!("inferno_device_rebuilds_total", labels()),
         }
     }
+}
+
+/// One model's metrics on one device.
+pub struct ModelMetrics {
+    /// `inferno_step_cost_microseconds`
+    pub step_cost: KeyedGauge,
 }
 
 /// One device's metrics.
@@ -324,31 +348,6 @@ pub struct GpuMetrics {
     pub ecc_uncorrected: LateGauge,
 }
 
-/// A gauge that is absent until it is set; a plain one is 0 from the start.
-pub struct LateGauge(&'static str, Vec<Label>);
-
-impl LateGauge {
-    /// Sets it.
-    pub fn set(&self, value: f64) {
-        metrics::gauge!(self.0, self.1.clone()).set(value);
-    }
-}
-
-/// The gauge whose labels are what it says.
-pub struct InfoGauge(Vec<Label>);
-
-impl InfoGauge {
-    /// Sets it to 1 for a card; what is not known is an empty label.
-    pub fn set(&self, name: &str, numa_node: Option<u32>, pci_bus_id: &str) {
-        let numa_node = numa_node.map(|node| node.to_string()).unwrap_or_default();
-        let mut labels = self.0.clone();
-        labels.push(Label::new("name", name.to_owned()));
-        labels.push(Label::new("numa_node", numa_node));
-        labels.push(Label::new("pci_bus_id", pci_bus_id.to_owned()));
-        metrics::gauge!("inferno_gpu_info", labels).set(1.0);
-    }
-}
-
 /// Histogram buckets in seconds: from a step of a small model to a long request.
 const BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -356,6 +355,7 @@ const BUCKETS: &[f64] = &[
 ];
 
 const STEP_GAP: &str = "inferno_step_gap_seconds";
+const STEP_COST: &str = "inferno_step_cost_microseconds";
 /// A GPU waits for microseconds where all is well.
 const GAP_BUCKETS: &[f64] =
     &[2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.1, 1.0];
@@ -404,6 +404,7 @@ mod tests {
         assert!(!handle.render().contains("inferno_gpu_ecc_uncorrected{node=\"names-test\""));
         gpu.ecc_uncorrected.set(0.0);
         gpu.info.set("A card", Some(1), "00000000:1B:00.0");
+        metrics.model("cpu:0", "demo").step_cost.set("step_us", 4.0);
         let device = metrics.device("cpu:0");
         device.step_time.record(0.1);
         device.step_gap.record(3e-6);

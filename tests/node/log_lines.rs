@@ -1,8 +1,10 @@
 //! Goal: the log tells what somebody who serves a model has to know: what its checkpoint lacks, what of a request was ignored, and how
-//! the bus's requests ended. Method: nodes with edited copies of the demo model and with requests of each kind; their JSON lines are read.
+//! the bus's requests ended, and what steps cost. Method: nodes with edited copies of the demo model and with requests of each kind; their
+//! JSON lines are read.
 
 use inferno_node::bus::client::ClientError;
 use inferno_node::error::Kind;
+use inferno_node::executor::CostModel;
 use serde_json::{Value, json};
 
 use super::harness::{ModelCopy, NodeProcess, client, collect, json_lines, program, request};
@@ -129,4 +131,30 @@ async fn the_buss_requests_have_one_line_each_with_their_door() {
     ];
     assert_eq!(refused.iter().map(words).collect::<Vec<_>>(), expected);
     assert!(!node.log().contains("Hushed"), "{}", node.log());
+}
+
+#[tokio::test]
+async fn a_node_that_ends_says_what_its_steps_cost_as_sim_reads_it() {
+    let costs = "step_us = 500\nprefill_us_per_token = 20\nnum_blocks = 4096\n";
+    let mut node = NodeProcess::spawn_sim_that(costs, NO_BUS);
+    node.wait_ready();
+    for round in 1..=8 {
+        let prompt = format!("{round} {}", "words ".repeat(round * 3));
+        let body = json!({"model": "demo", "prompt": prompt, "max_tokens": 2 + round});
+        assert_eq!(node.post("/v1/completions", &body).await.status().as_u16(), 200);
+    }
+    let series =
+        ["inferno_step_cost_microseconds{", "model=\"demo\"", "key=\"prefill_us_per_token\""];
+    assert!(node.metric(&series).await > 0.0);
+    node.signal("-TERM");
+    assert!(node.wait().success(), "{}", node.log());
+    let said = node.said("what its steps cost");
+    assert_eq!(said.len(), 1, "{said:#?}");
+    let costs = said[0]["fields"]["costs"].as_str().expect("a text");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("costs.json");
+    std::fs::write(&path, costs).expect("writes");
+    let read = CostModel::read(&path).expect("the file of a sim device");
+    assert_eq!(read.num_blocks, Some(4096));
+    assert!(read.prefill_us_per_token > 0.0, "{read:?}");
 }

@@ -1,5 +1,7 @@
 //! The batcher's side of the world: what its loop meets in the place of mailboxes and streams, and the device below it.
 
+use std::time::Duration;
+
 use inferno_node::batcher::{
     Credit, DeviceFailed, Failure, LaneSpec, Neighbours, PlannedStep, Sent, Started, StepLoop,
 };
@@ -236,12 +238,14 @@ pub fn draw_spec(model: ModelId, chance: &mut Chance) -> LaneSpec {
     let tight = chance.percent(60);
     let tokens = longest + chance.between(0, if tight { 40 } else { 1000 }) as u32;
     let max_batch_size = chance.between(1, 10) as u32;
+    let target_us = chance.percent(50).then(|| chance.between(1, 1_500));
     LaneSpec {
         model,
         num_blocks: tokens.div_ceil(block_size),
         block_size,
         max_batch_size,
         max_step_tokens: max_batch_size + chance.between(0, 40) as u32,
+        step_time_target: target_us.map(Duration::from_micros),
         max_seq_len: 84,
         window: chance.percent(30).then(|| chance.between(2, 30) as u32),
         end_token_ids: vec![END_TOKEN],

@@ -103,6 +103,7 @@ impl FakeDevice {
         check(seats.len() == rows, || "a seat has two rows".into())?;
         let (mut from, mut written) = (0, HashSet::new());
         let mut output = StepOutput::of_tokens(Vec::new(), &batch.sample);
+        output.device_us = 200.0 + 20.0 * batch.token_ids.len() as f32;
         for row in 0..rows {
             let sampled = memory.run_row(step, row, from, &mut written)?;
             let end = from + batch.query_lens[row] as usize;

@@ -8,6 +8,7 @@ mod batcher_side;
 mod chance;
 mod device;
 mod request;
+mod step_time;
 mod supervisor_side;
 mod world;
 

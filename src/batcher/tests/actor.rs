@@ -67,6 +67,7 @@ impl Rig {
         let loaded = LoadedModel { num_blocks: 8, weight_bytes: 0, kv_bytes: 0, memory };
         rig.tell(AddModel {
             model: ModelId(0),
+            name: "demo".into(),
             budget,
             loaded,
             window: None,
@@ -103,14 +104,9 @@ impl Rig {
     fn done(&self, step: RunStep, result: Result<u32, StepFailure>) {
         let sample = &step.batch.sample;
         let result = result.map(|token| StepOutput::of_tokens(vec![token; sample.len()], sample));
-        let (started, ended) = (Timestamp::from_micros(1), Timestamp::from_micros(2));
-        self.tell(StepDone {
-            step: step.step,
-            result: result.map(Box::new),
-            batch: step.batch,
-            started,
-            ended,
-        });
+        let result = result.map(|output| Box::new(StepOutput { device_us: 1_000.0, ..output }));
+        let ended = Timestamp::from_micros(2);
+        self.tell(StepDone { step: step.step, result, batch: step.batch, ended });
     }
 }
 
@@ -208,7 +204,6 @@ async fn the_second_failed_step_is_the_last_and_a_cancelled_one_ends_as_cancelle
         step: 2,
         result: Err(device_error(DeviceErrorCode::Sticky)),
         batch: Default::default(),
-        started: Timestamp::default(),
         ended: Timestamp::default(),
     });
     assert!(rig.node.next().await.sticky);
@@ -367,4 +362,28 @@ fn a_panic_gives_everything_back() {
         assert!(client.last().is_none());
         assert_eq!(rig.progress.pending(), 0);
     });
+}
+
+#[actix::test]
+async fn what_steps_cost_is_counted_once_it_is_known() {
+    let recorder = crate::telemetry::recorder().expect("no other recorder in this process");
+    let mut rig = Rig::start();
+    let cost = || {
+        let text = recorder.render();
+        let is_it = |line: &&str| {
+            let parts = ["inferno_step_cost_microseconds{", "node=\"test\"", "key=\"step_us\""];
+            parts.iter().all(|part| line.contains(part))
+        };
+        text.lines().filter(is_it).count()
+    };
+    assert_eq!(cost(), 0);
+    for id in 1..=20 {
+        rig.assign(sequence(id, 3, 2));
+        for _ in 0..2 {
+            let step = rig.steps.next().await;
+            rig.done(step, Ok(65));
+            rig.reply.next().await;
+        }
+    }
+    assert_eq!(cost(), 1);
 }

@@ -1,3 +1,4 @@
 mod actor;
 mod config;
 mod score;
+mod step_time;

@@ -24,6 +24,7 @@ fn spec(num_blocks: u32) -> LaneSpec {
         block_size: 4,
         max_batch_size: 4,
         max_step_tokens: 8,
+        step_time_target: None,
         max_seq_len: 32,
         end_token_ids: Vec::new(),
         window: None,

@@ -1,5 +1,7 @@
 //! The executor's steps: one after the other on a device that computes on this thread, two under way on one with a pipeline.
 
+use std::time::Duration;
+
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context, Handler};
 
@@ -11,12 +13,27 @@ use crate::ids::ModelId;
 
 use super::{Executor, guarded};
 
+/// The time of steps that run on this thread, told as a GPU tells its own.
+#[derive(Default)]
+pub(super) struct StepClock {
+    last_ended: Option<Timestamp>,
+}
+
+impl StepClock {
+    fn tell(&mut self, output: &mut StepOutput, (started, ended): (Timestamp, Timestamp)) {
+        let micros = |time: Duration| time.as_secs_f32() * 1e6;
+        output.device_us = micros(ended.since(started));
+        output.idle_us =
+            self.last_ended.map_or(0.0, |last_ended| micros(started.since(last_ended)));
+        self.last_ended = Some(ended);
+    }
+}
+
 /// A step under way.
 pub(super) struct SubmittedStep {
     step: u64,
     batch: Box<StepBatch>,
     output: Box<StepOutput>,
-    started: Timestamp,
 }
 
 /// What a guarded call of the device means for its step.
@@ -73,13 +90,12 @@ impl Executor {
     /// Starts a step beside the one that runs. If it cannot start, that one's answer is waited for first: it is not at fault.
     fn submit(&mut self, message: RunStep, ctx: &mut Context<Self>) {
         let RunStep { step, model, bindings, mut batch, output } = message;
-        let started = Timestamp::now();
         let bound = self.bind(model, &bindings);
         let result =
             bound.and_then(|()| self.with_pipeline(|pipeline| pipeline.submit(model, &mut batch)));
         let Err(failure) = result else {
-            self.in_flight.push_back(SubmittedStep { step, batch, output, started });
-            self.progress.set_pending(1, started);
+            self.in_flight.push_back(SubmittedStep { step, batch, output });
+            self.progress.set_pending(1, Timestamp::now());
             if self.in_flight.len() == 1 {
                 Self::keep_collecting(ctx);
             }
@@ -92,7 +108,7 @@ impl Executor {
             self.fail(&failure.to_string());
         }
         let ended = Timestamp::now();
-        self.answer(StepDone { step, result: Err(failure), batch, started, ended }, ctx);
+        self.answer(StepDone { step, result: Err(failure), batch, ended }, ctx);
     }
 
     /// Looks after the steps under way in every round of this thread, so that new ones, loads and a stop come between.
@@ -114,8 +130,7 @@ impl Executor {
 
     /// Waits for the oldest step under way and answers it.
     fn take_oldest(&mut self, ctx: &mut Context<Self>) {
-        let Some(SubmittedStep { step, batch, mut output, started }) = self.in_flight.pop_front()
-        else {
+        let Some(SubmittedStep { step, batch, mut output }) = self.in_flight.pop_front() else {
             return;
         };
         let taken = self.with_pipeline(|pipeline| pipeline.take(&mut output));
@@ -129,7 +144,7 @@ impl Executor {
         let pending = self.in_flight.len() + usize::from(self.loading.is_some());
         self.progress.set_pending(pending as u64, ended);
         let result = taken.map(|()| output);
-        self.answer(StepDone { step, result, batch, started, ended }, ctx);
+        self.answer(StepDone { step, result, batch, ended }, ctx);
     }
 }
 
@@ -144,10 +159,13 @@ impl Handler<RunStep> for Executor {
         let RunStep { step, model, bindings, mut batch, output } = message;
         let started = Timestamp::now();
         self.progress.set_pending(1, started);
-        let result = self.run_step(model, &bindings, &mut batch, output);
+        let mut result = self.run_step(model, &bindings, &mut batch, output);
         let ended = Timestamp::now();
         self.progress.stamp(ended);
-        self.answer(StepDone { step, result, batch, started, ended }, ctx);
+        if let Ok(output) = &mut result {
+            self.clock.tell(output, (started, ended));
+        }
+        self.answer(StepDone { step, result, batch, ended }, ctx);
         // While steps keep the mailbox full, there is no next round: a load gets one part after each step.
         self.continue_load();
         self.progress.set_pending(u64::from(self.loading.is_some()), ended);

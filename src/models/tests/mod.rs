@@ -57,7 +57,7 @@ impl Handler<AddModel> for Batcher {
     type Result = ();
 
     fn handle(&mut self, message: AddModel, _: &mut Self::Context) {
-        let AddModel { model, budget, loaded, window: _, end_token_ids } = message;
+        let AddModel { model, name: _, budget, loaded, window: _, end_token_ids } = message;
         assert_eq!(end_token_ids, [testing::END]);
         assert!(loaded.num_blocks * budget.block_size >= budget.max_seq_len);
         note(&self.log, format!("{} add {}", self.device, model.0));
