@@ -14,16 +14,16 @@ const BATCHES_OF_8: usize = 10;
 const MANY: usize = 1_024;
 const MANY_AT_ONCE: usize = 512;
 
-/// Every shape, or the one of BENCH_ONLY; says so where there is no GPU.
+/// Every row of the comparisons, or the one of BENCH_ONLY; says so where there is no GPU.
 pub fn run() {
     let Some(devices) = devices() else {
         println!("\nleft out: whole nodes on GPUs, for this build or machine has none");
         return;
     };
     let only = std::env::var("BENCH_ONLY").ok();
-    let chosen = |row: &&Comparison| only.as_deref().is_none_or(|name| name == row.shape);
+    let chosen = |row: &&Comparison| only.as_deref().is_none_or(|name| name == row.name());
     let chosen: Vec<&Comparison> = COMPARISONS.iter().filter(chosen).collect();
-    assert!(!chosen.is_empty(), "BENCH_ONLY names no shape: {only:?}");
+    assert!(!chosen.is_empty(), "BENCH_ONLY names no row: {only:?}");
     let read_tbps = read_tbps();
     let card =
         gpu::cards().ok().and_then(|cards| cards.first()).map_or("", |card| card.name.as_str());
@@ -54,21 +54,27 @@ fn read_tbps() -> Option<f64> {
 }
 
 fn measure(comparison: &Comparison, card: &str, devices: &str, read_tbps: Option<f64>) {
-    let name = comparison.shape;
+    let name = comparison.name();
     let vllm = comparison.vllm(card);
-    let shape = Shape::read(name);
+    let shape = Shape::read(comparison.shape);
+    let (quantization, bits) = comparison
+        .quantization
+        .map_or((String::new(), 16.0), |q| (format!("quantization = {:?}\n", q.name), q.bits));
     let model = tempfile::tempdir().expect("a temporary directory");
     shape.write(model.path());
     let costs = std::env::var("BENCH_SIM_COSTS")
         .map_or(String::new(), |path| format!("sim_cost_model = {path:?}\n"));
     let node = Node::start_model(
-        &format!("model_path = {:?}\nload_format = \"dummy\"\nmax_seq_len = 2048\n", model.path()),
+        &format!(
+            "model_path = {:?}\nload_format = \"dummy\"\nmax_seq_len = 2048\n{quantization}",
+            model.path()
+        ),
         &format!(
             "[executor]\ndevices = {devices}\n{costs}\
              [batcher]\nmax_batch_size = {MANY_AT_ONCE}\nmax_step_tokens = 8192\n"
         ),
     );
-    let bytes = shape.bytes_read_by_a_step() * f64::from(ALONE.completion);
+    let bytes = shape.bytes_read_by_a_step(bits) * f64::from(ALONE.completion);
     let floor = read_tbps.map_or("–".to_owned(), |tbps| format!("{:.0} ms", bytes / tbps / 1e9));
     let row = |index: usize, ours: String| {
         let [offline, served, target] = [vllm.offline, vllm.served, comparison.target]

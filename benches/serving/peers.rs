@@ -26,15 +26,36 @@ pub struct Vllm {
     pub served: Row,
 }
 
-/// A shape, what vLLM reached with it, and what we want.
+/// A shape and the format of its weights, what vLLM reached with them, and what we want.
 pub struct Comparison {
     pub shape: &'static str,
+    pub quantization: Option<Quantization>,
     h100: Vllm,
     h200: Vllm,
     pub target: Row,
 }
 
+/// Of the weights of the layers; the head stays in 16 bits.
+#[derive(Clone, Copy)]
+pub struct Quantization {
+    /// As `quantization` has it.
+    pub name: &'static str,
+    /// Of a weight, with its share of scales.
+    pub bits: f64,
+}
+
+const FP8: Quantization = Quantization { name: "fp8", bits: 8.0 };
+const INT4: Quantization = Quantization { name: "int4", bits: 4.25 };
+
 impl Comparison {
+    /// As BENCH_ONLY has it.
+    pub fn name(&self) -> String {
+        match self.quantization {
+            Some(quantization) => format!("{} {}", self.shape, quantization.name),
+            None => self.shape.to_owned(),
+        }
+    }
+
     /// On a card of that name; one that is no H100 is held against the H200.
     pub fn vllm(&self, card: &str) -> &Vllm {
         if card.contains("H100") { &self.h100 } else { &self.h200 }
@@ -46,9 +67,10 @@ pub fn version(card: &str) -> &'static str {
     if card.contains("H100") { "vLLM 0.33: one H100" } else { "vLLM 0.24: one H200" }
 }
 
-pub const COMPARISONS: [Comparison; 3] = [
+pub const COMPARISONS: [Comparison; 6] = [
     Comparison {
         shape: "llama-3.2-1b",
+        quantization: None,
         h100: Vllm {
             offline: NOTHING,
             served: [
@@ -79,6 +101,7 @@ pub const COMPARISONS: [Comparison; 3] = [
     },
     Comparison {
         shape: "llama-3.1-8b",
+        quantization: None,
         h100: Vllm {
             offline: ["15.9 ms", "340 ms", "21.8 req/s", "", "6,769 tok/s", "18,560 tok/s", "", ""],
             served: [
@@ -109,11 +132,36 @@ pub const COMPARISONS: [Comparison; 3] = [
     },
     Comparison {
         shape: "llama-2-7b",
+        quantization: None,
         h100: Vllm { offline: NOTHING, served: NOTHING },
         h200: Vllm {
             offline: ["7.6 ms", "231 ms", "252 ms", "", "4,762 tok/s", "12,427 tok/s", "", "59 s"],
             served: NOTHING,
         },
         target: ["", "", "< 200 ms", "", "", "", "0.97 of NATS", ""],
+    },
+    Comparison {
+        shape: "llama-3.1-8b",
+        quantization: Some(FP8),
+        h100: Vllm {
+            offline: ["", "", "", "", "9,110 tok/s", "24,420 tok/s", "", ""],
+            served: NOTHING,
+        },
+        h200: Vllm { offline: NOTHING, served: NOTHING },
+        target: ["", "", "", "", "10,500 tok/s", "29,000 tok/s", "0.97 of NATS", ""],
+    },
+    Comparison {
+        shape: "llama-2-7b",
+        quantization: Some(FP8),
+        h100: Vllm { offline: NOTHING, served: NOTHING },
+        h200: Vllm { offline: NOTHING, served: NOTHING },
+        target: ["", "P95 < 100 ms", "", "", "", "", "0.97 of NATS", ""],
+    },
+    Comparison {
+        shape: "llama-2-7b",
+        quantization: Some(INT4),
+        h100: Vllm { offline: NOTHING, served: NOTHING },
+        h200: Vllm { offline: NOTHING, served: NOTHING },
+        target: ["", "P95 < 75 ms", "> 100 req/s", "", "", "", "0.97 of NATS", ""],
     },
 ];

@@ -30,16 +30,17 @@ impl Shape {
         }
     }
 
-    /// Bytes of weights that a decode step reads: of the embedding a row for each token, unless it is the output's matrix too.
+    /// Bytes of weights that a decode step reads, `bits` for each of a layer's: of the embedding a row for each token, unless it is
+    /// the output's matrix, too, which has 16 bits.
     #[allow(dead_code)] // only where a floor is shown
-    pub fn bytes_read_by_a_step(&self) -> f64 {
+    pub fn bytes_read_by_a_step(&self, bits: f64) -> f64 {
         let [hidden, heads] = ["hidden_size", "num_attention_heads"].map(|key| self.number(key));
         let head_dim = self.config["head_dim"].as_f64().unwrap_or(hidden / heads);
         let kv = self.number("num_key_value_heads") * head_dim;
         let attention = 2.0 * hidden * heads * head_dim + 2.0 * hidden * kv;
         let layer = attention + 3.0 * hidden * self.number("intermediate_size") + 2.0 * hidden;
         let output = self.number("vocab_size") * hidden + hidden;
-        2.0 * (self.number("num_hidden_layers") * layer + output)
+        self.number("num_hidden_layers") * layer * bits / 8.0 + 2.0 * output
     }
 
     fn tokenizer(&self) -> Value {
