@@ -68,6 +68,14 @@ impl<S: Sink> Sink for RenamingSink<S> {
         self.sink.event(event)
     }
 
+    #[inline]
+    fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
+        if let Some(error) = &mut event.error {
+            **error = self.layout.rename(error.as_ref().clone());
+        }
+        self.sink.lend(event)
+    }
+
     fn is_closed(&self) -> bool {
         self.sink.is_closed()
     }

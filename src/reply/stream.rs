@@ -30,8 +30,8 @@ pub struct Stream {
     /// None once the last word is said.
     open: Option<Open>,
     text: Text,
-    /// Ids not sent: those of a request that does not stream.
-    token_ids: Vec<u32>,
+    /// What the next event says: of a request that does not stream, all ids.
+    next: Event,
     /// Until the first event, where something of it goes back.
     prompt: Option<Box<PromptShown>>,
     /// Not sent.
@@ -61,11 +61,11 @@ impl Stream {
     /// A stream that nobody was told of yet: [`accept`](Self::accept) or [`refuse`](Self::refuse) comes next.
     pub fn new(start: StreamStart) -> SharedStream {
         let mut stream = Self {
+            next: Event::new(start.handle.request_id().clone()),
             handle: start.handle,
             open: Some(Open { sink: start.sink, permit: start.permit, accepted: false }),
             text: Text::new(start.decoder, start.stop, start.include_stop)
                 .with_logprobs(start.num_logprobs),
-            token_ids: Vec::new(),
             prompt: start.prompt.map(Box::new),
             prompt_logprobs: None,
             min_tokens: start.min_tokens,
@@ -90,9 +90,9 @@ impl Stream {
         self.num_tokens = tokens.len() as u32;
         self.num_brought = self.num_tokens;
         if self.streams {
-            self.token_ids.clear();
-            self.text.take_shown();
+            self.text.take_shown(&mut self.next.text);
             self.text.take_logprobs();
+            self.next.clear();
         }
     }
 
@@ -232,7 +232,7 @@ impl Stream {
     /// whether one is complete.
     fn take_in(&mut self, tokens: &[Token], shown: usize) -> (usize, bool) {
         for (index, token) in tokens.iter().enumerate() {
-            self.token_ids.push(token.id);
+            self.next.token_ids.push(token.id);
             if index >= shown {
                 self.text.push_unseen(token);
                 continue;
@@ -279,9 +279,11 @@ impl Stream {
     /// Sends what a step gave, or keeps it for the one event. A sink that has closed ends the request as cancelled.
     fn deliver(&mut self, now: Timestamp) {
         let sent = if self.streams {
-            let text = self.text.take_shown();
-            let event = self.next_event(text);
-            self.open.as_mut().map_or(Ok(()), |open| open.sink.event(event))
+            self.text.take_shown(&mut self.next.text);
+            self.complete_next();
+            let sent = self.open.as_mut().map_or(Ok(()), |open| open.sink.lend(&mut self.next));
+            self.next.clear();
+            sent
         } else if self.open.as_ref().is_some_and(|open| open.sink.is_closed()) {
             Err(SinkClosed)
         } else {
@@ -292,23 +294,13 @@ impl Stream {
         }
     }
 
-    /// An event with the tokens that no other had.
-    fn next_event(&mut self, text: String) -> Event {
-        let token_ids = std::mem::take(&mut self.token_ids);
-        Event {
-            attempt: self.attempt,
-            seq: self.num_tokens - token_ids.len() as u32,
-            token_ids,
-            text,
-            logprobs: self.text.take_logprobs(),
-            prompt_logprobs: self.prompt_logprobs.take(),
-            request_id: self.handle.request_id().clone(),
-            index: 0,
-            finish_reason: None,
-            usage: None,
-            receipt: None,
-            error: None,
-        }
+    /// The next event has its text and the tokens that no other had: all else of it, too.
+    fn complete_next(&mut self) {
+        let next = &mut self.next;
+        next.attempt = self.attempt;
+        next.seq = self.num_tokens - next.token_ids.len() as u32;
+        next.logprobs = self.text.take_logprobs();
+        next.prompt_logprobs = self.prompt_logprobs.take();
     }
 
     /// The last event, once, with what no other had; half a character does not go out.
@@ -320,13 +312,14 @@ impl Stream {
         tracing::debug!(%request_id, ?reason, tokens = self.num_tokens, ?error, "ended");
         self.metrics.finished(reason);
         self.metrics.request_time.record(now.since(self.times.accepted_at).as_secs_f64());
-        let text = self.text.take_all();
+        self.text.take_all(&mut self.next.text);
+        self.complete_next();
         let event = Event {
             finish_reason: Some(reason),
             usage: Some(self.usage()),
             receipt: Some(Box::new(self.receipt(now))),
             error: error.map(Box::new),
-            ..self.next_event(text)
+            ..self.next.take()
         };
         // The batcher need not wait for the sink.
         self.handle.set_stopped();

@@ -94,17 +94,19 @@ impl Text {
         }
     }
 
-    /// Takes the text but for what a stop string may still take back.
-    pub fn take_shown(&mut self) -> String {
+    /// Moves the text to the end of `to`, but for what a stop string may still take back.
+    pub fn take_shown(&mut self, to: &mut String) {
         let held = if self.includes_stop { 0 } else { self.stop.held() };
         // The bytes held back begin at a character, because stop strings do.
-        let tail = self.pending.split_off(self.pending.len().saturating_sub(held));
-        std::mem::replace(&mut self.pending, tail)
+        let shown = self.pending.len().saturating_sub(held);
+        to.push_str(&self.pending[..shown]);
+        self.pending.drain(..shown);
     }
 
-    /// Takes all of the text; half a character at its end is none.
-    pub fn take_all(&mut self) -> String {
-        std::mem::take(&mut self.pending)
+    /// Moves all of the text there; half a character at its end is none.
+    pub fn take_all(&mut self, to: &mut String) {
+        to.push_str(&self.pending);
+        self.pending.clear();
     }
 
     /// Takes the log probabilities of the tokens since the last time, if they are wanted.

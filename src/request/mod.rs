@@ -146,6 +146,14 @@ pub trait Sink: Send {
     /// # Errors
     /// [`SinkClosed`] when nobody takes events any more; the request is then cancelled.
     fn event(&mut self, event: Event) -> std::result::Result<(), SinkClosed>;
+    /// The same of an event whose text and lists its stream fills again for the next one: a sink that needs no more than to read
+    /// them leaves them, so that a token costs no allocation.
+    ///
+    /// # Errors
+    /// As [`event`](Self::event).
+    fn lend(&mut self, event: &mut Event) -> std::result::Result<(), SinkClosed> {
+        self.event(event.take())
+    }
     /// Whether nobody takes events any more, as far as is known without sending one: looked at before work is spent on a
     /// request that has had no event yet. A sink that learns it only by sending may leave this alone.
     fn is_closed(&self) -> bool {
@@ -302,6 +310,19 @@ impl Event {
             receipt: None,
             error: None,
         }
+    }
+
+    /// Takes it and leaves one that says nothing.
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.request_id.clone()))
+    }
+
+    /// Makes it say nothing, with room for the next one's text and tokens.
+    pub fn clear(&mut self) {
+        self.token_ids.clear();
+        self.text.clear();
+        self.logprobs = None;
+        self.prompt_logprobs = None;
     }
 
     /// Whether nothing of the request follows.

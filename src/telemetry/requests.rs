@@ -148,6 +148,14 @@ impl<S: Sink> Sink for LoggedSink<S> {
         self.sink.event(event)
     }
 
+    #[inline]
+    fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
+        if event.is_last() {
+            self.ended(event);
+        }
+        self.sink.lend(event)
+    }
+
     fn is_closed(&self) -> bool {
         self.sink.is_closed()
     }

@@ -3,29 +3,27 @@
 
 use crate::request::Event;
 
-/// Joins `next` to `last`, which it follows without a gap.
-///
-/// # Errors
-/// Gives `next` back if it cannot be joined: another choice or attempt, a gap, or `last` is the choice's last event.
-pub fn merge(last: &mut Event, next: Event) -> Result<(), Box<Event>> {
+/// Joins `next` to `last`, which it follows without a gap; of it tokens and text are left. False where it cannot be joined: another
+/// choice or attempt, a gap, or `last` is the choice's last event.
+pub fn merge(last: &mut Event, next: &mut Event) -> bool {
     let follows = last.seq as usize + last.token_ids.len() == next.seq as usize;
     let same = last.index == next.index && last.attempt == next.attempt;
     if last.finish_reason.is_some() || !same || !follows {
-        return Err(Box::new(next));
+        return false;
     }
     last.token_ids.extend_from_slice(&next.token_ids);
     last.text.push_str(&next.text);
-    if let Some(entries) = next.logprobs {
+    if let Some(entries) = next.logprobs.take() {
         last.logprobs.get_or_insert_default().extend(entries);
     }
-    if let Some(entries) = next.prompt_logprobs {
+    if let Some(entries) = next.prompt_logprobs.take() {
         last.prompt_logprobs.get_or_insert_default().extend(entries);
     }
     last.finish_reason = next.finish_reason;
     last.usage = next.usage;
-    last.receipt = next.receipt;
-    last.error = next.error;
-    Ok(())
+    last.receipt = next.receipt.take();
+    last.error = next.error.take();
+    true
 }
 
 /// Splits an event until `fits` says yes to every part; the last part has the end. A part that cannot be split further is given
@@ -114,11 +112,11 @@ mod tests {
     #[test]
     fn events_in_sequence_become_one() {
         let mut first = event(3, vec![1, 2], "a");
-        assert_eq!(merge(&mut first, event(5, vec![], "b")), Ok(()));
+        assert!(merge(&mut first, &mut event(5, vec![], "b")));
         let mut end = event(5, vec![9], "c");
         end.finish_reason = Some(FinishReason::Stop);
         end.usage = Some(Usage::default());
-        assert_eq!(merge(&mut first, end), Ok(()));
+        assert!(merge(&mut first, &mut end));
         assert_eq!((first.seq, first.token_ids, first.text.as_str()), (3, vec![1, 2, 9], "abc"));
         assert_eq!(first.finish_reason, Some(FinishReason::Stop));
         assert!(first.usage.is_some());
@@ -127,14 +125,14 @@ mod tests {
     #[test]
     fn another_attempt_or_choice_a_gap_or_an_end_is_not_joined() {
         let mut first = event(0, vec![1], "a");
-        assert!(merge(&mut first, event(2, vec![3], "")).is_err());
+        assert!(!merge(&mut first, &mut event(2, vec![3], "")));
         let mut other = event(1, vec![2], "");
         other.attempt = 2;
-        assert!(merge(&mut first, other.clone()).is_err());
+        assert!(!merge(&mut first, &mut other.clone()));
         (other.attempt, other.index) = (1, 1);
-        assert!(merge(&mut first, other).is_err());
+        assert!(!merge(&mut first, &mut other));
         first.finish_reason = Some(FinishReason::Length);
-        assert!(merge(&mut first, event(1, vec![2], "")).is_err());
+        assert!(!merge(&mut first, &mut event(1, vec![2], "")));
         assert_eq!(first.token_ids, [1]);
     }
 
@@ -184,7 +182,7 @@ mod tests {
             ..event
         };
         let mut whole = with(event(0, vec![1, 2], "ab"));
-        assert_eq!(merge(&mut whole, with(event(2, vec![3, 4, 5], "cde"))), Ok(()));
+        assert!(merge(&mut whole, &mut with(event(2, vec![3, 4, 5], "cde"))));
         let parts = split(whole, &mut |part| part.token_ids.len() < 3);
         assert!(parts.len() > 1);
         for part in parts {
@@ -213,9 +211,9 @@ mod tests {
         assert!(parts.iter().all(|part| part.seq == 0 && len(part) < 3));
         let mut parts = parts.into_iter();
         let mut joined = parts.next().expect("a part");
-        for part in parts {
+        for mut part in parts {
             assert!(joined.token_ids.is_empty() && joined.finish_reason.is_none());
-            assert_eq!(merge(&mut joined, part), Ok(()));
+            assert!(merge(&mut joined, &mut part));
         }
         assert_eq!(joined, whole);
     }

@@ -96,8 +96,12 @@ impl Sink for BusSink {
         }
     }
 
+    fn event(&mut self, mut event: Event) -> Result<(), SinkClosed> {
+        self.lend(&mut event)
+    }
+
     #[inline]
-    fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
+    fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
         if event.is_last() {
             self.told = SinkState::Ended;
             match &event.error {

@@ -72,10 +72,10 @@ impl Slot {
         is_long && !self.queued && !self.position.ended
     }
 
-    /// Adds an event; true if the stream has to be queued for the writer.
-    fn push(&mut self, event: Event) -> bool {
+    /// Adds what an event says; true if the stream has to be queued for the writer.
+    fn push(&mut self, event: &mut Event) -> bool {
         if event.index == 0 {
-            self.position = Position::after(&event);
+            self.position = Position::after(event);
         }
         let index = event.index;
         let last = self.pending.len().checked_sub(1);
@@ -85,11 +85,10 @@ impl Slot {
             .iter()
             .rposition(|other| other.index == index)
             .filter(|at| !event.is_last() || Some(*at) == last);
-        let left = match of_choice.and_then(|at| self.pending.get_mut(at)) {
-            Some(last) => merge(last, event).err(),
-            None => Some(Box::new(event)),
-        };
-        self.pending.extend(left);
+        let waits = of_choice.and_then(|at| self.pending.get_mut(at));
+        if !waits.is_some_and(|last| merge(last, event)) {
+            self.pending.push_back(Box::new(event.take()));
+        }
         !std::mem::replace(&mut self.queued, true)
     }
 }
@@ -136,13 +135,14 @@ impl SubjectStream {
         slot.quiet_since = Some(now);
     }
 
-    /// Adds an event; true if the stream has to be queued for the writer.
-    pub fn push(&self, event: Event) -> bool {
+    /// Adds what an event says; true if the stream has to be queued for the writer.
+    pub fn push(&self, event: &mut Event) -> bool {
         self.lock().push(event)
     }
 
-    /// Takes what waits, and whether the first of it is to be a probe. From here on the stream can be queued again.
-    pub fn take(&self, now: Instant) -> (VecDeque<Box<Event>>, bool) {
+    /// Puts what waits into `events`, which is empty and whose room the stream gets; whether the first of it is to be a probe. From
+    /// here on the stream can be queued again.
+    pub fn take(&self, now: Instant, events: &mut VecDeque<Box<Event>>) -> bool {
         let mut slot = self.lock();
         slot.queued = false;
         let due = slot.probed_at.is_none_or(|at| now.duration_since(at) >= PROBE_EVERY);
@@ -150,11 +150,12 @@ impl SubjectStream {
             slot.probed_at = Some(now);
         }
         slot.quiet_since = Some(now);
-        let events = std::mem::take(&mut slot.pending);
+        std::mem::swap(&mut slot.pending, events);
         if self.withdrawn.load(Ordering::Acquire) {
-            return (VecDeque::new(), false);
+            events.clear();
+            return false;
         }
-        (events, due)
+        due
     }
 
     /// Adds an event without tokens if the request has had nothing to say for a while and somebody ought to listen; true if the
@@ -166,8 +167,8 @@ impl SubjectStream {
             && !self.is_gone()
             && slot.is_quiet(now);
         let Some(handle) = slot.handle.as_ref().filter(|_| is_due) else { return false };
-        let event = slot.position.event(handle.request_id().clone());
-        slot.push(event)
+        let mut event = slot.position.event(handle.request_id().clone());
+        slot.push(&mut event)
     }
 
     /// What to ask of NATS about the caller who waits for one answer, if there was none for a while and somebody ought to wait.
@@ -258,6 +259,13 @@ mod tests {
         SubjectStream::new(1, target)
     }
 
+    /// What waits, and whether it asks.
+    fn taken(stream: &SubjectStream, now: Instant) -> (VecDeque<Box<Event>>, bool) {
+        let mut events = VecDeque::new();
+        let asks = stream.take(now, &mut events);
+        (events, asks)
+    }
+
     /// One that was accepted, and then.
     fn accepted(target: StreamTarget) -> (SubjectStream, Instant) {
         let (stream, now) = (stream(target), Instant::now());
@@ -272,16 +280,16 @@ mod tests {
         assert!(!stream.break_silence(t0 + QUIET / 2));
         assert!(stream.break_silence(t0 + QUIET));
         assert!(!stream.break_silence(t0 + QUIET), "it is on its way");
-        let (events, asks) = stream.take(t0 + QUIET);
+        let (events, asks) = taken(&stream, t0 + QUIET);
         assert!(asks && *events[0] == Event::new(RequestId::parse("r").expect("an id")));
         assert!(!stream.break_silence(t0 + QUIET + QUIET / 2), "not at once again");
-        stream.push(event(0, 0, false));
-        stream.take(t0 + QUIET * 2);
+        stream.push(&mut event(0, 0, false));
+        taken(&stream, t0 + QUIET * 2);
         assert!(stream.break_silence(t0 + QUIET * 3));
-        let (events, _) = stream.take(t0 + QUIET * 3);
+        let (events, _) = taken(&stream, t0 + QUIET * 3);
         assert_eq!((events[0].seq, events[0].token_ids.len()), (1, 0), "where it stands");
-        stream.push(event(0, 1, true));
-        stream.take(t0 + QUIET * 3);
+        stream.push(&mut event(0, 1, true));
+        taken(&stream, t0 + QUIET * 3);
         assert!(!stream.break_silence(t0 + QUIET * 9), "it has ended");
     }
 
@@ -301,12 +309,12 @@ mod tests {
     #[test]
     fn a_stream_that_is_withdrawn_is_cancelled_and_publishes_nothing_not_even_its_end() {
         let (stream, t0) = accepted(target());
-        stream.push(event(0, 0, false));
+        stream.push(&mut event(0, 0, false));
         stream.withdraw();
         assert!(stream.is_gone());
-        assert!(stream.take(t0).0.is_empty());
-        stream.push(event(0, 1, true));
-        assert!(stream.take(t0 + QUIET).0.is_empty());
+        assert!(taken(&stream, t0).0.is_empty());
+        stream.push(&mut event(0, 1, true));
+        assert!(taken(&stream, t0 + QUIET).0.is_empty());
     }
 
     #[test]
@@ -339,7 +347,7 @@ mod tests {
             assert!(stream.ask_for_caller(t0 + QUIET).is_empty());
         }
         let (stream, t0) = accepted(one_answer());
-        stream.push(event(0, 0, true));
+        stream.push(&mut event(0, 0, true));
         assert!(stream.ask_for_caller(t0 + QUIET).is_empty());
     }
 
@@ -348,11 +356,11 @@ mod tests {
         let stream = stream(target());
         for seq in 0..3 {
             for index in 0..2 {
-                stream.push(event(index, seq, false));
+                stream.push(&mut event(index, seq, false));
             }
         }
-        stream.push(event(0, 3, true));
-        let (pending, _) = stream.take(Instant::now());
+        stream.push(&mut event(0, 3, true));
+        let (pending, _) = taken(&stream, Instant::now());
         let seen: Vec<_> = pending.iter().map(|one| (one.index, one.token_ids.len())).collect();
         assert_eq!(seen, [(0, 3), (1, 3), (0, 1)]);
         assert!(pending.back().is_some_and(|event| event.is_last()));

@@ -1,5 +1,6 @@
 //! Writes what waits in the outbox while NATS is connected, and notices when it is another connection.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -60,6 +61,8 @@ pub(in crate::bus) struct Writer {
     is_closed: bool,
     msgpack: Option<HeaderMap>,
     buffer: BytesMut,
+    /// Empty; kept for its room.
+    events: VecDeque<Box<Event>>,
     alive: Lifeline,
 }
 
@@ -96,6 +99,7 @@ impl Writer {
             is_closed: false,
             msgpack: Encoding::Msgpack.headers(),
             buffer: BytesMut::new(),
+            events: VecDeque::new(),
             alive: start.alive,
         }
     }
@@ -254,14 +258,16 @@ impl Writer {
 
     async fn write_stream(&mut self, stream: &Arc<SubjectStream>, now: Instant) {
         self.alive.look();
-        let (events, mut asks) = stream.take(now);
-        for event in events {
+        let mut events = std::mem::take(&mut self.events);
+        let mut asks = stream.take(now, &mut events);
+        for event in events.drain(..) {
             let last = event.is_last();
             self.write_event(stream, event, std::mem::take(&mut asks)).await;
             if last && stream.target.ends_empty {
                 self.publish_kept(empty(stream.target.subject.clone())).await;
             }
         }
+        self.events = events;
     }
 
     /// Publishes an event, in parts if NATS does not take it whole; where it `asks`, NATS says whether anybody listens.

@@ -132,7 +132,7 @@ impl Choices {
     pub fn event(
         &mut self,
         index: usize,
-        event: Event,
+        event: &mut Event,
         slow: Option<(Duration, Timestamp)>,
     ) -> Result<bool, SinkClosed> {
         if self.closed {
@@ -147,26 +147,24 @@ impl Choices {
         }
         choice.completion_tokens += event.token_ids.len() as u32;
         let mut wake = !event.text.is_empty();
-        if let Some(entries) = event.logprobs {
+        if let Some(entries) = event.logprobs.take() {
             wake |= !entries.is_empty();
             choice.logprobs.get_or_insert_default().extend(entries);
         }
-        if let Some(entries) = event.prompt_logprobs {
+        if let Some(entries) = event.prompt_logprobs.take() {
             wake = true;
             choice.prompt_logprobs.get_or_insert_default().extend(entries);
         }
         if choice.text.is_empty() {
-            choice.text = event.text;
             choice.since = choice.since.or(slow.map(|(_, now)| now).filter(|_| wake));
-        } else {
-            choice.text.push_str(&event.text);
         }
+        choice.text.push_str(&event.text);
         if let Some(reason) = event.finish_reason {
             let end = match reason {
                 FinishReason::Stop | FinishReason::Length => End::Finished(Finished {
                     reason,
                     usage: event.usage.unwrap_or_default(),
-                    receipt: event.receipt,
+                    receipt: event.receipt.take(),
                 }),
                 FinishReason::Cancelled => {
                     End::Failed(Error::new(Kind::Cancelled, "the request was cancelled"))
@@ -174,6 +172,7 @@ impl Choices {
                 FinishReason::Failed => End::Failed(
                     event
                         .error
+                        .take()
                         .map_or_else(|| Error::internal("the request failed"), |error| *error),
                 ),
             };
