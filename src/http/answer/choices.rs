@@ -258,7 +258,7 @@ mod tests {
         }
         let send = |choices: &mut Choices, index, seconds: u64| {
             let now = Timestamp::from_micros(seconds * 1_000_000);
-            choices.event(index, text("x"), Some((Duration::from_secs(60), now)))
+            choices.event(index, &mut text("x"), Some((Duration::from_secs(60), now)))
         };
         assert_eq!(send(&mut choices, 0, 10), Ok(true));
         assert_eq!(send(&mut choices, 0, 70), Ok(true));
