@@ -1,8 +1,7 @@
 // Products of few rows with a quantized matrix of whole numbers, by integer tensor cores: each 128
-// columns of an input row become bytes with a scale, as on CPUs
-// (docs/decisions/codes-on-the-cpu.md). So eight codes become multiplicands by three instructions,
-// and a group's sum is exact. A block makes bytes of its own columns once, when the kernel before
-// is done: they are the same for all of its tiles.
+// columns of an input row become bytes with a scale (docs/decisions/inputs-as-bytes.md). So eight
+// codes become multiplicands by three instructions, and a group's sum is exact. A block makes bytes
+// of its own columns once, when the kernel before is done: they are the same for all of its tiles.
 //
 // A sum s becomes a float without a conversion, which few lanes do at once: kSumBase is the bits of
 // the number 1.5 * 2^23, and kSumBase + s those of that number plus s. From these, s times the
