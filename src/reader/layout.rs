@@ -60,12 +60,8 @@ impl<S: Sink> Sink for RenamingSink<S> {
         self.sink.refused(&self.layout.rename(error.clone()));
     }
 
-    #[inline]
     fn event(&mut self, mut event: Event) -> Result<(), SinkClosed> {
-        if let Some(error) = &mut event.error {
-            **error = self.layout.rename(error.as_ref().clone());
-        }
-        self.sink.event(event)
+        self.lend(&mut event)
     }
 
     #[inline]

@@ -140,12 +140,8 @@ impl<S: Sink> Sink for LoggedSink<S> {
         self.sink.refused(error);
     }
 
-    #[inline]
-    fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
-        if event.is_last() {
-            self.ended(&event);
-        }
-        self.sink.event(event)
+    fn event(&mut self, mut event: Event) -> Result<(), SinkClosed> {
+        self.lend(&mut event)
     }
 
     #[inline]
