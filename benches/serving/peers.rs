@@ -26,6 +26,8 @@ pub struct Vllm {
     pub served: Row,
 }
 
+const UNMEASURED: Vllm = Vllm { offline: NOTHING, served: NOTHING };
+
 /// A shape and the format of its weights, what vLLM reached with them, and what we want.
 pub struct Comparison {
     pub shape: &'static str,
@@ -133,7 +135,7 @@ pub const COMPARISONS: [Comparison; 6] = [
     Comparison {
         shape: "llama-2-7b",
         quantization: None,
-        h100: Vllm { offline: NOTHING, served: NOTHING },
+        h100: UNMEASURED,
         h200: Vllm {
             offline: ["7.6 ms", "231 ms", "252 ms", "", "4,762 tok/s", "12,427 tok/s", "", "59 s"],
             served: NOTHING,
@@ -147,21 +149,21 @@ pub const COMPARISONS: [Comparison; 6] = [
             offline: ["", "", "", "", "9,110 tok/s", "24,420 tok/s", "", ""],
             served: NOTHING,
         },
-        h200: Vllm { offline: NOTHING, served: NOTHING },
+        h200: UNMEASURED,
         target: ["", "", "", "", "10,500 tok/s", "29,000 tok/s", "0.97 of NATS", ""],
     },
     Comparison {
         shape: "llama-2-7b",
         quantization: Some(FP8),
-        h100: Vllm { offline: NOTHING, served: NOTHING },
-        h200: Vllm { offline: NOTHING, served: NOTHING },
+        h100: UNMEASURED,
+        h200: UNMEASURED,
         target: ["", "P95 < 100 ms", "", "", "", "", "0.97 of NATS", ""],
     },
     Comparison {
         shape: "llama-2-7b",
         quantization: Some(INT4),
-        h100: Vllm { offline: NOTHING, served: NOTHING },
-        h200: Vllm { offline: NOTHING, served: NOTHING },
+        h100: UNMEASURED,
+        h200: UNMEASURED,
         target: ["", "P95 < 75 ms", "> 100 req/s", "", "", "", "0.97 of NATS", ""],
     },
 ];

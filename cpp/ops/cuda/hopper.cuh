@@ -72,10 +72,11 @@ __device__ __forceinline__ std::uint32_t uniform(std::uint32_t value) {
 
 // The same, for the compiler something new, which it keeps instead of computing it again.
 template <typename T>
-__device__ __forceinline__ T kept(T value) {
+__device__ __forceinline__ T opaque(T value) {
   asm volatile("" : "+r"(value));
   return value;
 }
+
 // A pointer to an address in shared memory.
 template <typename T>
 __device__ __forceinline__ T* shared_pointer(std::uint32_t address) {

@@ -11,14 +11,9 @@ namespace inferno::ops::cuda {
 #define INFERNO_D4 INFERNO_R4(0)
 #define INFERNO_D8 INFERNO_D4, INFERNO_R4(4)
 #define INFERNO_D16 INFERNO_D8, INFERNO_R4(8), INFERNO_R4(12)
-#define INFERNO_D32 INFERNO_D16, INFERNO_R4(16), INFERNO_R4(20), INFERNO_R4(24), INFERNO_R4(28)
 #define INFERNO_LIST4 "%0, %1, %2, %3"
 #define INFERNO_LIST8 INFERNO_LIST4 ", %4, %5, %6, %7"
 #define INFERNO_LIST16 INFERNO_LIST8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define INFERNO_LIST32                                                  \
-  INFERNO_LIST16                                                        \
-  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, " \
-  "%29, %30, %31"
 
 // d [64, columns] = or += a [64, 32] · bᵀ, as wgmma_rows of elements: a warp has 16 rows of a, a
 // lane of these two, and of each four bytes of the first 16 and of the last.
@@ -36,14 +31,11 @@ namespace inferno::ops::cuda {
 INFERNO_WGMMA_BYTES(8, 4, 4, 5, 6, 7, 8, 9)
 INFERNO_WGMMA_BYTES(16, 8, 8, 9, 10, 11, 12, 13)
 INFERNO_WGMMA_BYTES(32, 16, 16, 17, 18, 19, 20, 21)
-INFERNO_WGMMA_BYTES(64, 32, 32, 33, 34, 35, 36, 37)
 
 #undef INFERNO_WGMMA_BYTES
-#undef INFERNO_LIST32
 #undef INFERNO_LIST16
 #undef INFERNO_LIST8
 #undef INFERNO_LIST4
-#undef INFERNO_D32
 #undef INFERNO_D16
 #undef INFERNO_D8
 #undef INFERNO_D4

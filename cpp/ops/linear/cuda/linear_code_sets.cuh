@@ -81,8 +81,8 @@ class Sets {
         set_(uniform(threadIdx.x / kConsumerThreads)),
         warp_(uniform(threadIdx.x / 32 % kConsumers)),
         lane_(threadIdx.x % 32),
-        full_(shared_pointer<std::uint64_t>(kept(shared_address(shared.full)))),
-        empty_(shared_pointer<std::uint64_t>(kept(shared_address(shared.empty)))),
+        full_(shared_pointer<std::uint64_t>(opaque(shared_address(shared.full)))),
+        empty_(shared_pointer<std::uint64_t>(opaque(shared_address(shared.empty)))),
         handover_(args, shared, warp_),
         products_(args, shared, warp_) {
     at_.advance(set_);

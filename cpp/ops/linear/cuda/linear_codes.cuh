@@ -68,7 +68,7 @@ class ElementProducts {
       hold(group);
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const float scale = scale_of(words.at[i / 2 % 2], false);
+        const float scale = scale_of(words.at[i / 2 % 2], CodesOf::kOffsets);
         sums[i] = fmaf(scale, group[i], sums[i]);
       }
     }
@@ -97,7 +97,7 @@ class ElementProducts {
       }
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const float scale = scale_of(words.at[i / 2 % 2], false);
+        const float scale = scale_of(words.at[i / 2 % 2], CodesOf::kOffsets);
         sums[i] = fmaf(scale, group[i / 4][i % 4], sums[i]);
       }
     }

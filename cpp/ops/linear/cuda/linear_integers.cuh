@@ -49,9 +49,9 @@ class IntegerProducts {
  public:
   __device__ IntegerProducts(const FewRowsArgs& args, const Shared& shared, std::uint32_t warp)
       : args_(args),
-        strip_(kept(shared.ring + kWarpStrips * warp * args.codes.span_bytes)),
+        strip_(opaque(shared.ring + kWarpStrips * warp * args.codes.span_bytes)),
         words_(args, warp),
-        kept_(kept(shared_address(shared.kept))),
+        kept_(opaque(shared_address(shared.kept))),
         inputs_(matrix_descriptor(shared.kept, 0)) {}
 
   // Makes bytes of the inputs: eight lanes have a token's columns of a box, of four boxes at once.

@@ -136,7 +136,7 @@ struct LaneSpan {
     }
   }
 
-  // The codes of two steps as bytes with signs, as mma.m16n8k32 wants them; of 4 bits, sixteen
+  // The codes of two steps as bytes with signs, as wgmma_bytes wants them; of 4 bits, sixteen
   // times their value.
   __device__ __forceinline__ void bytes(int step, std::uint32_t& first,
                                         std::uint32_t& second) const {
