@@ -64,7 +64,7 @@ impl Sink for Nowhere {
         panic!("{error}");
     }
 
-    fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
+    fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
         std::hint::black_box(event);
         Ok(())
     }

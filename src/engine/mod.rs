@@ -383,8 +383,8 @@ impl Sink for ChannelSink {
         let _ = self.events.send(Err(error.clone()));
     }
 
-    fn event(&mut self, event: Event) -> std::result::Result<(), SinkClosed> {
-        self.events.send(Ok(event)).map_err(|_| SinkClosed)
+    fn lend(&mut self, event: &mut Event) -> std::result::Result<(), SinkClosed> {
+        self.events.send(Ok(event.take())).map_err(|_| SinkClosed)
     }
 
     fn is_closed(&self) -> bool {

@@ -60,10 +60,6 @@ impl<S: Sink> Sink for RenamingSink<S> {
         self.sink.refused(&self.layout.rename(error.clone()));
     }
 
-    fn event(&mut self, mut event: Event) -> Result<(), SinkClosed> {
-        self.lend(&mut event)
-    }
-
     #[inline]
     fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
         if let Some(error) = &mut event.error {
@@ -103,8 +99,8 @@ mod tests {
             self.0.push(error.param.clone());
         }
 
-        fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
-            self.0.push(event.error.and_then(|error| error.param));
+        fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
+            self.0.push(event.error.take().and_then(|error| error.param));
             Err(SinkClosed)
         }
 

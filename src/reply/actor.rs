@@ -89,7 +89,7 @@ mod tests {
     impl Sink for Panics {
         fn accepted(&mut self, _: &Arc<Handle>) {}
         fn refused(&mut self, _: &Error) {}
-        fn event(&mut self, _: Event) -> Result<(), SinkClosed> {
+        fn lend(&mut self, _: &mut Event) -> Result<(), SinkClosed> {
             panic!("a defect in a sink")
         }
     }

@@ -214,8 +214,8 @@ impl Sink for Way {
         }
     }
 
-    fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
-        lock(&self.samples).event(Event { index: self.index, ..event })
+    fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
+        lock(&self.samples).event(Event { index: self.index, ..event.take() })
     }
 
     fn is_closed(&self) -> bool {

@@ -78,8 +78,8 @@ impl Sink for Collected {
         self.add(Word::Refused(error.clone()));
     }
 
-    fn event(&mut self, event: Event) -> Result<(), SinkClosed> {
-        self.add(Word::Event(event));
+    fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
+        self.add(Word::Event(event.take()));
         if self.is_closed() { Err(SinkClosed) } else { Ok(()) }
     }
 

@@ -141,18 +141,18 @@ pub trait Sink: Send {
     fn accepted(&mut self, handle: &Arc<Handle>);
     /// The request is not taken; nothing follows.
     fn refused(&mut self, error: &Error);
-    /// The next event; the last one [`is_last`](Event::is_last).
+    /// The next event; the last one [`is_last`](Event::is_last). Its stream fills its text and lists again for the one after: a sink
+    /// that needs no more than to read them leaves them, so that a token costs no allocation; another takes the event.
     ///
     /// # Errors
     /// [`SinkClosed`] when nobody takes events any more; the request is then cancelled.
-    fn event(&mut self, event: Event) -> std::result::Result<(), SinkClosed>;
-    /// The same of an event whose text and lists its stream fills again for the next one: a sink that needs no more than to read
-    /// them leaves them, so that a token costs no allocation.
+    fn lend(&mut self, event: &mut Event) -> std::result::Result<(), SinkClosed>;
+    /// The same of an event that its owner has no more use for.
     ///
     /// # Errors
-    /// As [`event`](Self::event).
-    fn lend(&mut self, event: &mut Event) -> std::result::Result<(), SinkClosed> {
-        self.event(event.take())
+    /// As [`lend`](Self::lend).
+    fn event(&mut self, mut event: Event) -> std::result::Result<(), SinkClosed> {
+        self.lend(&mut event)
     }
     /// Whether nobody takes events any more, as far as is known without sending one: looked at before work is spent on a
     /// request that has had no event yet. A sink that learns it only by sending may leave this alone.

@@ -140,10 +140,6 @@ impl<S: Sink> Sink for LoggedSink<S> {
         self.sink.refused(error);
     }
 
-    fn event(&mut self, mut event: Event) -> Result<(), SinkClosed> {
-        self.lend(&mut event)
-    }
-
     #[inline]
     fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
         if event.is_last() {

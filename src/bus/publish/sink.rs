@@ -96,10 +96,6 @@ impl Sink for BusSink {
         }
     }
 
-    fn event(&mut self, mut event: Event) -> Result<(), SinkClosed> {
-        self.lend(&mut event)
-    }
-
     #[inline]
     fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
         if event.is_last() {

@@ -142,10 +142,6 @@ impl Sink for BufferEntry {
         self.fail(error);
     }
 
-    fn event(&mut self, mut event: Event) -> Result<(), SinkClosed> {
-        self.lend(&mut event)
-    }
-
     fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
         let index = self.choices.start + event.index as usize;
         debug_assert!(index < self.choices.end, "a choice more than the request wants");

@@ -90,8 +90,8 @@ impl Sink for GateSink {
         self.0.get_mut().expect("no test panics in it").inner.refused(error);
     }
 
-    fn event(&mut self, event: Event) -> std::result::Result<(), SinkClosed> {
-        self.0.get_mut().expect("no test panics in it").inner.event(event)
+    fn lend(&mut self, event: &mut Event) -> std::result::Result<(), SinkClosed> {
+        self.0.get_mut().expect("no test panics in it").inner.lend(event)
     }
 
     fn is_closed(&self) -> bool {
@@ -189,7 +189,7 @@ impl Sink for Panics {
         panic!("a defect in a sink")
     }
 
-    fn event(&mut self, _: Event) -> std::result::Result<(), SinkClosed> {
+    fn lend(&mut self, _: &mut Event) -> std::result::Result<(), SinkClosed> {
         panic!("a defect in a sink")
     }
 }
