@@ -132,6 +132,28 @@ mod tests {
         assert_eq!((bad.permits(), good.permits()), (0, 0));
     }
 
+    /// Panics when it has read its first event.
+    struct ReadsAndPanics(Collected);
+
+    impl Sink for ReadsAndPanics {
+        fn accepted(&mut self, _: &Arc<Handle>) {}
+        fn refused(&mut self, _: &Error) {}
+        fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
+            let told = self.0.event(event.clone());
+            assert!(event.is_last(), "a defect in a sink");
+            told
+        }
+    }
+
+    #[test]
+    fn what_a_sink_read_before_it_panicked_is_not_told_again() {
+        let collected = Collected::default();
+        let fixture = Fixture::default().start_with(Box::new(ReadsAndPanics(collected.clone())));
+        deliver(delivery(&fixture.stream, None), Timestamp::from_micros(9));
+        assert_eq!((collected.text(), collected.token_ids().len()), ("h".to_owned(), 1));
+        assert_eq!(collected.last().and_then(|e| e.finish_reason), Some(FinishReason::Failed));
+    }
+
     #[test]
     fn a_poisoned_stream_goes_on() {
         let collected = Collected::default();

@@ -281,9 +281,8 @@ impl Stream {
         let sent = if self.streams {
             self.text.take_shown(&mut self.next.text);
             self.complete_next();
-            let sent = self.open.as_mut().map_or(Ok(()), |open| open.sink.lend(&mut self.next));
-            self.next.clear();
-            sent
+            let lent = Lent(&mut self.next);
+            self.open.as_mut().map_or(Ok(()), |open| open.sink.lend(lent.0))
         } else if self.open.as_ref().is_some_and(|open| open.sink.is_closed()) {
             Err(SinkClosed)
         } else {
@@ -363,6 +362,15 @@ impl Drop for Stream {
                 self.refuse(&error);
             }
         }));
+    }
+}
+
+/// An event that nobody is told again, whether its sink returns or panics.
+struct Lent<'a>(&'a mut Event);
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }
 
