@@ -122,7 +122,7 @@ pub fn max_logit_error(name: &str, device: Device) -> f32 {
     let golden = json(&fixture(name).join("golden.json"));
     let lost_in = |name: &str| golden["max_abs_logit_error"][name].as_f64().map(|lost| lost as f32);
     let lost_in_bf16 = lost_in("bfloat16");
-    if let (Some(lost), Device::Cpu(_)) = (lost_in("int8_inputs"), device) {
+    if let Some(lost) = lost_in("int8_inputs") {
         // The same roundings, but not of the same sums; and those of 16 bits beside them.
         return 1.5 * lost.max(lost_in_bf16.unwrap_or(0.0));
     }
