@@ -13,10 +13,11 @@ pub struct LlamaCpp {
 }
 
 impl LlamaCpp {
-    /// Builds it if that was not done yet. None where it cannot be had, which the script says.
-    pub fn find() -> Option<Self> {
+    /// Builds it, for this machine or for one of this instruction set, if that was not done yet. None where it cannot be had, which the
+    /// script says.
+    pub fn find(isa: Option<&str>) -> Option<Self> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/llama-cpp");
-        let output = Command::new(script).stderr(Stdio::inherit()).output().expect("a shell");
+        let output = Command::new(script).args(isa).stderr(Stdio::inherit()).output().expect("a shell");
         let folder = String::from_utf8(output.stdout).expect("a path");
         let folder = folder.trim();
         (!folder.is_empty()).then(|| Self { folder: folder.into() })
@@ -49,9 +50,9 @@ impl LlamaCpp {
         let longest = PREFILLS
             .into_iter()
             .fold(BATCHES.into_iter().fold(0, u32::max) * (PROMPT + DECODED), u32::max);
-        let output = Command::new(self.folder.join("build/bin/llama-batched-bench"))
+        let output = Command::new(self.folder.join("bin/llama-batched-bench"))
             .arg("--model")
-            .arg(self.folder.join(format!("{file_type}.gguf")))
+            .arg(self.folder.with_file_name(format!("{file_type}.gguf")))
             .args([
                 "--ctx-size",
                 &(longest + 64).to_string(),

@@ -3,7 +3,7 @@
 //! bandwidth, measured in the same run, allows.
 //!
 //! `cargo bench --bench peers`; needs 8 GB of memory. `benches/peers/llama-cpp` builds the other side; where it cannot be had, the table
-//! has ours alone. From the environment: BENCH_ISA (`avx2`, `avx512_bf16`), another instruction set than the best; BENCH_FORMATS, some
+//! has ours alone. From the environment: BENCH_ISA (`avx2`, `avx512_bf16`), another instruction set than the best, for both sides; BENCH_FORMATS, some
 //! of `bf16,int8,int4`.
 
 #[path = "../support/spec.rs"]
@@ -199,17 +199,18 @@ fn main() {
         println!("left out: not run by `cargo bench`");
         return;
     }
-    let isa = match std::env::var("BENCH_ISA").as_deref() {
-        Ok("avx2") => Isa::Avx2,
-        Ok("avx512_bf16") => Isa::Avx512Bf16,
-        Ok(other) => panic!("BENCH_ISA: expected avx2 or avx512_bf16, got {other:?}"),
-        Err(_) => Isa::Auto,
+    let asked = std::env::var("BENCH_ISA").ok();
+    let isa = match asked.as_deref() {
+        Some("avx2") => Isa::Avx2,
+        Some("avx512_bf16") => Isa::Avx512Bf16,
+        Some(other) => panic!("BENCH_ISA: expected avx2 or avx512_bf16, got {other:?}"),
+        None => Isa::Auto,
     };
     let wanted = std::env::var("BENCH_FORMATS").ok();
     let is_wanted = |format: &&Format| {
         wanted.as_ref().is_none_or(|names| names.split(',').any(|name| name == format.name))
     };
-    let llama_cpp = LlamaCpp::find();
+    let llama_cpp = LlamaCpp::find(asked.as_deref());
     println!("tokens/s, medians of {ROUNDS}; contexts from {PROMPT} tokens on");
     println!("| formats | | inferno-node | llama.cpp | ratio | of the read bandwidth |");
     println!("| --- | --- | --- | --- | --- | --- |");

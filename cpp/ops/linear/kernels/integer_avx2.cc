@@ -1,0 +1,215 @@
+// Integer matmul tiles for AVX2, by products of bytes without sign and bytes with sign that are
+// added in pairs of 16 bits. A panel is four vectors; one or two rows take it at once, up to four
+// rows one half after the other.
+#include <immintrin.h>
+
+#include "ops/linear/kernels/integer_rows.h"
+
+namespace inferno::ops {
+
+namespace {
+
+constexpr std::uint32_t kMaxRows = 4;
+constexpr std::uint32_t kBlockColumns = 512;
+// Sets of four columns whose pairs fit into 16 bits together: 4 * 2 * 24 * 127 < 2^15.
+constexpr std::uint32_t kSetsTogether = 4;
+
+// Vectors of eight rows, F and up, at a set of four columns.
+template <WeightKind K>
+struct Codes;
+
+// |code| times x with the code's sign: at most 2 * 128 * 127 a pair, which leaves no room for a
+// second one.
+template <>
+struct Codes<WeightKind::Int8> {
+  static constexpr bool kSigned = true;
+  static constexpr float kZeroPoint = 0;
+  static constexpr float kUnit = 1;
+  static constexpr std::size_t kSetBytes = 128;
+  template <int F, int V>
+  static void load(const std::byte* w, __m256i (&codes)[V]) {
+    const __m256i sign = _mm256_set1_epi8(-128);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const auto* from = reinterpret_cast<const __m256i*>(w) + F + v;
+      codes[v] = _mm256_xor_si256(_mm256_load_si256(from), sign);
+    }
+  }
+};
+
+// Rows 16 and up stand in the upper halves: vectors 0 and 2 come of one load, 1 and 3 of the other.
+template <>
+struct Codes<WeightKind::Int4> {
+  static constexpr bool kSigned = false;
+  static constexpr float kZeroPoint = 8;
+  static constexpr float kUnit = 1;
+  static constexpr std::size_t kSetBytes = 64;
+  template <int F, int V>
+  static void load(const std::byte* w, __m256i (&codes)[V]) {
+    const __m256i low = _mm256_set1_epi8(15);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const __m256i both = _mm256_load_si256(reinterpret_cast<const __m256i*>(w) + (F + v) % 2);
+      codes[v] = _mm256_and_si256(F + v < 2 ? both : _mm256_srli_epi16(both, 4), low);
+    }
+  }
+};
+
+// Twice the value plus 12.
+template <>
+struct Codes<WeightKind::Mxfp4> {
+  static constexpr bool kSigned = false;
+  static constexpr float kZeroPoint = 12;
+  static constexpr float kUnit = 0.5F;
+  static constexpr std::size_t kSetBytes = 64;
+  template <int F, int V>
+  static void load(const std::byte* w, __m256i (&codes)[V]) {
+    const __m256i table = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    Codes<WeightKind::Int4>::load<F, V>(w, codes);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) codes[v] = _mm256_shuffle_epi8(table, codes[v]);
+  }
+};
+
+// out += scale of x * scale of w * (sum - zero point * sum of x) - offset * sum of x
+template <WeightKind K, int R, int F, int V>
+inline __attribute__((always_inline)) void add_span(const LinearTile& tile, const float* header,
+                                                    const float* span,
+                                                    const __m256i (&sums)[R][V]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    const __m256 scale = _mm256_set1_ps(span[r] * Codes<K>::kUnit);
+    const __m256 zero = _mm256_set1_ps(-Codes<K>::kZeroPoint * Codes<K>::kUnit * span[R + r]);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      float* const out = tile.out + r * tile.out_stride + (F + v) * 8;
+      const __m256 product = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][v]), scale, zero);
+      __m256 sum =
+          _mm256_fmadd_ps(product, _mm256_load_ps(header + (F + v) * 8), _mm256_loadu_ps(out));
+      if (tile.offsets) {
+        const __m256 offsets = _mm256_load_ps(header + kPanelRows + (F + v) * 8);
+        sum = _mm256_fnmadd_ps(offsets, _mm256_set1_ps(span[R + r]), sum);
+      }
+      _mm256_storeu_ps(out, sum);
+    }
+  }
+}
+
+template <WeightKind K, int R, int F, int V>
+inline __attribute__((always_inline)) void add_set(const std::byte* w, const std::int32_t* x,
+                                                   __m256i (&pairs)[R][V]) {
+  __m256i codes[V];
+  Codes<K>::template load<F, V>(w, codes);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    const __m256i xr = _mm256_set1_epi32(x[r]);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      if constexpr (Codes<K>::kSigned) {
+        const __m256i product =
+            _mm256_maddubs_epi16(_mm256_abs_epi8(codes[v]), _mm256_sign_epi8(xr, codes[v]));
+        pairs[r][v] =
+            _mm256_add_epi32(pairs[r][v], _mm256_madd_epi16(product, _mm256_set1_epi16(1)));
+      } else {
+        pairs[r][v] = _mm256_add_epi16(pairs[r][v], _mm256_maddubs_epi16(codes[v], xr));
+      }
+    }
+  }
+}
+
+// The sums of a span, as 32 bits.
+template <WeightKind K, int R, int F, int V>
+inline __attribute__((always_inline)) const std::byte* sum_span(const LinearTile& tile,
+                                                                const std::byte* w,
+                                                                const std::int32_t* x,
+                                                                std::uint32_t num_sets,
+                                                                __m256i (&sums)[R][V]) {
+  constexpr std::uint32_t kTogether = Codes<K>::kSigned ? kSpanColumns : kSetsTogether;
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sums[r][v] = _mm256_setzero_si256();
+  }
+  for (std::uint32_t begin = 0; begin < num_sets; begin += kTogether) {
+    const std::uint32_t end = num_sets - begin < kTogether ? num_sets : begin + kTogether;
+    __m256i pairs[R][V];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) pairs[r][v] = _mm256_setzero_si256();
+    }
+    for (std::uint32_t set = begin; set < end; ++set) {
+      if constexpr (F == 0) {
+        const std::ptrdiff_t at = w - tile.w;
+        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, _MM_HINT_T0);
+        if constexpr (Codes<K>::kSetBytes > 64) {
+          _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, _MM_HINT_T0);
+        }
+      }
+      add_set<K, R, F, V>(w, x + set * R, pairs);
+      w += Codes<K>::kSetBytes;
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        sums[r][v] = _mm256_add_epi32(
+            sums[r][v],
+            Codes<K>::kSigned ? pairs[r][v] : _mm256_madd_epi16(pairs[r][v], _mm256_set1_epi16(1)));
+      }
+    }
+  }
+  return w;
+}
+
+// Vectors F to F + V - 1 of the panel.
+template <WeightKind K, int R, int F, int V>
+void multiply(const LinearTile& tile) {
+  const std::byte* w = tile.w;
+  const auto* x = static_cast<const std::int32_t*>(tile.x);  // sets of four columns
+  const float* span = tile.spans;
+  const float* header = tile.scales;
+  for (std::uint32_t first = 0; first < tile.num_columns; first += tile.span) {
+    if (first != 0 && first % tile.group == 0) {
+      w += tile.gap;
+      header += tile.scales_step;
+    }
+    const std::uint32_t left = tile.num_columns - first;
+    const std::uint32_t num_sets = (left < tile.span ? left : tile.span) / 4;
+    __m256i sums[R][V];
+    w = sum_span<K, R, F, V>(tile, w, x, num_sets, sums);
+    add_span<K, R, F, V>(tile, header, span, sums);
+    x += num_sets * R;
+    span += 2 * R;
+  }
+}
+
+template <WeightKind K, int R>
+void tile_of(const LinearTile& tile) {
+  if constexpr (R <= 2) {
+    multiply<K, R, 0, 4>(tile);
+  } else {
+    multiply<K, R, 0, 2>(tile);
+    multiply<K, R, 2, 2>(tile);
+  }
+}
+
+template <WeightKind K>
+constexpr LinearKernels kKernels{
+    kMaxRows,
+    kBlockColumns,
+    sizeof(std::int8_t),
+    true,
+    {nullptr, tile_of<K, 1>, tile_of<K, 2>, tile_of<K, 3>, tile_of<K, 4>},
+    pack_integers,
+    nullptr};
+
+}  // namespace
+
+const LinearKernels& integer_kernels_avx2(WeightKind kind) noexcept {
+  if (kind == WeightKind::Int8) return kKernels<WeightKind::Int8>;
+  return kind == WeightKind::Int4 ? kKernels<WeightKind::Int4> : kKernels<WeightKind::Mxfp4>;
+}
+
+}  // namespace inferno::ops

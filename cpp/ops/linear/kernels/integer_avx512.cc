@@ -1,0 +1,80 @@
+// Integer matmul tiles for AVX-512 with VNNI: bytes of weights without sign times bytes of x with
+// sign, four columns at once. A panel is two vectors; up to 12 rows keep 24 of the 32 registers in
+// sums.
+#include <utility>
+
+#include "ops/linear/kernels/integer_codes.h"
+
+namespace inferno::ops {
+
+namespace {
+
+constexpr std::uint32_t kMaxRows = 12;
+constexpr std::uint32_t kBlockColumns = 512;
+
+template <WeightKind K, int R>
+void add_span(const LinearTile& tile, const GroupScales& group, const float* span,
+              const __m512i (&sums)[R][kVectors]) {
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    add_row<K>(tile, group, {span[r], span[R + r]}, sums[r], tile.out + r * tile.out_stride);
+  }
+}
+
+template <WeightKind K, int R>
+void tile_of(const LinearTile& tile) {
+  const std::byte* w = tile.w;
+  const auto* x = static_cast<const std::int32_t*>(tile.x);  // sets of four columns
+  const float* span = tile.spans;
+  const float* header = tile.scales;
+  GroupScales group = GroupScales::load<K>(header, tile.offsets);
+  for (std::uint32_t first = 0; first < tile.num_columns; first += tile.span) {
+    if (first != 0 && first % tile.group == 0) {
+      w += tile.gap;
+      header += tile.scales_step;
+      group = GroupScales::load<K>(header, tile.offsets);
+    }
+    const std::uint32_t left = tile.num_columns - first;
+    const std::uint32_t num_sets = (left < tile.span ? left : tile.span) / 4;
+    __m512i sums[R][kVectors];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
+    for (std::uint32_t set = 0; set < num_sets; ++set) {
+      const std::ptrdiff_t at = w - tile.w;
+      _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, _MM_HINT_T0);
+      if constexpr (Codes<K>::kSetBytes > 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, _MM_HINT_T0);
+      }
+      __m512i codes[kVectors];
+      Codes<K>::load(w, codes);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const __m512i xr = _mm512_set1_epi32(x[r]);
+        sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], codes[0], xr);
+        sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], codes[1], xr);
+      }
+      x += R;
+      w += Codes<K>::kSetBytes;
+    }
+    add_span<K, R>(tile, group, span, sums);
+    span += 2 * R;
+  }
+}
+
+template <WeightKind K, int... R>
+constexpr LinearKernels kernels(std::integer_sequence<int, R...>) {
+  return {kMaxRows,      kBlockColumns, sizeof(std::int8_t), true, {nullptr, tile_of<K, R + 1>...},
+          pack_integers, nullptr};
+}
+
+template <WeightKind K>
+constexpr LinearKernels kKernels = kernels<K>(std::make_integer_sequence<int, kMaxRows>());
+
+}  // namespace
+
+const LinearKernels& integer_kernels_avx512(WeightKind kind) noexcept {
+  if (kind == WeightKind::Int8) return kKernels<WeightKind::Int8>;
+  return kind == WeightKind::Int4 ? kKernels<WeightKind::Int4> : kKernels<WeightKind::Mxfp4>;
+}
+
+}  // namespace inferno::ops
