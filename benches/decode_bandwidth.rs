@@ -92,7 +92,7 @@ fn main() {
     println!(
         "| ---------- | ------- | ------- | ------------- | ------------ | ------------ | ------------ | -------- | --------- |"
     );
-    for isa in [Isa::Avx512Bf16, Isa::Avx2] {
+    for isa in [Isa::Amx, Isa::Avx512Bf16, Isa::Avx2] {
         if ffi::isa_available(isa) {
             measure(isa, num_threads);
         }

@@ -23,6 +23,7 @@ pub mod ffi {
         Portable,
         Avx2,
         Avx512Bf16,
+        Amx,
     }
 
     /// What kind of device computes.

@@ -19,6 +19,8 @@ ops::Isa to_engine(Isa isa) {
       return ops::Isa::Avx2;
     case Isa::Avx512Bf16:
       return ops::Isa::Avx512Bf16;
+    case Isa::Amx:
+      return ops::Isa::Amx;
     case Isa::Auto:
       break;
   }
@@ -31,6 +33,8 @@ Isa to_border(ops::Isa isa) {
       return Isa::Avx2;
     case ops::Isa::Avx512Bf16:
       return Isa::Avx512Bf16;
+    case ops::Isa::Amx:
+      return Isa::Amx;
     case ops::Isa::Portable:
       break;
   }

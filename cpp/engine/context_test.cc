@@ -229,7 +229,7 @@ TEST_CASE("misuse is an error") {
   CHECK(error_of([] {
           Context(DeviceOptions{100000, ops::Isa::Portable, 1024});
         }).starts_with("other: num_threads"));
-  for (const ops::Isa isa : {ops::Isa::Avx2, ops::Isa::Avx512Bf16}) {
+  for (const ops::Isa isa : ops::kIsas) {
     if (!ops::isa_available(isa)) {
       CHECK(error_of([&] { Context(DeviceOptions{1, isa, 1024}); }).starts_with("other: isa"));
     }

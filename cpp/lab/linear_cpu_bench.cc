@@ -1,6 +1,6 @@
 // Times linear beside the memory's read bandwidth, both measured in this run; rates are of the best
 // round, as the bandwidth is of its best span, because other processes only ever slow one down.
-//   linear_cpu_bench [isa: portable|avx2|avx512_bf16] [threads] [bf16|fp8|int8|int4 …]
+//   linear_cpu_bench [isa: portable|avx2|avx512_bf16|amx] [threads] [bf16|fp8|int8|int4 …]
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -94,7 +94,7 @@ void time_shape(const OpContext& context, const WeightShape& shape, double bandw
 
 int main(int argc, char** argv) {
   Isa isa = best_isa();
-  for (const Isa candidate : {Isa::Portable, Isa::Avx2, Isa::Avx512Bf16}) {
+  for (const Isa candidate : kIsas) {
     if (argc > 1 && std::string_view(argv[1]) == isa_name(candidate)) isa = candidate;
   }
   if (!isa_available(isa)) {
@@ -103,7 +103,7 @@ int main(int argc, char** argv) {
   }
   const auto num_threads = static_cast<std::uint32_t>(argc > 2 ? std::atoi(argv[2]) : 2);
   inferno::ThreadPool threads(num_threads);
-  const std::size_t workspace_bytes = linear_workspace_bytes(512, 8192);
+  const std::size_t workspace_bytes = linear_workspace_bytes(512, 8192, num_threads);
   const OpContext context{threads, isa, {reserve(workspace_bytes), workspace_bytes}};
   const double bandwidth = measure_read_bandwidth(std::size_t{1} << 30, num_threads, 7);
   std::printf("%s, %u threads, read bandwidth %.1f GB/s\n", isa_name(isa), num_threads,

@@ -26,7 +26,7 @@ pub struct Config {
     /// costs.
     #[schemars(range(max = 1_024))]
     pub threads: u32,
-    /// Instruction set of CPU devices: `auto` (the best that the machine has), `portable`, `avx2`, `avx512_bf16`. One that the
+    /// Instruction set of CPU devices: `auto` (the best that the machine has), `portable`, `avx2`, `avx512_bf16`, `amx`. One that the
     /// machine lacks is refused when the device is made.
     pub isa: IsaChoice,
     /// Memory that each device reserves when it starts, for weights, KV blocks and workspace: bytes, `"2GiB"`, or a share, `"80%"`, of a
@@ -122,6 +122,8 @@ pub enum IsaChoice {
     Avx2,
     /// AVX-512 with BF16.
     Avx512Bf16,
+    /// AMX tiles of bf16 and int8, with AVX-512 and BF16.
+    Amx,
 }
 
 /// `attention_backend`.
@@ -154,6 +156,7 @@ impl From<IsaChoice> for ffi::Isa {
             IsaChoice::Portable => ffi::Isa::Portable,
             IsaChoice::Avx2 => ffi::Isa::Avx2,
             IsaChoice::Avx512Bf16 => ffi::Isa::Avx512Bf16,
+            IsaChoice::Amx => ffi::Isa::Amx,
         }
     }
 }

@@ -291,7 +291,7 @@ impl Engine {
 }
 
 pub fn isas() -> Vec<Isa> {
-    let all = [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16];
+    let all = [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx];
     let (have, lack): (Vec<Isa>, Vec<Isa>) = all.into_iter().partition(|&i| ffi::isa_available(i));
     for isa in lack {
         println!("left out: this machine has no {isa:?}");

@@ -16,7 +16,8 @@ std::uint64_t ops_bytes(const DecoderSpec& spec, const ModelLimits& limits,
   const LayerMaxima most = maxima_of(spec);
   const std::uint32_t max_columns =
       std::max({spec.hidden_size, most.q_size, most.intermediate_size});
-  std::uint64_t bytes = ops::linear_workspace_bytes(limits.max_step_tokens, max_columns);
+  std::uint64_t bytes =
+      ops::linear_workspace_bytes(limits.max_step_tokens, max_columns, num_threads);
   for (const LayerSpec& layer : spec.layers) {
     const AttentionSpec& attention = layer.attention;
     bytes = std::max<std::uint64_t>(
@@ -25,8 +26,8 @@ std::uint64_t ops_bytes(const DecoderSpec& spec, const ModelLimits& limits,
                                         attention.num_kv_heads, attention.head_dim}));
     if (layer.mlp.kind == MlpKind::Dense) continue;
     bytes = std::max<std::uint64_t>(
-        bytes,
-        ops::experts_workspace_bytes(experts_shape(spec, layer.mlp), limits.max_step_tokens));
+        bytes, ops::experts_workspace_bytes(experts_shape(spec, layer.mlp), limits.max_step_tokens,
+                                            num_threads));
   }
   return bytes;
 }

@@ -141,7 +141,7 @@ inline bool same_bits(std::span<const float> a, std::span<const float> b) {
 
 inline std::vector<ops::Isa> available_isas() {
   std::vector<ops::Isa> isas;
-  for (const ops::Isa isa : {ops::Isa::Portable, ops::Isa::Avx2, ops::Isa::Avx512Bf16}) {
+  for (const ops::Isa isa : ops::kIsas) {
     if (ops::isa_available(isa)) isas.push_back(isa);
   }
   return isas;

@@ -124,6 +124,7 @@ AttentionTask make_task(const KvLayer& layer, const AttentionArgs& args, std::si
 AttentionKernel kernel_for(Isa isa) {
   switch (isa) {
 #if defined(INFERNO_X86_KERNELS)
+    case Isa::Amx:
     case Isa::Avx512Bf16:
       return attention_kernel_avx512;
     case Isa::Avx2:

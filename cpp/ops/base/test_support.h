@@ -60,7 +60,7 @@ class Device {
 
 // Calls `test` for each instruction set that the machine has, and says which it has not.
 inline void for_each_isa(const std::function<void(Isa)>& test) {
-  for (const Isa isa : {Isa::Portable, Isa::Avx2, Isa::Avx512Bf16}) {
+  for (const Isa isa : kIsas) {
     if (!isa_available(isa)) {
       MESSAGE("left out: this machine has no ", std::string(isa_name(isa)));
       continue;

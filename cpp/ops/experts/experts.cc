@@ -134,16 +134,19 @@ void check_args(const ExpertsArgs& args) {
 
 }  // namespace
 
-std::size_t experts_workspace_bytes(const ExpertsShape& shape, std::uint32_t max_tokens) noexcept {
+std::size_t experts_workspace_bytes(const ExpertsShape& shape, std::uint32_t max_tokens,
+                                    std::uint32_t num_threads) noexcept {
   return Scratch(nullptr, shape, max_tokens).bytes +
          linear_workspace_bytes(std::min(max_tokens, kGroupRows),
-                                std::max(shape.hidden_size, shape.intermediate_size));
+                                std::max(shape.hidden_size, shape.intermediate_size), num_threads);
 }
 
 void experts(const OpContext& context, const ExpertsArgs& args) {
   if (args.num_tokens == 0) return;
   check_args(args);
-  if (context.workspace.size() < experts_workspace_bytes(args.shape, args.num_tokens)) {
+  const std::uint32_t num_threads = context.threads.num_threads();
+  if (context.workspace.size() <
+      experts_workspace_bytes(args.shape, args.num_tokens, num_threads)) {
     throw std::invalid_argument("other: experts: the workspace is too small");
   }
   const Scratch scratch(context.workspace.data(), args.shape, args.num_tokens);

@@ -55,6 +55,7 @@ struct ExpertsArgs {
 void experts(const OpContext& context, const ExpertsArgs& args);
 
 // Workspace for up to max_tokens tokens, what the products need included.
-std::size_t experts_workspace_bytes(const ExpertsShape& shape, std::uint32_t max_tokens) noexcept;
+std::size_t experts_workspace_bytes(const ExpertsShape& shape, std::uint32_t max_tokens,
+                                    std::uint32_t num_threads) noexcept;
 
 }  // namespace inferno::ops

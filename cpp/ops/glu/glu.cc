@@ -41,6 +41,7 @@ void glu_portable(const Activation& activation, const GluRow& row) {
 GluKernel kernel_for(Isa isa) {
   switch (isa) {
 #if defined(INFERNO_X86_KERNELS)
+    case Isa::Amx:
     case Isa::Avx512Bf16:
       return glu_avx512;
     case Isa::Avx2:

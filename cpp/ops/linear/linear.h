@@ -28,10 +28,11 @@ struct LinearArgs {
 // bits for every M, at every place in the batch, and for every number of threads.
 //
 // x is rounded to bf16 first where the weights are bf16 and the hardware multiplies bf16
-// (Avx512Bf16); elsewhere products are of floats.
+// (Avx512Bf16 and wider); elsewhere products are of floats.
 void linear(const OpContext& context, const LinearArgs& args);
 
 // Workspace for products of up to max_rows rows and max_columns (K) columns.
-std::size_t linear_workspace_bytes(std::uint32_t max_rows, std::uint32_t max_columns) noexcept;
+std::size_t linear_workspace_bytes(std::uint32_t max_rows, std::uint32_t max_columns,
+                                   std::uint32_t num_threads) noexcept;
 
 }  // namespace inferno::ops

@@ -6,7 +6,7 @@
 #include <stdexcept>
 
 #include "ops/base/test_support.h"
-#include "ops/linear/linear_tile.h"
+#include "ops/linear/kernels/linear_tile.h"
 
 namespace inferno::ops::test {
 namespace {
@@ -103,7 +103,7 @@ struct Problem {
     const float* row = x.data() + m * shape.columns;
     if (isa == Isa::Portable) return 0;
     if (!multiplies_integers(shape.format)) {
-      const bool bf16 = isa == Isa::Avx512Bf16 && (shape.format.kind == WeightKind::BF16 ||
+      const bool bf16 = isa >= Isa::Avx512Bf16 && (shape.format.kind == WeightKind::BF16 ||
                                                    shape.format.kind == WeightKind::Fp8);
       return bf16 ? std::abs(double{row[k]}) / 256 : 0;
     }
@@ -154,7 +154,7 @@ void check_case(Isa isa, const Case& c, std::uint32_t seed) {
   CAPTURE(c.outputs);
   CAPTURE(c.columns);
   CAPTURE(name_of(c.format));
-  Device device(isa, 2, linear_workspace_bytes(c.rows, c.columns));
+  Device device(isa, 2, linear_workspace_bytes(c.rows, c.columns, 2));
   const Problem problem(c, seed, device.context());
   Output out(std::size_t{c.rows} * c.outputs);
   if (c.accumulate) std::copy(problem.start.begin(), problem.start.end(), out.data());
@@ -215,7 +215,7 @@ TEST_CASE("a row has the same bits alone, in any batch and for any number of thr
       constexpr std::uint32_t kMaxRows = 33;
       constexpr std::uint32_t kOutputs = 200;
       constexpr std::uint32_t kColumns = 1203;
-      const std::size_t workspace = linear_workspace_bytes(kMaxRows, kColumns);
+      const std::size_t workspace = linear_workspace_bytes(kMaxRows, kColumns, 4);
       Device single(isa, 1, workspace);
       const Problem problem({kMaxRows, kOutputs, kColumns, format, true, false}, 3,
                             single.context());
@@ -249,7 +249,7 @@ TEST_CASE("a row that is not a number leaves its neighbours alone") {
   for_each_isa([](Isa isa) {
     for (const WeightFormat& format : kFormats) {
       CAPTURE(name_of(format));
-      Device device(isa, 2, linear_workspace_bytes(5, 70));
+      Device device(isa, 2, linear_workspace_bytes(5, 70, 2));
       Problem problem({5, 40, 70, format, false, false}, 5, device.context());
       std::vector<float> clean(5 * 40);
       linear(device.context(), problem.args(clean.data()));

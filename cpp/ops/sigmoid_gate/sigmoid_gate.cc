@@ -16,6 +16,7 @@ void sigmoid_gate_portable(const SigmoidGateRow& row) {
 SigmoidGateKernel kernel_for(Isa isa) {
   switch (isa) {
 #if defined(INFERNO_X86_KERNELS)
+    case Isa::Amx:
     case Isa::Avx512Bf16:
       return sigmoid_gate_avx512;
     case Isa::Avx2:

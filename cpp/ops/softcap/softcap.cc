@@ -26,6 +26,7 @@ void scale_only(const SoftcapRow& row) {
 SoftcapKernel kernel_for(Isa isa) {
   switch (isa) {
 #if defined(INFERNO_X86_KERNELS)
+    case Isa::Amx:
     case Isa::Avx512Bf16:
       return softcap_avx512;
     case Isa::Avx2:

@@ -1,6 +1,48 @@
 #include "ops/base/simd/isa.h"
 
+#if defined(INFERNO_X86_KERNELS)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace inferno::ops {
+
+#if defined(INFERNO_X86_KERNELS)
+namespace {
+
+bool has_avx512_bf16() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+}
+
+bool has_amx() {
+  constexpr unsigned kBf16 = 1U << 22;
+  constexpr unsigned kTiles = 1U << 24;
+  constexpr unsigned kInt8 = 1U << 25;
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  constexpr unsigned kAll = kBf16 | kTiles | kInt8;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAll) == kAll;
+}
+
+// The tiles' 8 KB are kept for a process that asked. Source: Linux, Documentation/arch/x86/xstate.
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  static const bool granted = ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+#endif
 
 bool isa_available(Isa isa) noexcept {
 #if defined(INFERNO_X86_KERNELS)
@@ -14,9 +56,9 @@ bool isa_available(Isa isa) noexcept {
     case Isa::Avx2:
       return avx2;
     case Isa::Avx512Bf16:
-      return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+      return avx2 && has_avx512_bf16();
+    case Isa::Amx:
+      return avx2 && has_avx512_bf16() && has_amx() && may_use_tiles();
   }
   return false;
 #else
@@ -25,9 +67,11 @@ bool isa_available(Isa isa) noexcept {
 }
 
 Isa best_isa() noexcept {
-  if (isa_available(Isa::Avx512Bf16)) return Isa::Avx512Bf16;
-  if (isa_available(Isa::Avx2)) return Isa::Avx2;
-  return Isa::Portable;
+  Isa best = Isa::Portable;
+  for (const Isa isa : kIsas) {
+    if (isa_available(isa)) best = isa;
+  }
+  return best;
 }
 
 const char* isa_name(Isa isa) noexcept {
@@ -38,6 +82,8 @@ const char* isa_name(Isa isa) noexcept {
       return "avx2";
     case Isa::Avx512Bf16:
       return "avx512_bf16";
+    case Isa::Amx:
+      return "amx";
   }
   return "unknown";
 }

@@ -1,0 +1,116 @@
+// The tile registers of AMX as linear uses them: sums of up to 32 rows of x and one panel. For
+// files compiled for AMX only; the unnamed namespace keeps what is made of it out of sight of the
+// linker.
+//   tmm0, tmm1  sums of rows 0 to 15, of the panel's first and last 16 outputs
+//   tmm2, tmm3  the same of rows 16 to 31
+//   tmm4, tmm5  x: rows 0 to 15 and 16 to 31
+//   tmm6, tmm7  weights: the panel's first and last 16 outputs, four bytes of columns in a row
+// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "ops/linear/kernels/linear_tile.h"
+
+namespace inferno::ops {
+namespace {
+
+inline constexpr int kTileRows = 16;
+inline constexpr int kTileLine = 64;                                   // bytes of a tile's row
+inline constexpr std::size_t kSetBytes = kPanelRows * 4;               // of a panel
+inline constexpr std::size_t kPanelTileBytes = kTileRows * kSetBytes;  // tmm6 and tmm7
+inline constexpr std::size_t kSumsStride = kPanelRows * 4;             // bytes of a row of sums
+
+struct TileConfig {
+  std::uint8_t palette;
+  std::uint8_t start_row;
+  std::uint8_t reserved[14];
+  std::uint16_t line_bytes[16];
+  std::uint8_t rows[16];
+};
+static_assert(sizeof(TileConfig) == 64);
+
+// The intrinsics that read memory do not say so to the compiler.
+inline void finish_stores() { __asm__ volatile("" ::: "memory"); }
+
+// Tiles for up to max_rows rows of x (fewer may use them: what a lower tile has too much is not
+// looked at) and S sets of columns, four bytes each. Takes some hundred cycles.
+template <int S>
+void begin_tiles(std::uint32_t max_rows) {
+  const std::uint32_t upper = max_rows < 16 ? max_rows : 16;
+  const std::uint32_t lower = max_rows - upper;
+  TileConfig config{};
+  config.palette = 1;
+  const auto set = [&](int tile, std::uint32_t rows, int line_bytes) {
+    config.rows[tile] = static_cast<std::uint8_t>(rows);
+    config.line_bytes[tile] = static_cast<std::uint16_t>(rows == 0 ? 0 : line_bytes);
+  };
+  set(0, upper, kTileLine);
+  set(1, upper, kTileLine);
+  set(2, lower, kTileLine);
+  set(3, lower, kTileLine);
+  set(4, upper, S * 4);
+  set(5, lower, S * 4);
+  set(6, S, kTileLine);
+  set(7, S, kTileLine);
+  finish_stores();
+  _tile_loadconfig(&config);
+}
+
+inline void end_tiles() { _tile_release(); }
+
+template <int R>
+void clear_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (R > kTileRows) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+}
+
+// x: [R] lines of line_bytes
+template <int R>
+void load_x(const std::byte* x, std::size_t line_bytes) {
+  _tile_loadd(4, x, line_bytes);
+  if constexpr (R > kTileRows) _tile_loadd(5, x + kTileRows * line_bytes, line_bytes);
+}
+
+inline void load_weights(const std::byte* w) {
+  _tile_loadd(6, w, kSetBytes);
+  _tile_loadd(7, w + kTileLine, kSetBytes);
+}
+
+// The last sets of a panel, fewer than a tile has: what lies behind them may not be ours.
+inline void load_last_weights(const std::byte* w, std::size_t bytes) {
+  alignas(kAlignment) std::byte padded[kPanelTileBytes] = {};
+  std::memcpy(padded, w, bytes);
+  finish_stores();
+  load_weights(padded);
+}
+
+// sums: [R, kPanelRows] of four bytes each
+template <int R>
+void store_sums(void* sums) {
+  auto* const bytes = static_cast<std::byte*>(sums);
+  _tile_stored(0, bytes, kSumsStride);
+  _tile_stored(1, bytes + kTileLine, kSumsStride);
+  if constexpr (R > kTileRows) {
+    _tile_stored(2, bytes + kTileRows * kSumsStride, kSumsStride);
+    _tile_stored(3, bytes + kTileRows * kSumsStride + kTileLine, kSumsStride);
+  }
+}
+
+// Fetches what the sets from `offset` on are to fetch.
+inline void prefetch_sets(const LinearTile& tile, std::ptrdiff_t offset, int count) {
+  for (int set = 0; set < count; ++set) {
+    const std::ptrdiff_t at = offset + set * static_cast<std::ptrdiff_t>(kSetBytes);
+    _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, _MM_HINT_T0);
+  }
+}
+
+}  // namespace
+}  // namespace inferno::ops
