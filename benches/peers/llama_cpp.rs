@@ -17,7 +17,8 @@ impl LlamaCpp {
     /// script says.
     pub fn find(isa: Option<&str>) -> Option<Self> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/llama-cpp");
-        let output = Command::new(script).args(isa).stderr(Stdio::inherit()).output().expect("a shell");
+        let output =
+            Command::new(script).args(isa).stderr(Stdio::inherit()).output().expect("a shell");
         let folder = String::from_utf8(output.stdout).expect("a path");
         let folder = folder.trim();
         (!folder.is_empty()).then(|| Self { folder: folder.into() })

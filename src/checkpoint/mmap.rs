@@ -5,6 +5,9 @@ use std::path::Path;
 
 use crate::files;
 
+/// At least as large as any system's.
+const PAGE: usize = 64 << 10;
+
 /// A whole file, mapped read-only. Pages are read when they are touched and belong to the page cache, so a second
 /// load of the same checkpoint costs no disk.
 pub(super) struct MappedFile {
@@ -35,6 +38,20 @@ impl MappedFile {
         Ok(Self { map: Some(map) })
     }
 
+    /// Gives back the memory of whole pages of a range of the file; who reads them again finds them in the page cache.
+    #[allow(unsafe_code)]
+    pub(super) fn release(&self, range: std::ops::Range<usize>) {
+        let Some(map) = &self.map else { return };
+        let whole = range.start.next_multiple_of(PAGE)..range.end.min(map.len()) / PAGE * PAGE;
+        if whole.is_empty() {
+            return;
+        }
+        // SAFETY: pages of a file that are mapped read-only have no contents of their own to lose.
+        let _ = unsafe {
+            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, whole.start, whole.len())
+        };
+    }
+
     /// The file's bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or_default()
@@ -51,6 +68,14 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, b"abc").expect("writes");
         assert_eq!(MappedFile::open(&path).expect("maps").bytes(), b"abc");
+        let long: Vec<u8> = (0..3 * PAGE + 5).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &long).expect("writes");
+        let mapped = MappedFile::open(&path).expect("maps");
+        for range in [0..0, 3..PAGE, 1..3 * PAGE, PAGE..usize::MAX] {
+            assert_eq!(mapped.bytes(), long);
+            mapped.release(range);
+        }
+        assert_eq!(mapped.bytes(), long, "what was given back is read again");
         std::fs::write(&path, b"").expect("writes");
         assert_eq!(MappedFile::open(&path).expect("an empty file is a file").bytes(), b"");
         assert!(MappedFile::open(dir.path()).is_err());

@@ -261,6 +261,15 @@ impl Checkpoint {
         Some(TensorView { expected, data, stored, checkpoint: self })
     }
 
+    /// Gives back the memory of a tensor's pages, which loading it took: a device has its own by then.
+    pub fn release(&self, index: usize) {
+        let Some(found) = self.tensors.get(index) else { return };
+        let tensor = found.stored.tensor();
+        if let Some(file) = self.files.get(tensor.file) {
+            file.release(tensor.entry.begin..tensor.entry.end);
+        }
+    }
+
     /// Every tensor in the order of the forward pass.
     pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
         (0..self.num_tensors()).filter_map(|index| self.tensor(index))

@@ -144,6 +144,7 @@ impl Device for EngineDevice {
                 })?;
         }
         loading.done_bytes += tensor.data.len() as u64;
+        loading.checkpoint.release(loading.next);
         loading.next += 1;
         let stage = LoadStage::Weights { done_bytes: loading.done_bytes, total_bytes };
         self.loading = Some(loading);

@@ -78,6 +78,70 @@ void pack(const Lane& lane, const std::uint8_t* codes) {
                });
 }
 
+// `count` words of each row from byte `from` on, side by side: out [count][kPanelRows].
+template <typename Word>
+void copy_words(const PanelRows& rows, std::size_t from, std::size_t count, std::byte* out,
+                Word flipped) {
+  constexpr std::size_t kAtOnce = 16;  // of each row, a cache line
+  for (std::size_t first = 0; first < count; first += kAtOnce) {
+    const std::size_t words = std::min(kAtOnce, count - first);
+    for (std::size_t row = 0; row < kPanelRows; ++row) {
+      const std::byte* source = rows.data + row * rows.row_bytes + from + first * sizeof(Word);
+      std::byte* to = out + (first * kPanelRows + row) * sizeof(Word);
+      for (std::size_t i = 0; i < words; ++i) {
+        Word word;
+        std::memcpy(&word, source + i * sizeof(Word), sizeof(Word));
+        word ^= flipped;
+        std::memcpy(to + i * kPanelRows * sizeof(Word), &word, sizeof(Word));
+      }
+    }
+  }
+}
+
+// Four halves of bytes as four bytes.
+std::uint32_t spread(const std::byte* halves) {
+  std::uint16_t four;
+  std::memcpy(&four, halves, sizeof(four));
+  const std::uint32_t pairs = (four | std::uint32_t{four} << 8) & 0x00ff00ffU;
+  return (pairs | pairs << 4) & 0x0f0f0f0fU;
+}
+
+// `count` sets of four columns of four bits from byte `from` on.
+void copy_halves(const PanelRows& rows, std::size_t from, std::size_t count, std::byte* out) {
+  constexpr std::size_t kAtOnce = 32;  // of each row, a cache line
+  constexpr std::size_t kLanes = kPanelRows / 2;
+  for (std::size_t first = 0; first < count; first += kAtOnce) {
+    const std::size_t end = std::min(first + kAtOnce, count);
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      const std::byte* low = rows.data + lane * rows.row_bytes + from;
+      const std::byte* high = low + kLanes * rows.row_bytes;
+      for (std::size_t set = first; set < end; ++set) {
+        const std::uint32_t word = spread(low + set * 2) | spread(high + set * 2) << 4;
+        std::memcpy(out + (set * kLanes + lane) * sizeof(word), &word, sizeof(word));
+      }
+    }
+  }
+}
+
+void copy_group(WeightKind kind, const PanelRows& rows, const Columns& columns, std::byte* out) {
+  const std::size_t from = std::size_t{columns.begin} * weight_bits(kind) / 8;
+  const std::size_t count = columns.end - columns.begin;
+  switch (kind) {
+    case WeightKind::F32:
+      return copy_words<std::uint32_t>(rows, from, count, out, 0);
+    case WeightKind::F16:
+      return copy_words<std::uint16_t>(rows, from, count, out, 0);
+    case WeightKind::BF16:
+      return copy_words<std::uint32_t>(rows, from, count / 2, out, 0);
+    case WeightKind::Fp8:
+      return copy_words<std::uint16_t>(rows, from, count / 2, out, 0);
+    case WeightKind::Int8:
+      return copy_words<std::uint32_t>(rows, from, count / 4, out, 0x80808080U);
+    default:
+      return copy_halves(rows, from, count / 4, out);
+  }
+}
+
 template <typename Fn>
 void with_kind(WeightKind kind, Fn fn) {
   switch (kind) {
@@ -102,6 +166,11 @@ std::byte* scale_at(const Lane& lane, std::size_t group) {
 void pack_codes(const Lane& lane, const CodedRow& row) noexcept {
   const WeightFormat& format = lane.shape.format;
   with_kind(format.kind, [&]<WeightKind K>() { pack<K>(lane, row.codes); });
+  pack_scales(lane, row);
+}
+
+void pack_scales(const Lane& lane, const CodedRow& row) noexcept {
+  const WeightFormat& format = lane.shape.format;
   for (std::size_t group = 0; group < lane.layout.num_groups; ++group) {
     const float scale = row.scales == nullptr ? 0.0F : row.scales[group];
     const float offset = row.offsets == nullptr ? 0.0F : row.offsets[group];
@@ -109,6 +178,18 @@ void pack_codes(const Lane& lane, const CodedRow& row) noexcept {
     std::memcpy(to, &scale, sizeof(float));
     if (format.offsets) std::memcpy(to + kPanelRows * sizeof(float), &offset, sizeof(float));
   }
+}
+
+bool copy_panel(const WeightShape& shape, const PanelLayout& layout, const PanelRows& rows,
+                std::byte* panel) noexcept {
+  if (layout.num_columns != shape.num_columns) return false;
+  for (std::size_t begin = 0; begin < shape.num_columns; begin += layout.group) {
+    const std::size_t end = std::min<std::size_t>(begin + layout.group, shape.num_columns);
+    copy_group(shape.format.kind, rows,
+               {static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(end)},
+               panel + layout.column_at(begin));
+  }
+  return true;
 }
 
 void unpack_codes(const Lane& lane, std::size_t begin, std::size_t end, float* out) noexcept {

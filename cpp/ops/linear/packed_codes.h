@@ -8,6 +8,16 @@
 
 namespace inferno::ops {
 
+// All kPanelRows rows of a panel at once, as they are stored: row after row.
+struct PanelRows {
+  const std::byte* data;
+  std::size_t row_bytes;
+};
+// Copies them, block by block in the nearest cache. False where only rows can be packed: where the
+// last set of columns is not full.
+bool copy_panel(const WeightShape& shape, const PanelLayout& layout, const PanelRows& rows,
+                std::byte* panel) noexcept;
+
 // Neighbouring columns that a panel keeps side by side for each of its rows.
 constexpr std::size_t columns_together(WeightKind kind) noexcept {
   return kind == WeightKind::F32 || kind == WeightKind::F16 || kind == WeightKind::BF16 ||
@@ -32,6 +42,8 @@ struct Lane {
 };
 
 void pack_codes(const Lane& lane, const CodedRow& row) noexcept;
+// Of pack_codes what comes before each group's codes.
+void pack_scales(const Lane& lane, const CodedRow& row) noexcept;
 // Columns begin to end - 1; begin is a multiple of 4. out [end - begin]
 void unpack_codes(const Lane& lane, std::size_t begin, std::size_t end, float* out) noexcept;
 

@@ -88,6 +88,19 @@ class RowPacker {
     }
   }
 
+  // As many of the source's rows, from `index` on, as fill the panel that begins with this row;
+  // false where they have to be packed one by one.
+  bool pack_panel(std::uint32_t row, std::size_t index) {
+    if (source_.format != shape_.format) return false;
+    const std::size_t row_bytes = source_row_bytes(source_.format, shape_.num_columns);
+    std::byte* const panel = packed_ + row / kPanelRows * layout_.panel_bytes;
+    if (!copy_panel(shape_, layout_, {rows_.bytes(index), row_bytes}, panel)) return false;
+    if (!shape_.format.is_quantized()) return true;
+    for (std::uint32_t i = 0; i < kPanelRows; ++i)
+      pack_scales(lane(row + i), rows_.scales(index + i));
+    return true;
+  }
+
   // A row of the padding.
   void clear(std::uint32_t row) {
     if (shape_.format.is_quantized()) {
@@ -154,6 +167,7 @@ void pack_rows(const OpContext& context, const WeightShape& shape, std::byte* pa
     const std::uint32_t begin = std::max(panel_row, first_row);
     const std::uint32_t end = std::min(panel_row + kPanelRows, end_row);
     RowPacker packer(shape, packed, source);
+    if (end - begin == kPanelRows && packer.pack_panel(begin, begin - first_row)) return;
     for (std::uint32_t row = begin; row < end; ++row) packer.pack(row, row - first_row);
     if (end != shape.num_rows) return;
     for (std::uint32_t row = end; row < panel_row + kPanelRows; ++row) packer.clear(row);

@@ -57,6 +57,45 @@ TEST_CASE("several tensors become one matrix, and all padding is zero") {
   }
 }
 
+TEST_CASE("a panel that is copied as a whole is the one that its rows make one by one") {
+  Device device(Isa::Portable, 1);
+  Random random(4);
+  const WeightFormat formats[] = {Dtype::F32,
+                                  Dtype::F16,
+                                  Dtype::BF16,
+                                  {WeightKind::Fp8, 128},
+                                  {WeightKind::Int8},
+                                  {WeightKind::Int8, 32, true},
+                                  {WeightKind::Int4, 64, true},
+                                  {WeightKind::Int4},
+                                  {WeightKind::Mxfp4, 32}};
+  for (const WeightFormat& format : formats) {
+    CAPTURE(std::string(weight_kind_name(format.kind)));
+    const WeightShape shape{2 * kPanelRows, 212, format};
+    std::vector<std::byte> rows(shape.num_rows * source_row_bytes(format, shape.num_columns));
+    for (std::byte& byte : rows) byte = static_cast<std::byte>(random.integer(0, 255));
+    const std::size_t groups = shape.num_rows * num_groups(format, shape.num_columns);
+    const std::vector<float> scales = random.normals(groups);
+    const std::vector<float> offsets = random.normals(groups);
+    const AlignedBytes whole(packed_bytes(shape));
+    const AlignedBytes by_rows(packed_bytes(shape));
+    std::fill_n(whole.data(), whole.size(), std::byte{0});
+    std::fill_n(by_rows.data(), by_rows.size(), std::byte{0});
+    RowSource source{rows.data(), format, shape.num_rows, scales.data(),
+                     format.offsets ? offsets.data() : nullptr};
+    pack_rows(device.context(), shape, whole.data(), 0, source);
+    const std::size_t row_groups = num_groups(format, shape.num_columns);
+    source.num_rows = 1;
+    for (std::uint32_t row = 0; row < shape.num_rows; ++row) {
+      pack_rows(device.context(), shape, by_rows.data(), row, source);
+      source.data += source_row_bytes(format, shape.num_columns);
+      source.scales += row_groups;
+      if (source.offsets != nullptr) source.offsets += row_groups;
+    }
+    CHECK(std::equal(whole.data(), whole.data() + whole.size(), by_rows.data()));
+  }
+}
+
 TEST_CASE("rows beyond the matrix are refused") {
   Device device(Isa::Portable, 1);
   const WeightShape shape{4, 2, Dtype::F32};

@@ -17,6 +17,12 @@ const std::byte* SourceRows::bytes(std::size_t row) const {
   return source_.data + row * source_row_bytes(source_.format, num_columns_);
 }
 
+CodedRow SourceRows::scales(std::size_t row) const {
+  const std::size_t first = row * num_groups(source_.format, num_columns_);
+  const float* offsets = source_.offsets == nullptr ? nullptr : source_.offsets + first;
+  return {nullptr, source_.scales + first, offsets};
+}
+
 const float* SourceRows::values(std::size_t row) {
   if (source_.format.is_quantized()) {
     dequantize(own_codes(row), source_.format, num_columns_, values_.data());
@@ -37,13 +43,12 @@ CodedRow SourceRows::codes(std::size_t row) {
 
 CodedRow SourceRows::own_codes(std::size_t row) {
   const auto* stored = reinterpret_cast<const std::uint8_t*>(bytes(row));
-  const std::size_t first = row * num_groups(source_.format, num_columns_);
-  const float* offsets = source_.offsets == nullptr ? nullptr : source_.offsets + first;
-  if (weight_bits(source_.format.kind) == 8) return {stored, source_.scales + first, offsets};
+  const auto [none, scales, offsets] = this->scales(row);
+  if (weight_bits(source_.format.kind) == 8) return {stored, scales, offsets};
   for (std::uint32_t k = 0; k < num_columns_; ++k) {
     codes_[k] = stored[k / 2] >> (k % 2 * 4) & 15U;
   }
-  return {codes_.data(), source_.scales + first, offsets};
+  return {codes_.data(), scales, offsets};
 }
 
 }  // namespace inferno::ops

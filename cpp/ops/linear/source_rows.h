@@ -17,6 +17,8 @@ class SourceRows {
 
   // A row's bytes as they are.
   const std::byte* bytes(std::size_t row) const;
+  // Of a row of codes what belongs to its groups; no codes.
+  CodedRow scales(std::size_t row) const;
   // [K] numbers, dequantized where the source has codes.
   const float* values(std::size_t row);
   // The source's codes, or, of elements, what quantize_row makes of them in the wanted format.
