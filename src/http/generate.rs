@@ -90,7 +90,7 @@ struct Asked {
     received_at: Timestamp,
 }
 
-/// A request that admission has decided on.
+/// A request that admission has decided on, and of whose answer there is something.
 struct Begun {
     reader: Reader,
     title: Title,
@@ -112,19 +112,19 @@ async fn begin(door: &HttpDoor, http: &HttpRequest, payload: Payload, api: Api) 
     }
     // A second try takes the body once more.
     let body = Some(body).filter(|_| name.is_hint);
-    let begun = decided(door, http, name.id, generation, &asked).await?;
+    let begun = answered(door, http, name.id, generation, &asked).await?;
     match body {
         Some(mut body) if begun.reader.has_conflict() => {
             let ParsedBody { mut generation, .. } = body.parse(rules).await?;
             generation.options.request_id = None;
-            decided(door, http, RunningId::fresh().id, generation, &asked).await
+            answered(door, http, RunningId::fresh().id, generation, &asked).await
         }
         _ => Ok(begun),
     }
 }
 
-/// Sends what a body asks for to admission, and waits for its word.
-async fn decided(
+/// Sends what a body asks for to admission, and waits until the answer can begin.
+async fn answered(
     door: &HttpDoor,
     http: &HttpRequest,
     id: RequestId,
@@ -143,7 +143,7 @@ async fn decided(
     };
     let (stream, usage) = (generation.options.stream, generation.usage);
     let reader = admit(door, &title, generation, asked)?;
-    poll_fn(|cx| reader.poll_decided(cx)).await;
+    poll_fn(|cx| reader.poll_begin(cx)).await;
     Ok(Begun { reader, title, stream, usage })
 }
 

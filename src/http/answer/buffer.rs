@@ -78,10 +78,10 @@ impl Reader {
         self.0.lock().choices.count()
     }
 
-    /// Ready when every choice is accepted or one has ended.
-    pub fn poll_decided(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Ready when every choice is accepted or one has ended, and something lies there to begin with.
+    pub fn poll_begin(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.0.lock();
-        if state.choices.decided() {
+        if state.choices.can_begin() {
             return Poll::Ready(());
         }
         state.wait(cx);
@@ -207,15 +207,14 @@ mod tests {
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&wakes));
         let cx = Context::from_waker(&waker);
-        assert!(reader.poll_decided(&cx).is_pending());
+        assert!(reader.poll_begin(&cx).is_pending() && reader.poll_begin(&cx).is_pending());
         entries[0].accepted(&handle());
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
-        assert!(reader.poll_decided(&cx).is_ready());
-        assert!(reader.poll_take(&cx).is_pending() && reader.poll_take(&cx).is_pending());
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "there is nothing to read yet");
         for piece in ["", "a", "b", "c"] {
             assert_eq!(entries[0].event(text(piece)), Ok(()));
         }
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert!(reader.poll_begin(&cx).is_ready());
         assert_eq!(entries[0].event(last(FinishReason::Stop)), Ok(()));
         let taken = take(&reader).expect("text lies there");
         assert_eq!(taken.text, "abc");
@@ -285,19 +284,28 @@ mod tests {
     }
 
     #[test]
-    fn one_refusal_decides_for_all_and_choices_take_turns() {
+    fn one_refusal_decides_for_all() {
         let cx = Context::from_waker(Waker::noop());
         let (reader, mut entries) = outbox((3, 1), None);
         entries[0].accepted(&handle());
-        assert!(reader.poll_decided(&cx).is_pending());
+        assert_eq!(entries[0].event(text("x")), Ok(()));
+        assert!(reader.poll_begin(&cx).is_pending());
         entries[1].refused(&Error::new(Kind::QueueFull, "full"));
-        assert!(reader.poll_decided(&cx).is_ready());
+        assert!(reader.poll_begin(&cx).is_ready());
+    }
 
+    #[test]
+    fn an_answer_begins_when_the_last_prompt_is_accepted_and_choices_take_turns() {
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
         let (reader, mut entries) = outbox((2, 1), None);
-        for entry in &mut entries {
-            entry.accepted(&handle());
-            assert_eq!(entry.event(text("x")), Ok(()));
-        }
+        entries[0].accepted(&handle());
+        assert_eq!(entries[0].event(text("x")), Ok(()));
+        assert!(reader.poll_begin(&Context::from_waker(&waker)).is_pending());
+        entries[1].accepted(&handle());
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert!(reader.poll_begin(&Context::from_waker(&waker)).is_ready());
+        assert_eq!(entries[1].event(text("x")), Ok(()));
         assert_eq!(take(&reader).map(|taken| taken.index), Some(0));
         assert_eq!(entries[0].event(text("y")), Ok(()));
         assert_eq!(take(&reader).map(|taken| taken.index), Some(1));

@@ -93,9 +93,15 @@ impl Choices {
         self.choices.len()
     }
 
-    /// Every choice is accepted, or one has ended.
-    pub fn decided(&self) -> bool {
-        self.undecided == 0 || self.choices.iter().any(|choice| choice.ended)
+    /// The answer can begin: something of it lies here, and every choice is accepted or one has ended.
+    pub fn can_begin(&self) -> bool {
+        let decided = self.undecided == 0 || self.choices.iter().any(|choice| choice.ended);
+        decided && !self.is_empty()
+    }
+
+    /// There is nothing for the reader.
+    fn is_empty(&self) -> bool {
+        self.choices.iter().all(ChoiceBuffer::is_empty)
     }
 
     /// The choice is in; says whether the reader has to know.
@@ -108,7 +114,7 @@ impl Choices {
             self.undecided -= 1;
         }
         choice.handle = Some(Arc::clone(handle));
-        self.undecided == 0
+        self.undecided == 0 && !self.is_empty()
     }
 
     /// The choice has ended; says whether the reader has to know. Only the first end counts.
