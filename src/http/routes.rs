@@ -21,17 +21,17 @@ use crate::health::Status;
 use crate::ids::RequestId;
 use crate::request::{Ended, FinishReason};
 
-/// Every path and its methods.
+/// Every path and its methods. They are tried in this order: those come first that are asked for most.
 pub(super) fn configure(app: &mut ServiceConfig) {
-    app.service(read("/v1/models", models::list))
+    app.service(only("POST, OPTIONS", "/v1/completions", web::post().to(completions)))
+        .service(only("POST, OPTIONS", "/v1/chat/completions", web::post().to(chat)))
+        .service(read("/v1/models", models::list))
         .service(read("/v1/models/{model}", models::show))
         .service(read("/v1/health", health))
         .service(read("/health", ready))
         .service(read("/health/live", live))
         .service(read("/health/ready", ready))
         .service(read("/metrics", metrics))
-        .service(only("POST, OPTIONS", "/v1/completions", web::post().to(completions)))
-        .service(only("POST, OPTIONS", "/v1/chat/completions", web::post().to(chat)))
         .service(only("DELETE, OPTIONS", "/v1/requests/{id}", web::delete().to(cancel)))
         // For clients that cannot send DELETE.
         .service(only("POST, OPTIONS", "/v1/requests/{id}/cancel", web::post().to(cancel)))
