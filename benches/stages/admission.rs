@@ -73,7 +73,7 @@ fn request(prompt: Prompt) -> Request {
     Request {
         id: RequestId::generate(),
         caller: Caller::default(),
-        model: "demo".to_owned(),
+        model: "demo".into(),
         prompt,
         so_far: SoFar::default(),
         params: Params { max_tokens: Some(LEN), ..Params::default() },

@@ -307,7 +307,7 @@ impl Engine {
         let request = Request {
             id: id.clone(),
             caller: Caller::default(),
-            model: request.model,
+            model: request.model.into(),
             prompt: request.prompt,
             so_far: request.so_far,
             params: request.params,

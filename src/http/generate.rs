@@ -25,7 +25,7 @@ use crate::clock::Timestamp;
 use crate::door::{Admit, AdmitAll, not_admitted};
 use crate::error::{Error, Result};
 use crate::ids::RequestId;
-use crate::reader::{Layout, RenamingSink};
+use crate::reader::{Layout, RenamingSink, RequestOptions};
 use crate::request::{Caller, DefaultLength, Prompt, Request, SoFar};
 use crate::telemetry::{LoggedSink, RefusedRequest};
 
@@ -136,7 +136,7 @@ async fn answered(
     let title = Title {
         api: generation.api(),
         request_id: id,
-        model: generation.model.clone(),
+        model: generation.model.as_str().into(),
         created: unix_seconds(),
         echoes: params.echoes(),
         prompt_logprobs: params.prompt_logprobs.is_some(),
@@ -158,33 +158,32 @@ fn admit(
     let choices = (prompts.len(), generation.options.params.num_choices() as usize);
     let slow_after = Some(door.slow_reader).filter(|_| generation.options.stream);
     let (reader, entries) = outbox(choices, slow_after);
-    let id = title.request_id.clone();
-    let ids = children::ids(&id, prompts.len())?;
-    let logged = |sink: BufferEntry, id: &RequestId| LoggedSink {
+    let ids = children::ids(&title.request_id, prompts.len())?;
+    let logged = |id: &RequestId, sink| LoggedSink {
         sink,
         log: door.metrics.requests.clone(),
         door: "http",
         id: id.clone(),
-        model: generation.model.clone(),
+        model: title.model.clone(),
         received_at: asked.received_at,
     };
-    let entries = entries.into_iter().zip(&ids).map(|(sink, id)| logged(sink, id));
-    let sinks: Vec<_> = entries.collect();
-    let sinks = sinks.into_iter().enumerate().map(|(prompt, sink)| {
-        let path = prompts::path_of(prompt, choices.0);
+    let renaming = |index, sink| {
+        let path = prompts::path_of(index, choices.0);
         RenamingSink { layout: Layout { prompt: Some(path), ..generation.layout.clone() }, sink }
+    };
+    let each = ids.into_iter().zip(prompts).zip(entries).enumerate();
+    let requests = each.map(|(index, ((id, prompt), entry))| {
+        let sink = renaming(index, logged(&id, entry));
+        request(title, &generation.options, (id, prompt), sink, asked)
     });
-    let requests = ids.into_iter().zip(prompts).zip(sinks);
-    let mut requests: Vec<Request> = requests
-        .map(|(id_and_prompt, sink)| request(title.api, &generation, id_and_prompt, sink, asked))
-        .collect();
+    let mut requests: Vec<Request> = requests.collect();
     match requests.pop() {
         Some(only) if requests.is_empty() => {
             door.admit.try_send(Admit(only)).map_err(|refusal| not_admitted(&refusal))?;
         }
         last => {
             requests.extend(last);
-            let all = AdmitAll { id, requests };
+            let all = AdmitAll { id: title.request_id.clone(), requests };
             door.admit_all.try_send(all).map_err(|refusal| not_admitted(&refusal))?;
         }
     }
@@ -192,8 +191,8 @@ fn admit(
 }
 
 fn request(
-    api: Api,
-    generation: &GenerationBody,
+    title: &Title,
+    options: &RequestOptions,
     (id, prompt): (RequestId, Prompt),
     sink: RenamingSink<LoggedSink<BufferEntry>>,
     asked: &Asked,
@@ -201,13 +200,13 @@ fn request(
     Request {
         id,
         caller: asked.caller.clone(),
-        model: generation.model.clone(),
+        model: title.model.clone(),
         prompt,
         so_far: SoFar::default(),
-        params: generation.options.params.clone(),
-        stream: generation.options.stream,
-        priority: generation.options.priority,
-        default_length: match api {
+        params: options.params.clone(),
+        stream: options.stream,
+        priority: options.priority,
+        default_length: match title.api {
             Api::Completions => DefaultLength::Completions,
             Api::Chat => DefaultLength::Context,
         },

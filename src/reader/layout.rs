@@ -1,5 +1,6 @@
 //! What a door's clients call the members of a request, for reading them and for the errors that come later.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -17,7 +18,7 @@ pub struct Layout {
     /// The member that says `max_tokens`.
     pub max_tokens: &'static str,
     /// The member that a prompt of text or token ids came in; none: it is called as the node calls it.
-    pub prompt: Option<String>,
+    pub prompt: Option<Cow<'static, str>>,
 }
 
 impl Layout {
@@ -32,7 +33,7 @@ impl Layout {
 
     fn path_of(&self, name: &str) -> String {
         let written = match (name, &self.prompt) {
-            ("prompt" | "prompt_token_ids", Some(path)) => path,
+            ("prompt" | "prompt_token_ids", Some(path)) => path.as_ref(),
             ("max_tokens", _) => self.max_tokens,
             _ => name,
         };
@@ -128,7 +129,7 @@ mod tests {
             streams: false,
             detaches: false,
             max_tokens: "max_completion_tokens",
-            prompt: Some("prompt[1]".to_owned()),
+            prompt: Some("prompt[1]".into()),
         };
         let cases = [
             ("top_p", "params.top_p", "top_p"),

@@ -108,7 +108,7 @@ pub struct Request {
     /// Who asks.
     pub caller: Caller,
     /// The configured alias of the model.
-    pub model: String,
+    pub model: Arc<str>,
     /// What is to be continued.
     pub prompt: Prompt,
     /// What there is of the completion.

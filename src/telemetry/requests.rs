@@ -89,7 +89,7 @@ pub struct LoggedSink<S> {
     /// The request's.
     pub id: RequestId,
     /// As the client named it.
-    pub model: String,
+    pub model: Arc<str>,
     /// When the door had the whole of it.
     pub received_at: Timestamp,
 }

@@ -258,7 +258,7 @@ impl BusDoor {
         self.metrics.requests_dropped.increment(1);
         let error = Error::new(Kind::Invalid, "neither request_id nor reply subject");
         endpoint.failed(&error);
-        tracing::debug!(model = endpoint.model, "dropped: neither request_id nor reply subject");
+        tracing::debug!(model = &*endpoint.model, "dropped: neither request_id nor reply subject");
     }
 
     fn refuse(

@@ -20,7 +20,7 @@ const SERVICE: &str = "inferno";
 /// What one model's subject was asked and how that went.
 pub(in crate::bus) struct Endpoint {
     /// The model's alias.
-    pub model: String,
+    pub model: Arc<str>,
     subject: String,
     requests: AtomicU64,
     errors: AtomicU64,
@@ -32,7 +32,7 @@ pub(in crate::bus) struct Endpoint {
 impl Endpoint {
     fn new(model: &str, subjects: &Subjects) -> Self {
         Self {
-            model: model.to_owned(),
+            model: model.into(),
             subject: subjects.generate(model),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),

@@ -73,7 +73,7 @@ impl Intake {
         };
         // Without NATS the library leaves only when it is back, but nothing comes until then either.
         if tokio::time::timeout(MAX_LEAVE, rest).await.is_err() {
-            tracing::warn!(model = self.endpoint.model, "NATS did not confirm that it was left");
+            tracing::warn!(model = &*self.endpoint.model, "NATS did not confirm that it was left");
         }
         // What came is in before it is said that nothing comes any more.
         self.door.owners.settled().await;

@@ -1,6 +1,7 @@
 //! OpenAI's bodies and chunks. A chunk's constant parts are written once per stream; per event only index and text are new.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -21,7 +22,7 @@ const FINGERPRINT: &str = concat!("inferno-", env!("CARGO_PKG_VERSION"));
 pub struct Title {
     pub api: Api,
     pub request_id: RequestId,
-    pub model: String,
+    pub model: Arc<str>,
     /// Unix seconds.
     pub created: u64,
     /// Log probabilities are of prompt and completion.
@@ -141,7 +142,7 @@ impl Chunks {
         head.extend_from_slice(b"\",\"created\":");
         json::write(&mut head, &title.created);
         head.extend_from_slice(b",\"model\":");
-        json::write(&mut head, title.model.as_str());
+        json::write(&mut head, title.model.as_ref());
         head.extend_from_slice(b",\"system_fingerprint\":");
         json::write(&mut head, FINGERPRINT);
         head.extend_from_slice(b",\"choices\":[");
@@ -278,7 +279,7 @@ mod tests {
         Title {
             api,
             request_id: RequestId::parse("r-1").expect("valid"),
-            model: "de\"mo".to_owned(),
+            model: "de\"mo".into(),
             created: 7,
             echoes: false,
             prompt_logprobs: false,

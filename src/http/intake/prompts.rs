@@ -1,5 +1,7 @@
 //! The prompt of a completion, in its four shapes.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Result};
 use crate::request::{Prompt, Value};
 
@@ -38,8 +40,8 @@ fn each(
 }
 
 /// Where the client wrote one of so many prompts.
-pub(in crate::http) fn path_of(prompt: usize, count: usize) -> String {
-    if count == 1 { "prompt".to_owned() } else { format!("prompt[{prompt}]") }
+pub(in crate::http) fn path_of(prompt: usize, count: usize) -> Cow<'static, str> {
+    if count == 1 { "prompt".into() } else { format!("prompt[{prompt}]").into() }
 }
 
 #[cfg(test)]
@@ -71,7 +73,7 @@ mod tests {
 
     #[test]
     fn one_of_several_prompts_has_its_place_in_the_path() {
-        assert_eq!((path_of(0, 1), path_of(1, 2)), ("prompt".to_owned(), "prompt[1]".to_owned()));
+        assert_eq!((path_of(0, 1), path_of(1, 2)), ("prompt".into(), "prompt[1]".into()));
     }
 
     #[test]
