@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::http::Version;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::web::{self, Data, Payload};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 
@@ -31,6 +31,15 @@ use crate::telemetry::{LoggedSink, RefusedRequest};
 
 /// Log probabilities that a worker writes by itself; more are written aside, so that nobody waits for them: each takes some 2 µs.
 const MAX_ENTRIES_ON_WORKER: usize = 1_024;
+
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+
+/// Asks a proxy before us not to collect events.
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+const NO_BUFFERING: HeaderValue = HeaderValue::from_static("no");
 
 /// `POST /v1/completions`
 pub(super) async fn completions(
@@ -74,10 +83,9 @@ async fn generate(
         return whole(reader, &title, first).await;
     }
     let mut answer = HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"))
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        // Asks a proxy before us not to collect events.
-        .insert_header(("x-accel-buffering", "no"))
+        .insert_header((CONTENT_TYPE, EVENT_STREAM))
+        .insert_header((CACHE_CONTROL, NO_CACHE))
+        .insert_header((BUFFERING, NO_BUFFERING))
         .body(EventStream::new(reader, &title, usage, first));
     // Some proxies still speak HTTP/1.0, which has no chunks: there the end of the connection is the end of the stream.
     answer.head_mut().no_chunking(http.version() < Version::HTTP_11);

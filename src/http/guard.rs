@@ -8,7 +8,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, HOST, HeaderMap,
-    HeaderName, HeaderValue, ORIGIN,
+    HeaderValue, ORIGIN,
 };
 use actix_web::http::uri::Authority;
 use actix_web::http::{Method, StatusCode};
@@ -84,7 +84,7 @@ pub(super) async fn guard(
     let headers = response.headers_mut();
     asked.answer(&door, ran, headers);
     if let Some(IgnoredHeader(members)) = ignored {
-        headers.insert(HeaderName::from_static(IGNORED), members);
+        headers.insert(IGNORED, members);
     }
     Ok(response.map_body(|_, body| HeldBody { body, _busy: busy }))
 }
@@ -165,7 +165,7 @@ impl AskedAbout {
     fn of(request: &ServiceRequest) -> Self {
         let mut headers = HeaderMap::new();
         let looked_at = [
-            HeaderName::from_static(id::REQUEST_ID),
+            id::REQUEST_ID,
             ORIGIN,
             ACCESS_CONTROL_REQUEST_METHOD,
             ACCESS_CONTROL_REQUEST_HEADERS,

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use actix_web::http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName,
+};
 use actix_web::web::{self, Payload};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -58,11 +60,10 @@ impl Body {
     /// # Errors
     /// `invalid` or `unsupported`, naming the member.
     pub(in crate::http) async fn parse(&mut self, rules: ReadingRules) -> Result<ParsedBody> {
-        let bytes = self.bytes.clone();
-        if bytes.len() <= SMALL_BYTES {
-            return parse(&bytes, rules);
+        if self.bytes.len() <= SMALL_BYTES {
+            return parse(&self.bytes, rules);
         }
-        let place = self.place.take();
+        let (bytes, place) = (self.bytes.clone(), self.place.take());
         let parsed = web::block(move || {
             let _until_it_is_parsed = place;
             parse(&bytes, rules)
@@ -133,17 +134,17 @@ fn larger(all: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit> {
 }
 
 fn check_type(headers: &HeaderMap) -> Result<()> {
-    let text = |value: &actix_web::http::header::HeaderValue| {
-        String::from_utf8_lossy(value.as_bytes()).into_owned()
+    let text = |name: HeaderName| {
+        headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
     };
-    if let Some(value) = headers.get(CONTENT_TYPE).map(text) {
+    if let Some(value) = text(CONTENT_TYPE) {
         let essence = value.split(';').next().unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case("application/json") {
             let message = format!("expected the Content-Type application/json, got {value:?}");
             return Err(Error::new(Kind::Invalid, message));
         }
     }
-    if let Some(value) = headers.get(CONTENT_ENCODING).map(text)
+    if let Some(value) = text(CONTENT_ENCODING)
         && !["", "identity"].contains(&value.trim().to_ascii_lowercase().as_str())
     {
         let message = format!("expected no Content-Encoding, got {value:?}");

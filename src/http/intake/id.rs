@@ -9,7 +9,7 @@ use super::children;
 use crate::ids::RequestId;
 
 /// Carries an id in both directions.
-pub(in crate::http) const REQUEST_ID: &str = "x-request-id";
+pub(in crate::http) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A longer one is not shown again.
 const MAX_SHOWN_BYTES: usize = 512;
@@ -53,7 +53,7 @@ pub(in crate::http) fn show(asked: &HeaderMap, ran: Option<RequestId>, answer: &
         .cloned()
         .or_else(|| HeaderValue::from_str(ran.unwrap_or_else(RequestId::generate).as_str()).ok());
     if let Some(value) = value {
-        answer.insert(HeaderName::from_static(REQUEST_ID), value);
+        answer.insert(REQUEST_ID, value);
     }
 }
 
@@ -64,7 +64,7 @@ mod tests {
     fn with(id: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let value = HeaderValue::from_bytes(id.as_bytes()).expect("a value");
-        headers.insert(HeaderName::from_static(REQUEST_ID), value);
+        headers.insert(REQUEST_ID, value);
         headers
     }
 

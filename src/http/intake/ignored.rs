@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use actix_web::http::header::HeaderValue;
+use actix_web::http::header::{HeaderName, HeaderValue};
 
 use crate::request::IgnoredMembers;
 
 /// Names them in the answer.
-pub(in crate::http) const IGNORED: &str = "x-inferno-ignored";
+pub(in crate::http) const IGNORED: HeaderName = HeaderName::from_static("x-inferno-ignored");
 
 /// The longest list, in bytes; what is left out is counted.
 const MAX_LIST_BYTES: usize = 1_024;
