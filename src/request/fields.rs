@@ -1,5 +1,6 @@
 //! The members of an object, taken one by one by name; what nobody took is unknown.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 
 use super::Value;
@@ -7,6 +8,9 @@ use crate::error::{Error, Kind, Result};
 
 /// So many paths of ignored members are kept; the others are counted.
 const MAX_IGNORED_PATHS: usize = 32;
+
+/// About how many names a body is asked for, with those of the parameters.
+const NAMES_OF_A_BODY: usize = 64;
 
 /// The longest distance at which another name is proposed for an unknown one.
 const MAX_TYPING_ERRORS: usize = 2;
@@ -57,7 +61,10 @@ impl<'a> Fields<'a> {
             return Err(Error::invalid(path, "given twice"));
         }
         match body {
-            Value::Map(members) => Ok(Self { ignored, ..Self::new(members, "") }),
+            Value::Map(members) => {
+                let asked = Vec::with_capacity(NAMES_OF_A_BODY);
+                Ok(Self { asked, ignored, ..Self::new(members, "") })
+            }
             other => {
                 Err(Error::new(Kind::Invalid, format!("expected an object as body, got {other}")))
             }
@@ -88,10 +95,10 @@ impl<'a> Fields<'a> {
     }
 
     /// A member's path in the body, such as `messages[0].role`.
-    pub fn path_of(&self, name: &str) -> String {
+    pub fn path_of<'n>(&self, name: &'n str) -> Cow<'n, str> {
         match self.path.as_str() {
-            "" => name.to_owned(),
-            path => format!("{path}.{name}"),
+            "" => name.into(),
+            path => format!("{path}.{name}").into(),
         }
     }
 
@@ -195,7 +202,7 @@ impl<'a> Fields<'a> {
                 };
                 return Err(Error::invalid(path, text));
             };
-            ignored.add(path);
+            ignored.add(path.into_owned());
         }
         Ok(())
     }

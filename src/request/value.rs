@@ -89,12 +89,17 @@ impl Value {
     /// # Errors
     /// `invalid` if it is no array of whole numbers of 32 bits.
     pub fn token_ids(self, path: &str) -> Result<Vec<u32>> {
-        let ids = self.list(path)?.into_iter().enumerate().map(|(i, item)| match item {
-            // Prompts have many: no path is written for an id that is fine.
-            Value::Int(id @ 0..=MAX_TOKEN_ID) => Ok(id as u32),
-            other => other.integer(&format!("{path}[{i}]"), 0, MAX_TOKEN_ID).map(|id| id as u32),
-        });
-        ids.collect()
+        let items = self.list(path)?;
+        // Prompts have many: room is made once, and no path is written for an id that is fine.
+        let mut ids = Vec::with_capacity(items.len());
+        for (i, item) in items.into_iter().enumerate() {
+            let id = match item {
+                Value::Int(id @ 0..=MAX_TOKEN_ID) => id,
+                other => other.integer(&format!("{path}[{i}]"), 0, MAX_TOKEN_ID)?,
+            };
+            ids.push(id as u32);
+        }
+        Ok(ids)
     }
 
     /// # Errors
@@ -133,10 +138,12 @@ impl Value {
     /// The same path as it goes on from this value: `.name` or `[0].name`.
     fn twice_below(&self) -> Option<String> {
         match self {
-            Value::List(items) => items
-                .iter()
-                .enumerate()
-                .find_map(|(i, item)| Some(format!("[{i}]{}", item.twice_below()?))),
+            Value::List(items) => {
+                // The longest lists are of token ids.
+                let is_nested = |item: &Value| matches!(item, Value::List(_) | Value::Map(_));
+                let mut nested = items.iter().enumerate().filter(|(_, item)| is_nested(item));
+                nested.find_map(|(i, item)| Some(format!("[{i}]{}", item.twice_below()?)))
+            }
             Value::Map(members) => {
                 let mut seen = HashSet::with_capacity(members.len());
                 members.iter().find_map(|(key, value)| {
