@@ -74,7 +74,7 @@ async fn generate(
     });
     let Begun { reader, title, stream, usage } = begun?;
 
-    let first = poll_fn(|cx| reader.poll_take(cx)).await;
+    let first = poll_fn(|cx| reader.poll_take(cx, &mut String::new())).await;
     // Before the first byte, a failure is a status.
     if let Some(End::Failed(error)) = first.end {
         return Err(error.into());
@@ -235,7 +235,7 @@ async fn whole(
     while choices.iter().any(|choice| choice.reason.is_none()) {
         let taken = match next.take() {
             Some(taken) => taken,
-            None => poll_fn(|cx| reader.poll_take(cx)).await,
+            None => poll_fn(|cx| reader.poll_take(cx, &mut String::new())).await,
         };
         let choice = &mut choices[taken.index];
         choice.text.push_str(&taken.text);

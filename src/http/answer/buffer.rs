@@ -93,10 +93,11 @@ impl Reader {
         self.0.lock().choices.has_conflict()
     }
 
-    /// The next text or end; after the end of every choice, pending for ever.
-    pub fn poll_take(&self, cx: &Context<'_>) -> Poll<Taken> {
+    /// The next text or end; after the end of every choice, pending for ever. What comes next is written to `spare`, a text that has
+    /// been read.
+    pub fn poll_take(&self, cx: &Context<'_>, spare: &mut String) -> Poll<Taken> {
         let mut state = self.0.lock();
-        match state.choices.take() {
+        match state.choices.take(spare) {
             Some(taken) => Poll::Ready(taken),
             None => {
                 state.wait(cx);
@@ -195,7 +196,7 @@ mod tests {
     }
 
     fn take(reader: &Reader) -> Option<Taken> {
-        match reader.poll_take(&Context::from_waker(Waker::noop())) {
+        match reader.poll_take(&Context::from_waker(Waker::noop()), &mut String::new()) {
             Poll::Ready(taken) => Some(taken),
             Poll::Pending => None,
         }

@@ -219,8 +219,8 @@ impl Choices {
         }
     }
 
-    /// What lies there of one choice.
-    pub fn take(&mut self) -> Option<Taken> {
+    /// What lies there of one choice; what comes next of it gets the room of `spare`, whose text has been read.
+    pub fn take(&mut self, spare: &mut String) -> Option<Taken> {
         let count = self.choices.len();
         for step in 0..count {
             let index = (self.next + step) % count;
@@ -229,7 +229,9 @@ impl Choices {
                 continue;
             }
             choice.since = None;
-            let (text, end) = (std::mem::take(&mut choice.text), choice.end.take());
+            spare.clear();
+            let text = std::mem::replace(&mut choice.text, std::mem::take(spare));
+            let end = choice.end.take();
             let logprobs = choice.logprobs.as_mut().map(std::mem::take);
             let prompt_logprobs = choice.prompt_logprobs.take();
             let so_far = TokensSoFar {
@@ -268,12 +270,13 @@ mod tests {
         };
         assert_eq!(send(&mut choices, 0, 10), Ok(true));
         assert_eq!(send(&mut choices, 0, 70), Ok(true));
-        assert_eq!(choices.take().map(|taken| taken.text), Some("xx".to_owned()));
+        let taken = choices.take(&mut String::new());
+        assert_eq!(taken.map(|taken| taken.text), Some("xx".to_owned()));
         assert_eq!(send(&mut choices, 0, 200), Ok(true), "what was taken does not count");
         assert_eq!(send(&mut choices, 0, 261), Err(SinkClosed));
         assert!(handles.iter().all(|handle| handle.is_cancelled()));
         assert_eq!(send(&mut choices, 1, 262), Err(SinkClosed));
-        let taken = choices.take().expect("an end");
+        let taken = choices.take(&mut String::new()).expect("an end");
         assert_eq!(taken.text, "");
         assert!(matches!(taken.end, Some(End::Failed(e)) if e.kind == Kind::Cancelled));
     }
@@ -283,8 +286,8 @@ mod tests {
         let mut choices = Choices::new(1);
         assert!(choices.end(0, End::Failed(Error::internal("first"))));
         assert!(!choices.end(0, End::Failed(Error::internal("second"))));
-        let end = choices.take().and_then(|taken| taken.end);
+        let end = choices.take(&mut String::new()).and_then(|taken| taken.end);
         assert!(matches!(end, Some(End::Failed(e)) if e.message == "first"));
-        assert_eq!(choices.take(), None);
+        assert_eq!(choices.take(&mut String::new()), None);
     }
 }

@@ -26,6 +26,8 @@ pub struct EventStream {
     chunks: Chunks,
     /// Taken already, to know that the stream begins well.
     first: Option<Taken>,
+    /// The text that was written last: its room is the outbox's for the next one.
+    spare: String,
     /// Choices whose first chunk is written.
     begun: Vec<bool>,
     /// Choices that have not ended.
@@ -42,6 +44,7 @@ impl EventStream {
             api: title.api,
             chunks: Chunks::new(title, usage),
             first: Some(first),
+            spare: String::new(),
             begun: vec![false; choices],
             left: choices,
             bill: Bill::default(),
@@ -78,6 +81,7 @@ impl EventStream {
                 error_event(out, &refusal::body(&error));
             }
         }
+        self.spare = text;
     }
 }
 
@@ -97,7 +101,7 @@ impl MessageBody for EventStream {
         while this.left > 0 && out.len() < MAX_PIECE_BYTES {
             let taken = match this.first.take() {
                 Some(taken) => taken,
-                None => match this.reader.poll_take(cx) {
+                None => match this.reader.poll_take(cx, &mut this.spare) {
                     Poll::Ready(taken) => taken,
                     Poll::Pending if out.is_empty() => return Poll::Pending,
                     Poll::Pending => break,
