@@ -164,12 +164,8 @@ struct AskedAbout {
 impl AskedAbout {
     fn of(request: &ServiceRequest) -> Self {
         let mut headers = HeaderMap::new();
-        let looked_at = [
-            id::REQUEST_ID,
-            ORIGIN,
-            ACCESS_CONTROL_REQUEST_METHOD,
-            ACCESS_CONTROL_REQUEST_HEADERS,
-        ];
+        let looked_at =
+            [id::REQUEST_ID, ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, ACCESS_CONTROL_REQUEST_HEADERS];
         for name in looked_at {
             if let Some(value) = request.headers().get(&name) {
                 headers.insert(name, value.clone());

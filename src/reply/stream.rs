@@ -280,7 +280,7 @@ impl Stream {
     fn deliver(&mut self, now: Timestamp) {
         let sent = if self.streams {
             self.text.take_shown(&mut self.next.text);
-            self.complete_next();
+            self.complete_next(now);
             let lent = Lent(&mut self.next);
             self.open.as_mut().map_or(Ok(()), |open| open.sink.lend(lent.0))
         } else if self.open.as_ref().is_some_and(|open| open.sink.is_closed()) {
@@ -294,8 +294,9 @@ impl Stream {
     }
 
     /// The next event has its text and the tokens that no other had: all else of it, too.
-    fn complete_next(&mut self) {
+    fn complete_next(&mut self, now: Timestamp) {
         let next = &mut self.next;
+        next.at = now;
         next.attempt = self.attempt;
         next.seq = self.num_tokens - next.token_ids.len() as u32;
         next.logprobs = self.text.take_logprobs();
@@ -312,7 +313,7 @@ impl Stream {
         self.metrics.finished(reason);
         self.metrics.request_time.record(now.since(self.times.accepted_at).as_secs_f64());
         self.text.take_all(&mut self.next.text);
-        self.complete_next();
+        self.complete_next(now);
         let event = Event {
             finish_reason: Some(reason),
             usage: Some(self.usage()),

@@ -256,6 +256,9 @@ fn sum_ms(a: f64, b: f64) -> f64 {
 pub struct Event {
     /// The request that this event belongs to.
     pub request_id: RequestId,
+    /// When the step ended that gave it: a sink's clock, so that none is asked for a token.
+    #[serde(skip)]
+    pub at: Timestamp,
     /// Which of the request's choices, where it wants several (`n`).
     #[serde(skip_serializing_if = "is_zero")]
     pub index: u32,
@@ -298,6 +301,7 @@ impl Event {
     pub fn new(request_id: RequestId) -> Self {
         Self {
             request_id,
+            at: Timestamp::default(),
             index: 0,
             attempt: 1,
             seq: 0,

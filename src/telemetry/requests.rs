@@ -103,7 +103,7 @@ impl<S: Sink> LoggedSink<S> {
         let usage = event.usage.unwrap_or_default();
         let receipt = event.receipt.clone().unwrap_or_default();
         let error = event.error.as_deref();
-        let total = Timestamp::now().since(self.received_at);
+        let total = event.at.since(self.received_at);
         tracing::info!(
             target: "inferno_node::request",
             door = self.door,

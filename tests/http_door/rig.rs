@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler};
 use bytes::Bytes;
+use inferno_node::clock::Timestamp;
 use inferno_node::door::{Admit, AdmitAll, Cancel, List, ModelInfo};
 use inferno_node::error::Error;
 use inferno_node::health::{HealthSource, Status};
@@ -284,6 +285,7 @@ impl Played {
             }]
         });
         Event {
+            at: Timestamp::now(),
             seq,
             token_ids: vec![7],
             text: text.to_owned(),

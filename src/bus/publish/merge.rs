@@ -78,6 +78,7 @@ fn halve(mut event: Event) -> (Event, Event) {
     let text = event.text.split_off(at);
     let second = Event {
         request_id: event.request_id.clone(),
+        at: event.at,
         index: event.index,
         attempt: event.attempt,
         seq: event.seq + event.token_ids.len() as u32,

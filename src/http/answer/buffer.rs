@@ -10,7 +10,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::choices::{Choices, End, Taken};
-use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::request::{Event, Handle, Sink, SinkClosed};
 
@@ -146,8 +145,8 @@ impl Sink for BufferEntry {
     fn lend(&mut self, event: &mut Event) -> Result<(), SinkClosed> {
         let index = self.choices.start + event.index as usize;
         debug_assert!(index < self.choices.end, "a choice more than the request wants");
-        let slow = self.outbox.slow_after.map(|limit| (limit, Timestamp::now()));
-        self.outbox.change(|choices| match choices.event(index, event, slow) {
+        let slow_after = self.outbox.slow_after;
+        self.outbox.change(|choices| match choices.event(index, event, slow_after) {
             Ok(wake) => (Ok(()), wake),
             Err(closed) => (Err(closed), true),
         })

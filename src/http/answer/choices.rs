@@ -131,7 +131,7 @@ impl Choices {
         true
     }
 
-    /// Adds an event; says whether the reader has to know. `slow` is how long text may lie, and now.
+    /// Adds an event; says whether the reader has to know. `slow_after` is how long text may lie.
     ///
     /// # Errors
     /// When the reader is gone, or is now given up.
@@ -139,14 +139,14 @@ impl Choices {
         &mut self,
         index: usize,
         event: &mut Event,
-        slow: Option<(Duration, Timestamp)>,
+        slow_after: Option<Duration>,
     ) -> Result<bool, SinkClosed> {
         if self.closed {
             return Err(SinkClosed);
         }
         let choice = &mut self.choices[index];
-        if let (Some((limit, now)), Some(since)) = (slow, choice.since)
-            && now.since(since) > limit
+        if let (Some(limit), Some(since)) = (slow_after, choice.since)
+            && event.at.since(since) > limit
         {
             self.give_up(limit);
             return Err(SinkClosed);
@@ -162,7 +162,7 @@ impl Choices {
             choice.prompt_logprobs.get_or_insert_default().extend(entries);
         }
         if choice.text.is_empty() {
-            choice.since = choice.since.or(slow.map(|(_, now)| now).filter(|_| wake));
+            choice.since = choice.since.or(wake.then_some(event.at));
         }
         choice.text.push_str(&event.text);
         if let Some(reason) = event.finish_reason {
@@ -265,8 +265,8 @@ mod tests {
             choices.accept(index, handle);
         }
         let send = |choices: &mut Choices, index, seconds: u64| {
-            let now = Timestamp::from_micros(seconds * 1_000_000);
-            choices.event(index, &mut text("x"), Some((Duration::from_secs(60), now)))
+            let at = Timestamp::from_micros(seconds * 1_000_000);
+            choices.event(index, &mut Event { at, ..text("x") }, Some(Duration::from_secs(60)))
         };
         assert_eq!(send(&mut choices, 0, 10), Ok(true));
         assert_eq!(send(&mut choices, 0, 70), Ok(true));
