@@ -358,6 +358,16 @@ async fn every_head_of_a_connection_has_the_same_time() {
         assert_eq!(answer.header("connection"), Some("close"));
         assert!(late.is_closed().await);
     }
+    // However often it grows.
+    let mut third = Wire::with(&rig, LIVE).await;
+    assert_eq!(third.answer().await.status, 200);
+    let (slow, rest) = LIVE.split_at(4);
+    for at in 0..slow.len() {
+        third.send(&slow[at..=at]).await;
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    }
+    third.send(rest).await;
+    assert_eq!(third.answer().await.status, 408);
     // A connection that is idle between requests is none that is late.
     let mut idle = Wire::with(&rig, LIVE).await;
     assert_eq!(idle.answer().await.status, 200);

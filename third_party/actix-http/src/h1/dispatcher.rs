@@ -444,6 +444,27 @@ where
         }
     }
 
+    /// The head of each further request has as long as that of the first, from its first byte.
+    fn ensure_head_timer(mut self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        let this = self.as_mut().project();
+
+        let is_between_requests =
+            this.state.is_none() && this.messages.is_empty() && this.payload.is_none();
+
+        if !is_between_requests
+            || this.read_buf.is_empty()
+            || this.flags.contains(Flags::READ_DISCONNECT)
+            || matches!(this.head_timer, TimerState::Active { .. })
+        {
+            return;
+        }
+
+        if let Some(deadline) = this.config.client_request_deadline() {
+            this.head_timer
+                .set_and_init(cx, sleep_until(deadline.into()), line!());
+        }
+    }
+
     fn poll_linger(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -1392,15 +1413,6 @@ where
                         let inner = inner.as_mut().project();
                         inner.flags.remove(Flags::KEEP_ALIVE);
                         inner.ka_timer.clear(line!());
-
-                        // the head of each further request has as long as that of the first
-                        if let Some(deadline) = inner.config.client_request_deadline() {
-                            inner.head_timer.set_and_init(
-                                cx,
-                                sleep_until(deadline.into()),
-                                line!(),
-                            );
-                        }
                     }
 
                     if !inner.flags.contains(Flags::STARTED) {
@@ -1416,6 +1428,7 @@ where
                     }
 
                     inner.as_mut().poll_request(cx)?;
+                    inner.as_mut().ensure_head_timer(cx);
 
                     if should_disconnect {
                         // I/O stream should to be closed
