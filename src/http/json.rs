@@ -40,7 +40,10 @@ impl Formatter for OneLine {
         fragment: &str,
     ) -> io::Result<()> {
         let mut rest = fragment;
-        while let Some((at, end)) = rest.char_indices().find(|(_, c)| LINE_ENDS.contains(c)) {
+        // Most text is ASCII, which has none of them.
+        while !rest.is_ascii()
+            && let Some((at, end)) = rest.char_indices().find(|(_, c)| LINE_ENDS.contains(c))
+        {
             CompactFormatter.write_string_fragment(writer, &rest[..at])?;
             write!(writer, "\\u{:04x}", u32::from(end))?;
             rest = &rest[at + end.len_utf8()..];

@@ -1,6 +1,5 @@
 //! OpenAI's bodies and chunks. A chunk's constant parts are written once per stream; per event only index and text are new.
 
-use std::io::Write as _;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -241,8 +240,7 @@ impl Chunks {
     fn open(&self, out: &mut Vec<u8>, index: usize) {
         out.extend_from_slice(&self.head);
         out.extend_from_slice(b"{\"index\":");
-        // Writing into a vector does not fail.
-        let _ = write!(out, "{index}");
+        json::write(out, &index);
     }
 
     fn piece(&self, out: &mut Vec<u8>, text: &str) {
