@@ -21,6 +21,13 @@ add_library(inferno_cuda_ops OBJECT
   experts/cuda/route_cuda.cu
   linear/cuda/code_layout.cc
   linear/cuda/dequantize_cuda.cu
+  linear/cuda/linear_code_tiles.cu
+  linear/cuda/linear_code_tiles_fp8.cu
+  linear/cuda/linear_code_tiles_int4.cu
+  linear/cuda/linear_code_tiles_int4_offsets.cu
+  linear/cuda/linear_code_tiles_int4_small_groups.cu
+  linear/cuda/linear_code_tiles_int8.cu
+  linear/cuda/linear_code_tiles_mxfp4.cu
   linear/cuda/linear_codes.cu
   linear/cuda/linear_codes_fp8.cu
   linear/cuda/linear_codes_int4.cu

@@ -31,6 +31,16 @@ __device__ __forceinline__ void named_arrive(std::uint32_t number) {
   asm volatile("bar.arrive %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
 }
 
+// A warpgroup gives back registers, or takes them: so many each thread then has.
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 // A matrix in shared memory in rows of 128 bytes, whose 16-byte chunks lie at chunk ^ (row % 8);
 // 64 elements of a row are together, the next 64 `plane_bytes` further. Its parts are aligned to
 // 1,024 bytes. (PTX ISA, "Matrix descriptor"; plane_bytes counts where rows are summed over.)
@@ -200,6 +210,7 @@ INFERNO_WGMMA_REGISTER_ROWS(16, 8, 8, 9, 10, 11, 12, 13)
 INFERNO_WGMMA_REGISTER_ROWS(32, 16, 16, 17, 18, 19, 20, 21)
 INFERNO_WGMMA_REGISTER_ROWS(48, 24, 24, 25, 26, 27, 28, 29)
 INFERNO_WGMMA_REGISTER_ROWS(64, 32, 32, 33, 34, 35, 36, 37)
+INFERNO_WGMMA_REGISTER_ROWS(128, 64, 64, 65, 66, 67, 68, 69)
 
 #undef INFERNO_WGMMA_RS32
 #undef INFERNO_WGMMA_RS48

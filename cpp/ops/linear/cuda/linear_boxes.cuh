@@ -265,9 +265,10 @@ struct Variant {
   std::uint32_t max_boxes = ~0U;  // of a block
 };
 
-// Of clusters of a kernel, how many a device runs at once; none where this build has no machine
-// code of it for the device.
-std::uint32_t clusters_at_once(const CudaOp& op, const Variant& variant);
+// Of clusters of a kernel, of so many blocks, how many a device runs at once; none where this build
+// has no machine code of it for the device.
+std::uint32_t clusters_at_once(const CudaOp& op, const Variant& variant,
+                               std::uint32_t blocks = kCluster);
 
 // How the product is cut for so many clusters, with boxes of so many columns; all but the maps.
 FewRowsArgs few_rows_args(const FewRowsProduct& product, std::uint32_t box_columns,

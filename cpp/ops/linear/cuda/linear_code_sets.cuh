@@ -27,6 +27,31 @@ struct Codes {
   static constexpr std::uint32_t kMaxSpanBytes = kCodeBytes + kGroups * kStripRows * kScaleBytes;
 };
 
+#ifdef INFERNO_SM90A
+
+// Copies the strips of a tile's box.
+template <typename Walk>
+__device__ __forceinline__ void copy_code_box(const FewRowsArgs& args, const Walk& walk,
+                                              std::uint32_t to, std::uint64_t* full,
+                                              std::uint64_t policy) {
+  const bool gate = args.epilogue.kind == Epilogue::Gate;
+  const std::uint32_t strip = first_output(args, walk.tile(), 0) / kStripRows;
+  if (args.codes.row_major) {
+    const std::uint32_t column = walk.box() * kBoxColumns;
+    if (gate) {
+      copy_paired_box(to, &args.weight_map, {column, strip}, full, policy);
+    } else {
+      copy_box(to, &args.weight_map, {column, strip * kStripRows}, full, policy);
+    }
+  } else if (gate) {
+    copy_stack_boxes(to, &args.weight_map, {walk.box(), 0, strip}, full, policy);
+  } else {
+    copy_boxes(to, &args.weight_map, {walk.box(), strip}, full, policy);
+  }
+}
+
+#endif  // INFERNO_SM90A
+
 // kKeptBytes of shared memory: where a block keeps its columns of the input, which then do not come
 // through the ring.
 template <typename CodesOf, int kTokensOf, std::uint32_t kKeptBytesOf>
@@ -49,20 +74,7 @@ struct CodeStage {
   }
   __device__ static void copy_weights(const FewRowsArgs& args, const BoxWalk& walk,
                                       std::uint32_t to, std::uint64_t* full, std::uint64_t policy) {
-    const bool gate = args.epilogue.kind == Epilogue::Gate;
-    const std::uint32_t strip = first_output(args, walk.tile(), 0) / kStripRows;
-    if (args.codes.row_major) {
-      const std::uint32_t column = walk.box() * kBoxColumns;
-      if (gate) {
-        copy_paired_box(to, &args.weight_map, {column, strip}, full, policy);
-      } else {
-        copy_box(to, &args.weight_map, {column, strip * kStripRows}, full, policy);
-      }
-    } else if (gate) {
-      copy_stack_boxes(to, &args.weight_map, {walk.box(), 0, strip}, full, policy);
-    } else {
-      copy_boxes(to, &args.weight_map, {walk.box(), strip}, full, policy);
-    }
+    copy_code_box(args, walk, to, full, policy);
   }
 #endif
 };
@@ -249,6 +261,10 @@ __global__ void __launch_bounds__(kThreads<Stage>, 1)
 template <typename Products, typename Element, typename Stage, std::uint32_t kMaxBoxes = ~0U>
 constexpr Variant kVariant = {code_rows_kernel<Products, Element, Stage>, kThreads<Stage>,
                               Ring<Stage>::kSharedBytes, Stage::kTokens, kMaxBoxes};
+
+// The map for boxes of so many of the product's rows of codes, and what else kernels know of them.
+CUtensorMap codes_map(const FewRowsProduct& product, const CodeLayout& layout, std::uint32_t rows);
+CodesArgs codes_args(const DeviceMatrix& weight, const CodeLayout& layout);
 
 // Of a format that has_code_layout, for activations of `dtype`: growing. Each kind of codes is a
 // file.

@@ -37,9 +37,11 @@ bool fits(const Variant& variant, std::uint32_t num_columns) {
   return (boxes + kCluster - 1) / kCluster <= variant.max_boxes;
 }
 
-// Of a row-major matrix, whose bytes are copied by two as if they were elements; else of its
-// strips.
-CUtensorMap map_of(const FewRowsProduct& product, const CodeLayout& layout, std::uint32_t rows) {
+}  // namespace
+
+// Of a row-major matrix bytes are copied by two as if they were elements.
+CUtensorMap codes::codes_map(const FewRowsProduct& product, const CodeLayout& layout,
+                             std::uint32_t rows) {
   const DeviceMatrix& weight = product.weight;
   const bool gate = product.epilogue == Epilogue::Gate;
   if (layout.row_major) {
@@ -54,7 +56,15 @@ CUtensorMap map_of(const FewRowsProduct& product, const CodeLayout& layout, std:
                   rows / kStripRows, gate);
 }
 
-}  // namespace
+CodesArgs codes::codes_args(const DeviceMatrix& weight, const CodeLayout& layout) {
+  const auto* bytes = static_cast<const std::byte*>(weight.data);
+  return {.row_major = layout.row_major,
+          .span_bytes = static_cast<std::uint32_t>(layout.span_bytes),
+          .row_scales = layout.groups > 0
+                            ? nullptr
+                            : reinterpret_cast<const std::uint32_t*>(bytes + layout.row_scales_at),
+          .log_group_steps = layout.log_group_steps()};
+}
 
 CodeRowsKernel::CodeRowsKernel(const CudaOp& op) {
   if (!op.dependent_launch) return;
@@ -86,16 +96,10 @@ void CodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product)
       variants, [&](const Variant& one) { return product.in.num_tokens <= one.max_tokens; });
   const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns,
                            product.in.dtype};
-  const auto* bytes = static_cast<const std::byte*>(weight.data);
   FewRowsArgs args = few_rows_args(product, kSpanColumns, num_clusters_);
-  args.weight_map = map_of(product, layout, args.warps_per_tile * kWarpRows);
+  args.weight_map = codes_map(product, layout, args.warps_per_tile * kWarpRows);
   args.input_map = box_map(input, variant.max_tokens);
-  args.codes = {.row_major = layout.row_major,
-                .span_bytes = static_cast<std::uint32_t>(layout.span_bytes),
-                .row_scales = layout.groups > 0 ? nullptr
-                                                : reinterpret_cast<const std::uint32_t*>(
-                                                      bytes + layout.row_scales_at),
-                .log_group_steps = layout.log_group_steps()};
+  args.codes = codes_args(weight, layout);
   launch_few_rows(op, variant, args, num_clusters_);
 }
 

@@ -45,10 +45,14 @@ TEST_CASE("products of few rows with quantized matrices are right") {
 
 TEST_CASE("products of many rows with quantized matrices are right") {
   Bench bench;
-  for (const std::uint32_t rows : {kMaxFewRows + 1, 140U}) {
+  for (const std::uint32_t rows : {33U, 48U, 64U, 65U, 100U, 128U, 200U, 256U}) {
     check_all(bench, rows, 211, 136);
     check_all(bench, rows, 272, 328);
   }
+  check_all(bench, 33, 1, 40);
+  check_all(bench, 70, 1200, 1032);
+  check_all(bench, 130, 528, 4104);
+  check_all(bench, kMaxTiledRows + 1, 48, 136);
   check_all(bench, kMinCodedRows, kManyOutputs, 136);
 }
 

@@ -30,9 +30,12 @@ T* advance(T* pointer, std::size_t bytes) {
 // How a product is computed.
 enum class Way {
   FewRows,   // by the kernels for few rows, some of them at a time
+  Tiles,     // by the kernel of quantized matrices for more rows
   Codes,     // by cuBLASLt, of codes of e4m3
   Elements,  // by cuBLASLt, of elements
 };
+
+bool is_own(Way way) { return way == Way::FewRows || way == Way::Tiles; }
 
 void check_product(const LinearInput& in, const DeviceMatrix& weight, Way way) {
   if (weight.num_columns % 8 != 0 || weight.num_columns == 0) {
@@ -96,6 +99,7 @@ struct LinearCuda::Impl {
       : few_rows_kernel(op),
         decode_rows_kernel(op),
         code_rows_kernel(op),
+        code_tiles_kernel(op),
         cublaslt(workspace, max_tokens),
         slice(workspace + CublasLt::workspace_bytes()) {}
 
@@ -103,6 +107,7 @@ struct LinearCuda::Impl {
     return num_tokens <= kMaxFewRows || batch_invariant;
   }
   bool coded(std::uint32_t num_tokens, const DeviceMatrix& weight) const;
+  bool tiled(std::uint32_t num_tokens, const DeviceMatrix& weight) const;
   // Throws std::invalid_argument where there is none.
   Way way_of(const LinearInput& in, const DeviceMatrix& weight) const;
 
@@ -122,6 +127,7 @@ struct LinearCuda::Impl {
   FewRowsKernel few_rows_kernel;
   DecodeRowsKernel decode_rows_kernel;
   CodeRowsKernel code_rows_kernel;
+  CodeTilesKernel code_tiles_kernel;
   CublasLt cublaslt;
   std::byte* slice;  // [kSliceBytes]
   bool batch_invariant = false;
@@ -132,10 +138,16 @@ bool LinearCuda::Impl::coded(std::uint32_t num_tokens, const DeviceMatrix& weigh
          code_rows_kernel.available() && has_coded_products(weight);
 }
 
+bool LinearCuda::Impl::tiled(std::uint32_t num_tokens, const DeviceMatrix& weight) const {
+  return !batch_invariant && num_tokens > kMaxFewCodeRows && num_tokens <= kMaxTiledRows &&
+         code_tiles_kernel.takes(weight.format);
+}
+
 Way LinearCuda::Impl::way_of(const LinearInput& in, const DeviceMatrix& weight) const {
-  const bool few =
-      few_rows(in.num_tokens) || (weight.format.is_quantized() && in.num_tokens <= kMaxFewCodeRows);
-  const Way way = coded(in.num_tokens, weight) ? Way::Codes : few ? Way::FewRows : Way::Elements;
+  const Way way = coded(in.num_tokens, weight)   ? Way::Codes
+                  : tiled(in.num_tokens, weight) ? Way::Tiles
+                  : few_rows(in.num_tokens)      ? Way::FewRows
+                                                 : Way::Elements;
   check_product(in, weight, way);
   return way;
 }
@@ -154,6 +166,7 @@ std::uint32_t LinearCuda::Impl::rows_at_once(const DeviceMatrix& weight, Dtype d
 
 void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& product) const {
   const DeviceMatrix& weight = product.weight;
+  if (tiled(product.in.num_tokens, weight)) return code_tiles_kernel(op, product);
   const bool gate = product.epilogue == Epilogue::Gate;
   const bool float_out =
       product.epilogue == Epilogue::Add || product.epilogue == Epilogue::StoreFloat;
@@ -256,9 +269,9 @@ void LinearCuda::set_batch_invariant(bool on) { impl_->batch_invariant = on; }
 
 void LinearCuda::store(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                        const float* bias, void* out) {
-  const bool few_rows = impl_->way_of(in, weight) == Way::FewRows;
+  const bool own = is_own(impl_->way_of(in, weight));
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
-  if (few_rows) {
+  if (own) {
     impl_->multiply_few(op, {in, weight, Epilogue::Store, bias, out});
   } else {
     impl_->multiply_many(op, in, lt_product(in, weight, out), bias);
@@ -267,9 +280,9 @@ void LinearCuda::store(const CudaOp& op, const LinearInput& in, const DeviceMatr
 
 void LinearCuda::store_f32(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                            const float* bias, float* out) {
-  const bool few_rows = impl_->way_of(in, weight) == Way::FewRows;
+  const bool own = is_own(impl_->way_of(in, weight));
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
-  if (few_rows) {
+  if (own) {
     impl_->multiply_few(op, {in, weight, Epilogue::StoreFloat, bias, out});
   } else {
     LtProduct product = lt_product(in, weight, out);
@@ -286,11 +299,11 @@ bool LinearCuda::defers(std::uint32_t num_tokens, Dtype dtype, const DeviceMatri
 
 bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                      const float* bias, const Residual& residual) {
-  const bool few_rows = impl_->way_of(in, weight) == Way::FewRows;
+  const bool own = is_own(impl_->way_of(in, weight));
   if (in.num_tokens == 0 || weight.num_rows == 0) return false;
   const bool defers_next =
       residual.next.weight != nullptr && defers(in.num_tokens, in.dtype, weight);
-  if (few_rows) {
+  if (own) {
     impl_->multiply_few(op, {.in = in,
                              .weight = weight,
                              .epilogue = Epilogue::Add,
@@ -317,13 +330,13 @@ bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix
 
 void LinearCuda::gate(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                       const float* bias, const Gated& gated) {
-  const bool few_rows = impl_->way_of(in, weight) == Way::FewRows;
+  const bool own = is_own(impl_->way_of(in, weight));
   if (weight.num_rows % 16 != 0) {
     throw std::invalid_argument("other: gate and up of " + std::to_string(weight.num_rows) +
                                 " rows together, expected a multiple of 16");
   }
   if (in.num_tokens == 0 || weight.num_rows == 0) return;
-  if (few_rows) {
+  if (own) {
     impl_->multiply_few(op, {.in = in,
                              .weight = weight,
                              .epilogue = Epilogue::Gate,

@@ -7,6 +7,7 @@
 //
 // A quantized W (code_layout.h) has kernels of its own for few rows: where its codes are whole
 // numbers, inputs become bytes, each 128 columns with a scale; others become elements in registers.
+// Of up to kMaxTiledRows rows codes become elements in registers, too, once for all rows of a tile.
 // For more rows, a slice of W's after the other becomes elements in the workspace, which cuBLASLt
 // multiplies; of e4m3 with a scale for each row, inputs become such codes instead. Only on compute
 // capability 9.0.
@@ -29,9 +30,10 @@ namespace inferno::ops::cuda {
 // models of 1 to 8 billion parameters.
 inline constexpr std::uint32_t kMaxFewRows = 64;
 
-// Of a quantized W, up to so many rows are faster by its own kernel, once for each part of them,
-// than with elements made of its codes.
-inline constexpr std::uint32_t kMaxFewCodeRows = 128;
+// Of a quantized W, up to so many rows are faster with inputs as bytes, and up to so many by an own
+// kernel instead of cuBLASLt with elements made of W's codes.
+inline constexpr std::uint32_t kMaxFewCodeRows = 32;
+inline constexpr std::uint32_t kMaxTiledRows = 512;
 
 // From so many rows of h on, inputs become codes of e4m3, too, where W is such codes with a scale
 // for each row and has a multiple of 16 rows. A W with less than kManyOutputs leaves too many

@@ -136,13 +136,14 @@ const Variant& variant_of(const FewRowsProduct& product) {
 
 }  // namespace
 
-std::uint32_t boxes::clusters_at_once(const CudaOp& op, const Variant& variant) {
+std::uint32_t boxes::clusters_at_once(const CudaOp& op, const Variant& variant,
+                                      std::uint32_t blocks) {
   if (!prepare(variant.kernel, variant.shared_bytes)) return 0;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {kCluster, 1, 1};
+  attribute.val.clusterDim = {blocks, 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(op.num_sms / kCluster * kCluster);
+  config.gridDim = dim3(op.num_sms / blocks * blocks);
   config.blockDim = dim3(variant.threads);
   config.dynamicSmemBytes = variant.shared_bytes;
   config.attrs = &attribute;

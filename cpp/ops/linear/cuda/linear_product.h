@@ -1,6 +1,8 @@
 // One product of few rows, as LinearCuda hands it to a kernel.
 #pragma once
 
+#include <array>
+
 #include "ops/linear/cuda/linear_cuda.h"
 
 namespace inferno::ops::cuda {
@@ -60,6 +62,20 @@ class CodeRowsKernel {
 
  private:
   std::uint32_t num_clusters_ = 0;
+};
+
+// The kernel of quantized matrices for more rows.
+class CodeTilesKernel {
+ public:
+  explicit CodeTilesKernel(const CudaOp& op);
+  // Whether it multiplies such matrices on this device.
+  bool takes(const WeightFormat& format) const;
+  // Any number of rows.
+  void operator()(const CudaOp& op, const FewRowsProduct& product) const;
+
+ private:
+  static constexpr std::uint32_t kMaxCluster = 8;
+  std::array<std::uint32_t, kMaxCluster + 1> clusters_{};  // of so many blocks, at once
 };
 
 inline constexpr std::uint32_t kMaxDecodeRows = 8;

@@ -1,0 +1,6 @@
+#include "ops/linear/cuda/linear_code_tiles.cuh"
+
+std::span<const inferno::ops::cuda::boxes::Variant> inferno::ops::cuda::code_tiles::int4_tiles(
+    Dtype dtype) {
+  return tile_variants<Codes<WeightKind::Int4, kSpanSteps>>(dtype);
+}
