@@ -3,8 +3,8 @@
 //! bandwidth, measured in the same run, allows.
 //!
 //! `cargo bench --bench peers`; needs 8 GB of memory. `benches/peers/llama-cpp` builds the other side; where it cannot be had, the table
-//! has ours alone. From the environment: BENCH_ISA (`avx2`, `avx512_bf16`), another instruction set than the best, for both sides; BENCH_FORMATS, some
-//! of `bf16,int8,int4`.
+//! has ours alone. From the environment: BENCH_ISA (`avx2`, `avx512_bf16`), another instruction set than the best, for both sides;
+//! BENCH_FORMATS, some of `bf16,int8,int4`.
 
 #[path = "../support/spec.rs"]
 mod spec;
