@@ -134,9 +134,8 @@ fn larger(all: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit> {
 }
 
 fn check_type(headers: &HeaderMap) -> Result<()> {
-    let text = |name: HeaderName| {
-        headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()))
-    };
+    let text =
+        |name: HeaderName| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
     if let Some(value) = text(CONTENT_TYPE) {
         let essence = value.split(';').next().unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case("application/json") {
