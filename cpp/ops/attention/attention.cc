@@ -12,10 +12,6 @@ namespace inferno::ops {
 
 namespace {
 
-std::size_t round_up(std::size_t value, std::size_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
 // Floats of scratch per thread: a tile of keys and of values, and for each row its query, its
 // scores, its output and three scalars.
 std::size_t scratch_floats(std::size_t head_dim) {
@@ -121,19 +117,12 @@ AttentionTask make_task(const KvLayer& layer, const AttentionArgs& args, std::si
   };
 }
 
-AttentionKernel kernel_for(Isa isa) {
-  switch (isa) {
 #if defined(INFERNO_X86_KERNELS)
-    case Isa::Amx:
-    case Isa::Avx512Bf16:
-      return attention_kernel_avx512;
-    case Isa::Avx2:
-      return attention_kernel_avx2;
+constexpr VectorKernels<AttentionKernel> kKernels{attention_kernel_portable, attention_kernel_avx2,
+                                                  attention_kernel_avx512};
+#else
+constexpr VectorKernels<AttentionKernel> kKernels{attention_kernel_portable};
 #endif
-    default:
-      return attention_kernel_portable;
-  }
-}
 
 float capped(float score, float softcap) {
   return softcap > 0.0F ? softcap * std::tanh(score / softcap) : score;
@@ -216,7 +205,7 @@ void attention(const OpContext& context, const KvLayer& layer, const AttentionAr
     const std::uint32_t query_len = args.cu_query_lens[s + 1] - args.cu_query_lens[s];
     first_task[s + 1] = first_task[s] + cut.num_tiles(query_len) * cut.tasks_per_tile;
   }
-  const AttentionKernel kernel = kernel_for(context.isa);
+  const AttentionKernel kernel = kKernels.of(context.isa);
   const std::uint32_t* table_end = first_task + num_sequences + 1;
   context.threads.parallel_for(
       first_task[num_sequences], [&](std::uint32_t index, std::uint32_t thread) {

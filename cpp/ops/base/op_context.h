@@ -12,6 +12,11 @@ namespace inferno::ops {
 // Alignment of workspace and of packed weights, in bytes.
 inline constexpr std::size_t kAlignment = 64;
 
+// Rounded up to whole steps.
+constexpr std::size_t round_up(std::size_t value, std::size_t step) noexcept {
+  return (value + step - 1) / step * step;
+}
+
 // For all ops: pointers need the natural alignment of their elements, arrays are dense and
 // row-major unless a stride is named, inputs and outputs do not overlap unless the contract says in
 // place, and an empty input (no rows) is allowed and does nothing. An op allocates no memory. What

@@ -38,19 +38,11 @@ void glu_portable(const Activation& activation, const GluRow& row) {
   }
 }
 
-GluKernel kernel_for(Isa isa) {
-  switch (isa) {
 #if defined(INFERNO_X86_KERNELS)
-    case Isa::Amx:
-    case Isa::Avx512Bf16:
-      return glu_avx512;
-    case Isa::Avx2:
-      return glu_avx2;
+constexpr VectorKernels<GluKernel> kKernels{glu_portable, glu_avx2, glu_avx512};
+#else
+constexpr VectorKernels<GluKernel> kKernels{glu_portable};
 #endif
-    default:
-      return glu_portable;
-  }
-}
 
 }  // namespace
 
@@ -58,7 +50,7 @@ void glu(const OpContext& context, const GluArgs& args) {
   const std::size_t size = args.intermediate_size;
   const std::size_t pieces = (size + kElementsPerChunk - 1) / kElementsPerChunk;
   const auto num_chunks = static_cast<std::uint32_t>(pieces * args.num_tokens);
-  const GluKernel kernel = kernel_for(context.isa);
+  const GluKernel kernel = kKernels.of(context.isa);
   context.threads.parallel_for(num_chunks, [&](std::uint32_t chunk, std::uint32_t) {
     const std::size_t token = chunk / pieces;
     const std::size_t begin = chunk % pieces * kElementsPerChunk;

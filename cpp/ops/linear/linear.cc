@@ -8,15 +8,6 @@ namespace inferno::ops {
 
 namespace {
 
-std::uint32_t num_panels(const WeightShape& shape) {
-  return (shape.num_rows + kPanelRows - 1) / kPanelRows;
-}
-
-// How many outputs of a panel are outputs of the matrix.
-std::uint32_t panel_width(const WeightShape& shape, std::uint32_t panel) {
-  return std::min(kPanelRows, shape.num_rows - panel * kPanelRows);
-}
-
 void set_starting_values(const LinearArgs& args, std::uint32_t m, std::uint32_t panel) {
   const std::uint32_t first = panel * kPanelRows;
   float* out = args.out + std::size_t{m} * args.weights.shape.num_rows + first;

@@ -12,10 +12,6 @@ namespace inferno::ops {
 
 namespace {
 
-std::size_t num_panels(const WeightShape& shape) noexcept {
-  return (static_cast<std::size_t>(shape.num_rows) + kPanelRows - 1) / kPanelRows;
-}
-
 // ---- Elements. ----
 
 // Copies one row without conversion, `together` neighbouring columns as one Element.
@@ -96,8 +92,9 @@ class RowPacker {
     std::byte* const panel = packed_ + row / kPanelRows * layout_.panel_bytes;
     if (!copy_panel(shape_, layout_, {rows_.bytes(index), row_bytes}, panel)) return false;
     if (!shape_.format.is_quantized()) return true;
-    for (std::uint32_t i = 0; i < kPanelRows; ++i)
+    for (std::uint32_t i = 0; i < kPanelRows; ++i) {
       pack_scales(lane(row + i), rows_.scales(index + i));
+    }
     return true;
   }
 

@@ -13,6 +13,7 @@
 // panels reads one stream.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -31,6 +32,15 @@ struct WeightShape {
 
   constexpr Dtype dtype() const { return format.dtype(); }  // of what is not quantized
 };
+
+constexpr std::uint32_t num_panels(const WeightShape& shape) noexcept {
+  return shape.num_rows / kPanelRows + (shape.num_rows % kPanelRows == 0 ? 0 : 1);
+}
+
+// How many of a panel's rows are the matrix's.
+constexpr std::uint32_t panel_width(const WeightShape& shape, std::uint32_t panel) noexcept {
+  return std::min(kPanelRows, shape.num_rows - panel * kPanelRows);
+}
 
 // A packed matrix; non-owning. `data` is aligned to kAlignment.
 struct PackedWeights {

@@ -31,10 +31,6 @@ constexpr std::size_t kWidenedBytes = std::size_t{32} << 10;
 // Of all kernels.
 constexpr std::size_t kMostXColumns = 64;
 
-constexpr std::size_t round_up(std::size_t value, std::size_t step) {
-  return (value + step - 1) / step * step;
-}
-
 // Of one thread.
 constexpr std::size_t sums_bytes(std::uint32_t num_rows) {
   return std::size_t{std::min(num_rows, kPartRows)} * kPanelsAtOnce * kPanelRows * sizeof(float);
@@ -73,7 +69,7 @@ class TiledLinear {
         kernels_(kernels),
         layout_(shape_),
         tiles_(args.num_rows, kernels.max_rows),
-        num_panels_((shape_.num_rows + kPanelRows - 1) / kPanelRows),
+        num_panels_(num_panels(shape_)),
         packed_x_(context.workspace.data()),
         span_(std::min<std::size_t>(kSpanColumns, layout_.group)),
         block_columns_(kernels.block_columns),
@@ -175,7 +171,6 @@ class TiledLinear {
       work.gap = 0;
     }
     work.out = sums_of(piece, panel);
-    work.out_stride = kPanelRows;
     for (std::uint32_t tile = piece.first_tile; tile < piece.end_tile; ++tile) {
       const std::uint32_t num_rows = tiles_.num_rows(tile);
       const std::byte* const x = x_of(tile);
@@ -228,11 +223,6 @@ class TiledLinear {
     }
   }
 
-  // How many outputs of a panel are outputs of the matrix.
-  std::uint32_t panel_width(std::uint32_t panel) const {
-    return std::min(kPanelRows, shape_.num_rows - panel * kPanelRows);
-  }
-
   std::uint32_t first_row(const Piece& piece) const { return tiles_.first_row(piece.first_tile); }
   std::uint32_t num_rows(const Piece& piece) const {
     return tiles_.first_row(piece.end_tile) - first_row(piece);
@@ -250,7 +240,8 @@ class TiledLinear {
       float* sums = sums_of(piece, panel);
       float* out = args_.out + std::size_t{first_row(piece)} * shape_.num_rows + column;
       for (std::uint32_t row = 0; row < num_rows(piece); ++row) {
-        visit(sums, out, panel_width(panel), args_.bias == nullptr ? nullptr : args_.bias + column);
+        visit(sums, out, panel_width(shape_, panel),
+              args_.bias == nullptr ? nullptr : args_.bias + column);
         sums += kPanelRows;
         out += shape_.num_rows;
       }

@@ -13,24 +13,17 @@ void sigmoid_gate_portable(const SigmoidGateRow& row) {
   for (std::size_t i = 0; i < row.size; ++i) row.x[i] /= 1.0F + std::exp(-row.gates[i]);
 }
 
-SigmoidGateKernel kernel_for(Isa isa) {
-  switch (isa) {
 #if defined(INFERNO_X86_KERNELS)
-    case Isa::Amx:
-    case Isa::Avx512Bf16:
-      return sigmoid_gate_avx512;
-    case Isa::Avx2:
-      return sigmoid_gate_avx2;
+constexpr VectorKernels<SigmoidGateKernel> kKernels{sigmoid_gate_portable, sigmoid_gate_avx2,
+                                                    sigmoid_gate_avx512};
+#else
+constexpr VectorKernels<SigmoidGateKernel> kKernels{sigmoid_gate_portable};
 #endif
-    default:
-      return sigmoid_gate_portable;
-  }
-}
 
 }  // namespace
 
 void sigmoid_gate(const OpContext& context, const SigmoidGateArgs& args) {
-  const SigmoidGateKernel kernel = kernel_for(context.isa);
+  const SigmoidGateKernel kernel = kKernels.of(context.isa);
   const std::size_t row_size = std::size_t{args.num_gates} * args.width;
   for_each_row(context, args.num_tokens, row_size, [&](std::size_t token) {
     const float* gates = args.gates + token * args.num_gates;

@@ -23,25 +23,17 @@ void scale_only(const SoftcapRow& row) {
   for (std::size_t i = 0; i < row.size; ++i) row.logits[i] *= row.scale;
 }
 
-SoftcapKernel kernel_for(Isa isa) {
-  switch (isa) {
 #if defined(INFERNO_X86_KERNELS)
-    case Isa::Amx:
-    case Isa::Avx512Bf16:
-      return softcap_avx512;
-    case Isa::Avx2:
-      return softcap_avx2;
+constexpr VectorKernels<SoftcapKernel> kKernels{softcap_portable, softcap_avx2, softcap_avx512};
+#else
+constexpr VectorKernels<SoftcapKernel> kKernels{softcap_portable};
 #endif
-    default:
-      return softcap_portable;
-  }
-}
 
 }  // namespace
 
 void softcap(const OpContext& context, const SoftcapArgs& args) {
   if (args.cap == 0.0F && args.scale == 1.0F) return;
-  const SoftcapKernel kernel = args.cap == 0.0F ? scale_only : kernel_for(context.isa);
+  const SoftcapKernel kernel = args.cap == 0.0F ? scale_only : kKernels.of(context.isa);
   const std::size_t num_chunks = (args.count + kElementsPerChunk - 1) / kElementsPerChunk;
   context.threads.parallel_for(
       static_cast<std::uint32_t>(num_chunks), [&](std::uint32_t chunk, std::uint32_t) {

@@ -24,4 +24,17 @@ Isa best_isa() noexcept;
 
 const char* isa_name(Isa isa) noexcept;
 
+// What an op has for vectors; an instruction set that it has nothing for runs the one below.
+template <typename Kernel>
+struct VectorKernels {
+  Kernel portable;
+  Kernel avx2 = nullptr;
+  Kernel avx512 = nullptr;
+
+  constexpr Kernel of(Isa isa) const noexcept {
+    if (isa >= Isa::Avx512Bf16 && avx512 != nullptr) return avx512;
+    return isa >= Isa::Avx2 && avx2 != nullptr ? avx2 : portable;
+  }
+};
+
 }  // namespace inferno::ops

@@ -17,6 +17,7 @@
 namespace inferno::ops {
 namespace {
 
+inline constexpr std::uint32_t kMaxRows = 32;  // of x
 inline constexpr int kTileRows = 16;
 inline constexpr int kTileLine = 64;                                   // bytes of a tile's row
 inline constexpr std::size_t kSetBytes = kPanelRows * 4;               // of a panel
@@ -110,6 +111,34 @@ inline void prefetch_sets(const LinearTile& tile, std::ptrdiff_t offset, int cou
     _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, _MM_HINT_T0);
   }
+}
+
+// The sums of num_sets sets of columns, S of them at once. Products: the instructions for the upper
+// and the lower rows. x: [num_sets / S][R][4 * S] bytes, padded with zeros; sums as store_sums has
+// them.
+template <typename Products, int R, int S>
+void sum_products(const LinearTile& tile, const std::byte* w, const std::byte* x,
+                  std::uint32_t num_sets, void* sums) {
+  constexpr std::size_t kXLine = S * 4;
+  const auto multiply = [] {
+    Products::upper();
+    if constexpr (R > kTileRows) Products::lower();
+  };
+  clear_sums<R>();
+  for (std::uint32_t chunk = 0; chunk < num_sets / S; ++chunk) {
+    load_x<R>(x, kXLine);
+    load_weights(w);
+    if (tile.prefetch[0] != tile.w) prefetch_sets(tile, w - tile.w, S);
+    multiply();
+    x += R * kXLine;
+    w += S * kSetBytes;
+  }
+  if (const std::uint32_t left = num_sets % S; left != 0) {
+    load_x<R>(x, kXLine);
+    load_last_weights(w, left * kSetBytes);
+    multiply();
+  }
+  store_sums<R>(sums);
 }
 
 }  // namespace

@@ -83,7 +83,7 @@ inline __attribute__((always_inline)) void add_span(const LinearTile& tile, cons
     const __m256 zero = _mm256_set1_ps(-Codes<K>::kZeroPoint * Codes<K>::kUnit * span[R + r]);
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      float* const out = tile.out + r * tile.out_stride + (F + v) * 8;
+      float* const out = tile.out + r * kPanelRows + (F + v) * 8;
       const __m256 product = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][v]), scale, zero);
       __m256 sum =
           _mm256_fmadd_ps(product, _mm256_load_ps(header + (F + v) * 8), _mm256_loadu_ps(out));
@@ -202,7 +202,7 @@ constexpr LinearKernels kKernels{
     sizeof(std::int8_t),
     true,
     {nullptr, tile_of<K, 1>, tile_of<K, 2>, tile_of<K, 3>, tile_of<K, 4>},
-    pack_integers,
+    pack_integers<4>,
     nullptr};
 
 }  // namespace

@@ -17,7 +17,7 @@ void add_span(const LinearTile& tile, const GroupScales& group, const float* spa
               const __m512i (&sums)[R][kVectors]) {
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
-    add_row<K>(tile, group, {span[r], span[R + r]}, sums[r], tile.out + r * tile.out_stride);
+    add_row<K>(tile, group, {span[r], span[R + r]}, sums[r], tile.out + r * kPanelRows);
   }
 }
 
@@ -63,8 +63,9 @@ void tile_of(const LinearTile& tile) {
 
 template <WeightKind K, int... R>
 constexpr LinearKernels kernels(std::integer_sequence<int, R...>) {
-  return {kMaxRows,      kBlockColumns, sizeof(std::int8_t), true, {nullptr, tile_of<K, R + 1>...},
-          pack_integers, nullptr};
+  return {
+      kMaxRows,         kBlockColumns, sizeof(std::int8_t), true, {nullptr, tile_of<K, R + 1>...},
+      pack_integers<4>, nullptr};
 }
 
 template <WeightKind K>

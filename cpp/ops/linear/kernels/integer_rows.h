@@ -40,13 +40,15 @@ inline std::int32_t sum_of(const std::int8_t* codes) {
   return sum;
 }
 
-inline void pack_integers(const TileRows& rows, void* packed) {
-  const std::uint32_t num_columns = (rows.num_columns + 3) / 4 * 4;
-  auto* const sets = static_cast<std::byte*>(packed);
-  auto* const spans = reinterpret_cast<float*>(sets + std::size_t{num_columns} * rows.num_rows);
+// Bytes [k / C][row][k % C], and after them floats [spans][2][row].
+template <int C>
+void pack_integers(const TileRows& rows, void* packed) {
+  const std::uint32_t num_columns = (rows.num_columns + C - 1) / C * C;
+  auto* const lines = static_cast<std::byte*>(packed);
+  auto* const spans = reinterpret_cast<float*>(lines + std::size_t{num_columns} * rows.num_rows);
   for (std::uint32_t r = 0; r < rows.num_rows; ++r) {
     const float* row = rows.x + std::size_t{r} * rows.num_columns;
-    for (std::uint32_t first = 0; first < num_columns; first += rows.span) {
+    for (std::uint32_t first = 0; first < rows.num_columns; first += rows.span) {
       const std::uint32_t there = rows.num_columns - first;
       std::int8_t codes[kSpanColumns];
       const float scale = codes_of_span(row + first, there < rows.span ? there : rows.span, codes);
@@ -55,8 +57,8 @@ inline void pack_integers(const TileRows& rows, void* packed) {
       span[rows.num_rows] = scale * static_cast<float>(sum_of(codes));
       const std::uint32_t padded = num_columns - first;
       const std::uint32_t count = padded < rows.span ? padded : rows.span;
-      for (std::uint32_t k = 0; k < count; k += 4) {
-        std::memcpy(sets + (std::size_t{(first + k) / 4} * rows.num_rows + r) * 4, codes + k, 4);
+      for (std::uint32_t k = 0; k < count; k += C) {
+        std::memcpy(lines + (std::size_t{(first + k) / C} * rows.num_rows + r) * C, codes + k, C);
       }
     }
   }

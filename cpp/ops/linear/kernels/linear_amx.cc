@@ -3,64 +3,38 @@
 #include <utility>
 
 #include "ops/linear/kernels/amx_tiles.h"
+#include "ops/linear/kernels/float_sums.h"
 
 namespace inferno::ops {
 
 namespace {
 
-constexpr std::uint32_t kMaxRows = 32;
 constexpr std::uint32_t kColumns = 32;  // of a tile of x
 // A block of a panel stays in the nearest cache beside the tile of x that passes, 16 KB each.
 constexpr std::uint32_t kBlockColumns = 256;
 
-template <int R>
-void multiply() {
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(1, 4, 7);
-  if constexpr (R > kTileRows) {
+struct Products {
+  static void upper() {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+  }
+  static void lower() {
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
-}
-
-template <int R>
-void add_to_out(const LinearTile& tile, const float* sums) {
-  for (int r = 0; r < R; ++r) {
-    for (std::size_t v = 0; v < kPanelRows; v += 16) {
-      float* const out = tile.out + r * tile.out_stride + v;
-      const __m512 sum = _mm512_load_ps(sums + r * kPanelRows + v);
-      const __m512 before = _mm512_loadu_ps(out);
-      if (tile.scales == nullptr) {
-        _mm512_storeu_ps(out, _mm512_add_ps(before, sum));
-      } else {
-        _mm512_storeu_ps(out, _mm512_fmadd_ps(sum, _mm512_load_ps(tile.scales + v), before));
-      }
-    }
-  }
-}
+};
 
 template <int R>
 void tile_bf16(const LinearTile& tile) {
-  constexpr std::size_t kXBytes = R * kTileLine;
-  clear_sums<R>();
-  const auto* x = static_cast<const std::byte*>(tile.x);
-  const std::byte* w = tile.w;
-  for (std::uint32_t chunk = 0; chunk < tile.num_columns / kColumns; ++chunk) {
-    load_x<R>(x, kTileLine);
-    load_weights(w);
-    if (tile.prefetch[0] != tile.w) prefetch_sets(tile, w - tile.w, kTileRows);
-    multiply<R>();
-    x += kXBytes;
-    w += kPanelTileBytes;
-  }
-  if (const std::uint32_t left = tile.num_columns % kColumns; left != 0) {
-    load_x<R>(x, kTileLine);
-    load_last_weights(w, left / 2 * kSetBytes);
-    multiply<R>();
-  }
   alignas(kAlignment) float sums[kMaxRows * kPanelRows];
-  store_sums<R>(sums);
-  add_to_out<R>(tile, sums);
+  sum_products<Products, R, kTileRows>(tile, tile.w, static_cast<const std::byte*>(tile.x),
+                                       tile.num_columns / 2, sums);
+  for (int r = 0; r < R; ++r) {
+    for (std::size_t v = 0; v < kPanelRows; v += 16) {
+      const std::size_t at = r * kPanelRows + v;
+      add_to_out(tile, at, _mm512_load_ps(sums + at));
+    }
+  }
 }
 
 void pack_bf16(const TileRows& rows, void* packed) {

@@ -97,7 +97,7 @@ void multiply(const LinearTile& tile) {
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      float* out = tile.out + r * tile.out_stride + (F + v) * 8;
+      float* out = tile.out + r * kPanelRows + (F + v) * 8;
       const __m256 before = _mm256_loadu_ps(out);
       if (tile.scales == nullptr) {
         _mm256_storeu_ps(out, _mm256_add_ps(before, sums[r][v]));

@@ -1,8 +1,6 @@
 // Matmul tiles for AVX-512. A panel is two vectors; up to 12 rows keep 24 of the 32 registers in
 // sums.
-#include <immintrin.h>
-
-#include "ops/linear/kernels/linear_tile.h"
+#include "ops/linear/kernels/float_sums.h"
 
 namespace inferno::ops {
 
@@ -26,16 +24,7 @@ void add_to_out(const LinearTile& tile, const __m512 (&sums)[R][kVectors]) {
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      float* out = tile.out + r * tile.out_stride + v * 16;
-      const __m512 before = _mm512_loadu_ps(out);
-      if (tile.scales == nullptr) {
-        _mm512_storeu_ps(out, _mm512_add_ps(before, sums[r][v]));
-      } else {
-        const __m512 scales = _mm512_load_ps(tile.scales + v * 16);
-        _mm512_storeu_ps(out, _mm512_fmadd_ps(sums[r][v], scales, before));
-      }
-    }
+    for (int v = 0; v < kVectors; ++v) add_to_out(tile, r * kPanelRows + v * 16, sums[r][v]);
   }
 }
 

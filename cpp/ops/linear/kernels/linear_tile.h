@@ -20,8 +20,7 @@ struct LinearTile {
   const void* x;              // packed by pack_rows_of_x, at the block's first column
   const std::byte* w;         // the panel, at the block's first column
   std::uint32_t num_columns;  // of the block, padding included
-  float* out;                 // [R, kPanelRows] += the block's sums; rows are out_stride apart
-  std::size_t out_stride;
+  float* out;                 // [R, kPanelRows] += the block's sums
   // Cache lines to fetch while at it: these two, and of every following set of columns the ones
   // that lie as much further as the set does. Need not be readable.
   const std::byte* prefetch[2];
