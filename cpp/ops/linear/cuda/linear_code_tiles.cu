@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "ops/linear/cuda/code_kernels.h"
 #include "ops/linear/cuda/linear_code_tiles.cuh"
 
 namespace inferno::ops::cuda {
@@ -8,29 +9,8 @@ namespace {
 
 using namespace code_tiles;
 
-std::span<const Variant> variants_of(const WeightFormat& format, Dtype dtype) {
-  const bool small_groups = format.group != 0 && format.group < kSpanColumns;
-  switch (format.kind) {
-    case WeightKind::Fp8:
-      return fp8_tiles(dtype);
-    case WeightKind::Int8:
-      return int8_tiles(dtype, format.offsets);
-    case WeightKind::Int4:
-      if (small_groups) return int4_small_group_tiles(dtype, format.offsets);
-      return format.offsets ? int4_offset_tiles(dtype) : int4_tiles(dtype);
-    default:
-      return mxfp4_tiles(dtype);
-  }
-}
-
-constexpr WeightFormat kFormats[] = {{WeightKind::Fp8},
-                                     {WeightKind::Int8},
-                                     {WeightKind::Int8, 0, true},
-                                     {WeightKind::Int4},
-                                     {WeightKind::Int4, 0, true},
-                                     {WeightKind::Int4, 32},
-                                     {WeightKind::Int4, 32, true},
-                                     {WeightKind::Mxfp4, 32}};
+constexpr CodeKernels kKernels{
+    fp8_tiles, int8_tiles, int4_tiles, int4_offset_tiles, int4_small_group_tiles, mxfp4_tiles};
 
 const Variant& variant_of(std::span<const Variant> variants, std::uint32_t num_tokens) {
   const auto enough = std::ranges::find_if(
@@ -89,15 +69,11 @@ Cut best_cut(const Work& work, std::span<const std::uint32_t> clusters) {
 CodeTilesKernel::CodeTilesKernel(const CudaOp& op) {
   if (!op.dependent_launch) return;
   for (std::uint32_t blocks = 1; blocks <= kMaxCluster; ++blocks) clusters_[blocks] = op.num_sms;
-  for (const WeightFormat& format : kFormats) {
-    for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
-      for (const Variant& variant : variants_of(format, dtype)) {
-        for (std::uint32_t blocks = 1; blocks <= kMaxCluster; ++blocks) {
-          clusters_[blocks] = std::min(clusters_[blocks], clusters_at_once(op, variant, blocks));
-        }
-      }
+  kKernels.for_each([&](const Variant& variant) {
+    for (std::uint32_t blocks = 1; blocks <= kMaxCluster; ++blocks) {
+      clusters_[blocks] = std::min(clusters_[blocks], clusters_at_once(op, variant, blocks));
     }
-  }
+  });
 }
 
 bool CodeTilesKernel::takes(const WeightFormat& format) const {
@@ -108,7 +84,7 @@ void CodeTilesKernel::operator()(const CudaOp& op, const FewRowsProduct& product
   const DeviceMatrix& weight = product.weight;
   const CodeLayout layout({weight.num_rows, weight.num_columns, weight.format});
   const Variant& variant =
-      variant_of(variants_of(weight.format, product.in.dtype), product.in.num_tokens);
+      variant_of(kKernels.of(weight.format, product.in.dtype), product.in.num_tokens);
   FewRowsArgs args = few_rows_args(product, kSpanColumns, 1);
   const Work work{.warps = divide_up(args.epilogue.num_outputs, args.outputs_per_warp),
                   .boxes = args.boxes_per_tile,

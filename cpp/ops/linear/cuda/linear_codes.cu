@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "ops/linear/cuda/code_kernels.h"
 #include "ops/linear/cuda/linear_code_sets.cuh"
 
 namespace inferno::ops::cuda {
@@ -7,29 +8,9 @@ namespace {
 
 using namespace codes;
 
-std::span<const Variant> variants_of(const WeightFormat& format, Dtype dtype) {
-  const bool small_groups = format.group != 0 && format.group < kSpanColumns;
-  switch (format.kind) {
-    case WeightKind::Fp8:
-      return fp8_variants(dtype);
-    case WeightKind::Int8:
-      return int8_variants(dtype, format.offsets);
-    case WeightKind::Int4:
-      if (small_groups) return int4_small_group_variants(dtype, format.offsets);
-      return format.offsets ? int4_offset_variants(dtype) : int4_variants(dtype);
-    default:
-      return mxfp4_variants(dtype);
-  }
-}
-
-constexpr WeightFormat kFormats[] = {{WeightKind::Fp8},
-                                     {WeightKind::Int8},
-                                     {WeightKind::Int8, 0, true},
-                                     {WeightKind::Int4},
-                                     {WeightKind::Int4, 0, true},
-                                     {WeightKind::Int4, 32},
-                                     {WeightKind::Int4, 32, true},
-                                     {WeightKind::Mxfp4, 32}};
+constexpr CodeKernels kKernels{
+    fp8_variants,  int8_variants, int4_variants, int4_offset_variants, int4_small_group_variants,
+    mxfp4_variants};
 
 // Whether a block can take its share of the matrix's columns.
 bool fits(const Variant& variant, std::uint32_t num_columns) {
@@ -69,19 +50,15 @@ CodesArgs codes::codes_args(const DeviceMatrix& weight, const CodeLayout& layout
 CodeRowsKernel::CodeRowsKernel(const CudaOp& op) {
   if (!op.dependent_launch) return;
   std::uint32_t clusters = op.num_sms;
-  for (const WeightFormat& format : kFormats) {
-    for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
-      for (const Variant& variant : variants_of(format, dtype)) {
-        clusters = std::min(clusters, clusters_at_once(op, variant));
-      }
-    }
-  }
+  kKernels.for_each([&](const Variant& variant) {
+    clusters = std::min(clusters, clusters_at_once(op, variant));
+  });
   num_clusters_ = clusters;
 }
 
 std::uint32_t CodeRowsKernel::rows_at_once(const DeviceMatrix& weight, Dtype dtype) {
   std::uint32_t rows = 0;
-  for (const Variant& variant : variants_of(weight.format, dtype)) {
+  for (const Variant& variant : kKernels.of(weight.format, dtype)) {
     if (fits(variant, weight.num_columns)) rows = variant.max_tokens;
   }
   return rows;
@@ -91,7 +68,7 @@ void CodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product)
   const DeviceMatrix& weight = product.weight;
   const WeightFormat& format = weight.format;
   const CodeLayout layout({weight.num_rows, weight.num_columns, format});
-  const auto variants = variants_of(format, product.in.dtype);
+  const auto variants = kKernels.of(format, product.in.dtype);
   const Variant& variant = *std::ranges::find_if(
       variants, [&](const Variant& one) { return product.in.num_tokens <= one.max_tokens; });
   const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns,
