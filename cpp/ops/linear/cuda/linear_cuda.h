@@ -35,14 +35,16 @@ inline constexpr std::uint32_t kMaxFewRows = 64;
 inline constexpr std::uint32_t kMaxFewCodeRows = 32;
 inline constexpr std::uint32_t kMaxTiledRows = 512;
 
-// From so many rows of h on, inputs become codes of e4m3, too, where W is such codes with a scale
-// for each row and has a multiple of 16 rows. A W with less than kManyOutputs leaves too many
-// multiprocessors without work: it waits for some more. (Whole steps of an 8B on an H200.)
+// Where inputs become codes of e4m3, too, of a W that is such codes with a scale for each row and has
+// a multiple of 16 rows: more rows than are faster as elements, and as many as the kernel for few
+// rows loses by, where W has enough outputs to give all multiprocessors work. (Whole steps of an 8B
+// and a 7B on an H200.)
 inline constexpr std::uint32_t kManyOutputs = 5120;
 inline constexpr std::uint32_t kMinCodedRows = 17;
-inline constexpr std::uint32_t kMinCodedRowsOfFewOutputs = 33;
+inline constexpr std::uint32_t kMaxElementRows = 64;
 constexpr bool is_coded_product(std::uint32_t num_rows, std::uint32_t num_outputs) {
-  return num_rows >= (num_outputs >= kManyOutputs ? kMinCodedRows : kMinCodedRowsOfFewOutputs);
+  const bool few = num_rows >= kMinCodedRows && num_rows <= kMaxFewCodeRows;
+  return num_rows > kMaxElementRows || (few && num_outputs >= kManyOutputs);
 }
 
 // The rows that a product reads.
