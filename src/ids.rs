@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -11,9 +11,17 @@ use crate::error::{Error, Result};
 pub const MAX_REQUEST_ID_LEN: usize = 64;
 
 /// The client's id of a request, or the one the node gave: `[A-Za-z0-9_-]{1,64}`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct RequestId(Arc<str>);
+
+impl TryFrom<String> for RequestId {
+    type Error = Error;
+
+    fn try_from(id: String) -> Result<Self> {
+        Self::parse(&id)
+    }
+}
 
 impl RequestId {
     /// Takes a client's id.

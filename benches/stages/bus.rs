@@ -4,9 +4,9 @@ use std::hint::black_box;
 
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput};
-use inferno_node::bus::{Encoding, decode, encode_event, merge};
+use inferno_node::bus::{Encoding, decode, encode_event};
 use inferno_node::ids::RequestId;
-use inferno_node::request::Event;
+use inferno_node::request::{Event, merge};
 
 fn event(seq: u32) -> Event {
     Event {

@@ -241,8 +241,16 @@ impl Admission {
         let prompts = std::iter::repeat_n(token_ids, samples.len()); // moved to the last, mostly only, one
         for ((sample, index), token_ids) in samples.into_iter().zip(0..).zip(prompts) {
             let sequence = reserved.sequence((index, &sample.handle), token_ids, max_tokens);
-            streams.push(reserved.stream(sample, &sequence, &self.node_id));
-            sequences.push(sequence);
+            let stream = reserved.stream((index, sample), &sequence, &self.node_id);
+            // One that has ended is told to nobody again, but is a part of the bill.
+            let ended = reserved.begun(index).and_then(|begun| begun.finish_reason);
+            match ended {
+                Some(reason) => reply::lock(&stream).end_as_brought(reason, now),
+                None => {
+                    streams.push(stream);
+                    sequences.push(sequence);
+                }
+            }
         }
         self.enqueue(sequences, &streams, (num_prompt_tokens, tokens), now);
     }

@@ -90,10 +90,10 @@ impl Gate {
             &self.config,
             model,
         )?;
-        let num_brought = reserved.so_far.tokens.len();
-        if num_brought > 0 && num_brought >= max_tokens as usize {
-            let text =
-                format!("expected fewer tokens than max_tokens, {max_tokens}, got {num_brought}");
+        let going_on = reserved.so_far.samples.iter().filter(|begun| begun.finish_reason.is_none());
+        let most = going_on.map(|begun| begun.tokens.len()).max().unwrap_or(0);
+        if most > 0 && most >= max_tokens as usize {
+            let text = format!("expected fewer tokens than max_tokens, {max_tokens}, got {most}");
             return Err(Error::invalid("so_far", text));
         }
         Ok((token_ids, max_tokens))

@@ -8,7 +8,9 @@ use crate::error::{Error, Kind};
 use crate::ids::SequenceId;
 use crate::models::ServedModel;
 use crate::reply::{Best, PromptShown, Sample, SamplesStart, SharedStream, Stream, StreamStart};
-use crate::request::{Caller, DefaultLength, Ended, FinishReason, Handle, Params, Sink, SoFar};
+use crate::request::{
+    Begun, Caller, DefaultLength, Ended, FinishReason, Handle, Params, Sink, SoFar,
+};
 use crate::sequence::Sequence;
 use crate::telemetry::Metrics;
 use crate::tokenizer::IncrementalDecoder;
@@ -60,7 +62,10 @@ impl Reserved {
             tell_logprobs: self.params.logprobs.is_some(),
         });
         let sequence_ids = (0..self.params.num_samples()).map(|_| next_id()).collect();
-        Sample::of(SamplesStart { sink, permit, handle, sequence_ids, best })
+        let is_ended =
+            |index: &u32| self.begun(*index).is_some_and(|begun| begun.finish_reason.is_some());
+        let told_ends = (0..self.params.num_samples()).filter(is_ended).collect();
+        Sample::of(SamplesStart { sink, permit, handle, sequence_ids, told_ends, best })
     }
 
     /// What is to be computed for one sample; `token_ids` are the prompt's.
@@ -71,7 +76,10 @@ impl Reserved {
         max_tokens: u32,
     ) -> Sequence {
         let num_prompt_tokens = token_ids.len() as u32;
-        token_ids.extend(self.so_far.tokens.iter().map(|token| token.id));
+        let begun = self.begun(sample);
+        token_ids.extend(begun.iter().flat_map(|begun| &begun.tokens).map(|token| token.id));
+        // As if the step that was to give its next token had failed.
+        let failed_at = if self.so_far.is_suspect { token_ids.len() as u32 } else { 0 };
         let mut sampler = self.params.sampler(num_prompt_tokens, &self.bad_words);
         sampler.seed = self.params.seed_of(sample);
         Sequence {
@@ -83,7 +91,7 @@ impl Reserved {
             min_tokens: self.params.min_tokens.unwrap_or(0),
             ignore_eos: self.params.ignore_eos.unwrap_or(false),
             sampler: Arc::new(sampler),
-            prompt_logprobs: if self.has_told_prompt() {
+            prompt_logprobs: if self.has_told_prompt(sample) {
                 None
             } else {
                 self.params.num_prompt_logprobs()
@@ -93,16 +101,21 @@ impl Reserved {
             accepted_at: self.received_at,
             attempt: self.so_far.attempt,
             failed_steps: 0,
-            failed_at: 0,
+            failed_at,
             handle: Arc::clone(handle),
             token_ids,
         }
     }
 
+    /// What there is of a sample.
+    pub(super) fn begun(&self, sample: u32) -> Option<&Begun> {
+        self.so_far.samples.get(sample as usize)
+    }
+
     /// Where a sample's tokens go.
     pub(super) fn stream(
         &self,
-        sample: Sample,
+        (index, sample): (u32, Sample),
         sequence: &Sequence,
         node_id: &Arc<str>,
     ) -> SharedStream {
@@ -113,8 +126,9 @@ impl Reserved {
             stop: self.params.stop.clone(),
             include_stop: self.params.include_stop_str_in_output.unwrap_or(false),
             num_logprobs: self.num_logprobs(),
-            prompt: self.shown(prompt),
-            so_far: self.so_far.clone(),
+            prompt: self.shown(prompt, index),
+            begun: self.begun(index).cloned().unwrap_or_default(),
+            attempt: self.so_far.attempt,
             min_tokens: sequence.min_tokens,
             stream: self.stream,
             num_prompt_tokens: sequence.num_prompt_tokens,
@@ -139,13 +153,13 @@ impl Reserved {
     }
 
     /// The first event had what goes back of the prompt.
-    fn has_told_prompt(&self) -> bool {
-        self.stream && !self.so_far.tokens.is_empty()
+    fn has_told_prompt(&self, sample: u32) -> bool {
+        self.stream && self.begun(sample).is_some_and(|begun| !begun.tokens.is_empty())
     }
 
     /// What goes back of the prompt, if anything does.
-    fn shown(&self, prompt: &[u32]) -> Option<PromptShown> {
-        if self.has_told_prompt() {
+    fn shown(&self, prompt: &[u32], sample: u32) -> Option<PromptShown> {
+        if self.has_told_prompt(sample) {
             return None;
         }
         let (echo, num_logprobs) = (self.params.echoes(), self.params.num_prompt_logprobs());

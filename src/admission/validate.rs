@@ -47,21 +47,21 @@ pub(super) fn check_samples(params: &Params, stream: bool, config: &Config) -> R
 
 /// Checks what a request has behind it, beside its length.
 pub(super) fn check_so_far(request: &Request, params: &Params, model: &ServedModel) -> Result<()> {
-    let SoFar { tokens, attempt } = &request.so_far;
+    let SoFar { samples, attempt, .. } = &request.so_far;
     if *attempt == 0 {
         return Err(Error::invalid("so_far.attempt", "expected at least 1, got 0"));
     }
-    if tokens.is_empty() {
-        return Ok(());
+    let (most, got) = (params.num_samples() as usize, samples.len());
+    if got > most {
+        let text = format!("expected at most {most} samples, got {got}");
+        return Err(Error::invalid("so_far.samples", text));
     }
-    let refuse = |text: &str| Err(Error::unsupported("so_far", text));
-    if params.num_samples() > 1 {
-        return refuse("not supported for several samples");
+    let tokens = samples.iter().flat_map(|begun| &begun.tokens);
+    if params.num_prompt_logprobs().is_some() && !request.stream && tokens.clone().count() > 0 {
+        let text = "not supported for one answer with the prompt's log probabilities";
+        return Err(Error::unsupported("so_far", text));
     }
-    if params.num_prompt_logprobs().is_some() && !request.stream {
-        return refuse("not supported for one answer with the prompt's log probabilities");
-    }
-    check_known(tokens.iter().map(|token| token.id), "so_far", model)
+    check_known(tokens.map(|token| token.id), "so_far", model)
 }
 
 /// The field that a prompt came in.

@@ -16,7 +16,7 @@ use super::connect::Auth;
 use super::wire::Subjects;
 use crate::error::Error;
 use crate::ids::RequestId;
-use crate::request::{FinishReason, Receipt, TokenLogprob, Usage};
+use crate::request::Event;
 
 /// How long a node may take to accept, and to send the next event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,42 +70,6 @@ pub enum ClientError {
     /// The connection is closed.
     #[error("the connection to NATS is closed")]
     Closed,
-}
-
-/// An event as a client reads it; members that it does not know are passed over.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct TokenEvent {
-    /// The id of its request.
-    pub request_id: String,
-    /// The choice of the request that it belongs to.
-    #[serde(default)]
-    pub index: u32,
-    /// Starts counted from 1.
-    pub attempt: u32,
-    /// Index of the first token of `token_ids` in the completion.
-    pub seq: u32,
-    /// Everything sampled.
-    pub token_ids: Vec<u32>,
-    /// What can be shown.
-    pub text: String,
-    /// One for each of `token_ids`, where the request wants them.
-    #[serde(default)]
-    pub logprobs: Option<Vec<TokenLogprob>>,
-    /// One for each token of the prompt, where the request wants them; before or with the first token.
-    #[serde(default)]
-    pub prompt_logprobs: Option<Vec<TokenLogprob>>,
-    /// In the last event of each choice.
-    #[serde(default)]
-    pub finish_reason: Option<FinishReason>,
-    /// In the last event only.
-    #[serde(default)]
-    pub usage: Option<Usage>,
-    /// In the last event only.
-    #[serde(default)]
-    pub receipt: Option<Receipt>,
-    /// In the last event of a failed request.
-    #[serde(default)]
-    pub error: Option<Error>,
 }
 
 /// What an event is, seen from those before it.
@@ -284,7 +248,7 @@ impl Generation {
     ///
     /// # Errors
     /// `Lost` where tokens are missing (final, as the contract has it), `Timeout` where nothing comes.
-    pub async fn next(&mut self) -> Result<Option<TokenEvent>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
         if self.ended {
             return Ok(None);
         }
@@ -294,7 +258,7 @@ impl Generation {
                 Ok(None) => return Err(ClientError::Closed),
                 Err(_) => return Err(ClientError::Timeout { what: "event", after: self.wait }),
             };
-            let event: TokenEvent = serde_json::from_slice(&message.payload)
+            let event: Event = serde_json::from_slice(&message.payload)
                 .map_err(|error| ClientError::Body(error.to_string()))?;
             let follower = self.followers.entry(event.index).or_default();
             match follower.judge(event.seq, event.token_ids.len()) {

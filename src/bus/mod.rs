@@ -34,7 +34,6 @@ mod wire;
 pub use actor::{Bus, StartError, start};
 pub use config::{Config, Managed, Mode, Tls};
 pub use connect::{Auth, ManagedError, ManagedServer};
-pub use publish::{merge, split};
 pub use wire::{Decoded, Encoding, Subjects, Undecodable, decode, encode_event};
 
 /// The queue group of all nodes: one of them takes each request.

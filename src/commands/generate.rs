@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::presence::{self, LocalNode};
-use crate::bus::client::{Client, ClientError, Generation, Timeouts, TokenEvent};
+use crate::bus::client::{Client, ClientError, Generation, Timeouts};
 use crate::bus::{Auth, Tls};
 use crate::error::Error;
 use crate::ids::RequestId;
-use crate::request::FinishReason;
+use crate::request::{Event, FinishReason};
 use crate::secret::Secret;
 
 /// What the command takes.
@@ -207,7 +207,7 @@ pub async fn run(args: GenerateArgs) -> Result<(), GenerateError> {
         eprintln!("{}", figures.line(&last));
     }
     match (last.error, last.finish_reason) {
-        (Some(error), _) => Err(GenerateError::Failed(error)),
+        (Some(error), _) => Err(GenerateError::Failed(*error)),
         (None, Some(FinishReason::Cancelled)) => Err(GenerateError::Cancelled(figures.tokens)),
         (None, _) => Ok(()),
     }
@@ -219,7 +219,7 @@ async fn stream(
     generation: &mut Generation,
     figures: &mut Figures,
     out: &mut impl Write,
-) -> Result<TokenEvent, GenerateError> {
+) -> Result<Event, GenerateError> {
     let mut interrupted = false;
     let id: RequestId = generation.id().clone();
     loop {
@@ -314,7 +314,7 @@ impl Figures {
         }
     }
 
-    fn count(&mut self, event: &TokenEvent) {
+    fn count(&mut self, event: &Event) {
         let count = event.token_ids.len() as u32;
         if count == 0 {
             return;
@@ -328,7 +328,7 @@ impl Figures {
     }
 
     /// Tokens, time to the first, and the rate after it (the first event's tokens took the time to the first).
-    fn line(&self, last: &TokenEvent) -> String {
+    fn line(&self, last: &Event) -> String {
         let reason = last.finish_reason.map_or("no end", FinishReason::as_str);
         let Some(first_at) = self.first_at else {
             return format!("[{}: no tokens, {reason}]", self.node_id);
@@ -465,19 +465,10 @@ mod tests {
     fn figures_name_the_time_to_the_first_token_and_the_rate() {
         let now = Instant::now();
         let mut figures = Figures::new(now, "n1");
-        let event = |tokens: u32, finish_reason| TokenEvent {
-            index: 0,
-            request_id: "r".into(),
-            attempt: 1,
-            seq: 0,
+        let event = |tokens: u32, finish_reason| Event {
             token_ids: (0..tokens).collect(),
-            text: String::new(),
-            logprobs: None,
-            prompt_logprobs: None,
             finish_reason,
-            usage: None,
-            receipt: None,
-            error: None,
+            ..Event::new(RequestId::generate())
         };
         assert_eq!(figures.line(&event(0, None)), "[n1: no tokens, no end]");
         figures.count(&event(1, None));

@@ -21,6 +21,8 @@ pub struct SamplesStart {
     pub handle: Arc<Handle>,
     /// One for each sample.
     pub sequence_ids: Vec<SequenceId>,
+    /// Samples whose end the client was told before this start.
+    pub told_ends: Vec<u32>,
     /// The choices are the best of the samples; none: they are all of them.
     pub best: Option<Best>,
 }
@@ -52,6 +54,8 @@ impl Sample {
             sink: Some(start.sink),
             permit: Some(start.permit),
             handle: start.handle,
+            accepted: false,
+            told_ends: start.told_ends,
             waiting: count,
             running: count,
             bill: SampleBill::default(),
@@ -75,6 +79,10 @@ struct Samples {
     /// None once it has gone back.
     permit: Option<Box<dyn Permit>>,
     handle: Arc<Handle>,
+    /// The client knows that the request is in.
+    accepted: bool,
+    /// Samples whose end the client knows from before.
+    told_ends: Vec<u32>,
     /// Samples that wait for a device: the request waits while one of them does.
     waiting: usize,
     /// Samples that have not ended.
@@ -124,6 +132,7 @@ impl Samples {
             (_, 0) if ends == FinishReason::Cancelled => {
                 self.tell_last(Event { finish_reason: Some(ends), ..event })
             }
+            (_, 1..) if self.told_ends.contains(&event.index) => Ok(()),
             (None, 0) => self.tell_last(Event { finish_reason: Some(reason), ..event }),
             (None, _) if cancelled => self.tell(event),
             (None, _) => self.tell(Event { finish_reason: Some(reason), ..event }),
@@ -197,11 +206,12 @@ struct Way {
 }
 
 impl Sink for Way {
-    /// All of a request's samples are, or none: the first one's word is the request's.
+    /// All of a request's samples are, or none: the first word is the request's.
     fn accepted(&mut self, _: &Arc<Handle>) {
         let mut samples = lock(&self.samples);
-        let Samples { sink, handle, .. } = &mut *samples;
-        if let Some(sink) = sink.as_mut().filter(|_| self.index == 0) {
+        let Samples { sink, handle, accepted, .. } = &mut *samples;
+        let is_first = !std::mem::replace(accepted, true);
+        if let Some(sink) = sink.as_mut().filter(|_| is_first) {
             sink.accepted(handle);
         }
     }

@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 use crate::ids::{DeviceId, RequestId};
 use crate::request::{
-    Ended, Event, FinishReason, Handle, Scores, Sink, SinkClosed, Token, TokenLogprob,
+    Begun, Ended, Event, FinishReason, Handle, Scores, Sink, SinkClosed, Token, TokenLogprob,
 };
 use crate::telemetry::Metrics;
 
@@ -36,6 +36,8 @@ pub struct Stream {
     prompt: Option<Box<PromptShown>>,
     /// Not sent.
     prompt_logprobs: Option<Vec<TokenLogprob>>,
+    /// So many of them the client has from before this start.
+    prompt_logprobs_told: usize,
     min_tokens: u32,
     streams: bool,
     num_prompt_tokens: u32,
@@ -68,32 +70,42 @@ impl Stream {
                 .with_logprobs(start.num_logprobs),
             prompt: start.prompt.map(Box::new),
             prompt_logprobs: None,
+            prompt_logprobs_told: start.begun.prompt_logprobs_told,
             min_tokens: start.min_tokens,
             streams: start.stream,
             num_prompt_tokens: start.num_prompt_tokens,
             num_tokens: 0,
             num_brought: 0,
-            attempt: start.so_far.attempt,
+            attempt: start.attempt,
             cached_tokens: 0,
             device: None,
             times: Times::new(start.accepted_at),
             node_id: start.node_id,
             metrics: start.metrics,
         };
-        stream.bring(&start.so_far.tokens);
+        stream.bring(&start.begun);
         Arc::new(Mutex::new(stream))
     }
 
-    /// Takes in what the completion has already. Of a stream, events have gone out with all of it that can be shown.
-    fn bring(&mut self, tokens: &[Token]) {
-        self.take_in(tokens, tokens.len());
-        self.num_tokens = tokens.len() as u32;
+    /// Takes in what the completion has already. Of a stream, events have gone out with it; of text that could be shown and was not
+    /// told, the next event has the rest.
+    fn bring(&mut self, begun: &Begun) {
+        self.take_in(&begun.tokens, begun.tokens.len());
+        self.num_tokens = begun.tokens.len() as u32;
         self.num_brought = self.num_tokens;
         if self.streams {
-            self.text.take_shown(&mut self.next.text);
+            let mut text = String::new();
+            self.text.take_shown(&mut text);
             self.text.take_logprobs();
             self.next.clear();
+            let told = begun.text_len.unwrap_or(usize::MAX).min(text.len());
+            self.next.text.push_str(text.get(told..).unwrap_or_default());
         }
+    }
+
+    /// What it came with is the whole completion.
+    pub fn end_as_brought(&mut self, reason: FinishReason, now: Timestamp) {
+        self.finish(reason, None, now);
     }
 
     /// Tells the client that the request is in. Admission holds the stream's lock from before the scheduler has it until
@@ -169,7 +181,9 @@ impl Stream {
         };
         let told = prompt.tell(scores);
         self.text.begin_with(&told.text);
-        self.prompt_logprobs = told.logprobs;
+        let from = self.prompt_logprobs_told;
+        let left = |mut all: Vec<_>| (from < all.len()).then(|| all.split_off(from));
+        self.prompt_logprobs = told.logprobs.and_then(left);
     }
 
     /// Takes what a step gave. `finish` is the batcher's: with [`FinishReason::Stop`] the last token is the end token, which

@@ -7,7 +7,7 @@ use super::{Permit, PromptShown, SharedStream, Stream, StreamStart};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::ids::{RequestId, SequenceId};
-use crate::request::{Event, Handle, Sink, SinkClosed, SoFar, Token};
+use crate::request::{Begun, Event, Handle, Sink, SinkClosed, Token};
 use crate::telemetry::Metrics;
 use crate::tokenizer::{IncrementalDecoder, Tokenizer, testing};
 
@@ -97,7 +97,8 @@ pub(crate) struct Fixture {
     pub(crate) special_tokens: bool,
     pub(crate) logprobs: Option<u32>,
     pub(crate) shown: Option<PromptShown>,
-    pub(crate) so_far: SoFar,
+    pub(crate) begun: Begun,
+    pub(crate) attempt: u32,
     pub(crate) min_tokens: u32,
     pub(crate) stream: bool,
     pub(crate) accept: bool,
@@ -113,7 +114,8 @@ impl Default for Fixture {
             special_tokens: false,
             logprobs: None,
             shown: None,
-            so_far: SoFar::default(),
+            begun: Begun::default(),
+            attempt: 1,
             min_tokens: 0,
             stream: true,
             accept: true,
@@ -227,7 +229,8 @@ impl Fixture {
             include_stop: self.include_stop,
             num_logprobs: self.logprobs,
             prompt: self.shown,
-            so_far: self.so_far,
+            begun: self.begun,
+            attempt: self.attempt,
             min_tokens: self.min_tokens,
             stream: self.stream,
             num_prompt_tokens: self.prompt.len() as u32,

@@ -1,7 +1,9 @@
 //! Joining events that wait, and splitting what is too large for one message. Borders of events may fall anywhere, so a subscriber
 //! sees the same tokens, text and end either way.
 
-use crate::request::Event;
+use std::collections::VecDeque;
+
+use super::Event;
 
 /// Joins `next` to `last`, which it follows without a gap; of it tokens and text are left. False where it cannot be joined: another
 /// choice or attempt, a gap, or `last` is the choice's last event.
@@ -24,6 +26,55 @@ pub fn merge(last: &mut Event, next: &mut Event) -> bool {
     last.receipt = next.receipt.take();
     last.error = next.error.take();
     true
+}
+
+/// Events of one request that wait: one for each choice, joined, and one more for every new attempt.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EventQueue(VecDeque<Box<Event>>);
+
+impl EventQueue {
+    /// Adds what an event says, which is left with nothing.
+    pub fn push(&mut self, event: &mut Event) {
+        let index = event.index;
+        let last = self.0.len().checked_sub(1);
+        // The request's last event stays behind those of the other choices.
+        let of_choice = self.0.iter().rposition(|other| other.index == index);
+        let of_choice = of_choice.filter(|at| !event.is_last() || Some(*at) == last);
+        let waits = of_choice.and_then(|at| self.0.get_mut(at));
+        if !waits.is_some_and(|last| merge(last, event)) {
+            self.0.push_back(Box::new(event.take()));
+        }
+    }
+
+    /// The one that waits longest.
+    pub fn pop(&mut self) -> Option<Box<Event>> {
+        self.0.pop_front()
+    }
+
+    /// Puts one before all others.
+    pub fn push_front(&mut self, event: Event) {
+        self.0.push_front(Box::new(event));
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The one that waits longest, where it is.
+    pub fn front(&self) -> Option<&Event> {
+        self.0.front().map(|event| &**event)
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// Splits an event until `fits` says yes to every part; the last part has the end. A part that cannot be split further is given

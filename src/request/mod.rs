@@ -15,15 +15,19 @@ use crate::ids::RequestId;
 mod caller;
 mod fields;
 mod handle;
+mod merge;
 mod params;
 mod rule;
+mod so_far;
 mod token;
 mod value;
 
 pub use caller::{Caller, Role, Tenant};
 pub use fields::{Fields, IgnoredMembers};
 pub use handle::{Ended, Handle};
+pub use merge::{EventQueue, merge, split};
 pub use params::Params;
+pub use so_far::{Begun, SoFar};
 pub use token::{LogprobsMode, Scores, Token, TokenLogprob, TopLogprob};
 pub use value::Value;
 
@@ -82,22 +86,6 @@ pub enum DefaultLength {
     Completions,
     /// The smaller of `default_max_tokens` and what the context leaves.
     Context,
-}
-
-/// What a request has behind it when it comes: nothing, or the beginning of its completion, made elsewhere. It goes on as if it had
-/// been made here: the events that follow begin at the next token, and an answer in one piece has all of them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SoFar {
-    /// The completion's tokens, with their scores where the request wants log probabilities and one answer.
-    pub tokens: Vec<Token>,
-    /// The number of the start that this is, counted from 1; events say it.
-    pub attempt: u32,
-}
-
-impl Default for SoFar {
-    fn default() -> Self {
-        Self { tokens: Vec::new(), attempt: 1 }
-    }
 }
 
 /// One request at the door of admission. The sink gets exactly one of `refused` or (`accepted`, events, a last event); with several
@@ -251,8 +239,8 @@ fn sum_ms(a: f64, b: f64) -> f64 {
     ((a + b) * 1e3).round() / 1e3
 }
 
-/// One event of a request's stream: what one step gave it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One event of a request's stream: what one step gave it. Read back, members that it does not know are passed over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// The request that this event belongs to.
     pub request_id: RequestId,
@@ -260,7 +248,7 @@ pub struct Event {
     #[serde(skip)]
     pub at: Timestamp,
     /// Which of the request's choices, where it wants several (`n`).
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub index: u32,
     /// Starts counted from 1.
     pub attempt: u32,
@@ -272,23 +260,23 @@ pub struct Event {
     /// wants its echo.
     pub text: String,
     /// One for each of `token_ids`, where the request wants them.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Vec<TokenLogprob>>,
     /// One for each token of the prompt, where the request wants them: with the first event (where one message does not hold them,
     /// the rest in those that follow).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs: Option<Vec<TokenLogprob>>,
     /// In the last event of each choice. Where the request fails or is cancelled, in its last event alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
     /// In the request's last event only, and always there.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     /// In the last event only; boxed, because the others are moved for every token.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Box<Receipt>>,
     /// In the last event of a failed request; boxed like the receipt.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Box<Error>>,
 }
 
@@ -327,6 +315,15 @@ impl Event {
         self.text.clear();
         self.logprobs = None;
         self.prompt_logprobs = None;
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.token_ids.is_empty()
+            && self.text.is_empty()
+            && self.prompt_logprobs.is_none()
+            && self.finish_reason.is_none()
+            && !self.is_last()
     }
 
     /// Whether nothing of the request follows.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use inferno_node::bus::client::{Client, ClientError, Generation, TokenEvent};
+use inferno_node::bus::client::{Client, ClientError, Generation};
+use inferno_node::request::Event;
 use serde_json::{Value, json};
 
 /// Until a debug build with a loaded machine is up, or has ended.
@@ -277,7 +278,7 @@ pub fn request(max_tokens: u32, seed: u64) -> Value {
 /// A whole stream: ids, text, last event.
 pub async fn collect(
     generation: &mut Generation,
-) -> Result<(Vec<u32>, String, TokenEvent), ClientError> {
+) -> Result<(Vec<u32>, String, Event), ClientError> {
     let (mut token_ids, mut text, mut last) = (Vec::new(), String::new(), None);
     while let Some(event) = generation.next().await? {
         token_ids.extend(&event.token_ids);

@@ -1,6 +1,5 @@
 //! A request's way back: what waits to be published for it.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,11 +7,10 @@ use std::time::{Duration, Instant};
 use async_nats::Subject;
 
 use super::caller_inbox::CallerInbox;
-use super::merge::merge;
 use super::probe::ListenerProbe;
 use crate::bus::wire::Encoding;
 use crate::ids::RequestId;
-use crate::request::{Event, Handle};
+use crate::request::{Event, EventQueue, Handle};
 
 /// How often an event asks NATS whether anybody listens.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -35,9 +33,7 @@ pub(in crate::bus) struct SubjectStream {
 
 #[derive(Default)]
 struct Slot {
-    /// Joined where possible: one event for each choice, and one more for every new attempt. Boxed, because they pass through many
-    /// hands.
-    pending: VecDeque<Box<Event>>,
+    pending: EventQueue,
     /// The outbox or the writer has this stream.
     queued: bool,
     probed_at: Option<Instant>,
@@ -77,18 +73,7 @@ impl Slot {
         if event.index == 0 {
             self.position = Position::after(event);
         }
-        let index = event.index;
-        let last = self.pending.len().checked_sub(1);
-        // The request's last event stays behind those of the other choices.
-        let of_choice = self
-            .pending
-            .iter()
-            .rposition(|other| other.index == index)
-            .filter(|at| !event.is_last() || Some(*at) == last);
-        let waits = of_choice.and_then(|at| self.pending.get_mut(at));
-        if !waits.is_some_and(|last| merge(last, event)) {
-            self.pending.push_back(Box::new(event.take()));
-        }
+        self.pending.push(event);
         !std::mem::replace(&mut self.queued, true)
     }
 }
@@ -142,7 +127,7 @@ impl SubjectStream {
 
     /// Puts what waits into `events`, which is empty and whose room the stream gets; whether the first of it is to be a probe. From
     /// here on the stream can be queued again.
-    pub fn take(&self, now: Instant, events: &mut VecDeque<Box<Event>>) -> bool {
+    pub fn take(&self, now: Instant, events: &mut EventQueue) -> bool {
         let mut slot = self.lock();
         slot.queued = false;
         let due = slot.probed_at.is_none_or(|at| now.duration_since(at) >= PROBE_EVERY);
@@ -260,10 +245,10 @@ mod tests {
     }
 
     /// What waits, and whether it asks.
-    fn taken(stream: &SubjectStream, now: Instant) -> (VecDeque<Box<Event>>, bool) {
-        let mut events = VecDeque::new();
+    fn taken(stream: &SubjectStream, now: Instant) -> (Vec<Box<Event>>, bool) {
+        let mut events = EventQueue::default();
         let asks = stream.take(now, &mut events);
-        (events, asks)
+        (std::iter::from_fn(|| events.pop()).collect(), asks)
     }
 
     /// One that was accepted, and then.
@@ -363,6 +348,6 @@ mod tests {
         let (pending, _) = taken(&stream, Instant::now());
         let seen: Vec<_> = pending.iter().map(|one| (one.index, one.token_ids.len())).collect();
         assert_eq!(seen, [(0, 3), (1, 3), (0, 1)]);
-        assert!(pending.back().is_some_and(|event| event.is_last()));
+        assert!(pending.last().is_some_and(|event| event.is_last()));
     }
 }

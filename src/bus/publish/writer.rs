@@ -1,6 +1,5 @@
 //! Writes what waits in the outbox while NATS is connected, and notices when it is another connection.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,7 +11,6 @@ use async_nats::message::OutboundMessage;
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::{Bytes, BytesMut};
 
-use super::merge::split;
 use super::outbox::{Work, empty};
 use super::probe::ListenerProbe;
 use super::stream::SubjectStream;
@@ -22,7 +20,7 @@ use crate::bus::wire::{Encoding, encode_event, error_headers, probe_headers};
 use crate::clock::Timestamp;
 use crate::lifeline::Lifeline;
 use crate::progress::Progress;
-use crate::request::Event;
+use crate::request::{Event, EventQueue, split};
 
 /// How often a lost connection is looked at, beside the event that says that it is back.
 const LOOK: Duration = Duration::from_secs(1);
@@ -62,7 +60,7 @@ pub(in crate::bus) struct Writer {
     msgpack: Option<HeaderMap>,
     buffer: BytesMut,
     /// Empty; kept for its room.
-    events: VecDeque<Box<Event>>,
+    events: EventQueue,
     alive: Lifeline,
 }
 
@@ -99,7 +97,7 @@ impl Writer {
             is_closed: false,
             msgpack: Encoding::Msgpack.headers(),
             buffer: BytesMut::new(),
-            events: VecDeque::new(),
+            events: EventQueue::default(),
             alive: start.alive,
         }
     }
@@ -260,7 +258,7 @@ impl Writer {
         self.alive.look();
         let mut events = std::mem::take(&mut self.events);
         let mut asks = stream.take(now, &mut events);
-        for event in events.drain(..) {
+        while let Some(event) = events.pop() {
             let last = event.is_last();
             self.write_event(stream, event, std::mem::take(&mut asks)).await;
             if last && stream.target.ends_empty {

@@ -20,6 +20,7 @@ fn rig(count: u64, best: Option<Best>) -> Rig {
         permit: counts.permit(),
         handle: Arc::clone(&handle),
         sequence_ids: (2..2 + count).map(SequenceId).collect(),
+        told_ends: Vec::new(),
         best,
     });
     for sample in &mut samples {
@@ -163,6 +164,7 @@ fn a_refusal_is_told_once() {
         permit: Arc::new(Counts::default()).permit(),
         handle: Arc::clone(&handle),
         sequence_ids: vec![SequenceId(2), SequenceId(3)],
+        told_ends: Vec::new(),
         best: None,
     };
     for mut sample in Sample::of(start) {
