@@ -34,11 +34,17 @@ pub enum Kind {
     Draining,
     /// No device is up.
     Unavailable,
+    /// The log of durable requests has no room.
+    LogFull,
+    /// The log of durable requests is not there, or does not answer.
+    LogUnavailable,
+    /// What was stored of the request is kept no longer.
+    Expired,
 }
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Invalid,
         Kind::Unsupported,
         Kind::ContextLength,
@@ -52,6 +58,9 @@ impl Kind {
         Kind::Internal,
         Kind::Draining,
         Kind::Unavailable,
+        Kind::LogFull,
+        Kind::LogUnavailable,
+        Kind::Expired,
     ];
 
     /// The HTTP status, also sent as `Nats-Service-Error-Code`.
@@ -66,7 +75,8 @@ impl Kind {
             Kind::QueueFull => 429,
             Kind::Cancelled => 499,
             Kind::Internal => 500,
-            Kind::Draining | Kind::Unavailable => 503,
+            Kind::Expired => 410,
+            Kind::Draining | Kind::Unavailable | Kind::LogFull | Kind::LogUnavailable => 503,
         }
     }
 
@@ -86,6 +96,9 @@ impl Kind {
             Kind::Internal => "internal",
             Kind::Draining => "draining",
             Kind::Unavailable => "unavailable",
+            Kind::LogFull => "log_full",
+            Kind::LogUnavailable => "log_unavailable",
+            Kind::Expired => "expired",
         }
     }
 }

@@ -30,6 +30,9 @@ pub mod reply;
 // Beside the way: what the node says of itself.
 pub mod health;
 
+// Durable streams: what is stored of a request, and who may go on with it.
+pub mod log;
+
 // The ground floor: what several stages share, first what travels between them.
 pub mod sequence;
 pub mod door;

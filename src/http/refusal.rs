@@ -94,14 +94,17 @@ fn names(error: &Error) -> (&'static str, &'static str) {
         Kind::QueueFull => ("rate_limit_error", "rate_limit_exceeded"),
         Kind::Forbidden => ("permission_error", error.kind.as_str()),
         Kind::Cancelled => ("cancelled_error", error.kind.as_str()),
-        Kind::Internal | Kind::Draining | Kind::Unavailable => {
-            ("server_error", error.kind.as_str())
-        }
+        Kind::Internal
+        | Kind::Draining
+        | Kind::Unavailable
+        | Kind::LogFull
+        | Kind::LogUnavailable => ("server_error", error.kind.as_str()),
         kind @ (Kind::Invalid
         | Kind::Unsupported
         | Kind::NotFound
         | Kind::Conflict
-        | Kind::TooLarge) => (REQUEST, kind.as_str()),
+        | Kind::TooLarge
+        | Kind::Expired) => (REQUEST, kind.as_str()),
     }
 }
 

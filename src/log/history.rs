@@ -1,0 +1,260 @@
+//! What a request's log says of it: how far it has come, who has it, how often it was tried.
+
+use std::collections::BTreeMap;
+
+use super::record::{Claim, Record};
+use crate::error::Error;
+use crate::ids::RequestId;
+use crate::request::{Begun, Event, FinishReason, Scores, SoFar, Token, TokenLogprob, Usage};
+
+/// A log that no node can have written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("record {sequence} of the log: {fault}")]
+pub struct Broken {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// What is wrong.
+    pub fault: String,
+}
+
+/// The records of a request, read in their order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct History {
+    last: u64,
+    attempt: u32,
+    tries: u32,
+    fruitless: u32,
+    first: Option<Claim>,
+    /// Whether nodes whose tokens may differ have worked on it.
+    crossed: bool,
+    latest_exactness: Option<String>,
+    choices: BTreeMap<u32, Begun>,
+    end: Option<Box<Event>>,
+}
+
+impl History {
+    /// Takes the next record; `sequence` is its place in the stream.
+    ///
+    /// # Errors
+    /// [`Broken`] where it cannot follow what was read; nothing of it counts then.
+    pub fn take(&mut self, sequence: u64, record: Record) -> Result<(), Broken> {
+        self.check(sequence, &record).map_err(|fault| Broken { sequence, fault })?;
+        self.last = sequence;
+        self.attempt = record.event.attempt;
+        if let Some(claim) = record.claim {
+            self.claimed(*claim);
+        }
+        if !record.event.token_ids.is_empty() {
+            self.fruitless = 0;
+        }
+        if record.handed_back {
+            self.tries = self.tries.saturating_sub(1);
+            self.fruitless = self.fruitless.saturating_sub(1);
+        }
+        self.begun(record.event);
+        Ok(())
+    }
+
+    fn check(&self, sequence: u64, record: &Record) -> Result<(), String> {
+        let Record { event, claim, .. } = record;
+        if sequence <= self.last {
+            return Err(format!("expected a sequence above {}", self.last));
+        }
+        if self.end.is_some() {
+            return Err("expected nothing after the last event".to_owned());
+        }
+        let is_next = event.attempt == self.attempt.saturating_add(1);
+        // Who cancels a request that no node has says so as if it had claimed it.
+        // Of a log that was lost there is nothing but what its last holder says of that.
+        if self.last == 0 && event.is_last() && claim.is_none() {
+            return Ok(());
+        }
+        let fits = is_next && (claim.is_some() || event.is_last())
+            || event.attempt == self.attempt && claim.is_none();
+        if !fits {
+            return Err(format!("got attempt {} after {}", event.attempt, self.attempt));
+        }
+        let expected = self.choices.get(&event.index).map_or(0, |begun| begun.tokens.len());
+        if event.seq as usize != expected {
+            return Err(format!("expected the token with index {expected}, got {}", event.seq));
+        }
+        Ok(())
+    }
+
+    fn claimed(&mut self, claim: Claim) {
+        self.tries += 1;
+        self.fruitless += 1;
+        let before = self.latest_exactness.replace(claim.exactness.clone());
+        self.crossed |= before.is_some_and(|before| before != claim.exactness);
+        self.first.get_or_insert(claim);
+    }
+
+    fn begun(&mut self, event: Event) {
+        if !event.is_empty() {
+            let begun = self.choices.entry(event.index).or_default();
+            begun.tokens.extend(tokens_of(&event));
+            *begun.text_len.get_or_insert(0) += event.text.len();
+            begun.prompt_logprobs_told += event.prompt_logprobs.as_ref().map_or(0, Vec::len);
+            begun.finish_reason = begun.finish_reason.or(event.finish_reason);
+        }
+        if event.is_last() {
+            self.end = Some(Box::new(event));
+        }
+    }
+
+    /// The place of the last record in the stream: what the next one has to follow. 0: there is none.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The number of the last claim, which its records have, too. 0: there is none.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Claims, but for those that were handed back.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// The last of them, in a row, behind which no token is stored.
+    pub fn fruitless(&self) -> u32 {
+        self.fruitless
+    }
+
+    /// By whom and for which request it was claimed first.
+    pub fn first_claim(&self) -> Option<&Claim> {
+        self.first.as_ref()
+    }
+
+    /// The last event, if it is stored.
+    pub fn end(&self) -> Option<&Event> {
+        self.end.as_deref()
+    }
+
+    /// Whether a node with this digest is another than one that worked on it before.
+    pub fn crosses(&self, exactness: &str) -> bool {
+        self.crossed || self.latest_exactness.as_ref().is_some_and(|latest| latest != exactness)
+    }
+
+    /// Tokens of all choices.
+    pub fn num_tokens(&self) -> usize {
+        self.choices.values().map(|begun| begun.tokens.len()).sum()
+    }
+
+    /// Tokens of one choice.
+    pub fn num_tokens_of(&self, index: u32) -> u32 {
+        self.choices.get(&index).map_or(0, |begun| begun.tokens.len() as u32)
+    }
+
+    /// The last record, by somebody who ends the request without having claimed it: with an error, or as cancelled.
+    pub fn closing(&self, id: &RequestId, error: Option<Error>) -> Record {
+        let completion_tokens = self.num_tokens() as u32;
+        let reason = if error.is_some() { FinishReason::Failed } else { FinishReason::Cancelled };
+        Record::of(Event {
+            // As a claim, so that whoever has it is fenced out.
+            attempt: self.attempt + 1,
+            seq: self.num_tokens_of(0),
+            finish_reason: Some(reason),
+            usage: Some(Usage { completion_tokens, ..Usage::default() }),
+            error: error.map(Box::new),
+            ..Event::new(id.clone())
+        })
+    }
+
+    /// What a node goes on from that has claimed it as `attempt`.
+    pub fn so_far(&self, attempt: u32) -> SoFar {
+        let count = self.choices.keys().last().map_or(0, |last| *last as usize + 1);
+        let mut samples = vec![Begun::default(); count];
+        for (index, begun) in &self.choices {
+            samples[*index as usize] = begun.clone();
+        }
+        SoFar { samples, attempt, is_suspect: self.fruitless > 0 }
+    }
+}
+
+fn tokens_of(event: &Event) -> impl Iterator<Item = Token> + '_ {
+    let entries = event.logprobs.iter().flatten().map(Some).chain(std::iter::repeat(None));
+    let scores = |entry: &TokenLogprob| {
+        let top = entry.top.iter().map(|top| (top.token_id, top.logprob));
+        Some(Box::new(Scores { logprob: entry.logprob?, top: top.collect() }))
+    };
+    event
+        .token_ids
+        .iter()
+        .zip(entries)
+        .map(move |(&id, entry)| Token { id, scores: entry.and_then(scores) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::testing::{claim, end, event, tokens};
+    use super::*;
+    use crate::request::FinishReason;
+
+    fn read(records: impl IntoIterator<Item = Record>) -> Result<History, Broken> {
+        let mut history = History::default();
+        for (sequence, record) in (1..).zip(records) {
+            history.take(sequence * 10, record)?;
+        }
+        Ok(history)
+    }
+
+    #[test]
+    fn a_log_says_how_far_a_request_has_come() {
+        let records = [claim(1, 0), tokens(1, 0, &[5, 6]), tokens(1, 2, &[7]), claim(2, 3)];
+        let history = read(records).expect("sound");
+        assert_eq!((history.last(), history.attempt(), history.num_tokens()), (40, 2, 3));
+        assert_eq!((history.tries(), history.fruitless()), (2, 1));
+        let so_far = history.so_far(3);
+        let ids: Vec<u32> = so_far.samples[0].tokens.iter().map(|token| token.id).collect();
+        assert_eq!((so_far.attempt, ids, so_far.samples[0].text_len), (3, vec![5, 6, 7], Some(3)));
+        assert!(so_far.is_suspect && history.end().is_none());
+    }
+
+    #[test]
+    fn what_is_handed_back_was_no_try() {
+        let back = || Record { handed_back: true, ..Record::of(event(1, 0)) };
+        let history = read([claim(1, 0), back()]).expect("sound");
+        assert_eq!((history.tries(), history.fruitless()), (0, 0));
+        let with_tokens = Record { handed_back: true, ..tokens(1, 0, &[1]) };
+        let history = read([claim(1, 0), with_tokens, claim(2, 1)]).expect("sound");
+        assert_eq!((history.tries(), history.fruitless()), (1, 1));
+    }
+
+    #[test]
+    fn choices_count_for_themselves() {
+        let of =
+            |index, record: Record| Record { event: Event { index, ..record.event }, ..record };
+        let mut finish = of(1, tokens(1, 1, &[]));
+        finish.event.finish_reason = Some(FinishReason::Stop);
+        let records = [claim(1, 0), of(1, tokens(1, 0, &[3])), of(0, tokens(1, 0, &[4])), finish];
+        let so_far = read(records).expect("sound").so_far(2);
+        assert_eq!(so_far.samples.len(), 2);
+        assert_eq!(so_far.samples[0].finish_reason, None);
+        assert_eq!(so_far.samples[1].finish_reason, Some(FinishReason::Stop));
+    }
+
+    #[test]
+    fn a_cancel_from_elsewhere_ends_it_like_a_claim() {
+        let history = read([claim(1, 0), tokens(1, 0, &[5]), end(2, 1)]).expect("sound");
+        assert!(history.end().is_some());
+        assert!(read([end(1, 0)]).is_ok(), "before any claim");
+    }
+
+    #[test]
+    fn a_log_that_no_node_wrote_is_told() {
+        for (records, fault) in [
+            (vec![tokens(1, 0, &[1])], "got attempt 1 after 0"),
+            (vec![claim(1, 0), claim(3, 0)], "got attempt 3 after 1"),
+            (vec![claim(1, 0), claim(1, 0)], "got attempt 1 after 1"),
+            (vec![claim(1, 0), tokens(1, 1, &[1])], "expected the token with index 0, got 1"),
+            (vec![end(1, 0), claim(2, 0)], "expected nothing after the last event"),
+        ] {
+            let broken = read(records).expect_err(fault);
+            assert_eq!(broken.fault, fault);
+        }
+        let mut history = read([claim(1, 0)]).expect("sound");
+        assert!(history.take(10, tokens(1, 0, &[1])).is_err(), "a place that was read");
+    }
+}

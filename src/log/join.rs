@@ -1,0 +1,142 @@
+//! A reader's stored and live records as one stream: each token once and in order, whatever is repeated, late or lost on the way.
+//!
+//! Live records say, beside their own place in the stream, the place of the record before them in the same log (NATS puts both into
+//! headers of what it republishes). So a gap is seen at once, and what is missing is read from the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::record::Record;
+use crate::request::Event;
+
+/// A record and its place in the stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Its place.
+    pub sequence: u64,
+    /// What it says.
+    pub record: Record,
+}
+
+/// What comes of something that was read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Joined {
+    /// What the reader has not seen, in order.
+    pub fresh: Vec<Stored>,
+    /// What follows this place is to be read from the log.
+    pub read_after: Option<u64>,
+}
+
+/// Live records that wait for what is before them, at most; beyond it they are read from the log in their turn.
+const MAX_EARLY: usize = 1_024;
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Join {
+    /// The last record that was taken.
+    last: u64,
+    attempt: u32,
+    /// Tokens of each choice that the reader has.
+    seen: BTreeMap<u32, u32>,
+    /// Live records that came before those that they follow, with the places of these.
+    early: BTreeMap<u64, (u64, Record)>,
+    /// What is missing is being read.
+    reads: bool,
+    is_over: bool,
+    /// Choices whose end the reader has.
+    ended: BTreeSet<u32>,
+}
+
+impl Join {
+    /// A reader who has so many tokens of the first choice; it begins with reading the log.
+    pub fn from(num_tokens: u32) -> Self {
+        Self { seen: BTreeMap::from([(0, num_tokens)]), reads: true, ..Self::default() }
+    }
+
+    /// Whether the last event was taken.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// The place of the last record that was taken.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// A live record came; `previous` is the place of the one before it in the log, 0 if it is the first.
+    pub fn live(&mut self, live: Stored, previous: u64) -> Joined {
+        let Stored { sequence, record } = live;
+        if sequence <= self.last || self.is_over {
+            return Joined::default();
+        }
+        if self.reads || previous > self.last {
+            if self.early.len() < MAX_EARLY {
+                self.early.insert(sequence, (previous, record));
+            }
+            let read_after = (!std::mem::replace(&mut self.reads, true)).then_some(self.last);
+            return Joined { read_after, ..Joined::default() };
+        }
+        let fresh = self.take(sequence, record).into_iter().collect();
+        Joined { fresh, read_after: None }
+    }
+
+    /// What was read from the log, in its order, up to its end.
+    pub fn stored(&mut self, stored: Vec<Stored>) -> Joined {
+        self.reads = false;
+        let mut fresh: Vec<Stored> = Vec::new();
+        for Stored { sequence, record } in stored {
+            fresh.extend(self.take(sequence, record));
+        }
+        while let Some((sequence, (previous, record))) = self.early.pop_first() {
+            if sequence > self.last && previous > self.last {
+                self.early.insert(sequence, (previous, record));
+                self.reads = true;
+                return Joined { fresh, read_after: Some(self.last) };
+            }
+            fresh.extend(self.take(sequence, record));
+        }
+        Joined { fresh, read_after: None }
+    }
+
+    /// What of a record the reader does not have.
+    fn take(&mut self, sequence: u64, record: Record) -> Option<Stored> {
+        if sequence <= self.last || self.is_over {
+            return None;
+        }
+        self.last = sequence;
+        // Nothing of an attempt that another has fenced out; the server refuses it, but not in every version of a cluster.
+        if record.event.attempt < self.attempt {
+            return None;
+        }
+        self.attempt = record.event.attempt;
+        self.is_over = record.is_last();
+        let Event { index, seq, .. } = record.event;
+        let seen = self.seen.entry(index).or_insert(0);
+        let end = seq + record.event.token_ids.len() as u32;
+        let is_old = end <= *seen && !record.event.token_ids.is_empty() && !self.is_over;
+        let ends_again = record.event.finish_reason.is_some() && !self.ended.insert(index);
+        if is_old || ends_again && !self.is_over {
+            return None;
+        }
+        let record = without(record, seen.saturating_sub(seq) as usize);
+        *seen = end.max(*seen);
+        Some(Stored { sequence, record })
+    }
+}
+
+/// A record without its first tokens. Their text goes with them where it can be told apart: where all tokens are seen, all of it.
+fn without(mut record: Record, seen: usize) -> Record {
+    let event = &mut record.event;
+    let seen = seen.min(event.token_ids.len());
+    if seen == 0 {
+        return record;
+    }
+    event.token_ids.drain(..seen);
+    event.seq += seen as u32;
+    if let Some(entries) = &mut event.logprobs {
+        entries.drain(..seen.min(entries.len()));
+    }
+    if event.token_ids.is_empty() {
+        event.text.clear();
+    }
+    record
+}

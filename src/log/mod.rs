@@ -1,0 +1,25 @@
+//! Durable streams, as pure policy: what is stored of a request, who may go on with it, and what a reader sees.
+//!
+//! Everything a durable request has said stands in one subject of a stream, its *log*, and nothing is said that is not stored. A
+//! node that takes the request up first stores a *claim*: a record without tokens whose `attempt` is one more than the last claim's.
+//! Each record names the sequence of the record that it follows, and the server refuses one that does not follow the last: so a node
+//! that is thought dead, and is not, can store nothing any more once another has claimed the request.
+//!
+//! * `record` what one message of the log says · `history` what all of them say
+//! * `decision` what a node does with a request that the queue gives it
+//! * `holding` what it does from there to the end: one record under way at a time
+//! * `join` a reader's stored and live records as one stream
+//!
+//! No clock, no connection, no actor: `tests/log_sim` runs it under a seeded simulator of the server, its losses and its delays.
+
+mod decision;
+mod history;
+mod holding;
+mod join;
+mod record;
+
+pub use decision::{Decision, Job, MAX_ATTEMPTS, MAX_FRUITLESS, decide};
+pub use history::{Broken, History};
+pub use holding::{Answer, Command, Holding};
+pub use join::{Join, Joined, Stored};
+pub use record::{Claim, Record};
