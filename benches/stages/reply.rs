@@ -6,7 +6,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use inferno_node::clock::Timestamp;
 use inferno_node::ids::DeviceId;
 use inferno_node::reply::{Permit, SharedStream, Stream, StreamStart};
-use inferno_node::request::{Begun, FinishReason, Token};
+use inferno_node::request::{FinishReason, SampleSoFar, Token};
 use inferno_node::telemetry::{self, Metrics};
 use inferno_node::tokenizer::{IncrementalDecoder, Tokenizer};
 
@@ -32,7 +32,7 @@ fn stream(tokenizer: &Arc<Tokenizer>, metrics: &Arc<Metrics>, stop: &[&str]) -> 
         include_stop: false,
         num_logprobs: None,
         prompt: None,
-        begun: Begun::default(),
+        begun: SampleSoFar::default(),
         attempt: 1,
         min_tokens: 0,
         stream: true,

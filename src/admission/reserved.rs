@@ -9,7 +9,7 @@ use crate::ids::SequenceId;
 use crate::models::ServedModel;
 use crate::reply::{Best, PromptShown, Sample, SamplesStart, SharedStream, Stream, StreamStart};
 use crate::request::{
-    Begun, Caller, DefaultLength, Ended, FinishReason, Handle, Params, Sink, SoFar,
+    Caller, DefaultLength, Ended, FinishReason, Handle, Params, SampleSoFar, Sink, SoFar,
 };
 use crate::sequence::Sequence;
 use crate::telemetry::Metrics;
@@ -108,7 +108,7 @@ impl Reserved {
     }
 
     /// What there is of a sample.
-    pub(super) fn begun(&self, sample: u32) -> Option<&Begun> {
+    pub(super) fn begun(&self, sample: u32) -> Option<&SampleSoFar> {
         self.so_far.samples.get(sample as usize)
     }
 

@@ -10,7 +10,7 @@ pub const MAX_ATTEMPTS: u32 = 10;
 
 /// A message of the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
+pub struct QueuedJob {
     /// Its place in the queue.
     pub sequence: u64,
     /// Digest of the request.
@@ -33,7 +33,7 @@ pub enum Decision {
 }
 
 /// Decides by what the log says of a request; a log that is broken is nobody's, and its request [`Decision::Poison`].
-pub fn decide(job: &Job, history: &History) -> Decision {
+pub fn decide(job: &QueuedJob, history: &History) -> Decision {
     let first = history.first_claim();
     if first.is_some_and(|first| first.body != job.body) {
         return Decision::Other;
@@ -61,7 +61,7 @@ mod tests {
         for (sequence, record) in (1..).zip(records) {
             history.take(sequence, record).expect("sound");
         }
-        decide(&Job { sequence: job.0, body: job.1.to_owned() }, &history)
+        decide(&QueuedJob { sequence: job.0, body: job.1.to_owned() }, &history)
     }
 
     #[test]

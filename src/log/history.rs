@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::record::{Claim, Record};
 use crate::error::Error;
 use crate::ids::RequestId;
-use crate::request::{Begun, Event, FinishReason, Scores, SoFar, Token, TokenLogprob, Usage};
+use crate::request::{Event, FinishReason, SampleSoFar, Scores, SoFar, Token, TokenLogprob, Usage};
 
 /// A log that no node can have written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +28,7 @@ pub struct History {
     /// Whether nodes whose tokens may differ have worked on it.
     crossed: bool,
     latest_exactness: Option<String>,
-    choices: BTreeMap<u32, Begun>,
+    choices: BTreeMap<u32, SampleSoFar>,
     end: Option<Box<Event>>,
 }
 
@@ -165,7 +165,7 @@ impl History {
     /// What a node goes on from that has claimed it as `attempt`.
     pub fn so_far(&self, attempt: u32) -> SoFar {
         let count = self.choices.keys().last().map_or(0, |last| *last as usize + 1);
-        let mut samples = vec![Begun::default(); count];
+        let mut samples = vec![SampleSoFar::default(); count];
         for (index, begun) in &self.choices {
             samples[*index as usize] = begun.clone();
         }

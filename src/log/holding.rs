@@ -1,6 +1,6 @@
 //! A request that a node has taken up: from the claim to the job's end, one record under way at a time.
 //!
-//! Everything that happens comes in as a call, and what is to be done goes out as [`Command`]s; what a caller does with them is its
+//! Everything that happens comes in as a call, and what is to be done goes out as [`LogCommand`]s; what a caller does with them is its
 //! matter, so that a simulator can lose, delay and repeat each of them.
 //!
 //! ```text
@@ -17,7 +17,7 @@ use crate::request::{Event, EventQueue, FinishReason, SoFar, Usage, split};
 
 /// What the server says of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum StoreAnswer {
     /// It is stored, there.
     Stored(u64),
     /// It does not follow the last one: another record does, or this one is stored and the word of it was lost.
@@ -30,7 +30,7 @@ pub enum Answer {
 
 /// What is to be done for a request.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Command {
+pub enum LogCommand {
     /// Store this record, if `after` is the place of the last one (0: there is none).
     Store {
         /// The fence.
@@ -55,7 +55,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum HoldingPhase {
     Claiming,
     Running,
     /// Nothing more comes of the generation; what waits is stored, then this is done.
@@ -77,7 +77,7 @@ enum Leave {
 #[derive(Debug, Clone)]
 pub struct Holding {
     id: RequestId,
-    phase: Phase,
+    phase: HoldingPhase,
     /// The claim's number: that of every record.
     attempt: u32,
     /// The place of the last record that is known to be stored.
@@ -104,14 +104,14 @@ impl Holding {
         claim: Claim,
         history: &History,
         max_record_bytes: usize,
-    ) -> (Self, Vec<Command>) {
+    ) -> (Self, Vec<LogCommand>) {
         let attempt = history.attempt() + 1;
         let position = history.num_tokens_of(0);
         let event = Event { attempt, seq: position, ..Event::new(id.clone()) };
         let record = Record { claim: Some(Box::new(claim)), ..Record::of(event) };
         let holding = Self {
             id,
-            phase: Phase::Claiming,
+            phase: HoldingPhase::Claiming,
             attempt,
             last: history.last(),
             under_way: Some(record),
@@ -135,7 +135,7 @@ impl Holding {
 
     /// Whether it is the node's no more.
     pub fn is_over(&self) -> bool {
-        self.phase == Phase::Over
+        self.phase == HoldingPhase::Over
     }
 
     /// Whether the server has yet to say that it has what the request has said.
@@ -144,29 +144,29 @@ impl Holding {
     }
 
     /// The server has answered what is under way.
-    pub fn answered(&mut self, answer: Answer) -> Vec<Command> {
+    pub fn answered(&mut self, answer: StoreAnswer) -> Vec<LogCommand> {
         if self.reads || self.under_way.is_none() {
             return Vec::new(); // an answer that was given up
         }
         match answer {
-            Answer::Stored(sequence) => self.stored(sequence),
-            Answer::Stale => {
+            StoreAnswer::Stored(sequence) => self.stored(sequence),
+            StoreAnswer::Stale => {
                 self.reads = true;
-                vec![Command::ReadLast]
+                vec![LogCommand::ReadLast]
             }
-            Answer::Silent => {
+            StoreAnswer::Silent => {
                 self.reads = true;
-                self.hold().into_iter().chain([Command::ReadLast]).collect()
+                self.hold().into_iter().chain([LogCommand::ReadLast]).collect()
             }
-            Answer::Full => {
+            StoreAnswer::Full => {
                 self.is_full = true;
                 self.hold().into_iter().collect()
             }
         }
     }
 
-    /// What was asked with [`Command::ReadLast`] is this, with its place; none: the log is empty.
-    pub fn read(&mut self, last: Option<(u64, Record)>) -> Vec<Command> {
+    /// What was asked with [`LogCommand::ReadLast`] is this, with its place; none: the log is empty.
+    pub fn read(&mut self, last: Option<(u64, Record)>) -> Vec<LogCommand> {
         if !std::mem::take(&mut self.reads) {
             return Vec::new();
         }
@@ -181,9 +181,9 @@ impl Holding {
     }
 
     /// Time has passed: asks again what was not answered, stores again what had no room.
-    pub fn tick(&mut self) -> Vec<Command> {
+    pub fn tick(&mut self) -> Vec<LogCommand> {
         if self.reads {
-            return vec![Command::ReadLast];
+            return vec![LogCommand::ReadLast];
         }
         match std::mem::take(&mut self.is_full) {
             true => self.store().into_iter().collect(),
@@ -192,15 +192,15 @@ impl Holding {
     }
 
     /// The generation says this.
-    pub fn generated(&mut self, mut event: Event) -> Vec<Command> {
-        if self.phase != Phase::Running {
+    pub fn generated(&mut self, mut event: Event) -> Vec<LogCommand> {
+        if self.phase != HoldingPhase::Running {
             return Vec::new();
         }
         event.attempt = self.attempt;
         event.receipt.iter_mut().for_each(|receipt| receipt.attempt = self.attempt);
         if event.is_last() {
-            self.phase = Phase::Leaving(leave_at(&event));
-            if self.phase != Phase::Leaving(Leave::Ended) {
+            self.phase = HoldingPhase::Leaving(leave_at(&event));
+            if self.phase != HoldingPhase::Leaving(Leave::Ended) {
                 // Its tokens are as good as any.
                 (event.finish_reason, event.usage) = (None, None);
                 (event.receipt, event.error) = (None, None);
@@ -216,7 +216,7 @@ impl Holding {
     }
 
     /// The node does not take it, though it has claimed it.
-    pub fn refused(&mut self, error: &Error) -> Vec<Command> {
+    pub fn refused(&mut self, error: &Error) -> Vec<LogCommand> {
         match error.kind {
             Kind::QueueFull
             | Kind::Draining
@@ -228,31 +228,31 @@ impl Holding {
     }
 
     /// Another node is to go on: the request is given back when what it has said is stored.
-    pub fn hand_back(&mut self) -> Vec<Command> {
+    pub fn hand_back(&mut self) -> Vec<LogCommand> {
         match self.phase {
-            Phase::Claiming => {
+            HoldingPhase::Claiming => {
                 self.leaves_early = true;
                 Vec::new()
             }
-            Phase::Running => {
-                self.phase = Phase::Leaving(Leave::HandBack);
-                let mut commands = vec![Command::Stop];
+            HoldingPhase::Running => {
+                self.phase = HoldingPhase::Leaving(Leave::HandBack);
+                let mut commands = vec![LogCommand::Stop];
                 commands.extend(self.go_on());
                 commands
             }
-            Phase::Leaving(_) | Phase::Over => Vec::new(),
+            HoldingPhase::Leaving(_) | HoldingPhase::Over => Vec::new(),
         }
     }
 
-    fn stored(&mut self, sequence: u64) -> Vec<Command> {
+    fn stored(&mut self, sequence: u64) -> Vec<LogCommand> {
         let Some(record) = self.under_way.take() else { return Vec::new() };
         self.last = sequence;
-        let mut commands: Vec<Command> = self.release().into_iter().collect();
+        let mut commands: Vec<LogCommand> = self.release().into_iter().collect();
         if record.is_last() {
-            commands.extend(self.over(Command::Ack));
+            commands.extend(self.over(LogCommand::Ack));
         } else if record.handed_back {
-            commands.extend(self.over(Command::GiveBack));
-        } else if self.phase == Phase::Claiming {
+            commands.extend(self.over(LogCommand::GiveBack));
+        } else if self.phase == HoldingPhase::Claiming {
             commands.extend(self.claimed());
         } else {
             commands.extend(self.go_on());
@@ -260,17 +260,17 @@ impl Holding {
         commands
     }
 
-    fn claimed(&mut self) -> Vec<Command> {
+    fn claimed(&mut self) -> Vec<LogCommand> {
         if self.leaves_early {
-            self.phase = Phase::Leaving(Leave::HandBack);
+            self.phase = HoldingPhase::Leaving(Leave::HandBack);
             return self.go_on();
         }
-        self.phase = Phase::Running;
-        self.so_far.take().map(Command::Start).into_iter().collect()
+        self.phase = HoldingPhase::Running;
+        self.so_far.take().map(LogCommand::Start).into_iter().collect()
     }
 
     /// The next record, if there is one to store; else the job's end, if there is nothing left.
-    fn go_on(&mut self) -> Vec<Command> {
+    fn go_on(&mut self) -> Vec<LogCommand> {
         if self.under_way.is_some() {
             return Vec::new();
         }
@@ -278,13 +278,13 @@ impl Holding {
         let is_last = self.waiting.is_empty();
         self.under_way = match (next, self.phase) {
             (Some(event), phase) => {
-                let handed_back = is_last && phase == Phase::Leaving(Leave::HandBack);
+                let handed_back = is_last && phase == HoldingPhase::Leaving(Leave::HandBack);
                 Some(Record { handed_back, ..Record::of(event) })
             }
-            (None, Phase::Leaving(Leave::HandBack)) => {
+            (None, HoldingPhase::Leaving(Leave::HandBack)) => {
                 Some(Record { handed_back: true, ..Record::of(self.nothing()) })
             }
-            (None, Phase::Leaving(Leave::GiveUp)) => return self.over(Command::GiveBack),
+            (None, HoldingPhase::Leaving(Leave::GiveUp)) => return self.over(LogCommand::GiveBack),
             (None, _) => None,
         };
         self.store().into_iter().collect()
@@ -301,28 +301,28 @@ impl Holding {
         first.unwrap_or_else(|| self.nothing())
     }
 
-    fn store(&self) -> Option<Command> {
+    fn store(&self) -> Option<LogCommand> {
         let record = Box::new(self.under_way.clone()?);
-        Some(Command::Store { after: self.last, record })
+        Some(LogCommand::Store { after: self.last, record })
     }
 
     /// Another has claimed it, or ended it: what it says from here on is what counts.
-    fn fenced(&mut self) -> Vec<Command> {
-        self.phase = Phase::Over;
+    fn fenced(&mut self) -> Vec<LogCommand> {
+        self.phase = HoldingPhase::Over;
         self.under_way = None;
         self.waiting.clear();
-        vec![Command::Stop, Command::Forget]
+        vec![LogCommand::Stop, LogCommand::Forget]
     }
 
     /// What was stored is there no more, so nobody can go on with it: one clear end for those who listen.
-    fn log_is_lost(&mut self) -> Vec<Command> {
+    fn log_is_lost(&mut self) -> Vec<LogCommand> {
         let text = "the stored tokens of this request were lost with the log";
         let error = Error::new(Kind::LogUnavailable, text);
-        self.phase = Phase::Leaving(Leave::Ended);
+        self.phase = HoldingPhase::Leaving(Leave::Ended);
         self.waiting.clear();
         self.last = 0;
         self.under_way = Some(Record::of(self.failed(error)));
-        std::iter::once(Command::Stop).chain(self.store()).collect()
+        std::iter::once(LogCommand::Stop).chain(self.store()).collect()
     }
 
     /// An event without tokens, where the first choice stands.
@@ -341,19 +341,19 @@ impl Holding {
         }
     }
 
-    fn hold(&mut self) -> Option<Command> {
+    fn hold(&mut self) -> Option<LogCommand> {
         let is_new = !std::mem::replace(&mut self.is_held, true);
-        (is_new && self.phase == Phase::Running).then_some(Command::Hold(true))
+        (is_new && self.phase == HoldingPhase::Running).then_some(LogCommand::Hold(true))
     }
 
-    fn release(&mut self) -> Option<Command> {
+    fn release(&mut self) -> Option<LogCommand> {
         let was_held = std::mem::take(&mut self.is_held);
-        (was_held && self.phase == Phase::Running).then_some(Command::Hold(false))
+        (was_held && self.phase == HoldingPhase::Running).then_some(LogCommand::Hold(false))
     }
 
-    fn over(&mut self, end: Command) -> Vec<Command> {
-        self.phase = Phase::Over;
-        vec![end, Command::Forget]
+    fn over(&mut self, end: LogCommand) -> Vec<LogCommand> {
+        self.phase = HoldingPhase::Over;
+        vec![end, LogCommand::Forget]
     }
 }
 

@@ -10,7 +10,7 @@ use crate::request::Event;
 
 /// A record and its place in the stream.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
+pub struct StoredRecord {
     /// Its place.
     pub sequence: u64,
     /// What it says.
@@ -21,7 +21,7 @@ pub struct Stored {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Joined {
     /// What the reader has not seen, in order.
-    pub fresh: Vec<Stored>,
+    pub fresh: Vec<StoredRecord>,
     /// What follows this place is to be read from the log.
     pub read_after: Option<u64>,
 }
@@ -63,8 +63,8 @@ impl Join {
     }
 
     /// A live record came; `previous` is the place of the one before it in the log, 0 if it is the first.
-    pub fn live(&mut self, live: Stored, previous: u64) -> Joined {
-        let Stored { sequence, record } = live;
+    pub fn live(&mut self, live: StoredRecord, previous: u64) -> Joined {
+        let StoredRecord { sequence, record } = live;
         if sequence <= self.last || self.is_over {
             return Joined::default();
         }
@@ -80,10 +80,10 @@ impl Join {
     }
 
     /// What was read from the log, in its order, up to its end.
-    pub fn stored(&mut self, stored: Vec<Stored>) -> Joined {
+    pub fn stored(&mut self, stored: Vec<StoredRecord>) -> Joined {
         self.reads = false;
-        let mut fresh: Vec<Stored> = Vec::new();
-        for Stored { sequence, record } in stored {
+        let mut fresh: Vec<StoredRecord> = Vec::new();
+        for StoredRecord { sequence, record } in stored {
             fresh.extend(self.take(sequence, record));
         }
         while let Some((sequence, (previous, record))) = self.early.pop_first() {
@@ -98,7 +98,7 @@ impl Join {
     }
 
     /// What of a record the reader does not have.
-    fn take(&mut self, sequence: u64, record: Record) -> Option<Stored> {
+    fn take(&mut self, sequence: u64, record: Record) -> Option<StoredRecord> {
         if sequence <= self.last || self.is_over {
             return None;
         }
@@ -119,7 +119,7 @@ impl Join {
         }
         let record = without(record, seen.saturating_sub(seq) as usize);
         *seen = end.max(*seen);
-        Some(Stored { sequence, record })
+        Some(StoredRecord { sequence, record })
     }
 }
 

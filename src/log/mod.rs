@@ -18,8 +18,8 @@ mod holding;
 mod join;
 mod record;
 
-pub use decision::{Decision, Job, MAX_ATTEMPTS, MAX_FRUITLESS, decide};
+pub use decision::{Decision, MAX_ATTEMPTS, MAX_FRUITLESS, QueuedJob, decide};
 pub use history::{Broken, History};
-pub use holding::{Answer, Command, Holding};
-pub use join::{Join, Joined, Stored};
+pub use holding::{Holding, LogCommand, StoreAnswer};
+pub use join::{Join, Joined, StoredRecord};
 pub use record::{Claim, Record};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::prompt::PromptShown;
 use crate::clock::Timestamp;
-use crate::request::{Begun, Handle, Sink};
+use crate::request::{Handle, SampleSoFar, Sink};
 use crate::telemetry::Metrics;
 use crate::tokenizer::IncrementalDecoder;
 
@@ -35,7 +35,7 @@ pub struct StreamStart {
     /// What goes back of the prompt, if anything does.
     pub prompt: Option<PromptShown>,
     /// What the completion has already.
-    pub begun: Begun,
+    pub begun: SampleSoFar,
     /// The number of the start that this is, counted from 1.
     pub attempt: u32,
     /// So many tokens come before a stop string counts.

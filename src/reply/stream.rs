@@ -4,6 +4,7 @@
 //! is ended once and the permit goes back once.
 
 mod account;
+mod brought;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, Kind};
 use crate::ids::{DeviceId, RequestId};
 use crate::request::{
-    Begun, Ended, Event, FinishReason, Handle, Scores, Sink, SinkClosed, Token, TokenLogprob,
+    Ended, Event, FinishReason, Handle, Scores, Sink, SinkClosed, Token, TokenLogprob,
 };
 use crate::telemetry::Metrics;
 
@@ -85,27 +86,6 @@ impl Stream {
         };
         stream.bring(&start.begun);
         Arc::new(Mutex::new(stream))
-    }
-
-    /// Takes in what the completion has already. Of a stream, events have gone out with it; of text that could be shown and was not
-    /// told, the next event has the rest.
-    fn bring(&mut self, begun: &Begun) {
-        self.take_in(&begun.tokens, begun.tokens.len());
-        self.num_tokens = begun.tokens.len() as u32;
-        self.num_brought = self.num_tokens;
-        if self.streams {
-            let mut text = String::new();
-            self.text.take_shown(&mut text);
-            self.text.take_logprobs();
-            self.next.clear();
-            let told = begun.text_len.unwrap_or(usize::MAX).min(text.len());
-            self.next.text.push_str(text.get(told..).unwrap_or_default());
-        }
-    }
-
-    /// What it came with is the whole completion.
-    pub fn end_as_brought(&mut self, reason: FinishReason, now: Timestamp) {
-        self.finish(reason, None, now);
     }
 
     /// Tells the client that the request is in. Admission holds the stream's lock from before the scheduler has it until

@@ -7,7 +7,7 @@ use super::{Permit, PromptShown, SharedStream, Stream, StreamStart};
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::ids::{RequestId, SequenceId};
-use crate::request::{Begun, Event, Handle, Sink, SinkClosed, Token};
+use crate::request::{Event, Handle, SampleSoFar, Sink, SinkClosed, Token};
 use crate::telemetry::Metrics;
 use crate::tokenizer::{IncrementalDecoder, Tokenizer, testing};
 
@@ -97,7 +97,7 @@ pub(crate) struct Fixture {
     pub(crate) special_tokens: bool,
     pub(crate) logprobs: Option<u32>,
     pub(crate) shown: Option<PromptShown>,
-    pub(crate) begun: Begun,
+    pub(crate) begun: SampleSoFar,
     pub(crate) attempt: u32,
     pub(crate) min_tokens: u32,
     pub(crate) stream: bool,
@@ -114,7 +114,7 @@ impl Default for Fixture {
             special_tokens: false,
             logprobs: None,
             shown: None,
-            begun: Begun::default(),
+            begun: SampleSoFar::default(),
             attempt: 1,
             min_tokens: 0,
             stream: true,

@@ -27,7 +27,7 @@ pub use fields::{Fields, IgnoredMembers};
 pub use handle::{Ended, Handle};
 pub use merge::{EventQueue, merge, split};
 pub use params::Params;
-pub use so_far::{Begun, SoFar};
+pub use so_far::{SampleSoFar, SoFar};
 pub use token::{LogprobsMode, Scores, Token, TokenLogprob, TopLogprob};
 pub use value::Value;
 

@@ -7,7 +7,7 @@ use super::{FinishReason, Token};
 #[derive(Debug, Clone, PartialEq)]
 pub struct SoFar {
     /// One for each of the request's samples that has begun, in their order; none for those behind the last that has.
-    pub samples: Vec<Begun>,
+    pub samples: Vec<SampleSoFar>,
     /// The number of the start that this is, counted from 1; events say it.
     pub attempt: u32,
     /// A start before this one ended without a token: the request may be why, so it runs alone until it has got further.
@@ -16,7 +16,7 @@ pub struct SoFar {
 
 /// What there is of one completion.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Begun {
+pub struct SampleSoFar {
     /// Its tokens, with their scores where the request wants log probabilities and one answer, or the best of several.
     pub tokens: Vec<Token>,
     /// Bytes of its text that its client has, where it streams, the prompt's echo included. None: all that could be shown.
@@ -35,12 +35,12 @@ impl Default for SoFar {
 
 impl SoFar {
     /// Of a request with one sample.
-    pub fn of(begun: Begun, attempt: u32) -> Self {
+    pub fn of(begun: SampleSoFar, attempt: u32) -> Self {
         Self { samples: vec![begun], attempt, is_suspect: false }
     }
 
     /// What there is of a sample.
-    pub fn sample(&self, index: usize) -> Begun {
+    pub fn sample(&self, index: usize) -> SampleSoFar {
         self.samples.get(index).cloned().unwrap_or_default()
     }
 }

@@ -3,14 +3,14 @@
 use futures_util::StreamExt;
 use inferno_node::engine::{Answer, InferRequest};
 use inferno_node::error::Kind;
-use inferno_node::request::{Begun, Params, SoFar, Token};
+use inferno_node::request::{Params, SampleSoFar, SoFar, Token};
 
 use super::{config, request, start};
 
 /// What a completion has after `count` tokens, as another node would have kept it.
 fn begun(answer: &Answer, count: usize, attempt: u32) -> SoFar {
     let tokens = answer.token_ids[..count].iter().copied().map(Token::from).collect();
-    SoFar::of(Begun { tokens, ..Begun::default() }, attempt)
+    SoFar::of(SampleSoFar { tokens, ..SampleSoFar::default() }, attempt)
 }
 
 #[tokio::test]
@@ -74,8 +74,9 @@ async fn what_cannot_go_on_is_refused_by_name() {
     let with = |so_far, params| InferRequest { so_far, params, ..request(1) };
     let params = request(1).params;
     let none_left = with(begun(&whole, 24, 2), params.clone());
-    let strange = SoFar::of(Begun { tokens: vec![Token::from(1 << 30)], ..Begun::default() }, 1);
-    let twice = SoFar { samples: vec![Begun::default(); 2], ..SoFar::default() };
+    let strange =
+        SoFar::of(SampleSoFar { tokens: vec![Token::from(1 << 30)], ..SampleSoFar::default() }, 1);
+    let twice = SoFar { samples: vec![SampleSoFar::default(); 2], ..SoFar::default() };
     let scored = Params { prompt_logprobs: Some(1), ..params.clone() };
     for (refused, kind, name) in [
         (none_left, Kind::Invalid, "so_far"),
@@ -85,7 +86,7 @@ async fn what_cannot_go_on_is_refused_by_name() {
             Kind::Invalid,
             "so_far.attempt",
         ),
-        (with(twice, params.clone()), Kind::Invalid, "so_far.samples"),
+        (with(twice, request(1).params), Kind::Invalid, "so_far.samples"),
         (with(begun(&whole, 3, 2), scored), Kind::Unsupported, "so_far"),
     ] {
         let error = engine.infer(refused).await.expect_err(name);

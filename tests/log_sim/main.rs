@@ -6,6 +6,9 @@
 
 #[path = "../scheduler_sim/chance.rs"]
 mod chance;
+mod known;
+mod nodes;
+mod readers;
 mod server;
 mod world;
 

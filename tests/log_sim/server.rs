@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use inferno_node::log::{Job, Record, Stored};
+use inferno_node::log::{QueuedJob, Record, StoredRecord};
 
 /// The stream of logs, one subject for each request, with its fence.
 #[derive(Default)]
 pub struct LogStream {
     last: u64,
-    logs: BTreeMap<usize, Vec<Stored>>,
+    logs: BTreeMap<usize, Vec<StoredRecord>>,
     /// A planted fault: nobody is fenced out.
     has_no_fence: bool,
 }
@@ -26,15 +26,15 @@ impl LogStream {
             return None;
         }
         self.last += 1;
-        log.push(Stored { sequence: self.last, record });
+        log.push(StoredRecord { sequence: self.last, record });
         Some((self.last, previous))
     }
 
-    pub fn records(&self, request: usize) -> &[Stored] {
+    pub fn records(&self, request: usize) -> &[StoredRecord] {
         self.logs.get(&request).map_or(&[], Vec::as_slice)
     }
 
-    pub fn after(&self, request: usize, after: u64) -> Vec<Stored> {
+    pub fn after(&self, request: usize, after: u64) -> Vec<StoredRecord> {
         self.records(request).iter().filter(|stored| stored.sequence > after).cloned().collect()
     }
 }
@@ -52,16 +52,16 @@ enum Place {
 /// however late.
 #[derive(Default)]
 pub struct Queue {
-    jobs: Vec<(usize, Job, Place)>,
+    jobs: Vec<(usize, QueuedJob, Place)>,
 }
 
 impl Queue {
     pub fn publish(&mut self, request: usize, body: &str) {
-        let job = Job { sequence: self.jobs.len() as u64 + 1, body: body.to_owned() };
+        let job = QueuedJob { sequence: self.jobs.len() as u64 + 1, body: body.to_owned() };
         self.jobs.push((request, job, Place::Waits));
     }
 
-    pub fn pull(&mut self, now: u64, ack_wait: u64) -> Option<(usize, Job)> {
+    pub fn pull(&mut self, now: u64, ack_wait: u64) -> Option<(usize, QueuedJob)> {
         let is_due = |place: &Place| match place {
             Place::Waits => true,
             Place::Out(until) => *until <= now,

@@ -245,10 +245,10 @@ mod tests {
     }
 
     /// What waits, and whether it asks.
-    fn taken(stream: &SubjectStream, now: Instant) -> (Vec<Box<Event>>, bool) {
+    fn taken(stream: &SubjectStream, now: Instant) -> (Vec<Event>, bool) {
         let mut events = EventQueue::default();
         let asks = stream.take(now, &mut events);
-        (std::iter::from_fn(|| events.pop()).collect(), asks)
+        (std::iter::from_fn(|| events.pop().map(|event| *event)).collect(), asks)
     }
 
     /// One that was accepted, and then.
@@ -266,7 +266,7 @@ mod tests {
         assert!(stream.break_silence(t0 + QUIET));
         assert!(!stream.break_silence(t0 + QUIET), "it is on its way");
         let (events, asks) = taken(&stream, t0 + QUIET);
-        assert!(asks && *events[0] == Event::new(RequestId::parse("r").expect("an id")));
+        assert!(asks && events[0] == Event::new(RequestId::parse("r").expect("an id")));
         assert!(!stream.break_silence(t0 + QUIET + QUIET / 2), "not at once again");
         stream.push(&mut event(0, 0, false));
         taken(&stream, t0 + QUIET * 2);
