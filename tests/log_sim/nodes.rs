@@ -123,7 +123,8 @@ impl World {
             let job = held.job;
             match command {
                 LogCommand::Store { after, record } => {
-                    (held.number, held.is_open) = (held.number + 1, true);
+                    self.published += 1;
+                    (held.number, held.is_open) = (self.published, true);
                     let number = held.number;
                     self.after(
                         PATIENCE,

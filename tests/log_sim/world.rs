@@ -74,7 +74,7 @@ pub(crate) enum Happening {
 pub(crate) struct Held {
     pub(crate) holding: Holding,
     pub(crate) job: u64,
-    /// Publishes so far; an answer to another than the last is dropped.
+    /// Of the last publish; an answer to another is dropped.
     pub(crate) number: u64,
     pub(crate) is_open: bool,
     /// The next token, while it generates, and the number of the run.
@@ -104,6 +104,8 @@ pub struct World {
     pub(crate) chance: Chance,
     pub(crate) now: u64,
     pub(crate) order: u64,
+    /// Records that were sent to be stored; an answer names its own.
+    pub(crate) published: u64,
     pub(crate) due: BinaryHeap<Reverse<(u64, u64)>>,
     pub(crate) happenings: BTreeMap<u64, Happening>,
     pub(crate) log: LogStream,
@@ -124,6 +126,7 @@ impl World {
             chance,
             now: 0,
             order: 0,
+            published: 0,
             due: BinaryHeap::new(),
             happenings: BTreeMap::new(),
             log: LogStream::new(plan.bug == Some(Bug::NoFence)),
