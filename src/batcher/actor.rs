@@ -28,6 +28,9 @@ const CONTROL_MESSAGES: usize = 8;
 /// How long after a refusal a message is sent again: a step of the smallest model takes about as long.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(1);
 
+/// How often sequences that are held are looked at.
+const LOOK_AT_HELD: Duration = Duration::from_millis(10);
+
 /// What a batcher is made with.
 pub struct BatcherStart {
     /// The device's name, as in the configuration.
@@ -111,24 +114,30 @@ impl Batcher {
                 let _ = done.send(());
             }
         }
-        self.count(now);
-        if waits && !self.retry_planned {
+        let held = self.count(now);
+        if (waits || held > 0) && !self.retry_planned {
             self.retry_planned = true;
-            ctx.run_later(RETRY_AFTER, |this, ctx| {
+            // Nobody says when what is held may go on.
+            let after = if waits { RETRY_AFTER } else { LOOK_AT_HELD };
+            ctx.run_later(after, |this, ctx| {
                 this.retry_planned = false;
                 this.turn(ctx);
             });
         }
     }
 
-    fn count(&mut self, now: Timestamp) {
+    /// Gives how many are held.
+    fn count(&mut self, now: Timestamp) -> u32 {
         let load = self.steps.load();
         let here = load.running + load.waiting;
-        self.progress.set_pending(u64::from(here), now);
+        let held = self.steps.num_held();
+        // A device that waits for the log is not stuck.
+        self.progress.set_pending(u64::from(here.saturating_sub(held)), now);
         self.device_metrics.kv_blocks_used.set(f64::from(load.used_blocks));
         self.device_metrics.kv_blocks_total.set(f64::from(load.total_blocks));
         self.metrics.requests_running.increment(f64::from(here) - f64::from(self.counted));
         self.counted = here;
+        held
     }
 
     /// Says in the log what the steps of a model cost, or of all: the file that `executor.sim_cost_model` names.

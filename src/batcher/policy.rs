@@ -234,6 +234,12 @@ impl<S: Clone> Batching<S> {
         })
     }
 
+    /// Sequences with a seat that are held: no step is formed for them until somebody lets them go on.
+    pub fn num_held(&self) -> u32 {
+        let seated = self.lanes.iter().flat_map(|lane| lane.seats.iter().flatten());
+        seated.filter(|run| run.sequence.handle.is_held()).count() as u32
+    }
+
     /// What a model's steps cost, by those that are done; none before that is known.
     pub fn costs(&self, model: ModelId) -> Option<CostModel> {
         self.lane(model)?.costs()

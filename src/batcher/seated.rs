@@ -205,7 +205,10 @@ impl<S> Seated<S> {
 
     /// Whether it may be in the next step.
     pub fn is_runnable(&self, max_seq_len: u32) -> bool {
-        self.state == SeatState::Running && self.remaining() > 0 && !self.is_exhausted(max_seq_len)
+        self.state == SeatState::Running
+            && self.remaining() > 0
+            && !self.is_exhausted(max_seq_len)
+            && !self.sequence.handle.is_held()
     }
 }
 

@@ -72,6 +72,11 @@ impl<S: Clone> StepLoop<S> {
         self.policy.load()
     }
 
+    /// Sequences that are held.
+    pub fn num_held(&self) -> u32 {
+        self.policy.num_held()
+    }
+
     /// What a model's steps cost, by those that are done; none before that is known.
     pub fn costs(&self, model: ModelId) -> Option<CostModel> {
         self.policy.costs(model)

@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::config::{Config, Mode, is_token};
 use super::connect::{ManagedError, ManagedServer, NatsLink, Subscription, node_options, taken};
+use super::durable::{Durable, DurableStart};
 use super::intake::{
     BusDoor, Intake, Service, answer_service, hold_subject, take_answers, watch_neighbours,
 };
@@ -229,6 +230,7 @@ struct Session {
     door: Arc<BusDoor>,
     service: Arc<Service>,
     writer: Writer,
+    durable: Durable,
     /// Asks the task of each served model to leave its subject.
     served: HashMap<String, oneshot::Sender<oneshot::Sender<()>>>,
 }
@@ -278,6 +280,19 @@ impl Session {
         tokio::spawn(watch_neighbours(client.clone(), link.clone(), door.clone(), line));
         let line = alive.beside("bus's service");
         tokio::spawn(answer_service(asked, service.clone(), outbox.clone(), line));
+        let durable = Durable::start(DurableStart {
+            client: client.clone(),
+            inbox: inbox.clone(),
+            subjects: door.subjects.clone(),
+            config: deps.log.clone(),
+            node_id: node_id.to_owned(),
+            max_request_bytes: config.max_request_bytes,
+            admit: deps.admit.clone(),
+            room: deps.room.clone(),
+            metrics: deps.metrics.clone(),
+            alive: alive.beside("bus's hub of durable requests"),
+        });
+        let durable = durable.await.map_err(other)?;
         let writer = Writer::new(WriterStart {
             client: client.clone(),
             door: door.clone(),
@@ -286,7 +301,8 @@ impl Session {
             hold: Duration::from_millis(config.reconnect_hold_ms),
             alive: alive.beside("bus's writer"),
         });
-        Ok((Self { client, link, door, service, writer, served: HashMap::new() }, managed))
+        let served = HashMap::new();
+        Ok((Self { client, link, door, service, writer, durable, served }, managed))
     }
 
     async fn run(&mut self, alive: &Lifeline) {
@@ -297,7 +313,10 @@ impl Session {
                 match control {
                     Control::Serve(model, done) => self.serve(model, done, alive).await,
                     Control::Unserve(model, done) => self.leave(Some(&model), done),
-                    Control::Drain(done) => self.leave(None, done),
+                    Control::Drain(done) => {
+                        self.leave(None, done);
+                        self.durable.hand_back();
+                    }
                     Control::Stop => {
                         self.served.clear();
                         self.writer.end_hold();
@@ -311,10 +330,11 @@ impl Session {
             }
             if let Some(deadline) = deadline {
                 let late = Instant::now() >= deadline;
-                if late && !self.writer.is_done() {
+                let is_done = self.writer.is_done() && self.durable.is_idle();
+                if late && !is_done {
                     tracing::warn!("stopped before NATS had taken everything");
                 }
-                if late || self.writer.is_done() {
+                if late || is_done {
                     return;
                 }
             }
@@ -359,6 +379,7 @@ impl Session {
                 });
                 let alive = alive.beside("bus's intake");
                 tokio::spawn(intake.take_requests(leaving, alive));
+                self.durable.serve(&model);
                 self.served.insert(model, leave);
             }
             Err(error) => tracing::error!(model, %error, "cannot take requests"),
@@ -367,6 +388,7 @@ impl Session {
 
     /// Leaves one model's subject, or all.
     fn leave(&mut self, model: Option<&str>, done: oneshot::Sender<()>) {
+        self.durable.leave(model);
         let models: Vec<String> = match model {
             Some(model) => vec![model.to_owned()],
             None => self.served.keys().cloned().collect(),

@@ -8,6 +8,7 @@
 //! * `config` settings · `actor` the thread and its handle [`Bus`]
 //! * `connect` the connection: its options, how it stands, subscriptions that last, a nats-server of our own
 //! * `intake` what NATS sends: requests, cancels, `$SRV`, answers to the node's own messages
+//! * `durable` requests that outlive their node: pulled from JetStream, and all that they say stored
 //! * `publish` a request's way back: its sink, what waits, what sends it, what NATS has not confirmed
 //! * `wire` bytes ↔ types
 //! * `client` the other side, for `generate` and benchmarks
@@ -27,6 +28,7 @@ mod actor;
 pub mod client;
 mod config;
 mod connect;
+mod durable;
 mod intake;
 mod publish;
 mod wire;
@@ -47,6 +49,10 @@ pub struct BusDeps {
     pub admit: Recipient<Admit>,
     /// Admission, for cancels.
     pub cancel: Recipient<Cancel>,
+    /// Durable requests.
+    pub log: crate::log::Config,
+    /// How many further requests the node may take, so that none of its places is empty and few wait.
+    pub room: Arc<dyn Fn() -> usize + Send + Sync>,
     /// Counters of the connection and of dropped requests.
     pub metrics: Arc<Metrics>,
 }

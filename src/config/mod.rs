@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bridge::ffi::Backend;
 use crate::models::ModelSpec;
-use crate::{admission, batcher, bus, executor, health, http, scheduler, settings, telemetry};
+use crate::{admission, batcher, bus, executor, health, http, log, scheduler, settings, telemetry};
 
 mod keys;
 mod layers;
@@ -35,6 +35,8 @@ pub struct Config {
     pub models: Vec<ModelSpec>,
     /// The door for NATS.
     pub bus: bus::Config,
+    /// Durable requests and their streams.
+    pub log: log::Config,
     /// The door for HTTP.
     pub http: http::Config,
     /// Limits at the doors, and what a request gets that does not say.
@@ -103,6 +105,7 @@ impl Config {
         faults.extend(self.check_models());
         for section in [
             self.bus.check(),
+            self.log.check(),
             self.http.check(),
             self.admission.check(),
             self.scheduler.check(),

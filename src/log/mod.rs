@@ -12,12 +12,14 @@
 //!
 //! No clock, no connection, no actor: `tests/log_sim` runs it under a seeded simulator of the server, its losses and its delays.
 
+mod config;
 mod decision;
 mod history;
 mod holding;
 mod join;
 mod record;
 
+pub use config::Config;
 pub use decision::{Decision, MAX_ATTEMPTS, MAX_FRUITLESS, QueuedJob, decide};
 pub use history::{Broken, History};
 pub use holding::{Holding, LogCommand, StoreAnswer};

@@ -57,7 +57,7 @@ async fn build(config: Config) -> Result<Handles, String> {
     let stopping = Stopping::default();
     let supervisor = Supervisor::new(supervisor::SupervisorStart {
         admission: admission.clone(),
-        ledger,
+        ledger: ledger.clone(),
         vitals: common.vitals.clone(),
         phase: phase_sender,
         stopping: stopping.clone(),
@@ -74,7 +74,7 @@ async fn build(config: Config) -> Result<Handles, String> {
     };
     let devices = common.start_devices(memory.pool_bytes, &links).await?;
     let models = common.start_models(&mut threads, memory, &devices, &supervisor);
-    let doors = common.open_doors(&admission, &models).await?;
+    let doors = common.open_doors(&admission, &models, common.room(&ledger)).await?;
     observer.set(doors.bus.observer());
     common.start_health(&mut threads, &doors.bus)?;
     let http = doors.http.as_ref().map(http::Server::address);
@@ -202,10 +202,22 @@ impl Common {
         )
     }
 
+    /// How many further requests the devices and the look-ahead have places for.
+    fn room(&self, ledger: &Arc<Ledger>) -> Arc<dyn Fn() -> usize + Send + Sync> {
+        let executor = &self.config.executor;
+        let is_gpu = executor.backend() == Backend::Cuda;
+        let (seats, _) = self.config.batcher.largest_step(is_gpu);
+        let places = seats as usize * executor.device_ids().len();
+        let most = places.min(self.config.admission.max_requests);
+        let (ledger, look_ahead) = (ledger.clone(), self.config.log.look_ahead as usize);
+        Arc::new(move || (most + look_ahead).saturating_sub(ledger.num_requests()))
+    }
+
     async fn open_doors(
         &self,
         admission: &Addr<Admission>,
         models: &Addr<Models>,
+        room: Arc<dyn Fn() -> usize + Send + Sync>,
     ) -> Result<Doors, String> {
         let config = &self.config;
         let prometheus = telemetry::recorder()?;
@@ -230,6 +242,8 @@ impl Common {
             vitals: self.vitals.clone(),
             admit: admission.clone().recipient(),
             cancel: admission.clone().recipient(),
+            log: config.log.clone(),
+            room,
             metrics: self.metrics.clone(),
         };
         let bus = bus::start(&config.bus, deps, self.lines.hold("bus")).await;

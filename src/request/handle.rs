@@ -32,6 +32,7 @@ impl Ended {
 const CANCEL: u8 = 1;
 const STOPPED: u8 = 2;
 const CUT: u8 = 4;
+const HELD: u8 = 8;
 
 #[derive(Debug)]
 enum Completion {
@@ -119,6 +120,20 @@ impl Handle {
         self.flags() & CUT != 0
     }
 
+    /// No further step is to be computed of it for now, or it goes on; it keeps its place and its blocks.
+    pub fn set_held(&self, held: bool) {
+        if held {
+            self.flags.fetch_or(HELD, Ordering::Release);
+        } else {
+            self.flags.fetch_and(!HELD, Ordering::Release);
+        }
+    }
+
+    /// Whether no step is to be computed of it for now.
+    pub fn is_held(&self) -> bool {
+        self.flags() & HELD != 0
+    }
+
     /// The reply stage has sent the last event (a stop string, say): nothing more is to be computed.
     pub fn set_stopped(&self) {
         self.flags.fetch_or(STOPPED, Ordering::Release);
@@ -126,13 +141,14 @@ impl Handle {
 
     /// Whether the sequence needs no further step, for either reason.
     pub fn wants_no_more(&self) -> bool {
-        self.flags() != 0
+        self.flags() & !HELD != 0
     }
 
     /// Its own, and what was asked of its request.
     fn flags(&self) -> u8 {
         let own = self.flags.load(Ordering::Acquire);
-        let asked = |request: &Arc<Handle>| request.flags.load(Ordering::Acquire) & (CANCEL | CUT);
+        let asked =
+            |request: &Arc<Handle>| request.flags.load(Ordering::Acquire) & (CANCEL | CUT | HELD);
         own | self.request.as_ref().map_or(0, asked)
     }
 

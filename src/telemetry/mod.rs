@@ -126,6 +126,20 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
             &[],
             "messages that cannot be published: to a subject that is none, or above NATS's `max_payload`",
         ),
+        ("inferno_durable_claims_total", Counter, &[], "durable requests that the node took up"),
+        (
+            "inferno_durable_fenced_total",
+            Counter,
+            &[],
+            "durable requests that went on elsewhere while the node had them",
+        ),
+        (
+            "inferno_durable_handed_back_total",
+            Counter,
+            &[],
+            "durable requests that the node gave to others",
+        ),
+        ("inferno_durable_dead_total", Counter, &[], "jobs put to the dead letters"),
         ("inferno_health_status", Gauge, &[], "0 healthy, 1 degraded, 2 critical"),
         ("inferno_health_check_status", Gauge, &["check"], "the same for each check"),
         (
@@ -182,6 +196,14 @@ pub struct Metrics {
     pub bus_refusals_dropped: Counter,
     /// `inferno_bus_publishes_failed_total`
     pub bus_publishes_failed: Counter,
+    /// `inferno_durable_claims_total`
+    pub durable_claims: Counter,
+    /// `inferno_durable_fenced_total`
+    pub durable_fenced: Counter,
+    /// `inferno_durable_handed_back_total`
+    pub durable_handed_back: Counter,
+    /// `inferno_durable_dead_total`
+    pub durable_dead: Counter,
     /// `inferno_health_status`
     pub health_status: Gauge,
     /// Times to first token of the last minute, for health.
@@ -219,6 +241,10 @@ impl Metrics {
             bus_messages_lost: metrics::counter!("inferno_bus_messages_lost_total", node()),
             bus_refusals_dropped: metrics::counter!("inferno_bus_refusals_dropped_total", node()),
             bus_publishes_failed: metrics::counter!("inferno_bus_publishes_failed_total", node()),
+            durable_claims: metrics::counter!("inferno_durable_claims_total", node()),
+            durable_fenced: metrics::counter!("inferno_durable_fenced_total", node()),
+            durable_handed_back: metrics::counter!("inferno_durable_handed_back_total", node()),
+            durable_dead: metrics::counter!("inferno_durable_dead_total", node()),
             health_status: metrics::gauge!("inferno_health_status", node()),
             recent_first_tokens: LatencyWindow::default(),
             recent_batches: BatchWindow::default(),

@@ -6,6 +6,7 @@ mod command_line;
 #[cfg(debug_assertions)]
 mod deaths;
 mod drain;
+mod durable;
 mod failure;
 mod first_hour;
 mod flood;

@@ -182,6 +182,31 @@ impl Subjects {
         format!("{}.cancel.{id}", self.prefix)
     }
 
+    /// Where durable requests for a model go.
+    pub fn jobs(&self, model: &str) -> String {
+        format!("{}.jobs.{model}", self.prefix)
+    }
+
+    /// The same for those that are pulled when nothing else waits.
+    pub fn bulk_jobs(&self, model: &str) -> String {
+        format!("{}.jobs.{model}.bulk", self.prefix)
+    }
+
+    /// Where what a durable request says is stored; `id` may be `*`.
+    pub fn log(&self, id: &str) -> String {
+        format!("{}.log.{id}", self.prefix)
+    }
+
+    /// Where the server publishes again what is stored: a destination of JetStream's.
+    pub fn tokens_of_log(&self) -> String {
+        format!("{}.tokens.{{{{wildcard(1)}}}}", self.prefix)
+    }
+
+    /// Where a durable request goes that cannot be finished.
+    pub fn dead(&self, model: &str) -> String {
+        format!("{}.dead.{model}", self.prefix)
+    }
+
     /// Where a node tells its health.
     pub fn health(&self, node_id: &str) -> String {
         format!("{}.node.{node_id}.health", self.prefix)

@@ -1,0 +1,277 @@
+//! How the hub does what policy says: claims, starts, stores, ends.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
+use sha2::{Digest as _, Sha256};
+
+use super::examine::Examined;
+use super::held::HeldRequest;
+use super::hub::{Hub, Shared, Word};
+use super::job::{PulledJob, ReadJob};
+use super::reader;
+use super::sink::{LogSink, Sayings};
+use super::store::{self, encoded};
+use crate::bus::wire::{Encoding, LAYOUT};
+use crate::clock::Timestamp;
+use crate::door::{Admit, not_admitted};
+use crate::error::Error;
+use crate::ids::RequestId;
+use crate::log::{Claim, Decision, History, Holding, LogCommand, decide};
+use crate::reader::RenamingSink;
+use crate::request::{Caller, DefaultLength, Request, SoFar};
+use crate::telemetry::LoggedSink;
+
+/// The header that says why a request is a dead letter.
+const REASON: &str = "Inferno-Reason";
+
+impl Hub {
+    /// Decides what becomes of a job, and does it.
+    pub(super) async fn examined(&mut self, examined: Examined) {
+        let held = examined.id().and_then(|id| self.numbers.get(id));
+        if let Some(held) = held.and_then(|number| self.held.get_mut(number)) {
+            if held.job.queued == examined.job.queued {
+                // The server thought that the node had gone, and now has another place for its answers.
+                held.job.reply = examined.job.reply;
+                return;
+            }
+            if examined.history.as_ref().is_some_and(|history| history.first_claim().is_none()) {
+                return examined.job.give_back(&self.shared.client, 1_000).await;
+            }
+        }
+        let Examined { job, read, history } = examined;
+        let (id, encoding) = match &read {
+            Ok(read) => (Some(read.id.clone()), read.encoding),
+            Err(unreadable) => (unreadable.id.clone(), unreadable.encoding),
+        };
+        let Some(history) = history else {
+            return self.bury(job, (id, encoding), "its log is broken", None);
+        };
+        let read = match read {
+            Ok(read) => read,
+            Err(unreadable) => {
+                let error = unreadable.error;
+                self.metrics.refused(error.kind);
+                let is_first = id.is_some() && history.last() == 0;
+                if is_first {
+                    return self.end(job, (id, encoding), &history, Some(error));
+                }
+                return self.bury(job, (id, encoding), &error.to_string(), None);
+            }
+        };
+        match decide(&job.queued, &history) {
+            Decision::Ended | Decision::Repeated => job.acknowledge(&self.shared.client).await,
+            Decision::Other => {
+                self.bury(job, (id, encoding), "another request has this request_id", None);
+            }
+            Decision::Poison => {
+                let text = format!("given up after {} attempts", history.tries());
+                let error = Error::internal(text.clone());
+                self.bury(job, (id, encoding), &text, Some((history, error)));
+            }
+            Decision::Claim => self.claim(job, read, &history).await,
+        }
+    }
+
+    async fn claim(&mut self, job: PulledJob, read: ReadJob, history: &History) {
+        self.last_number += 1;
+        let (number, now) = (self.last_number, Instant::now());
+        self.metrics.durable_claims.increment(1);
+        let claim = Claim {
+            node_id: self.node_id.clone(),
+            life: self.life.clone(),
+            job: job.queued.sequence,
+            body: job.queued.body.clone(),
+            exactness: format!("{} {}", env!("CARGO_PKG_VERSION"), job.model),
+        };
+        // What headers take is far below this.
+        let most = self.shared.client.server_info().max_payload.saturating_sub(1_024);
+        let (holding, commands) = Holding::claim(read.id.clone(), claim, history, most);
+        let held = HeldRequest {
+            holding,
+            id: read.id.clone(),
+            encoding: read.encoding,
+            job,
+            read: Some(read),
+            received_at: Timestamp::now(),
+            sayings: Arc::new(Sayings::default()),
+            handle: None,
+            is_stopped: false,
+            asked: None,
+            progress_at: now,
+            ticked_at: now,
+            delay_ms: 0,
+        };
+        self.numbers.insert(held.id.clone(), number);
+        self.held.insert(number, held);
+        self.carry_out(number, commands).await;
+    }
+
+    /// Does what a holding wants, and what it wants because of that.
+    pub(super) async fn carry_out(&mut self, number: u64, commands: Vec<LogCommand>) {
+        let mut commands: VecDeque<LogCommand> = commands.into();
+        while let Some(command) = commands.pop_front() {
+            let Some(held) = self.held.get_mut(&number) else { return };
+            match command {
+                LogCommand::Store { after, record } => {
+                    self.last_asked += 1;
+                    held.asked = Some((self.last_asked, Instant::now()));
+                    let subject = self.shared.subjects.log(held.id.as_str());
+                    let reply = format!("{}.{number}-{}", self.inbox, self.last_asked).into();
+                    let how = (held.encoding, after);
+                    store::publish(&self.shared.client, (subject, reply), how, &record).await;
+                }
+                LogCommand::ReadLast => {
+                    let subject = self.shared.subjects.log(held.id.as_str());
+                    tokio::spawn(read_last(Arc::clone(&self.shared), number, subject));
+                }
+                LogCommand::Start(so_far) => commands.extend(self.start(number, so_far)),
+                LogCommand::Hold(pause) => {
+                    if let Some(handle) = &held.handle {
+                        handle.set_held(pause);
+                    }
+                }
+                LogCommand::Stop => held.stop(),
+                LogCommand::Ack => held.job.acknowledge(&self.shared.client).await,
+                LogCommand::GiveBack => {
+                    self.metrics.durable_handed_back.increment(1);
+                    held.job.give_back(&self.shared.client, held.delay_ms).await;
+                }
+                LogCommand::Forget => self.forget(number),
+            }
+        }
+    }
+
+    fn forget(&mut self, number: u64) {
+        let Some(held) = self.held.remove(&number) else { return };
+        self.numbers.remove(&held.id);
+        if held.is_stopped && held.holding.is_over() {
+            self.metrics.durable_fenced.increment(1);
+        }
+    }
+
+    /// Hands a request to admission.
+    fn start(&mut self, number: u64, so_far: SoFar) -> Vec<LogCommand> {
+        let Some(held) = self.held.get_mut(&number) else { return Vec::new() };
+        let Some(ReadJob { id, decoded, .. }) = held.read.take() else { return Vec::new() };
+        let mut params = decoded.options.params;
+        // So that whoever goes on draws what this node would have drawn.
+        params.seed = params.seed.or_else(|| Some(seed_of(&id)));
+        let sink =
+            LogSink { number, sayings: Arc::clone(&held.sayings), words: self.words.clone() };
+        let sink = LoggedSink {
+            sink,
+            log: self.metrics.requests.clone(),
+            door: "jobs",
+            id: id.clone(),
+            model: held.job.model.as_str().into(),
+            received_at: held.received_at,
+        };
+        let request = Request {
+            id,
+            caller: Caller::default(),
+            model: held.job.model.as_str().into(),
+            prompt: decoded.prompt,
+            so_far,
+            params,
+            stream: true,
+            priority: decoded.options.priority,
+            default_length: DefaultLength::Context,
+            received_at: held.received_at,
+            sink: Box::new(RenamingSink { layout: LAYOUT, sink }),
+        };
+        match self.admit.try_send(Admit(request)) {
+            Ok(()) => Vec::new(),
+            Err(refusal) => held.holding.refused(&not_admitted(&refusal)),
+        }
+    }
+
+    /// Ends a request that was never run.
+    fn end(
+        &self,
+        job: PulledJob,
+        (id, encoding): (Option<RequestId>, Encoding),
+        history: &History,
+        error: Option<Error>,
+    ) {
+        let Some(id) = id else { return };
+        let record = history.closing(&id, error);
+        let (shared, after) = (Arc::clone(&self.shared), history.last());
+        tokio::spawn(async move {
+            let subject = shared.subjects.log(id.as_str());
+            let body = encoded(encoding, &record);
+            if close(&shared, subject, (encoding, after), body).await {
+                job.acknowledge(&shared.client).await;
+            }
+        });
+    }
+
+    /// Puts a job to the dead letters, then ends its request if it has not ended, then takes it out of the queue.
+    fn bury(
+        &self,
+        job: PulledJob,
+        (id, encoding): (Option<RequestId>, Encoding),
+        reason: &str,
+        end: Option<(History, Error)>,
+    ) {
+        self.metrics.durable_dead.increment(1);
+        tracing::warn!(
+            request_id = id.as_ref().map(tracing::field::display),
+            reason,
+            "dead letter"
+        );
+        let (shared, reason) = (Arc::clone(&self.shared), reason.replace(['\r', '\n'], " "));
+        tokio::spawn(async move {
+            let mut headers = job.message.headers.clone().unwrap_or_else(HeaderMap::new);
+            headers.insert(REASON, reason);
+            headers.insert(NATS_MESSAGE_ID, format!("job-{}", job.queued.sequence));
+            let subject = shared.subjects.dead(&job.model);
+            let payload = job.message.payload.clone();
+            let sent = shared.jetstream.publish_with_headers(subject, headers, payload).await;
+            // What is not confirmed is tried again with the job's next delivery.
+            let Ok(acknowledged) = sent else { return };
+            if acknowledged.await.is_err() {
+                return;
+            }
+            if let Some((id, (history, error))) = id.zip(end) {
+                let record = history.closing(&id, Some(error));
+                let (subject, after) = (shared.subjects.log(id.as_str()), history.last());
+                let body = encoded(encoding, &record);
+                if !close(&shared, subject, (encoding, after), body).await {
+                    return;
+                }
+            }
+            job.acknowledge(&shared.client).await;
+        });
+    }
+}
+
+/// Stores a request's end; false where it is not, because something else was stored meanwhile or JetStream does not answer.
+async fn close(
+    shared: &Shared,
+    subject: String,
+    (encoding, after): (Encoding, u64),
+    body: bytes::Bytes,
+) -> bool {
+    let mut headers = encoding.headers().unwrap_or_else(HeaderMap::new);
+    headers.insert(store::EXPECTED, after.to_string());
+    match shared.jetstream.publish_with_headers(subject, headers, body).await {
+        Ok(acknowledged) => acknowledged.await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+async fn read_last(shared: Arc<Shared>, number: u64, subject: String) {
+    match reader::last(&shared.jetstream, &subject).await {
+        Ok(last) => shared.say(Word::LastRead(number, last)),
+        Err(fault) => tracing::debug!(subject, %fault, "a log is not read; it is asked again"),
+    }
+}
+
+fn seed_of(id: &RequestId) -> u64 {
+    let digest = Sha256::digest(id.as_str());
+    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+}

@@ -1,0 +1,136 @@
+//! A message of the queue: what it asks for, and how it is answered.
+
+use async_nats::{Client, Message, Subject};
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use crate::bus::wire::{Decoded, Encoding, Undecodable, decode};
+use crate::error::{Error, Result};
+use crate::ids::RequestId;
+use crate::log::QueuedJob;
+
+/// A job as it came.
+#[derive(Debug, Clone)]
+pub(super) struct PulledJob {
+    /// Its alias.
+    pub model: String,
+    /// For the dead letter.
+    pub message: Message,
+    /// Where its answers go: another with each delivery.
+    pub reply: Subject,
+    /// For [`crate::log::decide`].
+    pub queued: QueuedJob,
+}
+
+/// What a job asks for.
+#[derive(Debug)]
+pub(super) struct ReadJob {
+    pub id: RequestId,
+    pub encoding: Encoding,
+    pub decoded: Decoded,
+}
+
+/// A job that cannot be run.
+#[derive(Debug)]
+pub(super) struct UnreadableJob {
+    /// Where its end can be told.
+    pub id: Option<RequestId>,
+    pub encoding: Encoding,
+    pub error: Error,
+}
+
+impl PulledJob {
+    /// None for a message that is none of a queue.
+    pub fn of(message: Message, model: &str) -> Option<Self> {
+        let reply = message.reply.clone()?;
+        let sequence = sequence_in(&reply)?;
+        let mut digest = Sha256::new();
+        digest.update(&message.payload);
+        let body = digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let queued = QueuedJob { sequence, body };
+        Some(Self { model: model.to_owned(), message, reply, queued })
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`UnreadableJob`], with the id where the body shows one.
+    pub fn read(&self, max_bytes: usize) -> std::result::Result<ReadJob, UnreadableJob> {
+        let encoding = Encoding::of(self.message.headers.as_ref());
+        let unreadable =
+            |id, error| UnreadableJob { id, encoding: encoding.clone().unwrap_or_default(), error };
+        let body = &self.message.payload;
+        if body.len() > max_bytes {
+            let error = crate::door::body_too_large(max_bytes, Some(body.len()));
+            return Err(unreadable(None, error));
+        }
+        let known = match &encoding {
+            Ok(encoding) => *encoding,
+            Err(error) => return Err(unreadable(None, error.clone())),
+        };
+        let decoded =
+            decode(known, body).map_err(|Undecodable { id, error }| unreadable(id, error))?;
+        let Some(id) = decoded.options.request_id.clone() else {
+            let text = "expected an id: a durable request is known by it";
+            return Err(unreadable(None, Error::invalid("request_id", text)));
+        };
+        match check(&decoded) {
+            Ok(()) => Ok(ReadJob { id, encoding: known, decoded }),
+            Err(error) => Err(unreadable(Some(id), error)),
+        }
+    }
+
+    /// The job is done.
+    pub async fn acknowledge(&self, client: &Client) {
+        self.answer(client, Bytes::from_static(b"+ACK")).await;
+    }
+
+    /// The job is being worked at.
+    pub async fn in_progress(&self, client: &Client) {
+        self.answer(client, Bytes::from_static(b"+WPI")).await;
+    }
+
+    /// The job is for another node, after so many milliseconds.
+    pub async fn give_back(&self, client: &Client, delay_ms: u64) {
+        let body = match delay_ms {
+            0 => "-NAK".to_owned(),
+            ms => format!("-NAK {{\"delay\": {}}}", ms * 1_000_000),
+        };
+        self.answer(client, body.into()).await;
+    }
+
+    async fn answer(&self, client: &Client, body: Bytes) {
+        // A connection that takes nothing takes it when it is back, or the job is given out again.
+        let _ = client.publish(self.reply.clone(), body).await;
+    }
+}
+
+/// What a durable request cannot be.
+fn check(decoded: &Decoded) -> Result<()> {
+    if !decoded.options.stream {
+        let text = "false is not supported for a durable request: what is stored is a stream";
+        return Err(Error::unsupported("params.stream", text));
+    }
+    Ok(())
+}
+
+/// The place in the queue, from `$JS.ACK.<stream>.<consumer>.<delivered>.<place>.…`, or the same with a domain and an account before
+/// the stream.
+fn sequence_in(reply: &str) -> Option<u64> {
+    let tokens: Vec<&str> = reply.split('.').collect();
+    let place = if tokens.len() >= 11 { 7 } else { 5 };
+    (tokens.len() >= 9).then(|| tokens.get(place)?.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_in_the_queue_is_read_from_where_the_answer_goes() {
+        assert_eq!(sequence_in("$JS.ACK.inferno_jobs.demo.1.42.7.1700000000.0"), Some(42));
+        let with_domain = "$JS.ACK.hub.acc.inferno_jobs.demo.1.43.7.1700000000.0.random";
+        assert_eq!(sequence_in(with_domain), Some(43));
+        assert_eq!(sequence_in("_INBOX.a.b"), None);
+    }
+}

@@ -1,0 +1,102 @@
+//! Takes a model's jobs out of the queue while the node has room: one task for each model.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::PullConsumer;
+use futures_util::StreamExt;
+use tokio::sync::oneshot;
+
+use super::examine::examine;
+use super::hub::Shared;
+use super::job::PulledJob;
+use super::streams::{self, JobClass};
+use crate::lifeline::Lifeline;
+
+/// Jobs of one pull, at most.
+const MAX_PULL: usize = 64;
+/// How long a pull waits for a job; then those are looked at that are pulled when nothing else waits.
+const WAIT: Duration = Duration::from_secs(1);
+/// How often a full node looks whether it has room.
+const NO_ROOM: Duration = Duration::from_millis(10);
+/// How long a queue that cannot be had is left alone.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Pulls until `leaving` is dropped.
+pub(super) async fn pull(
+    shared: Arc<Shared>,
+    model: String,
+    leaving: oneshot::Receiver<()>,
+    alive: Lifeline,
+) {
+    tokio::select! {
+        _ = leaving => {}
+        () = pull_for_ever(&shared, &model, &alive) => {}
+    }
+    alive.dismiss();
+}
+
+async fn pull_for_ever(shared: &Arc<Shared>, model: &str, alive: &Lifeline) {
+    loop {
+        let queues = open(shared, model).await;
+        match queues {
+            Ok((usual, bulk)) => {
+                shared.set_log(Ok(()));
+                while take(shared, model, (&usual, &bulk), alive).await.is_ok() {}
+            }
+            Err(fault) => shared.set_log(Err(fault.to_string())),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn open(
+    shared: &Arc<Shared>,
+    model: &str,
+) -> Result<(PullConsumer, PullConsumer), streams::StreamFault> {
+    let Shared { jetstream, subjects, config, .. } = &**shared;
+    streams::ensure(jetstream, subjects, config).await?;
+    let usual = streams::queue(jetstream, subjects, config, (model, JobClass::Usual)).await?;
+    let bulk = streams::queue(jetstream, subjects, config, (model, JobClass::Bulk)).await?;
+    Ok((usual, bulk))
+}
+
+/// One round: what there is, else what waits for that.
+async fn take(
+    shared: &Arc<Shared>,
+    model: &str,
+    (usual, bulk): (&PullConsumer, &PullConsumer),
+    alive: &Lifeline,
+) -> Result<(), ()> {
+    alive.look();
+    let room = shared.room().min(MAX_PULL);
+    if room == 0 {
+        tokio::time::sleep(NO_ROOM).await;
+        return Ok(());
+    }
+    let batch = usual.batch().max_messages(room).expires(WAIT).messages().await;
+    if drain(shared, model, batch).await? > 0 || shared.room() == 0 {
+        return Ok(());
+    }
+    let batch = bulk.fetch().max_messages(shared.room().clamp(1, MAX_PULL)).messages().await;
+    drain(shared, model, batch).await.map(drop)
+}
+
+/// Hands on what a pull brings; how many that were.
+async fn drain<E>(
+    shared: &Arc<Shared>,
+    model: &str,
+    batch: Result<async_nats::jetstream::consumer::pull::Batch, E>,
+) -> Result<usize, ()> {
+    let mut batch = batch.map_err(drop)?;
+    let mut count = 0;
+    while let Some(message) = batch.next().await {
+        let (message, _) = message.map_err(drop)?.split();
+        if let Some(job) = PulledJob::of(message, model) {
+            count += 1;
+            shared.examines();
+            tokio::spawn(examine(Arc::clone(shared), job));
+        }
+    }
+    Ok(count)
+}

@@ -1,0 +1,73 @@
+//! Writes records behind their fence, and reads what the server says of them.
+
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subject};
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+
+use crate::bus::wire::{Encoding, encode_event};
+use crate::log::{Record, StoreAnswer};
+
+/// The header that names the record's predecessor.
+pub(super) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+
+/// `wrong last sequence`.
+const WRONG_LAST_SEQUENCE: u32 = 10_071;
+/// `maximum bytes exceeded`, `insufficient resources`, `maximum messages exceeded`.
+const NO_ROOM: [u32; 3] = [10_077, 10_023, 10_076];
+
+/// The body of a record.
+pub(super) fn encoded(encoding: Encoding, record: &Record) -> Bytes {
+    if record.claim.is_some() || record.handed_back {
+        return encoding.write(record);
+    }
+    let mut out = BytesMut::new();
+    encode_event(encoding, &record.event, &mut out);
+    out.freeze()
+}
+
+/// Publishes a record to be stored behind `after`; the answer goes to `reply`.
+pub(super) async fn publish(
+    client: &Client,
+    (subject, reply): (String, Subject),
+    (encoding, after): (Encoding, u64),
+    record: &Record,
+) {
+    let mut headers = encoding.headers().unwrap_or_else(HeaderMap::new);
+    headers.insert(EXPECTED, after.to_string());
+    let body = encoded(encoding, record);
+    // A connection that takes nothing is silent.
+    let _ = client.publish_with_reply_and_headers(subject, reply, headers, body).await;
+}
+
+#[derive(Deserialize)]
+struct Acknowledgement {
+    seq: Option<u64>,
+    error: Option<ServerError>,
+}
+
+#[derive(Deserialize)]
+struct ServerError {
+    #[serde(default)]
+    err_code: u32,
+}
+
+/// What the server says of a record.
+pub(super) fn answer_of(message: &Message) -> StoreAnswer {
+    if message.status == Some(StatusCode::NO_RESPONDERS) {
+        return StoreAnswer::Silent;
+    }
+    match serde_json::from_slice(&message.payload) {
+        Ok(Acknowledgement { seq: Some(sequence), error: None }) if sequence > 0 => {
+            StoreAnswer::Stored(sequence)
+        }
+        Ok(Acknowledgement { error: Some(error), .. }) => match error.err_code {
+            WRONG_LAST_SEQUENCE => StoreAnswer::Stale,
+            code if NO_ROOM.contains(&code) => StoreAnswer::Full,
+            code => {
+                tracing::debug!(code, "the log refuses a record");
+                StoreAnswer::Silent
+            }
+        },
+        _ => StoreAnswer::Silent,
+    }
+}

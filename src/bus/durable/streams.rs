@@ -1,0 +1,159 @@
+//! The streams of JetStream that durable requests need: made by the first node that needs them; one that is there and differs is
+//! named, not altered.
+
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::stream::{
+    self, DiscardPolicy, Republish, RetentionPolicy, StorageType, Stream,
+};
+
+use crate::bus::wire::Subjects;
+use crate::log::Config;
+
+/// Requests that no node has finished yet.
+pub(super) const JOBS: &str = "inferno_jobs";
+/// What they have said.
+pub(super) const LOG: &str = "inferno_log";
+/// Those that were tried too often, or cannot be read.
+pub(super) const DEAD: &str = "inferno_dead";
+
+/// How long the server takes a request that is published again for the same.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// How long a dead letter is kept.
+const DEAD_AGE: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Jobs that are with nodes at once, of one model: more than any cluster runs.
+const MAX_ACK_PENDING: i64 = 100_000;
+
+/// Why durable requests cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StreamFault {
+    /// The server has no JetStream, or it does not answer.
+    #[error("JetStream: {0}")]
+    Unavailable(String),
+    /// A stream differs.
+    #[error("the stream {name} is there with other {what}: expected {expected}, got {got}")]
+    Differs { name: &'static str, what: &'static str, expected: String, got: String },
+}
+
+/// Of which queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum JobClass {
+    Usual,
+    /// Pulled when nothing else waits.
+    Bulk,
+}
+
+/// Makes the streams where they are not there.
+pub(super) async fn ensure(
+    jetstream: &Context,
+    subjects: &Subjects,
+    config: &Config,
+) -> Result<(), StreamFault> {
+    for wanted in wanted(subjects, config) {
+        let name = wanted.0;
+        let made = jetstream.get_or_create_stream(wanted.1.clone()).await;
+        let made = made.map_err(|error| StreamFault::Unavailable(error.to_string()))?;
+        compare(name, &wanted.1, &made)?;
+    }
+    Ok(())
+}
+
+fn wanted(subjects: &Subjects, config: &Config) -> [(&'static str, stream::Config); 3] {
+    let base = |name: &str, subjects: Vec<String>| stream::Config {
+        name: name.to_owned(),
+        subjects,
+        max_bytes: i64::try_from(config.max_bytes.0).unwrap_or(i64::MAX),
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_consumers: -1,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: config.replicas as usize,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_direct: true,
+        ..stream::Config::default()
+    };
+    let max_age = Duration::from_secs(config.max_age_s);
+    let jobs = stream::Config {
+        retention: RetentionPolicy::WorkQueue,
+        ..base(JOBS, vec![subjects.jobs("*"), subjects.bulk_jobs("*")])
+    };
+    let log = stream::Config {
+        max_age,
+        duplicate_window: DUPLICATE_WINDOW.min(max_age),
+        republish: Some(Republish {
+            source: subjects.log("*"),
+            destination: subjects.tokens_of_log(),
+            headers_only: false,
+        }),
+        ..base(LOG, vec![subjects.log("*")])
+    };
+    let dead = stream::Config {
+        max_age: DEAD_AGE,
+        discard: DiscardPolicy::Old,
+        ..base(DEAD, vec![subjects.dead("*")])
+    };
+    [(JOBS, jobs), (LOG, log), (DEAD, dead)]
+}
+
+fn compare(name: &'static str, wanted: &stream::Config, made: &Stream) -> Result<(), StreamFault> {
+    let got = &made.cached_info().config;
+    let republishes = |config: &stream::Config| {
+        config.republish.as_ref().map(|to| (to.source.clone(), to.destination.clone()))
+    };
+    let differs = |what, expected: String, got: String| {
+        (expected != got).then_some(StreamFault::Differs { name, what, expected, got })
+    };
+    let fault = differs("subjects", wanted.subjects.join(" "), got.subjects.join(" "))
+        .or_else(|| {
+            differs("retention", format!("{:?}", wanted.retention), format!("{:?}", got.retention))
+        })
+        .or_else(|| {
+            let (expected, got) = (republishes(wanted), republishes(got));
+            differs("republished subjects", format!("{expected:?}"), format!("{got:?}"))
+        })
+        .or_else(|| differs("age", format!("{:?}", wanted.max_age), format!("{:?}", got.max_age)))
+        .or_else(|| differs("size", wanted.max_bytes.to_string(), got.max_bytes.to_string()))
+        .or_else(|| {
+            let copies = |config: &stream::Config| config.num_replicas.to_string();
+            differs("replicas", copies(wanted), copies(got))
+        });
+    fault.map_or(Ok(()), Err)
+}
+
+/// The name under which all nodes pull a model's jobs. An alias has no underscore.
+fn consumer_name(model: &str, class: JobClass) -> String {
+    match class {
+        JobClass::Usual => model.to_owned(),
+        JobClass::Bulk => format!("{model}_bulk"),
+    }
+}
+
+/// What all nodes pull a model's jobs from.
+pub(super) async fn queue(
+    jetstream: &Context,
+    subjects: &Subjects,
+    config: &Config,
+    (model, class): (&str, JobClass),
+) -> Result<PullConsumer, StreamFault> {
+    let unavailable = |error: &dyn std::fmt::Display| StreamFault::Unavailable(error.to_string());
+    let stream = jetstream.get_stream_no_info(JOBS).await.map_err(|error| unavailable(&error))?;
+    let name = consumer_name(model, class);
+    let wanted = consumer::pull::Config {
+        durable_name: Some(name.clone()),
+        filter_subject: match class {
+            JobClass::Usual => subjects.jobs(model),
+            JobClass::Bulk => subjects.bulk_jobs(model),
+        },
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_millis(config.ack_wait_ms),
+        // Attempts are counted in the log: the server would leave the job where it is.
+        max_deliver: -1,
+        max_ack_pending: MAX_ACK_PENDING,
+        ..consumer::pull::Config::default()
+    };
+    stream.get_or_create_consumer(&name, wanted).await.map_err(|error| unavailable(&error))
+}

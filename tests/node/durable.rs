@@ -1,0 +1,166 @@
+//! Durable requests: what was accepted is finished whatever node dies, and a subscriber sees every token once and in order.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use inferno_node::request::{Event, FinishReason};
+use serde_json::{Value, json};
+
+use super::harness::{CPU, NodeProcess, client, collect, external, request};
+use super::nats::NatsServer;
+
+const JETSTREAM: &str = "jetstream { store_dir: ";
+
+/// A server with JetStream; its store goes with the directory.
+fn server() -> (NatsServer, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let nats = NatsServer::with(&format!("{JETSTREAM}{:?} }}\n", dir.path()));
+    (nats, dir)
+}
+
+/// What a subscriber has of a durable request.
+struct Heard {
+    tokens: Vec<u32>,
+    text: String,
+    attempts: Vec<u32>,
+    last: Event,
+}
+
+/// Publishes a durable request and hears all of it; `meanwhile` is told how many tokens have come.
+async fn run(
+    nats: &async_nats::Client,
+    id: &str,
+    body: Value,
+    mut meanwhile: impl AsyncFnMut(usize),
+) -> Heard {
+    let mut events = nats.subscribe(format!("inferno.v1.tokens.{id}")).await.expect("subscribes");
+    publish(nats, id, body).await;
+    let (mut tokens, mut text, mut attempts) = (Vec::new(), String::new(), Vec::new());
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(60), events.next()).await;
+        let message = next.expect("an event in time").expect("connected");
+        let event: Event = serde_json::from_slice(&message.payload).expect("an event");
+        assert_eq!(event.seq as usize, tokens.len(), "no gap and no repetition");
+        if attempts.last() != Some(&event.attempt) {
+            attempts.push(event.attempt);
+        }
+        tokens.extend(&event.token_ids);
+        text.push_str(&event.text);
+        if event.is_last() {
+            return Heard { tokens, text, attempts, last: event };
+        }
+        meanwhile(tokens.len()).await;
+    }
+}
+
+/// The acknowledgement is the promise.
+async fn publish(nats: &async_nats::Client, id: &str, mut body: Value) {
+    body["request_id"] = id.into();
+    let stream = jetstream::new(nats.clone());
+    let sent = stream.publish("inferno.v1.jobs.demo", Bytes::from(body.to_string())).await;
+    sent.expect("sent").await.expect("stored");
+}
+
+/// Waits until the queue is empty.
+async fn wait_for_empty_queue(nats: &async_nats::Client) {
+    let stream = jetstream::new(nats.clone());
+    for _ in 0..500 {
+        let mut jobs = stream.get_stream("inferno_jobs").await.expect("is there");
+        if jobs.info().await.expect("is there").state.messages == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("jobs are left in the queue");
+}
+
+/// Waits until durable requests are taken.
+async fn wait_for_streams(nats: &async_nats::Client) {
+    let stream = jetstream::new(nats.clone());
+    for _ in 0..500 {
+        if stream.get_stream("inferno_log").await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("no streams");
+}
+
+#[tokio::test]
+async fn a_durable_request_says_what_a_plain_one_says_and_all_of_it_is_stored() {
+    let (nats, _store) = server();
+    let _node = NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), "one")));
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let mut plain =
+        client(&nats.url()).await.generate("demo", request(40, 7)).await.expect("accepted");
+    let (tokens, text, _) = collect(&mut plain).await.expect("streams");
+    let heard = run(&bus, "mine", request(40, 7), async |_| ()).await;
+    assert_eq!((&heard.tokens, &heard.text), (&tokens, &text));
+    assert_eq!(heard.last.finish_reason, Some(FinishReason::Length));
+    assert_eq!(heard.last.usage.map(|usage| usage.completion_tokens), Some(40));
+    assert_eq!(heard.attempts, [1]);
+    wait_for_empty_queue(&bus).await;
+    let log = jetstream::new(bus).get_stream("inferno_log").await.expect("is there");
+    let last = log.direct_get_last_for_subject("inferno.v1.log.mine").await.expect("is there");
+    let last: Event = serde_json::from_slice(&last.payload).expect("an event");
+    assert_eq!(last, Event { at: last.at, ..heard.last });
+}
+
+#[tokio::test]
+async fn a_stream_outlives_its_node_and_its_subscriber_sees_every_token_once() {
+    let (nats, _store) = server();
+    let quick = "[log]\nack_wait_ms = 1000\n";
+    let start =
+        |id: &str| NodeProcess::start(&format!("{CPU}{quick}{}", external(&nats.url(), id)));
+    let mut nodes = vec![start("one"), start("two")];
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let wanted = json!({
+        "prompt": "Once upon a time",
+        // No seed: it is the id's, on every node.
+        "params": {"max_tokens": 60, "ignore_eos": true, "stop": ["never said"]},
+    });
+    let whole = run(&bus, "whole", wanted.clone(), async |_| ()).await;
+    let other = json!({"prompt": "Once upon a time", "params": {"max_tokens": 60, "seed": 3, "ignore_eos": true, "presence_penalty": 0.5}});
+    let undisturbed = run(&bus, "undisturbed", other.clone(), async |_| ()).await;
+    let mut is_killed = false;
+    let heard = run(&bus, "killed", other, async |count| {
+        if count >= 10 && !is_killed {
+            is_killed = true;
+            kill_owner(&bus, &mut nodes, "killed").await;
+        }
+    })
+    .await;
+    assert!(is_killed && nodes.len() == 1);
+    assert_eq!((heard.tokens, heard.text), (undisturbed.tokens, undisturbed.text));
+    assert_eq!(heard.attempts, [1, 2]);
+    let receipt = heard.last.receipt.expect("in the last event");
+    assert_eq!((receipt.node_id, receipt.attempt), (nodes[0].id(), 2));
+    assert_eq!(whole.tokens.len(), 60);
+    wait_for_empty_queue(&bus).await;
+}
+
+/// Kills who claimed the request last, with -9.
+async fn kill_owner(bus: &async_nats::Client, nodes: &mut Vec<NodeProcess>, id: &str) {
+    let probe = bus.request(format!("inferno.v1.cancel.{id}"), Bytes::new());
+    drop(probe);
+    let log = jetstream::new(bus.clone()).get_stream("inferno_log").await.expect("is there");
+    let subject = format!("inferno.v1.log.{id}");
+    let mut sequence = 1;
+    let mut owner = None;
+    while let Ok(record) = log.direct_get_next_for_subject(subject.clone(), Some(sequence)).await {
+        let body: Value = serde_json::from_slice(&record.payload).expect("JSON");
+        if let Some(node) = body["claim"]["node_id"].as_str() {
+            owner = Some(node.to_owned());
+        }
+        sequence = record.sequence + 1;
+    }
+    let owner = owner.expect("somebody has it");
+    let at = nodes.iter().position(|node| node.id() == owner).expect("is one of them");
+    let mut node = nodes.remove(at);
+    node.signal("-KILL");
+    node.wait();
+}
