@@ -145,8 +145,6 @@ async fn a_stream_outlives_its_node_and_its_subscriber_sees_every_token_once() {
 
 /// Kills who claimed the request last, with -9.
 async fn kill_owner(bus: &async_nats::Client, nodes: &mut Vec<NodeProcess>, id: &str) {
-    let probe = bus.request(format!("inferno.v1.cancel.{id}"), Bytes::new());
-    drop(probe);
     let log = jetstream::new(bus.clone()).get_stream("inferno_log").await.expect("is there");
     let subject = format!("inferno.v1.log.{id}");
     let mut sequence = 1;

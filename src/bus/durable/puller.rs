@@ -91,7 +91,7 @@ async fn drain<E>(
     let mut batch = batch.map_err(drop)?;
     let mut count = 0;
     while let Some(message) = batch.next().await {
-        let (message, _) = message.map_err(drop)?.split();
+        let message = message.map_err(drop)?.message;
         if let Some(job) = PulledJob::of(message, model) {
             count += 1;
             shared.examines();
