@@ -21,7 +21,7 @@ pub use log::{HeldLog, init_tracing, init_tracing_of_start, log_filter};
 pub use names::{METRICS, MetricKind};
 use names::{STEP_COST, STEP_GAP};
 pub use requests::{LoggedSink, RefusedRequest, RequestLog};
-pub use window::{BatchWindow, LatencyWindow};
+pub use window::{BatchWindow, EndedRequests, LatencyWindow, RequestWindow};
 
 /// The node's metrics; cheap to clone through an `Arc`.
 pub struct Metrics {
@@ -68,6 +68,8 @@ pub struct Metrics {
     pub recent_first_tokens: LatencyWindow,
     /// How full steps were over the last minute, for health.
     pub recent_batches: BatchWindow,
+    /// How requests of the last minute ended, for load balancers.
+    pub recent_requests: RequestWindow,
     /// A line for each request.
     pub requests: Arc<RequestLog>,
 }
@@ -102,6 +104,7 @@ impl Metrics {
             health_status: metrics::gauge!("inferno_health_status", node()),
             recent_first_tokens: LatencyWindow::default(),
             recent_batches: BatchWindow::default(),
+            recent_requests: RequestWindow::default(),
             requests: Arc::default(),
         }
     }
@@ -153,6 +156,19 @@ impl Metrics {
             utilisation: metrics::gauge!("inferno_gpu_utilisation_percent", labels()),
             temperature: metrics::gauge!("inferno_gpu_temperature_celsius", labels()),
             ecc_uncorrected: LateGauge::new("inferno_gpu_ecc_uncorrected", labels()),
+        }
+    }
+
+    /// The handles of one of Inferno's load balancers.
+    pub fn load_balancer(&self, address: &str) -> LoadBalancerMetrics {
+        let labels = || {
+            let address = Label::new("load_balancer", address.to_owned());
+            vec![Label::new("node", self.node.clone()), address]
+        };
+        LoadBalancerMetrics {
+            registered: metrics::gauge!("inferno_load_balancer_registered", labels()),
+            registrations: metrics::counter!("inferno_load_balancer_registrations_total", labels()),
+            failures: metrics::counter!("inferno_load_balancer_failures_total", labels()),
         }
     }
 
@@ -228,6 +244,16 @@ pub struct GpuMetrics {
     pub ecc_uncorrected: LateGauge,
 }
 
+/// What comes of registering with one of Inferno's load balancers.
+pub struct LoadBalancerMetrics {
+    /// `inferno_load_balancer_registered`
+    pub registered: Gauge,
+    /// `inferno_load_balancer_registrations_total`
+    pub registrations: Counter,
+    /// `inferno_load_balancer_failures_total`
+    pub failures: Counter,
+}
+
 /// Histogram buckets in seconds: from a step of a small model to a long request.
 const BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -283,6 +309,7 @@ mod tests {
         gpu.ecc_uncorrected.set(0.0);
         gpu.info.set("A card", Some(1), "00000000:1B:00.0");
         metrics.model("cpu:0", "demo").step_cost.set("step_us", 4.0);
+        let _ = metrics.load_balancer("10.0.0.1:6100");
         let device = metrics.device("cpu:0");
         device.step_time.record(0.1);
         device.step_gap.record(3e-6);

@@ -109,6 +109,24 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
             &[],
             "messages that cannot be published: to a subject that is none, or above NATS's `max_payload`",
         ),
+        (
+            "inferno_load_balancer_registered",
+            Gauge,
+            &["load_balancer"],
+            "1 while this load balancer of Inferno has the node, by its last answer",
+        ),
+        (
+            "inferno_load_balancer_registrations_total",
+            Counter,
+            &["load_balancer"],
+            "times it took the node up: at first, and whenever it had forgotten it",
+        ),
+        (
+            "inferno_load_balancer_failures_total",
+            Counter,
+            &["load_balancer"],
+            "registrations without an answer, or with one that is no success",
+        ),
         ("inferno_health_status", Gauge, &[], "0 healthy, 1 degraded, 2 critical"),
         ("inferno_health_check_status", Gauge, &["check"], "the same for each check"),
         (
