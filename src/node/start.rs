@@ -24,6 +24,7 @@ use crate::ids::RequestId;
 use crate::lifeline::Lifelines;
 use crate::memory::{self, MemorySizes, StepLimits};
 use crate::models::{self, Models};
+use crate::registrar::{MetricsPort, NodeTraits, PortDeps, Registrar, RegistrarStart};
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::{self, Metrics};
 
@@ -77,6 +78,7 @@ async fn build(config: Config) -> Result<Handles, String> {
     let doors = common.open_doors(&admission, &models).await?;
     observer.set(doors.bus.observer());
     common.start_health(&mut threads, &doors.bus)?;
+    common.start_registrar(&mut threads, &doors)?;
     let http = doors.http.as_ref().map(http::Server::address);
     let nats = doors.bus.url().map(str::to_owned);
     let Common { config, vitals, .. } = common;
@@ -103,6 +105,8 @@ async fn build(config: Config) -> Result<Handles, String> {
 pub(super) struct Doors {
     pub bus: Bus,
     pub http: Option<http::Server>,
+    /// No requests, but questions of load balancers how the node is.
+    pub metrics_port: Option<MetricsPort>,
 }
 
 /// What every stage is started with.
@@ -226,6 +230,8 @@ impl Common {
         });
         let http =
             http.transpose().map_err(|error| format!("http.bind {}: {error}", config.http.bind))?;
+        let metrics_port = config.registrar.is_on().then(|| self.open_metrics_port()).transpose();
+        let metrics_port = metrics_port.inspect_err(|_| self.lines.release())?;
         let deps = bus::BusDeps {
             vitals: self.vitals.clone(),
             admit: admission.clone().recipient(),
@@ -235,7 +241,33 @@ impl Common {
         let bus = bus::start(&config.bus, deps, self.lines.hold("bus")).await;
         // Or HTTP, which ends with a start that fails, would say so before the cause is said.
         let bus = bus.inspect_err(|_| self.lines.release()).map_err(|error| error.to_string())?;
-        Ok(Doors { bus, http })
+        Ok(Doors { bus, http, metrics_port })
+    }
+
+    fn open_metrics_port(&self) -> Result<MetricsPort, String> {
+        let deps = PortDeps {
+            vitals: self.vitals.clone(),
+            metrics: self.metrics.clone(),
+            prometheus: telemetry::recorder()?,
+        };
+        let (config, alive) = (&self.config.registrar, self.lines.hold("metrics port"));
+        let opened = MetricsPort::open(config, deps, alive);
+        opened.map_err(|error| format!("registrar.metrics_bind {}: {error}", config.metrics_bind))
+    }
+
+    fn start_registrar(&self, threads: &mut Threads, doors: &Doors) -> Result<(), String> {
+        let Doors { http: Some(http), metrics_port: Some(port), .. } = doors else { return Ok(()) };
+        let start = RegistrarStart {
+            config: self.config.registrar.clone(),
+            http: http.address(),
+            traits: traits(&self.config),
+            vitals: self.vitals.clone(),
+            metrics: self.metrics.clone(),
+            alive: self.lines.hold("registrar actor"),
+        };
+        let registrar = Registrar::new(start, port)?;
+        Registrar::start_in_arbiter(&threads.start("registrar"), move |_| registrar);
+        Ok(())
     }
 
     fn start_health(&self, threads: &mut Threads, bus: &Bus) -> Result<(), String> {
@@ -251,6 +283,16 @@ impl Common {
             Health::new(vitals, metrics, publish, alive)
         });
         Ok(())
+    }
+}
+
+/// What routers are told of the node beside its models.
+fn traits(config: &Config) -> NodeTraits {
+    let on_gpu = config.executor.backend() == Backend::Cuda;
+    NodeTraits {
+        max_batch_size: config.batcher.largest_step(on_gpu).0,
+        gpu_count: config.executor.gpu_ordinals().len() as u32,
+        attention_backend: config.executor.attention_backend.as_str(),
     }
 }
 

@@ -1,12 +1,13 @@
-//! The registrar: looks ten times a second whether a registration is due, and sends it. What is due the policy says.
+//! The registrar: wakes when a registration is due, and sends it. What is due, and when, the policy says.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use actix::{Actor, ActorFutureExt as _, AsyncContext, Context, WrapFuture as _};
+use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, SpawnHandle, WrapFuture as _};
 use bytes::Bytes;
 
+use super::Config;
 use super::capabilities::{Capabilities, NodeTraits};
 use super::exchange::{ExchangeFault, look_up, register};
 use super::host_port::HostPort;
@@ -14,18 +15,17 @@ use super::policy::{Enrolment, Outcome, RegistrationAttempt, Standing};
 use super::port::{MetricsPort, PortFigures};
 use super::vitals::ProcessorTime;
 use super::wire::{Introduction, Judged, judge};
-use super::Config;
 use crate::clock::Timestamp;
 use crate::health::Vitals;
 use crate::lifeline::Lifeline;
 use crate::secret::Secret;
 use crate::telemetry::{LoadBalancerMetrics, Metrics};
 
-/// How often it is looked whether something is due: half of the shortest pause, and a few microseconds of work.
-const TICK: Duration = Duration::from_millis(100);
+/// How often it is looked whether the node takes requests, while it takes none.
+const LOOK: Duration = Duration::from_millis(100);
 
-/// Processor time is a share of so many ticks.
-const TICKS_PER_READING: u32 = 10;
+/// How often while it takes them; then what its capabilities are, and what the processors did, are looked at, too.
+const REVIEW: Duration = Duration::from_secs(1);
 
 /// What a registrar is made with.
 pub struct RegistrarStart {
@@ -47,13 +47,18 @@ pub struct RegistrarStart {
 pub struct Registrar {
     own: Own,
     load_balancers: Vec<LoadBalancer>,
+    /// Capabilities of the configuration.
     words: Vec<String>,
     traits: NodeTraits,
+    /// All capabilities, a second old at most.
+    capabilities: Vec<String>,
     vitals: Arc<Vitals>,
     figures: Arc<PortFigures>,
     was_ready: bool,
-    ticks: u32,
+    reviewed_at: Option<Timestamp>,
     processors: Option<ProcessorTime>,
+    /// The next look.
+    timer: Option<SpawnHandle>,
     alive: Lifeline,
 }
 
@@ -94,49 +99,73 @@ impl Registrar {
             load_balancers: config.places().into_iter().map(load_balancer).collect(),
             words: config.capabilities.clone(),
             traits,
+            capabilities: Vec::new(),
             vitals,
             figures: port.figures(),
             was_ready: false,
-            ticks: 0,
+            reviewed_at: None,
             processors: None,
+            timer: None,
             alive,
         })
     }
 
-    fn tick(&mut self, ctx: &mut Context<Self>) {
+    fn look(&mut self, ctx: &mut Context<Self>) {
         self.alive.look();
-        if self.ticks.is_multiple_of(TICKS_PER_READING) {
-            self.read_processors();
-        }
-        self.ticks = self.ticks.wrapping_add(1);
-        let is_ready = self.vitals.is_ready();
-        if is_ready && !self.was_ready {
+        let (is_ready, now) = (self.vitals.is_ready(), Timestamp::now());
+        let is_news = is_ready && !self.was_ready;
+        self.was_ready = is_ready;
+        if is_news {
             self.load_balancers.iter_mut().for_each(|one| one.enrolment.hurry());
         }
-        self.was_ready = is_ready;
+        if is_news || self.reviewed_at.is_none_or(|at| now.since(at) >= REVIEW) {
+            self.reviewed_at = Some(now);
+            self.review();
+        }
         // Who takes no requests asks for none; those who ask at the metrics port are told.
         if is_ready {
-            self.register_where_due(ctx);
+            self.register_where_due(ctx, now);
+        }
+        self.look_again(ctx, now);
+    }
+
+    /// When the next registration is due, and not too late for other news.
+    fn look_again(&mut self, ctx: &mut Context<Self>, now: Timestamp) {
+        let waits = self.load_balancers.iter().filter_map(|one| one.enrolment.wait(now));
+        let pause = if self.was_ready { waits.min().unwrap_or(REVIEW).min(REVIEW) } else { LOOK };
+        if let Some(timer) = self.timer.replace(ctx.run_later(pause, Self::look)) {
+            ctx.cancel_future(timer);
         }
     }
 
-    fn register_where_due(&mut self, ctx: &mut Context<Self>) {
-        let models = self.vitals.models();
-        let capabilities = Capabilities::of(self.traits, &models).words(&self.words);
-        let now = Timestamp::now();
+    fn review(&mut self) {
+        let capabilities = Capabilities::of(self.traits, &self.vitals.models());
+        self.capabilities = capabilities.words(&self.words);
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let now = ProcessorTime::parse(&stat);
+        let before = std::mem::replace(&mut self.processors, now);
+        if let (Some(now), Some(before)) = (now, before) {
+            self.figures.set_busy(now.busy_since(before));
+        }
+    }
+
+    fn register_where_due(&mut self, ctx: &mut Context<Self>, now: Timestamp) {
         for index in 0..self.load_balancers.len() {
             let one = &mut self.load_balancers[index];
-            let Some(attempt) = one.enrolment.begin(&capabilities, now) else { continue };
+            let Some(attempt) = one.enrolment.begin(&self.capabilities, now) else { continue };
             let telling = Telling {
                 to: one.at.clone(),
                 own: self.own.address.clone(),
                 id: self.own.id.clone(),
                 metrics_port: self.own.metrics_port,
                 secret: self.own.secret.clone(),
-                capabilities: capabilities.clone(),
+                capabilities: self.capabilities.clone(),
             };
             let told = telling.tell(attempt).into_actor(self);
-            ctx.spawn(told.map(move |told, registrar, _| registrar.settle(index, told)));
+            ctx.spawn(told.map(move |told, registrar, ctx| {
+                registrar.settle(index, told);
+                registrar.look_again(ctx, Timestamp::now());
+            }));
         }
     }
 
@@ -168,23 +197,13 @@ impl Registrar {
             _ => {}
         }
     }
-
-    fn read_processors(&mut self) {
-        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-        let now = ProcessorTime::parse(&stat);
-        let before = std::mem::replace(&mut self.processors, now);
-        if let (Some(now), Some(before)) = (now, before) {
-            self.figures.set_busy(now.busy_since(before));
-        }
-    }
 }
 
 impl Actor for Registrar {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.tick(ctx);
-        ctx.run_interval(TICK, Self::tick);
+        self.look(ctx);
     }
 }
 

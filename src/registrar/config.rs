@@ -94,11 +94,13 @@ impl Config {
         if self.is_on() {
             match http.map(|http| self.advertised(http)) {
                 None => faults.push(
-                    "registrar.load_balancers: expected none where there is no HTTP door".to_owned(),
+                    "registrar.load_balancers: expected none where there is no HTTP door"
+                        .to_owned(),
                 ),
                 Some(Err(fault)) => faults.push(fault),
                 Some(Ok(own)) => {
-                    let is_hidden = |port: SocketAddr| port.ip().is_loopback() && !own.is_loopback();
+                    let is_hidden =
+                        |port: SocketAddr| port.ip().is_loopback() && !own.is_loopback();
                     if port.is_ok_and(is_hidden) {
                         faults.push(format!(
                             "registrar.metrics_bind: expected an address beyond loopback, such as 0.0.0.0:9091, where load \
@@ -309,7 +311,8 @@ mod tests {
     fn the_secret_comes_from_one_place_and_no_fault_shows_one() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), "hush\n").expect("writes");
-        let from_file = || Config { secret_file: Some(file.path().to_owned()), ..Config::default() };
+        let from_file =
+            || Config { secret_file: Some(file.path().to_owned()), ..Config::default() };
         let mut config = from_file();
         config.read_secret_file().expect("reads");
         assert_eq!(config.secret.as_ref().map(Secret::expose), Some("hush"));

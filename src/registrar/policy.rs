@@ -125,8 +125,17 @@ impl Enrolment {
         self.repeats = 0;
     }
 
+    /// How long until the next registration is due; none while one is under way.
+    pub fn wait(&self, now: Timestamp) -> Option<Duration> {
+        self.under_way.is_none().then(|| self.due.since(now))
+    }
+
     /// The registration to send now, if one is due; `capabilities` are those of the moment. Its end is to be [settled](Self::settle).
-    pub fn begin(&mut self, capabilities: &[String], now: Timestamp) -> Option<RegistrationAttempt> {
+    pub fn begin(
+        &mut self,
+        capabilities: &[String],
+        now: Timestamp,
+    ) -> Option<RegistrationAttempt> {
         let is_told = self.told.as_deref() == Some(capabilities);
         let has_news = self.stands() && self.told.is_some() && !is_told;
         if self.under_way.is_some() || (now < self.due && !has_news) {
@@ -159,7 +168,9 @@ impl Enrolment {
         self.repeats = match outcome {
             // It may forget the node again as soon.
             Outcome::Registered if is_register => 0,
-            _ if last.is_some_and(|last| last == outcome || (last.stands() && outcome.stands())) => {
+            _ if last
+                .is_some_and(|last| last == outcome || (last.stands() && outcome.stands())) =>
+            {
                 self.repeats.saturating_add(1)
             }
             _ => 0,
@@ -242,7 +253,10 @@ mod tests {
     fn pauses_double_from_a_fifth_of_a_second_to_five() {
         assert_eq!(pauses(Outcome::Failed, 6, 0, 0.0), [200, 400, 800, 1600, 2500, 2500]);
         let most = pauses(Outcome::Unauthorized, 6, 0, 0.999_999);
-        assert!(most[0] <= 400 && most.iter().all(|pause| (200..=5_000).contains(pause)), "{most:?}");
+        assert!(
+            most[0] <= 400 && most.iter().all(|pause| (200..=5_000).contains(pause)),
+            "{most:?}"
+        );
         assert!(pauses(Outcome::Exists, 40, 0, 1.0).iter().all(|pause| *pause <= 5_000));
     }
 
@@ -349,7 +363,9 @@ mod tests {
         enrolment.begin(&words(&["a"]), at(0)).expect("due");
         enrolment.settle(Outcome::Failed, at(1), 0.0);
         assert_eq!(enrolment.begin(&words(&["a"]), at(2)), None);
+        assert_eq!(enrolment.wait(at(2)), Some(Duration::from_millis(199)));
         enrolment.hurry();
+        assert_eq!(enrolment.wait(at(2)), Some(Duration::ZERO));
         assert!(enrolment.begin(&words(&["a"]), at(2)).is_some());
     }
 }

@@ -31,10 +31,10 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is known beside the health message, for the port to show and for the registrar to keep up.
 #[derive(Default)]
-pub(super) struct PortFigures(Mutex<Shown>);
+pub(super) struct PortFigures(Mutex<ShownFigures>);
 
 #[derive(Default)]
-struct Shown {
+struct ShownFigures {
     /// Whom each load balancer knows, by its own number.
     peers: BTreeMap<usize, Vec<Peer>>,
     /// The share of processor time that was used over the last second.
@@ -67,7 +67,7 @@ impl PortFigures {
         newest.into_values().collect()
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Shown) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut ShownFigures) -> T) -> T {
         // Only whole values are written under the lock.
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -108,7 +108,13 @@ impl MetricsPort {
         let address = listener.local_addr()?;
         let figures = Arc::new(PortFigures::default());
         let data = Data::new(PortData { deps, figures: figures.clone() });
-        let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(configure))
+        let workers = Arc::new(alive.beside("metrics port"));
+        let app = move || {
+            // The worker makes one of these and drops it at its end.
+            let app = App::new().app_data(data.clone()).app_data(workers.beside("metrics port"));
+            app.configure(configure)
+        };
+        let server = HttpServer::new(app)
             .workers(1)
             .max_connections(MAX_CONNECTIONS)
             .client_request_timeout(READ_LIMIT)

@@ -93,7 +93,8 @@ mod tests {
 
     fn message(draining: bool, memory: Status) -> HealthMessage {
         let text = (memory > Status::Healthy).then(|| "memory is short".to_owned());
-        let check = |name, status, value, message| Check { name, status, value, limit: None, message };
+        let check =
+            |name, status, value, message| Check { name, status, value, limit: None, message };
         HealthMessage {
             node_id: "n".to_owned(),
             status: memory,

@@ -112,7 +112,8 @@ pub(super) fn judge(status: u16, body: &[u8]) -> Judged {
         200..=299 => match serde_json::from_slice::<RegistrationAnswer>(body) {
             Ok(answer) if ["registered", "updated"].contains(&answer.status.as_str()) => {
                 let peers = answer.peers.map(|peers| {
-                    let read = peers.into_iter().filter_map(|peer| serde_json::from_value(peer).ok());
+                    let read =
+                        peers.into_iter().filter_map(|peer| serde_json::from_value(peer).ok());
                     read.take(MAX_PEERS).collect()
                 });
                 Judged { peers, ..bare(Outcome::Registered) }

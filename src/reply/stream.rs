@@ -305,10 +305,8 @@ impl Stream {
         let request_id = self.handle.request_id();
         tracing::debug!(%request_id, ?reason, tokens = self.num_tokens, ?error, "ended");
         self.metrics.finished(reason);
-        let took = now.since(self.times.accepted_at);
-        self.metrics.request_time.record(took.as_secs_f64());
-        let has_failed = reason == FinishReason::Failed;
-        self.metrics.recent_requests.record(took, has_failed, now);
+        self.metrics.request_time.record(now.since(self.times.accepted_at).as_secs_f64());
+        self.metrics.recent_requests.record(now.since(self.times.accepted_at), reason, now);
         self.text.take_all(&mut self.next.text);
         self.complete_next(now);
         let event = Event {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::request::FinishReason;
 
 /// How far back the windows look.
 const SPAN: Duration = Duration::from_secs(60);
@@ -62,8 +63,8 @@ pub struct EndedRequests {
 
 impl RequestWindow {
     /// One that ended now.
-    pub fn record(&self, took: Duration, has_failed: bool, now: Timestamp) {
-        push(&self.0, (now, (took, has_failed)));
+    pub fn record(&self, took: Duration, reason: FinishReason, now: Timestamp) {
+        push(&self.0, (now, (took, reason == FinishReason::Failed)));
     }
 
     /// The figures; `None` without requests.
@@ -118,9 +119,10 @@ mod tests {
     fn requests_that_ended_have_a_mean_time_and_a_share_that_failed() {
         let window = RequestWindow::default();
         assert_eq!(window.figures(at(0)), None);
-        window.record(Duration::from_secs(9), true, at(0));
-        for (ms, failed) in [(10, false), (20, false), (30, true), (40, false)] {
-            window.record(Duration::from_millis(ms), failed, at(70));
+        use FinishReason::{Cancelled, Failed, Length, Stop};
+        window.record(Duration::from_secs(9), Failed, at(0));
+        for (ms, reason) in [(10, Stop), (20, Length), (30, Failed), (40, Cancelled)] {
+            window.record(Duration::from_millis(ms), reason, at(70));
         }
         let figures = window.figures(at(71));
         assert_eq!(figures, Some(EndedRequests { mean_ms: 25.0, failed: 0.25 }));
