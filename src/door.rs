@@ -53,6 +53,8 @@ pub struct List;
 pub struct ModelInfo {
     /// The alias.
     pub name: String,
+    /// Its kind, as the checkpoint's `config.json` names it: `llama`, `qwen3_moe`.
+    pub model_type: &'static str,
     /// When it was loaded, in Unix seconds.
     pub created: u64,
     /// Longest prompt and completion together.

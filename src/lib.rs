@@ -28,6 +28,7 @@ pub mod executor;
 pub mod reply;
 
 // Beside the way: what the node says of itself.
+pub mod registrar;
 pub mod health;
 
 // Durable streams: what is stored of a request, and who may go on with it.

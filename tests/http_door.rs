@@ -8,6 +8,8 @@
 mod answers;
 #[path = "http_door/crowd.rs"]
 mod crowd;
+#[path = "http_door/inferno.rs"]
+mod inferno;
 #[path = "http_door/leaving.rs"]
 mod leaving;
 #[path = "http_door/protocol.rs"]

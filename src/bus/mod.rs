@@ -5,7 +5,7 @@
 //! sinks and the [`RunningObserver`](crate::door::RunningObserver), which queue and never block; a writer takes from there
 //! while NATS is connected.
 //!
-//! * `config` settings · `actor` the thread and its handle [`Bus`]
+//! * `config` settings · `actor` the thread and its handle [`Bus`] · `session` what it runs
 //! * `connect` the connection: its options, how it stands, subscriptions that last, a nats-server of our own
 //! * `intake` what NATS sends: requests, cancels, `$SRV`, answers to the node's own messages
 //! * `durable` requests that outlive their node: pulled from JetStream, and all that they say stored
@@ -31,6 +31,7 @@ mod connect;
 mod durable;
 mod intake;
 mod publish;
+mod session;
 mod wire;
 
 pub use actor::{Bus, StartError, start};

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::bridge::ffi::Backend;
 use crate::models::ModelSpec;
-use crate::{admission, batcher, bus, executor, health, http, log, scheduler, settings, telemetry};
+use crate::{
+    admission, batcher, bus, executor, health, http, log, registrar, scheduler, settings, telemetry,
+};
 
 mod keys;
 mod layers;
@@ -49,6 +51,8 @@ pub struct Config {
     pub executor: executor::Config,
     /// Limits of the health checks.
     pub health: health::Config,
+    /// Inferno's load balancers, which send the node requests once it is registered with them (docs/registrar.md).
+    pub registrar: registrar::Config,
 }
 
 /// The section `[node]`.
@@ -92,6 +96,7 @@ impl Config {
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut config = layers::read(sources)?;
         config.http.read_key_file()?;
+        config.registrar.read_secret_file()?;
         config.check()?;
         Ok(config)
     }
@@ -112,6 +117,7 @@ impl Config {
             self.batcher.check(self.executor.backend() == Backend::Cuda),
             self.executor.check(),
             self.health.check(),
+            self.registrar.check(self.http.address().ok().filter(|_| self.http.enabled)),
         ] {
             faults.extend(section.err().unwrap_or_default());
         }

@@ -24,6 +24,9 @@ async fn start() -> Engine {
     config.bus.mode = Mode::Managed;
     config.http.enabled = true;
     config.http.bind = "127.0.0.1:0".to_owned();
+    // Nobody is there, and asked for ever.
+    config.registrar.load_balancers = vec!["127.0.0.1:1".to_owned()];
+    config.registrar.metrics_bind = "127.0.0.1:0".to_owned();
     Engine::new(config).await.expect("the engine starts")
 }
 
@@ -94,6 +97,13 @@ async fn a_dead_health_actor_ends_the_node() {
     let engine = start().await;
     engine.node.arm("health actor");
     ends_by(engine, "health actor").await;
+}
+
+#[tokio::test]
+async fn a_dead_registrar_ends_the_node() {
+    let engine = start().await;
+    engine.node.arm("registrar actor");
+    ends_by(engine, "registrar actor").await;
 }
 
 #[tokio::test]

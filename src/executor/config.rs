@@ -139,6 +139,16 @@ pub enum AttentionChoice {
     Reference,
 }
 
+impl AttentionChoice {
+    /// What it comes to.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AttentionChoice::Auto | AttentionChoice::Flash => "flash",
+            AttentionChoice::Reference => "reference",
+        }
+    }
+}
+
 impl From<AttentionChoice> for ffi::AttentionBackend {
     fn from(choice: AttentionChoice) -> Self {
         match choice {

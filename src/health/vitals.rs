@@ -198,10 +198,15 @@ impl Vitals {
         self.models_wanted.store(wanted, Ordering::Relaxed);
     }
 
-    /// What takes requests now.
+    /// From here on these models take requests.
     pub fn set_models(&self, models: Vec<ModelInfo>) {
         self.lock().models = models;
         self.changed();
+    }
+
+    /// What takes requests now.
+    pub fn models(&self) -> Vec<ModelInfo> {
+        self.lock().models.clone()
     }
 
     /// A cell whose stall counts against the node.
@@ -381,6 +386,7 @@ mod tests {
     fn model() -> ModelInfo {
         ModelInfo {
             name: "demo".to_owned(),
+            model_type: "llama",
             created: 0,
             max_seq_len: 8,
             devices: vec![DeviceId::new("cpu:0")],

@@ -16,6 +16,7 @@ use super::answer::wire::{self, Title, Whole};
 use super::api::Api;
 use super::door::HttpDoor;
 use super::guard::IgnoredHeader;
+use super::inferno::{self, InfernoCall};
 use super::intake::body::{Body, ParsedBody, ReadingRules};
 use super::intake::id::RunningId;
 use super::intake::parse::{GenerationBody, StreamUsage};
@@ -41,13 +42,14 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 const NO_BUFFERING: HeaderValue = HeaderValue::from_static("no");
 
-/// `POST /v1/completions`
+/// `POST /v1/completions`, and `POST /inference` as Inferno has it.
 pub(super) async fn completions(
     door: Data<HttpDoor>,
     http: HttpRequest,
     payload: Payload,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
-    generate(&door, &http, payload, Api::Completions).await
+    let answer = generate(&door, &http, payload, Api::Completions).await;
+    answer.or_else(|refusal| inferno::refused(&http, refusal))
 }
 
 /// `POST /v1/chat/completions`
@@ -72,7 +74,7 @@ async fn generate(
         let refused = RefusedRequest { door: "http", id: extensions.get(), model: None };
         door.metrics.refused_at_door(refused, error);
     });
-    let Begun { reader, title, stream, usage } = begun?;
+    let Begun { reader, title, stream, usage, inferno } = begun?;
 
     let first = poll_fn(|cx| reader.poll_take(cx, &mut String::new())).await;
     // Before the first byte, a failure is a status.
@@ -80,7 +82,7 @@ async fn generate(
         return Err(error.into());
     }
     if !stream {
-        return whole(reader, &title, first).await;
+        return whole(reader, &title, first, inferno).await;
     }
     let mut answer = HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, EVENT_STREAM))
@@ -104,6 +106,7 @@ struct Begun {
     title: Title,
     stream: bool,
     usage: StreamUsage,
+    inferno: Option<InfernoCall>,
 }
 
 async fn begin(door: &HttpDoor, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
@@ -111,7 +114,7 @@ async fn begin(door: &HttpDoor, http: &HttpRequest, payload: Payload, api: Api) 
     let caller = http.extensions().get::<Caller>().cloned().unwrap_or_default();
     let asked = Asked { caller, received_at: Timestamp::now() };
     let rules = ReadingRules { api, max_prompts: door.max_prompts, unknown: door.unknown };
-    let ParsedBody { mut generation, ignored } = body.parse(rules).await?;
+    let ParsedBody { mut generation, ignored } = parse(door, http, &mut body, rules).await?;
     let in_body = generation.options.request_id.take();
     let name = RunningId::choose(in_body, http.headers(), generation.prompts.len());
     if let Some((members, header)) = ignored::list(ignored) {
@@ -123,12 +126,28 @@ async fn begin(door: &HttpDoor, http: &HttpRequest, payload: Payload, api: Api) 
     let begun = answered(door, http, name.id, generation, &asked).await?;
     match body {
         Some(mut body) if begun.reader.has_conflict() => {
-            let ParsedBody { mut generation, .. } = body.parse(rules).await?;
+            let ParsedBody { mut generation, .. } = parse(door, http, &mut body, rules).await?;
             generation.options.request_id = None;
             answered(door, http, RunningId::fresh().id, generation, &asked).await
         }
         _ => Ok(begun),
     }
+}
+
+/// What a body asks for, the model named.
+async fn parse(
+    door: &HttpDoor,
+    http: &HttpRequest,
+    body: &mut Body,
+    rules: ReadingRules,
+) -> Result<ParsedBody> {
+    let parsed = body.parse(rules).await;
+    let mut parsed = parsed.inspect_err(|_| inferno::note_unread(http, body))?;
+    if let Some(number) = parsed.generation.inferno {
+        inferno::note(http, number);
+        parsed.generation.model = inferno::first_model(door).await?;
+    }
+    Ok(parsed)
 }
 
 /// Sends what a body asks for to admission, and waits until the answer can begin.
@@ -150,9 +169,11 @@ async fn answered(
         prompt_logprobs: params.prompt_logprobs.is_some(),
     };
     let (stream, usage) = (generation.options.stream, generation.usage);
+    let call = |number| InfernoCall { number, received_at: asked.received_at };
+    let inferno = generation.inferno.map(call);
     let reader = admit(door, &title, generation, asked)?;
     poll_fn(|cx| reader.poll_begin(cx)).await;
-    Ok(Begun { reader, title, stream, usage })
+    Ok(Begun { reader, title, stream, usage, inferno })
 }
 
 /// Sends a request, or one for each of its prompts.
@@ -228,6 +249,7 @@ async fn whole(
     reader: Reader,
     title: &Title,
     first: Taken,
+    inferno: Option<InfernoCall>,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
     let mut choices: Vec<Whole> = (0..reader.num_choices()).map(|_| Whole::default()).collect();
     let mut bill = Bill::default();
@@ -253,6 +275,9 @@ async fn whole(
                 choice.reason = Some(finished.reason);
             }
         }
+    }
+    if let (Some(call), [only]) = (inferno, choices.as_slice()) {
+        return Ok(inferno::answer(call, only, &bill));
     }
     let entries =
         |whole: &Whole| whole.logprobs.as_ref().map_or(0, Vec::len) + whole.prompt_logprobs.len();

@@ -26,6 +26,7 @@ mod cors;
 mod door;
 mod generate;
 mod guard;
+mod inferno;
 mod intake;
 mod json;
 mod malformed;

@@ -37,7 +37,11 @@ impl From<ModelInfo> for ModelObject {
     }
 }
 
-async fn loaded(door: &HttpDoor) -> Result<Vec<ModelInfo>> {
+/// What takes requests.
+///
+/// # Errors
+/// `unavailable`: it is not known now.
+pub(super) async fn loaded(door: &HttpDoor) -> Result<Vec<ModelInfo>> {
     within(door.models.send(List)).await?.map_err(|_| {
         let error = Error::new(Kind::Unavailable, "the list of models is not available now");
         error.with_retry_after_ms(1_000)

@@ -25,6 +25,7 @@ use crate::request::{Ended, FinishReason};
 pub(super) fn configure(app: &mut ServiceConfig) {
     app.service(only("POST, OPTIONS", "/v1/completions", web::post().to(completions)))
         .service(only("POST, OPTIONS", "/v1/chat/completions", web::post().to(chat)))
+        .service(only("POST, OPTIONS", "/inference", web::post().to(completions)))
         .service(read("/v1/models", models::list))
         .service(read("/v1/models/{model}", models::show))
         .service(read("/v1/health", health))

@@ -195,6 +195,7 @@ pub(super) fn info(up: &Up) -> ModelInfo {
     };
     ModelInfo {
         name: up.entry.name.clone(),
+        model_type: up.entry.checkpoint.family().model_type,
         created: up.served.created,
         max_seq_len: up.served.max_seq_len,
         devices: placements.keys().cloned().collect(),

@@ -4,6 +4,7 @@
 //! of its own with an actix system; the actors have arbiters of theirs, so several nodes can live in one process.
 
 mod device;
+mod memory_layout;
 mod start;
 mod supervisor;
 

@@ -1,29 +1,27 @@
 //! Starts a node: every actor in one place, last stage first, then the doors.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use actix::{Actor, Addr, System};
 use tokio::sync::{oneshot, watch};
 
 use super::device::{DeviceActors, DeviceLinks, DeviceParts, DeviceProgress, Threads};
+use super::memory_layout::MemoryLayout;
 use super::supervisor::{self, Keep, Supervisor};
 use super::{Handles, Phase, Stopping};
 use crate::admission::{self, Admission, Ledger};
 use crate::bridge::ffi::Backend;
 use crate::bus::{self, Bus};
-use crate::checkpoint::HubCache;
 use crate::config::Config;
 use crate::door::RunningObserver;
 use crate::error::Error;
 use crate::executor::Maker;
-use crate::gpu;
 use crate::health::{Health, HealthMessage, Vitals};
 use crate::http;
 use crate::ids::RequestId;
 use crate::lifeline::Lifelines;
-use crate::memory::{self, MemorySizes, StepLimits};
 use crate::models::{self, Models};
+use crate::registrar::{MetricsPort, NodeTraits, PortDeps, Registrar, RegistrarStart};
 use crate::scheduler::{self, Scheduler};
 use crate::telemetry::{self, Metrics};
 
@@ -77,6 +75,7 @@ async fn build(config: Config) -> Result<Handles, String> {
     let doors = common.open_doors(&admission, &models, common.room(&ledger)).await?;
     observer.set(doors.bus.observer());
     common.start_health(&mut threads, &doors.bus)?;
+    common.start_registrar(&mut threads, &doors)?;
     let http = doors.http.as_ref().map(http::Server::address);
     let nats = doors.bus.url().map(str::to_owned);
     let Common { config, vitals, .. } = common;
@@ -103,6 +102,8 @@ async fn build(config: Config) -> Result<Handles, String> {
 pub(super) struct Doors {
     pub bus: Bus,
     pub http: Option<http::Server>,
+    /// No requests, but questions of load balancers how the node is.
+    pub metrics_port: Option<MetricsPort>,
 }
 
 /// What every stage is started with.
@@ -238,6 +239,8 @@ impl Common {
         });
         let http =
             http.transpose().map_err(|error| format!("http.bind {}: {error}", config.http.bind))?;
+        let metrics_port = config.registrar.is_on().then(|| self.open_metrics_port()).transpose();
+        let metrics_port = metrics_port.inspect_err(|_| self.lines.release())?;
         let deps = bus::BusDeps {
             vitals: self.vitals.clone(),
             admit: admission.clone().recipient(),
@@ -249,7 +252,33 @@ impl Common {
         let bus = bus::start(&config.bus, deps, self.lines.hold("bus")).await;
         // Or HTTP, which ends with a start that fails, would say so before the cause is said.
         let bus = bus.inspect_err(|_| self.lines.release()).map_err(|error| error.to_string())?;
-        Ok(Doors { bus, http })
+        Ok(Doors { bus, http, metrics_port })
+    }
+
+    fn open_metrics_port(&self) -> Result<MetricsPort, String> {
+        let deps = PortDeps {
+            vitals: self.vitals.clone(),
+            metrics: self.metrics.clone(),
+            prometheus: telemetry::recorder()?,
+        };
+        let (config, alive) = (&self.config.registrar, self.lines.hold("metrics port"));
+        let opened = MetricsPort::open(config, deps, alive);
+        opened.map_err(|error| format!("registrar.metrics_bind {}: {error}", config.metrics_bind))
+    }
+
+    fn start_registrar(&self, threads: &mut Threads, doors: &Doors) -> Result<(), String> {
+        let Doors { http: Some(http), metrics_port: Some(port), .. } = doors else { return Ok(()) };
+        let start = RegistrarStart {
+            config: self.config.registrar.clone(),
+            http: http.address(),
+            traits: traits(&self.config),
+            vitals: self.vitals.clone(),
+            metrics: self.metrics.clone(),
+            alive: self.lines.hold("registrar actor"),
+        };
+        let registrar = Registrar::new(start, port)?;
+        Registrar::start_in_arbiter(&threads.start("registrar"), move |_| registrar);
+        Ok(())
     }
 
     fn start_health(&self, threads: &mut Threads, bus: &Bus) -> Result<(), String> {
@@ -268,52 +297,13 @@ impl Common {
     }
 }
 
-/// What the devices reserve, from the configuration and the checkpoints' `config.json`.
-struct MemoryLayout {
-    hub: HubCache,
-    limits: StepLimits,
-    pool_bytes: u64,
-    kv_bytes: BTreeMap<String, u64>,
-}
-
-impl MemoryLayout {
-    fn plan(config: &Config) -> Result<Self, String> {
-        let hub = HubCache::from_env();
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        let backend = config.executor.backend();
-        let (max_batch_size, max_step_tokens) =
-            config.batcher.largest_step(backend == Backend::Cuda);
-        let limits = StepLimits {
-            block_size: config.batcher.block_size,
-            max_batch_size,
-            max_step_tokens,
-            num_threads: config.executor.threads_per_device(cores),
-            backend,
-            kv_dtype: config.executor.kv_dtype,
-        };
-        if config.executor.takes_any_gpu() {
-            for gpu in gpu::left_out() {
-                tracing::warn!(gpu, "executor.gpu_devices = \"auto\" leaves a GPU out");
-            }
-            if let Some(reason) = gpu::why_none() {
-                tracing::warn!(reason, "no GPU, so the devices are cpu:0");
-            }
-        }
-        let devices = config.executor.device_ids().len();
-        let configured = config.executor.memory_pool_size;
-        let sizes = MemorySizes {
-            pool_bytes: match config.executor.gpu_ordinals() {
-                gpus if gpus.is_empty() => configured.map(|size| {
-                    size.of(memory::available_bytes().unwrap_or(u64::MAX) / devices as u64)
-                }),
-                gpus => Some(gpu::pool_bytes(&gpus, configured)?),
-            },
-            kv_bytes: config.executor.kv_cache_size.map(|size| size.0),
-        };
-        let plan = models::plan_memory(&config.models, &hub, &limits, sizes, devices)?;
-        let names = config.models.iter().map(|model| model.name.clone());
-        let kv_bytes = names.zip(plan.kv_bytes).collect();
-        Ok(Self { hub, limits, pool_bytes: plan.pool_bytes, kv_bytes })
+/// What routers are told of the node beside its models.
+fn traits(config: &Config) -> NodeTraits {
+    let on_gpu = config.executor.backend() == Backend::Cuda;
+    NodeTraits {
+        max_batch_size: config.batcher.largest_step(on_gpu).0,
+        gpu_count: config.executor.gpu_ordinals().len() as u32,
+        attention_backend: config.executor.attention_backend.as_str(),
     }
 }
 

@@ -27,6 +27,7 @@ use crate::http;
 use crate::ids::DeviceId;
 use crate::lifeline::{Lifeline, Lifelines};
 use crate::models::{Load, ModelDown, ModelSpec, ModelUp, Models, Spread};
+use crate::registrar::MetricsPort;
 
 /// Failures of devices, changes of models, one shutdown: all rare.
 const MAILBOX_CAPACITY: usize = 64;
@@ -96,6 +97,7 @@ struct Kept {
     models: Addr<Models>,
     bus: RefCell<Option<Rc<Bus>>>,
     http: RefCell<Option<http::Server>>,
+    metrics_port: RefCell<Option<MetricsPort>>,
     threads: RefCell<Option<Threads>>,
     /// Held while a device is rebuilt: one at a time, and none while the node ends.
     turn: Mutex<()>,
@@ -154,6 +156,7 @@ impl Handler<Keep> for Supervisor {
             models,
             bus: RefCell::new(Some(Rc::new(doors.bus))),
             http: RefCell::new(doors.http),
+            metrics_port: RefCell::new(doors.metrics_port),
             threads: RefCell::new(Some(threads)),
             turn: Mutex::new(()),
         };
@@ -308,7 +311,7 @@ impl Inner {
         }
     }
 
-    /// Closes the doors, then ends the threads, first stage first.
+    /// Closes the doors, then ends the threads, first stage first, and the metrics port at last.
     async fn end(&self) {
         let Some(kept) = self.kept.get() else { return };
         self.ending.send_replace(true);
@@ -342,5 +345,11 @@ impl Inner {
             }
         })
         .await;
+        self.stopping.waits_for("the metrics port");
+        let port = kept.metrics_port.borrow_mut().take();
+        // Last: as long as there is anything of the node, load balancers are told that it is not ready.
+        if let Some(port) = port {
+            port.close().await;
+        }
     }
 }

@@ -306,6 +306,7 @@ impl Stream {
         tracing::debug!(%request_id, ?reason, tokens = self.num_tokens, ?error, "ended");
         self.metrics.finished(reason);
         self.metrics.request_time.record(now.since(self.times.accepted_at).as_secs_f64());
+        self.metrics.recent_requests.record(now.since(self.times.accepted_at), reason, now);
         self.text.take_all(&mut self.next.text);
         self.complete_next(now);
         let event = Event {

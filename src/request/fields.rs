@@ -102,6 +102,12 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A member that nobody has taken; none if it is absent or null.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        let (_, value) = self.members.iter().find(|(member, _)| member == name)?;
+        value.as_ref().filter(|value| **value != Value::Null)
+    }
+
     /// Takes a member as it is; none if it is absent or null.
     pub fn take(&mut self, name: &'static str) -> Option<Value> {
         self.asked.push(name);

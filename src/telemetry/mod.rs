@@ -12,150 +12,16 @@ use crate::request::FinishReason;
 
 mod gauges;
 mod log;
+mod names;
 mod requests;
 mod window;
 
 pub use gauges::{InfoGauge, KeyedGauge, LateGauge};
 pub use log::{HeldLog, init_tracing, init_tracing_of_start, log_filter};
+pub use names::{METRICS, MetricKind};
+use names::{STEP_COST, STEP_GAP};
 pub use requests::{LoggedSink, RefusedRequest, RequestLog};
-pub use window::{BatchWindow, LatencyWindow};
-
-/// What a metric is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetricKind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Seconds, in buckets.
-    Histogram,
-}
-
-/// Name, kind, further labels and meaning of every metric; docs/metrics.md is held to this one by a test.
-pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
-    use MetricKind::{Counter, Gauge, Histogram};
-    &[
-        ("inferno_requests_running", Gauge, &[], "sequences on a device"),
-        ("inferno_requests_waiting", Gauge, &[], "sequences in the scheduler's queue"),
-        ("inferno_requests_accepted_total", Counter, &[], "requests that admission let in"),
-        ("inferno_requests_finished_total", Counter, &["reason"], "accepted requests by their end"),
-        ("inferno_requests_refused_total", Counter, &["kind"], "requests refused, by error kind"),
-        ("inferno_requests_dropped_total", Counter, &[], "bus requests with nowhere to answer"),
-        ("inferno_prompt_tokens_total", Counter, &[], "prompt tokens of accepted requests"),
-        ("inferno_completion_tokens_total", Counter, &[], "tokens sampled and sent"),
-        ("inferno_preemptions_total", Counter, &[], "sequences that gave their blocks back"),
-        ("inferno_kv_blocks_used", Gauge, &["device"], "KV blocks held by sequences"),
-        ("inferno_kv_blocks_total", Gauge, &["device"], "KV blocks of the device"),
-        ("inferno_prefix_cache_query_tokens_total", Counter, &[], "prompt tokens looked up"),
-        ("inferno_prefix_cache_hit_tokens_total", Counter, &[], "prompt tokens found"),
-        ("inferno_queue_time_seconds", Histogram, &[], "accept to first scheduled"),
-        ("inferno_time_to_first_token_seconds", Histogram, &[], "accept to first token written"),
-        (
-            "inferno_inter_token_latency_seconds",
-            Histogram,
-            &[],
-            "gap between two tokens of a sequence",
-        ),
-        ("inferno_request_seconds", Histogram, &[], "accept to last event"),
-        ("inferno_step_seconds", Histogram, &["device"], "one step on the device"),
-        (
-            STEP_GAP,
-            Histogram,
-            &["device"],
-            "between two steps, while sequences ran: the device had nothing to do",
-        ),
-        (
-            STEP_COST,
-            Gauge,
-            &["device", "key", "model"],
-            "what a step costs, fitted while the device runs, by the keys of `config/sim`; absent before it is known",
-        ),
-        ("inferno_step_tokens_total", Counter, &["device"], "tokens computed in steps"),
-        ("inferno_device_memory_used_bytes", Gauge, &["device"], "memory pool in use"),
-        ("inferno_device_memory_reserved_bytes", Gauge, &["device"], "memory pool reserved"),
-        (
-            "inferno_device_memory_peak_bytes",
-            Gauge,
-            &["device"],
-            "most of the memory pool in use at once since the device was made",
-        ),
-        (
-            "inferno_device_rebuilds_total",
-            Counter,
-            &["device"],
-            "times a device's actors were rebuilt",
-        ),
-        (
-            "inferno_gpu_info",
-            Gauge,
-            &["device", "name", "numa_node", "pci_bus_id"],
-            "1; the labels say what the card is, empty where the system does not know",
-        ),
-        (
-            "inferno_gpu_memory_used_bytes",
-            Gauge,
-            &["device"],
-            "of the card, by everyone on it; this and what sensors say is NaN while it cannot be read",
-        ),
-        ("inferno_gpu_memory_total_bytes", Gauge, &["device"], "of the card"),
-        ("inferno_gpu_utilisation_percent", Gauge, &["device"], "time in which a kernel ran"),
-        ("inferno_gpu_temperature_celsius", Gauge, &["device"], "of the card"),
-        (
-            "inferno_gpu_ecc_uncorrected",
-            Gauge,
-            &["device"],
-            "memory errors since the driver was loaded that ECC could not correct; absent where ECC is off",
-        ),
-        ("inferno_bus_connected", Gauge, &[], "1 while the bus is connected"),
-        ("inferno_bus_reconnects_total", Counter, &[], "connections after the first"),
-        (
-            "inferno_bus_messages_lost_total",
-            Counter,
-            &[],
-            "messages from NATS that came faster than they were taken",
-        ),
-        (
-            "inferno_bus_refusals_dropped_total",
-            Counter,
-            &[],
-            "refusals, and answers to questions, that were not sent: too many waited for a slow link",
-        ),
-        (
-            "inferno_bus_publishes_failed_total",
-            Counter,
-            &[],
-            "messages that cannot be published: to a subject that is none, or above NATS's `max_payload`",
-        ),
-        ("inferno_durable_claims_total", Counter, &[], "durable requests that the node took up"),
-        (
-            "inferno_durable_fenced_total",
-            Counter,
-            &[],
-            "durable requests that went on elsewhere while the node had them",
-        ),
-        (
-            "inferno_durable_handed_back_total",
-            Counter,
-            &[],
-            "durable requests that the node gave to others",
-        ),
-        ("inferno_durable_dead_total", Counter, &[], "jobs put to the dead letters"),
-        ("inferno_health_status", Gauge, &[], "0 healthy, 1 degraded, 2 critical"),
-        ("inferno_health_check_status", Gauge, &["check"], "the same for each check"),
-        (
-            "inferno_health_check_value",
-            Gauge,
-            &["check"],
-            "the check's reading; absent where there is none yet",
-        ),
-        (
-            "inferno_health_check_limit",
-            Gauge,
-            &["check"],
-            "what the reading is held against; absent where there is none",
-        ),
-    ]
-};
+pub use window::{BatchWindow, EndedRequests, LatencyWindow, RequestWindow};
 
 /// The node's metrics; cheap to clone through an `Arc`.
 pub struct Metrics {
@@ -210,6 +76,8 @@ pub struct Metrics {
     pub recent_first_tokens: LatencyWindow,
     /// How full steps were over the last minute, for health.
     pub recent_batches: BatchWindow,
+    /// How requests of the last minute ended, for load balancers.
+    pub recent_requests: RequestWindow,
     /// A line for each request.
     pub requests: Arc<RequestLog>,
 }
@@ -248,6 +116,7 @@ impl Metrics {
             health_status: metrics::gauge!("inferno_health_status", node()),
             recent_first_tokens: LatencyWindow::default(),
             recent_batches: BatchWindow::default(),
+            recent_requests: RequestWindow::default(),
             requests: Arc::default(),
         }
     }
@@ -299,6 +168,19 @@ impl Metrics {
             utilisation: metrics::gauge!("inferno_gpu_utilisation_percent", labels()),
             temperature: metrics::gauge!("inferno_gpu_temperature_celsius", labels()),
             ecc_uncorrected: LateGauge::new("inferno_gpu_ecc_uncorrected", labels()),
+        }
+    }
+
+    /// The handles of one of Inferno's load balancers.
+    pub fn load_balancer(&self, address: &str) -> LoadBalancerMetrics {
+        let labels = || {
+            let address = Label::new("load_balancer", address.to_owned());
+            vec![Label::new("node", self.node.clone()), address]
+        };
+        LoadBalancerMetrics {
+            registered: metrics::gauge!("inferno_load_balancer_registered", labels()),
+            registrations: metrics::counter!("inferno_load_balancer_registrations_total", labels()),
+            failures: metrics::counter!("inferno_load_balancer_failures_total", labels()),
         }
     }
 
@@ -374,14 +256,22 @@ pub struct GpuMetrics {
     pub ecc_uncorrected: LateGauge,
 }
 
+/// What comes of registering with one of Inferno's load balancers.
+pub struct LoadBalancerMetrics {
+    /// `inferno_load_balancer_registered`
+    pub registered: Gauge,
+    /// `inferno_load_balancer_registrations_total`
+    pub registrations: Counter,
+    /// `inferno_load_balancer_failures_total`
+    pub failures: Counter,
+}
+
 /// Histogram buckets in seconds: from a step of a small model to a long request.
 const BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0,
 ];
 
-const STEP_GAP: &str = "inferno_step_gap_seconds";
-const STEP_COST: &str = "inferno_step_cost_microseconds";
 /// A GPU waits for microseconds where all is well.
 const GAP_BUCKETS: &[f64] =
     &[2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.1, 1.0];
@@ -431,6 +321,7 @@ mod tests {
         gpu.ecc_uncorrected.set(0.0);
         gpu.info.set("A card", Some(1), "00000000:1B:00.0");
         metrics.model("cpu:0", "demo").step_cost.set("step_us", 4.0);
+        let _ = metrics.load_balancer("10.0.0.1:6100");
         let device = metrics.device("cpu:0");
         device.step_time.record(0.1);
         device.step_gap.record(3e-6);

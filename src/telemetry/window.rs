@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::request::FinishReason;
 
 /// How far back the windows look.
 const SPAN: Duration = Duration::from_secs(60);
@@ -47,6 +48,37 @@ impl BatchWindow {
     }
 }
 
+/// Requests that ended in the last minute: how long each took, and whether it failed.
+#[derive(Debug, Default)]
+pub struct RequestWindow(Mutex<VecDeque<(Timestamp, (Duration, bool))>>);
+
+/// Figures of requests that ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EndedRequests {
+    /// Mean time from accept to last event, in milliseconds.
+    pub mean_ms: f64,
+    /// Share of those that failed, 0 to 1.
+    pub failed: f64,
+}
+
+impl RequestWindow {
+    /// One that ended now.
+    pub fn record(&self, took: Duration, reason: FinishReason, now: Timestamp) {
+        push(&self.0, (now, (took, reason == FinishReason::Failed)));
+    }
+
+    /// The figures; `None` without requests.
+    pub fn figures(&self, now: Timestamp) -> Option<EndedRequests> {
+        let ended = recent(&self.0, now);
+        let (count, failed) = (ended.len(), ended.iter().filter(|(_, failed)| *failed).count());
+        let took: Duration = ended.iter().map(|(took, _)| *took).sum();
+        let mean = |sum: f64| sum / count as f64;
+        let figures =
+            EndedRequests { mean_ms: mean(took.as_secs_f64() * 1e3), failed: mean(failed as f64) };
+        (count > 0).then_some(figures)
+    }
+}
+
 fn push<T>(window: &Mutex<VecDeque<(Timestamp, T)>>, sample: (Timestamp, T)) {
     let mut samples = window.lock().unwrap_or_else(PoisonError::into_inner);
     if samples.len() == MAX_SAMPLES {
@@ -81,6 +113,20 @@ mod tests {
         }
         assert_eq!(window.p95_ms(at(71)), Some(95.0));
         assert_eq!(window.p95_ms(at(200)), None);
+    }
+
+    #[test]
+    fn requests_that_ended_have_a_mean_time_and_a_share_that_failed() {
+        let window = RequestWindow::default();
+        assert_eq!(window.figures(at(0)), None);
+        use FinishReason::{Cancelled, Failed, Length, Stop};
+        window.record(Duration::from_secs(9), Failed, at(0));
+        for (ms, reason) in [(10, Stop), (20, Length), (30, Failed), (40, Cancelled)] {
+            window.record(Duration::from_millis(ms), reason, at(70));
+        }
+        let figures = window.figures(at(71));
+        assert_eq!(figures, Some(EndedRequests { mean_ms: 25.0, failed: 0.25 }));
+        assert_eq!(window.figures(at(200)), None);
     }
 
     #[test]

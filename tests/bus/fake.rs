@@ -217,6 +217,8 @@ impl Node {
             vitals: vitals.clone(),
             admit: addr.clone().recipient(),
             cancel: addr.clone().recipient(),
+            log: inferno_node::log::Config::default(),
+            room: std::sync::Arc::new(|| 16),
             metrics,
         };
         let alive = Lifeline::unwatched();

@@ -74,6 +74,7 @@ impl Handler<List> for Models {
     fn handle(&mut self, _: List, _: &mut Self::Context) -> Self::Result {
         vec![ModelInfo {
             name: "demo".to_owned(),
+            model_type: "llama",
             created: 1_700_000_000,
             max_seq_len: 2_048,
             devices: Vec::new(),

@@ -65,6 +65,14 @@ impl NodeProcess {
         Self::spawn_in(dir, &format!("{executor}{sections}"))
     }
 
+    /// A node of the demo model with these variables in its environment; started, not waited for.
+    pub fn spawn_with_variables(variables: &[(&str, &str)], sections: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut command = Self::serving(&dir, sections);
+        command.envs(variables.iter().copied());
+        Self::run_in(dir, command)
+    }
+
     fn spawn(sections: &str) -> Self {
         Self::spawn_in(tempfile::tempdir().expect("a temporary directory"), sections)
     }

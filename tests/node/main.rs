@@ -14,10 +14,12 @@ mod harness;
 mod health;
 mod limits;
 mod listeners;
+mod load_balancer;
 mod log_lines;
 #[path = "../bus/nats.rs"]
 mod nats;
 mod nats_link;
+mod registrar;
 mod request_path;
 mod secrets;
 mod slow_reader;

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::examine::Examined;
 use super::held::HeldRequest;
-use super::hub::{Hub, Shared, Word};
+use super::hub::{DurableContext, Hub, Word};
 use super::job::{PulledJob, ReadJob};
 use super::reader;
 use super::sink::{LogSink, Sayings};
@@ -251,7 +251,7 @@ impl Hub {
 
 /// Stores a request's end; false where it is not, because something else was stored meanwhile or JetStream does not answer.
 async fn close(
-    shared: &Shared,
+    shared: &DurableContext,
     subject: String,
     (encoding, after): (Encoding, u64),
     body: bytes::Bytes,
@@ -264,7 +264,7 @@ async fn close(
     }
 }
 
-async fn read_last(shared: Arc<Shared>, number: u64, subject: String) {
+async fn read_last(shared: Arc<DurableContext>, number: u64, subject: String) {
     match reader::last(&shared.jetstream, &subject).await {
         Ok(last) => shared.say(Word::LastRead(number, last)),
         Err(fault) => tracing::debug!(subject, %fault, "a log is not read; it is asked again"),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::hub::{Shared, Word};
+use super::hub::{DurableContext, Word};
 use super::job::{PulledJob, ReadJob, UnreadableJob};
 use super::reader::{self, ReadFault};
 use crate::ids::RequestId;
@@ -27,7 +27,7 @@ impl Examined {
 }
 
 /// Reads a job and its log, and tells the hub. A log that cannot be read now leaves the job to be given out again.
-pub(super) async fn examine(shared: Arc<Shared>, job: PulledJob) {
+pub(super) async fn examine(shared: Arc<DurableContext>, job: PulledJob) {
     let read = job.read(shared.max_request_bytes);
     let mut examined = Examined { job, read, history: Some(History::default()) };
     if let Some(id) = examined.id() {

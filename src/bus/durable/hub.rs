@@ -42,7 +42,7 @@ pub(super) enum Word {
 }
 
 /// What the hub and its tasks share.
-pub(super) struct Shared {
+pub(super) struct DurableContext {
     pub client: Client,
     pub jetstream: Context,
     pub subjects: Subjects,
@@ -56,7 +56,7 @@ pub(super) struct Shared {
     fault: Mutex<Option<String>>,
 }
 
-impl Shared {
+impl DurableContext {
     /// How many further requests the node may take.
     pub fn room(&self) -> usize {
         (self.room)().saturating_sub(self.examining())
@@ -99,7 +99,7 @@ impl Shared {
 
 /// What the bus has of it.
 pub(in crate::bus) struct Durable {
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<DurableContext>>,
     held: Arc<AtomicUsize>,
 }
 
@@ -133,7 +133,7 @@ impl Durable {
         let inbox = format!("{}.log", start.inbox);
         let answers = start.client.subscribe(format!("{inbox}.*")).await?;
         let (words, heard) = unbounded_channel();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(DurableContext {
             jetstream: jetstream::new(start.client.clone()),
             client: start.client,
             subjects: start.subjects,
@@ -193,7 +193,7 @@ impl Durable {
 
 /// See the module.
 pub(super) struct Hub {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<DurableContext>,
     pub(super) words: UnboundedSender<Word>,
     pub(super) inbox: String,
     pub(super) node_id: String,

@@ -4,9 +4,10 @@
 //! P.jobs.<model> → puller → hub: examine, claim ─▶ admission … reply ─▶ sink → hub → P.log.<id> → (NATS) → P.tokens.<id>
 //! ```
 //!
-//! What is to be done is [`crate::log`]'s to say; here is only how. `streams` makes what is needed in NATS · `puller` takes jobs when
-//! there is room · `job` what a job says · `examine` reads its log · `hub` holds what the node has claimed, `held` each of them, `carry_out` how it does what policy says · `store` writes records
-//! behind their fence · `reader` reads them · `sink` what stages call.
+//! What is to be done is [`crate::log`]'s to say; here is only how. `streams` makes what is needed in NATS · `puller` takes
+//! jobs when there is room · `job` what a job says · `examine` reads its log · `hub` holds what the node has claimed, `held`
+//! each of them, `carry_out` how it does what policy says · `store` writes records behind their fence · `reader` reads them ·
+//! `sink` what stages call.
 
 mod carry_out;
 mod examine;

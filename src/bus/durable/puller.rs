@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::oneshot;
 
 use super::examine::examine;
-use super::hub::Shared;
+use super::hub::DurableContext;
 use super::job::PulledJob;
 use super::streams::{self, JobClass};
 use crate::lifeline::Lifeline;
@@ -24,7 +24,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Pulls until `leaving` is dropped.
 pub(super) async fn pull(
-    shared: Arc<Shared>,
+    shared: Arc<DurableContext>,
     model: String,
     leaving: oneshot::Receiver<()>,
     alive: Lifeline,
@@ -36,7 +36,7 @@ pub(super) async fn pull(
     alive.dismiss();
 }
 
-async fn pull_for_ever(shared: &Arc<Shared>, model: &str, alive: &Lifeline) {
+async fn pull_for_ever(shared: &Arc<DurableContext>, model: &str, alive: &Lifeline) {
     loop {
         let queues = open(shared, model).await;
         match queues {
@@ -51,10 +51,10 @@ async fn pull_for_ever(shared: &Arc<Shared>, model: &str, alive: &Lifeline) {
 }
 
 async fn open(
-    shared: &Arc<Shared>,
+    shared: &Arc<DurableContext>,
     model: &str,
 ) -> Result<(PullConsumer, PullConsumer), streams::StreamFault> {
-    let Shared { jetstream, subjects, config, .. } = &**shared;
+    let DurableContext { jetstream, subjects, config, .. } = &**shared;
     streams::ensure(jetstream, subjects, config).await?;
     let usual = streams::queue(jetstream, subjects, config, (model, JobClass::Usual)).await?;
     let bulk = streams::queue(jetstream, subjects, config, (model, JobClass::Bulk)).await?;
@@ -63,7 +63,7 @@ async fn open(
 
 /// One round: what there is, else what waits for that.
 async fn take(
-    shared: &Arc<Shared>,
+    shared: &Arc<DurableContext>,
     model: &str,
     (usual, bulk): (&PullConsumer, &PullConsumer),
     alive: &Lifeline,
@@ -84,7 +84,7 @@ async fn take(
 
 /// Hands on what a pull brings; how many that were.
 async fn drain<E>(
-    shared: &Arc<Shared>,
+    shared: &Arc<DurableContext>,
     model: &str,
     batch: Result<async_nats::jetstream::consumer::pull::Batch, E>,
 ) -> Result<usize, ()> {

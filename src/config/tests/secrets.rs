@@ -14,9 +14,13 @@ fn files() -> Vec<String> {
         "api_keys = {k = 707070}",
     ];
     let mut files: Vec<String> = numbers.iter().map(|line| format!("[http]\n{line}\n")).collect();
-    for (section, key) in
-        [("http", "api_keys"), ("bus", "token"), ("bus", "password"), ("bus", "url")]
-    {
+    for (section, key) in [
+        ("http", "api_keys"),
+        ("bus", "token"),
+        ("bus", "password"),
+        ("bus", "url"),
+        ("registrar", "secret"),
+    ] {
         for value in [
             "HUSH",
             "\"HUSH",

@@ -23,6 +23,11 @@ impl Bill {
         Receipt::join(&mut self.receipt, finished.receipt.take());
     }
 
+    /// Tokens that were sampled.
+    pub fn completion_tokens(&self) -> u32 {
+        self.usage.completion_tokens
+    }
+
     /// The tokens, as OpenAI's clients read them.
     pub fn usage(&self) -> WireUsage {
         (&self.usage).into()

@@ -55,6 +55,11 @@ impl Body {
         })
     }
 
+    /// As it came.
+    pub(in crate::http) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// What it asks for, and which of its members are ignored. A large one is parsed on the worker's other thread, one at a time.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! the rest is read by [`crate::reader`], as for the bus.
 
 use super::super::api::Api;
+use super::super::inferno::{self, InfernoNumber};
 use super::prompts;
 use crate::error::{Error, Result};
 use crate::reader::{self, Layout, MemberPlace, RequestOptions, take_neutral};
@@ -19,8 +20,10 @@ const LAYOUT: Layout = Layout {
 /// What a body asks for.
 #[derive(Debug, PartialEq)]
 pub(in crate::http) struct GenerationBody {
-    /// The alias of the model.
+    /// The alias of the model; empty where `inferno` says that it is the first.
     pub(in crate::http) model: String,
+    /// A load balancer of Inferno asks.
+    pub(in crate::http) inferno: Option<InfernoNumber>,
     /// At least one; each is a choice of the answer.
     pub(in crate::http) prompts: Vec<Prompt>,
     /// For each of them.
@@ -64,7 +67,7 @@ pub(in crate::http) fn chat(
     let mut fields = Fields::of_body(reader::json(body)?, ignored)?;
     let read = |value: Value, path: &str| reader::messages(value, path, ignored);
     let messages = fields.required("messages", read);
-    generation(fields, messages.map(|all| vec![Prompt::Messages(all)]))
+    generation(fields, messages.map(|all| vec![Prompt::Messages(all)]), None)
 }
 
 /// Reads a body of `/v1/completions` with at most `max_prompts` prompts, in the same way.
@@ -77,18 +80,27 @@ pub(in crate::http) fn completion(
     ignored: Option<&IgnoredMembers>,
 ) -> Result<GenerationBody> {
     let mut fields = Fields::of_body(reader::json(body)?, ignored)?;
+    let number = inferno::take_number(&mut fields)?;
+    let max_prompts = number.map_or(max_prompts, |_| 1);
     let prompts = fields.required("prompt", prompts::read).and_then(|prompts| {
         let count = prompts.len();
         let text = || format!("expected at most {max_prompts} prompts, got {count}");
         if count > max_prompts { Err(Error::invalid("prompt", text())) } else { Ok(prompts) }
     });
-    generation(fields, prompts)
+    generation(fields, prompts, number)
 }
 
-fn generation(mut fields: Fields<'_>, prompts: Result<Vec<Prompt>>) -> Result<GenerationBody> {
+fn generation(
+    mut fields: Fields<'_>,
+    prompts: Result<Vec<Prompt>>,
+    inferno: Option<InfernoNumber>,
+) -> Result<GenerationBody> {
     let mut options = RequestOptions::read(&mut fields, &LAYOUT)?;
     let max_tokens = max_tokens(&mut fields, &mut options.params)?;
-    let model = fields.required("model", Value::text);
+    let model = match inferno {
+        Some(_) => Ok(String::new()),
+        None => fields.required("model", Value::text),
+    };
     let usage = stream_options(&mut fields, options.stream)?;
     take_neutral(&mut fields, MemberPlace::OpenAi)?;
     // A misspelt name comes first: it may be that of what is missing.
@@ -101,7 +113,7 @@ fn generation(mut fields: Fields<'_>, prompts: Result<Vec<Prompt>>) -> Result<Ge
         return Err(Error::unsupported("prompt_logprobs", text));
     }
     let layout = Layout { max_tokens, ..LAYOUT };
-    Ok(GenerationBody { model, prompts, options, usage, layout })
+    Ok(GenerationBody { model, inferno, prompts, options, usage, layout })
 }
 
 /// Takes OpenAI's newer name of `max_tokens`; gives the one that the client wrote.
