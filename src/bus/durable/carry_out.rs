@@ -225,7 +225,7 @@ impl Hub {
         );
         let (shared, reason) = (Arc::clone(&self.shared), reason.replace(['\r', '\n'], " "));
         tokio::spawn(async move {
-            let mut headers = job.message.headers.clone().unwrap_or_else(HeaderMap::new);
+            let mut headers = job.message.headers.clone().unwrap_or_default();
             headers.insert(REASON, reason);
             headers.insert(NATS_MESSAGE_ID, format!("job-{}", job.queued.sequence));
             let subject = shared.subjects.dead(&job.model);
@@ -256,7 +256,7 @@ async fn close(
     (encoding, after): (Encoding, u64),
     body: bytes::Bytes,
 ) -> bool {
-    let mut headers = encoding.headers().unwrap_or_else(HeaderMap::new);
+    let mut headers = encoding.headers().unwrap_or_default();
     headers.insert(store::EXPECTED, after.to_string());
     match shared.jetstream.publish_with_headers(subject, headers, body).await {
         Ok(acknowledged) => acknowledged.await.is_ok(),

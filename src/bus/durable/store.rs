@@ -32,7 +32,7 @@ pub(super) async fn publish(
     (encoding, after): (Encoding, u64),
     record: &Record,
 ) {
-    let mut headers = encoding.headers().unwrap_or_else(HeaderMap::new);
+    let mut headers = encoding.headers().unwrap_or_default();
     headers.insert(EXPECTED, after.to_string());
     let body = encoded(encoding, record);
     // A connection that takes nothing is silent.
