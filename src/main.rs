@@ -1,4 +1,4 @@
-//! The command line: `serve`, `generate`, `config check`, `config docs`, `models random`, `models inspect`, `models prompt`.
+//! The command line: `serve`, `generate`, `resume`, `cancel`, `config check`, `config docs`, `models random`, `models inspect`, `models prompt`.
 
 use std::process::ExitCode;
 
@@ -13,6 +13,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(options) => return commands::serve::serve(&options),
         Command::Generate(options) => commands::generate(options),
+        Command::Resume(args) => commands::resume(args),
+        Command::Cancel(args) => commands::cancel(args),
         Command::Config { command: ConfigCommand::Check(options) } => commands::check(&options),
         Command::Config { command: ConfigCommand::Docs } => commands::docs(),
         Command::Models { command: ModelsCommand::Random(args) } => commands::random(args),

@@ -3,18 +3,16 @@
 //! The text goes to standard output as it arrives; figures and errors go to standard error. Ctrl-C cancels the request.
 
 use std::io::{IsTerminal as _, Read, Write};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use super::presence::{self, LocalNode};
-use crate::bus::client::{Client, ClientError, Generation, Timeouts};
-use crate::bus::{Auth, Tls};
+use super::bus_target::{BusArgs, BusTarget, NoConnection};
+use super::{durable, presence};
+use crate::bus::client::{Client, ClientError, Generation};
 use crate::error::Error;
 use crate::ids::RequestId;
 use crate::request::{Event, FinishReason};
-use crate::secret::Secret;
 
 /// What the command takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -54,27 +52,12 @@ pub struct GenerateArgs {
     /// The request's id; one is made if absent
     #[arg(long)]
     pub request_id: Option<String>,
-    /// NATS servers, joined by commas; default: those of a node on this machine, else nats://127.0.0.1:4222
-    #[arg(long, env = "INFERNO_BUS_URL")]
-    pub url: Option<String>,
-    /// First part of every subject; default: that of a node on this machine, else inferno.v1
-    #[arg(long, env = "INFERNO_BUS_PREFIX")]
-    pub prefix: Option<String>,
-    /// NATS user
-    #[arg(long, env = "INFERNO_BUS_USER", requires = "password")]
-    pub user: Option<String>,
-    /// NATS password
-    #[arg(long, env = "INFERNO_BUS_PASSWORD", hide_env_values = true, requires = "user")]
-    pub password: Option<String>,
-    /// NATS token
-    #[arg(long, env = "INFERNO_BUS_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// NATS credentials file
-    #[arg(long, env = "INFERNO_BUS_CREDENTIALS_FILE")]
-    pub credentials_file: Option<PathBuf>,
-    /// PEM file of the authorities to trust
-    #[arg(long, env = "INFERNO_BUS_TLS__CA")]
-    pub tls_ca: Option<PathBuf>,
+    /// Finish it whatever node dies; Ctrl-C leaves it running (see `resume` and `cancel`)
+    #[arg(long)]
+    pub durable: bool,
+    /// Where NATS is
+    #[command(flatten)]
+    pub bus: BusArgs,
     /// Longest wait for acceptance, and for the next event, in seconds
     #[arg(long, default_value_t = 60)]
     pub timeout: u64,
@@ -111,57 +94,13 @@ pub enum GenerateError {
     /// No model is named, and the nodes here leave it open.
     #[error("--model: {0}")]
     Model(String),
-    /// No address is given, no node is found, and no NATS is at the usual place.
-    #[error(
-        "no node with a bus runs on this machine; start one (inferno-node serve MODEL) or give --url ({0})"
-    )]
-    NoNode(ClientError),
+    /// No connection.
+    #[error(transparent)]
+    Target(#[from] NoConnection),
 }
 
 /// The longest prompt that is read from standard input, in bytes: no node takes more without being told to.
 const MAX_PROMPT_BYTES: u64 = 4 << 20;
-
-/// Where requests go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct BusTarget {
-    url: String,
-    prefix: String,
-    model: String,
-    /// Nobody said where.
-    is_guess: bool,
-}
-
-impl BusTarget {
-    /// From the arguments, and from what nodes of this machine say of themselves, the newest first. Of these, one that started with
-    /// the model is asked.
-    fn choose(args: &GenerateArgs, nodes: &[LocalNode]) -> Result<Self, GenerateError> {
-        let with_bus = || nodes.iter().filter(|node| node.nats.is_some());
-        let has_model = |node: &&LocalNode| {
-            args.model.as_ref().is_none_or(|model| node.models.iter().any(|of| of == model))
-        };
-        let found = match &args.url {
-            Some(url) => nodes.iter().find(|node| node.nats.as_ref() == Some(url)),
-            None => with_bus().find(has_model).or_else(|| with_bus().next()),
-        };
-        let model = match (&args.model, found.map_or(&[][..], |node| &node.models)) {
-            (Some(model), _) => model.clone(),
-            (None, [only]) => only.clone(),
-            (None, []) => return Err(GenerateError::Model("expected a model's alias".to_owned())),
-            (None, several) => {
-                let text = format!("expected one of {}", several.join(", "));
-                return Err(GenerateError::Model(text));
-            }
-        };
-        let url = args.url.clone().or_else(|| found?.nats.clone());
-        let prefix = args.prefix.clone().or_else(|| Some(found?.prefix.clone()));
-        Ok(Self {
-            is_guess: url.is_none(),
-            url: url.unwrap_or_else(|| "nats://127.0.0.1:4222".to_owned()),
-            prefix: prefix.unwrap_or_else(|| "inferno.v1".to_owned()),
-            model,
-        })
-    }
-}
 
 /// The prompt of the command line, or what `input` says but for the end of its last line.
 fn prompt(given: Option<&str>, input: impl Read) -> Result<String, GenerateError> {
@@ -190,24 +129,32 @@ fn prompt(given: Option<&str>, input: impl Read) -> Result<String, GenerateError
 /// See [`GenerateError`]; what had arrived until then is on standard output.
 pub async fn run(args: GenerateArgs) -> Result<(), GenerateError> {
     let wait = Duration::from_secs(args.timeout);
-    let target = BusTarget::choose(&args, &presence::find())?;
+    let nodes = presence::find();
+    let target = BusTarget::choose(&args.bus, args.model.as_deref(), &nodes);
+    let model = target.model(args.model.as_deref()).map_err(GenerateError::Model)?;
     if args.prompt.is_none() && std::io::stdin().is_terminal() {
         eprintln!("The prompt, and then Ctrl-D:");
     }
     let prompt = prompt(args.prompt.as_deref(), std::io::stdin())?;
-    let connected = Client::connect(&target.url, &auth(&args), &target.prefix).await;
-    let client = connected
-        .map_err(|error| if target.is_guess { GenerateError::NoNode(error) } else { error.into() })?
-        .with_timeouts(Timeouts { accept: wait, event: wait });
+    let client = target.connect(&args.bus, wait).await?;
     let asked_at = Instant::now();
-    let mut generation = client.generate(&target.model, body(&args, prompt)).await?;
+    let body = body(&args, prompt);
+    if args.durable {
+        return durable::generate(&client, &model, body, args.quiet).await;
+    }
+    let mut generation = client.generate(&model, body).await?;
     let mut figures = Figures::new(asked_at, generation.node_id());
     let last = stream(&client, &mut generation, &mut figures, &mut std::io::stdout()).await?;
-    if !args.quiet {
-        eprintln!("{}", figures.line(&last));
+    finish(&last, &figures, args.quiet)
+}
+
+/// Says how it went.
+pub(super) fn finish(last: &Event, figures: &Figures, is_quiet: bool) -> Result<(), GenerateError> {
+    if !is_quiet {
+        eprintln!("{}", figures.line(last));
     }
-    match (last.error, last.finish_reason) {
-        (Some(error), _) => Err(GenerateError::Failed(*error)),
+    match (&last.error, last.finish_reason) {
+        (Some(error), _) => Err(GenerateError::Failed((**error).clone())),
         (None, Some(FinishReason::Cancelled)) => Err(GenerateError::Cancelled(figures.tokens)),
         (None, _) => Ok(()),
     }
@@ -249,15 +196,6 @@ async fn stream(
     }
 }
 
-fn auth(args: &GenerateArgs) -> Auth {
-    Auth {
-        user: args.user.clone().zip(args.password.as_deref().map(Secret::new)),
-        token: args.token.as_deref().map(Secret::new),
-        credentials_file: args.credentials_file.clone(),
-        tls: Tls { ca: args.tls_ca.clone(), ..Tls::default() },
-    }
-}
-
 /// The request's object; what was not given stays absent, so that the node's defaults hold.
 fn body(args: &GenerateArgs, prompt: String) -> Value {
     let mut params = Map::new();
@@ -293,17 +231,17 @@ fn body(args: &GenerateArgs, prompt: String) -> Value {
 }
 
 /// What the run was like, seen from here.
-struct Figures {
+pub(super) struct Figures {
     node_id: String,
     asked_at: Instant,
     first_at: Option<Instant>,
     first_tokens: u32,
     last_at: Instant,
-    tokens: u32,
+    pub(super) tokens: u32,
 }
 
 impl Figures {
-    fn new(asked_at: Instant, node_id: &str) -> Self {
+    pub(super) fn new(asked_at: Instant, node_id: &str) -> Self {
         Self {
             node_id: node_id.to_owned(),
             asked_at,
@@ -314,7 +252,7 @@ impl Figures {
         }
     }
 
-    fn count(&mut self, event: &Event) {
+    pub(super) fn count(&mut self, event: &Event) {
         let count = event.token_ids.len() as u32;
         if count == 0 {
             return;
@@ -366,7 +304,6 @@ mod tests {
     fn what_was_not_given_stays_absent() {
         let args = parse(&["--model", "demo", "Hi"]);
         assert_eq!(body(&args, "Hi".to_owned()), json!({"prompt": "Hi", "params": {}}));
-        assert!(auth(&args).user.is_none());
     }
 
     #[test]
@@ -412,7 +349,7 @@ mod tests {
             "request_id": "r1", "priority": 9,
         });
         assert_eq!(body(&args, "Hi".to_owned()), expected);
-        assert_eq!(auth(&args).user.map(|(user, _)| user).as_deref(), Some("me"));
+        assert_eq!(args.bus.user.as_deref(), Some("me"));
         assert!(crate::bus::decode(Default::default(), expected.to_string().as_bytes()).is_ok());
     }
 
@@ -426,39 +363,6 @@ mod tests {
         let long = "x".repeat(MAX_PROMPT_BYTES as usize + 1);
         assert!(read(None, &long).is_err_and(|text| text.contains("at most 4194304 bytes")));
         assert!(prompt(None, &b"\xff"[..]).is_err_and(|e| e.to_string().contains("UTF-8")));
-    }
-
-    fn local(nats: &str, models: &[&str]) -> LocalNode {
-        LocalNode {
-            node: "n".to_owned(),
-            nats: (!nats.is_empty()).then(|| nats.to_owned()),
-            prefix: "own.v1".to_owned(),
-            http: None,
-            models: models.iter().map(|model| (*model).to_owned()).collect(),
-        }
-    }
-
-    #[test]
-    fn a_node_of_this_machine_says_where_and_what_and_an_argument_goes_first() {
-        let nodes =
-            [local("", &["c"]), local("nats://new:1", &["a"]), local("nats://old:1", &["b"])];
-        let choose =
-            |line: &[&str]| BusTarget::choose(&parse(line), &nodes).map_err(|e| e.to_string());
-        let target = |url: &str, prefix: &str, model: &str| {
-            let [url, prefix, model] = [url, prefix, model].map(str::to_owned);
-            Ok(BusTarget { url, prefix, model, is_guess: false })
-        };
-        assert_eq!(choose(&["Hi"]), target("nats://new:1", "own.v1", "a"));
-        assert_eq!(choose(&["--model", "b", "Hi"]), target("nats://old:1", "own.v1", "b"));
-        assert_eq!(choose(&["--model", "x", "Hi"]), target("nats://new:1", "own.v1", "x"));
-        let given = ["--url", "nats://far:1", "--model", "b", "Hi"];
-        assert_eq!(choose(&given), target("nats://far:1", "inferno.v1", "b"));
-        let none =
-            BusTarget::choose(&parse(&["--model", "a", "Hi"]), &[]).expect("the usual place");
-        assert!(none.is_guess && none.url == "nats://127.0.0.1:4222");
-        let which = BusTarget::choose(&parse(&["Hi"]), &[local("nats://a:1", &["a", "b"])]);
-        assert!(which.is_err_and(|error| error.to_string() == "--model: expected one of a, b"));
-        assert!(BusTarget::choose(&parse(&["Hi"]), &[]).is_err());
     }
 
     #[test]

@@ -15,11 +15,14 @@ use crate::memory::KvDtype;
 use crate::models::inspect::{InspectedAs, devices_here};
 use crate::models::prompts::Prompts;
 
+mod bus_target;
+pub mod durable;
 pub mod generate;
 mod presence;
 mod process;
 pub mod serve;
 
+use durable::{CancelArgs, ResumeArgs};
 use generate::GenerateArgs;
 use process::{EndSignals, runtime};
 use serve::ConfigOptions;
@@ -40,6 +43,10 @@ pub enum Command {
     Serve(ConfigOptions),
     /// Publish a request on NATS and stream the answer to the terminal.
     Generate(GenerateArgs),
+    /// Stream a durable request to the terminal, from its beginning or any of its tokens.
+    Resume(ResumeArgs),
+    /// Cancel a request, wherever it runs or waits.
+    Cancel(CancelArgs),
     /// Look at a configuration.
     Config {
         /// What to do with it.
@@ -129,6 +136,22 @@ pub struct PromptArgs {
 /// Why there is no answer, or that it failed.
 pub fn generate(args: GenerateArgs) -> Result<(), String> {
     runtime()?.block_on(generate::run(args)).map_err(|error| error.to_string())
+}
+
+/// Streams a durable request to the terminal.
+///
+/// # Errors
+/// Why there is no answer, or that it failed.
+pub fn resume(args: ResumeArgs) -> Result<(), String> {
+    runtime()?.block_on(durable::resume(args)).map_err(|error| error.to_string())
+}
+
+/// Cancels a request.
+///
+/// # Errors
+/// Why it is not cancelled.
+pub fn cancel(args: CancelArgs) -> Result<(), String> {
+    runtime()?.block_on(durable::cancel(args)).map_err(|error| error.to_string())
 }
 
 /// Prints the effective configuration.

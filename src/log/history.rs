@@ -27,7 +27,7 @@ pub struct History {
     first: Option<Claim>,
     /// Whether nodes whose tokens may differ have worked on it.
     crossed: bool,
-    latest_exactness: Option<String>,
+    latest: Option<Claim>,
     choices: BTreeMap<u32, SampleSoFar>,
     end: Option<Box<Event>>,
 }
@@ -84,8 +84,8 @@ impl History {
     fn claimed(&mut self, claim: Claim) {
         self.tries += 1;
         self.fruitless += 1;
-        let before = self.latest_exactness.replace(claim.exactness.clone());
-        self.crossed |= before.is_some_and(|before| before != claim.exactness);
+        let before = self.latest.replace(claim.clone());
+        self.crossed |= before.is_some_and(|before| before.exactness != claim.exactness);
         self.first.get_or_insert(claim);
     }
 
@@ -127,6 +127,11 @@ impl History {
         self.first.as_ref()
     }
 
+    /// By whom it was claimed last.
+    pub fn latest_claim(&self) -> Option<&Claim> {
+        self.latest.as_ref()
+    }
+
     /// The last event, if it is stored.
     pub fn end(&self) -> Option<&Event> {
         self.end.as_deref()
@@ -134,7 +139,7 @@ impl History {
 
     /// Whether a node with this digest is another than one that worked on it before.
     pub fn crosses(&self, exactness: &str) -> bool {
-        self.crossed || self.latest_exactness.as_ref().is_some_and(|latest| latest != exactness)
+        self.crossed || self.latest.as_ref().is_some_and(|latest| latest.exactness != exactness)
     }
 
     /// Tokens of all choices.

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use sha2::{Digest as _, Sha256};
 
@@ -203,7 +202,7 @@ impl Hub {
         tokio::spawn(async move {
             let subject = shared.subjects.log(id.as_str());
             let body = encoded(encoding, &record);
-            if close(&shared, subject, (encoding, after), body).await {
+            if store::close(&shared, subject, (encoding, after), body).await {
                 job.acknowledge(&shared.client).await;
             }
         });
@@ -240,27 +239,12 @@ impl Hub {
                 let record = history.closing(&id, Some(error));
                 let (subject, after) = (shared.subjects.log(id.as_str()), history.last());
                 let body = encoded(encoding, &record);
-                if !close(&shared, subject, (encoding, after), body).await {
+                if !store::close(&shared, subject, (encoding, after), body).await {
                     return;
                 }
             }
             job.acknowledge(&shared.client).await;
         });
-    }
-}
-
-/// Stores a request's end; false where it is not, because something else was stored meanwhile or JetStream does not answer.
-async fn close(
-    shared: &DurableContext,
-    subject: String,
-    (encoding, after): (Encoding, u64),
-    body: bytes::Bytes,
-) -> bool {
-    let mut headers = encoding.headers().unwrap_or_default();
-    headers.insert(store::EXPECTED, after.to_string());
-    match shared.jetstream.publish_with_headers(subject, headers, body).await {
-        Ok(acknowledged) => acknowledged.await.is_ok(),
-        Err(_) => false,
     }
 }
 

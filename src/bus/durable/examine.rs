@@ -47,7 +47,8 @@ pub(super) async fn examine(shared: Arc<DurableContext>, job: PulledJob) {
     shared.say(Word::Examined(Box::new(examined)));
 }
 
-fn history_of(records: Vec<crate::log::StoredRecord>) -> Option<History> {
+/// None for a log that no node can have written.
+pub(super) fn history_of(records: Vec<crate::log::StoredRecord>) -> Option<History> {
     let mut history = History::default();
     for stored in records {
         if let Err(broken) = history.take(stored.sequence, stored.record) {

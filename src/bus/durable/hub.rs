@@ -9,13 +9,16 @@ use actix::Recipient;
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, SelectAll, select_all};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::examine::Examined;
 use super::held::{HeldRequest, PATIENCE, REFUSED_DELAY_MS};
 use super::puller::pull;
+use super::requests::{Question, answer};
 use super::store::answer_of;
+use crate::bus::QUEUE_GROUP;
 use crate::bus::wire::Subjects;
 use crate::door::Admit;
 use crate::error::Error;
@@ -132,6 +135,12 @@ impl Durable {
         }
         let inbox = format!("{}.log", start.inbox);
         let answers = start.client.subscribe(format!("{inbox}.*")).await?;
+        let mut questions = Vec::new();
+        for (question, verb) in Question::ALL {
+            let (subject, group) = (start.subjects.requests(verb), QUEUE_GROUP.to_owned());
+            let asked = start.client.queue_subscribe(subject, group).await?;
+            questions.push(asked.map(move |message| (question, message)).boxed());
+        }
         let (words, heard) = unbounded_channel();
         let shared = Arc::new(DurableContext {
             jetstream: jetstream::new(start.client.clone()),
@@ -160,6 +169,8 @@ impl Durable {
             pullers: HashMap::new(),
             alive: start.alive,
         };
+        let alive = hub.alive.beside("bus's answers about requests");
+        tokio::spawn(answer_questions(shared.clone(), select_all(questions), alive));
         tokio::spawn(hub.run(heard, answers));
         Ok(Self { shared: Some(shared), held })
     }
@@ -189,6 +200,19 @@ impl Durable {
             shared.say(word);
         }
     }
+}
+
+/// Each in a task of its own: one answer does not wait for another's.
+async fn answer_questions(
+    context: Arc<DurableContext>,
+    mut questions: SelectAll<BoxStream<'static, (Question, Message)>>,
+    alive: Lifeline,
+) {
+    while let Some((question, message)) = questions.next().await {
+        let line = alive.beside("bus's answer about a request");
+        tokio::spawn(answer(context.clone(), question, message, line));
+    }
+    alive.dismiss();
 }
 
 /// See the module.

@@ -6,7 +6,7 @@
 //!
 //! What is to be done is [`crate::log`]'s to say; here is only how. `streams` makes what is needed in NATS · `puller` takes
 //! jobs when there is room · `job` what a job says · `examine` reads its log · `hub` holds what the node has claimed, `held`
-//! each of them, `carry_out` how it does what policy says · `store` writes records behind their fence · `reader` reads them ·
+//! each of them, `carry_out` how it does what policy says · `store` writes records behind their fence · `reader` reads them · `requests` says and ends what is known of any request ·
 //! `sink` what stages call.
 
 mod carry_out;
@@ -16,8 +16,10 @@ mod hub;
 mod job;
 mod puller;
 mod reader;
+mod requests;
 mod sink;
 mod store;
 mod streams;
 
 pub(super) use hub::{Durable, DurableStart};
+pub(super) use reader::{ReadFault, after as read_log, read as read_record};

@@ -21,7 +21,7 @@ const FETCH: usize = 256;
 
 /// Why a log is not read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReadFault {
+pub(in crate::bus) enum ReadFault {
     /// JetStream does not answer.
     #[error("{0}")]
     Unavailable(String),
@@ -52,7 +52,7 @@ async fn last_in(stream: &Stream<()>, subject: &str) -> Result<Option<StoredReco
 }
 
 /// All records of a log behind `after`, in their order.
-pub(super) async fn after(
+pub(in crate::bus) async fn after(
     jetstream: &Context,
     subject: &str,
     after: u64,
@@ -94,7 +94,15 @@ pub(super) async fn after(
     Ok(records)
 }
 
-fn read(sequence: u64, headers: &HeaderMap, body: &[u8]) -> Result<StoredRecord, ReadFault> {
+/// A record from its message.
+///
+/// # Errors
+/// `Body`.
+pub(in crate::bus) fn read(
+    sequence: u64,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<StoredRecord, ReadFault> {
     let fault = |text: String| ReadFault::Body(sequence, text);
     let encoding = Encoding::of(Some(headers)).map_err(|error| fault(error.to_string()))?;
     let record: Result<Record, String> = match encoding {

@@ -1,14 +1,15 @@
 //! Writes records behind their fence, and reads what the server says of them.
 
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subject};
+use async_nats::{Client, Message, StatusCode, Subject};
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 
+use super::hub::DurableContext;
 use crate::bus::wire::{Encoding, encode_event};
 use crate::log::{Record, StoreAnswer};
 
 /// The header that names the record's predecessor.
-pub(super) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 
 /// `wrong last sequence`.
 const WRONG_LAST_SEQUENCE: u32 = 10_071;
@@ -69,5 +70,20 @@ pub(super) fn answer_of(message: &Message) -> StoreAnswer {
             }
         },
         _ => StoreAnswer::Silent,
+    }
+}
+
+/// Stores a request's end; false where it is not, because something else was stored meanwhile or JetStream does not answer.
+pub(super) async fn close(
+    context: &DurableContext,
+    subject: String,
+    (encoding, after): (Encoding, u64),
+    body: Bytes,
+) -> bool {
+    let mut headers = encoding.headers().unwrap_or_default();
+    headers.insert(EXPECTED, after.to_string());
+    match context.jetstream.publish_with_headers(subject, headers, body).await {
+        Ok(acknowledged) => acknowledged.await.is_ok(),
+        Err(_) => false,
     }
 }

@@ -207,6 +207,11 @@ impl Subjects {
         format!("{}.dead.{model}", self.prefix)
     }
 
+    /// Where any node is asked about a request: `status` or `cancel`.
+    pub fn requests(&self, verb: &str) -> String {
+        format!("{}.requests.{verb}", self.prefix)
+    }
+
     /// Where a node tells its health.
     pub fn health(&self, node_id: &str) -> String {
         format!("{}.node.{node_id}.health", self.prefix)
@@ -248,6 +253,29 @@ struct Cancelled<'a> {
 pub(in crate::bus) fn cancelled(encoding: Encoding, id: &RequestId, ended: Ended) -> Bytes {
     let cancelled = ended.reason == FinishReason::Cancelled;
     encoding.write(&Cancelled { request_id: id, cancelled, tokens: ended.completion_tokens })
+}
+
+/// What is known of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestStatus {
+    /// The request.
+    pub request_id: String,
+    /// `waiting`, `running` or `finished`.
+    pub status: String,
+    /// Who has it, or has had it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<String>,
+    /// Starts counted from 1; 0 while none was made.
+    pub attempt: u32,
+    /// Tokens that are stored of a durable one, of all its choices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u32>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<FinishReason>,
+    /// Why it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Appends an event's bytes to `out`. The common event (tokens and text) is written by hand, which is what most of the bus's

@@ -4,7 +4,7 @@ mod decode;
 mod encode;
 
 pub use decode::{Decoded, Undecodable, decode};
-pub use encode::{Encoding, Subjects, encode_event};
+pub use encode::{Encoding, RequestStatus, Subjects, encode_event};
 
 pub(super) use decode::LAYOUT;
 pub(super) use encode::{

@@ -14,9 +14,14 @@ use serde_json::Value;
 
 use super::connect::Auth;
 use super::wire::Subjects;
+
+mod durable;
+
+pub use super::wire::RequestStatus;
 use crate::error::Error;
 use crate::ids::RequestId;
 use crate::request::Event;
+pub use durable::DurableStream;
 
 /// How long a node may take to accept, and to send the next event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +75,12 @@ pub enum ClientError {
     /// The connection is closed.
     #[error("the connection to NATS is closed")]
     Closed,
+    /// Nothing is stored under the id, and no job with it waits.
+    #[error("no durable request has the id {0}")]
+    Unknown(RequestId),
+    /// Durable requests have no room, or no place at all.
+    #[error("{0}")]
+    Log(Error),
 }
 
 /// What an event is, seen from those before it.
@@ -190,6 +201,24 @@ impl Client {
     /// See [`ClientError`]: `NoResponders` if no node runs it.
     pub async fn cancel(&self, id: &RequestId) -> Result<CancelAnswer, ClientError> {
         read(&self.ask(self.subjects.cancel(id), String::new(), "answer to a cancel").await?)
+    }
+
+    /// Cancels a request wherever it runs or waits, durable or not, through whichever node answers; once more for one that has ended.
+    ///
+    /// # Errors
+    /// See [`ClientError`]: `Refused` with `not_found` if nobody knows it, `NoResponders` if there is no node.
+    pub async fn cancel_anywhere(&self, id: &RequestId) -> Result<CancelAnswer, ClientError> {
+        let body = serde_json::json!({"request_id": id.as_str()}).to_string();
+        read(&self.ask(self.subjects.requests("cancel"), body, "answer to a cancel").await?)
+    }
+
+    /// What is known of a request, durable or not, through whichever node answers.
+    ///
+    /// # Errors
+    /// As [`cancel_anywhere`](Self::cancel_anywhere).
+    pub async fn status(&self, id: &RequestId) -> Result<RequestStatus, ClientError> {
+        let body = serde_json::json!({"request_id": id.as_str()}).to_string();
+        read(&self.ask(self.subjects.requests("status"), body, "status").await?)
     }
 
     async fn ask(

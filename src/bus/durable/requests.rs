@@ -1,0 +1,228 @@
+//! Answers about any request, durable or not, for whoever has its id: what is known of it, and its end.
+//!
+//! One node of the group takes each question. What runs answers at its own subject; what has ended stands in the log; what waits
+//! stands in the queue. A durable request that nobody runs is ended in its log, where its next node finds that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::stream::Stream;
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::examine::history_of;
+use super::hub::DurableContext;
+use super::reader::{self, ReadFault};
+use super::store;
+use super::streams::JOBS;
+use crate::bus::wire::{
+    Encoding, OwnerAnswer, OwnerMessage, RequestStatus, cancelled, error_headers, refusal,
+};
+use crate::error::{Error, Kind, Result};
+use crate::ids::RequestId;
+use crate::lifeline::Lifeline;
+use crate::log::History;
+use crate::request::{Ended, FinishReason};
+
+/// How long who runs a request may take to end it.
+const MAX_CANCEL: Duration = Duration::from_secs(5);
+/// How long it may take to say that it runs it.
+const MAX_PROBE: Duration = Duration::from_millis(500);
+/// Jobs of the queue that are looked through for one id.
+const MAX_LOOK: u64 = 1_000;
+/// How often an end is tried that something else was stored before.
+const TRIES: u32 = 5;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    Status,
+    Cancel,
+}
+
+impl Question {
+    /// All of them, with the last word of their subject.
+    pub const ALL: [(Self, &'static str); 2] = [(Self::Status, "status"), (Self::Cancel, "cancel")];
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    request_id: RequestId,
+}
+
+/// Answers one question.
+pub(super) async fn answer(
+    context: Arc<DurableContext>,
+    question: Question,
+    message: Message,
+    alive: Lifeline,
+) {
+    alive.look();
+    let Some(reply) = message.reply else { return alive.dismiss() };
+    let asked = serde_json::from_slice::<Asked>(&message.payload);
+    let id = asked.as_ref().ok().map(|asked| asked.request_id.clone());
+    let body = match (&id, question) {
+        (None, _) => {
+            let text = "expected {\"request_id\": \"…\"}";
+            Err(Error::invalid("request_id", text))
+        }
+        (Some(id), Question::Status) => {
+            status(&context, id).await.map(|status| Encoding::Json.write(&status))
+        }
+        (Some(id), Question::Cancel) => {
+            cancel(&context, id).await.map(|ended| cancelled(Encoding::Json, id, ended))
+        }
+    };
+    // Who asked may have left.
+    let _ = match body {
+        Ok(body) => context.client.publish(reply, body).await,
+        Err(error) => {
+            let body = refusal(Encoding::Json, id.as_ref(), &error);
+            let headers = error_headers(Encoding::Json, &error);
+            context.client.publish_with_headers(reply, headers, body).await
+        }
+    };
+    alive.dismiss();
+}
+
+async fn status(context: &DurableContext, id: &RequestId) -> Result<RequestStatus> {
+    let history = history(context, id).await?;
+    let known = RequestStatus {
+        request_id: id.to_string(),
+        status: "finished".to_owned(),
+        node_id: history.latest_claim().map(|claim| claim.node_id.clone()),
+        attempt: history.attempt(),
+        tokens: (history.last() > 0).then(|| history.num_tokens() as u32),
+        finish_reason: history.end().and_then(|end| end.finish_reason),
+        reason: None,
+    };
+    if history.end().is_some() {
+        return Ok(known);
+    }
+    if let Some(owner) = owner(context, id).await {
+        let (status, node_id) = ("running".to_owned(), Some(owner.node_id));
+        return Ok(RequestStatus { status, node_id, attempt: known.attempt.max(1), ..known });
+    }
+    let status = "waiting".to_owned();
+    if history.last() > 0 {
+        let reason = Some("between two nodes".to_owned());
+        return Ok(RequestStatus { status, reason, ..known });
+    }
+    let reason = Some(waits(context, id).await?.ok_or_else(|| unknown(id))?);
+    Ok(RequestStatus { status, reason, ..known })
+}
+
+/// Ends a request: by who runs it, else in its log.
+async fn cancel(context: &DurableContext, id: &RequestId) -> Result<Ended> {
+    for _ in 0..TRIES {
+        let history = history(context, id).await?;
+        if let Some(end) = history.end() {
+            let reason = end.finish_reason.unwrap_or(FinishReason::Failed);
+            let completion_tokens = end.usage.map_or(0, |usage| usage.completion_tokens);
+            return Ok(Ended { reason, completion_tokens });
+        }
+        if let Some(answer) = cancelled_by_owner(context, id).await? {
+            return Ok(answer);
+        }
+        if history.last() == 0 && waits(context, id).await?.is_none() {
+            return Err(unknown(id));
+        }
+        let record = history.closing(id, None);
+        let body = store::encoded(Encoding::Json, &record);
+        let subject = context.subjects.log(id.as_str());
+        if store::close(context, subject, (Encoding::Json, history.last()), body).await {
+            let completion_tokens = history.num_tokens() as u32;
+            return Ok(Ended { reason: FinishReason::Cancelled, completion_tokens });
+        }
+    }
+    Err(Error::new(Kind::Unavailable, "the request moves from node to node")
+        .with_retry_after_ms(1_000))
+}
+
+fn unknown(id: &RequestId) -> Error {
+    let text = format!("no request with this id runs, waits or is stored: {id}");
+    Error::new(Kind::NotFound, text).with_param("request_id")
+}
+
+/// What the log has of it; nothing where there is no log.
+async fn history(context: &DurableContext, id: &RequestId) -> Result<History> {
+    let subject = context.subjects.log(id.as_str());
+    match reader::after(&context.jetstream, &subject, 0).await {
+        Ok(records) => history_of(records).ok_or_else(|| Error::internal("its log is broken")),
+        Err(ReadFault::Body(..)) => Err(Error::internal("its log is broken")),
+        Err(ReadFault::Unavailable(_)) => Ok(History::default()),
+    }
+}
+
+/// Who runs it, if somebody does.
+async fn owner(context: &DurableContext, id: &RequestId) -> Option<OwnerAnswer> {
+    let subject = context.subjects.cancel(id);
+    let headers = OwnerMessage::Asked.headers();
+    let asked = context.client.request_with_headers(subject, headers, Bytes::new());
+    let answer = tokio::time::timeout(MAX_PROBE, asked).await.ok()?.ok()?;
+    let owner: OwnerAnswer = serde_json::from_slice(&answer.payload).ok()?;
+    owner.running.then_some(owner)
+}
+
+/// Asks who runs it to end it; none: nobody does.
+async fn cancelled_by_owner(context: &DurableContext, id: &RequestId) -> Result<Option<Ended>> {
+    #[derive(Deserialize)]
+    struct CancelledRequest {
+        cancelled: bool,
+        tokens: u32,
+    }
+    let subject = context.subjects.cancel(id);
+    let request = async_nats::Request::new().timeout(Some(MAX_CANCEL));
+    match context.client.send_request(subject, request).await {
+        // One that has just ended says `not_found`; its end is in the log, or nowhere.
+        Ok(answer) => Ok(serde_json::from_slice(&answer.payload).ok().map(
+            |CancelledRequest { cancelled, tokens }| Ended {
+                reason: if cancelled { FinishReason::Cancelled } else { FinishReason::Stop },
+                completion_tokens: tokens,
+            },
+        )),
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+        Err(error) => {
+            let text = format!("who runs the request does not answer: {error}");
+            Err(Error::new(Kind::Unavailable, text).with_retry_after_ms(1_000))
+        }
+    }
+}
+
+/// Why it waits, if it stands in the queue.
+async fn waits(context: &DurableContext, id: &RequestId) -> Result<Option<String>> {
+    let Ok(queue) = context.jetstream.get_stream(JOBS).await else { return Ok(None) };
+    let state = &queue.cached_info().state;
+    let last = state.last_sequence.min(state.first_sequence + MAX_LOOK);
+    for sequence in state.first_sequence..=last {
+        let Ok(job) = queue.direct_get(sequence).await else { continue };
+        if names(&job.headers, &job.payload, id) {
+            return Ok(Some(why(&queue, job.subject.as_str()).await));
+        }
+    }
+    Ok(None)
+}
+
+fn names(headers: &HeaderMap, body: &[u8], id: &RequestId) -> bool {
+    let encoding = Encoding::of(Some(headers)).unwrap_or_default();
+    crate::bus::decode(encoding, body)
+        .map_or_else(|wrong| wrong.id, |decoded| decoded.options.request_id)
+        .as_ref()
+        == Some(id)
+}
+
+async fn why(queue: &Stream, subject: &str) -> String {
+    let words = subject.rsplit('.').collect::<Vec<_>>();
+    let (model, consumer) = match words.as_slice() {
+        ["bulk", model, ..] => (*model, format!("{model}_bulk")),
+        [model, ..] => (*model, (*model).to_owned()),
+        [] => ("", String::new()),
+    };
+    match queue.consumer_info(&consumer).await {
+        Ok(info) if info.num_waiting > 0 => format!("a node of {model} is to take it up"),
+        Ok(_) => format!("every node of {model} is busy, or none is there"),
+        Err(_) => format!("no node has ever served {model}"),
+    }
+}
