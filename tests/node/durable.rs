@@ -143,8 +143,158 @@ async fn a_stream_outlives_its_node_and_its_subscriber_sees_every_token_once() {
     wait_for_empty_queue(&bus).await;
 }
 
+/// Answers of the nodes about a request.
+async fn ask(nats: &async_nats::Client, verb: &str, id: &str) -> Value {
+    let body = Bytes::from(json!({"request_id": id}).to_string());
+    let answer = nats.request(format!("inferno.v1.requests.{verb}"), body).await;
+    serde_json::from_slice(&answer.expect("a node answers").payload).expect("JSON")
+}
+
+#[tokio::test]
+async fn a_durable_request_is_cancelled_by_its_id_and_says_the_same_when_asked_again() {
+    let (nats, _store) = server();
+    let _node = NodeProcess::start_sim(5_000, &external(&nats.url(), "one"));
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let mut answer = None;
+    let heard = run(&bus, "mine", request(1_500, 1), async |count| {
+        if count >= 5 && answer.is_none() {
+            let status = ask(&bus, "status", "mine").await;
+            assert_eq!((&status["status"], &status["node_id"]), (&"running".into(), &"one".into()));
+            answer = Some(ask(&bus, "cancel", "mine").await);
+        }
+    })
+    .await;
+    let answer = answer.expect("was asked");
+    assert_eq!(heard.last.finish_reason, Some(FinishReason::Cancelled));
+    let expected = json!({"request_id": "mine", "cancelled": true, "tokens": heard.tokens.len()});
+    assert_eq!(answer, expected);
+    assert_eq!(ask(&bus, "cancel", "mine").await, expected);
+    let status = ask(&bus, "status", "mine").await;
+    assert_eq!(
+        (&status["status"], &status["finish_reason"]),
+        (&"finished".into(), &"cancelled".into())
+    );
+    assert_eq!(ask(&bus, "cancel", "nobody").await["error"]["kind"], "not_found");
+    assert_eq!(ask(&bus, "status", "nobody").await["error"]["kind"], "not_found");
+    wait_for_empty_queue(&bus).await;
+}
+
+#[tokio::test]
+async fn one_that_waits_says_so_and_is_cancelled_before_it_runs() {
+    let (nats, _store) = server();
+    let limits = "[admission]\nmax_requests = 1\n[log]\nlook_ahead = 0\n";
+    let node = NodeProcess::start_sim(20_000, &format!("{limits}{}", external(&nats.url(), "one")));
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let own = client(&nats.url()).await;
+    let mut busy = own.generate("demo", request(1_000, 1)).await.expect("accepted");
+    node.wait_health("running", |health| health["running"] == 1).await;
+    publish(&bus, "late", request(5, 2)).await;
+    let status = ask(&bus, "status", "late").await;
+    assert_eq!(status["status"], "waiting", "{status}");
+    assert!(status["reason"].as_str().is_some_and(|why| why.contains("demo")), "{status}");
+    let ended = json!({"request_id": "late", "cancelled": true, "tokens": 0});
+    assert_eq!(ask(&bus, "cancel", "late").await, ended);
+    own.cancel(busy.id()).await.expect("cancelled");
+    let _ = collect(&mut busy).await;
+    wait_for_empty_queue(&bus).await;
+    assert_eq!(ask(&bus, "cancel", "late").await, ended, "it was not run");
+}
+
+#[tokio::test]
+async fn a_drain_hands_a_stream_to_another_node_at_its_next_token() {
+    let (nats, _store) = server();
+    let start = |id: &str| NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), id)));
+    let mut nodes = vec![start("one"), start("two")];
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let undisturbed = run(&bus, "undisturbed", request(300, 9), async |_| ()).await;
+    let mut drained = None;
+    let heard = run(&bus, "drained", request(300, 9), async |count| {
+        if count >= 10 && drained.is_none() {
+            let owner = owner(&bus, "drained").await;
+            let at = nodes.iter().position(|node| node.id() == owner).expect("is one of them");
+            let node = nodes.remove(at);
+            node.signal("-TERM");
+            drained = Some(node);
+        }
+    })
+    .await;
+    assert!(drained.expect("was drained").wait().success());
+    assert_eq!((heard.tokens, heard.text), (undisturbed.tokens, undisturbed.text));
+    assert_eq!(heard.attempts, [1, 2]);
+    assert_eq!(heard.last.receipt.expect("in the last event").node_id, nodes[0].id());
+    wait_for_empty_queue(&bus).await;
+}
+
+#[tokio::test]
+async fn an_id_is_one_request_and_another_body_under_it_is_a_dead_letter() {
+    let (nats, _store) = server();
+    let _node = NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), "one")));
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let first = run(&bus, "mine", request(10, 1), async |_| ()).await;
+    publish(&bus, "mine", request(10, 1)).await;
+    publish(&bus, "mine", request(11, 1)).await;
+    publish(&bus, "wrong", json!({"prompt": "x", "params": {"max_tokens": 0.5}})).await;
+    let anonymous = Bytes::from_static(b"{\"prompt\": \"x\"}");
+    let stream = jetstream::new(bus.clone());
+    let sent = stream.publish("inferno.v1.jobs.demo", anonymous).await.expect("sent");
+    sent.await.expect("stored");
+    wait_for_empty_queue(&bus).await;
+    let mut dead = stream.get_stream("inferno_dead").await.expect("is there");
+    assert_eq!(dead.info().await.expect("is there").state.messages, 2, "the other, the anonymous");
+    let own = client(&nats.url()).await;
+    let id = inferno_node::ids::RequestId::parse("mine").expect("an id");
+    let mut again = own.follow(&id, 4).await.expect("subscribes");
+    let mut rest = Vec::new();
+    while let Some(event) = again.next().await.expect("streams") {
+        rest.extend(event.token_ids);
+    }
+    assert_eq!(rest, first.tokens[4..], "untouched, and read from its fifth token on");
+    let refused = ask(&bus, "status", "wrong").await;
+    assert_eq!(
+        (&refused["status"], &refused["finish_reason"]),
+        (&"finished".into(), &"failed".into())
+    );
+}
+
+#[tokio::test]
+async fn the_command_line_makes_a_durable_request_and_reads_it_again_from_any_token() {
+    let (nats, _store) = server();
+    let _node = NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), "one")));
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let command = |line: &[&str]| {
+        let output = super::harness::program().args(line).args(["--url", &nats.url()]).output();
+        let output = output.expect("runs");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{told}");
+        (String::from_utf8(output.stdout).expect("text"), told)
+    };
+    let generate =
+        ["generate", "--durable", "--model", "demo", "--seed", "5", "--max-tokens", "30"];
+    let (text, told) = command(&[&generate[..], &["--request-id", "mine", "Once upon"]].concat());
+    assert!(told.contains("[mine") && told.contains("30 tokens"), "{told}");
+    assert_eq!(command(&["resume", "mine"]).0, text);
+    let (rest, _) = command(&["resume", "mine", "--from", "12"]);
+    assert!(text.ends_with(&rest) && rest.len() < text.len(), "{rest:?} of {text:?}");
+    let (ended, _) = command(&["cancel", "mine"]);
+    assert_eq!(ended, "mine had ended after 30 tokens\n");
+}
+
 /// Kills who claimed the request last, with -9.
 async fn kill_owner(bus: &async_nats::Client, nodes: &mut Vec<NodeProcess>, id: &str) {
+    let owner = owner(bus, id).await;
+    let at = nodes.iter().position(|node| node.id() == owner).expect("is one of them");
+    let mut node = nodes.remove(at);
+    node.signal("-KILL");
+    node.wait();
+}
+
+/// Who claimed a request last.
+async fn owner(bus: &async_nats::Client, id: &str) -> String {
     let log = jetstream::new(bus.clone()).get_stream("inferno_log").await.expect("is there");
     let subject = format!("inferno.v1.log.{id}");
     let mut sequence = 1;
@@ -156,9 +306,5 @@ async fn kill_owner(bus: &async_nats::Client, nodes: &mut Vec<NodeProcess>, id: 
         }
         sequence = record.sequence + 1;
     }
-    let owner = owner.expect("somebody has it");
-    let at = nodes.iter().position(|node| node.id() == owner).expect("is one of them");
-    let mut node = nodes.remove(at);
-    node.signal("-KILL");
-    node.wait();
+    owner.expect("somebody has it")
 }
