@@ -76,6 +76,7 @@ fn request(prompt: Prompt) -> Request {
         model: "demo".into(),
         prompt,
         so_far: SoFar::default(),
+        is_question: false,
         params: Params { max_tokens: Some(LEN), ..Params::default() },
         stream: true,
         priority: 128,

@@ -188,6 +188,7 @@ impl Admission {
             bad_words: Vec::new(),
             echo,
             so_far: request.so_far,
+            is_question: request.is_question,
             prompt_field: validate::prompt_field(&request.prompt),
             stream: request.stream,
             priority: request.priority,
@@ -220,6 +221,9 @@ impl Admission {
         max_tokens: u32,
         now: Timestamp,
     ) {
+        if reserved.is_question {
+            return reserved.accept_as_question();
+        }
         let num_prompt_tokens = token_ids.len() as u32;
         reserved.handle.set_num_prompt_tokens(num_prompt_tokens);
         let completions = u64::from(max_tokens) * u64::from(reserved.params.num_samples());

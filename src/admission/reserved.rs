@@ -27,6 +27,7 @@ pub(super) struct Reserved {
     /// The prompt's text, where it goes back as it was written.
     pub(super) echo: Option<String>,
     pub(super) so_far: SoFar,
+    pub(super) is_question: bool,
     /// The field that the prompt came in.
     pub(super) prompt_field: &'static str,
     pub(super) stream: bool,
@@ -172,6 +173,14 @@ impl Reserved {
             text: self.echo.clone(),
             num_logprobs,
         })
+    }
+
+    /// Says yes to what was only a question; its place is free again.
+    pub(super) fn accept_as_question(mut self) {
+        let Some(mut hold) = self.hold.take() else { return };
+        hold.sink.accepted(&self.handle);
+        drop(hold);
+        self.handle.end(Ended { reason: FinishReason::Stop, completion_tokens: 0 });
     }
 
     /// Says no; the permit goes back before those who wait for the end are told.

@@ -9,11 +9,11 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-use super::BusDeps;
 use super::config::{Config, Mode, is_token};
 use super::connect::ManagedError;
 use super::publish::{Control, Outbox};
 use super::session::Session;
+use super::{BusDeps, client};
 use crate::door::RunningObserver;
 use crate::lifeline::Lifeline;
 
@@ -45,6 +45,7 @@ pub struct Bus {
 
 struct BusThread {
     url: String,
+    client: client::Client,
     /// Its sender is the thread's, and goes with it.
     ended: watch::Receiver<()>,
     thread: JoinHandle<()>,
@@ -80,8 +81,9 @@ pub async fn start(config: &Config, deps: BusDeps, alive: Lifeline) -> Result<Bu
             run_thread(&config, deps, &outbox, started, alive);
         })?
     };
-    let url = ready.await.map_err(|_| StartError::Ended)??;
-    Ok(Bus { outbox, running: Some(BusThread { url, ended, thread }) })
+    let (url, nats) = ready.await.map_err(|_| StartError::Ended)??;
+    let client = client::Client::over(nats, &config.prefix);
+    Ok(Bus { outbox, running: Some(BusThread { url, client, ended, thread }) })
 }
 
 impl Bus {
@@ -96,6 +98,11 @@ impl Bus {
     /// Where NATS is: what a client is to be given.
     pub fn url(&self) -> Option<&str> {
         self.running.as_ref().map(|running| running.url.as_str())
+    }
+
+    /// A client on the node's own connection.
+    pub fn client(&self) -> Option<client::Client> {
+        self.running.as_ref().map(|running| running.client.clone())
     }
 
     /// Takes requests for a model from here on. Resolves when NATS brings them; after a second at most, because a node whose NATS is
@@ -171,7 +178,7 @@ impl RunningObserver for Nobody {
     fn ended(&self, _: &crate::ids::RequestId) {}
 }
 
-type StartedSender = oneshot::Sender<Result<String, StartError>>;
+type StartedSender = oneshot::Sender<Result<(String, async_nats::Client), StartError>>;
 
 fn run_thread(
     config: &Config,
@@ -199,7 +206,7 @@ fn run_thread(
         let alive = alive;
         let url = managed.as_ref().map(|server| server.url().to_owned());
         let url = url.unwrap_or_else(|| config.servers().collect::<Vec<_>>().join(","));
-        if started.send(Ok(url)).is_ok() {
+        if started.send(Ok((url, session.client()))).is_ok() {
             session.run(&alive).await;
         }
         session.close().await;

@@ -108,6 +108,11 @@ impl Session {
         Ok((Self { client, link, door, service, writer, durable, served }, managed))
     }
 
+    /// Its connection.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     pub async fn run(&mut self, alive: &Lifeline) {
         let mut deadline = None;
         loop {

@@ -310,6 +310,7 @@ impl Engine {
             model: request.model.into(),
             prompt: request.prompt,
             so_far: request.so_far,
+            is_question: false,
             params: request.params,
             stream,
             priority: request.priority,

@@ -1,7 +1,7 @@
 //! What the handlers share.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::Recipient;
@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::config::UnknownParameters;
 use super::cors::AllowedOrigins;
 use super::{Config, HttpDeps};
+use crate::bus::client::Client;
 use crate::door::{Admit, AdmitAll, Cancel, List};
 use crate::error::{Error, Result};
 use crate::health::HealthSource;
@@ -29,6 +30,7 @@ pub(super) struct HttpDoor {
     pub(super) admit_all: Recipient<AdmitAll>,
     pub(super) cancel: Recipient<Cancel>,
     pub(super) models: Recipient<List>,
+    pub(super) bus: Arc<OnceLock<Client>>,
     pub(super) health: Arc<dyn HealthSource>,
     pub(super) prometheus: PrometheusHandle,
     pub(super) metrics: Arc<Metrics>,
@@ -45,12 +47,13 @@ pub(super) struct HttpDoor {
 
 impl HttpDoor {
     pub(super) fn new(config: &Config, deps: HttpDeps) -> Self {
-        let HttpDeps { admit, admit_all, cancel, models, health, prometheus, metrics } = deps;
+        let HttpDeps { admit, admit_all, cancel, models, bus, health, prometheus, metrics } = deps;
         Self {
             admit,
             admit_all,
             cancel,
             models,
+            bus,
             health,
             prometheus,
             metrics,

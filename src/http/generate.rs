@@ -15,6 +15,7 @@ use super::answer::sse::EventStream;
 use super::answer::wire::{self, Title, Whole};
 use super::api::Api;
 use super::door::HttpDoor;
+use super::durable::{DurableAsk, DurableWish};
 use super::guard::IgnoredHeader;
 use super::inferno::{self, InfernoCall};
 use super::intake::body::{Body, ParsedBody, ReadingRules};
@@ -74,7 +75,7 @@ async fn generate(
         let refused = RefusedRequest { door: "http", id: extensions.get(), model: None };
         door.metrics.refused_at_door(refused, error);
     });
-    let Begun { reader, title, stream, usage, inferno } = begun?;
+    let Begun { reader, title, stream, usage, inferno, has_ids } = begun?;
 
     let first = poll_fn(|cx| reader.poll_take(cx, &mut String::new())).await;
     // Before the first byte, a failure is a status.
@@ -88,7 +89,7 @@ async fn generate(
         .insert_header((CONTENT_TYPE, EVENT_STREAM))
         .insert_header((CACHE_CONTROL, NO_CACHE))
         .insert_header((BUFFERING, NO_BUFFERING))
-        .body(EventStream::new(reader, &title, usage, first));
+        .body(EventStream::new(reader, (&title, has_ids), usage, first));
     // Some proxies still speak HTTP/1.0, which has no chunks: there the end of the connection is the end of the stream.
     answer.head_mut().no_chunking(http.version() < Version::HTTP_11);
     Ok(answer)
@@ -98,6 +99,7 @@ async fn generate(
 struct Asked {
     caller: Caller,
     received_at: Timestamp,
+    is_durable: bool,
 }
 
 /// A request that admission has decided on, and of whose answer there is something.
@@ -107,22 +109,32 @@ struct Begun {
     stream: bool,
     usage: StreamUsage,
     inferno: Option<InfernoCall>,
+    /// Lines of the stream say which token was their last.
+    has_ids: bool,
 }
 
 async fn begin(door: &HttpDoor, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
     let mut body = Body::read(door, http.headers(), payload).await?;
     let caller = http.extensions().get::<Caller>().cloned().unwrap_or_default();
-    let asked = Asked { caller, received_at: Timestamp::now() };
+    let asked = Asked { caller, received_at: Timestamp::now(), is_durable: false };
     let rules = ReadingRules { api, max_prompts: door.max_prompts, unknown: door.unknown };
     let ParsedBody { mut generation, ignored } = parse(door, http, &mut body, rules).await?;
     let in_body = generation.options.request_id.take();
-    let name = RunningId::choose(in_body, http.headers(), generation.prompts.len());
+    let mut name = RunningId::choose(in_body, http.headers(), generation.prompts.len());
+    let durable = DurableWish::of(http.headers(), &asked.caller)?;
+    if let Some(wish) = &durable {
+        name = RunningId { id: wish.id.clone().unwrap_or(name.id), is_hint: false };
+    }
     if let Some((members, header)) = ignored::list(ignored) {
         tracing::info!(request_id = %name.id, members, "ignored unknown members");
         http.extensions_mut().insert(IgnoredHeader(header));
     }
     // A second try takes the body once more.
     let body = Some(body).filter(|_| name.is_hint);
+    if durable.is_some() {
+        return answered(door, http, name.id, generation, &Asked { is_durable: true, ..asked })
+            .await;
+    }
     let begun = answered(door, http, name.id, generation, &asked).await?;
     match body {
         Some(mut body) if begun.reader.has_conflict() => {
@@ -171,9 +183,12 @@ async fn answered(
     let (stream, usage) = (generation.options.stream, generation.usage);
     let call = |number| InfernoCall { number, received_at: asked.received_at };
     let inferno = generation.inferno.map(call);
-    let reader = admit(door, &title, generation, asked)?;
+    let (reader, ask) = admit(door, &title, generation, asked)?;
+    if let Some(ask) = ask {
+        ask.start(door).await?;
+    }
     poll_fn(|cx| reader.poll_begin(cx)).await;
-    Ok(Begun { reader, title, stream, usage, inferno })
+    Ok(Begun { reader, title, stream, usage, inferno, has_ids: asked.is_durable })
 }
 
 /// Sends a request, or one for each of its prompts.
@@ -182,7 +197,7 @@ fn admit(
     title: &Title,
     mut generation: GenerationBody,
     asked: &Asked,
-) -> Result<Reader> {
+) -> Result<(Reader, Option<DurableAsk>)> {
     let prompts = std::mem::take(&mut generation.prompts);
     let choices = (prompts.len(), generation.options.params.num_choices() as usize);
     let slow_after = Some(door.slow_reader).filter(|_| generation.options.stream);
@@ -206,7 +221,12 @@ fn admit(
         request(title, &generation.options, (id, prompt), sink, asked)
     });
     let mut requests: Vec<Request> = requests.collect();
+    if asked.is_durable && requests.len() > 1 {
+        let text = "several are not supported for a durable request";
+        return Err(Error::unsupported("prompt", text));
+    }
     match requests.pop() {
+        Some(only) if asked.is_durable => return Ok((reader, Some(DurableAsk::of(only)))),
         Some(only) if requests.is_empty() => {
             door.admit.try_send(Admit(only)).map_err(|refusal| not_admitted(&refusal))?;
         }
@@ -216,7 +236,7 @@ fn admit(
             door.admit_all.try_send(all).map_err(|refusal| not_admitted(&refusal))?;
         }
     }
-    Ok(reader)
+    Ok((reader, None))
 }
 
 fn request(
@@ -232,6 +252,7 @@ fn request(
         model: title.model.clone(),
         prompt,
         so_far: SoFar::default(),
+        is_question: false,
         params: options.params.clone(),
         stream: options.stream,
         priority: options.priority,

@@ -8,11 +8,12 @@
 //! body → reader, parse → Admit … outbox → wire → body or SSE
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use actix::Recipient;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::bus::client::Client;
 use crate::door::{Admit, AdmitAll, Cancel, List};
 use crate::health::HealthSource;
 use crate::telemetry::Metrics;
@@ -24,6 +25,8 @@ mod config;
 mod connections;
 mod cors;
 mod door;
+mod durable;
+mod events;
 mod generate;
 mod guard;
 mod inferno;
@@ -48,6 +51,8 @@ pub struct HttpDeps {
     pub cancel: Recipient<Cancel>,
     /// Models: what is loaded.
     pub models: Recipient<List>,
+    /// The bus, once it is there: for durable requests, and for those that run elsewhere.
+    pub bus: Arc<OnceLock<Client>>,
     /// Health and readiness.
     pub health: Arc<dyn HealthSource>,
     /// What `/metrics` shows.

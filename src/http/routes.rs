@@ -12,9 +12,12 @@ use tokio::sync::oneshot;
 
 use super::api::Api;
 use super::door::{HttpDoor, within};
+use super::durable::error_of;
+use super::events::events;
 use super::generate::{chat, completions};
 use super::refusal::{ErrorResponse, method_not_allowed};
 use super::{json, models};
+use crate::bus::client::Client;
 use crate::door::{Cancel, not_admitted};
 use crate::error::{Error, Kind, Result};
 use crate::health::Status;
@@ -34,6 +37,7 @@ pub(super) fn configure(app: &mut ServiceConfig) {
         .service(read("/health/ready", ready))
         .service(read("/metrics", metrics))
         .service(only("DELETE, OPTIONS", "/v1/requests/{id}", web::delete().to(cancel)))
+        .service(read("/v1/requests/{id}/events", events))
         // For clients that cannot send DELETE.
         .service(only("POST, OPTIONS", "/v1/requests/{id}/cancel", web::post().to(cancel)))
         .default_service(web::to(unknown_path));
@@ -146,5 +150,17 @@ async fn cancel_one(door: &HttpDoor, id: &RequestId) -> Result<Ended> {
     let (done, answer) = oneshot::channel();
     let message = Cancel { id: id.clone(), done };
     door.cancel.try_send(message).map_err(|refusal| not_admitted(&refusal))?;
-    within(answer).await?.unwrap_or_else(|_| Err(Error::internal("the cancel got lost")))
+    let here = within(answer).await?;
+    let here = here.unwrap_or_else(|_| Err(Error::internal("the cancel got lost")));
+    match (here, door.bus.get()) {
+        (Err(error), Some(bus)) if error.kind == Kind::NotFound => cancel_elsewhere(bus, id).await,
+        (here, _) => here,
+    }
+}
+
+/// It may run on another node, wait for one, or have ended.
+async fn cancel_elsewhere(bus: &Client, id: &RequestId) -> Result<Ended> {
+    let answer = bus.cancel_anywhere(id).await.map_err(error_of)?;
+    let reason = if answer.cancelled { FinishReason::Cancelled } else { FinishReason::Stop };
+    Ok(Ended { reason, completion_tokens: answer.tokens })
 }

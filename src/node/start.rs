@@ -222,6 +222,7 @@ impl Common {
     ) -> Result<Doors, String> {
         let config = &self.config;
         let prometheus = telemetry::recorder()?;
+        let client = Arc::new(OnceLock::new());
         let http = config.http.enabled.then(|| {
             http::start(
                 &config.http,
@@ -230,6 +231,7 @@ impl Common {
                     admit_all: admission.clone().recipient(),
                     cancel: admission.clone().recipient(),
                     models: models.clone().recipient(),
+                    bus: client.clone(),
                     health: self.vitals.clone(),
                     prometheus,
                     metrics: self.metrics.clone(),
@@ -252,6 +254,10 @@ impl Common {
         let bus = bus::start(&config.bus, deps, self.lines.hold("bus")).await;
         // Or HTTP, which ends with a start that fails, would say so before the cause is said.
         let bus = bus.inspect_err(|_| self.lines.release()).map_err(|error| error.to_string())?;
+        if let Some(own) = bus.client() {
+            // Set once, here.
+            let _ = client.set(own);
+        }
         Ok(Doors { bus, http, metrics_port })
     }
 

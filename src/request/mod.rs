@@ -101,6 +101,8 @@ pub struct Request {
     pub prompt: Prompt,
     /// What there is of the completion.
     pub so_far: SoFar,
+    /// It is only judged: accepted means that it could be run, and nothing follows.
+    pub is_question: bool,
     /// As given, unchecked.
     pub params: Params,
     /// False: one event with everything.

@@ -37,6 +37,15 @@ macro_rules! params {
                 Ok(Self { $($name: take(fields, stringify!($name), &$rule)?,)* })
             }
 
+            /// Those that were given, by name, as a client writes them.
+            pub fn write(&self) -> Value {
+                let mut members = Vec::new();
+                $(if self.$name != <$type>::default() {
+                    members.push((stringify!($name).to_owned(), self.$name.write()));
+                })*
+                Value::Map(members)
+            }
+
             /// These, and for absent ones `defaults`.
             #[must_use]
             pub fn or(mut self, defaults: &Params) -> Self {

@@ -108,6 +108,13 @@ pub(super) trait Field: Default + Clone + PartialEq {
 
     /// Holds the value against its rule and the model's vocabulary.
     fn check(&self, rule: &Rule, vocab_size: u32) -> Checked;
+
+    /// The value as a client writes it; null for an absent one.
+    fn write(&self) -> Value;
+}
+
+fn list<T>(items: &[T], write: impl Fn(&T) -> Value) -> Value {
+    Value::List(items.iter().map(write).collect())
 }
 
 impl Field for Option<f32> {
@@ -117,6 +124,10 @@ impl Field for Option<f32> {
 
     fn check(&self, rule: &Rule, _: u32) -> Checked {
         self.map_or(Ok(()), |value| rule.check(value.into(), value))
+    }
+
+    fn write(&self) -> Value {
+        self.map_or(Value::Null, |number| Value::Float(number.into()))
     }
 }
 
@@ -132,6 +143,10 @@ impl Field for Option<u32> {
     fn check(&self, rule: &Rule, _: u32) -> Checked {
         self.map_or(Ok(()), |value| rule.check(value.into(), value))
     }
+
+    fn write(&self) -> Value {
+        self.map_or(Value::Null, |number| Value::Int(number.into()))
+    }
 }
 
 impl Field for Option<u64> {
@@ -144,6 +159,10 @@ impl Field for Option<u64> {
     fn check(&self, _: &Rule, _: u32) -> Checked {
         Ok(())
     }
+
+    fn write(&self) -> Value {
+        self.map_or(Value::Null, |number| Value::Int(number.into()))
+    }
 }
 
 impl Field for Option<bool> {
@@ -153,6 +172,10 @@ impl Field for Option<bool> {
 
     fn check(&self, _: &Rule, _: u32) -> Checked {
         Ok(())
+    }
+
+    fn write(&self) -> Value {
+        self.map_or(Value::Null, Value::Bool)
     }
 }
 
@@ -167,6 +190,14 @@ impl Field for Option<LogprobsMode> {
 
     fn check(&self, _: &Rule, _: u32) -> Checked {
         Ok(())
+    }
+
+    fn write(&self) -> Value {
+        let name = |mode: LogprobsMode| match mode {
+            LogprobsMode::Raw => "raw",
+            LogprobsMode::Processed => "processed",
+        };
+        self.map_or(Value::Null, |mode| Value::Text(name(mode).to_owned()))
     }
 }
 
@@ -193,6 +224,10 @@ impl Field for Vec<String> {
             None => Ok(()),
         }
     }
+
+    fn write(&self) -> Value {
+        list(self, |text| Value::Text(text.clone()))
+    }
 }
 
 /// Token ids.
@@ -204,6 +239,10 @@ impl Field for Vec<u32> {
     fn check(&self, rule: &Rule, vocab_size: u32) -> Checked {
         rule.check_items(self.len(), "token ids")?;
         check_id(self.iter().max(), vocab_size)
+    }
+
+    fn write(&self) -> Value {
+        list(self, |id| Value::Int((*id).into()))
     }
 }
 
@@ -219,6 +258,10 @@ impl Field for Option<Vec<u32>> {
             Some(ids) if ids.is_empty() => Err("expected at least one token id, got none".into()),
             Some(ids) => ids.check(rule, vocab_size),
         }
+    }
+
+    fn write(&self) -> Value {
+        self.as_ref().map_or(Value::Null, Field::write)
     }
 }
 
@@ -249,6 +292,11 @@ impl Field for BTreeMap<u32, f32> {
         }
         check_id(self.keys().next_back(), vocab_size)
     }
+
+    fn write(&self) -> Value {
+        let member = |(id, number): (&u32, &f32)| (id.to_string(), Value::Float((*number).into()));
+        Value::Map(self.iter().map(member).collect())
+    }
 }
 
 /// What a chat template is given by the node: no client's variable may have these names.
@@ -271,6 +319,10 @@ impl Field for Vec<(String, Value)> {
 
     fn check(&self, rule: &Rule, _: u32) -> Checked {
         rule.check_items(self.len(), "variables")
+    }
+
+    fn write(&self) -> Value {
+        Value::Map(self.clone())
     }
 }
 

@@ -166,6 +166,7 @@ where
     let prometheus = recorder.handle();
     let metrics = metrics::with_local_recorder(&recorder, || Arc::new(Metrics::new("n1")));
     HttpDeps {
+        bus: Default::default(),
         admit: admission.clone().recipient(),
         admit_all: admission.clone().recipient(),
         cancel: admission.recipient(),

@@ -11,11 +11,11 @@ use futures_util::StreamExt;
 use serde_json::Value;
 
 use super::{Client, ClientError};
-use crate::bus::durable::{ReadFault, read_log};
+use crate::bus::durable::{ReadFault, digest_of, headers_of, read_log};
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
 use crate::log::{Join, Joined, StoredRecord};
-use crate::request::Event;
+use crate::request::{DefaultLength, Event};
 
 /// How long the server may take for the promise.
 const MAX_PUBLISH: Duration = Duration::from_secs(2);
@@ -37,7 +37,16 @@ impl Client {
     /// # Errors
     /// `Log`: no JetStream (`log_unavailable`), or no room (`log_full`).
     pub async fn publish_durable(&self, model: &str, body: &Value) -> Result<bool, ClientError> {
-        let mut headers = HeaderMap::new();
+        self.publish_job(model, body, HeaderMap::new()).await
+    }
+
+    /// The same with headers beside it.
+    pub(crate) async fn publish_job(
+        &self,
+        model: &str,
+        body: &Value,
+        mut headers: HeaderMap,
+    ) -> Result<bool, ClientError> {
         if let Some(id) = body.get("request_id").and_then(Value::as_str) {
             headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
         }
@@ -68,8 +77,43 @@ impl Client {
             join: Join::from(from),
             read_after: Some(0),
             fresh: VecDeque::new(),
+            body: None,
             wait: self.timeouts.event,
         })
+    }
+}
+
+/// A durable request as another door publishes it.
+pub(crate) struct DurableJob {
+    /// Its id.
+    pub id: RequestId,
+    /// The contract's object.
+    pub body: Value,
+    /// What an absent `max_tokens` means.
+    pub default_length: DefaultLength,
+}
+
+impl Client {
+    /// Publishes a job and follows it from its beginning.
+    ///
+    /// # Errors
+    /// As [`publish_durable`](Self::publish_durable) and [`follow`](Self::follow).
+    pub(crate) async fn start_durable(
+        &self,
+        model: &str,
+        job: &DurableJob,
+    ) -> Result<DurableStream, ClientError> {
+        let stream = self.follow(&job.id, 0).await?;
+        self.publish_job(model, &job.body, headers_of(job.default_length)).await?;
+        Ok(stream)
+    }
+}
+
+impl DurableJob {
+    /// Whether what runs under the id is another request.
+    pub fn differs_from(&self, stream: &DurableStream) -> bool {
+        let own = digest_of(self.body.to_string().as_bytes());
+        stream.body.as_ref().is_some_and(|body| *body != own)
     }
 }
 
@@ -100,6 +144,8 @@ pub struct DurableStream {
     /// What follows this record is to be read.
     read_after: Option<u64>,
     fresh: VecDeque<Event>,
+    /// Digest of the request that runs under the id, as the first claim says it.
+    body: Option<String>,
     wait: Duration,
 }
 
@@ -176,7 +222,11 @@ impl DurableStream {
 
     fn take(&mut self, joined: Joined) {
         self.read_after = joined.read_after.or(self.read_after);
-        let events = joined.fresh.into_iter().map(|StoredRecord { record, .. }| record.event);
-        self.fresh.extend(events);
+        for StoredRecord { record, .. } in joined.fresh {
+            if let Some(claim) = record.claim.filter(|_| self.body.is_none()) {
+                self.body = Some(claim.body);
+            }
+            self.fresh.push_back(record.event);
+        }
     }
 }

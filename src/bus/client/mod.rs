@@ -21,6 +21,7 @@ pub use super::wire::RequestStatus;
 use crate::error::Error;
 use crate::ids::RequestId;
 use crate::request::Event;
+pub(crate) use durable::DurableJob;
 pub use durable::DurableStream;
 
 /// How long a node may take to accept, and to send the next event.
@@ -152,6 +153,13 @@ impl Client {
     /// A client on a connection that there is.
     pub fn over(nats: Nats, prefix: &str) -> Self {
         Self { nats, subjects: Subjects::new(prefix), timeouts: Timeouts::default() }
+    }
+
+    /// Waits so long for the next event.
+    #[must_use]
+    pub fn with_timeouts_of(self, event: Duration) -> Self {
+        let accept = self.timeouts.accept;
+        self.with_timeouts(Timeouts { accept, event })
     }
 
     /// Waits for other times.

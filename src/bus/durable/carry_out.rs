@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::ids::RequestId;
 use crate::log::{Claim, Decision, History, Holding, LogCommand, decide};
 use crate::reader::RenamingSink;
-use crate::request::{Caller, DefaultLength, Request, SoFar};
+use crate::request::{Caller, Request, SoFar};
 use crate::telemetry::LoggedSink;
 
 /// The header that says why a request is a dead letter.
@@ -175,10 +175,11 @@ impl Hub {
             model: held.job.model.as_str().into(),
             prompt: decoded.prompt,
             so_far,
+            is_question: false,
             params,
             stream: true,
             priority: decoded.options.priority,
-            default_length: DefaultLength::Context,
+            default_length: held.job.default_length(),
             received_at: held.received_at,
             sink: Box::new(RenamingSink { layout: LAYOUT, sink }),
         };

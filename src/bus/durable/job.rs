@@ -1,6 +1,6 @@
 //! A message of the queue: what it asks for, and how it is answered.
 
-use async_nats::{Client, Message, Subject};
+use async_nats::{Client, HeaderMap, Message, Subject};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
@@ -8,6 +8,19 @@ use crate::bus::wire::{Decoded, Encoding, Undecodable, decode};
 use crate::error::{Error, Result};
 use crate::ids::RequestId;
 use crate::log::QueuedJob;
+use crate::request::DefaultLength;
+
+/// The header by which another door says that an absent `max_tokens` means what it does in OpenAI's `/v1/completions`.
+const LENGTH_HEADER: &str = "Inferno-Default-Length";
+
+/// The headers of a job that comes from such a door.
+pub(in crate::bus) fn headers_of(default_length: DefaultLength) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if default_length == DefaultLength::Completions {
+        headers.insert(LENGTH_HEADER, "completions");
+    }
+    headers
+}
 
 /// A job as it came.
 #[derive(Debug, Clone)]
@@ -44,11 +57,17 @@ impl PulledJob {
     pub fn of(message: Message, model: &str) -> Option<Self> {
         let reply = message.reply.clone()?;
         let sequence = sequence_in(&reply)?;
-        let mut digest = Sha256::new();
-        digest.update(&message.payload);
-        let body = digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        let queued = QueuedJob { sequence, body };
+        let queued = QueuedJob { sequence, body: digest_of(&message.payload) };
         Some(Self { model: model.to_owned(), message, reply, queued })
+    }
+
+    /// What an absent `max_tokens` means.
+    pub fn default_length(&self) -> DefaultLength {
+        let said = self.message.headers.as_ref().and_then(|headers| headers.get(LENGTH_HEADER));
+        match said.map(|value| value.as_str()) {
+            Some("completions") => DefaultLength::Completions,
+            _ => DefaultLength::Context,
+        }
     }
 
     /// Reads it.
@@ -103,6 +122,12 @@ impl PulledJob {
         // A connection that takes nothing takes it when it is back, or the job is given out again.
         let _ = client.publish(self.reply.clone(), body).await;
     }
+}
+
+/// Tells one request from another.
+pub(in crate::bus) fn digest_of(body: &[u8]) -> String {
+    let digest = Sha256::digest(body);
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a durable request cannot be.

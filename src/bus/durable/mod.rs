@@ -22,4 +22,5 @@ mod store;
 mod streams;
 
 pub(super) use hub::{Durable, DurableStart};
+pub(super) use job::{digest_of, headers_of};
 pub(super) use reader::{ReadFault, after as read_log, read as read_record};

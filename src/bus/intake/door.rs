@@ -113,6 +113,7 @@ impl BusDoor {
             model: endpoint.model.clone(),
             prompt,
             so_far: SoFar::default(),
+            is_question: false,
             params: options.params,
             stream: options.stream,
             priority: options.priority,

@@ -37,12 +37,18 @@ pub struct EventStream {
 
 impl EventStream {
     /// The stream of what `reader` gives, beginning with `first`.
-    pub fn new(reader: Reader, title: &Title, usage: StreamUsage, first: Taken) -> Self {
+    /// `has_ids`: each line says which token was its last.
+    pub fn new(
+        reader: Reader,
+        (title, has_ids): (&Title, bool),
+        usage: StreamUsage,
+        first: Taken,
+    ) -> Self {
         let choices = reader.num_choices();
         Self {
             reader,
             api: title.api,
-            chunks: Chunks::new(title, usage),
+            chunks: Chunks::new(title, usage).with_ids(has_ids),
             first: Some(first),
             spare: String::new(),
             begun: vec![false; choices],

@@ -127,6 +127,8 @@ pub struct Chunks {
     usage: StreamUsage,
     /// `data: {"id": … "choices":[`
     head: Vec<u8>,
+    /// Each chunk says which token was its last, so that a reader can go on from there.
+    has_ids: bool,
 }
 
 impl Chunks {
@@ -145,7 +147,13 @@ impl Chunks {
         head.extend_from_slice(b",\"system_fingerprint\":");
         json::write(&mut head, FINGERPRINT);
         head.extend_from_slice(b",\"choices\":[");
-        Self { api: title.api, usage, head }
+        Self { api: title.api, usage, head, has_ids: false }
+    }
+
+    /// Each chunk says which token was its last.
+    #[must_use]
+    pub fn with_ids(self, has_ids: bool) -> Self {
+        Self { has_ids, ..self }
     }
 
     /// About how long an event with a short text is, in bytes.
@@ -156,7 +164,7 @@ impl Chunks {
     /// The first chunk of a chat choice, which says who speaks.
     pub fn role(&self, out: &mut Vec<u8>, index: usize, so_far: TokensSoFar) {
         if self.api == Api::Chat {
-            self.open(out, index);
+            self.open(out, (index, so_far));
             out.extend_from_slice(
                 b",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}",
             );
@@ -172,7 +180,7 @@ impl Chunks {
         text: &str,
         logprobs: Option<LogprobsObject<'_>>,
     ) {
-        self.open(out, index);
+        self.open(out, (index, so_far));
         self.piece(out, text);
         out.extend_from_slice(b",\"logprobs\":");
         match logprobs {
@@ -191,7 +199,7 @@ impl Chunks {
         reason: FinishReason,
         bill: Option<&Bill>,
     ) {
-        self.open(out, index);
+        self.open(out, (index, so_far));
         match self.api {
             Api::Completions => self.piece(out, ""),
             Api::Chat => out.extend_from_slice(b",\"delta\":{}"),
@@ -237,7 +245,10 @@ impl Chunks {
         }
     }
 
-    fn open(&self, out: &mut Vec<u8>, index: usize) {
+    fn open(&self, out: &mut Vec<u8>, (index, so_far): (usize, TokensSoFar)) {
+        if let Some(last) = so_far.completion_tokens.checked_sub(1).filter(|_| self.has_ids) {
+            out.extend_from_slice(format!("id: {last}\n").as_bytes());
+        }
         out.extend_from_slice(&self.head);
         out.extend_from_slice(b"{\"index\":");
         json::write(out, &index);
