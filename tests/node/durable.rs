@@ -14,7 +14,7 @@ use super::nats::NatsServer;
 const JETSTREAM: &str = "jetstream { store_dir: ";
 
 /// A server with JetStream; its store goes with the directory.
-fn server() -> (NatsServer, tempfile::TempDir) {
+pub fn server() -> (NatsServer, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let nats = NatsServer::with(&format!("{JETSTREAM}{:?} }}\n", dir.path()));
     (nats, dir)
@@ -64,7 +64,7 @@ async fn publish(nats: &async_nats::Client, id: &str, mut body: Value) {
 }
 
 /// Waits until the queue is empty.
-async fn wait_for_empty_queue(nats: &async_nats::Client) {
+pub async fn wait_for_empty_queue(nats: &async_nats::Client) {
     let stream = jetstream::new(nats.clone());
     for _ in 0..500 {
         let mut jobs = stream.get_stream("inferno_jobs").await.expect("is there");
@@ -77,7 +77,7 @@ async fn wait_for_empty_queue(nats: &async_nats::Client) {
 }
 
 /// Waits until durable requests are taken.
-async fn wait_for_streams(nats: &async_nats::Client) {
+pub async fn wait_for_streams(nats: &async_nats::Client) {
     let stream = jetstream::new(nats.clone());
     for _ in 0..500 {
         if stream.get_stream("inferno_log").await.is_ok() {
