@@ -59,6 +59,11 @@ bench: setup ## every benchmark of the CPU and of the control plane, and one tab
 coverage: setup ## line coverage of the Rust and the C++ code
 	scripts/coverage
 
+.PHONY: durable
+durable: setup ## 200 streams on three nodes; one is killed, one drained, NATS started again: is any token lost?
+	@[ -x $(BIN) ] || $(MAKE) build
+	@scripts/durable $(BIN)
+
 .PHONY: cluster
 cluster: ## three nodes, NATS and Prometheus in containers; 100 requests while one node drains and one is killed
 	scripts/cluster

@@ -94,6 +94,11 @@ async fn drain<E>(
         let message = message.map_err(drop)?.message;
         if let Some(job) = PulledJob::of(message, model) {
             count += 1;
+            if shared.room() == 0 {
+                // Others came while the pull was open; another node may have room.
+                job.give_back(&shared.client, 0).await;
+                continue;
+            }
             shared.examines();
             tokio::spawn(examine(Arc::clone(shared), job));
         }
