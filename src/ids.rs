@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,14 @@ impl RequestId {
     /// A fresh id: a UUIDv7 (RFC 9562) without dashes, so ids sort by time.
     pub fn generate() -> Self {
         Self(uuid::Uuid::now_v7().simple().to_string().into())
+    }
+
+    /// How long ago a node made it; none for a client's own.
+    pub fn age(&self) -> Option<Duration> {
+        let id = uuid::Uuid::try_parse(&self.0).ok().filter(|id| id.get_version_num() == 7)?;
+        let (seconds, nanos) = id.get_timestamp()?.to_unix();
+        let made_at = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
+        SystemTime::now().duration_since(made_at).ok()
     }
 
     /// The id as text.

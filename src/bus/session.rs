@@ -88,7 +88,7 @@ impl Session {
             inbox: inbox.clone(),
             subjects: door.subjects.clone(),
             config: deps.log.clone(),
-            node_id: node_id.to_owned(),
+            vitals: deps.vitals.clone(),
             max_request_bytes: config.max_request_bytes,
             admit: deps.admit.clone(),
             room: deps.room.clone(),

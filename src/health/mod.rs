@@ -10,7 +10,7 @@ mod source;
 mod vitals;
 
 pub use actor::{Health, Publish};
-pub use policy::{BusState, Check, CheckName, Limits, Readings, Status};
+pub use policy::{BusState, Check, CheckName, Limits, LogState, Readings, Status};
 pub use source::HealthSource;
 pub use vitals::{DeviceVitals, GpuVitals, HealthMessage, Vitals};
 

@@ -30,6 +30,8 @@ pub enum CheckName {
     Progress,
     /// 1 while NATS is connected and every subscription stands, else 0.
     Bus,
+    /// 1 while durable requests can be stored, else 0.
+    Log,
 }
 
 impl CheckName {
@@ -42,6 +44,7 @@ impl CheckName {
             CheckName::Batching => "batching",
             CheckName::Progress => "progress",
             CheckName::Bus => "bus",
+            CheckName::Log => "log",
         }
     }
 }
@@ -77,6 +80,18 @@ pub enum BusState {
     Refused(String),
 }
 
+/// How the log of durable requests stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum LogState {
+    /// There is none: they are off, or NATS has never had a place for them.
+    #[default]
+    Off,
+    /// They are stored.
+    Up,
+    /// They were, and cannot be now: those that run wait, new ones are refused. Why, for a person.
+    Impaired(String),
+}
+
 /// What was read at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Readings {
@@ -106,6 +121,8 @@ pub struct Readings {
     pub ended: Option<&'static str>,
     /// The bus.
     pub bus: BusState,
+    /// Durable requests.
+    pub log: LogState,
 }
 
 /// What readings are held against: (degraded, critical), or one limit for degraded.
@@ -130,6 +147,7 @@ pub fn evaluate(readings: &Readings, limits: &Limits) -> Vec<Check> {
         optional(CheckName::Batching, readings.batching, limits.batching, |v, l| v < l),
         progress(readings, limits),
         bus(&readings.bus),
+        log(&readings.log),
     ]
 }
 
@@ -221,6 +239,15 @@ fn bus(state: &BusState) -> Check {
     Check { name: CheckName::Bus, status, value, limit: value.map(|_| 1.0), message }
 }
 
+fn log(state: &LogState) -> Check {
+    let (status, value, message) = match state {
+        LogState::Off => (Status::Healthy, None, None),
+        LogState::Up => (Status::Healthy, Some(1.0), None),
+        LogState::Impaired(why) => (Status::Degraded, Some(0.0), Some(why.clone())),
+    };
+    Check { name: CheckName::Log, status, value, limit: value.map(|_| 1.0), message }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,6 +323,14 @@ mod tests {
             let readings = Readings { memory: Some((0.5, whose)), ..well() };
             assert_eq!(evaluate(&readings, &limits())[0].message, None);
         }
+    }
+
+    #[test]
+    fn a_log_that_was_there_and_is_away_degrades_and_says_why() {
+        let status = |log| status_of(&Readings { log, ..well() }, &limits(), CheckName::Log);
+        assert_eq!(status(LogState::Off), Status::Healthy);
+        assert_eq!(status(LogState::Up), Status::Healthy);
+        assert_eq!(status(LogState::Impaired("away".to_owned())), Status::Degraded);
     }
 
     #[test]

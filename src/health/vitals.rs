@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
 
-use super::policy::{self, BusState, Check, Limits, Readings, Status};
+use super::policy::{self, BusState, Check, Limits, LogState, Readings, Status};
 use crate::clock::Timestamp;
 use crate::door::ModelInfo;
 use crate::gpu;
@@ -84,6 +84,7 @@ struct VitalsState {
     running: Vec<Progress>,
     waiting: Vec<Progress>,
     bus: BusState,
+    log: LogState,
 }
 
 /// See the module.
@@ -244,6 +245,12 @@ impl Vitals {
         self.lock().bus.clone()
     }
 
+    /// How the log of durable requests stands from here on.
+    pub fn set_log(&self, state: LogState) {
+        self.lock().log = state;
+        self.changed();
+    }
+
     /// Whether requests are taken has changed, perhaps: the metrics are to say so at once.
     fn changed(&self) {
         self.message(Timestamp::now());
@@ -318,6 +325,7 @@ impl Vitals {
             stalled_actor: stalled.map(|(_, actor)| actor),
             ended: self.ended.get().copied(),
             bus: state.bus.clone(),
+            log: state.log.clone(),
         }
     }
 

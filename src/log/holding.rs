@@ -319,6 +319,10 @@ impl Holding {
         let text = "the stored tokens of this request were lost with the log";
         let error = Error::new(Kind::LogUnavailable, text);
         self.phase = HoldingPhase::Leaving(Leave::Ended);
+        // What was not stored is lost, too: nobody has seen it.
+        let unseen = self.under_way.iter().map(|record| &record.event).chain(self.waiting.iter());
+        let unseen = unseen.filter(|event| event.index == 0).map(|event| event.seq).min();
+        self.position = unseen.unwrap_or(self.position);
         self.waiting.clear();
         self.last = 0;
         self.under_way = Some(Record::of(self.failed(error)));

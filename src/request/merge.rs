@@ -56,19 +56,14 @@ impl EventQueue {
         self.0.push_front(Box::new(event));
     }
 
+    /// All that wait, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &Event> {
+        self.0.iter().map(|event| &**event)
+    }
+
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// The one that waits longest, where it is.
-    pub fn front(&self) -> Option<&Event> {
-        self.0.front().map(|event| &**event)
     }
 
     /// Forgets all of them.

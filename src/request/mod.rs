@@ -359,6 +359,11 @@ mod tests {
         for bad in ["", "a b", "a.b", "ä", &"x".repeat(65)] {
             assert_eq!(RequestId::parse(bad).map_err(|e| e.kind), Err(Kind::Invalid), "{bad:?}");
         }
-        assert!(RequestId::parse(RequestId::generate().as_str()).is_ok());
+        let own = RequestId::generate();
+        assert!(RequestId::parse(own.as_str()).is_ok());
+        assert!(own.age().is_some_and(|age| age.as_secs() < 60));
+        let old = RequestId::parse("018f0000000070008000000000000000").expect("an id");
+        assert!(old.age().is_some_and(|age| age.as_secs() > 86_400));
+        assert_eq!(RequestId::parse("mine").expect("an id").age(), None);
     }
 }

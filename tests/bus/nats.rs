@@ -82,6 +82,12 @@ impl NatsServer {
         self.signal("-STOP");
     }
 
+    /// Lets it go on.
+    #[allow(dead_code, reason = "not every test that has a server needs it")]
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
     /// Starts it on the port of before, with these further lines of configuration instead of those before.
     #[allow(dead_code, reason = "not every test that has a server needs it")]
     pub fn start_again_with(&mut self, extra: &str) {

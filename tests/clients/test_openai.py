@@ -507,6 +507,7 @@ def test_health_and_metrics(http_url):
         "batching",
         "progress",
         "bus",
+        "log",
     }
     assert httpx.get(f"{http_url}/health/live").status_code == 200
     metrics = httpx.get(f"{http_url}/metrics")

@@ -21,15 +21,15 @@ pub fn server() -> (NatsServer, tempfile::TempDir) {
 }
 
 /// What a subscriber has of a durable request.
-struct Heard {
-    tokens: Vec<u32>,
-    text: String,
-    attempts: Vec<u32>,
-    last: Event,
+pub struct Heard {
+    pub tokens: Vec<u32>,
+    pub text: String,
+    pub attempts: Vec<u32>,
+    pub last: Event,
 }
 
 /// Publishes a durable request and hears all of it; `meanwhile` is told how many tokens have come.
-async fn run(
+pub async fn run(
     nats: &async_nats::Client,
     id: &str,
     body: Value,
@@ -177,6 +177,8 @@ async fn a_durable_request_is_cancelled_by_its_id_and_says_the_same_when_asked_a
     );
     assert_eq!(ask(&bus, "cancel", "nobody").await["error"]["kind"], "not_found");
     assert_eq!(ask(&bus, "status", "nobody").await["error"]["kind"], "not_found");
+    let old = "018f0000000070008000000000000000"; // a node's, of 2024
+    assert_eq!(ask(&bus, "status", old).await["error"]["kind"], "expired");
     wait_for_empty_queue(&bus).await;
 }
 

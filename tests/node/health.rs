@@ -29,7 +29,7 @@ async fn health_comes_every_second_and_is_never_older_than_five() {
         assert_eq!((&health["node_id"], &health["status"]), (&node.id().into(), &"healthy".into()));
         let names = health["checks"].as_array().expect("checks").iter().map(|c| c["name"].clone());
         let names: Vec<Value> = names.collect();
-        assert_eq!(names, ["memory", "model", "latency", "batching", "progress", "bus"]);
+        assert_eq!(names, ["memory", "model", "latency", "batching", "progress", "bus", "log"]);
         stamps.push(stamped(&health));
     }
     for pair in stamps.windows(2) {

@@ -7,6 +7,7 @@ mod command_line;
 mod deaths;
 mod drain;
 mod durable;
+mod durable_faults;
 mod durable_http;
 mod failure;
 mod first_hour;

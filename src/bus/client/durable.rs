@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 
 use super::{Client, ClientError};
-use crate::bus::durable::{ReadFault, digest_of, headers_of, read_log};
+use crate::bus::durable::{LOG, ReadFault, digest_of, headers_of, read_log};
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
 use crate::log::{Join, Joined, StoredRecord};
@@ -22,6 +22,9 @@ const MAX_PUBLISH: Duration = Duration::from_secs(2);
 
 /// How long a stream may say nothing before the log is looked at.
 const SILENCE: Duration = Duration::from_secs(2);
+
+/// Bytes that the log is to have left for a new request.
+const MIN_ROOM: u64 = 64 << 10;
 
 /// When a client that found no room may come back, in milliseconds.
 const FULL_RETRY_MS: u64 = 5_000;
@@ -53,13 +56,18 @@ impl Client {
         let jetstream = jetstream::new(self.nats.clone());
         let subject = self.subjects.jobs(model);
         let published = async {
+            has_room(&jetstream).await?;
             let sent =
                 jetstream.publish_with_headers(subject, headers, Bytes::from(body.to_string()));
-            sent.await?.await
+            let acknowledged = match sent.await {
+                Ok(acknowledged) => acknowledged.await,
+                Err(error) => Err(error),
+            };
+            acknowledged.map_err(|error| not_stored(&error))
         };
         match tokio::time::timeout(MAX_PUBLISH, published).await {
             Ok(Ok(acknowledgement)) => Ok(acknowledgement.duplicate),
-            Ok(Err(error)) => Err(ClientError::Log(not_stored(&error))),
+            Ok(Err(error)) => Err(ClientError::Log(error)),
             Err(_) => Err(ClientError::Log(unavailable("JetStream gives no answer"))),
         }
     }
@@ -122,14 +130,28 @@ fn unavailable(text: &str) -> Error {
         .with_retry_after_ms(1_000)
 }
 
+/// Whether what the request will say can be stored, as far as is known now.
+async fn has_room(jetstream: &Context) -> Result<(), Error> {
+    let log = jetstream.get_stream(LOG).await;
+    let log = log.map_err(|error| unavailable(&error.to_string()))?;
+    let info = log.cached_info();
+    let most = u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX);
+    if info.state.bytes.saturating_add(MIN_ROOM) > most {
+        return Err(full());
+    }
+    Ok(())
+}
+
+fn full() -> Error {
+    Error::new(Kind::LogFull, "there is no room for another durable request")
+        .with_retry_after_ms(FULL_RETRY_MS)
+}
+
 fn not_stored(error: &PublishError) -> Error {
     let source = std::error::Error::source(error);
     let code = source.and_then(|source| source.downcast_ref::<jetstream::Error>());
     match (error.kind(), code.map(jetstream::Error::error_code)) {
-        (_, Some(ErrorCode::STREAM_STORE_FAILED | ErrorCode::INSUFFICIENT_RESOURCES)) => {
-            Error::new(Kind::LogFull, "there is no room for another durable request")
-                .with_retry_after_ms(FULL_RETRY_MS)
-        }
+        (_, Some(ErrorCode::STREAM_STORE_FAILED | ErrorCode::INSUFFICIENT_RESOURCES)) => full(),
         (PublishErrorKind::StreamNotFound, _) => unavailable("no node has made its streams"),
         _ => unavailable(&error.to_string()),
     }

@@ -22,6 +22,7 @@ use crate::bus::QUEUE_GROUP;
 use crate::bus::wire::Subjects;
 use crate::door::Admit;
 use crate::error::Error;
+use crate::health::{LogState, Vitals};
 use crate::ids::RequestId;
 use crate::lifeline::Lifeline;
 use crate::log::{Config, LogCommand, StoreAnswer, StoredRecord};
@@ -55,8 +56,9 @@ pub(super) struct DurableContext {
     words: UnboundedSender<Word>,
     /// Jobs that are being examined, and requests that are held.
     under_way: AtomicUsize,
-    /// Why durable requests cannot be taken; none: they can.
-    fault: Mutex<Option<String>>,
+    vitals: Arc<Vitals>,
+    /// As it was logged last.
+    state: Mutex<Option<Result<(), String>>>,
 }
 
 impl DurableContext {
@@ -86,17 +88,26 @@ impl DurableContext {
     }
 
     /// Whether the streams are there; what is new is logged.
-    pub fn set_log(&self, state: Result<(), String>) {
-        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = state.err();
-        if *fault == new {
+    pub fn set_log(&self, new: Result<(), String>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.as_ref() == Some(&new) {
             return;
         }
+        let is_first = state.is_none();
         match &new {
-            Some(fault) => tracing::info!(fault, "durable requests are not taken"),
-            None => tracing::info!("durable requests are taken"),
+            Ok(()) => {
+                self.vitals.set_log(LogState::Up);
+                tracing::info!("durable requests are taken");
+            }
+            Err(fault) => {
+                // A NATS that never had JetStream is as it should be.
+                if !is_first {
+                    self.vitals.set_log(LogState::Impaired(fault.clone()));
+                }
+                tracing::info!(fault, "durable requests are not taken");
+            }
         }
-        *fault = new;
+        *state = Some(new);
     }
 }
 
@@ -113,7 +124,7 @@ pub(in crate::bus) struct DurableStart {
     pub inbox: String,
     pub subjects: Subjects,
     pub config: Config,
-    pub node_id: String,
+    pub vitals: Arc<Vitals>,
     pub max_request_bytes: usize,
     pub admit: Recipient<Admit>,
     /// How many further requests the node may take.
@@ -151,13 +162,14 @@ impl Durable {
             room: start.room,
             words: words.clone(),
             under_way: AtomicUsize::new(0),
-            fault: Mutex::new(None),
+            vitals: start.vitals,
+            state: Mutex::new(None),
         });
         let hub = Hub {
             shared: shared.clone(),
             words,
             inbox,
-            node_id: start.node_id,
+            node_id: shared.vitals.node_id().to_owned(),
             life: uuid::Uuid::now_v7().simple().to_string(),
             admit: start.admit,
             metrics: start.metrics,

@@ -110,7 +110,7 @@ async fn status(context: &DurableContext, id: &RequestId) -> Result<RequestStatu
         let reason = Some("between two nodes".to_owned());
         return Ok(RequestStatus { status, reason, ..known });
     }
-    let reason = Some(waits(context, id).await?.ok_or_else(|| unknown(id))?);
+    let reason = Some(waits(context, id).await?.ok_or_else(|| unknown(context, id))?);
     Ok(RequestStatus { status, reason, ..known })
 }
 
@@ -127,7 +127,7 @@ async fn cancel(context: &DurableContext, id: &RequestId) -> Result<Ended> {
             return Ok(answer);
         }
         if history.last() == 0 && waits(context, id).await?.is_none() {
-            return Err(unknown(id));
+            return Err(unknown(context, id));
         }
         let record = history.closing(id, None);
         let body = store::encoded(Encoding::Json, &record);
@@ -141,7 +141,13 @@ async fn cancel(context: &DurableContext, id: &RequestId) -> Result<Ended> {
         .with_retry_after_ms(1_000))
 }
 
-fn unknown(id: &RequestId) -> Error {
+/// Of an id that a node made the time is known: what it named may be kept no longer.
+fn unknown(context: &DurableContext, id: &RequestId) -> Error {
+    let age = id.age().unwrap_or_default();
+    if age > Duration::from_secs(context.config.max_age_s) {
+        let text = "what was stored of this request is kept no longer";
+        return Error::new(Kind::Expired, text).with_param("request_id");
+    }
     let text = format!("no request with this id runs, waits or is stored: {id}");
     Error::new(Kind::NotFound, text).with_param("request_id")
 }

@@ -15,7 +15,7 @@ use crate::log::Config;
 /// Requests that no node has finished yet.
 pub(super) const JOBS: &str = "inferno_jobs";
 /// What they have said.
-pub(super) const LOG: &str = "inferno_log";
+pub(in crate::bus) const LOG: &str = "inferno_log";
 /// Those that were tried too often, or cannot be read.
 pub(super) const DEAD: &str = "inferno_dead";
 

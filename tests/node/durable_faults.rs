@@ -1,0 +1,130 @@
+//! What becomes of durable requests when the log has no room, or NATS says nothing.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::durable::{run, server, wait_for_empty_queue, wait_for_streams};
+use super::harness::{NodeProcess, external, request};
+
+/// The smallest log that may be configured.
+const SMALL: u64 = 1 << 20;
+
+async fn post(node: &NodeProcess) -> (u16, Value) {
+    let body = json!({"model": "demo", "prompt": "Once", "max_tokens": 5});
+    let request = reqwest::Client::new().post(format!("{}/v1/completions", node.http()));
+    let reply = request.header("inferno-durable", "true").json(&body).send().await;
+    let reply = reply.expect("the node answers");
+    (reply.status().as_u16(), reply.json().await.expect("JSON"))
+}
+
+#[tokio::test]
+async fn a_full_log_refuses_new_requests_and_holds_those_that_run_until_there_is_room() {
+    let (nats, _store) = server();
+    let small = format!("[log]\nmax_bytes = {SMALL}\n");
+    let node = NodeProcess::start_sim(10_000, &format!("{small}{}", external(&nats.url(), "one")));
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let stream = jetstream::new(bus.clone());
+    let log = stream.get_stream("inferno_log").await.expect("is there");
+    let mut is_filled = false;
+    let heard = run(&bus, "mine", request(200, 1), async |count| {
+        if count >= 20 && !is_filled {
+            is_filled = true;
+            fill(&stream).await;
+            let (status, body) = post(&node).await;
+            assert_eq!((status, &body["error"]["code"]), (503, &"log_full".into()), "{body}");
+            wait_until_held(&node).await;
+            log.purge().filter("inferno.v1.log.rubbish").await.expect("makes room");
+        }
+    })
+    .await;
+    assert!(is_filled);
+    assert_eq!((heard.tokens.len(), heard.attempts), (200, vec![1]));
+    wait_for_empty_queue(&bus).await;
+}
+
+/// Until the server takes no more.
+async fn fill(stream: &jetstream::Context) {
+    for bytes in [64 << 10, 4 << 10, 200, 1] {
+        let rubbish = Bytes::from(vec![b'x'; bytes]);
+        loop {
+            let sent = stream.publish("inferno.v1.log.rubbish", rubbish.clone()).await;
+            if sent.expect("sent").await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// Until the node computes no further token.
+async fn wait_until_held(node: &NodeProcess) {
+    let mut before = -1.0;
+    for _ in 0..100 {
+        let tokens = node.metric(&["inferno_completion_tokens_total"]).await;
+        if tokens == before {
+            return;
+        }
+        before = tokens;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    panic!("the node goes on without the log");
+}
+
+#[tokio::test]
+async fn while_nats_says_nothing_streams_wait_and_new_ones_are_refused_and_plain_ones_go_on() {
+    let (nats, _store) = server();
+    let node = NodeProcess::start_sim(5_000, &external(&nats.url(), "one"));
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let mut is_frozen = false;
+    let heard = run(&bus, "mine", request(600, 1), async |count| {
+        if count >= 20 && !is_frozen {
+            is_frozen = true;
+            nats.freeze();
+            wait_until_held(&node).await;
+            let asked_at = Instant::now();
+            let (status, body) = post(&node).await;
+            assert_eq!(
+                (status, &body["error"]["code"]),
+                (503, &"log_unavailable".into()),
+                "{body}"
+            );
+            assert!(asked_at.elapsed() < Duration::from_secs(10), "it does not wait for NATS");
+            let plain = json!({"model": "demo", "prompt": "Once", "max_tokens": 5});
+            assert_eq!(node.post("/v1/completions", &plain).await.status(), 200);
+            nats.thaw();
+        }
+    })
+    .await;
+    assert!(is_frozen);
+    assert_eq!(heard.tokens.len(), 600);
+    wait_for_empty_queue(&bus).await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_wiped_ends_every_open_request_in_one_clear_error() {
+    let (nats, _store) = server();
+    let _node = NodeProcess::start_sim(10_000, &external(&nats.url(), "one"));
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let stream = jetstream::new(bus.clone());
+    let mut is_wiped = false;
+    let heard = run(&bus, "mine", request(1_000, 1), async |count| {
+        if count >= 20 && !is_wiped {
+            is_wiped = true;
+            for name in ["inferno_log", "inferno_jobs", "inferno_dead"] {
+                stream.delete_stream(name).await.expect("wiped");
+            }
+        }
+    })
+    .await;
+    let error = heard.last.error.expect("an error");
+    assert_eq!(error.kind, inferno_node::error::Kind::LogUnavailable);
+    assert!(error.message.contains("lost with the log"), "{error}");
+    // And the next is taken as ever.
+    let next = run(&bus, "next", request(5, 1), async |_| ()).await;
+    assert_eq!(next.tokens.len(), 5);
+}
