@@ -1,4 +1,5 @@
-//! The command line: `serve`, `generate`, `resume`, `cancel`, `config check`, `config docs`, `models random`, `models inspect`, `models prompt`.
+//! The command line: `serve`, `generate`, `resume`, `cancel`, `config check`, `config docs`, `models random`, `models inspect`,
+//! `models prompt`.
 
 use std::process::ExitCode;
 

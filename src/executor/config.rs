@@ -200,6 +200,8 @@ pub enum FaultKind {
     Sticky,
     /// As if a kernel never ended: the step does not come back.
     Hang,
+    /// As if the process were ended by a fault of its memory.
+    Abort,
 }
 
 impl Config {

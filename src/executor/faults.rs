@@ -43,6 +43,7 @@ impl FaultPlan {
             }
             #[allow(clippy::panic)] // What a drill asks for: the executor must catch it.
             Some(FaultKind::Panic) => panic!("injected fault"),
+            Some(FaultKind::Abort) => std::process::abort(),
             Some(FaultKind::Hang) => loop {
                 std::thread::park();
             },

@@ -84,7 +84,7 @@ pub(super) struct DurableAsk {
 impl DurableAsk {
     /// Of a request with the sink that its answer goes to.
     pub fn of(mut request: Request) -> Self {
-        let nobody = Box::new(Verdict(Arc::default()));
+        let nobody = Box::new(JudgeSink(Arc::default()));
         let sink = std::mem::replace(&mut request.sink, nobody);
         Self { request, sink }
     }
@@ -133,7 +133,7 @@ async fn judge(door: &HttpDoor, request: Request) -> Result<()> {
     let question = Request {
         id: RequestId::generate(),
         is_question: true,
-        sink: Box::new(Verdict(verdict)),
+        sink: Box::new(JudgeSink(verdict)),
         ..request
     };
     door.admit.try_send(Admit(question)).map_err(|refusal| not_admitted(&refusal))?;
@@ -141,9 +141,9 @@ async fn judge(door: &HttpDoor, request: Request) -> Result<()> {
 }
 
 /// Takes admission's word.
-struct Verdict(Arc<Mutex<Option<oneshot::Sender<Result<()>>>>>);
+struct JudgeSink(Arc<Mutex<Option<oneshot::Sender<Result<()>>>>>);
 
-impl Verdict {
+impl JudgeSink {
     fn say(&self, word: Result<()>) {
         let verdict = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Who asked may have left.
@@ -151,7 +151,7 @@ impl Verdict {
     }
 }
 
-impl Sink for Verdict {
+impl Sink for JudgeSink {
     fn accepted(&mut self, _: &Arc<Handle>) {
         self.say(Ok(()));
     }

@@ -94,6 +94,8 @@ pub struct Holding {
     /// Until it is started.
     so_far: Option<SoFar>,
     leaves_early: bool,
+    /// A token of this attempt is stored.
+    is_fruitful: bool,
     max_record_bytes: usize,
 }
 
@@ -122,6 +124,7 @@ impl Holding {
             position,
             so_far: Some(history.so_far(attempt)),
             leaves_early: false,
+            is_fruitful: false,
             max_record_bytes,
         };
         let commands = holding.store().into_iter().collect();
@@ -138,9 +141,9 @@ impl Holding {
         self.phase == HoldingPhase::Over
     }
 
-    /// Whether the server has yet to say that it has what the request has said.
-    pub fn waits(&self) -> bool {
-        self.under_way.is_some()
+    /// Whether a token of this attempt is stored.
+    pub fn is_fruitful(&self) -> bool {
+        self.is_fruitful
     }
 
     /// The server has answered what is under way.
@@ -247,6 +250,7 @@ impl Holding {
     fn stored(&mut self, sequence: u64) -> Vec<LogCommand> {
         let Some(record) = self.under_way.take() else { return Vec::new() };
         self.last = sequence;
+        self.is_fruitful |= !record.event.token_ids.is_empty();
         let mut commands: Vec<LogCommand> = self.release().into_iter().collect();
         if record.is_last() {
             commands.extend(self.over(LogCommand::Ack));

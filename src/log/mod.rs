@@ -8,7 +8,7 @@
 //! * `record` what one message of the log says · `history` what all of them say
 //! * `decision` what a node does with a request that the queue gives it
 //! * `holding` what it does from there to the end: one record under way at a time
-//! * `join` a reader's stored and live records as one stream
+//! * `suspects` those that may have killed a node, one at a time · `join` a reader's stored and live records as one stream
 //!
 //! No clock, no connection, no actor: `tests/log_sim` runs it under a seeded simulator of the server, its losses and its delays.
 
@@ -18,6 +18,7 @@ mod history;
 mod holding;
 mod join;
 mod record;
+mod suspects;
 
 pub use config::Config;
 pub use decision::{Decision, MAX_ATTEMPTS, MAX_FRUITLESS, QueuedJob, decide};
@@ -25,3 +26,4 @@ pub use history::{Broken, History};
 pub use holding::{Holding, LogCommand, StoreAnswer};
 pub use join::{Join, Joined, StoredRecord};
 pub use record::{Claim, Record};
+pub use suspects::Suspects;

@@ -19,9 +19,14 @@ const DEFAULT_RUNS: u64 = 10_000;
 
 fn draw_plan(seed: u64, bug: Option<Bug>) -> Plan {
     let mut chance = Chance::new(mix(seed));
-    let requests = chance.between(1, 4) as usize;
+    let requests = chance.between(1, 8) as usize;
     let wild = chance.percent(50);
-    let poison = (bug.is_none() && chance.percent(15)).then(|| requests - 1);
+    let poisons = match bug {
+        None => chance.percent(15),
+        Some(bug) => bug == Bug::SuspectsTogether,
+    };
+    // The first, so that others are there when it strikes.
+    let poison = poisons.then_some(0);
     Plan {
         nodes: chance.between(2, 3) as usize,
         requests,
@@ -61,7 +66,8 @@ fn every_token_is_stored_and_read_once_and_in_order_whatever_fails() {
 
 #[test]
 fn a_planted_fault_is_found() {
-    for bug in [Bug::NoClaim, Bug::NoFence, Bug::EarlyAck, Bug::NoDedupe] {
+    let bugs = [Bug::NoClaim, Bug::NoFence, Bug::EarlyAck, Bug::NoDedupe, Bug::SuspectsTogether];
+    for bug in bugs {
         let found = (0..1_000).find(|&seed| run(seed, Some(bug)).is_err());
         assert!(found.is_some(), "{bug:?} is not found");
     }

@@ -3,7 +3,7 @@
 use inferno_node::error::Error;
 use inferno_node::log::{
     Claim, Decision, History, Holding, LogCommand, QueuedJob, Record, StoreAnswer, StoredRecord,
-    decide,
+    Suspects, decide,
 };
 use inferno_node::request::{FinishReason, SoFar};
 
@@ -19,10 +19,12 @@ impl World {
         let again = self.chance.between(20, 300);
         self.after(again, Happening::Pull(node));
         let is_here = self.nodes[node].is_up && self.nodes[node].cut_until <= self.now;
-        if !is_here || self.nodes[node].held.len() >= 3 {
+        if !is_here || self.nodes[node].held.len() >= 6 {
             return;
         }
-        if let Some((request, job)) = self.queue.pull(self.now, ACK_WAIT) {
+        let room = 6 - self.nodes[node].held.len();
+        for _ in 0..room.min(4) {
+            let Some((request, job)) = self.queue.pull(self.now, ACK_WAIT) else { return };
             let life = (node, self.nodes[node].life);
             self.send(Some(node), Happening::Delivered(life, request, job));
         }
@@ -58,9 +60,38 @@ impl World {
                     self.dead.push(request);
                 }
             }
-            Decision::Claim => return self.claim(life, (request, job), &history),
+            Decision::Claim => return self.claim_or_wait(life, (request, job), history),
         }
         Ok(())
+    }
+
+    /// Of those that may have killed a node, one at a time.
+    fn claim_or_wait(
+        &mut self,
+        life: Life,
+        (request, job): (usize, QueuedJob),
+        history: History,
+    ) -> Result<(), String> {
+        if history.fruitless() > 0 && self.plan.bug != Some(Bug::SuspectsTogether) {
+            let suspects = &mut self.nodes[life.0].suspects;
+            if !suspects.may_claim() {
+                suspects.wait((request, job, history));
+                return Ok(());
+            }
+            suspects.claimed(request as u64);
+        }
+        self.claim(life, (request, job), &history)
+    }
+
+    fn look_at_suspects(&mut self, life: Life, request: usize) -> Result<(), String> {
+        let node = &mut self.nodes[life.0];
+        if node.held.get(&request).is_some_and(|held| !held.holding.is_fruitful()) {
+            return Ok(());
+        }
+        match node.suspects.cleared(request as u64) {
+            Some((next, job, history)) => self.claim_or_wait(life, (next, job), history),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn claim(
@@ -144,7 +175,7 @@ impl World {
                 LogCommand::Forget => drop(self.nodes[life.0].held.remove(&request)),
             }
         }
-        Ok(())
+        self.look_at_suspects(life, request)
     }
 
     pub(super) fn start(
@@ -250,6 +281,7 @@ impl World {
     pub(super) fn crash(&mut self, node: usize) {
         self.nodes[node].is_up = false;
         self.nodes[node].held.clear();
+        self.nodes[node].suspects = Suspects::default();
         let back = self.chance.between(10, 8_000);
         self.after(back, Happening::Restart(node));
     }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use inferno_node::log::{
-    History, Holding, Join, MAX_FRUITLESS, QueuedJob, Record, StoreAnswer, StoredRecord,
+    History, Holding, Join, MAX_FRUITLESS, QueuedJob, Record, StoreAnswer, StoredRecord, Suspects,
 };
 
 use crate::chance::{Chance, mix};
@@ -26,6 +26,7 @@ pub enum Bug {
     NoFence,
     EarlyAck,
     NoDedupe,
+    SuspectsTogether,
 }
 
 #[derive(Debug, Clone)]
@@ -89,6 +90,7 @@ pub(crate) struct Node {
     pub(crate) is_up: bool,
     pub(crate) cut_until: u64,
     pub(crate) held: BTreeMap<usize, Held>,
+    pub(crate) suspects: Suspects<(usize, QueuedJob, History)>,
 }
 
 pub(crate) struct Reader {
@@ -291,7 +293,8 @@ impl World {
             };
             let is_whole = history.num_tokens() == self.lengths[request];
             let is_poison = self.plan.poison == Some(request);
-            let is_tried_out = self.dead.contains(&request);
+            // Where nodes die of something else, too, one may have been there each time.
+            let is_tried_out = self.dead.contains(&request) && self.plan.poison.is_none();
             if !is_whole && !self.cancelled[request] && !is_poison && !is_tried_out {
                 return Err(format!("request {request} ended too early: {end:?}"));
             }

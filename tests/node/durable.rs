@@ -287,7 +287,7 @@ async fn the_command_line_makes_a_durable_request_and_reads_it_again_from_any_to
 }
 
 /// Kills who claimed the request last, with -9.
-async fn kill_owner(bus: &async_nats::Client, nodes: &mut Vec<NodeProcess>, id: &str) {
+pub async fn kill_owner(bus: &async_nats::Client, nodes: &mut Vec<NodeProcess>, id: &str) {
     let owner = owner(bus, id).await;
     let at = nodes.iter().position(|node| node.id() == owner).expect("is one of them");
     let mut node = nodes.remove(at);

@@ -189,6 +189,12 @@ impl NodeProcess {
         assert!(status.is_ok_and(|status| status.success()), "kill {name}");
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut();
+        child.is_none_or(|child| child.try_wait().expect("its own child").is_some())
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;

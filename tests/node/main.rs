@@ -9,6 +9,7 @@ mod drain;
 mod durable;
 mod durable_faults;
 mod durable_http;
+mod durable_kills;
 mod failure;
 mod first_hour;
 mod flood;

@@ -71,6 +71,9 @@ impl Hub {
                 let error = Error::internal(text.clone());
                 self.bury(job, (id, encoding), &text, Some((history, error)));
             }
+            Decision::Claim if history.fruitless() > 0 && !self.suspects.may_claim() => {
+                self.suspects.wait(Examined { job, read: Ok(read), history: Some(history) });
+            }
             Decision::Claim => self.claim(job, read, &history).await,
         }
     }
@@ -106,14 +109,29 @@ impl Hub {
         };
         self.numbers.insert(held.id.clone(), number);
         self.held.insert(number, held);
+        if history.fruitless() > 0 {
+            self.suspects.claimed(number);
+        }
         self.carry_out(number, commands).await;
+    }
+
+    /// Claims the next suspect if this one is none any more.
+    async fn look_at_suspects(&mut self, number: u64) {
+        let held = self.held.get(&number);
+        if held.is_some_and(|held| !held.holding.is_fruitful()) {
+            return;
+        }
+        if let Some(next) = self.suspects.cleared(number) {
+            // As what comes from the queue: its log may say more by now, which the fence finds out.
+            Box::pin(self.examined(next)).await;
+        }
     }
 
     /// Does what a holding wants, and what it wants because of that.
     pub(super) async fn carry_out(&mut self, number: u64, commands: Vec<LogCommand>) {
         let mut commands: VecDeque<LogCommand> = commands.into();
         while let Some(command) = commands.pop_front() {
-            let Some(held) = self.held.get_mut(&number) else { return };
+            let Some(held) = self.held.get_mut(&number) else { break };
             match command {
                 LogCommand::Store { after, record } => {
                     self.last_asked += 1;
@@ -142,6 +160,7 @@ impl Hub {
                 LogCommand::Forget => self.forget(number),
             }
         }
+        self.look_at_suspects(number).await;
     }
 
     fn forget(&mut self, number: u64) {

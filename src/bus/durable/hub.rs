@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::examine::Examined;
 use super::held::{HeldRequest, PATIENCE, REFUSED_DELAY_MS};
 use super::puller::pull;
-use super::requests::{Question, answer};
+use super::requests::{RequestQuestion, answer};
 use super::store::answer_of;
 use crate::bus::QUEUE_GROUP;
 use crate::bus::wire::Subjects;
@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::health::{LogState, Vitals};
 use crate::ids::RequestId;
 use crate::lifeline::Lifeline;
-use crate::log::{Config, LogCommand, StoreAnswer, StoredRecord};
+use crate::log::{Config, LogCommand, StoreAnswer, StoredRecord, Suspects};
 use crate::request::Handle;
 use crate::telemetry::Metrics;
 
@@ -147,7 +147,7 @@ impl Durable {
         let inbox = format!("{}.log", start.inbox);
         let answers = start.client.subscribe(format!("{inbox}.*")).await?;
         let mut questions = Vec::new();
-        for (question, verb) in Question::ALL {
+        for (question, verb) in RequestQuestion::ALL {
             let (subject, group) = (start.subjects.requests(verb), QUEUE_GROUP.to_owned());
             let asked = start.client.queue_subscribe(subject, group).await?;
             questions.push(asked.map(move |message| (question, message)).boxed());
@@ -179,6 +179,8 @@ impl Durable {
             last_number: 0,
             last_asked: 0,
             pullers: HashMap::new(),
+            suspects: Suspects::default(),
+            suspects_told_at: Instant::now(),
             alive: start.alive,
         };
         let alive = hub.alive.beside("bus's answers about requests");
@@ -217,7 +219,7 @@ impl Durable {
 /// Each in a task of its own: one answer does not wait for another's.
 async fn answer_questions(
     context: Arc<DurableContext>,
-    mut questions: SelectAll<BoxStream<'static, (Question, Message)>>,
+    mut questions: SelectAll<BoxStream<'static, (RequestQuestion, Message)>>,
     alive: Lifeline,
 ) {
     while let Some((question, message)) = questions.next().await {
@@ -245,6 +247,8 @@ pub(super) struct Hub {
     pub(super) last_asked: u64,
     /// Dropped to end the task of a model.
     pullers: HashMap<String, oneshot::Sender<()>>,
+    pub(super) suspects: Suspects<Examined>,
+    suspects_told_at: Instant,
     pub(super) alive: Lifeline,
 }
 
@@ -301,6 +305,9 @@ impl Hub {
             Word::Leave(None) => self.pullers.clear(),
             Word::HandBack => {
                 self.pullers.clear();
+                for waiting in self.suspects.drain() {
+                    waiting.job.give_back(&self.shared.client, 0).await;
+                }
                 for number in self.held.keys().copied().collect::<Vec<_>>() {
                     self.tell(number, |held| held.holding.hand_back()).await;
                 }
@@ -347,6 +354,12 @@ impl Hub {
     async fn look(&mut self) {
         let now = Instant::now();
         let progress_every = Duration::from_millis(self.shared.config.ack_wait_ms / 3);
+        if now.duration_since(self.suspects_told_at) >= progress_every {
+            self.suspects_told_at = now;
+            for waiting in self.suspects.waiting() {
+                waiting.job.in_progress(&self.shared.client).await;
+            }
+        }
         for number in self.held.keys().copied().collect::<Vec<_>>() {
             let Some(held) = self.held.get_mut(&number) else { continue };
             if now.duration_since(held.progress_at) >= progress_every {

@@ -37,41 +37,41 @@ const TRIES: u32 = 5;
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum RequestQuestion {
     Status,
     Cancel,
 }
 
-impl Question {
+impl RequestQuestion {
     /// All of them, with the last word of their subject.
     pub const ALL: [(Self, &'static str); 2] = [(Self::Status, "status"), (Self::Cancel, "cancel")];
 }
 
 #[derive(Deserialize)]
-struct Asked {
+struct AskedRequest {
     request_id: RequestId,
 }
 
 /// Answers one question.
 pub(super) async fn answer(
     context: Arc<DurableContext>,
-    question: Question,
+    question: RequestQuestion,
     message: Message,
     alive: Lifeline,
 ) {
     alive.look();
     let Some(reply) = message.reply else { return alive.dismiss() };
-    let asked = serde_json::from_slice::<Asked>(&message.payload);
+    let asked = serde_json::from_slice::<AskedRequest>(&message.payload);
     let id = asked.as_ref().ok().map(|asked| asked.request_id.clone());
     let body = match (&id, question) {
         (None, _) => {
             let text = "expected {\"request_id\": \"…\"}";
             Err(Error::invalid("request_id", text))
         }
-        (Some(id), Question::Status) => {
+        (Some(id), RequestQuestion::Status) => {
             status(&context, id).await.map(|status| Encoding::Json.write(&status))
         }
-        (Some(id), Question::Cancel) => {
+        (Some(id), RequestQuestion::Cancel) => {
             cancel(&context, id).await.map(|ended| cancelled(Encoding::Json, id, ended))
         }
     };
