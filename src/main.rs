@@ -1,4 +1,4 @@
-//! The command line: `serve`, `generate`, `resume`, `cancel`, `config check`, `config docs`, `models random`, `models inspect`,
+//! The command line: `serve`, `generate`, `resume`, `cancel`, `dead`, `config check`, `config docs`, `models random`, `models inspect`,
 //! `models prompt`.
 
 use std::process::ExitCode;
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Generate(options) => commands::generate(options),
         Command::Resume(args) => commands::resume(args),
         Command::Cancel(args) => commands::cancel(args),
+        Command::Dead { command } => commands::dead(command),
         Command::Config { command: ConfigCommand::Check(options) } => commands::check(&options),
         Command::Config { command: ConfigCommand::Docs } => commands::docs(),
         Command::Models { command: ModelsCommand::Random(args) } => commands::random(args),

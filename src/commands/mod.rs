@@ -16,12 +16,14 @@ use crate::models::inspect::{InspectedAs, devices_here};
 use crate::models::prompts::Prompts;
 
 mod bus_target;
+pub mod dead;
 pub mod durable;
 pub mod generate;
 mod presence;
 mod process;
 pub mod serve;
 
+use dead::DeadCommand;
 use durable::{CancelArgs, ResumeArgs};
 use generate::GenerateArgs;
 use process::{EndSignals, runtime};
@@ -47,6 +49,12 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Cancel a request, wherever it runs or waits.
     Cancel(CancelArgs),
+    /// Look at durable requests that are not tried any more.
+    Dead {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: DeadCommand,
+    },
     /// Look at a configuration.
     Config {
         /// What to do with it.
@@ -152,6 +160,14 @@ pub fn resume(args: ResumeArgs) -> Result<(), String> {
 /// Why it is not cancelled.
 pub fn cancel(args: CancelArgs) -> Result<(), String> {
     runtime()?.block_on(durable::cancel(args)).map_err(|error| error.to_string())
+}
+
+/// Looks at dead letters.
+///
+/// # Errors
+/// Why it could not be done.
+pub fn dead(command: DeadCommand) -> Result<(), String> {
+    runtime()?.block_on(dead::run(command))
 }
 
 /// Prints the effective configuration.

@@ -247,6 +247,7 @@ async fn an_id_is_one_request_and_another_body_under_it_is_a_dead_letter() {
     wait_for_empty_queue(&bus).await;
     let mut dead = stream.get_stream("inferno_dead").await.expect("is there");
     assert_eq!(dead.info().await.expect("is there").state.messages, 2, "the other, the anonymous");
+    dead_letters_are_listed_shown_requeued_and_dropped(&nats, &first).await;
     let own = client(&nats.url()).await;
     let id = inferno_node::ids::RequestId::parse("mine").expect("an id");
     let mut again = own.follow(&id, 4).await.expect("subscribes");
@@ -262,19 +263,42 @@ async fn an_id_is_one_request_and_another_body_under_it_is_a_dead_letter() {
     );
 }
 
+/// Of the two: one has another body under the id of a request, the other no id.
+async fn dead_letters_are_listed_shown_requeued_and_dropped(nats: &NatsServer, first: &Heard) {
+    let listed = command(nats, &["dead", "list"]).0;
+    let lines: Vec<&str> = listed.lines().collect();
+    let of = |start: &str| lines.iter().find(|line| line.contains(start)).copied();
+    let other = of("demo  mine  another request").expect("listed");
+    let number = |line: &str| line.split(' ').next().expect("a number").to_owned();
+    let shown = command(nats, &["dead", "show", &number(other)]).0;
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(shown["request"]["params"]["max_tokens"], 11);
+    let requeued = command(nats, &["dead", "requeue", &number(other)]).0;
+    let id = requeued.trim().rsplit(' ').next().expect("an id").to_owned();
+    // The same seed, and a token more.
+    let text = command(nats, &["resume", &id]).0;
+    assert!(text.starts_with(&first.text), "{text:?}");
+    let anonymous = number(of("demo  -  ").expect("listed"));
+    assert_eq!(command(nats, &["dead", "drop", &anonymous]).0, format!("{anonymous} is gone\n"));
+    assert_eq!(command(nats, &["dead", "list"]).0, "");
+}
+
+/// What a command says on standard output and standard error.
+fn command(nats: &NatsServer, line: &[&str]) -> (String, String) {
+    let output = super::harness::program().args(line).args(["--url", &nats.url()]).output();
+    let output = output.expect("runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    (String::from_utf8(output.stdout).expect("text"), told)
+}
+
 #[tokio::test]
 async fn the_command_line_makes_a_durable_request_and_reads_it_again_from_any_token() {
     let (nats, _store) = server();
     let _node = NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), "one")));
     let bus = async_nats::connect(nats.url()).await.expect("connects");
     wait_for_streams(&bus).await;
-    let command = |line: &[&str]| {
-        let output = super::harness::program().args(line).args(["--url", &nats.url()]).output();
-        let output = output.expect("runs");
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{told}");
-        (String::from_utf8(output.stdout).expect("text"), told)
-    };
+    let command = |line: &[&str]| command(&nats, line);
     let generate =
         ["generate", "--durable", "--model", "demo", "--seed", "5", "--max-tokens", "30"];
     let (text, told) = command(&[&generate[..], &["--request-id", "mine", "Once upon"]].concat());

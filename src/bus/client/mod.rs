@@ -15,12 +15,14 @@ use serde_json::Value;
 use super::connect::Auth;
 use super::wire::Subjects;
 
+mod dead;
 mod durable;
 
 pub use super::wire::RequestStatus;
 use crate::error::Error;
 use crate::ids::RequestId;
 use crate::request::Event;
+pub use dead::DeadLetter;
 pub(crate) use durable::DurableJob;
 pub use durable::DurableStream;
 

@@ -25,7 +25,7 @@ use crate::request::{Caller, Request, SoFar};
 use crate::telemetry::LoggedSink;
 
 /// The header that says why a request is a dead letter.
-const REASON: &str = "Inferno-Reason";
+pub(in crate::bus) const REASON: &str = "Inferno-Reason";
 
 impl Hub {
     /// Decides what becomes of a job, and does it.

@@ -21,7 +21,8 @@ mod sink;
 mod store;
 mod streams;
 
+pub(super) use carry_out::REASON;
 pub(super) use hub::{Durable, DurableStart};
 pub(super) use job::{digest_of, headers_of};
 pub(super) use reader::{ReadFault, after as read_log, read as read_record};
-pub(super) use streams::LOG;
+pub(super) use streams::{DEAD, LOG};

@@ -17,7 +17,7 @@ pub(super) const JOBS: &str = "inferno_jobs";
 /// What they have said.
 pub(in crate::bus) const LOG: &str = "inferno_log";
 /// Those that were tried too often, or cannot be read.
-pub(super) const DEAD: &str = "inferno_dead";
+pub(in crate::bus) const DEAD: &str = "inferno_dead";
 
 /// How long the server takes a request that is published again for the same.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
