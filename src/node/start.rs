@@ -169,7 +169,8 @@ impl Common {
         for id in self.config.executor.device_ids() {
             self.vitals.add_device(&id);
             let maker = Maker::new(&self.config.executor, &id, pool_bytes)?;
-            let parts = DeviceParts { id, maker, progress: DeviceProgress::watch(&self.vitals) };
+            let progress = DeviceProgress::watch(&self.vitals, &id);
+            let parts = DeviceParts { id, maker, progress };
             let started = DeviceActors::start(&parts, links, 1).await;
             let actors = started.map_err(|error| format!("device {}: {error}", parts.id))?;
             devices.push((parts, actors));
