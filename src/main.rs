@@ -1,4 +1,5 @@
-//! The command line: `serve`, `generate`, `resume`, `cancel`, `config check`, `config docs`, `models random`, `models inspect`, `models prompt`.
+//! The command line: `serve`, `generate`, `resume`, `cancel`, `nodes`, `config check`, `config docs`, `models random`, `models inspect`,
+//! `models prompt`.
 
 use std::process::ExitCode;
 
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
         Command::Generate(options) => commands::generate(options),
         Command::Resume(args) => commands::resume(args),
         Command::Cancel(args) => commands::cancel(args),
+        Command::Nodes(args) => commands::nodes(args),
         Command::Config { command: ConfigCommand::Check(options) } => commands::check(&options),
         Command::Config { command: ConfigCommand::Docs } => commands::docs(),
         Command::Models { command: ModelsCommand::Random(args) } => commands::random(args),

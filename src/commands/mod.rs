@@ -18,12 +18,14 @@ use crate::models::prompts::Prompts;
 mod bus_target;
 pub mod durable;
 pub mod generate;
+pub mod nodes;
 mod presence;
 mod process;
 pub mod serve;
 
 use durable::{CancelArgs, ResumeArgs};
 use generate::GenerateArgs;
+use nodes::NodesArgs;
 use process::{EndSignals, runtime};
 use serve::ConfigOptions;
 
@@ -47,6 +49,8 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Cancel a request, wherever it runs or waits.
     Cancel(CancelArgs),
+    /// List the nodes on one NATS: what they serve, how they are, how much room they have.
+    Nodes(NodesArgs),
     /// Look at a configuration.
     Config {
         /// What to do with it.
@@ -152,6 +156,14 @@ pub fn resume(args: ResumeArgs) -> Result<(), String> {
 /// Why it is not cancelled.
 pub fn cancel(args: CancelArgs) -> Result<(), String> {
     runtime()?.block_on(durable::cancel(args)).map_err(|error| error.to_string())
+}
+
+/// Lists the nodes on one NATS.
+///
+/// # Errors
+/// Why they are not known.
+pub fn nodes(args: NodesArgs) -> Result<(), String> {
+    runtime()?.block_on(nodes::run(args))
 }
 
 /// Prints the effective configuration.
