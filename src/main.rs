@@ -1,5 +1,5 @@
-//! The command line: `serve`, `generate`, `resume`, `cancel`, `dead`, `config check`, `config docs`, `models random`, `models inspect`,
-//! `models prompt`.
+//! The command line: `serve`, `generate`, `resume`, `cancel`, `dead`, `nodes`, `config check`, `config docs`, `models random`,
+//! `models inspect`, `models prompt`.
 
 use std::process::ExitCode;
 
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Resume(args) => commands::resume(args),
         Command::Cancel(args) => commands::cancel(args),
         Command::Dead { command } => commands::dead(command),
+        Command::Nodes(args) => commands::nodes(args),
         Command::Config { command: ConfigCommand::Check(options) } => commands::check(&options),
         Command::Config { command: ConfigCommand::Docs } => commands::docs(),
         Command::Models { command: ModelsCommand::Random(args) } => commands::random(args),

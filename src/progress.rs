@@ -1,4 +1,4 @@
-//! What an actor stamps so that health can see whether it moves.
+//! What an actor stamps so that health can see whether it moves, and how much room it has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,9 +49,34 @@ impl Progress {
     }
 }
 
+/// How many KV blocks of a device are free, and how many it has, as its batcher last said. Cloned freely, one cell.
+#[derive(Debug, Clone, Default)]
+pub struct FreeBlocks(Arc<AtomicU64>);
+
+impl FreeBlocks {
+    /// Sets both at once.
+    pub fn set(&self, free: u32, total: u32) {
+        self.0.store(u64::from(total) << 32 | u64::from(free), Ordering::Relaxed);
+    }
+
+    /// Free, and total.
+    pub fn get(&self) -> (u32, u32) {
+        let both = self.0.load(Ordering::Relaxed);
+        (both as u32, (both >> 32) as u32)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn free_blocks_and_all_blocks_are_of_one_moment() {
+        let blocks = FreeBlocks::default();
+        assert_eq!(blocks.get(), (0, 0));
+        blocks.clone().set(7, u32::MAX);
+        assert_eq!(blocks.get(), (7, u32::MAX));
+    }
 
     #[test]
     fn idle_time_is_no_stall() {

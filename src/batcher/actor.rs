@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::executor::{StepDone, StepFailure};
 use crate::ids::{DeviceId, ModelId};
 use crate::lifeline::Lifeline;
-use crate::progress::Progress;
+use crate::progress::{FreeBlocks, Progress};
 use crate::reply::SharedStream;
 use crate::telemetry::{DeviceMetrics, Metrics, ModelMetrics};
 
@@ -45,6 +45,8 @@ pub struct BatcherStart {
     pub metrics: Arc<Metrics>,
     /// Pending: sequences here. Stamped with every step done.
     pub progress: Progress,
+    /// What of its KV cache is free.
+    pub blocks: FreeBlocks,
     /// Where a test makes it panic; its end tells the node itself.
     pub alive: Lifeline,
 }
@@ -65,6 +67,7 @@ pub struct Batcher {
     metrics: Arc<Metrics>,
     device_metrics: DeviceMetrics,
     progress: Progress,
+    blocks: FreeBlocks,
     alive: Lifeline,
 }
 
@@ -90,6 +93,7 @@ impl Batcher {
             metrics: start.metrics,
             device_metrics,
             progress: start.progress,
+            blocks: start.blocks,
             alive: start.alive,
         }
     }
@@ -135,6 +139,7 @@ impl Batcher {
         self.progress.set_pending(u64::from(here.saturating_sub(held)), now);
         self.device_metrics.kv_blocks_used.set(f64::from(load.used_blocks));
         self.device_metrics.kv_blocks_total.set(f64::from(load.total_blocks));
+        self.blocks.set(load.total_blocks.saturating_sub(load.used_blocks), load.total_blocks);
         self.metrics.requests_running.increment(f64::from(here) - f64::from(self.counted));
         self.counted = here;
         held

@@ -32,6 +32,14 @@ pub enum StartError {
     /// Our own nats-server.
     #[error(transparent)]
     Managed(#[from] ManagedError),
+    /// Another node that lives has this node's id.
+    #[error("node.id: another node with the id {id:?} runs {place}")]
+    IdTaken {
+        /// Of both.
+        id: String,
+        /// Where the other one is.
+        place: String,
+    },
     /// The thread ended before it could say why.
     #[error("bus: the thread ended")]
     Ended,

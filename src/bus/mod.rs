@@ -9,6 +9,7 @@
 //! * `connect` the connection: its options, how it stands, subscriptions that last, a nats-server of our own
 //! * `intake` what NATS sends: requests, cancels, `$SRV`, answers to the node's own messages
 //! * `durable` requests that outlive their node: pulled from JetStream, and all that they say stored
+//! * `discovery` which nodes there are: the node's entry in a bucket of NATS, and what readers make of it
 //! * `publish` a request's way back: its sink, what waits, what sends it, what NATS has not confirmed
 //! * `wire` bytes ↔ types
 //! * `client` the other side, for `generate` and benchmarks
@@ -28,6 +29,7 @@ mod actor;
 pub mod client;
 mod config;
 mod connect;
+pub mod discovery;
 mod durable;
 mod intake;
 mod publish;
@@ -37,6 +39,7 @@ mod wire;
 pub use actor::{Bus, StartError, start};
 pub use config::{Config, Managed, Mode, Tls};
 pub use connect::{Auth, ManagedError, ManagedServer};
+pub use discovery::NodeFacts;
 pub use wire::{Decoded, Encoding, Subjects, Undecodable, decode, encode_event};
 
 /// The queue group of all nodes: one of them takes each request.
@@ -52,6 +55,8 @@ pub struct BusDeps {
     pub cancel: Recipient<Cancel>,
     /// Durable requests.
     pub log: crate::log::Config,
+    /// What the node says of itself in discovery, beside its vitals.
+    pub facts: NodeFacts,
     /// How many further requests the node may take, so that none of its places is empty and few wait.
     pub room: Arc<dyn Fn() -> usize + Send + Sync>,
     /// Counters of the connection and of dropped requests.

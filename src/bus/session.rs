@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::actor::StartError;
 use super::config::{Config, Mode};
 use super::connect::{ManagedServer, NatsLink, Subscription, node_options, taken};
+use super::discovery::{Discovery, DiscoveryStart};
 use super::durable::{Durable, DurableStart};
 use super::intake::{
     BusDoor, Intake, Service, answer_service, hold_subject, take_answers, watch_neighbours,
@@ -26,6 +27,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the connection may take to close after that.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 
+/// How long a start waits for the first word of NATS: where it is, it comes within milliseconds.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+
 /// One bus at work.
 pub(super) struct Session {
     client: Client,
@@ -34,6 +38,7 @@ pub(super) struct Session {
     service: Arc<Service>,
     writer: Writer,
     durable: Durable,
+    discovery: Discovery,
     /// Asks the task of each served model to leave its subject.
     served: HashMap<String, oneshot::Sender<oneshot::Sender<()>>>,
 }
@@ -53,17 +58,9 @@ impl Session {
             Some(server) => vec![server.url()],
             None => config.servers().collect(),
         };
-        let addresses: Vec<async_nats::ServerAddr> =
-            urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
-        let link = Arc::new(NatsLink::new(&urls.join(", "), deps.vitals.clone()));
+        let (client, link) = connect(config, &urls, &deps, outbox).await?;
         let node_id = deps.vitals.node_id();
-        let woken = outbox.clone();
-        let wake = move |event: &Event| match event {
-            Event::Closed => woken.set_closed(),
-            _ => woken.wake(),
-        };
-        let options = node_options(config, node_id, link.clone(), wake).await?;
-        let client = options.connect(addresses).await?;
+        let discovery = take_place(&client, &link, &deps, outbox, alive).await?;
         let inbox = client.new_inbox();
         let door = Arc::new(BusDoor::new(config, &deps, outbox.clone(), &inbox));
         let service = Arc::new(Service::new(node_id, door.subjects.clone()));
@@ -104,8 +101,17 @@ impl Session {
             hold: Duration::from_millis(config.reconnect_hold_ms),
             alive: alive.beside("bus's writer"),
         });
-        let served = HashMap::new();
-        Ok((Self { client, link, door, service, writer, durable, served }, managed))
+        let session = Self {
+            client,
+            link,
+            door,
+            service,
+            writer,
+            durable,
+            discovery,
+            served: HashMap::new(),
+        };
+        Ok((session, managed))
     }
 
     /// Its connection.
@@ -122,11 +128,13 @@ impl Session {
                     Control::Serve(model, done) => self.serve(model, done, alive).await,
                     Control::Unserve(model, done) => self.leave(Some(&model), done),
                     Control::Drain(done) => {
+                        self.discovery.leave();
                         self.leave(None, done);
                         self.durable.hand_back();
                     }
                     Control::Stop => {
                         self.served.clear();
+                        self.discovery.leave();
                         self.writer.end_hold();
                         deadline = Some(Instant::now() + STOP_DEADLINE);
                     }
@@ -138,7 +146,8 @@ impl Session {
             }
             if let Some(deadline) = deadline {
                 let late = Instant::now() >= deadline;
-                let is_done = self.writer.is_done() && self.durable.is_idle();
+                let is_done =
+                    self.writer.is_done() && self.durable.is_idle() && self.discovery.is_gone();
                 if late && !is_done {
                     tracing::warn!("stopped before NATS had taken everything");
                 }
@@ -219,6 +228,47 @@ impl Session {
             let _ = done.send(());
         });
     }
+}
+
+/// A connection, or what will be one, and how it stands.
+async fn connect(
+    config: &Config,
+    urls: &[&str],
+    deps: &BusDeps,
+    outbox: &Arc<Outbox>,
+) -> Result<(Client, Arc<NatsLink>), StartError> {
+    let addresses: Vec<async_nats::ServerAddr> =
+        urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+    let link = Arc::new(NatsLink::new(&urls.join(", "), deps.vitals.clone()));
+    let woken = outbox.clone();
+    let wake = move |event: &Event| match event {
+        Event::Closed => woken.set_closed(),
+        _ => woken.wake(),
+    };
+    let options = node_options(config, deps.vitals.node_id(), link.clone(), wake).await?;
+    Ok((options.connect(addresses).await?, link))
+}
+
+/// Takes the node's place in discovery before anything of it is to be seen on the bus.
+async fn take_place(
+    client: &Client,
+    link: &NatsLink,
+    deps: &BusDeps,
+    outbox: &Arc<Outbox>,
+    alive: &Lifeline,
+) -> Result<Discovery, StartError> {
+    link.settled(SETTLE_LIMIT).await;
+    let start = DiscoveryStart {
+        client: client.clone(),
+        vitals: deps.vitals.clone(),
+        facts: deps.facts.clone(),
+        replicas: deps.log.replicas,
+        outbox: outbox.clone(),
+    };
+    Discovery::start(start, alive).await.map_err(|other| StartError::IdTaken {
+        id: deps.vitals.node_id().to_owned(),
+        place: other.place(),
+    })
 }
 
 fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {

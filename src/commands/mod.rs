@@ -19,6 +19,7 @@ mod bus_target;
 pub mod dead;
 pub mod durable;
 pub mod generate;
+pub mod nodes;
 mod presence;
 mod process;
 pub mod serve;
@@ -26,6 +27,7 @@ pub mod serve;
 use dead::DeadCommand;
 use durable::{CancelArgs, ResumeArgs};
 use generate::GenerateArgs;
+use nodes::NodesArgs;
 use process::{EndSignals, runtime};
 use serve::ConfigOptions;
 
@@ -55,6 +57,8 @@ pub enum Command {
         #[command(subcommand)]
         command: DeadCommand,
     },
+    /// List the nodes on one NATS: what they serve, how they are, how much room they have.
+    Nodes(NodesArgs),
     /// Look at a configuration.
     Config {
         /// What to do with it.
@@ -168,6 +172,14 @@ pub fn cancel(args: CancelArgs) -> Result<(), String> {
 /// Why it could not be done.
 pub fn dead(command: DeadCommand) -> Result<(), String> {
     runtime()?.block_on(dead::run(command))
+}
+
+/// Lists the nodes on one NATS.
+///
+/// # Errors
+/// Why they are not known.
+pub fn nodes(args: NodesArgs) -> Result<(), String> {
+    runtime()?.block_on(nodes::run(args))
 }
 
 /// Prints the effective configuration.

@@ -5,14 +5,16 @@
 //! the message on the bus and sets the metrics.
 
 mod actor;
+mod message;
 mod policy;
 mod source;
 mod vitals;
 
 pub use actor::{Health, Publish};
+pub use message::{DeviceVitals, GpuVitals, HealthMessage};
 pub use policy::{BusState, Check, CheckName, Limits, LogState, Readings, Status};
 pub use source::HealthSource;
-pub use vitals::{DeviceVitals, GpuVitals, HealthMessage, Vitals};
+pub use vitals::Vitals;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

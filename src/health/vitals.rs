@@ -4,77 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use serde::Serialize;
+use tokio::sync::watch;
 
-use super::policy::{self, BusState, Check, Limits, LogState, Readings, Status};
+use super::message::{DeviceVitals, HealthMessage};
+use super::policy::{self, BusState, Limits, LogState, Readings, Status};
 use crate::clock::Timestamp;
 use crate::door::ModelInfo;
 use crate::gpu;
 use crate::ids::{DeviceId, DeviceKind};
-use crate::progress::Progress;
+use crate::progress::{FreeBlocks, Progress};
 use crate::telemetry::Metrics;
-
-/// The health message of bus and HTTP.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct HealthMessage {
-    /// The node that this is the health of.
-    pub node_id: String,
-    /// Of the whole node.
-    pub status: Status,
-    /// RFC 3339, UTC, milliseconds.
-    pub timestamp: String,
-    /// Memory, model, latency, batching, progress.
-    pub checks: Vec<Check>,
-    /// What is loaded.
-    pub models: Vec<ModelInfo>,
-    /// What it runs on.
-    pub devices: Vec<DeviceVitals>,
-    /// Sequences on devices.
-    pub running: u64,
-    /// Sequences in the scheduler's queue.
-    pub waiting: u64,
-    /// Taking no new requests.
-    pub draining: bool,
-}
-
-impl HealthMessage {
-    /// As the bus has it.
-    #[must_use]
-    pub fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("plain fields serialise")
-    }
-}
-
-/// One device in the health message.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DeviceVitals {
-    /// Such as `cpu:0`.
-    pub id: DeviceId,
-    /// Takes work.
-    pub up: bool,
-    /// It will not come back in this process.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub lost: bool,
-    /// Why not, if not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fault: Option<String>,
-    /// Times its actors were built again.
-    pub rebuilds: u32,
-    /// Of a GPU: what it is, and what its sensors said a moment ago.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gpu: Option<GpuVitals>,
-}
-
-/// A GPU in the health message.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct GpuVitals {
-    /// What it is; absent where the driver does not see it.
-    #[serde(flatten)]
-    pub card: Option<gpu::Card>,
-    /// Absent while they cannot be read.
-    #[serde(flatten)]
-    pub readings: Option<gpu::CardReadings>,
-}
 
 #[derive(Default)]
 struct VitalsState {
@@ -83,6 +22,7 @@ struct VitalsState {
     progress: Vec<(&'static str, Progress)>,
     running: Vec<Progress>,
     waiting: Vec<Progress>,
+    blocks: BTreeMap<DeviceId, FreeBlocks>,
     bus: BusState,
     log: LogState,
 }
@@ -95,6 +35,7 @@ pub struct Vitals {
     models_wanted: AtomicU32,
     draining: AtomicBool,
     ended: OnceLock<&'static str>,
+    news: watch::Sender<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -108,6 +49,7 @@ impl Vitals {
             models_wanted: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             ended: OnceLock::new(),
+            news: watch::Sender::new(()),
             metrics,
         }
     }
@@ -232,6 +174,17 @@ impl Vitals {
         progress
     }
 
+    /// The cell of a device's KV blocks.
+    pub fn watch_blocks(&self, device: &DeviceId) -> FreeBlocks {
+        self.lock().blocks.entry(device.clone()).or_default().clone()
+    }
+
+    /// KV blocks of each device: free, and all.
+    pub fn blocks(&self) -> BTreeMap<DeviceId, (u32, u32)> {
+        let state = self.lock();
+        state.blocks.iter().map(|(id, blocks)| (id.clone(), blocks.get())).collect()
+    }
+
     /// How the bus stands with NATS from here on.
     pub fn set_bus(&self, state: BusState) {
         let is_news = std::mem::replace(&mut self.lock().bus, state.clone()) != state;
@@ -251,14 +204,21 @@ impl Vitals {
         self.changed();
     }
 
+    /// Resolves when devices, models, the bus, or whether the node drains or ends may have changed.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
     /// Whether requests are taken has changed, perhaps: the metrics are to say so at once.
     fn changed(&self) {
         self.message(Timestamp::now());
+        self.news.send_replace(());
     }
 
     /// No new requests from here on.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.news.send_replace(());
     }
 
     /// An actor, a door or a thread has ended that cannot be built again: this process is to end.

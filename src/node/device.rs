@@ -14,7 +14,7 @@ use crate::health::Vitals;
 use crate::ids::DeviceId;
 use crate::lifeline::Lifelines;
 use crate::models::DeviceHandle;
-use crate::progress::Progress;
+use crate::progress::{FreeBlocks, Progress};
 use crate::reply::{Deliver, Reply};
 use crate::scheduler::{DeviceUp, Scheduler};
 use crate::telemetry::Metrics;
@@ -49,14 +49,16 @@ pub(super) struct DeviceProgress {
     pub batcher: Progress,
     pub executor: Progress,
     pub reply: Progress,
+    pub blocks: FreeBlocks,
 }
 
 impl DeviceProgress {
-    pub fn watch(vitals: &Vitals) -> Self {
+    pub fn watch(vitals: &Vitals, device: &DeviceId) -> Self {
         Self {
             batcher: vitals.watch_running("batcher"),
             executor: vitals.watch("executor"),
             reply: vitals.watch("reply"),
+            blocks: vitals.watch_blocks(device),
         }
     }
 }
@@ -185,6 +187,7 @@ impl DeviceActors {
                 },
                 metrics: links.metrics.clone(),
                 progress: progress.batcher.clone(),
+                blocks: progress.blocks.clone(),
                 alive: lines.hold("batcher"),
             },
         );

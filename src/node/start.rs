@@ -1,5 +1,6 @@
 //! Starts a node: every actor in one place, last stage first, then the doors.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use actix::{Actor, Addr, System};
@@ -11,7 +12,7 @@ use super::supervisor::{self, Keep, Supervisor};
 use super::{Handles, Phase, Stopping};
 use crate::admission::{self, Admission, Ledger};
 use crate::bridge::ffi::Backend;
-use crate::bus::{self, Bus};
+use crate::bus::{self, Bus, NodeFacts};
 use crate::config::Config;
 use crate::door::RunningObserver;
 use crate::error::Error;
@@ -169,7 +170,8 @@ impl Common {
         for id in self.config.executor.device_ids() {
             self.vitals.add_device(&id);
             let maker = Maker::new(&self.config.executor, &id, pool_bytes)?;
-            let parts = DeviceParts { id, maker, progress: DeviceProgress::watch(&self.vitals) };
+            let progress = DeviceProgress::watch(&self.vitals, &id);
+            let parts = DeviceParts { id, maker, progress };
             let started = DeviceActors::start(&parts, links, 1).await;
             let actors = started.map_err(|error| format!("device {}: {error}", parts.id))?;
             devices.push((parts, actors));
@@ -248,6 +250,7 @@ impl Common {
             admit: admission.clone().recipient(),
             cancel: admission.clone().recipient(),
             log: config.log.clone(),
+            facts: facts(config, http.as_ref().map(http::Server::address)),
             room,
             metrics: self.metrics.clone(),
         };
@@ -300,6 +303,16 @@ impl Common {
             Health::new(vitals, metrics, publish, alive)
         });
         Ok(())
+    }
+}
+
+/// What the node says of itself to other nodes.
+fn facts(config: &Config, http: Option<SocketAddr>) -> NodeFacts {
+    NodeFacts {
+        http,
+        traits: traits(config),
+        capabilities: config.registrar.capabilities.clone(),
+        models: config.models.iter().map(|model| model.name.clone()).collect(),
     }
 }
 

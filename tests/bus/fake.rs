@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler, System};
-use inferno_node::bus::{self, Bus, BusDeps, Config};
+use inferno_node::bus::{self, Bus, BusDeps, Config, NodeFacts};
 use inferno_node::door::{Admit, Cancel, RunningObserver};
 use inferno_node::error::{Error, Kind};
 use inferno_node::health::{self, Vitals};
 use inferno_node::ids::{RequestId, SequenceId};
 use inferno_node::lifeline::Lifeline;
+use inferno_node::registrar::NodeTraits;
 use inferno_node::request::{
     Ended, Event, FinishReason, Handle, Prompt, Receipt, Request, TokenLogprob, Usage,
 };
@@ -52,6 +53,16 @@ impl Seen {
             observer.ended(handle.request_id());
         }
         handle.end(ended);
+    }
+}
+
+/// Of a node without HTTP.
+fn facts() -> NodeFacts {
+    NodeFacts {
+        http: None,
+        traits: NodeTraits { max_batch_size: 1, gpu_count: 0, attention_backend: "reference" },
+        capabilities: Vec::new(),
+        models: vec!["demo".to_owned()],
     }
 }
 
@@ -218,6 +229,7 @@ impl Node {
             admit: addr.clone().recipient(),
             cancel: addr.clone().recipient(),
             log: inferno_node::log::Config::default(),
+            facts: facts(),
             room: std::sync::Arc::new(|| 16),
             metrics,
         };

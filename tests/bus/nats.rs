@@ -26,6 +26,17 @@ impl NatsServer {
         server
     }
 
+    /// A server with JetStream; its store goes with it.
+    #[allow(dead_code, reason = "not every test that has a server needs it")]
+    pub fn with_jetstream(extra: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = dir.path().join("store");
+        let extra = format!("jetstream {{ store_dir: {store:?} }}\n{extra}");
+        let mut server = Self { dir, extra, port: 0, child: None };
+        server.start_again();
+        server
+    }
+
     /// A port on which nothing listens yet: a server that is started there later.
     pub fn later() -> Self {
         let mut server = Self::start();

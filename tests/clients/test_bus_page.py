@@ -186,6 +186,17 @@ def test_a_node_that_is_killed_or_stopped_is_noticed(example, run, tmp_path, nat
         run(inside)
 
 
+def test_who_is_there_is_known(example, run):
+    async def inside(nc):
+        nodes = await example["who_is_there"](nc)
+        [table] = tables("Who is there")
+        for node_id, entry in nodes.items():
+            assert entry["id"] == node_id and entry.keys() == table
+        assert any(model["name"] == "demo" for entry in nodes.values() for model in entry["models"])
+
+    run(inside)
+
+
 class Seen:
     """The members of what a node sends, by the page's tables."""
 

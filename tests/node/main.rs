@@ -22,6 +22,7 @@ mod log_lines;
 #[path = "../bus/nats.rs"]
 mod nats;
 mod nats_link;
+mod nodes;
 mod registrar;
 mod request_path;
 mod secrets;

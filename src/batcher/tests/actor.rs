@@ -51,6 +51,7 @@ impl Rig {
             },
             metrics: Arc::new(Metrics::new("test")),
             progress: progress.clone(),
+            blocks: Default::default(),
             alive: crate::lifeline::Lifeline::unwatched(),
         };
         let batcher = Batcher::start_on(&Arbiter::current(), start);

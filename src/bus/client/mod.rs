@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::connect::Auth;
+use super::discovery::NodeReader;
 use super::wire::Subjects;
 
 mod dead;
@@ -169,6 +170,11 @@ impl Client {
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self
+    }
+
+    /// Who is there on this NATS; nothing is known before it is asked.
+    pub fn nodes(&self) -> NodeReader {
+        NodeReader::new(self.nats.clone())
     }
 
     /// Sends a request (the contract's object) and waits until a node accepts it. A `request_id` is added if there is none.

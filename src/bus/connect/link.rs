@@ -164,6 +164,11 @@ impl LinkState {
         self.said.len() < MAX_SAID && self.said.insert(key)
     }
 
+    /// Whether there is a connection, or it is known why not.
+    pub fn is_settled(&self) -> bool {
+        self.is_connected || self.cause.is_some()
+    }
+
     /// What health says of it.
     pub fn state(&self) -> BusState {
         if !self.is_connected {

@@ -170,6 +170,17 @@ impl NatsLink {
         self.change(|state| state.ask_again(subject))
     }
 
+    /// Resolves when there is a connection or it is known why not, after `limit` at most.
+    pub async fn settled(&self, limit: Duration) {
+        let mut news = self.vitals.news();
+        let settles = async {
+            // The sender is the vitals', which this has.
+            while !self.lock().is_settled() && news.changed().await.is_ok() {}
+        };
+        // A server that says nothing is waited for in the background.
+        let _ = tokio::time::timeout(limit, settles).await;
+    }
+
     /// Whether NATS denies a subscription that lasts.
     pub fn denies(&self, subject: &str) -> bool {
         self.lock().denies(subject)
