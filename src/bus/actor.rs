@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::config::{Config, Mode, is_token};
 use super::connect::ManagedError;
-use super::publish::{Control, Outbox};
+use super::publish::{Control, Outbox, ServedAlias};
 use super::session::Session;
 use super::{BusDeps, client};
 use crate::door::RunningObserver;
@@ -115,8 +115,9 @@ impl Bus {
 
     /// Takes requests for a model from here on. Resolves when NATS brings them; after a second at most, because a node whose NATS is
     /// away is ready for HTTP.
-    pub async fn serve_model(&self, model: &str) {
-        self.ask(|done| Control::Serve(model.to_owned(), done)).await;
+    pub async fn serve_model(&self, model: &str, fingerprint: &str) {
+        let served = ServedAlias { model: model.to_owned(), fingerprint: fingerprint.to_owned() };
+        self.ask(|done| Control::Serve(served, done)).await;
     }
 
     /// Takes no more requests for a model. Resolves when none can come any more.

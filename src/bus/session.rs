@@ -16,7 +16,7 @@ use super::durable::{Durable, DurableStart};
 use super::intake::{
     BusDoor, Intake, Service, answer_service, hold_subject, take_answers, watch_neighbours,
 };
-use super::publish::{Control, Outbox, Writer, WriterStart};
+use super::publish::{Control, Outbox, ServedAlias, Writer, WriterStart};
 use super::{BusDeps, QUEUE_GROUP};
 use crate::ids::RequestId;
 use crate::lifeline::Lifeline;
@@ -89,6 +89,7 @@ impl Session {
             max_request_bytes: config.max_request_bytes,
             admit: deps.admit.clone(),
             room: deps.room.clone(),
+            exactness: deps.exactness.clone(),
             metrics: deps.metrics.clone(),
             alive: alive.beside("bus's hub of durable requests"),
         });
@@ -125,7 +126,7 @@ impl Session {
             alive.look();
             for control in self.door.outbox.take_control() {
                 match control {
-                    Control::Serve(model, done) => self.serve(model, done, alive).await,
+                    Control::Serve(served, done) => self.serve(served, done, alive).await,
                     Control::Unserve(model, done) => self.leave(Some(&model), done),
                     Control::Drain(done) => {
                         self.discovery.leave();
@@ -174,7 +175,8 @@ impl Session {
         let _ = tokio::time::timeout(CLOSE_DEADLINE, closed).await;
     }
 
-    async fn serve(&mut self, model: String, done: oneshot::Sender<()>, alive: &Lifeline) {
+    async fn serve(&mut self, served: ServedAlias, done: oneshot::Sender<()>, alive: &Lifeline) {
+        let ServedAlias { model, fingerprint } = served;
         if self.served.contains_key(&model) {
             return;
         }
@@ -196,7 +198,7 @@ impl Session {
                 });
                 let alive = alive.beside("bus's intake");
                 tokio::spawn(intake.take_requests(leaving, alive));
-                self.durable.serve(&model);
+                self.durable.serve(&model, fingerprint);
                 self.served.insert(model, leave);
             }
             Err(error) => tracing::error!(model, %error, "cannot take requests"),

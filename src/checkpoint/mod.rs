@@ -9,6 +9,7 @@ use crate::memory::KvDtype;
 mod config;
 pub mod families;
 mod fault;
+mod fingerprint;
 mod found;
 mod generation;
 mod gguf;

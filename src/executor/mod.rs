@@ -24,6 +24,7 @@ mod config;
 mod cost_fit;
 mod cost_model;
 mod engine_device;
+mod exactness;
 mod faults;
 mod maker;
 mod sim_device;

@@ -167,6 +167,11 @@ pub fn readings(ordinal: u32) -> Result<CardReadings, String> {
     sensors::readings(bus_id).map_err(|error| format!("cuda:{ordinal}: {error}"))
 }
 
+/// What `cuda:<ordinal>` is, such as "NVIDIA H200"; none where it is not there.
+pub fn name(ordinal: u32) -> Option<String> {
+    card(ordinal).ok().map(|card| card.name.clone())
+}
+
 fn card(ordinal: u32) -> Result<&'static Card, String> {
     let cards = cards().map_err(|reason| format!("cuda:{ordinal}: {reason}"))?;
     let card = cards.get(ordinal as usize);

@@ -282,9 +282,9 @@ mod tests {
     }
 
     #[test]
-    fn all_well_is_healthy_and_lists_six_checks() {
+    fn all_well_is_healthy_and_lists_seven_checks() {
         let checks = evaluate(&well(), &limits());
-        assert_eq!(checks.len(), 6);
+        assert_eq!(checks.len(), 7);
         assert_eq!(overall(&checks), Status::Healthy);
     }
 

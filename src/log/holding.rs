@@ -94,6 +94,8 @@ pub struct Holding {
     /// Until it is started.
     so_far: Option<SoFar>,
     leaves_early: bool,
+    /// Of a request that has moved: whether its tokens are those that it would have had anyway.
+    exact: Option<bool>,
     /// A token of this attempt is stored.
     is_fruitful: bool,
     max_record_bytes: usize,
@@ -110,6 +112,7 @@ impl Holding {
         let attempt = history.attempt() + 1;
         let position = history.num_tokens_of(0);
         let event = Event { attempt, seq: position, ..Event::new(id.clone()) };
+        let crosses = history.crosses(&claim.exactness);
         let record = Record { claim: Some(Box::new(claim)), ..Record::of(event) };
         let holding = Self {
             id,
@@ -124,6 +127,7 @@ impl Holding {
             position,
             so_far: Some(history.so_far(attempt)),
             leaves_early: false,
+            exact: (attempt > 1).then_some(!crosses),
             is_fruitful: false,
             max_record_bytes,
         };
@@ -200,7 +204,9 @@ impl Holding {
             return Vec::new();
         }
         event.attempt = self.attempt;
-        event.receipt.iter_mut().for_each(|receipt| receipt.attempt = self.attempt);
+        if let Some(receipt) = &mut event.receipt {
+            (receipt.attempt, receipt.exact) = (self.attempt, self.exact);
+        }
         if event.is_last() {
             self.phase = HoldingPhase::Leaving(leave_at(&event));
             if self.phase != HoldingPhase::Leaving(Leave::Ended) {

@@ -88,6 +88,7 @@ impl Flows {
             end_token_ids: checkpoint.end_token_ids().to_vec(),
             defaults: checkpoint.generation().defaults.clone(),
             default_length: checkpoint.generation().default_length,
+            fingerprint: checkpoint.fingerprint(),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
             in_use: AtomicU64::new(0),
             last_used: AtomicU64::new(Timestamp::now().as_micros()),

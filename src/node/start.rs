@@ -216,6 +216,14 @@ impl Common {
         Arc::new(move || (most + look_ahead).saturating_sub(ledger.num_requests()))
     }
 
+    /// Devices, and what a request gets that does not say.
+    fn exactness(&self) -> String {
+        let Config { executor, admission, .. } = &self.config;
+        let defaults = toml::to_string(admission).unwrap_or_default();
+        let sha = <sha2::Sha256 as sha2::Digest>::digest(defaults);
+        format!("{} {:02x}{:02x}{:02x}{:02x}", executor.exactness(), sha[0], sha[1], sha[2], sha[3])
+    }
+
     async fn open_doors(
         &self,
         admission: &Addr<Admission>,
@@ -250,6 +258,7 @@ impl Common {
             admit: admission.clone().recipient(),
             cancel: admission.clone().recipient(),
             log: config.log.clone(),
+            exactness: self.exactness(),
             facts: facts(config, http.as_ref().map(http::Server::address)),
             room,
             metrics: self.metrics.clone(),

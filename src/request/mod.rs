@@ -210,6 +210,9 @@ pub struct Receipt {
     /// Prompt tokens that were computed, for all samples together.
     #[serde(default)]
     pub prefill_tokens: u32,
+    /// Of a durable request that moved: whether its tokens are those that it would have had without the move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<bool>,
 }
 
 impl Receipt {

@@ -230,13 +230,14 @@ impl Node {
             cancel: addr.clone().recipient(),
             log: inferno_node::log::Config::default(),
             facts: facts(),
+            exactness: String::new(),
             room: std::sync::Arc::new(|| 16),
             metrics,
         };
         let alive = Lifeline::unwatched();
         let bus = bus::start(&config, deps, alive).await.expect("the bus starts");
         let _ = seen.observer.set(bus.observer());
-        bus.serve_model("demo").await;
+        bus.serve_model("demo", "").await;
         Self { bus, seen, admission: addr, system }
     }
 

@@ -153,7 +153,7 @@ async fn a_draining_node_loses_no_request() {
 #[tokio::test]
 async fn a_model_that_is_served_no_more_has_no_responder() {
     let (_server, node, client) = setup().await;
-    node.bus.serve_model("second").await;
+    node.bus.serve_model("second", "").await;
     let asker = Asker::over(client, "inferno.v1");
     assert!(asker.generate("second", json!({"prompt": "Hi"})).await.is_ok(), "served at once");
     node.bus.unserve_model("second").await;

@@ -139,6 +139,7 @@ async fn a_stream_outlives_its_node_and_its_subscriber_sees_every_token_once() {
     assert_eq!(heard.attempts, [1, 2]);
     let receipt = heard.last.receipt.expect("in the last event");
     assert_eq!((receipt.node_id, receipt.attempt), (nodes[0].id(), 2));
+    assert_eq!(receipt.exact, Some(true), "nodes of one kind");
     assert_eq!(whole.tokens.len(), 60);
     wait_for_empty_queue(&bus).await;
 }

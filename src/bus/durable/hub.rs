@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::examine::Examined;
 use super::held::{HeldRequest, PATIENCE, REFUSED_DELAY_MS};
+use super::job::digest_of;
 use super::puller::pull;
 use super::requests::{RequestQuestion, answer};
 use super::store::answer_of;
@@ -39,7 +40,8 @@ pub(super) enum Word {
     Accepted(u64, Arc<Handle>),
     Refused(u64, Box<Error>),
     Said(u64),
-    Serve(String),
+    /// A model, and what its tokens depend on.
+    Serve(String, String),
     /// All models where none is named.
     Leave(Option<String>),
     HandBack,
@@ -97,7 +99,11 @@ impl DurableContext {
         match &new {
             Ok(()) => {
                 self.vitals.set_log(LogState::Up);
-                tracing::info!("durable requests are taken");
+                match is_first {
+                    // As it should be.
+                    true => tracing::debug!("durable requests are taken"),
+                    false => tracing::info!("durable requests are taken"),
+                }
             }
             Err(fault) => {
                 // A NATS that never had JetStream is as it should be.
@@ -129,6 +135,8 @@ pub(in crate::bus) struct DurableStart {
     pub admit: Recipient<Admit>,
     /// How many further requests the node may take.
     pub room: Arc<dyn Fn() -> usize + Send + Sync>,
+    /// What the node's tokens depend on beside the model.
+    pub exactness: String,
     pub metrics: Arc<Metrics>,
     pub alive: Lifeline,
 }
@@ -171,6 +179,8 @@ impl Durable {
             inbox,
             node_id: shared.vitals.node_id().to_owned(),
             life: uuid::Uuid::now_v7().simple().to_string(),
+            exactness: start.exactness,
+            exactness_of: HashMap::new(),
             admit: start.admit,
             metrics: start.metrics,
             held: HashMap::new(),
@@ -190,8 +200,8 @@ impl Durable {
     }
 
     /// Takes durable requests for a model from here on.
-    pub fn serve(&self, model: &str) {
-        self.say(Word::Serve(model.to_owned()));
+    pub fn serve(&self, model: &str, fingerprint: String) {
+        self.say(Word::Serve(model.to_owned(), fingerprint));
     }
 
     /// Takes no more for a model, or for any; those that it has go on.
@@ -237,6 +247,9 @@ pub(super) struct Hub {
     pub(super) node_id: String,
     /// Of this process.
     pub(super) life: String,
+    /// What its tokens depend on beside the model; a digest of both, by model.
+    exactness: String,
+    pub(super) exactness_of: HashMap<String, String>,
     pub(super) admit: Recipient<Admit>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) held: HashMap<u64, HeldRequest>,
@@ -300,7 +313,7 @@ impl Hub {
                 .await;
             }
             Word::Said(number) => self.said(number).await,
-            Word::Serve(model) => self.serve(model),
+            Word::Serve(model, fingerprint) => self.serve(model, &fingerprint),
             Word::Leave(Some(model)) => drop(self.pullers.remove(&model)),
             Word::Leave(None) => self.pullers.clear(),
             Word::HandBack => {
@@ -315,7 +328,9 @@ impl Hub {
         }
     }
 
-    fn serve(&mut self, model: String) {
+    fn serve(&mut self, model: String, fingerprint: &str) {
+        let exactness = format!("{} {fingerprint}", self.exactness);
+        self.exactness_of.insert(model.clone(), digest_of(exactness.as_bytes()));
         let (leave, leaving) = oneshot::channel();
         let alive = self.alive.beside("bus's puller of jobs");
         tokio::spawn(pull(Arc::clone(&self.shared), model.clone(), leaving, alive));

@@ -12,7 +12,7 @@ mod stream;
 mod window;
 mod writer;
 
-pub(super) use outbox::{Control, Outbox, OutgoingRefusal};
+pub(super) use outbox::{Control, Outbox, OutgoingRefusal, ServedAlias};
 pub(super) use probe::ListenerProbe;
 pub(super) use sink::{BusSink, SinkStart};
 pub(super) use stream::{StreamTarget, SubjectStream};

@@ -25,10 +25,18 @@ use crate::ids::RequestId;
 /// worth having.
 const MAX_ANSWERS: usize = 8_192;
 
+/// A model as the bus serves it.
+pub(in crate::bus) struct ServedAlias {
+    /// Its alias.
+    pub model: String,
+    /// What its tokens depend on.
+    pub fingerprint: String,
+}
+
 /// What the node asks of the writer.
 pub(in crate::bus) enum Control {
     /// Take requests for a model; answered when NATS brings them.
-    Serve(String, oneshot::Sender<()>),
+    Serve(ServedAlias, oneshot::Sender<()>),
     /// Take none any more; answered when none can come any more.
     Unserve(String, oneshot::Sender<()>),
     /// The same for all models.

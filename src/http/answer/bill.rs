@@ -101,6 +101,7 @@ pub mod testing {
                 decode_ms: 2.0,
                 cached_tokens: 1,
                 prefill_tokens: 2,
+                exact: None,
             })),
         }
     }

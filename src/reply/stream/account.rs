@@ -28,6 +28,7 @@ impl Stream {
             decode_ms: self.times.decode_ms(),
             cached_tokens: self.cached_tokens,
             prefill_tokens: self.num_prompt_tokens - self.cached_tokens,
+            exact: None,
         }
     }
 }

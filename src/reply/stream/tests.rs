@@ -37,6 +37,7 @@ fn events_have_gapless_seq_and_the_last_one_has_the_bill() {
         decode_ms: 3.0,
         cached_tokens: 2,
         prefill_tokens: 1,
+        exact: None,
     };
     assert_eq!(last.receipt.as_deref(), Some(&receipt));
     assert_eq!((started.permits(), started.scheduled(), started.computed()), (0, 1, 7));
