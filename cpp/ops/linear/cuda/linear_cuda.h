@@ -35,10 +35,10 @@ inline constexpr std::uint32_t kMaxFewRows = 64;
 inline constexpr std::uint32_t kMaxFewCodeRows = 32;
 inline constexpr std::uint32_t kMaxTiledRows = 512;
 
-// Where inputs become codes of e4m3, too, of a W that is such codes with a scale for each row and has
-// a multiple of 16 rows: more rows than are faster as elements, and as many as the kernel for few
-// rows loses by, where W has enough outputs to give all multiprocessors work. (Whole steps of an 8B
-// and a 7B on an H200.)
+// Where inputs become codes of e4m3, too, of a W that is such codes with a scale for each row and
+// has a multiple of 16 rows: more rows than are faster as elements, and as many as the kernel for
+// few rows loses by, where W has enough outputs to give all multiprocessors work. (Whole steps of
+// an 8B and a 7B on an H200.)
 inline constexpr std::uint32_t kManyOutputs = 5120;
 inline constexpr std::uint32_t kMinCodedRows = 17;
 inline constexpr std::uint32_t kMaxElementRows = 64;

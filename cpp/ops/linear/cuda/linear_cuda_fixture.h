@@ -294,8 +294,8 @@ inline double rounding(Dtype dtype) { return dtype == Dtype::BF16 ? 0x1p-8 : 0x1
 // Sums in float: 1e-5 of the terms' magnitudes; the rest is rounding to elements.
 constexpr double kSumError = 1e-5;
 // Of codes, the tensor cores add 32 products at a time, each cut off 13 bits below the largest of
-// them: up to 32 * 2^-13 of that one, which has half of the magnitudes in the worst of some thousand
-// random rows and mostly less than an eighth.
+// them: up to 32 * 2^-13 of that one, which has half of the magnitudes in the worst of some
+// thousand random rows and mostly less than an eighth.
 constexpr double kCodedSumError = 0x1p-9;
 constexpr double kTiny = 1e-6;  // below the smallest step of f16
 
