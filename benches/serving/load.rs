@@ -179,7 +179,7 @@ impl Outcome {
     }
 }
 
-fn nearest(sorted: &[f64], quantile: f64) -> f64 {
+pub fn nearest(sorted: &[f64], quantile: f64) -> f64 {
     let rank = (sorted.len() as f64 * quantile).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }

@@ -3,7 +3,8 @@
 //!
 //! Closed loop (so many at once) for the rates, one at a time for the time that the node adds, open loop (10,000 requests at half
 //! the measured rate, timed from when each was due) for failures, and an idle node's processor time, with a `sim` device and with the
-//! demo model on `cpu:0`. Then whole nodes on GPUs (`gpu.rs`), where there are any. `cargo bench --bench serving`;
+//! demo model on `cpu:0`. Then durable requests (`durable.rs`), then whole nodes on GPUs (`gpu.rs`), where there are any.
+//! `cargo bench --bench serving`;
 //! everything is bounded in count and time, listens on loopback only, and ends with this process.
 //!
 //! From the environment: BENCH_NODE, another build of the binary; BENCH_DEVICES, the devices of the second part instead of `cuda:0`
@@ -11,6 +12,7 @@
 //! BENCH_ONLY, the one row to measure (`llama-2-7b int4`), and nothing else; BENCH_READ_TBPS, what `ceilings_bench` says of reads,
 //! for the floor; BENCH_VLLM_RS, vLLM's load generator (`scripts/vllm-rs`), for a row of HTTP by a client that is not ours.
 
+mod durable;
 mod gpu;
 mod http;
 mod load;
@@ -50,8 +52,12 @@ fn main() {
         println!("left out: not run by `cargo bench`");
         return;
     }
-    if std::env::var_os("BENCH_ONLY").is_none() {
+    let only = std::env::var("BENCH_ONLY").ok();
+    if only.is_none() {
         control_plane();
+    }
+    if only.as_deref().is_none_or(|only| only == "durable") {
+        durable::measure();
     }
     gpu::run();
 }

@@ -7,10 +7,11 @@ use std::time::Instant;
 use async_nats::header::NATS_MESSAGE_ID;
 use sha2::{Digest as _, Sha256};
 
+use super::context::DurableContext;
 use super::examine::Examined;
 use super::held::HeldRequest;
-use super::hub::{DurableContext, Hub, Word};
-use super::job::{PulledJob, ReadJob};
+use super::hub::{Hub, Word};
+use super::job::{PulledJob, ReadJob, UnreadableJob};
 use super::reader;
 use super::sink::{LogSink, Sayings};
 use super::store::{self, encoded};
@@ -28,53 +29,80 @@ use crate::telemetry::LoggedSink;
 pub(in crate::bus) const REASON: &str = "Inferno-Reason";
 
 impl Hub {
-    /// Decides what becomes of a job, and does it.
-    pub(super) async fn examined(&mut self, examined: Examined) {
+    /// Takes a job that was examined.
+    pub(super) async fn take(&mut self, examined: Examined) {
+        if !self.keeps(examined).await {
+            self.shared.not_examined();
+        }
+    }
+
+    /// Decides what becomes of a job, and does it; whether the node keeps it, to run it now or later.
+    async fn keeps(&mut self, examined: Examined) -> bool {
+        if self.is_leaving {
+            examined.job.give_back(&self.shared.client, 0).await;
+            return false;
+        }
         let held = examined.id().and_then(|id| self.numbers.get(id));
         if let Some(held) = held.and_then(|number| self.held.get_mut(number)) {
             if held.job.queued == examined.job.queued {
                 // The server thought that the node had gone, and now has another place for its answers.
                 held.job.reply = examined.job.reply;
-                return;
+                return false;
             }
             if examined.history.as_ref().is_some_and(|history| history.first_claim().is_none()) {
-                return examined.job.give_back(&self.shared.client, 1_000).await;
+                examined.job.give_back(&self.shared.client, 1_000).await;
+                return false;
             }
         }
         let Examined { job, read, history } = examined;
-        let (id, encoding) = match &read {
-            Ok(read) => (Some(read.id.clone()), read.encoding),
-            Err(unreadable) => (unreadable.id.clone(), unreadable.encoding),
-        };
-        let Some(history) = history else {
-            return self.bury(job, (id, encoding), "its log is broken", None);
-        };
-        let read = match read {
-            Ok(read) => read,
-            Err(unreadable) => {
-                let error = unreadable.error;
-                self.metrics.refused(error.kind);
-                let is_first = id.is_some() && history.last() == 0;
-                if is_first {
-                    return self.end(job, (id, encoding), &history, Some(error));
-                }
-                return self.bury(job, (id, encoding), &error.to_string(), None);
+        match (read, history) {
+            (Ok(read), Some(history)) => self.decide(job, read, history).await,
+            (Err(unreadable), Some(history)) => {
+                self.refuse(job, unreadable, &history);
+                false
             }
-        };
+            (read, None) => {
+                let name = match read {
+                    Ok(read) => (Some(read.id), read.encoding),
+                    Err(unreadable) => (unreadable.id, unreadable.encoding),
+                };
+                self.bury(job, name, "its log is broken", None);
+                false
+            }
+        }
+    }
+
+    async fn decide(&mut self, job: PulledJob, read: ReadJob, history: History) -> bool {
+        let name = (Some(read.id.clone()), read.encoding);
         match decide(&job.queued, &history) {
             Decision::Ended | Decision::Repeated => job.acknowledge(&self.shared.client).await,
             Decision::Other => {
-                self.bury(job, (id, encoding), "another request has this request_id", None);
+                self.bury(job, name, "another request has this request_id", None);
             }
             Decision::Poison => {
                 let text = format!("given up after {} attempts", history.tries());
                 let error = Error::internal(text.clone());
-                self.bury(job, (id, encoding), &text, Some((history, error)));
+                self.bury(job, name, &text, Some((history, error)));
             }
             Decision::Claim if history.fruitless() > 0 && !self.suspects.may_claim() => {
                 self.suspects.wait(Examined { job, read: Ok(read), history: Some(history) });
+                return true;
             }
-            Decision::Claim => self.claim(job, read, &history).await,
+            Decision::Claim => {
+                self.claim(job, read, &history).await;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends a request that cannot be read, where its id is known and is no other's.
+    fn refuse(&self, job: PulledJob, unreadable: UnreadableJob, history: &History) {
+        let UnreadableJob { id, encoding, error } = unreadable;
+        self.metrics.refused(error.kind);
+        match id {
+            Some(id) if history.last() == 0 => self.end(job, (id, encoding), history, error),
+            id => self.bury(job, (id, encoding), &error.to_string(), None),
         }
     }
 
@@ -101,6 +129,7 @@ impl Hub {
             received_at: Timestamp::now(),
             sayings: Arc::new(Sayings::default()),
             handle: None,
+            is_on_its_way: true,
             is_stopped: false,
             asked: None,
             progress_at: now,
@@ -123,7 +152,7 @@ impl Hub {
         }
         if let Some(next) = self.suspects.cleared(number) {
             // As what comes from the queue: its log may say more by now, which the fence finds out.
-            Box::pin(self.examined(next)).await;
+            Box::pin(self.take(next)).await;
         }
     }
 
@@ -166,6 +195,9 @@ impl Hub {
     fn forget(&mut self, number: u64) {
         let Some(held) = self.held.remove(&number) else { return };
         self.numbers.remove(&held.id);
+        if held.is_on_its_way {
+            self.shared.not_examined();
+        }
         if held.is_stopped && held.holding.is_over() {
             self.metrics.durable_fenced.increment(1);
         }
@@ -212,12 +244,11 @@ impl Hub {
     fn end(
         &self,
         job: PulledJob,
-        (id, encoding): (Option<RequestId>, Encoding),
+        (id, encoding): (RequestId, Encoding),
         history: &History,
-        error: Option<Error>,
+        error: Error,
     ) {
-        let Some(id) = id else { return };
-        let record = history.closing(&id, error);
+        let record = history.closing(&id, Some(error));
         let (shared, after) = (Arc::clone(&self.shared), history.last());
         tokio::spawn(async move {
             let subject = shared.subjects.log(id.as_str());

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::hub::{DurableContext, Word};
+use super::context::DurableContext;
+use super::hub::Word;
 use super::job::{PulledJob, ReadJob, UnreadableJob};
 use super::reader::{self, ReadFault};
 use crate::ids::RequestId;

@@ -28,6 +28,8 @@ pub(super) struct HeldRequest {
     pub sayings: Arc<Sayings>,
     /// From the moment that it was accepted.
     pub handle: Option<Arc<Handle>>,
+    /// Admission does not count it yet.
+    pub is_on_its_way: bool,
     /// Nothing more of the generation is wanted.
     pub is_stopped: bool,
     /// The number of the record whose answer is waited for, and since when.

@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actix::Recipient;
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream;
 use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll, select_all};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use super::context::DurableContext;
 use super::examine::Examined;
 use super::held::{HeldRequest, PATIENCE, REFUSED_DELAY_MS};
 use super::job::digest_of;
@@ -23,7 +24,7 @@ use crate::bus::QUEUE_GROUP;
 use crate::bus::wire::Subjects;
 use crate::door::Admit;
 use crate::error::Error;
-use crate::health::{LogState, Vitals};
+use crate::health::Vitals;
 use crate::ids::RequestId;
 use crate::lifeline::Lifeline;
 use crate::log::{Config, LogCommand, StoreAnswer, StoredRecord, Suspects};
@@ -45,76 +46,6 @@ pub(super) enum Word {
     /// All models where none is named.
     Leave(Option<String>),
     HandBack,
-}
-
-/// What the hub and its tasks share.
-pub(super) struct DurableContext {
-    pub client: Client,
-    pub jetstream: Context,
-    pub subjects: Subjects,
-    pub config: Config,
-    pub max_request_bytes: usize,
-    room: Arc<dyn Fn() -> usize + Send + Sync>,
-    words: UnboundedSender<Word>,
-    /// Jobs that are being examined, and requests that are held.
-    under_way: AtomicUsize,
-    vitals: Arc<Vitals>,
-    /// As it was logged last.
-    state: Mutex<Option<Result<(), String>>>,
-}
-
-impl DurableContext {
-    /// How many further requests the node may take.
-    pub fn room(&self) -> usize {
-        (self.room)().saturating_sub(self.examining())
-    }
-
-    fn examining(&self) -> usize {
-        self.under_way.load(Ordering::Relaxed)
-    }
-
-    /// A job is being examined.
-    pub fn examines(&self) {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// It is so no more.
-    pub fn not_examined(&self) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Says something to the hub.
-    pub fn say(&self, word: Word) {
-        // Only its end, which is the bus's, closes it.
-        let _ = self.words.send(word);
-    }
-
-    /// Whether the streams are there; what is new is logged.
-    pub fn set_log(&self, new: Result<(), String>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.as_ref() == Some(&new) {
-            return;
-        }
-        let is_first = state.is_none();
-        match &new {
-            Ok(()) => {
-                self.vitals.set_log(LogState::Up);
-                match is_first {
-                    // As it should be.
-                    true => tracing::debug!("durable requests are taken"),
-                    false => tracing::info!("durable requests are taken"),
-                }
-            }
-            Err(fault) => {
-                // A NATS that never had JetStream is as it should be.
-                if !is_first {
-                    self.vitals.set_log(LogState::Impaired(fault.clone()));
-                }
-                tracing::info!(fault, "durable requests are not taken");
-            }
-        }
-        *state = Some(new);
-    }
 }
 
 /// What the bus has of it.
@@ -189,6 +120,7 @@ impl Durable {
             last_number: 0,
             last_asked: 0,
             pullers: HashMap::new(),
+            is_leaving: false,
             suspects: Suspects::default(),
             suspects_told_at: Instant::now(),
             alive: start.alive,
@@ -260,6 +192,8 @@ pub(super) struct Hub {
     pub(super) last_asked: u64,
     /// Dropped to end the task of a model.
     pullers: HashMap<String, oneshot::Sender<()>>,
+    /// What comes from the queue goes back to it.
+    pub(super) is_leaving: bool,
     pub(super) suspects: Suspects<Examined>,
     suspects_told_at: Instant,
     pub(super) alive: Lifeline,
@@ -290,10 +224,7 @@ impl Hub {
 
     async fn hear(&mut self, word: Word) {
         match word {
-            Word::Examined(examined) => {
-                self.examined(*examined).await;
-                self.shared.not_examined();
-            }
+            Word::Examined(examined) => self.take(*examined).await,
             Word::LastRead(number, last) => {
                 let last = last.map(|stored| (stored.sequence, stored.record));
                 self.tell(number, |held| held.holding.read(last)).await;
@@ -304,6 +235,10 @@ impl Hub {
                     handle.cancel();
                 }
                 held.handle = Some(handle);
+                // From here on admission counts it.
+                if std::mem::take(&mut held.is_on_its_way) {
+                    self.shared.not_examined();
+                }
             }
             Word::Refused(number, error) => {
                 self.tell(number, |held| {
@@ -317,9 +252,11 @@ impl Hub {
             Word::Leave(Some(model)) => drop(self.pullers.remove(&model)),
             Word::Leave(None) => self.pullers.clear(),
             Word::HandBack => {
+                self.is_leaving = true;
                 self.pullers.clear();
                 for waiting in self.suspects.drain() {
                     waiting.job.give_back(&self.shared.client, 0).await;
+                    self.shared.not_examined();
                 }
                 for number in self.held.keys().copied().collect::<Vec<_>>() {
                     self.tell(number, |held| held.holding.hand_back()).await;

@@ -10,6 +10,7 @@
 //! `requests` says and ends what is known of any request · `sink` what stages call.
 
 mod carry_out;
+mod context;
 mod examine;
 mod held;
 mod hub;

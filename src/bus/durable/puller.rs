@@ -7,8 +7,8 @@ use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
 
+use super::context::DurableContext;
 use super::examine::examine;
-use super::hub::DurableContext;
 use super::job::PulledJob;
 use super::streams::{self, JobClass};
 use crate::lifeline::Lifeline;

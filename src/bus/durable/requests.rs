@@ -12,8 +12,8 @@ use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::context::DurableContext;
 use super::examine::history_of;
-use super::hub::DurableContext;
 use super::reader::{self, ReadFault};
 use super::store;
 use super::streams::JOBS;

@@ -4,7 +4,7 @@ use async_nats::{Client, Message, StatusCode, Subject};
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 
-use super::hub::DurableContext;
+use super::context::DurableContext;
 use crate::bus::wire::{Encoding, encode_event};
 use crate::log::{Record, StoreAnswer};
 
