@@ -1,13 +1,12 @@
 //! Durable requests beside plain ones: a node, NATS with JetStream and this client on the same cores.
 //!
 //! First 1,000 streams at once, as fast as they go: records and tokens a second. Then 200 streams of 20 tokens/s, durable and plain in
-//! turn: time to the first token, gaps. Then the time to read a stored stream again. `BENCH_ONLY=durable` runs this alone.
+//! turn, one after the other: time to the first token, gaps. Then the time to read a stored stream again. `BENCH_ONLY=durable` runs this alone.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use futures_util::future::join_all;
 use inferno_node::bus::client::Client;
 use inferno_node::ids::RequestId;
 use inferno_node::request::Event;
@@ -21,6 +20,8 @@ const MANY: u64 = 1_000;
 const TOKENS_OF_MANY: u32 = 200;
 const FEW: u64 = 200;
 const TOKENS_OF_FEW: u32 = 100;
+/// They come one after the other, as clients do.
+const EVERY: Duration = Duration::from_millis(17);
 const ROUNDS: usize = 3;
 
 /// What others reach, and what must not be passed.
@@ -63,16 +64,18 @@ struct Seen {
 async fn run(
     nats: &async_nats::Client,
     kind: Kind,
-    (count, tokens): (u64, u32),
+    (count, tokens, every): (u64, u32, Duration),
     round: &str,
 ) -> Seen {
     let mut heard = nats.subscribe(format!("{P}.tokens.*")).await.expect("subscribes");
     nats.flush().await.expect("connected");
     let begin = Instant::now();
-    let asked =
-        join_all((0..count).map(|seed| ask(nats, kind, format!("{round}-{seed}"), (seed, tokens))))
-            .await;
-    let mut asked_at: HashMap<String, Instant> = asked.into_iter().collect();
+    let mut asked_at: HashMap<String, Instant> = HashMap::new();
+    for seed in 0..count {
+        let due = begin + every * seed as u32;
+        asked_at.insert(format!("{round}-{seed}"), due);
+        tokio::spawn(ask(nats.clone(), kind, format!("{round}-{seed}"), (due, seed, tokens)));
+    }
     let mut last_at: HashMap<String, Instant> = HashMap::new();
     let (mut seen, mut left) = (Seen::default(), count);
     while left > 0 {
@@ -99,24 +102,23 @@ async fn run(
     seen
 }
 
-/// Sends a request; gives when.
+/// Sends a request when it is due.
 async fn ask(
-    nats: &async_nats::Client,
+    nats: async_nats::Client,
     kind: Kind,
     id: String,
-    (seed, tokens): (u64, u32),
-) -> (String, Instant) {
+    (due, seed, tokens): (Instant, u64, u32),
+) {
+    tokio::time::sleep_until(due.into()).await;
     let body = json!({"request_id": id, "prompt_token_ids": [5, 6, 7],
         "params": {"max_tokens": tokens, "seed": seed, "ignore_eos": true}});
-    let asked_at = Instant::now();
     match kind {
-        Kind::Durable => publish(nats, &body).await,
+        Kind::Durable => publish(&nats, &body).await,
         Kind::Plain => {
             let subject = format!("{P}.generate.{ALIAS}");
             nats.publish(subject, body.to_string().into()).await.expect("sent");
         }
     }
-    (id, asked_at)
 }
 
 async fn publish(nats: &async_nats::Client, body: &Value) {
@@ -151,7 +153,7 @@ async fn throughput() {
     let nats = connect(&node).await;
     let (mut records, mut tokens, mut plain) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        let many = (MANY, TOKENS_OF_MANY);
+        let many = (MANY, TOKENS_OF_MANY, Duration::ZERO);
         let seen = run(&nats, Kind::Durable, many, &format!("d{round}")).await;
         records.push(seen.events as f64 / seen.took.as_secs_f64());
         tokens.push(seen.tokens as f64 / seen.took.as_secs_f64());
@@ -171,7 +173,7 @@ async fn throughput() {
 /// A stream of 200 records, read again.
 async fn replay(nats: &async_nats::Client) {
     let (mut times, client) = (Vec::new(), Client::over(nats.clone(), P));
-    run(nats, Kind::Durable, (1, TOKENS_OF_MANY), "again").await;
+    run(nats, Kind::Durable, (1, TOKENS_OF_MANY, Duration::ZERO), "again").await;
     let id = RequestId::parse("again-0").expect("an id");
     for _ in 0..20 {
         let begin = Instant::now();
@@ -191,7 +193,8 @@ async fn latency() {
     let (mut firsts, mut gaps) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for round in 0..ROUNDS {
         for (at, kind) in [Kind::Plain, Kind::Durable].into_iter().enumerate() {
-            let seen = run(&nats, kind, (FEW, TOKENS_OF_FEW), &format!("l{round}{at}")).await;
+            let seen =
+                run(&nats, kind, (FEW, TOKENS_OF_FEW, EVERY), &format!("l{round}{at}")).await;
             firsts[at].push(nearest(&seen.firsts_ms, 0.5));
             gaps[at].push(nearest(&seen.gaps_ms, 0.99));
         }
