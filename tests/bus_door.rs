@@ -99,11 +99,19 @@ fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
 async fn whole(events: &mut Subscriber) -> (Vec<u32>, String, Value) {
     let (mut ids, mut text, mut follower) = (Vec::new(), String::new(), Follower::default());
     loop {
-        let event = parsed(&next(events).await);
+        let mut event = parsed(&next(events).await);
         let tokens = event["token_ids"].as_array().expect("an array").len();
-        match follower.judge(event["seq"].as_u64().expect("a number") as u32, tokens) {
+        let seq = event["seq"].as_u64().expect("a number") as u32;
+        match follower.judge(seq, tokens) {
             Verdict::Fresh => {}
             Verdict::Repeated => continue,
+            // Of two nodes that run one id for a moment, the events have other borders.
+            Verdict::Gap { expected } if seq < expected => {
+                let end = seq + tokens as u32;
+                assert_eq!(follower.judge(expected, (end - expected) as usize), Verdict::Fresh);
+                event["token_ids"] = (expected..end).collect();
+                event["text"] = (expected..end).map(token_text).collect::<String>().into();
+            }
             Verdict::Gap { expected } => panic!("expected {expected}, got {event}"),
         }
         ids.extend(
