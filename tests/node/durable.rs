@@ -136,9 +136,11 @@ async fn a_stream_outlives_its_node_and_its_subscriber_sees_every_token_once() {
     .await;
     assert!(is_killed && nodes.len() == 1);
     assert_eq!((heard.tokens, heard.text), (undisturbed.tokens, undisturbed.text));
-    assert_eq!(heard.attempts, [1, 2]);
+    // More where a slow machine misses the sign of life of the second node, too.
+    assert!(heard.attempts.starts_with(&[1, 2]), "{:?}", heard.attempts);
     let receipt = heard.last.receipt.expect("in the last event");
-    assert_eq!((receipt.node_id, receipt.attempt), (nodes[0].id(), 2));
+    assert_eq!(Some(&receipt.attempt), heard.attempts.last());
+    assert_eq!(receipt.node_id, nodes[0].id());
     assert_eq!(receipt.exact, Some(true), "nodes of one kind");
     assert_eq!(whole.tokens.len(), 60);
     wait_for_empty_queue(&bus).await;

@@ -178,7 +178,7 @@ async fn choices_log_probabilities_and_penalties_go_on_across_a_move_as_if_nothi
     })
     .await;
     assert!(is_killed);
-    assert_eq!(moved.1.attempt, 2);
+    assert!(moved.1.attempt >= 2);
     let tokens = |event: &Event| event.usage.map(|usage| usage.completion_tokens);
     assert_eq!(tokens(&moved.1), tokens(&whole.1));
     assert_eq!(moved.0, whole.0);
