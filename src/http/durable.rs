@@ -184,18 +184,18 @@ fn job_of(request: &Request) -> Result<DurableJob> {
             body["messages"] = messages.map_err(|error| Error::internal(error.to_string()))?;
         }
     }
-    Ok(DurableJob { id: request.id.clone(), body, default_length: request.default_length })
+    Ok(DurableJob::new(request.id.clone(), body, request.default_length))
 }
 
 /// Gives what is stored to a sink, until the request ends or its reader leaves, which ends nothing but this.
 async fn relay(mut stream: DurableStream, job: DurableJob, mut sink: Box<dyn Sink>) {
-    let handle = Handle::new(job.id.clone(), SequenceId(0));
+    let handle = Handle::new(job.id().clone(), SequenceId(0));
     let mut is_accepted = false;
     loop {
         let event = match stream.next().await {
             Ok(Some(event)) => event,
             Ok(None) => return,
-            Err(error) => return fail(sink, &job.id, is_accepted, error_of(error)),
+            Err(error) => return fail(sink, job.id(), is_accepted, error_of(error)),
         };
         if job.differs_from(&stream) {
             let text = "another request was made with this key, or under this id";

@@ -93,12 +93,11 @@ impl Client {
 
 /// A durable request as another door publishes it.
 pub(crate) struct DurableJob {
-    /// Its id.
-    pub id: RequestId,
-    /// The contract's object.
-    pub body: Value,
-    /// What an absent `max_tokens` means.
-    pub default_length: DefaultLength,
+    id: RequestId,
+    body: Value,
+    /// Of the body, as it is published.
+    digest: String,
+    default_length: DefaultLength,
 }
 
 impl Client {
@@ -118,10 +117,20 @@ impl Client {
 }
 
 impl DurableJob {
+    /// Of the contract's object, whose `request_id` is `id`, and what an absent `max_tokens` means in it.
+    pub fn new(id: RequestId, body: Value, default_length: DefaultLength) -> Self {
+        let digest = digest_of(body.to_string().as_bytes());
+        Self { id, body, digest, default_length }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &RequestId {
+        &self.id
+    }
+
     /// Whether what runs under the id is another request.
     pub fn differs_from(&self, stream: &DurableStream) -> bool {
-        let own = digest_of(self.body.to_string().as_bytes());
-        stream.body.as_ref().is_some_and(|body| *body != own)
+        stream.body.as_ref().is_some_and(|body| *body != self.digest)
     }
 }
 
