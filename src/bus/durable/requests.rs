@@ -16,7 +16,7 @@ use super::context::DurableContext;
 use super::examine::history_of;
 use super::reader::{self, ReadFault};
 use super::store;
-use super::streams::JOBS;
+use super::streams::{JOBS, JobClass, consumer_name};
 use crate::bus::wire::{
     Encoding, OwnerAnswer, OwnerMessage, RequestStatus, cancelled, error_headers, refusal,
 };
@@ -222,8 +222,8 @@ fn names(headers: &HeaderMap, body: &[u8], id: &RequestId) -> bool {
 async fn why(queue: &Stream, subject: &str) -> String {
     let words = subject.rsplit('.').collect::<Vec<_>>();
     let (model, consumer) = match words.as_slice() {
-        ["bulk", model, ..] => (*model, format!("{model}_bulk")),
-        [model, ..] => (*model, (*model).to_owned()),
+        ["bulk", model, ..] => (*model, consumer_name(model, JobClass::Bulk)),
+        [model, ..] => (*model, consumer_name(model, JobClass::Usual)),
         [] => ("", String::new()),
     };
     match queue.consumer_info(&consumer).await {

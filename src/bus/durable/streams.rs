@@ -124,7 +124,7 @@ fn compare(name: &'static str, wanted: &stream::Config, made: &Stream) -> Result
 }
 
 /// The name under which all nodes pull a model's jobs. An alias has no underscore.
-fn consumer_name(model: &str, class: JobClass) -> String {
+pub(super) fn consumer_name(model: &str, class: JobClass) -> String {
     match class {
         JobClass::Usual => model.to_owned(),
         JobClass::Bulk => format!("{model}_bulk"),
