@@ -14,7 +14,7 @@ use super::hub::{Hub, Word};
 use super::job::{PulledJob, ReadJob, UnreadableJob};
 use super::reader;
 use super::sink::{LogSink, Sayings};
-use super::store::{self, encoded};
+use super::store;
 use crate::bus::wire::{Encoding, LAYOUT};
 use crate::clock::Timestamp;
 use crate::door::{Admit, not_admitted};
@@ -58,7 +58,7 @@ impl Hub {
         match (read, history) {
             (Ok(read), Some(history)) => self.decide(job, read, history).await,
             (Err(unreadable), Some(history)) => {
-                self.refuse(job, unreadable, &history);
+                self.refuse(job, unreadable, history);
                 false
             }
             (read, None) => {
@@ -97,7 +97,7 @@ impl Hub {
     }
 
     /// Ends a request that cannot be read, where its id is known and is no other's.
-    fn refuse(&self, job: PulledJob, unreadable: UnreadableJob, history: &History) {
+    fn refuse(&self, job: PulledJob, unreadable: UnreadableJob, history: History) {
         let UnreadableJob { id, encoding, error } = unreadable;
         self.metrics.refused(error.kind);
         match id {
@@ -245,15 +245,12 @@ impl Hub {
         &self,
         job: PulledJob,
         (id, encoding): (RequestId, Encoding),
-        history: &History,
+        history: History,
         error: Error,
     ) {
-        let record = history.closing(&id, Some(error));
-        let (shared, after) = (Arc::clone(&self.shared), history.last());
+        let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            let subject = shared.subjects.log(id.as_str());
-            let body = encoded(encoding, &record);
-            if store::close(&shared, subject, (encoding, after), body).await {
+            if store::close(&shared, (&id, encoding), &history, Some(error)).await {
                 job.acknowledge(&shared.client).await;
             }
         });
@@ -286,13 +283,10 @@ impl Hub {
             if acknowledged.await.is_err() {
                 return;
             }
-            if let Some((id, (history, error))) = id.zip(end) {
-                let record = history.closing(&id, Some(error));
-                let (subject, after) = (shared.subjects.log(id.as_str()), history.last());
-                let body = encoded(encoding, &record);
-                if !store::close(&shared, subject, (encoding, after), body).await {
-                    return;
-                }
+            if let Some((id, (history, error))) = id.zip(end)
+                && !store::close(&shared, (&id, encoding), &history, Some(error)).await
+            {
+                return;
             }
             job.acknowledge(&shared.client).await;
         });

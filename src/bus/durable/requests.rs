@@ -129,10 +129,7 @@ async fn cancel(context: &DurableContext, id: &RequestId) -> Result<Ended> {
         if history.last() == 0 && waits(context, id).await?.is_none() {
             return Err(unknown(context, id));
         }
-        let record = history.closing(id, None);
-        let body = store::encoded(Encoding::Json, &record);
-        let subject = context.subjects.log(id.as_str());
-        if store::close(context, subject, (Encoding::Json, history.last()), body).await {
+        if store::close(context, (id, Encoding::Json), &history, None).await {
             let completion_tokens = history.num_tokens() as u32;
             return Ok(Ended { reason: FinishReason::Cancelled, completion_tokens });
         }

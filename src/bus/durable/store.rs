@@ -6,7 +6,9 @@ use serde::Deserialize;
 
 use super::context::DurableContext;
 use crate::bus::wire::{Encoding, encode_event};
-use crate::log::{Record, StoreAnswer};
+use crate::error::Error;
+use crate::ids::RequestId;
+use crate::log::{History, Record, StoreAnswer};
 
 /// The header that names the record's predecessor.
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -17,7 +19,7 @@ const WRONG_LAST_SEQUENCE: u32 = 10_071;
 const NO_ROOM: [u32; 3] = [10_077, 10_023, 10_076];
 
 /// The body of a record.
-pub(super) fn encoded(encoding: Encoding, record: &Record) -> Bytes {
+fn encoded(encoding: Encoding, record: &Record) -> Bytes {
     if record.claim.is_some() || record.handed_back {
         return encoding.write(record);
     }
@@ -73,15 +75,18 @@ pub(super) fn answer_of(message: &Message) -> StoreAnswer {
     }
 }
 
-/// Stores a request's end; false where it is not, because something else was stored meanwhile or JetStream does not answer.
+/// Stores the end of a request that nobody runs, behind its history: failed by the error, without one cancelled. False where it is
+/// not stored, because something else was meanwhile or JetStream does not answer.
 pub(super) async fn close(
     context: &DurableContext,
-    subject: String,
-    (encoding, after): (Encoding, u64),
-    body: Bytes,
+    (id, encoding): (&RequestId, Encoding),
+    history: &History,
+    error: Option<Error>,
 ) -> bool {
+    let subject = context.subjects.log(id.as_str());
+    let body = encoded(encoding, &history.closing(id, error));
     let mut headers = encoding.headers().unwrap_or_default();
-    headers.insert(EXPECTED, after.to_string());
+    headers.insert(EXPECTED, history.last().to_string());
     match context.jetstream.publish_with_headers(subject, headers, body).await {
         Ok(acknowledged) => acknowledged.await.is_ok(),
         Err(_) => false,
