@@ -65,6 +65,8 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// Bytes of KV blocks on each device.
     pub kv_bytes: u64,
+    /// Of all that its tokens depend on: nodes on which it is equal say the same.
+    pub digest: String,
 }
 
 /// What a client is told to wait when admission's mailbox is full, in milliseconds: it is emptied in less, and nobody is to come back

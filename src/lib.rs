@@ -50,6 +50,7 @@ pub mod lifeline;
 pub mod bridge;
 pub mod files;
 pub mod ids;
+pub mod digest;
 pub mod clock;
 pub mod secret;
 pub mod settings;

@@ -94,6 +94,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What a request gets that does not say, in words: nodes on which they differ say different things.
+    pub fn exactness(&self) -> String {
+        let Self { default_max_tokens, temperature, top_p, top_k, min_p, .. } = self;
+        format!("{default_max_tokens} {temperature} {top_p} {top_k} {min_p}")
+    }
+
     /// Checks the values.
     ///
     /// # Errors

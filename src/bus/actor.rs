@@ -115,8 +115,8 @@ impl Bus {
 
     /// Takes requests for a model from here on. Resolves when NATS brings them; after a second at most, because a node whose NATS is
     /// away is ready for HTTP.
-    pub async fn serve_model(&self, model: &str, fingerprint: &str) {
-        let served = ServedAlias { model: model.to_owned(), fingerprint: fingerprint.to_owned() };
+    pub async fn serve_model(&self, model: &str, digest: &str) {
+        let served = ServedAlias { model: model.to_owned(), digest: digest.to_owned() };
         self.ask(|done| Control::Serve(served, done)).await;
     }
 

@@ -57,8 +57,6 @@ pub struct BusDeps {
     pub log: crate::log::Config,
     /// What the node says of itself in discovery, beside its vitals.
     pub facts: NodeFacts,
-    /// What the node's tokens depend on beside the model.
-    pub exactness: String,
     /// How many further requests the node may take, so that none of its places is empty and few wait.
     pub room: Arc<dyn Fn() -> usize + Send + Sync>,
     /// Counters of the connection and of dropped requests.

@@ -89,7 +89,6 @@ impl Session {
             max_request_bytes: config.max_request_bytes,
             admit: deps.admit.clone(),
             room: deps.room.clone(),
-            exactness: deps.exactness.clone(),
             metrics: deps.metrics.clone(),
             alive: alive.beside("bus's hub of durable requests"),
         });
@@ -176,7 +175,7 @@ impl Session {
     }
 
     async fn serve(&mut self, served: ServedAlias, done: oneshot::Sender<()>, alive: &Lifeline) {
-        let ServedAlias { model, fingerprint } = served;
+        let ServedAlias { model, digest } = served;
         if self.served.contains_key(&model) {
             return;
         }
@@ -198,7 +197,7 @@ impl Session {
                 });
                 let alive = alive.beside("bus's intake");
                 tokio::spawn(intake.take_requests(leaving, alive));
-                self.durable.serve(&model, fingerprint);
+                self.durable.serve(&model, digest);
                 self.served.insert(model, leave);
             }
             Err(error) => tracing::error!(model, %error, "cannot take requests"),

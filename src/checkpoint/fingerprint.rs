@@ -3,6 +3,7 @@
 use sha2::{Digest as _, Sha256};
 
 use super::Checkpoint;
+use crate::digest::hex;
 
 /// Of each tensor so many bytes at its beginning and at its end are looked at: of one that was trained on, some of them differ.
 const PROBE: usize = 64;
@@ -18,6 +19,6 @@ impl Checkpoint {
             digest.update(&data[..data.len().min(PROBE)]);
             digest.update(&data[data.len().saturating_sub(PROBE)..]);
         }
-        digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest.finalize()[..8])
     }
 }

@@ -185,6 +185,11 @@ impl Config {
         format!("{host}-{}", std::process::id())
     }
 
+    /// What the node's tokens depend on beside the model: its devices, and what a request gets that does not say.
+    pub fn exactness(&self) -> String {
+        format!("{} {}", self.executor.exactness(), self.admission.exactness())
+    }
+
     /// How long SIGTERM lets requests run on.
     pub fn drain_timeout(&self) -> Duration {
         Duration::from_secs(self.node.drain_timeout_s)

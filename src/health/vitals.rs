@@ -360,6 +360,7 @@ mod tests {
             devices: vec![DeviceId::new("cpu:0")],
             weight_bytes: 1,
             kv_bytes: 1,
+            digest: String::new(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The two endpoints that generate, and their names on the wire.
 
+use crate::ids::RequestId;
+
 /// Which of the two endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Api {
@@ -16,6 +18,13 @@ impl Api {
             Api::Completions => "cmpl-",
             Api::Chat => "chatcmpl-",
         }
+    }
+
+    /// The requests that an id in a path may mean: as it stands first, because a client's own may begin like the prefix of a reply.
+    pub(super) fn requests_named(id: &str) -> Vec<RequestId> {
+        let stripped = [Api::Chat, Api::Completions].map(|api| id.strip_prefix(api.id_prefix()));
+        let candidates = std::iter::once(id).chain(stripped.into_iter().flatten());
+        candidates.filter_map(|candidate| RequestId::parse(candidate).ok()).collect()
     }
 
     /// `object` of a reply, or of one of its chunks.

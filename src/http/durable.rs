@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::door::HttpDoor;
-use crate::bus::client::{Client, ClientError, DurableJob, DurableStream};
+use crate::bus::client::{Client, ClientError, DurableJob, DurableStream, Timeouts};
+use crate::digest::hex;
 use crate::door::{Admit, not_admitted};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{RequestId, SequenceId};
@@ -69,8 +70,7 @@ impl DurableWish {
 fn id_of(key: &str, caller: &Caller) -> Result<RequestId> {
     let tenant = caller.tenant.as_ref().map(ToString::to_string).unwrap_or_default();
     let digest = Sha256::new().chain_update(tenant).chain_update([0]).chain_update(key).finalize();
-    let hex: String = digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect();
-    RequestId::parse(&format!("idem-{hex}"))
+    RequestId::parse(&format!("idem-{}", hex(&digest[..20])))
 }
 
 /// A durable request that is to be published: `request` has no sink that anybody reads.
@@ -109,9 +109,10 @@ impl DurableAsk {
 /// # Errors
 /// `log_unavailable` where there is none.
 pub(super) fn client(door: &HttpDoor) -> Result<Client> {
-    door.bus.get().cloned().map(|client| client.with_timeouts_of(MAX_SILENCE)).ok_or_else(|| {
+    let client = door.bus.get().cloned().ok_or_else(|| {
         Error::new(Kind::LogUnavailable, "this node has no bus, which durable requests need")
-    })
+    })?;
+    Ok(client.with_timeouts(Timeouts { event: MAX_SILENCE, ..Timeouts::default() }))
 }
 
 /// What a client's error is to the client of HTTP.

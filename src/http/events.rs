@@ -15,7 +15,6 @@ use super::durable::{client, error_of, sse};
 use super::refusal::{self, ErrorResponse};
 use crate::bus::client::{Client, DurableStream};
 use crate::error::{Error, Kind, Result};
-use crate::ids::RequestId;
 
 /// What a browser's reader sends when it comes back (HTML, server-sent events).
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -39,6 +38,7 @@ pub(super) async fn events(
         (None, None) => 0,
     };
     let stream = follow(&client(&door)?, &id, from).await?;
+    door.metrics.durable_replays.increment(1);
     let body = unfold(Some(stream), |stream| async {
         let mut stream = stream?;
         let event = stream.next().await.map_err(error_of).transpose()?;
@@ -60,9 +60,7 @@ pub(super) async fn events(
 
 /// The stream of the first of the ids that a path may mean that anybody knows of.
 async fn follow(client: &Client, named: &str, from: u32) -> Result<DurableStream> {
-    let stripped = [Api::Chat, Api::Completions].map(|api| named.strip_prefix(api.id_prefix()));
-    for candidate in std::iter::once(named).chain(stripped.into_iter().flatten()) {
-        let Ok(id) = RequestId::parse(candidate) else { continue };
+    for id in Api::requests_named(named) {
         match client.status(&id).await.map_err(error_of) {
             // Of a plain request nothing is stored: there is nothing to read again.
             Ok(status) if status.tokens.is_some() || status.status == "waiting" => {

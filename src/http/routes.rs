@@ -17,12 +17,12 @@ use super::events::events;
 use super::generate::{chat, completions};
 use super::refusal::{ErrorResponse, method_not_allowed};
 use super::{json, models};
-use crate::bus::client::Client;
+use crate::bus::client::{CancelAnswer, Client};
 use crate::door::{Cancel, not_admitted};
 use crate::error::{Error, Kind, Result};
 use crate::health::Status;
 use crate::ids::RequestId;
-use crate::request::{Ended, FinishReason};
+use crate::request::Ended;
 
 /// Every path and its methods. They are tried in this order: those come first that are asked for most.
 pub(super) fn configure(app: &mut ServiceConfig) {
@@ -112,31 +112,16 @@ async fn metrics(door: Data<HttpDoor>) -> HttpResponse {
         .body(door.prometheus.render())
 }
 
-/// What a cancel is answered with, as on the bus.
-#[derive(Serialize)]
-struct CancelledObject {
-    request_id: RequestId,
-    cancelled: bool,
-    tokens: u32,
-}
-
 /// `DELETE /v1/requests/{id}`, and the same as a POST.
 async fn cancel(
     door: Data<HttpDoor>,
     id: Path<String>,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
-    // As it stands first: a client's own id may begin like the prefix of a reply.
-    let stripped = [Api::Chat, Api::Completions].map(|api| id.strip_prefix(api.id_prefix()));
-    let candidates = std::iter::once(id.as_str()).chain(stripped.into_iter().flatten());
-    for candidate in candidates {
-        let Ok(request_id) = RequestId::parse(candidate) else { continue };
+    for request_id in Api::requests_named(&id) {
         match cancel_one(&door, &request_id).await {
-            Ok(Ended { reason, completion_tokens: tokens }) => {
-                let cancelled = reason == FinishReason::Cancelled;
-                return Ok(json::response(
-                    StatusCode::OK,
-                    &CancelledObject { request_id, cancelled, tokens },
-                ));
+            Ok(ended) => {
+                let answer = CancelAnswer::of(&request_id, ended);
+                return Ok(json::response(StatusCode::OK, &answer));
             }
             Err(error) if error.kind == Kind::NotFound => {}
             Err(error) => return Err(error.into()),
@@ -160,7 +145,5 @@ async fn cancel_one(door: &HttpDoor, id: &RequestId) -> Result<Ended> {
 
 /// It may run on another node, wait for one, or have ended.
 async fn cancel_elsewhere(bus: &Client, id: &RequestId) -> Result<Ended> {
-    let answer = bus.cancel_anywhere(id).await.map_err(error_of)?;
-    let reason = if answer.cancelled { FinishReason::Cancelled } else { FinishReason::Stop };
-    Ok(Ended { reason, completion_tokens: answer.tokens })
+    bus.cancel_anywhere(id).await.map(|answer| answer.ended()).map_err(error_of)
 }

@@ -20,7 +20,7 @@ pub struct Config {
     /// nodes of a cluster have the same.
     #[schemars(with = "ByteSize")]
     pub max_bytes: ByteSize,
-    /// Copies of each stream in a cluster of NATS servers.
+    /// Copies of each stream in a cluster of NATS servers; more than one needs nats-server 2.9.21.
     #[schemars(range(min = 1, max = 5))]
     pub replicas: u32,
     /// Milliseconds without a sign of a node after which its durable requests are another's. All nodes of a cluster have the same.

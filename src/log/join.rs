@@ -32,7 +32,8 @@ const MAX_EARLY: usize = 1_024;
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Join {
-    /// The last record that was taken.
+    /// The first record that was taken, and the last; 0 before any.
+    first: u64,
     last: u64,
     attempt: u32,
     /// Tokens of each choice that the reader has.
@@ -65,8 +66,14 @@ impl Join {
     /// A live record came; `previous` is the place of the one before it in the log, 0 if it is the first.
     pub fn live(&mut self, live: StoredRecord, previous: u64) -> Joined {
         let StoredRecord { sequence, record } = live;
-        if sequence <= self.last || self.is_over {
+        if self.is_over {
             return Joined::default();
+        }
+        if sequence <= self.last {
+            // Another first record: the log was lost, and begins anew.
+            let begins = previous == 0 && sequence != self.first && !self.reads;
+            self.reads |= begins;
+            return Joined { read_after: begins.then_some(self.last), ..Joined::default() };
         }
         if self.reads || previous > self.last {
             if self.early.len() < MAX_EARLY {
@@ -79,9 +86,13 @@ impl Join {
         Joined { fresh, read_after: None }
     }
 
-    /// What was read from the log, in its order, up to its end.
-    pub fn stored(&mut self, stored: Vec<StoredRecord>) -> Joined {
+    /// What was read from the log behind `after`, in its order, up to its end; all of a log whose end is before that place, because it
+    /// is another one: places are counted anew then, tokens are not.
+    pub fn stored(&mut self, after: u64, stored: Vec<StoredRecord>) -> Joined {
         self.reads = false;
+        if stored.first().is_some_and(|stored| stored.sequence <= after) {
+            (self.first, self.last, self.attempt) = (0, 0, 0);
+        }
         let mut fresh: Vec<StoredRecord> = Vec::new();
         for StoredRecord { sequence, record } in stored {
             fresh.extend(self.take(sequence, record));
@@ -103,6 +114,9 @@ impl Join {
             return None;
         }
         self.last = sequence;
+        if self.first == 0 {
+            self.first = sequence;
+        }
         // Nothing of an attempt that another has fenced out; the server refuses it, but not in every version of a cluster.
         if record.event.attempt < self.attempt {
             return None;
@@ -139,4 +153,56 @@ fn without(mut record: Record, seen: usize) -> Record {
         event.text.clear();
     }
     record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::testing::{claim, end, tokens};
+    use super::*;
+
+    fn at(sequence: u64, record: Record) -> StoredRecord {
+        StoredRecord { sequence, record }
+    }
+
+    fn places(joined: &Joined) -> Vec<u64> {
+        joined.fresh.iter().map(|stored| stored.sequence).collect()
+    }
+
+    /// A reader of three tokens whose log has places 7 to 9.
+    fn reader() -> Join {
+        let mut join = Join::from(0);
+        let stored =
+            vec![at(7, claim(1, 0)), at(8, tokens(1, 0, &[1, 2])), at(9, tokens(1, 2, &[3]))];
+        assert_eq!(places(&join.stored(0, stored)), [7, 8, 9]);
+        join
+    }
+
+    #[test]
+    fn what_was_stored_and_comes_live_as_well_is_passed_over() {
+        let mut join = reader();
+        assert_eq!(join.live(at(7, claim(1, 0)), 0), Joined::default());
+        assert_eq!(join.live(at(9, tokens(1, 2, &[3])), 8), Joined::default());
+        assert_eq!(places(&join.live(at(10, tokens(1, 3, &[4])), 9)), [10]);
+    }
+
+    #[test]
+    fn the_end_in_a_log_that_begins_anew_is_found_live_and_by_looking() {
+        let mut live = reader();
+        assert_eq!(live.live(at(2, end(1, 3)), 0).read_after, Some(9));
+        let mut looking = reader();
+        for join in [&mut live, &mut looking] {
+            assert_eq!(places(&join.stored(9, vec![at(2, end(1, 3))])), [2]);
+            assert!(join.is_over());
+        }
+        let mut further_on = reader();
+        assert_eq!(places(&further_on.live(at(20, end(1, 3)), 0)), [20]);
+    }
+
+    #[test]
+    fn a_request_that_is_made_again_in_a_new_log_gives_only_what_the_reader_has_not() {
+        let mut join = reader();
+        let again = vec![at(1, claim(1, 0)), at(2, tokens(1, 0, &[1, 2, 3, 4]))];
+        let fresh = join.stored(9, again).fresh;
+        assert_eq!(fresh.last().map(|last| last.record.event.token_ids.clone()), Some(vec![4]));
+    }
 }

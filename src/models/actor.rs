@@ -42,6 +42,8 @@ pub struct ModelsStart {
     pub model_down: Recipient<ModelDown>,
     /// The node: a load met an error after which a device is lost to this process.
     pub failed: Recipient<DeviceFailed>,
+    /// What the node's tokens depend on beside the model.
+    pub exactness: String,
     /// Told what is loaded.
     pub vitals: Arc<Vitals>,
     /// Busy while something loads.

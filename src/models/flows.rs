@@ -25,6 +25,7 @@ use super::placing::{PlaceError, short_of_memory};
 use super::registry::{ModelEntry, Registry, Up, info};
 use super::{Load, ModelSpec, ServedModel, Spread};
 use crate::checkpoint::Checkpoint;
+use crate::digest::digest_of;
 use crate::door::ModelInfo;
 use crate::memory::{self, ModelNeed};
 
@@ -88,7 +89,7 @@ impl Flows {
             end_token_ids: checkpoint.end_token_ids().to_vec(),
             defaults: checkpoint.generation().defaults.clone(),
             default_length: checkpoint.generation().default_length,
-            fingerprint: checkpoint.fingerprint(),
+            digest: self.digest(&checkpoint, entry.max_seq_len.get()),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
             in_use: AtomicU64::new(0),
             last_used: AtomicU64::new(Timestamp::now().as_micros()),
@@ -111,6 +112,12 @@ impl Flows {
             "loaded"
         );
         Ok(info)
+    }
+
+    /// Of all that a model's tokens depend on; how long a completion may be is the context's to say.
+    fn digest(&self, checkpoint: &Checkpoint, max_seq_len: u32) -> String {
+        let all = format!("{} {} {max_seq_len}", self.start.exactness, checkpoint.fingerprint());
+        digest_of(all.as_bytes())
     }
 
     /// Finds room and puts the model on its devices and into their batchers.

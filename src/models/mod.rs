@@ -120,8 +120,8 @@ pub struct ServedModel {
     pub defaults: Params,
     /// The same: how long a completion is whose request does not say.
     pub default_length: Option<u32>,
-    /// Equal on every node that has the same checkpoint in the same formats.
-    pub fingerprint: String,
+    /// Of all that its tokens depend on: nodes on which it is equal say the same.
+    pub digest: String,
     /// When it was loaded, in Unix seconds.
     pub created: u64,
     /// Requests running or waiting; a permit counts it up and down.

@@ -201,5 +201,6 @@ pub(super) fn info(up: &Up) -> ModelInfo {
         devices: placements.keys().cloned().collect(),
         weight_bytes: most(|loaded| loaded.weight_bytes),
         kv_bytes: most(|loaded| loaded.kv_bytes),
+        digest: up.served.digest.clone(),
     }
 }

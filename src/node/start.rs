@@ -198,6 +198,7 @@ impl Common {
                 model_up: supervisor.clone().recipient(),
                 model_down: supervisor.clone().recipient(),
                 failed: supervisor.clone().recipient(),
+                exactness: self.config.exactness(),
                 vitals: self.vitals.clone(),
                 progress: self.vitals.watch("models"),
             },
@@ -214,14 +215,6 @@ impl Common {
         let most = places.min(self.config.admission.max_requests);
         let (ledger, look_ahead) = (ledger.clone(), self.config.log.look_ahead as usize);
         Arc::new(move || (most + look_ahead).saturating_sub(ledger.num_requests()))
-    }
-
-    /// Devices, and what a request gets that does not say.
-    fn exactness(&self) -> String {
-        let Config { executor, admission, .. } = &self.config;
-        let defaults = toml::to_string(admission).unwrap_or_default();
-        let sha = <sha2::Sha256 as sha2::Digest>::digest(defaults);
-        format!("{} {:02x}{:02x}{:02x}{:02x}", executor.exactness(), sha[0], sha[1], sha[2], sha[3])
     }
 
     async fn open_doors(
@@ -258,7 +251,6 @@ impl Common {
             admit: admission.clone().recipient(),
             cancel: admission.clone().recipient(),
             log: config.log.clone(),
-            exactness: self.exactness(),
             facts: facts(config, http.as_ref().map(http::Server::address)),
             room,
             metrics: self.metrics.clone(),

@@ -200,11 +200,11 @@ impl Handler<ModelUp> for Supervisor {
     fn handle(&mut self, up: ModelUp, _: &mut Self::Context) -> Self::Result {
         let inner = Rc::clone(&self.inner);
         Box::pin(async move {
-            let (name, fingerprint) = (up.0.name.clone(), up.0.fingerprint.clone());
+            let (name, digest) = (up.0.name.clone(), up.0.digest.clone());
             // They end only with the node.
             let _ = inner.admission.send(up).await;
             if let Some(bus) = inner.bus() {
-                bus.serve_model(&name, &fingerprint).await;
+                bus.serve_model(&name, &digest).await;
             }
         })
     }

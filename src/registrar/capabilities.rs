@@ -100,6 +100,7 @@ mod tests {
             devices: Vec::new(),
             weight_bytes: 0,
             kv_bytes: 0,
+            digest: String::new(),
         }
     }
 

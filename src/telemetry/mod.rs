@@ -68,6 +68,8 @@ pub struct Metrics {
     pub durable_fenced: Counter,
     /// `inferno_durable_handed_back_total`
     pub durable_handed_back: Counter,
+    /// `inferno_durable_replays_total`
+    pub durable_replays: Counter,
     /// `inferno_durable_dead_total`
     pub durable_dead: Counter,
     /// `inferno_health_status`
@@ -112,6 +114,7 @@ impl Metrics {
             durable_claims: metrics::counter!("inferno_durable_claims_total", node()),
             durable_fenced: metrics::counter!("inferno_durable_fenced_total", node()),
             durable_handed_back: metrics::counter!("inferno_durable_handed_back_total", node()),
+            durable_replays: metrics::counter!("inferno_durable_replays_total", node()),
             durable_dead: metrics::counter!("inferno_durable_dead_total", node()),
             health_status: metrics::gauge!("inferno_health_status", node()),
             recent_first_tokens: LatencyWindow::default(),

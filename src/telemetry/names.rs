@@ -140,6 +140,12 @@ pub const METRICS: &[(&str, MetricKind, &[&str], &str)] = {
             &[],
             "durable requests that the node gave to others",
         ),
+        (
+            "inferno_durable_replays_total",
+            Counter,
+            &[],
+            "streams of durable requests that were read again over HTTP",
+        ),
         ("inferno_durable_dead_total", Counter, &[], "jobs put to the dead letters"),
         ("inferno_health_status", Gauge, &[], "0 healthy, 1 degraded, 2 critical"),
         ("inferno_health_check_status", Gauge, &["check"], "the same for each check"),

@@ -230,7 +230,6 @@ impl Node {
             cancel: addr.clone().recipient(),
             log: inferno_node::log::Config::default(),
             facts: facts(),
-            exactness: String::new(),
             room: std::sync::Arc::new(|| 16),
             metrics,
         };

@@ -80,6 +80,7 @@ impl Handler<List> for Models {
             devices: Vec::new(),
             weight_bytes: 1,
             kv_bytes: 1,
+            digest: String::new(),
         }]
     }
 }

@@ -31,7 +31,7 @@ impl World {
 
     pub(super) fn reads_log(&mut self, reader: usize, after: u64) {
         let records = self.log.after(self.readers[reader].request, after);
-        self.send(None, Happening::ReaderReads(reader, records));
+        self.send(None, Happening::ReaderReads(reader, after, records));
     }
 
     pub(super) fn take_in(

@@ -69,7 +69,7 @@ pub(crate) enum Happening {
     Cancel(usize),
     Live(usize, StoredRecord, u64),
     ReaderAsks(usize),
-    ReaderReads(usize, Vec<StoredRecord>),
+    ReaderReads(usize, u64, Vec<StoredRecord>),
 }
 
 pub(crate) struct Held {
@@ -261,8 +261,8 @@ impl World {
                 return self.live(reader, stored, previous);
             }
             Happening::ReaderAsks(reader) => self.reader_asks(reader),
-            Happening::ReaderReads(reader, records) => {
-                let joined = self.readers[reader].join.stored(records);
+            Happening::ReaderReads(reader, after, records) => {
+                let joined = self.readers[reader].join.stored(after, records);
                 return self.take_in(reader, joined.fresh);
             }
         }

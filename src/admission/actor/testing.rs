@@ -34,7 +34,7 @@ pub(crate) fn model(name: &str) -> Arc<ServedModel> {
         end_token_ids: vec![testing::END],
         defaults: Params::default(),
         default_length: None,
-        fingerprint: String::new(),
+        digest: String::new(),
         created: 0,
         in_use: AtomicU64::new(0),
         last_used: AtomicU64::new(0),

@@ -11,7 +11,8 @@ use futures_util::StreamExt;
 use serde_json::Value;
 
 use super::{Client, ClientError};
-use crate::bus::durable::{LOG, ReadFault, digest_of, headers_of, read_log};
+use crate::bus::durable::{LOG, ReadFault, headers_of, read_log};
+use crate::digest::digest_of;
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
 use crate::log::{Join, Joined, StoredRecord};
@@ -224,7 +225,7 @@ impl DurableStream {
         match read_log(&self.jetstream, &self.log, after).await {
             Ok(records) => {
                 self.read_after = None;
-                let joined = self.join.stored(records);
+                let joined = self.join.stored(after, records);
                 self.take(joined);
             }
             Err(ReadFault::Body(sequence, fault)) => {

@@ -19,7 +19,7 @@ use super::wire::Subjects;
 mod dead;
 mod durable;
 
-pub use super::wire::RequestStatus;
+pub use super::wire::{CancelAnswer, RequestStatus};
 use crate::error::Error;
 use crate::ids::RequestId;
 use crate::request::Event;
@@ -123,17 +123,6 @@ impl Follower {
     }
 }
 
-/// The answer to a cancel.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct CancelAnswer {
-    /// The request that was to be cancelled.
-    pub request_id: String,
-    /// False if it ended in another way first.
-    pub cancelled: bool,
-    /// The completion's tokens.
-    pub tokens: u32,
-}
-
 /// A client of the nodes behind one NATS connection.
 #[derive(Clone)]
 pub struct Client {
@@ -156,13 +145,6 @@ impl Client {
     /// A client on a connection that there is.
     pub fn over(nats: Nats, prefix: &str) -> Self {
         Self { nats, subjects: Subjects::new(prefix), timeouts: Timeouts::default() }
-    }
-
-    /// Waits so long for the next event.
-    #[must_use]
-    pub fn with_timeouts_of(self, event: Duration) -> Self {
-        let accept = self.timeouts.accept;
-        self.with_timeouts(Timeouts { accept, event })
     }
 
     /// Waits for other times.

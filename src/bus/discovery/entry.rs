@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::digest_of;
 use crate::door::ModelInfo;
 use crate::health::{HealthMessage, Status};
 use crate::ids::DeviceId;
@@ -27,6 +28,9 @@ pub struct NodeEntry {
     pub timestamp: String,
     /// As in its health message.
     pub health: Status,
+    /// Of the digests of its models: nodes on which it is equal stand in for each other.
+    #[serde(default)]
+    pub digest: String,
     /// Whether it takes requests.
     pub ready: bool,
     /// What it serves, or will in a moment.
@@ -71,6 +75,10 @@ pub struct NodeModel {
     /// Longest prompt and completion together; absent until it is loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_seq_len: Option<u32>,
+    /// Of all that its tokens depend on: a durable request goes on as if nothing had happened between nodes on which it is equal.
+    /// Absent until it is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Where it is.
     #[serde(default)]
     pub devices: Vec<String>,
@@ -166,6 +174,7 @@ impl EntryMaker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             timestamp: message.timestamp,
             health: message.status,
+            digest: digest(&models),
             ready: is_ready,
             models,
             free_blocks: devices.iter().map(|device| u64::from(device.free_blocks)).sum(),
@@ -183,6 +192,7 @@ impl EntryMaker {
             state: ModelState::Ready,
             model_type: Some(model.model_type.to_owned()),
             max_seq_len: Some(model.max_seq_len),
+            digest: Some(model.digest.clone()),
             devices: model.devices.iter().map(|device| device.as_str().to_owned()).collect(),
         });
         let mut models: Vec<NodeModel> = ready.collect();
@@ -197,10 +207,20 @@ impl EntryMaker {
             state: ModelState::Loading,
             model_type: None,
             max_seq_len: None,
+            digest: None,
             devices: Vec::new(),
         }));
         models
     }
+}
+
+fn digest(models: &[NodeModel]) -> String {
+    let word = |model: &NodeModel| {
+        format!("{} {}\n", model.name, model.digest.as_deref().unwrap_or_default())
+    };
+    let mut words: Vec<String> = models.iter().map(word).collect();
+    words.sort();
+    digest_of(words.concat().as_bytes())
 }
 
 /// Where others reach HTTP. A door on all addresses is reached at the one by which the node talks to NATS, else by the name of the
@@ -265,6 +285,7 @@ pub(super) mod tests {
             devices: vec![DeviceId::new("cuda:0")],
             weight_bytes: 1,
             kv_bytes: 1,
+            digest: String::new(),
         }
     }
 

@@ -115,7 +115,7 @@ impl Hub {
             life: self.life.clone(),
             job: job.queued.sequence,
             body: job.queued.body.clone(),
-            exactness: self.exactness_of.get(&job.model).cloned().unwrap_or_default(),
+            exactness: self.digests.get(&job.model).cloned().unwrap_or_default(),
         };
         // What headers take is far below this.
         let most = self.shared.client.server_info().max_payload.saturating_sub(1_024);

@@ -16,7 +16,6 @@ use tokio::sync::oneshot;
 use super::context::DurableContext;
 use super::examine::Examined;
 use super::held::{HeldRequest, PATIENCE, REFUSED_DELAY_MS};
-use super::job::digest_of;
 use super::puller::pull;
 use super::requests::{RequestQuestion, answer};
 use super::store::answer_of;
@@ -41,7 +40,7 @@ pub(super) enum Word {
     Accepted(u64, Arc<Handle>),
     Refused(u64, Box<Error>),
     Said(u64),
-    /// A model, and what its tokens depend on.
+    /// A model, and the digest of all that its tokens depend on.
     Serve(String, String),
     /// All models where none is named.
     Leave(Option<String>),
@@ -66,8 +65,6 @@ pub(in crate::bus) struct DurableStart {
     pub admit: Recipient<Admit>,
     /// How many further requests the node may take.
     pub room: Arc<dyn Fn() -> usize + Send + Sync>,
-    /// What the node's tokens depend on beside the model.
-    pub exactness: String,
     pub metrics: Arc<Metrics>,
     pub alive: Lifeline,
 }
@@ -110,8 +107,7 @@ impl Durable {
             inbox,
             node_id: shared.vitals.node_id().to_owned(),
             life: uuid::Uuid::now_v7().simple().to_string(),
-            exactness: start.exactness,
-            exactness_of: HashMap::new(),
+            digests: HashMap::new(),
             admit: start.admit,
             metrics: start.metrics,
             held: HashMap::new(),
@@ -132,8 +128,8 @@ impl Durable {
     }
 
     /// Takes durable requests for a model from here on.
-    pub fn serve(&self, model: &str, fingerprint: String) {
-        self.say(Word::Serve(model.to_owned(), fingerprint));
+    pub fn serve(&self, model: &str, digest: String) {
+        self.say(Word::Serve(model.to_owned(), digest));
     }
 
     /// Takes no more for a model, or for any; those that it has go on.
@@ -179,9 +175,8 @@ pub(super) struct Hub {
     pub(super) node_id: String,
     /// Of this process.
     pub(super) life: String,
-    /// What its tokens depend on beside the model; a digest of both, by model.
-    exactness: String,
-    pub(super) exactness_of: HashMap<String, String>,
+    /// Of all that the tokens of each model depend on.
+    pub(super) digests: HashMap<String, String>,
     pub(super) admit: Recipient<Admit>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) held: HashMap<u64, HeldRequest>,
@@ -248,7 +243,7 @@ impl Hub {
                 .await;
             }
             Word::Said(number) => self.said(number).await,
-            Word::Serve(model, fingerprint) => self.serve(model, &fingerprint),
+            Word::Serve(model, digest) => self.serve(model, digest),
             Word::Leave(Some(model)) => drop(self.pullers.remove(&model)),
             Word::Leave(None) => self.pullers.clear(),
             Word::HandBack => {
@@ -265,9 +260,8 @@ impl Hub {
         }
     }
 
-    fn serve(&mut self, model: String, fingerprint: &str) {
-        let exactness = format!("{} {fingerprint}", self.exactness);
-        self.exactness_of.insert(model.clone(), digest_of(exactness.as_bytes()));
+    fn serve(&mut self, model: String, digest: String) {
+        self.digests.insert(model.clone(), digest);
         let (leave, leaving) = oneshot::channel();
         let alive = self.alive.beside("bus's puller of jobs");
         tokio::spawn(pull(Arc::clone(&self.shared), model.clone(), leaving, alive));

@@ -2,9 +2,9 @@
 
 use async_nats::{Client, HeaderMap, Message, Subject};
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
 use crate::bus::wire::{Decoded, Encoding, Undecodable, decode};
+use crate::digest::digest_of;
 use crate::error::{Error, Result};
 use crate::ids::RequestId;
 use crate::log::QueuedJob;
@@ -122,12 +122,6 @@ impl PulledJob {
         // A connection that takes nothing takes it when it is back, or the job is given out again.
         let _ = client.publish(self.reply.clone(), body).await;
     }
-}
-
-/// Tells one request from another.
-pub(in crate::bus) fn digest_of(body: &[u8]) -> String {
-    let digest = Sha256::digest(body);
-    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a durable request cannot be.

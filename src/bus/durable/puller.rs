@@ -1,6 +1,7 @@
 //! Takes a model's jobs out of the queue while the node has room: one task for each model.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
@@ -19,6 +20,8 @@ const MAX_PULL: usize = 64;
 const WAIT: Duration = Duration::from_secs(1);
 /// How often a full node looks whether it has room.
 const NO_ROOM: Duration = Duration::from_millis(10);
+/// How often the connection is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long a queue that cannot be had is left alone.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -42,7 +45,13 @@ async fn pull_for_ever(shared: &Arc<DurableContext>, model: &str, alive: &Lifeli
         match queues {
             Ok((usual, bulk)) => {
                 shared.set_log(Ok(()));
-                while take(shared, model, (&usual, &bulk), alive).await.is_ok() {}
+                let pulls =
+                    async { while take(shared, model, (&usual, &bulk), alive).await.is_ok() {} };
+                // A server that comes back without the queues says nothing at all to who pulls.
+                tokio::select! {
+                    () = pulls => {}
+                    () = connected_anew(shared) => continue,
+                }
             }
             Err(fault) => shared.set_log(Err(fault.to_string())),
         }
@@ -50,12 +59,22 @@ async fn pull_for_ever(shared: &Arc<DurableContext>, model: &str, alive: &Lifeli
     }
 }
 
+/// Resolves when the connection to NATS is another.
+async fn connected_anew(shared: &DurableContext) {
+    let statistics = shared.client.statistics();
+    let connects = || statistics.connects.load(Ordering::Relaxed);
+    let before = connects();
+    while connects() == before {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 async fn open(
     shared: &Arc<DurableContext>,
     model: &str,
 ) -> Result<(PullConsumer, PullConsumer), streams::StreamFault> {
-    let DurableContext { jetstream, subjects, config, .. } = &**shared;
-    streams::ensure(jetstream, subjects, config).await?;
+    let DurableContext { client, jetstream, subjects, config, .. } = &**shared;
+    streams::ensure(jetstream, subjects, config, &client.server_info().version).await?;
     let usual = streams::queue(jetstream, subjects, config, (model, JobClass::Usual)).await?;
     let bulk = streams::queue(jetstream, subjects, config, (model, JobClass::Bulk)).await?;
     Ok((usual, bulk))
@@ -78,7 +97,8 @@ async fn take(
     if drain(shared, model, batch).await? > 0 || shared.room() == 0 {
         return Ok(());
     }
-    let batch = bulk.fetch().max_messages(shared.room().clamp(1, MAX_PULL)).messages().await;
+    let room = shared.room().clamp(1, MAX_PULL);
+    let batch = bulk.fetch().max_messages(room).expires(WAIT).messages().await;
     drain(shared, model, batch).await.map(drop)
 }
 

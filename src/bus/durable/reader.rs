@@ -1,5 +1,6 @@
 //! Reads a request's log.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -51,7 +52,8 @@ async fn last_in(stream: &Stream<()>, subject: &str) -> Result<Option<StoredReco
     }
 }
 
-/// All records of a log behind `after`, in their order.
+/// All records of a log behind `after`, in their order; all that there are of a log that ends before it, because it is not the one in
+/// which that place was.
 pub(in crate::bus) async fn after(
     jetstream: &Context,
     subject: &str,
@@ -59,9 +61,11 @@ pub(in crate::bus) async fn after(
 ) -> Result<Vec<StoredRecord>, ReadFault> {
     let stream = jetstream.get_stream_no_info(LOG).await.map_err(unavailable)?;
     let Some(last) = last_in(&stream, subject).await? else { return Ok(Vec::new()) };
-    if last.sequence <= after {
-        return Ok(Vec::new());
-    }
+    let after = match last.sequence.cmp(&after) {
+        Ordering::Less => 0,
+        Ordering::Equal => return Ok(Vec::new()),
+        Ordering::Greater => after,
+    };
     let wanted = consumer::pull::Config {
         filter_subject: subject.to_owned(),
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },

@@ -18,7 +18,7 @@ use super::reader::{self, ReadFault};
 use super::store;
 use super::streams::{JOBS, JobClass, consumer_name};
 use crate::bus::wire::{
-    Encoding, OwnerAnswer, OwnerMessage, RequestStatus, cancelled, error_headers, refusal,
+    CancelAnswer, Encoding, OwnerAnswer, OwnerMessage, RequestStatus, error_headers, refusal,
 };
 use crate::error::{Error, Kind, Result};
 use crate::ids::RequestId;
@@ -72,7 +72,8 @@ pub(super) async fn answer(
             status(&context, id).await.map(|status| Encoding::Json.write(&status))
         }
         (Some(id), RequestQuestion::Cancel) => {
-            cancel(&context, id).await.map(|ended| cancelled(Encoding::Json, id, ended))
+            let ended = cancel(&context, id).await;
+            ended.map(|ended| Encoding::Json.write(&CancelAnswer::of(id, ended)))
         }
     };
     // Who asked may have left.
@@ -171,21 +172,14 @@ async fn owner(context: &DurableContext, id: &RequestId) -> Option<OwnerAnswer> 
 
 /// Asks who runs it to end it; none: nobody does.
 async fn cancelled_by_owner(context: &DurableContext, id: &RequestId) -> Result<Option<Ended>> {
-    #[derive(Deserialize)]
-    struct CancelledRequest {
-        cancelled: bool,
-        tokens: u32,
-    }
     let subject = context.subjects.cancel(id);
     let request = async_nats::Request::new().timeout(Some(MAX_CANCEL));
     match context.client.send_request(subject, request).await {
         // One that has just ended says `not_found`; its end is in the log, or nowhere.
-        Ok(answer) => Ok(serde_json::from_slice(&answer.payload).ok().map(
-            |CancelledRequest { cancelled, tokens }| Ended {
-                reason: if cancelled { FinishReason::Cancelled } else { FinishReason::Stop },
-                completion_tokens: tokens,
-            },
-        )),
+        Ok(answer) => {
+            let answer = serde_json::from_slice::<CancelAnswer>(&answer.payload);
+            Ok(answer.ok().map(|answer| answer.ended()))
+        }
         Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
         Err(error) => {
             let text = format!("who runs the request does not answer: {error}");

@@ -35,7 +35,16 @@ pub(super) enum StreamFault {
     /// A stream differs.
     #[error("the stream {name} is there with other {what}: expected {expected}, got {got}")]
     Differs { name: &'static str, what: &'static str, expected: String, got: String },
+    /// Several copies on a server whose fence has a hole then (nats-server's issue 4320).
+    #[error(
+        "log.replicas = {replicas} needs nats-server {}.{}.{} or newer, got {version}: before it, two nodes may both store what \
+         follows a record", SAFE_REPLICAS[0], SAFE_REPLICAS[1], SAFE_REPLICAS[2]
+    )]
+    TooOld { replicas: u32, version: String },
 }
+
+/// The first nats-server whose replicated streams store one of two records that follow the same one.
+const SAFE_REPLICAS: [u32; 3] = [2, 9, 21];
 
 /// Of which queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,17 +54,29 @@ pub(super) enum JobClass {
     Bulk,
 }
 
-/// Makes the streams where they are not there.
+/// Makes the streams where they are not there, on a server of this version.
 pub(super) async fn ensure(
     jetstream: &Context,
     subjects: &Subjects,
     config: &Config,
+    version: &str,
 ) -> Result<(), StreamFault> {
+    check_replicas(config.replicas, version)?;
     for wanted in wanted(subjects, config) {
         let name = wanted.0;
         let made = jetstream.get_or_create_stream(wanted.1.clone()).await;
         let made = made.map_err(|error| StreamFault::Unavailable(error.to_string()))?;
         compare(name, &wanted.1, &made)?;
+    }
+    Ok(())
+}
+
+/// # Errors
+/// `TooOld`.
+fn check_replicas(replicas: u32, version: &str) -> Result<(), StreamFault> {
+    let numbers: Vec<u32> = version.split(['.', '-']).map_while(|word| word.parse().ok()).collect();
+    if replicas > 1 && numbers < SAFE_REPLICAS.to_vec() {
+        return Err(StreamFault::TooOld { replicas, version: version.to_owned() });
     }
     Ok(())
 }
@@ -156,4 +177,19 @@ pub(super) async fn queue(
         ..consumer::pull::Config::default()
     };
     stream.get_or_create_consumer(&name, wanted).await.map_err(|error| unavailable(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_copies_need_a_server_whose_fence_holds() {
+        let is_taken = |replicas, version| check_replicas(replicas, version).is_ok();
+        assert!(is_taken(1, "2.9.10"));
+        assert!(!is_taken(3, "2.9.10") && !is_taken(3, "2.9.20") && !is_taken(2, ""));
+        assert!(is_taken(3, "2.9.21") && is_taken(3, "2.10.0-beta.1") && is_taken(3, "2.11.0"));
+        let fault = check_replicas(3, "2.9.10").expect_err("too old").to_string();
+        assert!(fault.starts_with("log.replicas = 3 needs nats-server 2.9.21"), "{fault}");
+    }
 }

@@ -18,7 +18,8 @@ use crate::bus::publish::{
     BusSink, Outbox, OutgoingRefusal, SinkStart, StreamTarget, SubjectStream,
 };
 use crate::bus::wire::{
-    Decoded, Encoding, LAYOUT, OwnerAnswer, OwnerMessage, Subjects, Undecodable, cancelled, decode,
+    CancelAnswer, Decoded, Encoding, LAYOUT, OwnerAnswer, OwnerMessage, Subjects, Undecodable,
+    decode,
 };
 use crate::bus::{BusDeps, Config};
 use crate::clock::Timestamp;
@@ -301,7 +302,7 @@ impl BusDoor {
             Ok(ended) => self.outbox.answer(OutboundMessage {
                 subject: reply,
                 reply: None,
-                payload: cancelled(encoding, &id, ended),
+                payload: encoding.write(&CancelAnswer::of(&id, ended)),
                 headers: encoding.headers(),
             }),
             Err(error) => {

@@ -29,8 +29,8 @@ const MAX_ANSWERS: usize = 8_192;
 pub(in crate::bus) struct ServedAlias {
     /// Its alias.
     pub model: String,
-    /// What its tokens depend on.
-    pub fingerprint: String,
+    /// Of all that its tokens depend on.
+    pub digest: String,
 }
 
 /// What the node asks of the writer.

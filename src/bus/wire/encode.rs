@@ -242,17 +242,32 @@ pub(in crate::bus) fn refusal(encoding: Encoding, id: Option<&RequestId>, error:
     encoding.write(&RefusalBody { request_id: id, error })
 }
 
-#[derive(Serialize)]
-struct Cancelled<'a> {
-    request_id: &'a RequestId,
-    cancelled: bool,
-    tokens: u32,
+/// The answer to a cancel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelAnswer {
+    /// The request that was to be cancelled.
+    pub request_id: String,
+    /// False if it ended in another way first.
+    pub cancelled: bool,
+    /// The completion's tokens.
+    pub tokens: u32,
 }
 
-/// The answer to a cancel: `cancelled` is false if the request ended in another way first.
-pub(in crate::bus) fn cancelled(encoding: Encoding, id: &RequestId, ended: Ended) -> Bytes {
-    let cancelled = ended.reason == FinishReason::Cancelled;
-    encoding.write(&Cancelled { request_id: id, cancelled, tokens: ended.completion_tokens })
+impl CancelAnswer {
+    /// Of a request that has ended.
+    pub fn of(id: &RequestId, ended: Ended) -> Self {
+        Self {
+            request_id: id.to_string(),
+            cancelled: ended.reason == FinishReason::Cancelled,
+            tokens: ended.completion_tokens,
+        }
+    }
+
+    /// How the request ended, as far as the answer tells.
+    pub fn ended(&self) -> Ended {
+        let reason = if self.cancelled { FinishReason::Cancelled } else { FinishReason::Stop };
+        Ended { reason, completion_tokens: self.tokens }
+    }
 }
 
 /// What is known of a request.
@@ -419,7 +434,7 @@ mod tests {
         assert!(json(refusal(Encoding::Json, Some(&id), &error)).starts_with(r#"{"request_id":"#));
         let ended = Ended { reason: FinishReason::Cancelled, completion_tokens: 3 };
         assert_eq!(
-            json(cancelled(Encoding::Json, &id, ended)),
+            json(Encoding::Json.write(&CancelAnswer::of(&id, ended))),
             r#"{"request_id":"r-1","cancelled":true,"tokens":3}"#
         );
     }

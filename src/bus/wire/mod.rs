@@ -4,9 +4,9 @@ mod decode;
 mod encode;
 
 pub use decode::{Decoded, Undecodable, decode};
-pub use encode::{Encoding, RequestStatus, Subjects, encode_event};
+pub use encode::{CancelAnswer, Encoding, RequestStatus, Subjects, encode_event};
 
 pub(super) use decode::LAYOUT;
 pub(super) use encode::{
-    OwnerAnswer, OwnerMessage, accepted, cancelled, error_headers, probe_headers, refusal,
+    OwnerAnswer, OwnerMessage, accepted, error_headers, probe_headers, refusal,
 };

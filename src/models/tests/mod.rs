@@ -203,6 +203,7 @@ impl Bench {
             model_up: admission.clone().recipient(),
             model_down: admission.clone().recipient(),
             failed: admission.recipient(),
+            exactness: "these devices".to_owned(),
             vitals: Arc::clone(&vitals),
             progress: Progress::new(),
         };
