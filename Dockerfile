@@ -11,7 +11,7 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY third_party third_party
 RUN mkdir -p src benches && echo 'fn main() {}' > src/main.rs && echo 'fn main() {}' > build.rs && touch src/lib.rs \
-    && sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
+    && sed -i '/^\[\[\(bench\|test\)\]\]/,/^$/d' Cargo.toml \
     && cargo build --release --locked --bin inferno-node
 COPY . .
 RUN touch build.rs src/main.rs src/lib.rs \

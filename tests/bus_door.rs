@@ -22,6 +22,7 @@ mod control;
 mod fake;
 #[path = "bus/link_limits.rs"]
 mod link_limits;
+#[allow(dead_code, reason = "no test binary that has a server needs all of it")]
 #[path = "bus/nats.rs"]
 mod nats;
 #[path = "bus/outage.rs"]

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use super::load::{ALIAS, nearest};
 use super::node::Node;
 
-const P: &str = "inferno.v1";
+/// Before every subject.
+pub const P: &str = "inferno.v1";
 const MANY: u64 = 1_000;
 const TOKENS_OF_MANY: u32 = 200;
 const FEW: u64 = 200;
@@ -32,8 +33,8 @@ const MAX_MORE_TTFT_MS: f64 = 3.0;
 const MAX_MORE_GAP_MS: f64 = 10.0;
 const MAX_REPLAY_MS: f64 = 20.0;
 
-/// A node whose steps take so long.
-fn node(step_us: u32) -> (Node, tempfile::TempDir) {
+/// Sections of a node whose steps take so long, and the folder of its costs.
+pub fn sections(step_us: u32) -> (String, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let costs = dir.path().join("costs.toml");
     std::fs::write(&costs, format!("step_us = {step_us}\nnum_blocks = 65536\n")).expect("writes");
@@ -42,6 +43,11 @@ fn node(step_us: u32) -> (Node, tempfile::TempDir) {
          [batcher]\nmax_batch_size = 1024\nmax_step_tokens = 8192\n\
          [admission]\nmax_requests = 4096\n"
     );
+    (sections, dir)
+}
+
+fn node(step_us: u32) -> (Node, tempfile::TempDir) {
+    let (sections, dir) = sections(step_us);
     (Node::start_with(&sections), dir)
 }
 
@@ -122,7 +128,8 @@ async fn ask(
     }
 }
 
-async fn publish(nats: &async_nats::Client, body: &Value) {
+/// Publishes a durable request.
+pub async fn publish(nats: &async_nats::Client, body: &Value) {
     let stream = async_nats::jetstream::new(nats.clone());
     let sent = stream.publish(format!("{P}.jobs.{ALIAS}"), body.to_string().into()).await;
     sent.expect("sent").await.expect("stored");
@@ -136,7 +143,8 @@ pub fn measure() {
     });
 }
 
-async fn connect(node: &Node) -> async_nats::Client {
+/// A connection that hears of many streams, once durable requests are taken.
+pub async fn connect(node: &Node) -> async_nats::Client {
     let options = async_nats::ConnectOptions::new().subscription_capacity(1 << 20);
     let nats = options.connect(node.nats()).await.expect("NATS is there");
     // Until durable requests are taken.

@@ -3,7 +3,7 @@
 //!
 //! Closed loop (so many at once) for the rates, one at a time for the time that the node adds, open loop (10,000 requests at half
 //! the measured rate, timed from when each was due) for failures, and an idle node's processor time, with a `sim` device and with the
-//! demo model on `cpu:0`. Then durable requests (`durable.rs`), then whole nodes on GPUs (`gpu.rs`), where there are any.
+//! demo model on `cpu:0`. Then durable requests (`durable.rs`, `durable_faults.rs`), then whole nodes on GPUs (`gpu.rs`), where there are any.
 //! `cargo bench --bench serving`;
 //! everything is bounded in count and time, listens on loopback only, and ends with this process.
 //!
@@ -13,6 +13,7 @@
 //! for the floor; BENCH_VLLM_RS, vLLM's load generator (`scripts/vllm-rs`), for a row of HTTP by a client that is not ours.
 
 mod durable;
+mod durable_faults;
 mod gpu;
 mod http;
 mod load;
@@ -58,6 +59,7 @@ fn main() {
     }
     if only.as_deref().is_none_or(|only| only == "durable") {
         durable::measure();
+        durable_faults::measure();
     }
     gpu::run();
 }

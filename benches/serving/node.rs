@@ -36,13 +36,26 @@ impl Node {
         Self::start_model(&format!("model_path = {demo:?}\n"), sections)
     }
 
+    /// The same on a nats-server that there is.
+    pub fn start_on(url: &str, sections: &str) -> Self {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let bus = format!("mode = \"external\"\nurl = \"{url}\"\n");
+        Self::start_at(&bus, &format!("model_path = {demo:?}\n"), sections)
+    }
+
     /// Starts it with a model of these keys and these sections, and waits until it takes requests.
     pub fn start_model(model: &str, sections: &str) -> Self {
+        let mut node = Self::start_at("mode = \"managed\"\n", model, sections);
+        node.nats_pid = nats_server_of(node.pid()).expect("the managed nats-server");
+        node
+    }
+
+    fn start_at(bus: &str, model: &str, sections: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = format!(
             "[node]\nlog = \"warn\"\n\
              [[models]]\nname = \"{ALIAS}\"\n{model}\
-             [bus]\nmode = \"managed\"\n\
+             [bus]\n{bus}\
              [http]\nbind = \"127.0.0.1:0\"\n{sections}",
         );
         let file = dir.path().join("node.toml");
@@ -71,7 +84,6 @@ impl Node {
         let mut node = Self { child: Some(child), dir, http, nats, nats_pid: 0, ready_after };
         node.wait_ready();
         node.ready_after = begin.elapsed();
-        node.nats_pid = nats_server_of(node.pid()).expect("the managed nats-server");
         node
     }
 
@@ -143,6 +155,16 @@ impl Node {
         assert!(status, "the node ended badly:\n{}", self.read("log"));
     }
 
+    /// Sends its process a signal, such as `-KILL`.
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// The same to its nats-server.
+    pub fn signal_nats(&self, name: &str) {
+        signal(self.nats_pid, name);
+    }
+
     fn terminate(&mut self) -> bool {
         let Some(mut child) = self.child.take() else { return true };
         // Gently, so that its nats-server ends with it.
@@ -167,6 +189,11 @@ impl Drop for Node {
             eprintln!("the node's log:\n{}", self.read("log"));
         }
     }
+}
+
+fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill").args([name, &pid.to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "kill {name}");
 }
 
 /// What stands behind the program's name, which may hold anything, in `/proc/<pid>/stat`: fields 3 and on.

@@ -63,7 +63,7 @@ fn model() -> Arc<ServedModel> {
         end_token_ids: vec![1],
         defaults: Params::default(),
         default_length: None,
-        fingerprint: String::new(),
+        digest: String::new(),
         created: 0,
         in_use: AtomicU64::new(0),
         last_used: AtomicU64::new(0),

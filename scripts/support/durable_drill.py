@@ -16,14 +16,14 @@ import tempfile
 import time
 
 import nats
-import nats.js.errors
+
+from durable_streams import P, Readers, Verdict
 
 BINARY = sys.argv[1]
 STREAMS = 200
 TOKENS = 200
 STEP_US = 50_000  # 20 tokens/s a stream
 LIMIT_S = 85
-P = "inferno.v1"
 
 
 def free_port():
@@ -91,80 +91,6 @@ id = "{name}"
                     process.wait(10)
                 except subprocess.TimeoutExpired:
                     process.kill()
-
-
-class Stream:
-    """What a subscriber has of one request."""
-
-    def __init__(self, request_id):
-        self.id = request_id
-        self.tokens = []
-        self.text = ""
-        self.last_record = 0
-        self.owner = None
-        self.moves = 0
-        self.heard_at = time.monotonic()
-        self.pause = 0.0
-        self.repeated = 0
-        self.skipped = 0
-        self.is_over = False
-        self.early = {}
-
-    def take(self, sequence, event):
-        """Takes the next record, in the order of the log."""
-        self.last_record = sequence
-        if claim := event.get("claim"):
-            self.moves += self.owner is not None and self.owner != claim["node_id"]
-            self.owner = claim["node_id"]
-        ids, seq = event["token_ids"], event["seq"]
-        if ids:
-            now = time.monotonic()
-            self.pause, self.heard_at = max(self.pause, now - self.heard_at), now
-            self.repeated += seq < len(self.tokens)
-            self.skipped += seq > len(self.tokens)
-            self.tokens += ids
-        self.text += event["text"]
-        self.is_over = self.is_over or "usage" in event
-
-
-class Readers:
-    """All subscribers: one subscription, and the log for what it misses."""
-
-    def __init__(self, connection, ids):
-        self.js = connection.jetstream()
-        self.streams = {request_id: Stream(request_id) for request_id in ids}
-
-    async def hear(self, message):
-        stream = self.streams.get(message.subject.rsplit(".", 1)[-1])
-        headers = message.headers or {}
-        if stream is None or "Nats-Sequence" not in headers:
-            return
-        sequence, previous = int(headers["Nats-Sequence"]), int(headers["Nats-Last-Sequence"])
-        if sequence <= stream.last_record:
-            return
-        if previous != stream.last_record:
-            await self.catch_up(stream)
-        if sequence > stream.last_record:
-            stream.take(sequence, json.loads(message.data))
-
-    async def catch_up(self, stream):
-        while not stream.is_over:
-            try:
-                subject, after = f"{P}.log.{stream.id}", stream.last_record + 1
-                record = await self.js.get_msg("inferno_log", seq=after, subject=subject, direct=True, next=True)
-            except nats.js.errors.NotFoundError:
-                return
-            if record.seq > stream.last_record:
-                stream.take(record.seq, json.loads(record.data))
-
-    async def catch_up_all(self):
-        """For those whose last records were published while nobody was connected."""
-        for stream in self.streams.values():
-            if not stream.is_over and time.monotonic() - stream.heard_at > 2:
-                try:
-                    await self.catch_up(stream)
-                except Exception:  # NATS is away; it is looked at again
-                    return
 
 
 def request(seed):
@@ -248,28 +174,11 @@ async def drill(folder):
             await readers.catch_up_all()
         await disturbing
         await connection.close()
-        return verdict(readers, answers)
+        verdict = Verdict(readers, answers)
+        print(verdict)
+        return 0 if verdict.is_good() else 1
     finally:
         cluster.stop()
-
-
-def verdict(readers, answers):
-    streams = list(readers.streams.values())
-    lost = sum(max(0, len(tokens) - len(stream.tokens)) for stream, (tokens, _) in zip(streams, answers))
-    lost += sum(stream.skipped for stream in streams)
-    duplicated = sum(stream.repeated for stream in streams)
-    wrong = [
-        (stream, tokens)
-        for stream, (tokens, text) in zip(streams, answers)
-        if (stream.tokens, stream.text) != (tokens, text)
-    ]
-    reordered = sum(sorted(stream.tokens) == sorted(tokens) for stream, tokens in wrong)
-    moved, pause = sum(stream.moves > 0 for stream in streams), max(stream.pause for stream in streams)
-    print(
-        f"{len(streams)} streams of {TOKENS} tokens: {lost} lost, {duplicated} duplicated, {reordered} reordered, "
-        f"{len(wrong)} unlike the undisturbed; {moved} moved to another node, longest pause {pause:.1f} s"
-    )
-    return 0 if not (lost or duplicated or wrong) and moved else 1
 
 
 STARTED = time.monotonic()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::record::{Claim, Record};
+use super::suspects::Suspicion;
 use crate::error::Error;
 use crate::ids::RequestId;
 use crate::request::{Event, FinishReason, SampleSoFar, Scores, SoFar, Token, TokenLogprob, Usage};
@@ -167,6 +168,11 @@ impl History {
         })
     }
 
+    /// What is held against the request.
+    pub fn suspicion(&self) -> Option<Suspicion> {
+        Suspicion::after(self.fruitless)
+    }
+
     /// What a node goes on from that has claimed it as `attempt`.
     pub fn so_far(&self, attempt: u32) -> SoFar {
         let count = self.choices.keys().last().map_or(0, |last| *last as usize + 1);
@@ -174,7 +180,7 @@ impl History {
         for (index, begun) in &self.choices {
             samples[*index as usize] = begun.clone();
         }
-        SoFar { samples, attempt, is_suspect: self.fruitless > 0 }
+        SoFar { samples, attempt, is_suspect: self.suspicion() == Some(Suspicion::Grave) }
     }
 }
 
@@ -214,7 +220,9 @@ mod tests {
         let so_far = history.so_far(3);
         let ids: Vec<u32> = so_far.samples[0].tokens.iter().map(|token| token.id).collect();
         assert_eq!((so_far.attempt, ids, so_far.samples[0].text_len), (3, vec![5, 6, 7], Some(3)));
-        assert!(so_far.is_suspect && history.end().is_none());
+        assert!(!so_far.is_suspect && history.end().is_none());
+        let again = read([claim(1, 0), claim(2, 0)]).expect("sound");
+        assert!(again.so_far(3).is_suspect);
     }
 
     #[test]

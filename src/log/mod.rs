@@ -8,7 +8,7 @@
 //! * `record` what one message of the log says · `history` what all of them say
 //! * `decision` what a node does with a request that the queue gives it
 //! * `holding` what it does from there to the end: one record under way at a time
-//! * `suspects` those that may have killed a node, one at a time · `join` a reader's stored and live records as one stream
+//! * `suspects` those that may have killed a node, few at a time · `join` a reader's stored and live records as one stream
 //!
 //! No clock, no connection, no actor: `tests/log_sim` runs it under a seeded simulator of the server, its losses and its delays.
 
@@ -26,4 +26,4 @@ pub use history::{Broken, History};
 pub use holding::{Holding, LogCommand, StoreAnswer};
 pub use join::{Join, Joined, StoredRecord};
 pub use record::{Claim, Record};
-pub use suspects::Suspects;
+pub use suspects::{Suspects, Suspicion};

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 /// A running server.
 pub struct NatsServer {
     dir: tempfile::TempDir,
+    /// What stands before its own command.
+    under: Vec<String>,
     extra: String,
     port: u16,
     child: Option<Child>,
@@ -21,18 +23,25 @@ impl NatsServer {
     /// A server with more lines of configuration.
     pub fn with(extra: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut server = Self { dir, extra: extra.to_owned(), port: 0, child: None };
-        server.start_again();
-        server
+        Self::started(dir, Vec::new(), extra.to_owned())
     }
 
     /// A server with JetStream; its store goes with it.
-    #[allow(dead_code, reason = "not every test that has a server needs it")]
     pub fn with_jetstream(extra: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let store = dir.path().join("store");
         let extra = format!("jetstream {{ store_dir: {store:?} }}\n{extra}");
-        let mut server = Self { dir, extra, port: 0, child: None };
+        Self::started(dir, Vec::new(), extra)
+    }
+
+    /// A server as a command starts it that takes its own as arguments, with more lines of configuration.
+    pub fn under(command: Vec<String>, extra: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::started(dir, command, extra.to_owned())
+    }
+
+    fn started(dir: tempfile::TempDir, under: Vec<String>, extra: String) -> Self {
+        let mut server = Self { dir, under, extra, port: 0, child: None };
         server.start_again();
         server
     }
@@ -55,8 +64,10 @@ impl NatsServer {
         let file = self.config_file();
         std::fs::write(&file, config).expect("writes");
         let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
-        let child = Command::new("nats-server")
+        let mut words = self.under.iter().map(String::as_str).chain(["nats-server"]);
+        let child = Command::new(words.next().expect("its own, at least"))
             .env("PATH", path)
+            .args(words)
             .arg("-c")
             .arg(&file)
             .stdout(Stdio::null())
@@ -77,7 +88,6 @@ impl NatsServer {
     }
 
     /// Has it read its configuration again, with these further lines instead of those before; who is connected may stay.
-    #[allow(dead_code, reason = "not every test that has a server needs it")]
     pub fn reload(&mut self, extra: &str) {
         let file = self.config_file();
         let config = std::fs::read_to_string(&file).expect("reads");
@@ -88,19 +98,16 @@ impl NatsServer {
     }
 
     /// Stops it where it stands: its connections stay, and it takes and sends nothing until it is killed.
-    #[allow(dead_code, reason = "not every test that has a server needs it")]
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
 
     /// Lets it go on.
-    #[allow(dead_code, reason = "not every test that has a server needs it")]
     pub fn thaw(&self) {
         self.signal("-CONT");
     }
 
     /// Starts it on the port of before, with these further lines of configuration instead of those before.
-    #[allow(dead_code, reason = "not every test that has a server needs it")]
     pub fn start_again_with(&mut self, extra: &str) {
         extra.clone_into(&mut self.extra);
         self.start_again();
@@ -122,6 +129,24 @@ impl NatsServer {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Ends it as an operator does.
+    pub fn stop(&mut self) {
+        self.signal("-TERM");
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+
+    /// Takes away all that it has stored; it does not run.
+    pub fn wipe(&self) {
+        std::fs::remove_dir_all(self.dir.path().join("store")).expect("it has stored something");
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     /// Where it is.

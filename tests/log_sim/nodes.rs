@@ -65,20 +65,21 @@ impl World {
         Ok(())
     }
 
-    /// Of those that may have killed a node, one at a time.
+    /// Of those that may have killed a node, few at a time.
     fn claim_or_wait(
         &mut self,
         life: Life,
         (request, job): (usize, QueuedJob),
         history: History,
     ) -> Result<(), String> {
-        if history.fruitless() > 0 && self.plan.bug != Some(Bug::SuspectsTogether) {
+        let watched = self.plan.bug != Some(Bug::SuspectsTogether);
+        if let Some(suspicion) = history.suspicion().filter(|_| watched) {
             let suspects = &mut self.nodes[life.0].suspects;
-            if !suspects.may_claim() {
-                suspects.wait((request, job, history));
+            if !suspects.may_claim(suspicion) {
+                suspects.wait(suspicion, (request, job, history));
                 return Ok(());
             }
-            suspects.claimed(request as u64);
+            suspects.claimed(request as u64, suspicion);
         }
         self.claim(life, (request, job), &history)
     }
@@ -88,10 +89,11 @@ impl World {
         if node.held.get(&request).is_some_and(|held| !held.holding.is_fruitful()) {
             return Ok(());
         }
-        match node.suspects.cleared(request as u64) {
-            Some((next, job, history)) => self.claim_or_wait(life, (next, job), history),
-            None => Ok(()),
+        node.suspects.cleared(request as u64);
+        while let Some((next, job, history)) = self.nodes[life.0].suspects.take_next() {
+            self.claim_or_wait(life, (next, job), history)?;
         }
+        Ok(())
     }
 
     pub(super) fn claim(

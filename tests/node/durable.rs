@@ -56,7 +56,7 @@ pub async fn run(
 }
 
 /// The acknowledgement is the promise.
-async fn publish(nats: &async_nats::Client, id: &str, mut body: Value) {
+pub async fn publish(nats: &async_nats::Client, id: &str, mut body: Value) {
     body["request_id"] = id.into();
     let stream = jetstream::new(nats.clone());
     let sent = stream.publish("inferno.v1.jobs.demo", Bytes::from(body.to_string())).await;

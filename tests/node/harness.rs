@@ -57,12 +57,23 @@ impl NodeProcess {
 
     /// The same with other costs than those of steps, too.
     pub fn spawn_sim_that(costs_are: &str, sections: &str) -> Self {
+        Self::spawn_sim_with_variables(costs_are, &[], sections)
+    }
+
+    /// The same with these variables in its environment.
+    pub fn spawn_sim_with_variables(
+        costs_are: &str,
+        variables: &[(&str, &str)],
+        sections: &str,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let costs = dir.path().join("costs.toml");
         std::fs::write(&costs, costs_are).expect("writes");
         let executor =
             format!("[executor]\ndevices = [\"sim:0\"]\nsim_cost_model = {:?}\n", costs.display());
-        Self::spawn_in(dir, &format!("{executor}{sections}"))
+        let mut command = Self::serving(&dir, &format!("{executor}{sections}"));
+        command.envs(variables.iter().copied());
+        Self::run_in(dir, command)
     }
 
     /// A node of the demo model with these variables in its environment; started, not waited for.

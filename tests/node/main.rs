@@ -7,12 +7,13 @@ mod command_line;
 mod deaths;
 mod drain;
 mod durable;
+mod durable_choices;
 mod durable_faults;
 mod durable_http;
-mod durable_kills;
 mod failure;
 mod first_hour;
 mod flood;
+#[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod harness;
 mod health;
 mod limits;
@@ -20,6 +21,7 @@ mod listeners;
 mod load_balancer;
 mod log_lines;
 #[path = "../bus/nats.rs"]
+#[allow(dead_code, reason = "no test binary that has a server needs all of it")]
 mod nats;
 mod nats_link;
 mod nodes;

@@ -84,12 +84,14 @@ impl Hub {
                 let error = Error::internal(text.clone());
                 self.bury(job, name, &text, Some((history, error)));
             }
-            Decision::Claim if history.fruitless() > 0 && !self.suspects.may_claim() => {
-                self.suspects.wait(Examined { job, read: Ok(read), history: Some(history) });
-                return true;
-            }
             Decision::Claim => {
-                self.claim(job, read, &history).await;
+                match history.suspicion().filter(|grade| !self.suspects.may_claim(*grade)) {
+                    Some(grade) => {
+                        let waiting = Examined { job, read: Ok(read), history: Some(history) };
+                        self.suspects.wait(grade, waiting);
+                    }
+                    None => self.claim(job, read, &history).await,
+                }
                 return true;
             }
         }
@@ -138,19 +140,20 @@ impl Hub {
         };
         self.numbers.insert(held.id.clone(), number);
         self.held.insert(number, held);
-        if history.fruitless() > 0 {
-            self.suspects.claimed(number);
+        if let Some(suspicion) = history.suspicion() {
+            self.suspects.claimed(number, suspicion);
         }
         self.carry_out(number, commands).await;
     }
 
-    /// Claims the next suspect if this one is none any more.
+    /// Claims the next suspects if this one is none any more.
     async fn look_at_suspects(&mut self, number: u64) {
         let held = self.held.get(&number);
         if held.is_some_and(|held| !held.holding.is_fruitful()) {
             return;
         }
-        if let Some(next) = self.suspects.cleared(number) {
+        self.suspects.cleared(number);
+        while let Some(next) = self.suspects.take_next() {
             // As what comes from the queue: its log may say more by now, which the fence finds out.
             Box::pin(self.take(next)).await;
         }

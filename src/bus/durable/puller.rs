@@ -18,6 +18,8 @@ use crate::lifeline::Lifeline;
 const MAX_PULL: usize = 64;
 /// How long a pull waits for a job; then those are looked at that are pulled when nothing else waits.
 const WAIT: Duration = Duration::from_secs(1);
+/// How long the server may take to say that there is none.
+const MAX_FETCH: Duration = Duration::from_secs(5);
 /// How often a full node looks whether it has room.
 const NO_ROOM: Duration = Duration::from_millis(10);
 /// How often the connection is looked at.
@@ -98,8 +100,12 @@ async fn take(
         return Ok(());
     }
     let room = shared.room().clamp(1, MAX_PULL);
-    let batch = bulk.fetch().max_messages(room).expires(WAIT).messages().await;
-    drain(shared, model, batch).await.map(drop)
+    let fetched = async {
+        let batch = bulk.fetch().max_messages(room).messages().await;
+        drain(shared, model, batch).await.map(drop)
+    };
+    // With a time limit of its own the server would wait for one.
+    tokio::time::timeout(MAX_FETCH, fetched).await.map_err(drop)?
 }
 
 /// Hands on what a pull brings; how many that were.
