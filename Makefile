@@ -64,8 +64,12 @@ durable: setup ## 200 streams on three nodes; one is killed, one drained, NATS s
 	@[ -x $(BIN) ] || $(MAKE) build
 	@scripts/durable $(BIN)
 
+.PHONY: soak
+soak: setup ## half load and a fault a minute for HOURS (1): what fails, what grows?
+	scripts/soak $(or $(HOURS),1)
+
 .PHONY: cluster
-cluster: ## three nodes, NATS and Prometheus in containers; 100 requests while one node drains and one is killed
+cluster: ## three nodes, NATS and Prometheus in containers; requests while nodes, their network and NATS go and come back
 	scripts/cluster
 
 .PHONY: cluster-images

@@ -200,7 +200,7 @@ fn stall(node: &Node, number: usize) -> Socket {
     let address: std::net::SocketAddr =
         node.http().trim_start_matches("http://").parse().expect("an address");
     socket.connect(&address.into()).expect("the node listens");
-    let durable = if number % 2 == 0 { "inferno-durable: true\r\n" } else { "" };
+    let durable = if number.is_multiple_of(2) { "inferno-durable: true\r\n" } else { "" };
     let body = json!({"model": ALIAS, "prompt": [5, 6, 7], "max_tokens": 1_900, "stream": true, "ignore_eos": true,
         "logprobs": 5})
     .to_string();

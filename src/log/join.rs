@@ -131,8 +131,12 @@ impl Join {
         if is_old || ends_again && !self.is_over {
             return None;
         }
-        let record = without(record, seen.saturating_sub(seq) as usize);
+        let mut record = without(record, seen.saturating_sub(seq) as usize);
         *seen = end.max(*seen);
+        if record.event.token_ids.is_empty() {
+            // Who ends a stream may not know that its last tokens were stored: the answer was lost.
+            record.event.seq = seq.max(*seen);
+        }
         Some(StoredRecord { sequence, record })
     }
 }
@@ -196,6 +200,12 @@ mod tests {
         }
         let mut further_on = reader();
         assert_eq!(places(&further_on.live(at(20, end(1, 3)), 0)), [20]);
+    }
+
+    #[test]
+    fn an_end_stands_behind_the_tokens_that_the_reader_has() {
+        let ended = reader().live(at(10, end(1, 2)), 9);
+        assert_eq!(ended.fresh.iter().map(|last| last.record.event.seq).collect::<Vec<_>>(), [3]);
     }
 
     #[test]

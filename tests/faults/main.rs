@@ -28,7 +28,7 @@ mod streams;
 mod vitals;
 
 /// As many as two cores bear: with more, JetStream itself answers too late. The longest come first.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 3;
 
 /// A test that is a fact and a future.
 macro_rules! trials {

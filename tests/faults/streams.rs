@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use async_nats::Request;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::PublishError;
@@ -12,11 +13,12 @@ use futures_util::future::join_all;
 use inferno_node::bus::client::{Client, Timeouts};
 use inferno_node::ids::RequestId;
 use inferno_node::request::{Event, FinishReason};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::fleet::{Fleet, costs};
-use super::harness::{NodeProcess, client, collect};
+use super::harness::NodeProcess;
 
 /// Longer than any fault.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -44,15 +46,25 @@ pub async fn known(streams: usize, tokens: u32) -> Vec<Said> {
     let sections = "[batcher]\nmax_batch_size = 256\n[bus]\nmode = \"managed\"\n";
     let mut quiet = NodeProcess::spawn_sim_that(&costs(50), sections);
     quiet.wait_ready();
-    answers(&client(&quiet.nats()).await, streams, tokens).await
+    let bus = async_nats::connect(quiet.nats()).await.expect("connects");
+    answers(&bus, streams, tokens).await
 }
 
-/// What streams say as plain requests.
-pub async fn answers(client: &Client, streams: usize, tokens: u32) -> Vec<Said> {
+/// What streams say as plain requests, each in one answer.
+pub async fn answers(bus: &async_nats::Client, streams: usize, tokens: u32) -> Vec<Said> {
+    #[derive(Deserialize)]
+    struct Answer {
+        token_ids: Vec<u32>,
+        text: String,
+    }
     let ask = async |seed: usize| {
-        let mut whole = client.generate("demo", request(tokens, seed)).await.expect("accepted");
-        let (ids, text, _) = collect(&mut whole).await.expect("streams");
-        (ids, text)
+        let mut body = request(tokens, seed);
+        body["params"]["stream"] = false.into();
+        let subject = "inferno.v1.generate.demo";
+        let request = Request::new().payload(body.to_string().into()).timeout(Some(PATIENCE));
+        let answer = bus.send_request(subject, request).await.expect("answered");
+        let answer: Answer = serde_json::from_slice(&answer.payload).expect("an answer");
+        (answer.token_ids, answer.text)
     };
     let mut said = Vec::new();
     for first in (0..streams).step_by(200) {
