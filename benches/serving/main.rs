@@ -3,9 +3,8 @@
 //!
 //! Closed loop (so many at once) for the rates, one at a time for the time that the node adds, open loop (10,000 requests at half
 //! the measured rate, timed from when each was due) for failures, and an idle node's processor time, with a `sim` device and with the
-//! demo model on `cpu:0`. Then durable requests (`durable.rs`, `durable_faults.rs`), then whole nodes on GPUs (`gpu.rs`), where there are any.
-//! `cargo bench --bench serving`;
-//! everything is bounded in count and time, listens on loopback only, and ends with this process.
+//! demo model on `cpu:0`. Then durable requests (`durable.rs`, `durable_faults.rs`), then whole nodes on GPUs (`gpu.rs`), where there
+//! are any. `cargo bench --bench serving`; everything is bounded in count and time, listens on loopback only, and ends with this process.
 //!
 //! From the environment: BENCH_NODE, another build of the binary; BENCH_DEVICES, the devices of the second part instead of `cuda:0`
 //! (comma-separated), and BENCH_SIM_COSTS, the cost model of `sim` devices among them; BENCH_MODELS, the folder of its shapes;

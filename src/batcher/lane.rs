@@ -90,6 +90,8 @@ pub(super) struct Lane<S> {
     pub cost: CostFit,
     /// Kept for its memory.
     pub walk: Vec<u32>,
+    /// Of those with a seat, as of the last walk over them.
+    pub num_held: u32,
 }
 
 impl<S: Clone> Lane<S> {
@@ -111,6 +113,7 @@ impl<S: Clone> Lane<S> {
             suspect_next: false,
             cost: CostFit::default(),
             walk: Vec::with_capacity(seats as usize),
+            num_held: 0,
             spec,
         }
     }
@@ -184,12 +187,14 @@ impl<S: Clone> Lane<S> {
     pub fn retire_unwanted(&mut self, out: &mut Output<S>) {
         let mut walk = std::mem::take(&mut self.walk);
         walk.clone_from(&self.order);
+        self.num_held = 0;
         for seat in &walk {
-            if let Some(run) = &self.seats[*seat as usize]
-                && run.sequence.handle.wants_no_more()
-            {
+            let Some(run) = &self.seats[*seat as usize] else { continue };
+            if run.sequence.handle.wants_no_more() {
                 announce_cancel(&run.sequence, &run.stream, out);
                 self.end(*seat);
+            } else if run.sequence.handle.is_held() {
+                self.num_held += 1;
             }
         }
         self.walk = walk;

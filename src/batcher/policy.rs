@@ -234,10 +234,9 @@ impl<S: Clone> Batching<S> {
         })
     }
 
-    /// Sequences with a seat that are held: no step is formed for them until somebody lets them go on.
+    /// Sequences with a seat that were held when the unwanted were retired: no step is formed for them until somebody lets them go on.
     pub fn num_held(&self) -> u32 {
-        let seated = self.lanes.iter().flat_map(|lane| lane.seats.iter().flatten());
-        seated.filter(|run| run.sequence.handle.is_held()).count() as u32
+        self.lanes.iter().map(|lane| lane.num_held).sum()
     }
 
     /// What a model's steps cost, by those that are done; none before that is known.

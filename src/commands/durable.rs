@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::bus_target::{BusArgs, BusTarget};
 use super::generate::{Figures, GenerateError, finish};
 use super::presence;
-use crate::bus::client::{Client, ClientError, DurableStream};
+use crate::bus::client::{Client, ClientError, DurableStream, id_of};
 use crate::ids::RequestId;
 
 /// `resume`.
@@ -50,11 +50,7 @@ pub(super) async fn generate(
     mut body: Value,
     is_quiet: bool,
 ) -> Result<(), GenerateError> {
-    let id = match body.get("request_id").and_then(Value::as_str) {
-        Some(id) => RequestId::parse(id).map_err(ClientError::Refused)?,
-        None => RequestId::generate(),
-    };
-    body["request_id"] = id.as_str().into();
+    let id = id_of(&mut body)?;
     let asked_at = Instant::now();
     let mut stream = client.follow(&id, 0).await?;
     client.publish_durable(model, &body).await?;

@@ -52,15 +52,14 @@ pub fn decide(job: &QueuedJob, history: &History) -> Decision {
 
 #[cfg(test)]
 mod tests {
+    use super::super::join::StoredRecord;
     use super::super::record::Record;
     use super::super::record::testing::{claim, end, event, tokens};
     use super::*;
 
     fn decided(job: (u64, &str), records: Vec<Record>) -> Decision {
-        let mut history = History::default();
-        for (sequence, record) in (1..).zip(records) {
-            history.take(sequence, record).expect("sound");
-        }
+        let stored = |(sequence, record)| StoredRecord { sequence, record };
+        let history = History::read((1..).zip(records).map(stored)).expect("sound");
         decide(&QueuedJob { sequence: job.0, body: job.1.to_owned() }, &history)
     }
 

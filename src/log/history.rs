@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::join::StoredRecord;
 use super::record::{Claim, Record};
 use super::suspects::Suspicion;
 use crate::error::Error;
@@ -34,6 +35,18 @@ pub struct History {
 }
 
 impl History {
+    /// Of all records, in their order.
+    ///
+    /// # Errors
+    /// [`Broken`] where one cannot follow the one before.
+    pub fn read(records: impl IntoIterator<Item = StoredRecord>) -> Result<Self, Broken> {
+        let mut history = Self::default();
+        for StoredRecord { sequence, record } in records {
+            history.take(sequence, record)?;
+        }
+        Ok(history)
+    }
+
     /// Takes the next record; `sequence` is its place in the stream.
     ///
     /// # Errors
@@ -204,11 +217,8 @@ mod tests {
     use crate::request::FinishReason;
 
     fn read(records: impl IntoIterator<Item = Record>) -> Result<History, Broken> {
-        let mut history = History::default();
-        for (sequence, record) in (1..).zip(records) {
-            history.take(sequence * 10, record)?;
-        }
-        Ok(history)
+        let stored = |(at, record): (u64, Record)| StoredRecord { sequence: at * 10, record };
+        History::read((1..).zip(records).map(stored))
     }
 
     #[test]

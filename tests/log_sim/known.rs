@@ -21,11 +21,7 @@ pub fn id(request: usize) -> RequestId {
 }
 
 pub fn read(records: Vec<StoredRecord>) -> Result<History, String> {
-    let mut history = History::default();
-    for StoredRecord { sequence, record } in records {
-        history.take(sequence, record).map_err(|broken| broken.to_string())?;
-    }
-    Ok(history)
+    History::read(records).map_err(|broken| broken.to_string())
 }
 
 pub fn said(request: usize, index: usize, finish_reason: Option<FinishReason>) -> Event {

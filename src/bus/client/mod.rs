@@ -123,6 +123,19 @@ impl Follower {
     }
 }
 
+/// The id of a request; one that has none gets one.
+///
+/// # Errors
+/// `Refused` for one that is none.
+pub fn id_of(body: &mut Value) -> Result<RequestId, ClientError> {
+    let id = match body.get("request_id").and_then(Value::as_str) {
+        Some(id) => RequestId::parse(id).map_err(ClientError::Refused)?,
+        None => RequestId::generate(),
+    };
+    body["request_id"] = id.as_str().into();
+    Ok(id)
+}
+
 /// A client of the nodes behind one NATS connection.
 #[derive(Clone)]
 pub struct Client {
@@ -165,11 +178,7 @@ impl Client {
     /// See [`ClientError`]: refused, no node for this model, no answer in time.
     pub async fn generate(&self, model: &str, body: Value) -> Result<Generation, ClientError> {
         let mut body = body;
-        let id = match body.get("request_id").and_then(Value::as_str) {
-            Some(id) => RequestId::parse(id).map_err(ClientError::Refused)?,
-            None => RequestId::generate(),
-        };
-        body["request_id"] = id.as_str().into();
+        let id = id_of(&mut body)?;
         // Before the request, so that no event is missed.
         let events = self
             .nats

@@ -7,7 +7,7 @@ use super::hub::Word;
 use super::job::{PulledJob, ReadJob, UnreadableJob};
 use super::reader::{self, ReadFault};
 use crate::ids::RequestId;
-use crate::log::History;
+use crate::log::{History, StoredRecord};
 
 /// A job and what there is of its request.
 pub(super) struct Examined {
@@ -49,13 +49,7 @@ pub(super) async fn examine(shared: Arc<DurableContext>, job: PulledJob) {
 }
 
 /// None for a log that no node can have written.
-pub(super) fn history_of(records: Vec<crate::log::StoredRecord>) -> Option<History> {
-    let mut history = History::default();
-    for stored in records {
-        if let Err(broken) = history.take(stored.sequence, stored.record) {
-            tracing::error!(%broken, "a log that no node wrote");
-            return None;
-        }
-    }
-    Some(history)
+pub(super) fn history_of(records: Vec<StoredRecord>) -> Option<History> {
+    let history = History::read(records);
+    history.inspect_err(|broken| tracing::error!(%broken, "a log that no node wrote")).ok()
 }
