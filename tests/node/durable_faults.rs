@@ -128,3 +128,16 @@ async fn a_store_that_is_wiped_ends_every_open_request_in_one_clear_error() {
     let next = run(&bus, "next", request(5, 1), async |_| ()).await;
     assert_eq!(next.tokens.len(), 5);
 }
+
+#[tokio::test]
+async fn several_copies_on_a_server_whose_fence_has_a_hole_are_refused_by_name() {
+    let (nats, _store) = server();
+    let copies = format!("[log]\nreplicas = 3\n{}", external(&nats.url(), "one"));
+    let node = NodeProcess::start_sim(1_000, &copies);
+    let (status, body) = post(&node).await;
+    assert_eq!((status, &body["error"]["code"]), (503, &"log_unavailable".into()), "{body}");
+    let said = node.said("durable requests are not taken");
+    let why = said.first().map(|line| line["fields"]["fault"].to_string()).unwrap_or_default();
+    // Debian's server is 2.9.10; on a newer one alone, three copies have no place.
+    assert!(why.contains("2.9.21") || why.contains("replicas"), "{why}");
+}

@@ -132,6 +132,7 @@ async fn events_are_read_again_at_any_node_from_any_token() {
     assert_eq!((status, &refused["error"]["param"]), (404, &"request_id".into()));
     let wrong = client.get(&url).header("last-event-id", "x").send().await.expect("answers");
     assert_eq!(wrong.status(), 400);
+    assert_eq!(nodes[1].metric(&["inferno_durable_replays_total"]).await, 2.0);
 }
 
 #[tokio::test]

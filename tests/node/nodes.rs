@@ -275,3 +275,26 @@ async fn the_nodes_are_a_table_for_people_and_lines_for_programs() {
     assert_eq!(ids, ["one", "two"]);
     assert!(lines.iter().all(|line| line["state"] == "live" && line["age_ms"].is_u64()), "{text}");
 }
+
+#[tokio::test]
+async fn nodes_that_say_the_same_have_one_digest_and_others_have_another() {
+    let nats = NatsServer::with_jetstream("");
+    let jetstream = jetstream_of(&nats).await;
+    let sections = [
+        ("plain", ""),
+        ("small", "[admission]\nmax_requests = 7\n"),
+        ("cool", "[admission]\ntemperature = 0.5\n"),
+    ];
+    let nodes = sections.map(|(id, admission)| {
+        NodeProcess::start_sim(1_000, &format!("{}{admission}", external(&nats.url(), id)))
+    });
+    let mut digests = Vec::new();
+    for node in &nodes {
+        wait_for(&jetstream, &node.id(), is_ready).await;
+        let said = entry(&jetstream, &node.id()).await.expect("is there");
+        let digest = |value: &Value| value.as_str().expect("a digest").to_owned();
+        digests.push((digest(&said["digest"]), digest(&said["models"][0]["digest"])));
+    }
+    assert_eq!(digests[0], digests[1], "how many it takes changes nothing of what it says");
+    assert!(digests[0].0 != digests[2].0 && digests[0].1 != digests[2].1, "{digests:?}");
+}

@@ -18,8 +18,8 @@ use crate::ids::RequestId;
 use crate::log::{Join, Joined, StoredRecord};
 use crate::request::{DefaultLength, Event};
 
-/// How long the server may take for the promise.
-const MAX_PUBLISH: Duration = Duration::from_secs(2);
+/// How long the server may take for the promise; who asks is told within two seconds.
+const MAX_PUBLISH: Duration = Duration::from_millis(1_800);
 
 /// How long a stream may say nothing before the log is looked at.
 const SILENCE: Duration = Duration::from_secs(2);
