@@ -16,7 +16,7 @@ import nats
 from durable_streams import P, Readers, Verdict
 
 STREAMS = 100
-TOKENS = 900
+TOKENS = 300
 CUT_S = 30
 STOP_S = 10
 LIMIT_S = 240

@@ -89,11 +89,12 @@ class Readers:
 
     async def is_another_log(self, stream):
         """Whether the last record stands before the one that the stream has: what was between is lost."""
+        has = stream.last_record  # of this moment: it may have more when the answer comes
         try:
             last = await self.js.get_last_msg("inferno_log", f"{P}.log.{stream.id}")
         except nats.js.errors.NotFoundError:
             return False
-        return last.seq < stream.last_record
+        return last.seq < has
 
     async def catch_up_all(self):
         """For those whose last records were published while nobody was connected."""
