@@ -46,6 +46,11 @@ struct InputStep {
     return __float_as_uint(to_float(element));
   }
 
+  // The two inputs whose codes are neighbours there (word): number i of either half.
+  __device__ __forceinline__ float2 pair(int i) const {
+    return {to_float(halves[0].at[i]), to_float(halves[1].at[i])};
+  }
+
   // The four codes that a lane of the matrix has of the same columns. code(value): in the lowest
   // byte.
   template <typename Code>

@@ -52,14 +52,17 @@ __device__ __forceinline__ void copy_code_box(const FewRowsArgs& args, const Wal
 
 #endif  // INFERNO_SM90A
 
+// Two, so that one makes multiplicands of codes while the other's products are under way; of more
+// tokens a thread's sums leave no registers for it.
+constexpr std::uint32_t sets_for(int tokens) { return tokens <= 32 ? 2 : 1; }
+
 // kKeptBytes of shared memory: where a block keeps its columns of the input, which then do not come
 // through the ring.
-template <typename CodesOf, int kTokensOf, std::uint32_t kKeptBytesOf>
+template <typename CodesOf, int kTokensOf, std::uint32_t kKeptBytesOf,
+          std::uint32_t kSetsOf = sets_for(kTokensOf)>
 struct CodeStage {
   static constexpr int kTokens = kTokensOf;
-  // Two, so that one makes multiplicands of codes while the other's products are under way; of more
-  // tokens a thread's sums leave no registers for it.
-  static constexpr std::uint32_t kSets = kTokens <= 32 ? 2 : 1;
+  static constexpr std::uint32_t kSets = kSetsOf;
   static constexpr std::uint32_t kFinishers = kTokens <= 32 ? kTokens / 8 : 0;
   static constexpr std::uint32_t kPlaces = kFinishers > 0 ? 4 : 2;
   static constexpr std::uint32_t kColumns = kSpanColumns;
@@ -269,6 +272,7 @@ CodesArgs codes_args(const DeviceMatrix& weight, const CodeLayout& layout);
 // Of a format that has_code_layout, for activations of `dtype`: growing. Each kind of codes is a
 // file.
 std::span<const Variant> fp8_variants(Dtype dtype);
+std::span<const Variant> split_variants(Dtype dtype);  // of fp8 with a scale for each row
 std::span<const Variant> int8_variants(Dtype dtype, bool offsets);
 std::span<const Variant> int4_variants(Dtype dtype);
 std::span<const Variant> int4_offset_variants(Dtype dtype);

@@ -18,6 +18,17 @@ bool fits(const Variant& variant, std::uint32_t num_columns) {
   return (boxes + kCluster - 1) / kCluster <= variant.max_boxes;
 }
 
+// Those of a matrix's products with inputs as two codes, or the others: the two sum in different
+// ways.
+std::span<const Variant> variants_of(const DeviceMatrix& weight, Dtype dtype, bool split) {
+  if (split && weight.format == WeightFormat(WeightKind::Fp8)) {
+    const auto variants = split_variants(dtype);
+    const auto takes = [&](const Variant& one) { return fits(one, weight.num_columns); };
+    if (std::ranges::any_of(variants, takes)) return variants;
+  }
+  return kKernels.of(weight.format, dtype);
+}
+
 }  // namespace
 
 // Of a row-major matrix bytes are copied by two as if they were elements.
@@ -50,27 +61,31 @@ CodesArgs codes::codes_args(const DeviceMatrix& weight, const CodeLayout& layout
 CodeRowsKernel::CodeRowsKernel(const CudaOp& op) {
   if (!op.dependent_launch) return;
   std::uint32_t clusters = op.num_sms;
-  kKernels.for_each([&](const Variant& variant) {
+  const auto count = [&](const Variant& variant) {
     clusters = std::min(clusters, clusters_at_once(op, variant));
-  });
+  };
+  kKernels.for_each(count);
+  for (const Dtype dtype : {Dtype::BF16, Dtype::F16}) {
+    std::ranges::for_each(split_variants(dtype), count);
+  }
   num_clusters_ = clusters;
 }
 
-std::uint32_t CodeRowsKernel::rows_at_once(const DeviceMatrix& weight, Dtype dtype) {
+std::uint32_t CodeRowsKernel::rows_at_once(const DeviceMatrix& weight, Dtype dtype, bool split) {
   std::uint32_t rows = 0;
-  for (const Variant& variant : kKernels.of(weight.format, dtype)) {
-    if (fits(variant, weight.num_columns)) rows = variant.max_tokens;
+  for (const Variant& variant : variants_of(weight, dtype, split)) {
+    if (fits(variant, weight.num_columns)) rows = std::max(rows, variant.max_tokens);
   }
   return rows;
 }
 
-void CodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) const {
+void CodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product, bool split) const {
   const DeviceMatrix& weight = product.weight;
-  const WeightFormat& format = weight.format;
-  const CodeLayout layout({weight.num_rows, weight.num_columns, format});
-  const auto variants = kKernels.of(format, product.in.dtype);
-  const Variant& variant = *std::ranges::find_if(
-      variants, [&](const Variant& one) { return product.in.num_tokens <= one.max_tokens; });
+  const CodeLayout layout({weight.num_rows, weight.num_columns, weight.format});
+  const auto variants = variants_of(weight, product.in.dtype, split);
+  const Variant& variant = *std::ranges::find_if(variants, [&](const Variant& one) {
+    return product.in.num_tokens <= one.max_tokens && fits(one, weight.num_columns);
+  });
   const DeviceMatrix input{product.in.h, product.in.num_tokens, weight.num_columns,
                            product.in.dtype};
   FewRowsArgs args = few_rows_args(product, kSpanColumns, num_clusters_);

@@ -6,7 +6,8 @@
 // small kernels around it. Both read the one row-major copy of W.
 //
 // A quantized W (code_layout.h) has kernels of its own for few rows: where its codes are whole
-// numbers, inputs become bytes, each 128 columns with a scale; others become elements in registers.
+// numbers, inputs become bytes, each 128 columns with a scale; where they are e4m3 with a scale for
+// each row, an input becomes two such codes; others become elements in registers.
 // Of up to kMaxTiledRows rows codes become elements in registers, too, once for all rows of a tile.
 // For more rows, a slice of W's after the other becomes elements in the workspace, which cuBLASLt
 // multiplies; of e4m3 with a scale for each row, inputs become such codes instead. Only on compute
@@ -46,6 +47,9 @@ constexpr bool is_coded_product(std::uint32_t num_rows, std::uint32_t num_output
   const bool few = num_rows >= kMinCodedRows && num_rows <= kMaxFewCodeRows;
   return num_rows > kMaxElementRows || (few && num_outputs >= kManyOutputs);
 }
+
+// Of such a W, up to so many rows are faster with each input as two codes.
+inline constexpr std::uint32_t kMaxSplitRows = 16;
 
 // The rows that a product reads.
 struct LinearInput {

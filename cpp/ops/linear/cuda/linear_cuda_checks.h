@@ -20,7 +20,7 @@ struct Worst {
 
 // Of the terms' magnitudes. Many rows of a quantized matrix are multiplied with rounded weights.
 inline double sum_error(const Problem& p) {
-  if (p.shape.coded()) return kCodedSumError;
+  if (p.shape.coded() || p.shape.split()) return kCodedSumError;
   const bool rounds =
       p.shape.format.is_quantized() && p.shape.rows > kMaxFewCodeRows && !p.shape.few;
   return rounds ? kSumError + rounding(p.shape.dtype) : kSumError;

@@ -40,6 +40,11 @@ struct Case {
            is_coded_product(rows, outputs) && !few;
   }
 
+  // Whether each becomes two codes.
+  bool split() const {
+    return format == WeightFormat(WeightKind::Fp8) && !coded() && (few || rows <= kMaxSplitRows);
+  }
+
   // Whether they become bytes.
   bool integers() const {
     return (format.kind == WeightKind::Int4 || format.kind == WeightKind::Int8) &&
@@ -74,6 +79,25 @@ inline std::vector<float> through_codes(std::vector<float> rows, std::uint32_t n
     for (std::uint32_t k = 0; k < num_columns; ++k) largest = std::max(largest, std::abs(row[k]));
     for (std::uint32_t k = 0; k < num_columns; ++k) {
       row[k] = e4m3_to_f32(f32_to_e4m3(row[k] * (kE4m3Max / largest))) * (largest / kE4m3Max);
+    }
+  }
+  return rows;
+}
+
+// What two codes leave of rows [*, K]: the nearest and, of what that leaves, sixteen times as much.
+inline std::vector<float> through_two_codes(std::vector<float> rows, std::uint32_t num_columns) {
+  const auto through = [](float value) { return e4m3_to_f32(f32_to_e4m3(value)); };
+  for (auto row = rows.begin(); row != rows.end(); row += num_columns) {
+    for (std::uint32_t first = 0; first < num_columns; first += kSpanColumns) {
+      const std::span part(&row[first], std::min(kSpanColumns, num_columns - first));
+      float largest = 0;
+      for (const float value : part) largest = std::max(largest, std::abs(value));
+      const int exponent = 7 - std::ilogb(std::max(largest, 0x1p-100F));
+      for (float& value : part) {
+        const float scaled = std::ldexp(value, exponent);
+        const float upper = through(scaled);
+        value = std::ldexp(upper + through((scaled - upper) * 16) / 16, -exponent);
+      }
     }
   }
   return rows;
@@ -123,6 +147,7 @@ struct Problem {
         x(random.normals(std::size_t{c.rows} * c.outputs)),
         norm_weight(random.normals(c.outputs)),
         multiplied(c.coded()      ? through_codes(h, c.columns)
+                   : c.split()    ? through_two_codes(h, c.columns)
                    : c.integers() ? through_bytes(h, c.columns)
                                   : h),
         device_h(to_elements(h, c.dtype)),

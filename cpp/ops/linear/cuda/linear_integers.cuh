@@ -12,7 +12,7 @@
 #include <cfloat>
 
 #include "ops/cuda/wgmma_bytes.cuh"
-#include "ops/linear/cuda/input_codes.cuh"
+#include "ops/linear/cuda/kept_inputs.cuh"
 #include "ops/linear/cuda/linear_code_sets.cuh"
 
 namespace inferno::ops::cuda::codes {
@@ -54,24 +54,10 @@ class IntegerProducts {
         kept_(opaque(shared_address(shared.kept))),
         inputs_(matrix_descriptor(shared.kept, 0)) {}
 
-  // Makes bytes of the inputs: eight lanes have a token's columns of a box, of four boxes at once.
+  // Makes bytes of the inputs.
   __device__ void start() const {
-    constexpr std::uint32_t kAtOnce = 4;
-    const Tiles tiles(args_);
-    const std::uint32_t fours = (args_.epilogue.num_tokens + 3) / 4;
-    for (std::uint32_t i = threadIdx.x / 32; i < tiles.num_boxes() * fours;
-         i += kAtOnce * kMultiplyingThreads<Stage> / 32) {
-      Input inputs[kAtOnce];
-#pragma unroll
-      for (std::uint32_t j = 0; j < kAtOnce; ++j) {
-        const std::uint32_t at = i + j * kMultiplyingThreads<Stage> / 32;
-        inputs[j].box = at / fours;
-        inputs[j].token = at % fours * 4 + threadIdx.x % 32 / 8;
-        load(tiles, inputs[j]);
-      }
-#pragma unroll
-      for (const Input& input : inputs) keep(tiles, input);
-    }
+    keep_inputs<Element, kMultiplyingThreads<Stage> / 32>(
+        args_, [this](const auto& input) { keep(input); });
     fence_async_proxy();
     named_sync<kMultiplyingThreads<Stage>>(kInputsAreThere);
   }
@@ -176,29 +162,11 @@ class IntegerProducts {
     }
   }
 
-  struct Input {
-    std::uint32_t box;
-    std::uint32_t token;
-    InputStep<Element> step;
-  };
-
-  __device__ void load(const Tiles& tiles, Input& input) const {
-    input.step = {};
-    if (input.box >= tiles.num_boxes() || input.token >= args_.epilogue.num_tokens) return;
-    const auto* row =
-        static_cast<const Element*>(args_.input) + std::size_t{input.token} * args_.num_columns;
-    const std::uint32_t column = (tiles.first_box() + input.box) * kSpanColumns;
-    input.step.load(row, column + threadIdx.x % 8 * kStepColumns, args_.num_columns);
-  }
-
-  __device__ void keep(const Tiles& tiles, const Input& input) const {
-    if (input.box >= tiles.num_boxes()) return;
-    const std::uint32_t step = threadIdx.x % 8;
+  __device__ void keep(const InputOfBox<Element>& input) const {
+    const std::uint32_t step = input.step_number();
     const std::uint32_t box = input.box;
     const std::uint32_t token = input.token;
-    std::uint32_t most = input.step.largest();
-    for (int lane = 4; lane > 0; lane /= 2) most = max(most, __shfl_xor_sync(~0U, most, lane));
-    const float largest = __uint_as_float(most);
+    const float largest = __uint_as_float(input.largest());
     // Finite, as zeros stay zeros beside the smallest of numbers.
     const float inverse = fminf(kMaxInputCode / largest, FLT_MAX);
     const auto code = [inverse](float value) {
