@@ -90,6 +90,7 @@ struct FewRowsArgs {
   float* next_square_sums;
   std::uint32_t num_next_sums;  // of a row
   CodesArgs codes;
+  std::uint32_t in_flight;  // stages of W that are under way at once, where Filling counts them
 };
 
 constexpr std::uint32_t kWarpRows = kTileRows / kConsumers;
@@ -156,6 +157,38 @@ struct Shared {
   std::byte* kept;
 };
 
+// Where the next box goes in the ring, and when.
+template <typename Stage>
+class Filling {
+ public:
+  __device__ Filling(const Shared& shared, std::uint32_t in_flight)
+      : shared_(shared), in_flight_(in_flight) {}
+
+  __device__ std::uint32_t stage() const { return to_.stage; }
+
+  // Until consumers have read what lies there and few enough boxes are on their way: others wait
+  // behind these, sums and inputs, too.
+  __device__ void wait() {
+    if (count_ >= kStages) wait_barrier(&shared_.empty[to_.stage], to_.parity ^ 1);
+    if (in_flight_ < kStages && count_ >= in_flight_) {
+      wait_barrier(&shared_.full[from_.stage], from_.parity);
+      from_.advance();
+    }
+  }
+  __device__ void advance() {
+    to_.advance();
+    ++count_;
+  }
+
+ private:
+  static constexpr std::uint32_t kStages = Ring<Stage>::kStages;
+  const Shared& shared_;
+  std::uint32_t in_flight_;
+  std::uint32_t count_ = 0;
+  RingPosition<kStages> to_;
+  RingPosition<kStages> from_;  // of the first box that may still be on its way
+};
+
 template <typename Stage>
 class Producer {
  public:
@@ -164,6 +197,28 @@ class Producer {
 
   // By one thread.
   __device__ void run() const {
+    if constexpr (Ring::kParts == 0) {
+      stream_weights();
+    } else {
+      stream_both();
+    }
+  }
+
+ private:
+  using Ring = boxes::Ring<Stage>;
+  static constexpr std::uint32_t kStages = Ring::kStages;
+
+  // Weights are constant: they wait for no kernel.
+  __device__ void stream_weights() const {
+    Filling<Stage> filling(shared_, args_.in_flight);
+    for (BoxWalk walk(args_); walk.exists(); walk.advance()) {
+      filling.wait();
+      copy_weights(filling.stage(), walk);
+      filling.advance();
+    }
+  }
+
+  __device__ void stream_both() const {
     BoxWalk weights(args_);
     BoxWalk inputs(args_);
     std::uint32_t filled = 0;
@@ -182,10 +237,6 @@ class Producer {
       at.advance();
     }
   }
-
- private:
-  using Ring = boxes::Ring<Stage>;
-  static constexpr std::uint32_t kStages = Ring::kStages;
 
   __device__ void copy_weights(std::uint32_t stage, const BoxWalk& walk) const {
     std::uint64_t* full = &shared_.full[stage];

@@ -29,6 +29,15 @@ std::span<const Variant> variants_of(const DeviceMatrix& weight, Dtype dtype, bo
   return kKernels.of(weight.format, dtype);
 }
 
+// Stages that are under way at once: of codes of 8 bits as many as keep the memory busy, since
+// everything else would wait behind more. Of 4 bits all: their kernels wait for each other more
+// than for the memory.
+std::uint32_t in_flight(const FewRowsArgs& args, const WeightFormat& format) {
+  constexpr std::uint32_t kBytes = 48 * 1024;
+  if (weight_bits(format.kind) < 8) return ~0U;
+  return std::max(2U, kBytes / (args.warps_per_tile * kWarpStrips * args.codes.span_bytes));
+}
+
 }  // namespace
 
 // Of a row-major matrix bytes are copied by two as if they were elements.
@@ -92,6 +101,7 @@ void CodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product,
   args.weight_map = codes_map(product, layout, args.warps_per_tile * kWarpRows);
   args.input_map = box_map(input, variant.max_tokens);
   args.codes = codes_args(weight, layout);
+  args.in_flight = in_flight(args, weight.format);
   launch_few_rows(op, variant, args, num_clusters_);
 }
 
