@@ -87,9 +87,9 @@ class Round:
             body = {"request_id": request_id, **request(seed)}
             await js.publish(f"{P}.jobs.demo", json.dumps(body).encode())
 
-    def owner_of_most(self):
+    def owner_of_most(self, besides=None):
         owners = [stream.owner for stream in self.readers.streams.values() if stream.owner and not stream.is_over]
-        return max(NODES, key=owners.count)
+        return max((node for node in NODES if node != besides), key=owners.count)
 
     async def until(self, share):
         while sum(len(stream.tokens) for stream in self.readers.streams.values()) < share * STREAMS * TOKENS:
@@ -112,7 +112,7 @@ async def nodes_go(round, cluster):
     print(f"-- kill -9 of {killed}", flush=True)
     await cluster.docker("kill", killed)
     await round.until(0.3)
-    cut = round.owner_of_most()
+    cut = round.owner_of_most(besides=killed)
     print(f"-- {cut} is off its network for {CUT_S} s", flush=True)
     cutting = asyncio.create_task(cluster.cut(cut))
     await round.end()
