@@ -43,6 +43,8 @@ pub(super) async fn pull(
 
 async fn pull_for_ever(shared: &Arc<DurableContext>, model: &str, alive: &Lifeline) {
     loop {
+        // Before they are opened: they are lost with a server that comes back meanwhile, too.
+        let connects = num_connects(shared);
         let queues = open(shared, model).await;
         match queues {
             Ok((usual, bulk)) => {
@@ -52,7 +54,7 @@ async fn pull_for_ever(shared: &Arc<DurableContext>, model: &str, alive: &Lifeli
                 // A server that comes back without the queues says nothing at all to who pulls.
                 tokio::select! {
                     () = pulls => {}
-                    () = connected_anew(shared) => continue,
+                    () = connected_anew(shared, connects) => continue,
                 }
             }
             Err(fault) => shared.set_log(Err(fault.to_string())),
@@ -61,12 +63,13 @@ async fn pull_for_ever(shared: &Arc<DurableContext>, model: &str, alive: &Lifeli
     }
 }
 
-/// Resolves when the connection to NATS is another.
-async fn connected_anew(shared: &DurableContext) {
-    let statistics = shared.client.statistics();
-    let connects = || statistics.connects.load(Ordering::Relaxed);
-    let before = connects();
-    while connects() == before {
+fn num_connects(shared: &DurableContext) -> u64 {
+    shared.client.statistics().connects.load(Ordering::Relaxed)
+}
+
+/// Resolves when the connection to NATS is another than that of `before`.
+async fn connected_anew(shared: &DurableContext, before: u64) {
+    while num_connects(shared) == before {
         tokio::time::sleep(LOOK).await;
     }
 }

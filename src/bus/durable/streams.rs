@@ -75,7 +75,7 @@ pub(super) async fn ensure(
 /// `TooOld`.
 fn check_replicas(replicas: u32, version: &str) -> Result<(), StreamFault> {
     let numbers: Vec<u32> = version.split(['.', '-']).map_while(|word| word.parse().ok()).collect();
-    if replicas > 1 && numbers < SAFE_REPLICAS.to_vec() {
+    if replicas > 1 && numbers.as_slice() < SAFE_REPLICAS.as_slice() {
         return Err(StreamFault::TooOld { replicas, version: version.to_owned() });
     }
     Ok(())
