@@ -13,7 +13,7 @@ import time
 
 import nats
 
-from durable_streams import P, Readers, Verdict
+from durable_streams import P, Readers, Verdict, answers_to
 
 STREAMS = 100
 TOKENS = 300
@@ -58,16 +58,6 @@ class Containers:
 def request(seed):
     params = {"max_tokens": TOKENS, "seed": seed, "ignore_eos": True, "temperature": 1.0}
     return {"prompt": "Once upon a time", "params": params}
-
-
-async def known_answers(connection):
-    async def ask(seed):
-        body = request(seed)
-        body["params"]["stream"] = False
-        answer = json.loads((await connection.request(f"{P}.generate.demo", json.dumps(body).encode(), timeout=LIMIT_S)).data)
-        return answer["token_ids"], answer["text"]
-
-    return await asyncio.gather(*(ask(seed) for seed in range(STREAMS)))
 
 
 class Round:
@@ -165,7 +155,7 @@ async def main():
         options.nats, max_reconnect_attempts=-1, reconnect_time_wait=0.2, error_cb=quiet, pending_size=1 << 26
     )
     await wait_for_nodes(connection)
-    answers = await known_answers(connection)
+    answers = await answers_to(connection, map(request, range(STREAMS)), LIMIT_S)
     is_good = True
     for name, faults in [("n", nodes_go), ("s", nats_goes)]:
         round = Round(connection, name)

@@ -17,7 +17,7 @@ import time
 
 import nats
 
-from durable_streams import P, Readers, Verdict
+from durable_streams import P, Readers, Verdict, answers_to
 
 BINARY = sys.argv[1]
 STREAMS = 200
@@ -102,14 +102,7 @@ async def known_answers(cluster):
     """What each stream says, from a node that nobody disturbs."""
     ready = await cluster.start_node("quiet", 50, 'mode = "managed"')
     connection = await nats.connect(ready["nats"])
-
-    async def ask(seed):
-        body = request(seed)
-        body["params"]["stream"] = False
-        answer = json.loads((await connection.request(f"{P}.generate.demo", json.dumps(body).encode(), timeout=60)).data)
-        return answer["token_ids"], answer["text"]
-
-    answers = await asyncio.gather(*(ask(seed) for seed in range(STREAMS)))
+    answers = await answers_to(connection, map(request, range(STREAMS)), 60)
     await connection.close()
     cluster.nodes["quiet"].send_signal(signal.SIGTERM)
     return answers

@@ -1,5 +1,6 @@
 """What subscribers have of durable streams: a plain NATS client, which reads from the log what it misses."""
 
+import asyncio
 import json
 import time
 
@@ -104,6 +105,17 @@ class Readers:
                     await self.catch_up(stream)
                 except Exception:  # NATS is away; it is looked at again
                     return
+
+
+async def answers_to(connection, requests, timeout_s):
+    """What plain requests say, each in one answer: (tokens, text) of each."""
+
+    async def ask(body):
+        body["params"]["stream"] = False
+        answer = json.loads((await connection.request(f"{P}.generate.demo", json.dumps(body).encode(), timeout=timeout_s)).data)
+        return answer["token_ids"], answer["text"]
+
+    return await asyncio.gather(*map(ask, requests))
 
 
 class Verdict:

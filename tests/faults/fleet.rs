@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
 use inferno_node::bus::client::Client;
 
 use super::harness::{CPU, NodeProcess, external};
+use super::jobs::wait_for_streams;
 use super::link::Link;
 use super::nats::NatsServer;
 
@@ -25,23 +25,20 @@ pub struct Fleet {
 impl Fleet {
     /// So many nodes, each of whose steps takes so long, and further sections of their configuration.
     pub async fn start(count: u32, step_us: u64, sections: &str) -> Self {
-        let mut fleet = Self::empty(step_us, sections);
-        for _ in 0..count {
-            fleet.add();
-        }
-        fleet.wait_ready().await;
-        fleet
+        Self::empty(step_us, sections).with(count).await
     }
 
     /// Nodes with the CPU's engine.
     pub async fn start_engines(count: u32, sections: &str) -> Self {
-        let mut fleet = Self::empty(0, sections);
-        fleet.step_us = None;
+        Self { step_us: None, ..Self::empty(0, sections) }.with(count).await
+    }
+
+    async fn with(mut self, count: u32) -> Self {
         for _ in 0..count {
-            fleet.add();
+            self.add();
         }
-        fleet.wait_ready().await;
-        fleet
+        self.wait_ready().await;
+        self
     }
 
     /// The same, each at the end of a wire of its own.
@@ -132,19 +129,4 @@ async fn connection(url: &str) -> async_nats::Client {
         .subscription_capacity(1 << 16)
         .reconnect_delay_callback(|_| Duration::from_millis(100));
     options.connect(url).await.expect("tried for ever")
-}
-
-/// Waits until durable requests are taken.
-async fn wait_for_streams(bus: &async_nats::Client) {
-    let jetstream = jetstream::new(bus.clone());
-    for _ in 0..1_000 {
-        let queue = jetstream.get_stream("inferno_jobs").await;
-        if let Ok(queue) = queue
-            && queue.cached_info().state.consumer_count > 0
-        {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("no streams");
 }

@@ -9,9 +9,8 @@ use inferno_node::request::{Event, FinishReason};
 use serde_json::json;
 
 use super::fleet::{Fleet, ROOMY};
-use super::streams::{
-    answers, compare, id_of, known, publish, read, start, start_in_turn, wait_for_empty_queue,
-};
+use super::jobs::{publish, wait_for_empty_queue};
+use super::streams::{answers, compare, id_of, known, read, start, start_in_turn};
 
 /// A token id that breaks the process that computes it.
 const POISON: u32 = 77;

@@ -16,6 +16,8 @@ mod fleet;
 #[path = "../node/harness.rs"]
 #[allow(dead_code, reason = "shared with tests/node, which uses all of it")]
 mod harness;
+#[path = "../bus/jobs.rs"]
+mod jobs;
 mod kills;
 mod link;
 #[path = "../bus/nats.rs"]

@@ -7,7 +7,8 @@ use inferno_node::error::Kind;
 use inferno_node::request::FinishReason;
 
 use super::fleet::{Fleet, ROOMY};
-use super::streams::{compare, id_of, known, publish, read, request, start};
+use super::jobs::publish;
+use super::streams::{compare, id_of, known, read, request, start};
 
 const STREAMS: usize = 200;
 

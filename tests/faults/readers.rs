@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::fleet::{Fleet, ROOMY};
-use super::streams::{Said, id_of, known, publish, read, request, start};
+use super::jobs::publish;
+use super::streams::{Said, id_of, known, read, request, start};
 use super::vitals::rss_bytes;
 
 const TOKENS: u32 = 300;

@@ -12,7 +12,8 @@ use inferno_node::request::FinishReason;
 
 use super::fleet::Fleet;
 use super::harness::collect;
-use super::streams::{Said, known, publish_job, read, request};
+use super::jobs::publish_job;
+use super::streams::{Said, known, read, request};
 use super::vitals::{descriptors, rss_bytes, threads};
 
 const NODES: u32 = 3;

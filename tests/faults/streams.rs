@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 use async_nats::Request;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
-use async_nats::jetstream::context::PublishError;
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use inferno_node::bus::client::{Client, Timeouts};
@@ -19,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::fleet::{Fleet, costs};
 use super::harness::NodeProcess;
+use super::jobs::{publish, wait_for_empty_queue};
 
 /// Longer than any fault.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -105,23 +104,6 @@ pub async fn read(client: &Client, id: &RequestId) -> Heard {
             return Heard { said, last: event, pause };
         }
     }
-}
-
-/// Publishes a durable request: when this returns it is promised.
-pub async fn publish(bus: &async_nats::Client, id: &RequestId, body: Value) {
-    publish_job(bus, id, body).await.expect("stored");
-}
-
-/// The same where NATS may be away.
-pub async fn publish_job(
-    bus: &async_nats::Client,
-    id: &RequestId,
-    mut body: Value,
-) -> Result<(), PublishError> {
-    body["request_id"] = id.as_str().into();
-    let jetstream = jetstream::new(bus.clone());
-    let sent = jetstream.publish("inferno.v1.jobs.demo", Bytes::from(body.to_string())).await?;
-    sent.await.map(drop)
 }
 
 /// Starts readers of all streams, then publishes them.
@@ -223,19 +205,4 @@ async fn compare_log(bus: &async_nats::Client, known: &[Said]) {
         assert_eq!(stream.ends, 1, "{seed} has one end");
         assert!(stream.tokens == said.0, "{seed}: the log holds what is known");
     }
-}
-
-/// Waits until every job was taken out of the queue.
-pub async fn wait_for_empty_queue(bus: &async_nats::Client) {
-    let jetstream = jetstream::new(bus.clone());
-    let mut left = 0;
-    for _ in 0..1_000 {
-        let mut jobs = jetstream.get_stream("inferno_jobs").await.expect("is there");
-        left = jobs.info().await.expect("is there").state.messages;
-        if left == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{left} jobs are left in the queue");
 }

@@ -9,16 +9,8 @@ use inferno_node::request::{Event, FinishReason};
 use serde_json::{Value, json};
 
 use super::harness::{CPU, NodeProcess, client, collect, external, request};
+use super::jobs::{publish, wait_for_empty_queue, wait_for_streams};
 use super::nats::NatsServer;
-
-const JETSTREAM: &str = "jetstream { store_dir: ";
-
-/// A server with JetStream; its store goes with the directory.
-pub fn server() -> (NatsServer, tempfile::TempDir) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let nats = NatsServer::with(&format!("{JETSTREAM}{:?} }}\n", dir.path()));
-    (nats, dir)
-}
 
 /// What a subscriber has of a durable request.
 pub struct Heard {
@@ -55,42 +47,9 @@ pub async fn run(
     }
 }
 
-/// The acknowledgement is the promise.
-pub async fn publish(nats: &async_nats::Client, id: &str, mut body: Value) {
-    body["request_id"] = id.into();
-    let stream = jetstream::new(nats.clone());
-    let sent = stream.publish("inferno.v1.jobs.demo", Bytes::from(body.to_string())).await;
-    sent.expect("sent").await.expect("stored");
-}
-
-/// Waits until the queue is empty.
-pub async fn wait_for_empty_queue(nats: &async_nats::Client) {
-    let stream = jetstream::new(nats.clone());
-    for _ in 0..500 {
-        let mut jobs = stream.get_stream("inferno_jobs").await.expect("is there");
-        if jobs.info().await.expect("is there").state.messages == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("jobs are left in the queue");
-}
-
-/// Waits until durable requests are taken.
-pub async fn wait_for_streams(nats: &async_nats::Client) {
-    let stream = jetstream::new(nats.clone());
-    for _ in 0..500 {
-        if stream.get_stream("inferno_log").await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("no streams");
-}
-
 #[tokio::test]
 async fn a_durable_request_says_what_a_plain_one_says_and_all_of_it_is_stored() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let _node = NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), "one")));
     let bus = async_nats::connect(nats.url()).await.expect("connects");
     wait_for_streams(&bus).await;
@@ -111,7 +70,7 @@ async fn a_durable_request_says_what_a_plain_one_says_and_all_of_it_is_stored() 
 
 #[tokio::test]
 async fn a_stream_outlives_its_node_and_its_subscriber_sees_every_token_once() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let quick = "[log]\nack_wait_ms = 1000\n";
     let start =
         |id: &str| NodeProcess::start(&format!("{CPU}{quick}{}", external(&nats.url(), id)));
@@ -155,7 +114,7 @@ async fn ask(nats: &async_nats::Client, verb: &str, id: &str) -> Value {
 
 #[tokio::test]
 async fn a_durable_request_is_cancelled_by_its_id_and_says_the_same_when_asked_again() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let _node = NodeProcess::start_sim(5_000, &external(&nats.url(), "one"));
     let bus = async_nats::connect(nats.url()).await.expect("connects");
     wait_for_streams(&bus).await;
@@ -187,7 +146,7 @@ async fn a_durable_request_is_cancelled_by_its_id_and_says_the_same_when_asked_a
 
 #[tokio::test]
 async fn one_that_waits_says_so_and_is_cancelled_before_it_runs() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let limits = "[admission]\nmax_requests = 1\n[log]\nlook_ahead = 0\n";
     let node = NodeProcess::start_sim(20_000, &format!("{limits}{}", external(&nats.url(), "one")));
     let bus = async_nats::connect(nats.url()).await.expect("connects");
@@ -209,7 +168,7 @@ async fn one_that_waits_says_so_and_is_cancelled_before_it_runs() {
 
 #[tokio::test]
 async fn a_drain_hands_a_stream_to_another_node_at_its_next_token() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let start = |id: &str| NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), id)));
     let mut nodes = vec![start("one"), start("two")];
     let bus = async_nats::connect(nats.url()).await.expect("connects");
@@ -235,7 +194,7 @@ async fn a_drain_hands_a_stream_to_another_node_at_its_next_token() {
 
 #[tokio::test]
 async fn an_id_is_one_request_and_another_body_under_it_is_a_dead_letter() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let _node = NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), "one")));
     let bus = async_nats::connect(nats.url()).await.expect("connects");
     wait_for_streams(&bus).await;
@@ -297,7 +256,7 @@ fn command(nats: &NatsServer, line: &[&str]) -> (String, String) {
 
 #[tokio::test]
 async fn the_command_line_makes_a_durable_request_and_reads_it_again_from_any_token() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let _node = NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), "one")));
     let bus = async_nats::connect(nats.url()).await.expect("connects");
     wait_for_streams(&bus).await;

@@ -7,15 +7,17 @@ use futures_util::StreamExt;
 use inferno_node::request::Event;
 use serde_json::{Value, json};
 
-use super::durable::{kill_owner, publish, server, wait_for_streams};
+use super::durable::kill_owner;
 use super::harness::{CPU, NodeProcess, external};
+use super::jobs::{publish, wait_for_streams};
+use super::nats::NatsServer;
 
 /// Choices with their tokens, texts and log probabilities.
 type Choices = HashMap<u32, (Vec<u32>, String, Vec<Option<f32>>)>;
 
 #[tokio::test]
 async fn choices_log_probabilities_and_penalties_go_on_across_a_move_as_if_nothing_had_happened() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let quick = "[log]\nack_wait_ms = 1000\n";
     let start =
         |id: &str| NodeProcess::start(&format!("{CPU}{quick}{}", external(&nats.url(), id)));

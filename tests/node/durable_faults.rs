@@ -6,8 +6,10 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::durable::{run, server, wait_for_empty_queue, wait_for_streams};
+use super::durable::run;
 use super::harness::{NodeProcess, external, request};
+use super::jobs::{wait_for_empty_queue, wait_for_streams};
+use super::nats::NatsServer;
 
 /// The smallest log that may be configured.
 const SMALL: u64 = 1 << 20;
@@ -22,7 +24,7 @@ async fn post(node: &NodeProcess) -> (u16, Value) {
 
 #[tokio::test]
 async fn a_full_log_refuses_new_requests_and_holds_those_that_run_until_there_is_room() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let small = format!("[log]\nmax_bytes = {SMALL}\n");
     let node = NodeProcess::start_sim(10_000, &format!("{small}{}", external(&nats.url(), "one")));
     let bus = async_nats::connect(nats.url()).await.expect("connects");
@@ -75,7 +77,7 @@ async fn wait_until_held(node: &NodeProcess) {
 
 #[tokio::test]
 async fn while_nats_says_nothing_streams_wait_and_new_ones_are_refused_and_plain_ones_go_on() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let node = NodeProcess::start_sim(5_000, &external(&nats.url(), "one"));
     let bus = async_nats::connect(nats.url()).await.expect("connects");
     wait_for_streams(&bus).await;
@@ -106,7 +108,7 @@ async fn while_nats_says_nothing_streams_wait_and_new_ones_are_refused_and_plain
 
 #[tokio::test]
 async fn a_store_that_is_wiped_ends_every_open_request_in_one_clear_error() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let _node = NodeProcess::start_sim(10_000, &external(&nats.url(), "one"));
     let bus = async_nats::connect(nats.url()).await.expect("connects");
     wait_for_streams(&bus).await;
@@ -131,7 +133,7 @@ async fn a_store_that_is_wiped_ends_every_open_request_in_one_clear_error() {
 
 #[tokio::test]
 async fn several_copies_on_a_server_whose_fence_has_a_hole_are_refused_by_name() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let copies = format!("[log]\nreplicas = 3\n{}", external(&nats.url(), "one"));
     let node = NodeProcess::start_sim(1_000, &copies);
     let (status, body) = post(&node).await;

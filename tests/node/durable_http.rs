@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::durable::{server, wait_for_empty_queue, wait_for_streams};
 use super::harness::{CPU, NodeProcess, external};
+use super::jobs::{wait_for_empty_queue, wait_for_streams};
 use super::nats::NatsServer;
 
 const COMPLETIONS: &str = "/v1/completions";
@@ -44,7 +44,7 @@ fn lines(stream: &str) -> Vec<(Option<u32>, String)> {
 
 #[tokio::test]
 async fn a_durable_answer_is_the_plain_one_streamed_or_whole() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let nodes = nodes(&nats).await;
     let plain: Value = post(&nodes[0], &[], &body(20)).await.json().await.expect("JSON");
     let durable = [("inferno-durable", "true")];
@@ -71,7 +71,7 @@ async fn a_durable_answer_is_the_plain_one_streamed_or_whole() {
 
 #[tokio::test]
 async fn a_hundred_posts_of_one_key_at_two_nodes_are_one_generation() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let nodes = nodes(&nats).await;
     let key = [("idempotency-key", "order 17")];
     let posts = (0..100).map(|i| {
@@ -99,7 +99,7 @@ async fn a_hundred_posts_of_one_key_at_two_nodes_are_one_generation() {
 
 #[tokio::test]
 async fn events_are_read_again_at_any_node_from_any_token() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let nodes = nodes(&nats).await;
     let mut asked = body(25);
     asked["request_id"] = "mine".into();
@@ -137,7 +137,7 @@ async fn events_are_read_again_at_any_node_from_any_token() {
 
 #[tokio::test]
 async fn a_client_that_leaves_ends_nothing_and_any_node_cancels_by_id() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let start = |id: &str| NodeProcess::start_sim(10_000, &external(&nats.url(), id));
     let nodes = [start("one"), start("two")];
     let bus = async_nats::connect(nats.url()).await.expect("connects");
@@ -168,7 +168,7 @@ async fn a_client_that_leaves_ends_nothing_and_any_node_cancels_by_id() {
 
 #[tokio::test]
 async fn what_a_node_would_refuse_is_refused_before_it_is_promised() {
-    let (nats, _store) = server();
+    let nats = NatsServer::with_jetstream("");
     let nodes = nodes(&nats).await;
     let durable = [("inferno-durable", "true")];
     let with = |name: &str, value: Value| {

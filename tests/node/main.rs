@@ -16,6 +16,9 @@ mod flood;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod harness;
 mod health;
+#[path = "../bus/jobs.rs"]
+#[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
+mod jobs;
 mod limits;
 mod listeners;
 mod load_balancer;
