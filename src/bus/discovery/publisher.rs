@@ -75,6 +75,19 @@ enum BeatOutcome {
     Waits(Duration),
     /// There is no connection; what is to be said of that, the connection says.
     Away,
+    /// The bucket did not take it, as the log says.
+    Failed,
+}
+
+impl BeatOutcome {
+    /// Until the next one.
+    fn pause(self) -> Duration {
+        match self {
+            Self::Written | Self::Away => HEARTBEAT,
+            Self::Waits(pause) => pause,
+            Self::Failed => AGAIN,
+        }
+    }
 }
 
 /// Why there was none.
@@ -124,18 +137,9 @@ impl EntryPublisher {
     /// The first heartbeat, at the start of the node; gives when the next one is due. Only another's entry is waited for.
     async fn take_id(&mut self) -> Result<Instant, Box<NodeEntry>> {
         loop {
-            match self.beat().await {
-                Ok(BeatOutcome::Written) => {
-                    self.say(Ok(()));
-                    return Ok(Instant::now() + HEARTBEAT);
-                }
-                Ok(BeatOutcome::Waits(pause)) => tokio::time::sleep(pause).await,
-                Ok(BeatOutcome::Away) => return Ok(Instant::now() + HEARTBEAT),
-                Err(BeatFault::Taken(other)) => return Err(other),
-                Err(BeatFault::Bucket(fault)) => {
-                    self.failed(fault);
-                    return Ok(Instant::now() + AGAIN);
-                }
+            match self.beat().await? {
+                BeatOutcome::Waits(pause) => tokio::time::sleep(pause).await,
+                outcome => return Ok(Instant::now() + outcome.pause()),
             }
         }
     }
@@ -157,17 +161,8 @@ impl EntryPublisher {
             alive.look();
             let now = Instant::now();
             let pause = match self.beat().await {
-                Ok(BeatOutcome::Written) => {
-                    self.say(Ok(()));
-                    HEARTBEAT
-                }
-                Ok(BeatOutcome::Waits(pause)) => pause,
-                Ok(BeatOutcome::Away) => HEARTBEAT,
-                Err(BeatFault::Bucket(fault)) => {
-                    self.failed(fault);
-                    AGAIN
-                }
-                Err(BeatFault::Taken(other)) => {
+                Ok(outcome) => outcome.pause(),
+                Err(other) => {
                     let (id, place) = (self.vitals.node_id(), other.place());
                     tracing::error!(node = id, "another node with this id runs {place}");
                     self.set_gone();
@@ -182,8 +177,25 @@ impl EntryPublisher {
         alive.dismiss();
     }
 
-    /// One heartbeat. A bucket that was lost is made anew within it.
-    async fn beat(&mut self) -> Result<BeatOutcome, BeatFault> {
+    /// One heartbeat, and what the log says of it. The error is the entry of another node with this id, which lives.
+    async fn beat(&mut self) -> Result<BeatOutcome, Box<NodeEntry>> {
+        match self.try_beat().await {
+            Ok(outcome) => {
+                if let BeatOutcome::Written = outcome {
+                    self.say(Ok(()));
+                }
+                Ok(outcome)
+            }
+            Err(BeatFault::Taken(other)) => Err(other),
+            Err(BeatFault::Bucket(fault)) => {
+                self.failed(fault);
+                Ok(BeatOutcome::Failed)
+            }
+        }
+    }
+
+    /// A bucket that was lost is made anew within it.
+    async fn try_beat(&mut self) -> Result<BeatOutcome, BeatFault> {
         if self.client.connection_state() != State::Connected {
             self.claim.lost();
             return Ok(BeatOutcome::Away);
