@@ -11,30 +11,14 @@ mod step;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, ModelLimits, SamplerSpec};
+use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, SamplerSpec};
 use inferno_node::bridge::spec::DecoderSpec;
 use inferno_node::gpu;
 use spec::llama;
-use step::{FED, Runner};
+use step::{FED, Runner, limits};
 
 fn num_threads() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
-}
-
-fn limits(spec: &DecoderSpec, max_batch_size: u32, max_seq_len: u32) -> ModelLimits {
-    let mut limits = ModelLimits {
-        block_size: 16,
-        kv_bytes: 0,
-        max_batch_size,
-        max_step_tokens: 512,
-        max_seq_len,
-        end_token_ids: Vec::new(),
-    };
-    let need = ffi::required_bytes(&DeviceOptions::cpu(num_threads(), Isa::Auto, 0), spec, &limits)
-        .expect("a good spec");
-    let blocks = u64::from(max_batch_size) * u64::from(max_seq_len.div_ceil(16));
-    limits.kv_bytes = need.kv_bytes_per_block * blocks;
-    limits
 }
 
 fn runner(spec: &DecoderSpec, max_batch_size: u32, max_seq_len: u32) -> Runner {

@@ -26,6 +26,15 @@ pub mod ffi {
         Amx,
     }
 
+    /// What is multiplied.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Factors {
+        Floats,
+        Bf16,
+        /// Integers.
+        Bytes,
+    }
+
     /// What kind of device computes.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     enum Backend {
@@ -335,5 +344,9 @@ pub mod ffi {
         /// Sustained read bandwidth in bytes/s over `bytes` of memory with `num_threads` threads, best of `rounds`:
         /// the ceiling beside decode figures.
         fn measure_read_bandwidth(bytes: u64, num_threads: u32, rounds: u32) -> Result<f64>;
+
+        /// Products (each a multiplication and an addition) per second that `num_threads` threads make out of registers: the ceiling
+        /// beside figures of many rows.
+        fn measure_product_rate(isa: Isa, factors: Factors, num_threads: u32) -> Result<f64>;
     }
 }

@@ -1,6 +1,6 @@
 //! Our engine and llama.cpp by turns on this machine's CPU: a random Llama of 1.24 B parameters (the shape of Llama 3.2 1B), decode at
-//! several batch sizes and prefill, in 16, 8 and 4 bits. One table: ours, theirs, ratio, and the share of what the memory's read
-//! bandwidth, measured in the same run, allows.
+//! several batch sizes and prefill, in 16, 8 and 4 bits. One table: ours, theirs, ratio, and the share of what the machine can do by
+//! measures of the same run: of its memory's read bandwidth at batch 1, else of the rate at which its cores multiply.
 //!
 //! `cargo bench --bench peers`; needs 8 GB of memory. `benches/peers/llama-cpp` builds the other side; where it cannot be had, the table
 //! has ours alone. From the environment: BENCH_ISA (`avx2`, `avx512_bf16`), another instruction set than the best, for both sides;
@@ -15,28 +15,31 @@ mod llama_cpp;
 
 use std::time::Instant;
 
-use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, ModelLimits};
+use inferno_node::bridge::ffi::{self, Factors, Isa};
 use inferno_node::bridge::spec::{DecoderSpec, WeightFormat, WeightKind};
 use llama_cpp::LlamaCpp;
 use spec::llama;
-use step::{FED, Runner};
+use step::{FED, Runner, STEP_TOKENS, limits};
 
 const BATCHES: [u32; 3] = [1, 8, 32];
 const PREFILLS: [u32; 2] = [256, 2_048];
 /// Tokens of each sequence before it decodes, and how many it then decodes.
 const PROMPT: u32 = 32;
 const DECODED: u32 = 16;
-/// Prompts are computed in pieces of this many tokens, as llama.cpp does by default.
-const STEP_TOKENS: u32 = 512;
 /// Each side measures everything this often, by turns; the medians count.
 const ROUNDS: usize = 3;
 const VOCABULARY: u32 = 128_256;
+const HIDDEN: u32 = 2_048;
+const INTERMEDIATE: u32 = 8_192;
+const LAYERS: u32 = 16;
 
 /// What is compared: our format and llama.cpp's.
 struct Format {
     name: &'static str,
     theirs: &'static str,
     layers: WeightFormat,
+    /// What the products are of.
+    factors: Factors,
     /// Of the embedding, which is the head as well.
     head: WeightFormat,
 }
@@ -51,18 +54,21 @@ const FORMATS: [Format; 3] = [
         name: "bf16",
         theirs: "bf16",
         layers: format(WeightKind::BF16, 0),
+        factors: Factors::Bf16,
         head: format(WeightKind::BF16, 0),
     },
     Format {
         name: "int8",
         theirs: "q8_0",
         layers: format(WeightKind::Int8, 0),
+        factors: Factors::Bytes,
         head: format(WeightKind::Int8, 0),
     },
     Format {
         name: "int4",
         theirs: "q4_0",
         layers: format(WeightKind::Int4, 128),
+        factors: Factors::Bytes,
         head: format(WeightKind::Int8, 0),
     },
 ];
@@ -72,7 +78,7 @@ type Figures = [f64; BATCHES.len() + PREFILLS.len()];
 
 impl Format {
     fn spec(&self) -> DecoderSpec {
-        let mut spec = llama(VOCABULARY, 2_048, 8_192, 16);
+        let mut spec = llama(VOCABULARY, HIDDEN, INTERMEDIATE, LAYERS);
         spec.for_each_format(|format| *format = self.layers);
         spec.embedding = self.head;
         spec.head.format = self.head;
@@ -83,18 +89,7 @@ impl Format {
         let spec = self.spec();
         let most = *BATCHES.last().expect("batches");
         let longest = PREFILLS.into_iter().fold(PROMPT + DECODED, u32::max);
-        let mut limits = ModelLimits {
-            block_size: 16,
-            kv_bytes: 0,
-            max_batch_size: most,
-            max_step_tokens: STEP_TOKENS,
-            max_seq_len: longest,
-            end_token_ids: Vec::new(),
-        };
-        let need = ffi::required_bytes(&DeviceOptions::cpu(num_threads, isa, 0), &spec, &limits)
-            .expect("a good spec");
-        limits.kv_bytes = need.kv_bytes_per_block * u64::from(most * longest.div_ceil(16));
-        Runner::new(&spec, &limits, isa, num_threads)
+        Runner::new(&spec, &limits(&spec, most, longest), isa, num_threads)
     }
 }
 
@@ -102,7 +97,7 @@ fn tokens(count: u32, seat: u32) -> Vec<u32> {
     (0..count).map(|at| (at * 7_919 + seat * 131) % VOCABULARY).collect()
 }
 
-/// Runs a prompt, in pieces.
+/// Runs a prompt, in pieces as long as llama.cpp's by default.
 fn prefill(runner: &mut Runner, length: u32, seat: u32) {
     let prompt = tokens(length, seat);
     for (piece, ids) in (0..).step_by(STEP_TOKENS as usize).zip(prompt.chunks(STEP_TOKENS as usize))
@@ -143,9 +138,42 @@ fn medians(rounds: &[Figures]) -> Figures {
     })
 }
 
-/// Bytes per second.
-fn read_bandwidth(num_threads: u32) -> f64 {
-    ffi::measure_read_bandwidth(1 << 30, num_threads, 5).expect("1 GiB of memory")
+/// What the machine can do.
+#[derive(Default)]
+struct Ceilings {
+    /// Bytes per second.
+    reads: f64,
+    /// Per second; 0 where no instruction set has any.
+    products: f64,
+}
+
+impl Ceilings {
+    /// As they were at their best, now or before.
+    fn measure(&mut self, isa: Isa, factors: Factors, num_threads: u32) {
+        let reads = ffi::measure_read_bandwidth(1 << 30, num_threads, 5).expect("1 GiB of memory");
+        let products = ffi::measure_product_rate(isa, factors, num_threads).unwrap_or(0.0);
+        *self = Self { reads: self.reads.max(reads), products: self.products.max(products) };
+    }
+
+    /// How much of them the figure at a place of [`Figures`] takes.
+    fn share(&self, at: usize, rate: f64, weight_bytes: u64) -> String {
+        let (share, ceiling) = match at {
+            0 => (rate * weight_bytes as f64 / self.reads, format!("{:.1} GB/s", self.reads / 1e9)),
+            _ if self.products == 0.0 => return "–".to_owned(),
+            _ => {
+                let needed = rate * f64::from(products_of_token(at < BATCHES.len()));
+                (needed / self.products, format!("{:.0} G products/s", self.products / 1e9))
+            }
+        };
+        format!("{:.0} % of {ceiling}", 100.0 * share)
+    }
+}
+
+/// Of the matrices alone; a prompt needs the head for its last token only.
+fn products_of_token(with_head: bool) -> u32 {
+    let attention = HIDDEN * (HIDDEN + 2 * HIDDEN / 4) + HIDDEN * HIDDEN;
+    let head = if with_head { VOCABULARY * HIDDEN } else { 0 };
+    LAYERS * (attention + 3 * HIDDEN * INTERMEDIATE) + head
 }
 
 fn compare(format: &Format, llama_cpp: Option<&LlamaCpp>, isa: Isa) {
@@ -159,9 +187,9 @@ fn compare(format: &Format, llama_cpp: Option<&LlamaCpp>, isa: Isa) {
         start.elapsed().as_secs_f64()
     );
     let (mut own, mut others) = (Vec::new(), Vec::new());
-    let mut bandwidth = 0.0_f64;
+    let mut ceilings = Ceilings::default();
     for _ in 0..ROUNDS {
-        bandwidth = bandwidth.max(read_bandwidth(num_threads));
+        ceilings.measure(runner.isa(), format.factors, num_threads);
         own.push(ours(&mut runner));
         others.extend(llama_cpp.map(|peer| peer.measure(format.theirs, num_threads)));
     }
@@ -175,14 +203,7 @@ fn compare(format: &Format, llama_cpp: Option<&LlamaCpp>, isa: Isa) {
             }
             None => ("–".to_owned(), "–".to_owned()),
         };
-        let share = match at {
-            0 => format!(
-                "{:.0} % of {:.1} GB/s",
-                100.0 * own[0] * runner.plan.weight_bytes as f64 / bandwidth,
-                bandwidth / 1e9
-            ),
-            _ => String::new(),
-        };
+        let share = ceilings.share(at, own[at], runner.plan.weight_bytes);
         println!(
             "| {} / {} | {name} | {:.1} | {theirs} | {ratio} | {share} |",
             format.name, format.theirs, own[at]
@@ -212,7 +233,7 @@ fn main() {
     };
     let llama_cpp = LlamaCpp::find(asked.as_deref());
     println!("tokens/s, medians of {ROUNDS}; contexts from {PROMPT} tokens on");
-    println!("| formats | | inferno-node | llama.cpp | ratio | of the read bandwidth |");
+    println!("| formats | | inferno-node | llama.cpp | ratio | of the ceiling |");
     println!("| --- | --- | --- | --- | --- | --- |");
     for format in FORMATS.iter().filter(is_wanted) {
         compare(format, llama_cpp.as_ref(), isa);

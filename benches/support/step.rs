@@ -10,6 +10,26 @@ use inferno_node::bridge::{NO_MASK, NO_TOKEN};
 /// Stands for "the token sampled last for this seat".
 pub const FED: u32 = u32::MAX;
 
+/// Most tokens of one step.
+pub const STEP_TOKENS: u32 = 512;
+
+/// With KV blocks for every seat at its longest.
+#[allow(dead_code, reason = "one benchmark has limits of its own")]
+pub fn limits(spec: &DecoderSpec, max_batch_size: u32, max_seq_len: u32) -> ModelLimits {
+    let limits = ModelLimits {
+        block_size: 16,
+        kv_bytes: 0,
+        max_batch_size,
+        max_step_tokens: STEP_TOKENS,
+        max_seq_len,
+        end_token_ids: Vec::new(),
+    };
+    let options = DeviceOptions::cpu(1, Isa::Auto, 0);
+    let need = ffi::required_bytes(&options, spec, &limits).expect("a good spec");
+    let blocks = u64::from(max_batch_size) * u64::from(max_seq_len.div_ceil(16));
+    ModelLimits { kv_bytes: need.kv_bytes_per_block * blocks, ..limits }
+}
+
 /// A device with one random model.
 pub struct Runner {
     context: UniquePtr<Context>,

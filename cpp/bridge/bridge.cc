@@ -7,6 +7,7 @@
 #include "engine/context.h"
 #include "inferno-node/src/bridge.rs.h"
 #include "ops/base/bandwidth.h"
+#include "ops/base/product_rate.h"
 
 namespace inferno {
 namespace {
@@ -39,6 +40,18 @@ Isa to_border(ops::Isa isa) {
       break;
   }
   return Isa::Portable;
+}
+
+ops::Factors to_engine(Factors factors) {
+  switch (factors) {
+    case Factors::Bf16:
+      return ops::Factors::Bf16;
+    case Factors::Bytes:
+      return ops::Factors::Bytes;
+    case Factors::Floats:
+      break;
+  }
+  return ops::Factors::Floats;
 }
 
 engine::AttentionBackend to_engine(AttentionBackend attention) {
@@ -233,6 +246,10 @@ bool isa_available(Isa isa) noexcept { return ops::isa_available(to_engine(isa))
 double measure_read_bandwidth(std::uint64_t bytes, std::uint32_t num_threads,
                               std::uint32_t rounds) {
   return ops::measure_read_bandwidth(bytes, num_threads, rounds);
+}
+
+double measure_product_rate(Isa isa, Factors factors, std::uint32_t num_threads) {
+  return ops::measure_product_rate(to_engine(isa), to_engine(factors), num_threads);
 }
 
 }  // namespace inferno

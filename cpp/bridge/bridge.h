@@ -26,6 +26,7 @@ static void trycatch(Try&& func, Fail&& fail) noexcept {
 namespace inferno {
 
 enum class Backend : std::uint8_t;
+enum class Factors : std::uint8_t;
 enum class Isa : std::uint8_t;
 struct DeviceOptions;
 struct MemoryNeed;
@@ -73,5 +74,6 @@ MemoryNeed required_bytes(const DeviceOptions& options, const DecoderSpec& spec,
                           const ModelLimits& limits);
 bool isa_available(Isa isa) noexcept;
 double measure_read_bandwidth(std::uint64_t bytes, std::uint32_t num_threads, std::uint32_t rounds);
+double measure_product_rate(Isa isa, Factors factors, std::uint32_t num_threads);
 
 }  // namespace inferno

@@ -1,5 +1,6 @@
-// Times linear beside the memory's read bandwidth, both measured in this run; rates are of the best
-// round, as the bandwidth is of its best span, because other processes only ever slow one down.
+// Times linear beside the rates at which the memory is read and the cores multiply, all measured in
+// this run; rates are of the best round, as the ceilings are of their best span, because other
+// processes only ever slow one down.
 //   linear_cpu_bench [isa: portable|avx2|avx512_bf16|amx] [threads] [bf16|fp8|int8|int4 …]
 #include <sys/mman.h>
 
@@ -9,11 +10,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <random>
 #include <string_view>
 #include <vector>
 
 #include "ops/base/bandwidth.h"
+#include "ops/base/product_rate.h"
 #include "ops/linear/linear.h"
 
 namespace {
@@ -67,7 +70,25 @@ struct Matrices {
   ~Matrices() { ::munmap(data, bytes * count); }
 };
 
-void time_shape(const OpContext& context, const WeightShape& shape, double bandwidth) {
+Factors factors_of(WeightKind kind) {
+  switch (kind) {
+    case WeightKind::F32:
+    case WeightKind::F16:
+      return Factors::Floats;
+    case WeightKind::BF16:
+    case WeightKind::Fp8:
+      return Factors::Bf16;
+    default:
+      return Factors::Bytes;
+  }
+}
+
+struct Ceilings {
+  double bandwidth;  // bytes per second
+  double products;   // per second; infinite where they are not known
+};
+
+void time_shape(const OpContext& context, const WeightShape& shape, const Ceilings& ceilings) {
   const Matrices matrices(shape);
   for (const std::uint32_t rows : {1U, 2U, 4U, 8U, 16U, 32U, 128U, 512U}) {
     const std::vector<float> x(std::size_t{rows} * shape.num_columns, 0.5F);
@@ -83,10 +104,11 @@ void time_shape(const OpContext& context, const WeightShape& shape, double bandw
     const double bytes_per_second = static_cast<double>(matrices.bytes) / seconds.best;
     std::printf(
         "%s K=%-5u N=%-6u M=%-4u median %9.1f us, best %9.1f us: %6.1f GB/s, %5.1f %% of read "
-        "bandwidth, %6.1f GFLOP/s\n",
+        "bandwidth, %6.1f GFLOP/s, %5.1f %% of products\n",
         weight_kind_name(shape.format.kind), shape.num_columns, shape.num_rows, rows,
         seconds.median * 1e6, seconds.best * 1e6, bytes_per_second * 1e-9,
-        100.0 * bytes_per_second / bandwidth, products / seconds.best * 1e-9);
+        100.0 * bytes_per_second / ceilings.bandwidth, products / seconds.best * 1e-9,
+        100.0 * products / 2 / seconds.best / ceilings.products);
   }
 }
 
@@ -115,9 +137,14 @@ int main(int argc, char** argv) {
     const bool wanted = argc <= 3 || std::any_of(argv + 3, argv + argc,
                                                  [&](const char* asked) { return name == asked; });
     if (!wanted) continue;
+    Ceilings ceilings{bandwidth, std::numeric_limits<double>::infinity()};
+    if (isa != Isa::Portable) {
+      ceilings.products = measure_product_rate(isa, factors_of(format.kind), num_threads);
+      std::printf("%.1f G products/s\n", ceilings.products * 1e-9);
+    }
     for (const auto& [rows, columns] :
          {std::pair{2048U, 2048U}, {8192U, 2048U}, {2048U, 8192U}, {128256U, 2048U}}) {
-      time_shape(context, {rows, columns, format}, bandwidth);
+      time_shape(context, {rows, columns, format}, ceilings);
     }
   }
   std::printf("read bandwidth afterwards %.1f GB/s\n",

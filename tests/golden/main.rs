@@ -200,3 +200,12 @@ fn read_bandwidth_can_be_measured() {
     assert!(bandwidth > 1e6, "{bandwidth}");
     assert!(ffi::measure_read_bandwidth(0, 1, 1).is_err());
 }
+
+#[test]
+fn the_rate_of_products_can_be_measured() {
+    if ffi::isa_available(ffi::Isa::Avx2) {
+        let rate = ffi::measure_product_rate(ffi::Isa::Auto, ffi::Factors::Bf16, 2);
+        assert!(rate.expect("two threads") > 1e6);
+    }
+    assert!(ffi::measure_product_rate(ffi::Isa::Portable, ffi::Factors::Bytes, 1).is_err());
+}

@@ -12,6 +12,7 @@
 
 #include <cstring>
 
+#include "ops/base/simd/tile_config.h"
 #include "ops/linear/kernels/linear_tile.h"
 
 namespace inferno::ops {
@@ -24,15 +25,6 @@ inline constexpr std::size_t kSetBytes = kPanelRows * 4;               // of a p
 inline constexpr std::size_t kPanelTileBytes = kTileRows * kSetBytes;  // tmm6 and tmm7
 inline constexpr std::size_t kSumsStride = kPanelRows * 4;             // bytes of a row of sums
 
-struct TileConfig {
-  std::uint8_t palette;
-  std::uint8_t start_row;
-  std::uint8_t reserved[14];
-  std::uint16_t line_bytes[16];
-  std::uint8_t rows[16];
-};
-static_assert(sizeof(TileConfig) == 64);
-
 // The intrinsics that read memory do not say so to the compiler.
 inline void finish_stores() { __asm__ volatile("" ::: "memory"); }
 
@@ -42,22 +34,16 @@ template <int S>
 void begin_tiles(std::uint32_t max_rows) {
   const std::uint32_t upper = max_rows < 16 ? max_rows : 16;
   const std::uint32_t lower = max_rows - upper;
-  TileConfig config{};
-  config.palette = 1;
-  const auto set = [&](int tile, std::uint32_t rows, int line_bytes) {
-    config.rows[tile] = static_cast<std::uint8_t>(rows);
-    config.line_bytes[tile] = static_cast<std::uint16_t>(rows == 0 ? 0 : line_bytes);
-  };
-  set(0, upper, kTileLine);
-  set(1, upper, kTileLine);
-  set(2, lower, kTileLine);
-  set(3, lower, kTileLine);
-  set(4, upper, S * 4);
-  set(5, lower, S * 4);
-  set(6, S, kTileLine);
-  set(7, S, kTileLine);
-  finish_stores();
-  _tile_loadconfig(&config);
+  TileConfig config;
+  config.set(0, upper, kTileLine);
+  config.set(1, upper, kTileLine);
+  config.set(2, lower, kTileLine);
+  config.set(3, lower, kTileLine);
+  config.set(4, upper, S * 4);
+  config.set(5, lower, S * 4);
+  config.set(6, S, kTileLine);
+  config.set(7, S, kTileLine);
+  config.load();
 }
 
 inline void end_tiles() { _tile_release(); }
