@@ -14,14 +14,13 @@ const BATCHES_OF_8: usize = 10;
 const MANY: usize = 1_024;
 const MANY_AT_ONCE: usize = 512;
 
-/// Every row of the comparisons, or the one of BENCH_ONLY; says so where there is no GPU.
-pub fn run() {
+/// Every row of the comparisons, or one; says so where there is no GPU.
+pub fn run(only: Option<&str>) {
     let Some(devices) = devices() else {
         println!("\nleft out: whole nodes on GPUs, for this build or machine has none");
         return;
     };
-    let only = std::env::var("BENCH_ONLY").ok();
-    let chosen = |row: &&Comparison| only.as_deref().is_none_or(|name| name == row.name());
+    let chosen = |row: &&Comparison| only.is_none_or(|name| name == row.name());
     let chosen: Vec<&Comparison> = COMPARISONS.iter().filter(chosen).collect();
     assert!(!chosen.is_empty(), "BENCH_ONLY names no row: {only:?}");
     let read_tbps = read_tbps();

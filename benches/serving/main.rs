@@ -8,9 +8,11 @@
 //!
 //! From the environment: BENCH_NODE, another build of the binary; BENCH_DEVICES, the devices of the second part instead of `cuda:0`
 //! (comma-separated), and BENCH_SIM_COSTS, the cost model of `sim` devices among them; BENCH_MODELS, the folder of its shapes;
-//! BENCH_ONLY, the one row to measure (`llama-2-7b int4`), and nothing else; BENCH_READ_TBPS, what `ceilings_bench` says of reads,
-//! for the floor; BENCH_VLLM_RS, vLLM's load generator (`scripts/vllm-rs`), for a row of HTTP by a client that is not ours.
+//! BENCH_ONLY, the one row to measure (`llama-2-7b int4`), or `durable`, or `cpu` (`cpu.rs`), and nothing else; BENCH_READ_TBPS, what
+//! `ceilings_bench` says of reads, for the floor; BENCH_VLLM_RS, vLLM's load generator (`scripts/vllm-rs`), for a row of HTTP by a
+//! client that is not ours.
 
+mod cpu;
 mod durable;
 mod durable_faults;
 mod gpu;
@@ -21,6 +23,10 @@ mod node;
 mod peers;
 #[path = "../support/shapes.rs"]
 mod shapes;
+#[path = "../support/spec.rs"]
+mod spec;
+#[path = "../support/step.rs"]
+mod step;
 mod vllm;
 
 use std::time::Duration;
@@ -52,15 +58,21 @@ fn main() {
         println!("left out: not run by `cargo bench`");
         return;
     }
-    let only = std::env::var("BENCH_ONLY").ok();
-    if only.is_none() {
-        control_plane();
+    match std::env::var("BENCH_ONLY").as_deref() {
+        Ok("cpu") => cpu::measure(),
+        Ok("durable") => measure_durable(),
+        Ok(row) => gpu::run(Some(row)),
+        Err(_) => {
+            control_plane();
+            measure_durable();
+            gpu::run(None);
+        }
     }
-    if only.as_deref().is_none_or(|only| only == "durable") {
-        durable::measure();
-        durable_faults::measure();
-    }
-    gpu::run();
+}
+
+fn measure_durable() {
+    durable::measure();
+    durable_faults::measure();
 }
 
 fn control_plane() {
