@@ -11,6 +11,10 @@ namespace {
 
 constexpr std::uint32_t kMaxRows = 4;
 constexpr std::uint32_t kBlockColumns = 512;
+// One or two rows run through their weights, and four bits are few: what is fetched ahead fits into
+// the nearest cache. Else that has too few places for what it waits for.
+template <WeightKind K, int R>
+constexpr _mm_hint kPrefetchTo = K == WeightKind::Int8&& R > 2 ? _MM_HINT_T1 : _MM_HINT_T0;
 // Sets of four columns whose pairs fit into 16 bits together: 4 * 2 * 24 * 127 < 2^15.
 constexpr std::uint32_t kSetsTogether = 4;
 
@@ -142,9 +146,9 @@ inline __attribute__((always_inline)) const std::byte* sum_span(const LinearTile
     for (std::uint32_t set = begin; set < end; ++set) {
       if constexpr (F == 0) {
         const std::ptrdiff_t at = w - tile.w;
-        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, kPrefetchTo<K, R>);
         if constexpr (Codes<K>::kSetBytes > 64) {
-          _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, kPrefetchTo<K, R>);
         }
       }
       add_set<K, R, F, V>(w, x + set * R, pairs);

@@ -11,6 +11,9 @@ namespace {
 
 constexpr std::uint32_t kMaxRows = 12;
 constexpr std::uint32_t kBlockColumns = 512;
+// The nearest cache has room for the next block of four bits, but few places for what it waits for.
+template <WeightKind K>
+constexpr _mm_hint kPrefetchTo = K == WeightKind::Int8 ? _MM_HINT_T1 : _MM_HINT_T0;
 
 template <WeightKind K, int R>
 void add_span(const LinearTile& tile, const GroupScales& group, const float* span,
@@ -41,9 +44,9 @@ void tile_of(const LinearTile& tile) {
     for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
     for (std::uint32_t set = 0; set < num_sets; ++set) {
       const std::ptrdiff_t at = w - tile.w;
-      _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, kPrefetchTo<K>);
       if constexpr (Codes<K>::kSetBytes > 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, kPrefetchTo<K>);
       }
       __m512i codes[kVectors];
       Codes<K>::load(w, codes);

@@ -10,6 +10,10 @@ namespace {
 
 constexpr std::uint32_t kMaxRows = 6;
 constexpr std::uint32_t kBlockColumns = 512;
+// One or two rows run through their weights; with more, the nearest cache has too few places for
+// what it waits for, and what the rows read would stand behind it.
+template <int R>
+constexpr _mm_hint kPrefetchTo = R <= 2 ? _MM_HINT_T0 : _MM_HINT_T1;
 
 // Vector `v` of the panel at two neighbouring columns.
 template <Dtype D>
@@ -80,8 +84,8 @@ void multiply(const LinearTile& tile) {
   const std::size_t num_pairs = tile.num_columns / 2;
   for (std::size_t pair = 0; pair < num_pairs; ++pair) {
     if constexpr (F == 0) {
-      _mm_prefetch(prefetch0 + pair * kPairBytes, _MM_HINT_T0);
-      _mm_prefetch(prefetch1 + pair * kPairBytes, _MM_HINT_T0);
+      _mm_prefetch(prefetch0 + pair * kPairBytes, kPrefetchTo<R>);
+      _mm_prefetch(prefetch1 + pair * kPairBytes, kPrefetchTo<R>);
     }
     __m256 column[V];
 #pragma GCC unroll 4
