@@ -9,16 +9,14 @@ use super::load::{self, Closed, Door, Lengths, Prompts};
 use super::node::Node;
 use super::shapes::Shape;
 use super::spec::llama;
-use super::step::{FED, Runner, limits};
+use super::step::{FED, Runner, STEP_TOKENS, limits};
 use super::{line, median};
 
 const SHAPE: &str = "llama-3.2-1b";
 const LENGTHS: Lengths = Lengths { prompt: 32, completion: 64 };
 const BATCHES: [u32; 3] = [1, 8, 32];
 /// Measurements of each side, by turns; the medians count.
-const ROUNDS: usize = 5;
-/// Batches one after the other in one measurement.
-const BATCHES_OF_A_ROUND: u32 = 2;
+const ROUNDS: usize = 3;
 
 pub fn measure() {
     let num_threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
@@ -68,14 +66,11 @@ fn by_the_node(node: &Node, batch: u32) -> (f64, f64) {
 fn by_the_engine(engine: &mut Runner, batch: u32) -> f64 {
     let prompt: Vec<u32> = (300..).take(LENGTHS.prompt).collect();
     let start = Instant::now();
-    for _ in 0..BATCHES_OF_A_ROUND {
-        let prompts: Vec<_> = (0..batch).map(|seat| (0, prompt.as_slice(), seat)).collect();
-        // A step takes no more tokens than that.
-        prompts.chunks(16).for_each(|chunk| engine.step(chunk));
-        for position in (LENGTHS.prompt as u32..).take(LENGTHS.completion as usize - 1) {
-            let queries: Vec<_> = (0..batch).map(|seat| (position, &[FED][..], seat)).collect();
-            engine.step(&queries);
-        }
+    let prompts: Vec<_> = (0..batch).map(|seat| (0, prompt.as_slice(), seat)).collect();
+    prompts.chunks(STEP_TOKENS as usize / LENGTHS.prompt).for_each(|chunk| engine.step(chunk));
+    for position in (LENGTHS.prompt as u32..).take(LENGTHS.completion as usize - 1) {
+        let queries: Vec<_> = (0..batch).map(|seat| (position, &[FED][..], seat)).collect();
+        engine.step(&queries);
     }
-    f64::from(BATCHES_OF_A_ROUND * batch * LENGTHS.completion) / start.elapsed().as_secs_f64()
+    f64::from(batch * LENGTHS.completion) / start.elapsed().as_secs_f64()
 }
