@@ -12,9 +12,10 @@ namespace {
 constexpr std::uint32_t kMaxRows = 4;
 constexpr std::uint32_t kBlockColumns = 512;
 // One or two rows run through their weights, and four bits are few: what is fetched ahead fits into
-// the nearest cache. Else that has too few places for what it waits for.
+// the nearest cache. Else that has too few places for what it waits for. (In brackets where it is
+// used: _mm_prefetch may be a macro.)
 template <WeightKind K, int R>
-constexpr _mm_hint kPrefetchTo = K == WeightKind::Int8&& R > 2 ? _MM_HINT_T1 : _MM_HINT_T0;
+constexpr _mm_hint kPrefetchTo = R > 2 && K == WeightKind::Int8 ? _MM_HINT_T1 : _MM_HINT_T0;
 // Sets of four columns whose pairs fit into 16 bits together: 4 * 2 * 24 * 127 < 2^15.
 constexpr std::uint32_t kSetsTogether = 4;
 
@@ -146,9 +147,9 @@ inline __attribute__((always_inline)) const std::byte* sum_span(const LinearTile
     for (std::uint32_t set = begin; set < end; ++set) {
       if constexpr (F == 0) {
         const std::ptrdiff_t at = w - tile.w;
-        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, kPrefetchTo<K, R>);
+        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, (kPrefetchTo<K, R>));
         if constexpr (Codes<K>::kSetBytes > 64) {
-          _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, kPrefetchTo<K, R>);
+          _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, (kPrefetchTo<K, R>));
         }
       }
       add_set<K, R, F, V>(w, x + set * R, pairs);
