@@ -86,7 +86,8 @@ struct CodeStage {
 
 // By all warps but the one that streams. Products(args, shared, warp) is of a warp; its start() is
 // called once, begin(tile) before a tile, and multiply(stage, box, empty, sums) of each box of its
-// set, which is the box-th of the block's; it arrives at `empty` when it has read the stage.
+// set, which is the box-th of the block's; it arrives at `empty` when it has read the stage. With
+// kTwoAtOnce, begin_box and end_box are its two halves, and a warpgroup's products end in between.
 template <typename Products, typename Element, typename Stage>
 class Sets {
  public:
@@ -153,12 +154,10 @@ class Sets {
   __device__ void sum_all(const Tiles& tiles, float (&sums)[kCount]) {
     products_.begin(tiles.tile());
     float second[kCount] = {};
-    for (std::uint32_t box = 0; box < tiles.num_boxes(); ++box) {
-      if (box % 2 == 0) {
-        multiply(box, sums);
-      } else {
-        multiply(box, second);
-      }
+    std::uint32_t box = 0;
+    for (; box + 1 < tiles.num_boxes(); box += 2) multiply_two(box, sums, second);
+    if (box < tiles.num_boxes()) {
+      multiply(box, sums);
       at_.advance();
     }
 #pragma unroll
@@ -198,6 +197,29 @@ class Sets {
   __device__ void multiply(std::uint32_t box, float (&sums)[kCount]) const {
     wait_barrier(full_ + at_.stage, at_.parity);
     products_.multiply(at_.stage, box, empty_ + at_.stage, sums);
+  }
+
+  // Two boxes; where Products can, the second's products are under way while the first's are added:
+  // of few tokens a box takes as long as the tensor cores take to answer.
+  __device__ void multiply_two(std::uint32_t box, float (&first)[kCount], float (&second)[kCount]) {
+    if constexpr (Products::kTwoAtOnce) {
+      typename Products::OfBox of_first, of_second;
+      const std::uint32_t stage = at_.stage;
+      wait_barrier(full_ + stage, at_.parity);
+      products_.begin_box(stage, box, of_first);
+      at_.advance();
+      wait_barrier(full_ + at_.stage, at_.parity);
+      products_.begin_box(at_.stage, box + 1, of_second);
+      wgmma_wait<1>();
+      products_.end_box(of_first, box, empty_ + stage, first);
+      wgmma_wait<0>();
+      products_.end_box(of_second, box + 1, empty_ + at_.stage, second);
+    } else {
+      multiply(box, first);
+      at_.advance();
+      multiply(box + 1, second);
+    }
+    at_.advance();
   }
 
   const FewRowsArgs& args_;

@@ -20,6 +20,8 @@ class ElementProducts {
   __device__ ElementProducts(const FewRowsArgs& args, const Shared& shared, std::uint32_t warp)
       : args_(args), shared_(shared), warp_(warp), lane_(threadIdx.x % 32), words_(args, warp) {}
 
+  static constexpr bool kTwoAtOnce = false;
+
   __device__ void start() const {}
   __device__ void begin(std::uint32_t tile) { words_.begin(tile); }
 

@@ -35,6 +35,9 @@ using SplitStage = CodeStage<RowCodes, kTokens, SplitInputs<kTokens, kBoxes>::kB
 template <typename Element, int kTokens, std::uint32_t kBoxes>
 class SplitProducts {
  public:
+  static constexpr bool kTwoAtOnce = true;
+  using OfBox = float[kTokens];
+
   __device__ SplitProducts(const FewRowsArgs& args, const Shared& shared, std::uint32_t warp)
       : args_(args),
         weights_(advanced(matrix_descriptor(shared.ring, 0),
@@ -51,10 +54,16 @@ class SplitProducts {
 
   __device__ void begin(std::uint32_t tile) { words_.begin(tile); }
 
-  // A warpgroup multiplies 64 rows, of which nobody uses those that a tile lacks.
   __device__ void multiply(std::uint32_t stage, std::uint32_t box, std::uint64_t* empty,
                            float (&sums)[kTokens / 2]) const {
-    float products[kTokens];
+    OfBox products;
+    begin_box(stage, box, products);
+    wgmma_wait<0>();
+    end_box(products, box, empty, sums);
+  }
+
+  // A warpgroup multiplies 64 rows, of which nobody uses those that a tile lacks.
+  __device__ void begin_box(std::uint32_t stage, std::uint32_t box, OfBox& products) const {
     const std::uint64_t a = advanced(weights_, uniform(stage) * Ring::kStageBytes);
     const std::uint64_t b = advanced(inputs_, uniform(box) * Kept::kBoxBytes);
     wgmma_fence();
@@ -64,7 +73,10 @@ class SplitProducts {
       wgmma_codes<false>(products, advanced(a, at), advanced(b, at));
     }
     wgmma_commit();
-    wgmma_wait<0>();
+  }
+
+  __device__ void end_box(OfBox& products, std::uint32_t box, std::uint64_t* empty,
+                          float (&sums)[kTokens / 2]) const {
     hold(products);
     __syncwarp();
     if (threadIdx.x % 32 == 0) arrive(empty);
