@@ -55,6 +55,9 @@ class CudaForward : public Forward {
   StepOutput take() override;
   std::span<const WarmUpStep> warm_up_steps() const override { return warm_up_steps_; }
 
+  // Of the step that is begun: whether attend() needs no kernel before attention.
+  bool attention_turns(const Layer& layer) const;
+
  private:
   std::optional<StepCounts> graph_of(const StepCounts& counts) const;
   void upload(const StepSlot& slot);

@@ -129,13 +129,32 @@ void CudaForward::write_kv(const Layer& layer) const {
   ops::cuda::rope_kv_cuda(device_.op, kv_layer_of(*layer.kv, spec_.activation), args);
 }
 
+// Whether attention turns q and k itself, and writes the cache: in steps of few decodes, where rope
+// is the plain one, by halves, of all of a head, and nothing else happens to a head. Behind a
+// product that lets nobody start early a kernel for it costs nothing: attention begins meanwhile.
+bool CudaForward::attention_turns(const Layer& layer) const {
+  const AttentionSpec& a = *layer.attention;
+  const StepCounts& counts = slot_->counts();
+  const bool few_decodes =
+      counts.num_decodes == counts.num_tokens && counts.num_tokens <= ops::cuda::kMaxFewRows;
+  if (a.rope == kNoRope || !few_decodes) return false;
+  const RopeSpec& rope = spec_.ropes[a.rope];
+  const bool whole_head = 2 * rope.inv_freq.size() == a.head_dim && !rope.interleaved;
+  const bool heads_stay = a.qk_norm == QkNorm::None || a.qk_norm == QkNorm::PerRow;
+  return whole_head && heads_stay && rope.query_beta == 0 &&
+         linear_->lets_next_start(plain(workspace_.h, counts.num_tokens),
+                                  matrix_of(layer.weights->qkv.weight));
+}
+
 void CudaForward::attend(const Layer& layer) {
   const AttentionSpec& a = *layer.attention;
   const StepCounts& counts = slot_->counts();
+  const bool turns = attention_turns(layer);
   norm_heads(layer);
-  write_kv(layer);
+  if (!turns) write_kv(layer);
   ops::cuda::attention_cuda(device_.op, kv_layer_of(*layer.kv, spec_.activation),
                             {.qkv = workspace_.qkv,
+                             .cos_sin = turns ? workspace_.cos_sin[a.rope] : nullptr,
                              .num_heads = a.num_heads,
                              .rule = {a.scale, a.window, a.softcap, layer.weights->sinks},
                              .cu_query_lens = arrays_.cu_query_lens,

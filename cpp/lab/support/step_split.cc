@@ -56,7 +56,7 @@ StepParts StepSplit::measure(const EqualSequences& sequences) {
                       for (std::uint32_t i = 0; i < kChain; ++i) forward_.embed();
                     }) /
                     kChain;
-  parts.rope_kv = rope_kv_ms(step);
+  parts.rope_kv = forward_.attention_turns(decoder_.layers[0]) ? 0 : rope_kv_ms(step);
   parts.norms = norms_ms(num_tokens);
   parts.activation = activation_ms(num_tokens);
   parts.sampler = sampler_ms(sequences.num_seqs);

@@ -8,6 +8,7 @@
 #include "ops/cuda/e4m3.cuh"
 #include "ops/cuda/pack.cuh"
 #include "ops/rope/rope_kv_cuda.h"
+#include "ops/rope/turn.cuh"
 
 namespace inferno::ops::cuda {
 namespace {
@@ -76,10 +77,11 @@ __device__ Pairs<Result> turned(const Pairs<Element>& pairs, const float* cosine
     const auto sine = load_pack<float, 4>(sines + begin);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const float first = to_float(pairs.first.at[begin + j]);
-      const float second = to_float(pairs.second.at[begin + j]);
-      result.first.at[begin + j] = from_float<Result>(first * cosine.at[j] - second * sine.at[j]);
-      result.second.at[begin + j] = from_float<Result>(second * cosine.at[j] + first * sine.at[j]);
+      float first = to_float(pairs.first.at[begin + j]);
+      float second = to_float(pairs.second.at[begin + j]);
+      turn(first, second, cosine.at[j], sine.at[j]);
+      result.first.at[begin + j] = from_float<Result>(first);
+      result.second.at[begin + j] = from_float<Result>(second);
     }
   }
   return result;
@@ -174,12 +176,6 @@ __device__ void normalise(Pairs<float>& values, const Pairs<float>& weight, floa
     values.first.at[j] *= scale * weight.first.at[j];
     values.second.at[j] *= scale * weight.second.at[j];
   }
-}
-
-__device__ void turn(float& first, float& second, float cosine, float sine) {
-  const float turned = first * cosine - second * sine;
-  second = second * cosine + first * sine;
-  first = turned;
 }
 
 // By eight cosines and their sines.

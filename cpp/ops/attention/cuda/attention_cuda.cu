@@ -53,6 +53,10 @@ void attention_cuda(const CudaOp& op, const KvLayerCuda& layer, const AttentionC
     refuse("expected a scale above 0 and a softcap of at least 0, got " +
            std::to_string(args.rule.scale) + " and " + std::to_string(args.rule.softcap));
   }
+  if (args.cos_sin != nullptr && args.num_tiles > 0) {
+    refuse("expected q, k and v as the product left them of decodes only, got " +
+           std::to_string(args.num_tiles) + " tiles");
+  }
   if (args.num_tiles > 0) attention_prefill(op, layer, args);
   if (args.num_decodes > 0) attention_decode(op, layer, args);
 }

@@ -40,7 +40,11 @@ std::uint32_t attention_tile_rows(std::uint32_t num_heads, std::uint32_t num_kv_
 // The arrays of std::uint32_t and the tiles are read before the previous kernel has ended: what
 // writes them is not the kernel just before, but a copy or a kernel which that one has waited for.
 struct AttentionCudaArgs {
-  const void* qkv = nullptr;  // [T, num_heads + 2 num_kv_heads, head_dim]; q is turned already
+  const void* qkv = nullptr;  // [T, num_heads + 2 num_kv_heads, head_dim]
+  // [T, 2, head_dim / 2], or null: q is turned already, k and v are in the cache. Else all are as
+  // the product left them: q and k are turned by halves and a token's k and v are written to the
+  // cache as by rope_kv_cuda. For decodes only.
+  const float* cos_sin = nullptr;
   std::uint32_t num_heads = 0;
   AttentionRule rule{};  // its scale is above 0; its sinks are weights: not written by a kernel
   const std::uint32_t* cu_query_lens = nullptr;  // [S + 1]

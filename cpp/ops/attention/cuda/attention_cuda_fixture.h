@@ -174,6 +174,9 @@ class World {
     layer.v = v_->data();
   }
 
+  std::vector<std::byte> keys() const { return k_->to_host(); }
+  std::vector<std::byte> values() const { return v_->to_host(); }
+
   std::uint16_t bits(float value) const {
     return heads.dtype == Dtype::BF16 ? f32_to_bf16(value) : f32_to_f16(value);
   }

@@ -68,6 +68,7 @@ void attention_decode(const CudaOp& op, const KvLayerCuda& layer, const Attentio
   auto* workspace = static_cast<std::byte*>(args.workspace);
   const DecodeParams params{
       .qkv = args.qkv,
+      .cos_sin = args.cos_sin,
       .k = layer.k,
       .v = layer.v,
       .out = args.out,
@@ -81,6 +82,7 @@ void attention_decode(const CudaOp& op, const KvLayerCuda& layer, const Attentio
       .num_kv_heads = layer.num_kv_heads,
       .units_per_kv_head = (group + kDecodeHeads - 1) / kDecodeHeads,
       .rule = score_rule(args.rule, layer.k_scale),
+      .k_scale = layer.k_scale,
       .v_scale = layer.v_scale,
       .arrivals = reinterpret_cast<std::uint32_t*>(workspace),
       .partials = reinterpret_cast<float*>(workspace + kArrivalBytes),

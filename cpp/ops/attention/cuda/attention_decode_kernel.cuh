@@ -31,6 +31,7 @@ __device__ DecodeTask decode_task(const DecodeParams& p) {
   const std::uint32_t group = p.num_heads / p.num_kv_heads;
   const std::uint32_t head_in_group = blockIdx.y % p.units_per_kv_head * kDecodeHeads;
   task.context_len = p.context_lens[seq];
+  task.makes_newest = p.cos_sin != nullptr;
   task.row = p.cu_query_lens[seq];
   task.table = p.block_tables + std::size_t{seq} * p.block_table_stride;
   task.kv_head = blockIdx.y / p.units_per_kv_head;
@@ -49,6 +50,23 @@ __device__ DecodeTask decode_task(const DecodeParams& p) {
     task.end = min(task.begin + share, task.end);
   }
   return task;
+}
+
+// To the cache, by one of the blocks that have the KV head, and into the tile that is multiplied.
+template <typename Row, typename Stage, typename Kv>
+__device__ void put_newest(const DecodeParams& p, const DecodeTask& task, const Row& newest,
+                           Stage& stage, Kv* k, Kv* v) {
+  using Pair = typename Row::Pair;
+  const std::uint32_t row = task.newest() % kDecodeTile;
+  const bool writes = blockIdx.y % p.units_per_kv_head == 0;
+  newest.make(p.k_scale, p.v_scale, [&](std::uint32_t dim, Pair key, Pair value) {
+    *reinterpret_cast<Pair*>(stage.k.at(row, dim)) = key;
+    *reinterpret_cast<Pair*>(stage.v.at(row, dim)) = value;
+    if (!writes) return;
+    *reinterpret_cast<Pair*>(k + dim) = key;
+    *reinterpret_cast<Pair*>(v + dim) = value;
+  });
+  __syncwarp();
 }
 
 // What a warp has found for each head.
@@ -228,15 +246,26 @@ __global__ void __launch_bounds__(kWarps * 32)
     return;
   }
   tiles.start();
+  const auto* heads = static_cast<const Element*>(p.qkv) +
+                      std::size_t{task.row} * (p.num_heads + 2 * p.num_kv_heads) * kHeadDim;
+  const float* cos_sin = task.makes_newest ? p.cos_sin + task.row * kHeadDim : nullptr;
+  NewestRow<Element, Kv, kHeadDim> newest;
+  const bool makes_newest = task.makes_newest && tiles.will_have_newest();
+  if (makes_newest) {
+    const Element* k = heads + (p.num_heads + task.kv_head) * kHeadDim;
+    newest.load(k, k + p.num_kv_heads * kHeadDim, cos_sin);
+  }
   DecodeSums<Element, Kv, kHeadDim, kPlain> sums;
-  const std::size_t row = std::size_t{task.row} * (p.num_heads + 2 * p.num_kv_heads);
-  sums.start(static_cast<const Element*>(p.qkv) + (row + task.first_head) * kHeadDim,
-             task.num_heads);
+  sums.start(heads + task.first_head * kHeadDim, task.num_heads, cos_sin);
   if (p.rule.has_sinks<kPlain>() && blockIdx.x == 0 && threadIdx.x < 32) {
     sums.add_sinks(p.rule.sinks + task.first_head, task.num_heads);
   }
   for (; !tiles.done(); tiles.advance()) {
-    const auto& stage = tiles.wait();
+    auto& stage = tiles.wait();
+    if (makes_newest && tiles.has_newest()) {
+      const std::size_t at = tiles.newest_row();
+      put_newest(p, task, newest, stage, static_cast<Kv*>(p.k) + at, static_cast<Kv*>(p.v) + at);
+    }
     sums.add(stage, tiles.seen(), p.rule);
   }
   leave_result(sums, task.num_heads, own.result);

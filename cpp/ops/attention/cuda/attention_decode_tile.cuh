@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ops/attention/cuda/attention_decode_newest.cuh"
 #include "ops/attention/cuda/attention_score.cuh"
 #include "ops/cuda/e4m3.cuh"
 
@@ -16,8 +17,9 @@ inline constexpr std::uint32_t kDecodeHeads = 8;  // query heads of a block: the
 
 struct DecodeParams {
   const void* qkv;
-  const void* k;
-  const void* v;
+  const float* cos_sin;  // [T, 2, head_dim / 2], or null: q is turned, k and v are in the cache
+  void* k;
+  void* v;
   void* out;
   const std::uint32_t* cu_query_lens;
   const std::uint32_t* context_lens;
@@ -29,7 +31,8 @@ struct DecodeParams {
   std::uint32_t num_kv_heads;
   std::uint32_t units_per_kv_head;
   ScoreRule rule;
-  float v_scale;            // of the output
+  float k_scale;            // of a new key
+  float v_scale;            // of the output and of a new value
   std::uint32_t* arrivals;  // [kMaxPartials] 0 between kernels
   float* partials;          // [kMaxPartials, kDecodeHeads, head_dim + 2]
 };
@@ -46,6 +49,9 @@ struct DecodeTask {
   std::uint32_t first_head;
   std::uint32_t num_heads;
   const std::uint32_t* table;
+  bool makes_newest;  // the newest position's key and value are not in the cache yet
+
+  __device__ std::uint32_t newest() const { return context_len - 1; }
 };
 
 // A tile's keys or values. ldmatrix reads the same 16 bytes of eight rows in one go: turned, chunk
@@ -61,6 +67,9 @@ class DecodeRows {
   }
   __device__ Kv* chunk(std::uint32_t row, std::uint32_t chunk) {
     return &rows_[row][(kTurned ? chunk ^ row % 8 : chunk) * kChunk];
+  }
+  __device__ Kv* at(std::uint32_t row, std::uint32_t dim) {
+    return chunk(row, dim / kChunk) + dim % kChunk;
   }
 
  private:
@@ -98,10 +107,23 @@ class DecodeTiles {
   __device__ SeenInTile seen() const { return seen(tile_); }
 
   // The tile, when it has come.
-  __device__ const Stage& wait() const {
+  __device__ Stage& wait() const {
     wait_for_copies<kStages - 1>();
     __syncwarp();
     return ring_[step_ % kStages];
+  }
+
+  // Whether one of the warp's tiles from here has the newest position; whether this one has.
+  __device__ bool will_have_newest() const {
+    const std::uint32_t tile = task_.newest() / kDecodeTile;
+    return tile >= tile_ && tile < task_.end && (tile - tile_) % kWarps == 0;
+  }
+  __device__ bool has_newest() const { return tile_ == task_.newest() / kDecodeTile; }
+
+  // Where its row begins in k and v, of the tile that has it.
+  __device__ std::size_t newest_row() const {
+    const std::uint32_t id = __shfl_sync(0xffffffffU, ids_, step_ % kLookUp);
+    return offset(tile_, id) + task_.newest() % kDecodeTile * kHeadDim;
   }
 
   __device__ void advance() {
@@ -143,7 +165,9 @@ class DecodeTiles {
 #pragma unroll
     for (std::uint32_t i = 0; i < kStages; ++i) {
       const std::uint32_t tile = tile_ + i * kWarps;
-      if (tile >= task_.end || (tile + 1) * kDecodeTile >= task_.context_len) break;
+      if (tile >= task_.end) break;
+      // The newest position, unless it comes from elsewhere.
+      if (!task_.makes_newest && (tile + 1) * kDecodeTile >= task_.context_len) break;
       copy(i);
       num_early_ = i + 1;
     }
@@ -164,7 +188,7 @@ class DecodeTiles {
   }
 
   // Starts the copy of the tile that comes `ahead` steps later. Positions that are not seen, where
-  // anything may lie, become zeros.
+  // anything may lie, become zeros, and the newest one where it is still to be made.
   __device__ void copy(std::uint32_t ahead) {
     const std::uint32_t tile = tile_ + ahead * kWarps;
     const std::uint32_t id = __shfl_sync(0xffffffffU, ids_, step_ % kLookUp + ahead);
@@ -174,7 +198,8 @@ class DecodeTiles {
       const std::size_t begin = offset(tile, id);
       const auto* k = static_cast<const Kv*>(p_.k) + begin;
       const auto* v = static_cast<const Kv*>(p_.v) + begin;
-      const SeenInTile seen = this->seen(tile);
+      SeenInTile seen = this->seen(tile);
+      seen.end -= task_.makes_newest ? 1 : 0;
       Stage& stage = ring_[(step_ + ahead) % kStages];
 #pragma unroll
       for (std::uint32_t i = 0; i < kDecodeTile * kChunks; i += 32) {
@@ -215,22 +240,24 @@ struct DecodeSums {
     return kFp8 ? make_uint2(2 * g, 2 * g + 1) : make_uint2(g, g + 8);
   }
 
-  // heads: [num_heads, head_dim]
-  __device__ void start(const Element* heads, std::uint32_t num_heads) {
+  // heads: [num_heads, head_dim]; cos_sin: what they are turned by, or null.
+  __device__ void start(const Element* heads, std::uint32_t num_heads, const float* cos_sin) {
     const std::uint32_t g = threadIdx.x % 32 / 4;
-    const auto* words = reinterpret_cast<const std::uint32_t*>(heads) + g * (kHeadDim / 2);
+    const auto* words = reinterpret_cast<const std::uint32_t*>(heads + g * kHeadDim);
 #pragma unroll
     for (int s = 0; s < kHeadDim / 16; ++s) {
-      if constexpr (kFp8) {
-        const std::uint32_t low = g < num_heads ? words[s * 8 + threadIdx.x % 4 * 2] : 0;
-        const std::uint32_t high = g < num_heads ? words[s * 8 + threadIdx.x % 4 * 2 + 1] : 0;
-        q[s][0] = __byte_perm(low, high, 0x5410);
-        q[s][1] = __byte_perm(low, high, 0x7632);
-      } else {
-        q[s][0] = g < num_heads ? words[s * 8 + threadIdx.x % 4] : 0;
-        q[s][1] = g < num_heads ? words[s * 8 + threadIdx.x % 4 + 4] : 0;
-      }
+      q[s][0] = g < num_heads ? words[pair_of(s, 0) / 2] : 0;
+      q[s][1] = g < num_heads ? words[pair_of(s, 1) / 2] : 0;
       sums[s][0] = sums[s][1] = sums[s][2] = sums[s][3] = 0.0F;
+    }
+    if (cos_sin != nullptr) turn_queries(cos_sin);
+    if constexpr (kFp8) {
+#pragma unroll
+      for (auto& pairs : q) {
+        const std::uint32_t low = pairs[0];
+        pairs[0] = __byte_perm(low, pairs[1], 0x5410);
+        pairs[1] = __byte_perm(low, pairs[1], 0x7632);
+      }
     }
   }
 
@@ -255,6 +282,24 @@ struct DecodeSums {
   }
 
  private:
+  // The first of the neighbouring dims that a lane reads as q[s][i].
+  __device__ static std::uint32_t pair_of(std::uint32_t s, std::uint32_t i) {
+    const std::uint32_t t = threadIdx.x % 4;
+    return 16 * s + (kFp8 ? 4 * t + 2 * i : 2 * t + 8 * i);
+  }
+
+  // A lane has the same dims of both halves of its head.
+  __device__ void turn_queries(const float* cos_sin) {
+    constexpr int kHalf = kHeadDim / 32;
+#pragma unroll
+    for (int s = 0; s < kHalf; ++s) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        turn_words<Element>(q[s][i], q[s + kHalf][i], two_angles<kHeadDim>(cos_sin, pair_of(s, i)));
+      }
+    }
+  }
+
   // scores: positions g (0, 1) and g + 8 (2, 3), heads 2 t and 2 t + 1.
   template <typename Stage>
   __device__ void multiply_k(const Stage& stage, float (&scores)[4]) const {

@@ -29,6 +29,15 @@ __device__ __forceinline__ std::uint32_t pack_pair(float low, float high) {
   return word;
 }
 
+template <typename Element>
+__device__ __forceinline__ float2 unpack_pair(std::uint32_t word) {
+  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
+    return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000U)};
+  } else {
+    return __half22float2(*reinterpret_cast<const __half2*>(&word));
+  }
+}
+
 // Four 8×8 matrices of elements, lane 8 i + r giving the address of row r of matrix i; word i of
 // lane 4 g + t has elements 2 t and 2 t + 1 of row g, or, transposed, of column g.
 template <bool kTransposed>

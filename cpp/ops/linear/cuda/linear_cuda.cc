@@ -304,6 +304,12 @@ bool LinearCuda::defers(std::uint32_t num_tokens, Dtype dtype, const DeviceMatri
          impl_->few_rows_kernel.available() && !impl_->coded(num_tokens, weight);
 }
 
+bool LinearCuda::lets_next_start(const LinearInput& in, const DeviceMatrix& weight) const {
+  const bool small = !weight.format.is_quantized() && !impl_->batch_invariant &&
+                     impl_->decode_rows_kernel.takes({.in = in, .weight = weight});
+  return is_own(impl_->way_of(in, weight)) && !small;
+}
+
 bool LinearCuda::add(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight,
                      const float* bias, const Residual& residual) {
   const bool own = is_own(impl_->way_of(in, weight));

@@ -120,6 +120,10 @@ class LinearCuda {
   // Whether `add` of so many rows leaves the next norm to the next product.
   bool defers(std::uint32_t num_tokens, Dtype dtype, const DeviceMatrix& weight) const;
 
+  // Whether the kernel behind a product of so many rows may begin long before the product ends: it
+  // may not behind the one for small matrices, nor behind cuBLASLt's.
+  bool lets_next_start(const LinearInput& in, const DeviceMatrix& weight) const;
+
   // gated.out = activation(gate, up), of gate = h · W[0, N/2)ᵀ and up = h · W[N/2, N)ᵀ, each with
   // its bias.
   void gate(const CudaOp& op, const LinearInput& in, const DeviceMatrix& weight, const float* bias,
