@@ -10,10 +10,11 @@ use tokio::sync::oneshot;
 
 use super::door::HttpDoor;
 use crate::bus::client::{Client, ClientError, DurableJob, DurableStream, Timeouts};
-use crate::digest::hex;
+use crate::digest::{digest_of, hex};
 use crate::door::{Admit, not_admitted};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{RequestId, SequenceId};
+use crate::reader::Layout;
 use crate::request::{
     Caller, Event, FinishReason, Handle, Prompt, Request, Sink, SinkClosed, Usage,
 };
@@ -73,34 +74,70 @@ fn id_of(key: &str, caller: &Caller) -> Result<RequestId> {
     RequestId::parse(&format!("idem-{}", hex(&digest[..20])))
 }
 
-/// A durable request that is to be published: `request` has no sink that anybody reads.
-pub(super) struct DurableAsk {
-    /// As it would be run here.
-    pub request: Request,
-    /// Where the answer goes.
-    pub sink: Box<dyn Sink>,
-}
+/// Durable requests that are to be published: one for each prompt of a body, each with the names that its client has for what is in it.
+pub(super) struct DurableAsk(pub Vec<(Request, Layout)>);
+
+/// What is published, and where its answer goes.
+type Part = (DurableJob, Box<dyn Sink>);
 
 impl DurableAsk {
-    /// Of a request with the sink that its answer goes to.
-    pub fn of(mut request: Request) -> Self {
-        let nobody = Box::new(JudgeSink(Arc::default()));
-        let sink = std::mem::replace(&mut request.sink, nobody);
-        Self { request, sink }
-    }
-
-    /// Has it judged, publishes it, and answers from what is stored, in a task of its own.
+    /// Has them judged, publishes them, and answers from what is stored, in tasks of their own.
     ///
     /// # Errors
-    /// What stands against it: it was not published then.
+    /// What stands against one: none was published then.
     pub async fn start(self, door: &HttpDoor) -> Result<()> {
-        let Self { request, sink } = self;
         let client = client(door)?;
-        let (model, job) = (request.model.clone(), job_of(&request)?);
-        judge(door, request).await?;
+        let mut parts: Vec<Part> = Vec::new();
+        let mut model = None;
+        for (mut request, layout) in self.0 {
+            model = Some(request.model.clone());
+            let sink = std::mem::replace(&mut request.sink, Box::new(JudgeSink(Arc::default())));
+            parts.push((job_of(&request)?, sink));
+            judge(door, request).await.map_err(|error| layout.rename(error))?;
+        }
+        let mut parts = as_one(parts).into_iter();
+        let (Some(model), Some((job, sink))) = (model, parts.next()) else { return Ok(()) };
         let stream = client.start_durable(&model, &job).await.map_err(error_of)?;
-        actix_web::rt::spawn(relay(stream, job, sink));
+        let (known, first) = oneshot::channel();
+        actix_web::rt::spawn(relay(stream, job, sink, known));
+        actix_web::rt::spawn(start_rest(client, model, parts.collect(), first));
         Ok(())
+    }
+}
+
+/// Several are known as parts of a whole: the same prompt beside others is another request.
+fn as_one(parts: Vec<Part>) -> Vec<Part> {
+    if parts.len() < 2 {
+        return parts;
+    }
+    let all: Vec<String> = parts.iter().map(|(job, _)| job.digest()).collect();
+    let whole = digest_of(all.concat().as_bytes());
+    parts.into_iter().map(|(job, sink)| (job.part_of(&whole), sink)).collect()
+}
+
+/// Publishes the others when the first is known to run as it was asked for: where its id is another request's, nothing else is made.
+async fn start_rest(
+    client: Client,
+    model: Arc<str>,
+    rest: Vec<Part>,
+    first: oneshot::Receiver<Result<()>>,
+) {
+    if rest.is_empty() {
+        return;
+    }
+    let first = first.await.unwrap_or_else(|_| Err(crate::door::stopping()));
+    for (job, mut sink) in rest {
+        let started = match &first {
+            Ok(()) => client.start_durable(&model, &job).await.map_err(error_of),
+            Err(error) => Err(error.clone()),
+        };
+        match started {
+            Ok(stream) => {
+                let (known, _) = oneshot::channel();
+                actix_web::rt::spawn(relay(stream, job, sink, known));
+            }
+            Err(error) => sink.refused(&error),
+        }
     }
 }
 
@@ -188,21 +225,37 @@ fn job_of(request: &Request) -> Result<DurableJob> {
     Ok(DurableJob::new(request.id.clone(), body, request.default_length))
 }
 
-/// Gives what is stored to a sink, until the request ends or its reader leaves, which ends nothing but this.
-async fn relay(mut stream: DurableStream, job: DurableJob, mut sink: Box<dyn Sink>) {
+/// Gives what is stored to a sink, until the request ends or its reader leaves, which ends nothing but this. `known` is told once
+/// whether the request runs as it was asked for.
+async fn relay(
+    mut stream: DurableStream,
+    job: DurableJob,
+    mut sink: Box<dyn Sink>,
+    known: oneshot::Sender<Result<()>>,
+) {
     let handle = Handle::new(job.id().clone(), SequenceId(0));
+    let mut known = Some(known);
+    // Who waited for it may have left.
+    let mut tell = move |word| known.take().map(|known| drop(known.send(word))).is_some();
     let mut is_accepted = false;
     loop {
         let event = match stream.next().await {
             Ok(Some(event)) => event,
             Ok(None) => return,
-            Err(error) => return fail(sink, job.id(), is_accepted, error_of(error)),
+            Err(error) => {
+                let error = error_of(error);
+                tell(Err(error.clone()));
+                return fail(sink, job.id(), is_accepted, error);
+            }
         };
-        if job.differs_from(&stream) {
+        if !is_accepted && job.differs_from(&stream) {
             let text = "another request was made with this key, or under this id";
-            return sink.refused(&Error::new(Kind::Conflict, text).with_param("idempotency-key"));
+            let error = Error::new(Kind::Conflict, text).with_param("idempotency-key");
+            tell(Err(error.clone()));
+            return sink.refused(&error);
         }
-        if !std::mem::replace(&mut is_accepted, true) {
+        if tell(Ok(())) {
+            is_accepted = true;
             sink.accepted(&handle);
         }
         if event.is_empty() {

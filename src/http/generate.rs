@@ -202,7 +202,11 @@ fn admit(
     let choices = (prompts.len(), generation.options.params.num_choices() as usize);
     let slow_after = Some(door.slow_reader).filter(|_| generation.options.stream);
     let (reader, entries) = outbox(choices, slow_after);
-    let ids = children::ids(&title.request_id, prompts.len())?;
+    let ids = if asked.is_durable {
+        children::durable_ids(&title.request_id, prompts.len())?
+    } else {
+        children::ids(&title.request_id, prompts.len())?
+    };
     let logged = |id: &RequestId, sink| LoggedSink {
         sink,
         log: door.metrics.requests.clone(),
@@ -211,22 +215,21 @@ fn admit(
         model: title.model.clone(),
         received_at: asked.received_at,
     };
-    let renaming = |index, sink| {
+    let layout_of = |index| {
         let path = prompts::path_of(index, choices.0);
-        RenamingSink { layout: Layout { prompt: Some(path), ..generation.layout.clone() }, sink }
+        Layout { prompt: Some(path), ..generation.layout.clone() }
     };
     let each = ids.into_iter().zip(prompts).zip(entries).enumerate();
     let requests = each.map(|(index, ((id, prompt), entry))| {
-        let sink = renaming(index, logged(&id, entry));
-        request(title, &generation.options, (id, prompt), sink, asked)
+        let layout = layout_of(index);
+        let sink = RenamingSink { layout: layout.clone(), sink: logged(&id, entry) };
+        (request(title, &generation.options, (id, prompt), sink, asked), layout)
     });
-    let mut requests: Vec<Request> = requests.collect();
-    if asked.is_durable && requests.len() > 1 {
-        let text = "several are not supported for a durable request";
-        return Err(Error::unsupported("prompt", text));
+    if asked.is_durable {
+        return Ok((reader, Some(DurableAsk(requests.collect()))));
     }
+    let mut requests: Vec<Request> = requests.map(|(request, _)| request).collect();
     match requests.pop() {
-        Some(only) if asked.is_durable => return Ok((reader, Some(DurableAsk::of(only)))),
         Some(only) if requests.is_empty() => {
             door.admit.try_send(Admit(only)).map_err(|refusal| not_admitted(&refusal))?;
         }

@@ -97,6 +97,52 @@ async fn a_hundred_posts_of_one_key_at_two_nodes_are_one_generation() {
     wait_for_empty_queue(&async_nats::connect(nats.url()).await.expect("connects")).await;
 }
 
+/// Jobs that were ever published.
+async fn published(nats: &NatsServer) -> u64 {
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    let jobs = async_nats::jetstream::new(bus).get_stream("inferno_jobs").await.expect("is there");
+    jobs.cached_info().state.last_sequence
+}
+
+#[tokio::test]
+async fn several_prompts_are_several_durable_requests_under_one_key() {
+    let nats = NatsServer::with_jetstream("");
+    let nodes = nodes(&nats).await;
+    let asking = |prompts: Value| {
+        let mut body = body(12);
+        body["prompt"] = prompts;
+        body
+    };
+    let both = asking(json!(["Once upon a time", "The little cat"]));
+    let plain: Value = post(&nodes[0], &[], &both).await.json().await.expect("JSON");
+    let key = [("idempotency-key", "both")];
+    for node in &nodes {
+        let durable: Value = post(node, &key, &both).await.json().await.expect("JSON");
+        assert_eq!(durable["choices"], plain["choices"]);
+        assert_eq!(durable["usage"]["completion_tokens"], 24);
+        let id = durable["id"].as_str().expect("an id");
+        let url = format!("{}/v1/requests/{id}-1/events", node.http());
+        let stream = reqwest::get(url).await.expect("answers").text().await.expect("text");
+        let text = |(_, data): &(Option<u32>, String)| {
+            let event: Value = serde_json::from_str(data).expect("JSON");
+            event["text"].as_str().expect("text").to_owned()
+        };
+        let second: String = lines(&stream).iter().map(text).collect();
+        assert_eq!(plain["choices"][1]["text"], second);
+    }
+    assert_eq!(published(&nats).await, 2, "one generation of each");
+    for other in [
+        json!("Once upon a time"),
+        json!(["Once upon a time", "The little dog"]),
+        json!(["Once upon a time", "The little cat", "and more"]),
+    ] {
+        let refused = post(&nodes[1], &key, &asking(other)).await;
+        assert_eq!(refused.status(), 409);
+    }
+    assert_eq!(published(&nats).await, 2, "another list is another request, of which none is made");
+    wait_for_empty_queue(&async_nats::connect(nats.url()).await.expect("connects")).await;
+}
+
 #[tokio::test]
 async fn events_are_read_again_at_any_node_from_any_token() {
     let nats = NatsServer::with_jetstream("");
@@ -181,7 +227,7 @@ async fn what_a_node_would_refuse_is_refused_before_it_is_promised() {
         (with("model", "other".into()), 404, "model"),
         (with("temperature", 3.into()), 400, "temperature"),
         (with("best_of", 2.into()), 400, "best_of"),
-        (with("prompt", json!(["a", "b"])), 400, "prompt"),
+        (with("prompt", json!([[1], [9_999_999]])), 400, "prompt[1]"),
     ] {
         let reply = post(&nodes[0], &durable, &wrong).await;
         assert_eq!(reply.status(), status, "{param}");
@@ -190,14 +236,7 @@ async fn what_a_node_would_refuse_is_refused_before_it_is_promised() {
     }
     let wrong = post(&nodes[0], &[("inferno-durable", "maybe")], &body(5)).await;
     assert_eq!(wrong.status(), 400);
-    let bus = async_nats::connect(nats.url()).await.expect("connects");
-    let jobs = async_nats::jetstream::new(bus).get_stream("inferno_jobs").await;
-    let mut jobs = jobs.expect("is there");
-    assert_eq!(
-        jobs.info().await.expect("is there").state.last_sequence,
-        0,
-        "nothing was published"
-    );
+    assert_eq!(published(&nats).await, 0, "nothing was published");
 }
 
 #[tokio::test]

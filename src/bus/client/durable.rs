@@ -11,8 +11,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 
 use super::{Client, ClientError};
-use crate::bus::durable::{LOG, ReadFault, headers_of, read_log};
-use crate::digest::digest_of;
+use crate::bus::durable::{LOG, ReadFault, WHOLE_HEADER, digest_of_job, headers_of, read_log};
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
 use crate::log::{Join, Joined, StoredRecord};
@@ -96,9 +95,7 @@ impl Client {
 pub(crate) struct DurableJob {
     id: RequestId,
     body: Value,
-    /// Of the body, as it is published.
-    digest: String,
-    default_length: DefaultLength,
+    headers: HeaderMap,
 }
 
 impl Client {
@@ -112,7 +109,7 @@ impl Client {
         job: &DurableJob,
     ) -> Result<DurableStream, ClientError> {
         let stream = self.follow(&job.id, 0).await?;
-        self.publish_job(model, &job.body, headers_of(job.default_length)).await?;
+        self.publish_job(model, &job.body, job.headers.clone()).await?;
         Ok(stream)
     }
 }
@@ -120,8 +117,19 @@ impl Client {
 impl DurableJob {
     /// Of the contract's object, whose `request_id` is `id`, and what an absent `max_tokens` means in it.
     pub fn new(id: RequestId, body: Value, default_length: DefaultLength) -> Self {
-        let digest = digest_of(body.to_string().as_bytes());
-        Self { id, body, digest, default_length }
+        Self { id, body, headers: headers_of(default_length) }
+    }
+
+    /// The same as one of several that are asked for together, of all of which this is a digest.
+    #[must_use]
+    pub fn part_of(mut self, whole: &str) -> Self {
+        self.headers.insert(WHOLE_HEADER, whole);
+        self
+    }
+
+    /// Of what it asks for, as a claim has it.
+    pub fn digest(&self) -> String {
+        digest_of_job(Some(&self.headers), self.body.to_string().as_bytes())
     }
 
     /// Its id.
@@ -131,7 +139,7 @@ impl DurableJob {
 
     /// Whether what runs under the id is another request.
     pub fn differs_from(&self, stream: &DurableStream) -> bool {
-        stream.body.as_ref().is_some_and(|body| *body != self.digest)
+        stream.body.as_ref().is_some_and(|body| *body != self.digest())
     }
 }
 

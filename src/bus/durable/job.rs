@@ -22,6 +22,17 @@ pub(in crate::bus) fn headers_of(default_length: DefaultLength) -> HeaderMap {
     headers
 }
 
+/// The header by which a door says that a job was asked for together with others: a digest of all of them.
+pub(in crate::bus) const WHOLE_HEADER: &str = "Inferno-Whole";
+
+/// Of what a job asks for: with another one it is another request.
+pub(in crate::bus) fn digest_of_job(headers: Option<&HeaderMap>, body: &[u8]) -> String {
+    match headers.and_then(|headers| headers.get(WHOLE_HEADER)) {
+        None => digest_of(body),
+        Some(whole) => digest_of(&[whole.as_str().as_bytes(), body].concat()),
+    }
+}
+
 /// A job as it came.
 #[derive(Debug, Clone)]
 pub(super) struct PulledJob {
@@ -57,7 +68,8 @@ impl PulledJob {
     pub fn of(message: Message, model: &str) -> Option<Self> {
         let reply = message.reply.clone()?;
         let sequence = sequence_in(&reply)?;
-        let queued = QueuedJob { sequence, body: digest_of(&message.payload) };
+        let body = digest_of_job(message.headers.as_ref(), &message.payload);
+        let queued = QueuedJob { sequence, body };
         Some(Self { model: model.to_owned(), message, reply, queued })
     }
 

@@ -24,6 +24,6 @@ mod streams;
 
 pub(super) use carry_out::REASON;
 pub(super) use hub::{Durable, DurableStart};
-pub(super) use job::headers_of;
+pub(super) use job::{WHOLE_HEADER, digest_of_job, headers_of};
 pub(super) use reader::{ReadFault, after as read_log, read as read_record};
 pub(super) use streams::{DEAD, LOG};

@@ -20,6 +20,19 @@ pub(in crate::http) fn ids(id: &RequestId, count: usize) -> Result<Vec<RequestId
     })
 }
 
+/// The same for durable requests, of which the first has the id itself: so a key, of which the id is made, is known whether one
+/// prompt was sent with it or several.
+///
+/// # Errors
+/// As [`ids`].
+pub(in crate::http) fn durable_ids(id: &RequestId, count: usize) -> Result<Vec<RequestId>> {
+    let mut ids = ids(id, count)?;
+    if let Some(first) = ids.first_mut() {
+        *first = id.clone();
+    }
+    Ok(ids)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +44,8 @@ mod tests {
         assert_eq!(ids(&id, 1).as_deref(), Ok(&[id.clone()][..]));
         let numbered = ids(&id, 2).expect("room for numbers");
         assert_eq!(numbered.iter().map(RequestId::as_str).collect::<Vec<_>>(), ["r-0", "r-1"]);
+        let durable = durable_ids(&id, 2).expect("room for numbers");
+        assert_eq!(durable.iter().map(RequestId::as_str).collect::<Vec<_>>(), ["r", "r-1"]);
     }
 
     #[test]
