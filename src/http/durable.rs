@@ -78,7 +78,7 @@ fn id_of(key: &str, caller: &Caller) -> Result<RequestId> {
 pub(super) struct DurableAsk(pub Vec<(Request, Layout)>);
 
 /// What is published, and where its answer goes.
-type Part = (DurableJob, Box<dyn Sink>);
+type AskedJob = (DurableJob, Box<dyn Sink>);
 
 impl DurableAsk {
     /// Has them judged, publishes them, and answers from what is stored, in tasks of their own.
@@ -87,7 +87,7 @@ impl DurableAsk {
     /// What stands against one: none was published then.
     pub async fn start(self, door: &HttpDoor) -> Result<()> {
         let client = client(door)?;
-        let mut parts: Vec<Part> = Vec::new();
+        let mut parts: Vec<AskedJob> = Vec::new();
         let mut model = None;
         for (mut request, layout) in self.0 {
             model = Some(request.model.clone());
@@ -106,7 +106,7 @@ impl DurableAsk {
 }
 
 /// Several are known as parts of a whole: the same prompt beside others is another request.
-fn as_one(parts: Vec<Part>) -> Vec<Part> {
+fn as_one(parts: Vec<AskedJob>) -> Vec<AskedJob> {
     if parts.len() < 2 {
         return parts;
     }
@@ -119,7 +119,7 @@ fn as_one(parts: Vec<Part>) -> Vec<Part> {
 async fn start_rest(
     client: Client,
     model: Arc<str>,
-    rest: Vec<Part>,
+    rest: Vec<AskedJob>,
     first: oneshot::Receiver<Result<()>>,
 ) {
     if rest.is_empty() {

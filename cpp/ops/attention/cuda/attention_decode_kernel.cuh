@@ -52,11 +52,14 @@ __device__ DecodeTask decode_task(const DecodeParams& p) {
   return task;
 }
 
-// To the cache, by one of the blocks that have the KV head, and into the tile that is multiplied.
-template <typename Row, typename Stage, typename Kv>
+// To the cache, by one of the blocks that have the KV head, where its row begins at `begin`, and
+// into the tile that is multiplied.
+template <typename Kv, typename Row, typename Stage>
 __device__ void put_newest(const DecodeParams& p, const DecodeTask& task, const Row& newest,
-                           Stage& stage, Kv* k, Kv* v) {
+                           Stage& stage, std::size_t begin) {
   using Pair = typename Row::Pair;
+  Kv* const k = static_cast<Kv*>(p.k) + begin;
+  Kv* const v = static_cast<Kv*>(p.v) + begin;
   const std::uint32_t row = task.newest() % kDecodeTile;
   const bool writes = blockIdx.y % p.units_per_kv_head == 0;
   newest.make(p.k_scale, p.v_scale, [&](std::uint32_t dim, Pair key, Pair value) {
@@ -263,8 +266,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   for (; !tiles.done(); tiles.advance()) {
     auto& stage = tiles.wait();
     if (makes_newest && tiles.has_newest()) {
-      const std::size_t at = tiles.newest_row();
-      put_newest(p, task, newest, stage, static_cast<Kv*>(p.k) + at, static_cast<Kv*>(p.v) + at);
+      put_newest<Kv>(p, task, newest, stage, tiles.newest_row());
     }
     sums.add(stage, tiles.seen(), p.rule);
   }
