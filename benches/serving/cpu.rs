@@ -50,11 +50,11 @@ pub fn measure() {
 
 /// Tokens a second, and the share of the processors' time that was not the node's.
 fn by_the_node(node: &Node, batch: u32) -> (f64, f64) {
-    let at_once = batch as usize;
-    let total = at_once * BATCHES_OF_A_ROUND as usize;
+    let total = batch as usize;
     let (door, prompts) = (Door::Nats, Prompts::TokenIds);
+    let load = Closed { door, prompts, lengths: LENGTHS, total, at_once: total };
     let before = node.cpu_seconds();
-    let outcome = load::closed(node, &Closed { door, prompts, lengths: LENGTHS, total, at_once });
+    let outcome = load::closed(node, &load);
     let after = node.cpu_seconds();
     assert_eq!(outcome.failed, 0, "{:?}", outcome.fault);
     let [node, nats, client] = std::array::from_fn(|at| after[at] - before[at]);
