@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::durable::run;
 use super::harness::{NodeProcess, external, request};
-use super::jobs::{wait_for_empty_queue, wait_for_streams};
+use super::jobs::{publish, wait_for_empty_queue, wait_for_streams};
 use super::nats::NatsServer;
 
 /// The smallest log that may be configured.
@@ -142,4 +144,32 @@ async fn several_copies_on_a_server_whose_fence_has_a_hole_are_refused_by_name()
     let why = said.first().map(|line| line["fields"]["fault"].to_string()).unwrap_or_default();
     // Debian's server is 2.9.10; on a newer one alone, three copies have no place.
     assert!(why.contains("2.9.21") || why.contains("replicas"), "{why}");
+}
+
+#[tokio::test]
+async fn a_queue_that_gives_out_nothing_is_made_anew() {
+    let nats = NatsServer::with_jetstream("");
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    let node = NodeProcess::start_sim(5_000, &external(&nats.url(), "one"));
+    wait_for_streams(&bus).await;
+    drop(node);
+    // In place of the node's queue one that gives out a job and, until that is acknowledged, no other.
+    let jobs = jetstream::new(bus.clone()).get_stream("inferno_jobs").await.expect("is there");
+    jobs.delete_consumer("demo").await.expect("is there");
+    let narrow = pull::Config {
+        durable_name: Some("demo".to_owned()),
+        filter_subject: "inferno.v1.jobs.demo".to_owned(),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(600),
+        max_ack_pending: 1,
+        ..pull::Config::default()
+    };
+    let narrow = jobs.create_consumer(narrow).await.expect("a queue");
+    publish(&bus, "taken", request(5, 1)).await;
+    let mut taken = narrow.fetch().max_messages(1).messages().await.expect("a pull");
+    taken.next().await.expect("a job").expect("no fault");
+    let _node = NodeProcess::start_sim(5_000, &external(&nats.url(), "two"));
+    let heard = run(&bus, "stuck", request(5, 1), async |_| ()).await;
+    assert_eq!(heard.tokens.len(), 5);
+    wait_for_empty_queue(&bus).await;
 }

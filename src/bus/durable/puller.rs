@@ -24,6 +24,11 @@ const MAX_FETCH: Duration = Duration::from_secs(5);
 const NO_ROOM: Duration = Duration::from_millis(10);
 /// How often the connection is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// Rounds in a row that bring nothing, after which the server is asked whether anything waits.
+const MAX_EMPTY: u32 = 5;
+/// How often it has to say so, with a round that brings nothing between: then it has lost its way in the queue. What nats-server 2.9.10
+/// keeps on disk of who has which job goes astray with redeliveries, and after its next start it looks for jobs that are gone.
+const MAX_STUCK: u32 = 3;
 /// How long a queue that cannot be had is left alone.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -49,8 +54,7 @@ async fn pull_for_ever(shared: &Arc<DurableContext>, model: &str, alive: &Lifeli
         match queues {
             Ok((usual, bulk)) => {
                 shared.set_log(Ok(()));
-                let pulls =
-                    async { while take(shared, model, (&usual, &bulk), alive).await.is_ok() {} };
+                let pulls = pull_until_lost(shared, model, (usual, bulk), alive);
                 // A server that comes back without the queues says nothing at all to who pulls.
                 tokio::select! {
                     () = pulls => {}
@@ -60,6 +64,33 @@ async fn pull_for_ever(shared: &Arc<DurableContext>, model: &str, alive: &Lifeli
             Err(fault) => shared.set_log(Err(fault.to_string())),
         }
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Pulls as long as the queues can be had. Queues that give out nothing of what waits are made anew, and everything that is not
+/// acknowledged is given out again: whoever works at it is fenced, and the stream goes on.
+async fn pull_until_lost(
+    shared: &Arc<DurableContext>,
+    model: &str,
+    (mut usual, mut bulk): (PullConsumer, PullConsumer),
+    alive: &Lifeline,
+) {
+    let (mut empty, mut stuck) = (0, 0);
+    while let Ok(count) = take(shared, model, (&usual, &bulk), alive).await {
+        empty = if count == Some(0) { empty + 1 } else { 0 };
+        if empty < MAX_EMPTY {
+            stuck = 0;
+            continue;
+        }
+        let waits = streams::withholds(&mut usual).await || streams::withholds(&mut bulk).await;
+        stuck = if waits { stuck + 1 } else { 0 };
+        if stuck == MAX_STUCK {
+            tracing::warn!(model, "the queue gives out nothing of what waits: it is made anew");
+            return streams::forget_queues(&shared.jetstream, model).await;
+        }
+        if !waits {
+            empty = 0;
+        }
     }
 }
 
@@ -85,27 +116,28 @@ async fn open(
     Ok((usual, bulk))
 }
 
-/// One round: what there is, else what waits for that.
+/// One round: what there is, else what waits for that; how many jobs that were, where the node had room for any.
 async fn take(
     shared: &Arc<DurableContext>,
     model: &str,
     (usual, bulk): (&PullConsumer, &PullConsumer),
     alive: &Lifeline,
-) -> Result<(), ()> {
+) -> Result<Option<usize>, ()> {
     alive.look();
     let room = shared.room().min(MAX_PULL);
     if room == 0 {
         tokio::time::sleep(NO_ROOM).await;
-        return Ok(());
+        return Ok(None);
     }
     let batch = usual.batch().max_messages(room).expires(WAIT).messages().await;
-    if drain(shared, model, batch).await? > 0 || shared.room() == 0 {
-        return Ok(());
+    let count = drain(shared, model, batch).await?;
+    if count > 0 || shared.room() == 0 {
+        return Ok(Some(count));
     }
     let room = shared.room().clamp(1, MAX_PULL);
     let fetched = async {
         let batch = bulk.fetch().max_messages(room).messages().await;
-        drain(shared, model, batch).await.map(drop)
+        drain(shared, model, batch).await.map(Some)
     };
     // With a time limit of its own the server would wait for one.
     tokio::time::timeout(MAX_FETCH, fetched).await.map_err(drop)?

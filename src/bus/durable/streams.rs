@@ -179,6 +179,22 @@ pub(super) async fn queue(
     stream.get_or_create_consumer(&name, wanted).await.map_err(|error| unavailable(&error))
 }
 
+/// Whether jobs wait in a queue that nobody was given yet, although it is allowed to give out more.
+pub(super) async fn withholds(queue: &mut PullConsumer) -> bool {
+    let info = queue.info().await;
+    info.is_ok_and(|info| info.num_pending > 0 && (info.num_ack_pending as i64) < MAX_ACK_PENDING)
+}
+
+/// Has the server forget which of a model's jobs it has given out. Another node may have done it just now: there is nothing to lose.
+pub(super) async fn forget_queues(jetstream: &Context, model: &str) {
+    for class in [JobClass::Usual, JobClass::Bulk] {
+        let name = consumer_name(model, class);
+        if let Err(error) = jetstream.delete_consumer_from_stream(&name, JOBS).await {
+            tracing::debug!(name, %error, "a queue that was not there");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
