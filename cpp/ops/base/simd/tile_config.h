@@ -22,7 +22,7 @@ struct TileConfig {
   }
   // All tiles become zero.
   void load() const {
-    __asm__ volatile("" ::: "memory");  // the intrinsic does not say that it reads
+    __asm__ volatile("" ::"r"(this) : "memory");  // the intrinsic does not say that it reads
     _tile_loadconfig(this);
   }
 };
