@@ -85,22 +85,23 @@ impl DurableAsk {
     ///
     /// # Errors
     /// What stands against one: none was published then.
-    pub async fn start(self, door: &HttpDoor) -> Result<()> {
+    pub async fn start(self, door: &HttpDoor, model: Arc<str>) -> Result<()> {
         let client = client(door)?;
         let mut parts: Vec<AskedJob> = Vec::new();
-        let mut model = None;
         for (mut request, layout) in self.0 {
-            model = Some(request.model.clone());
             let sink = std::mem::replace(&mut request.sink, Box::new(JudgeSink(Arc::default())));
             parts.push((job_of(&request)?, sink));
             judge(door, request).await.map_err(|error| layout.rename(error))?;
         }
         let mut parts = as_one(parts).into_iter();
-        let (Some(model), Some((job, sink))) = (model, parts.next()) else { return Ok(()) };
+        let Some((job, sink)) = parts.next() else { return Ok(()) };
         let stream = client.start_durable(&model, &job).await.map_err(error_of)?;
         let (known, first) = oneshot::channel();
         actix_web::rt::spawn(relay(stream, job, sink, known));
-        actix_web::rt::spawn(start_rest(client, model, parts.collect(), first));
+        let rest: Vec<AskedJob> = parts.collect();
+        if !rest.is_empty() {
+            actix_web::rt::spawn(start_rest(client, model, rest, first));
+        }
         Ok(())
     }
 }
@@ -122,9 +123,6 @@ async fn start_rest(
     rest: Vec<AskedJob>,
     first: oneshot::Receiver<Result<()>>,
 ) {
-    if rest.is_empty() {
-        return;
-    }
     let first = first.await.unwrap_or_else(|_| Err(crate::door::stopping()));
     for (job, mut sink) in rest {
         let started = match &first {

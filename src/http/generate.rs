@@ -185,7 +185,7 @@ async fn answered(
     let inferno = generation.inferno.map(call);
     let (reader, ask) = admit(door, &title, generation, asked)?;
     if let Some(ask) = ask {
-        ask.start(door).await?;
+        ask.start(door, title.model.clone()).await?;
     }
     poll_fn(|cx| reader.poll_begin(cx)).await;
     Ok(Begun { reader, title, stream, usage, inferno, has_ids: asked.is_durable })

@@ -75,21 +75,18 @@ async fn pull_until_lost(
     (mut usual, mut bulk): (PullConsumer, PullConsumer),
     alive: &Lifeline,
 ) {
-    let (mut empty, mut stuck) = (0, 0);
+    let mut empty = 0;
     while let Ok(count) = take(shared, model, (&usual, &bulk), alive).await {
         empty = if count == Some(0) { empty + 1 } else { 0 };
         if empty < MAX_EMPTY {
-            stuck = 0;
             continue;
         }
         let waits = streams::withholds(&mut usual).await || streams::withholds(&mut bulk).await;
-        stuck = if waits { stuck + 1 } else { 0 };
-        if stuck == MAX_STUCK {
-            tracing::warn!(model, "the queue gives out nothing of what waits: it is made anew");
-            return streams::forget_queues(&shared.jetstream, model).await;
-        }
         if !waits {
             empty = 0;
+        } else if empty == MAX_EMPTY + MAX_STUCK - 1 {
+            tracing::warn!(model, "the queue gives out nothing of what waits: it is made anew");
+            return streams::forget_queues(&shared.jetstream, model).await;
         }
     }
 }
