@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use inferno_node::bridge::ffi::{self, Isa, ModelLimits};
 use spec::llama;
-use step::Runner;
+use step::{Runner, num_threads};
 
 const CONTEXT: u32 = 128;
 const STEPS: usize = 24;
@@ -82,7 +82,7 @@ fn main() {
         println!("left out: not run by `cargo bench`");
         return;
     }
-    let num_threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let num_threads = num_threads();
     println!(
         "decode, batch 1, Llama-3.2-1B shape, random bf16 weights, context {CONTEXT}, median of {STEPS}"
     );

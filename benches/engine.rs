@@ -15,11 +15,7 @@ use inferno_node::bridge::ffi::{self, DeviceOptions, Isa, SamplerSpec};
 use inferno_node::bridge::spec::DecoderSpec;
 use inferno_node::gpu;
 use spec::llama;
-use step::{FED, Runner, limits};
-
-fn num_threads() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
-}
+use step::{FED, Runner, limits, num_threads};
 
 fn runner(spec: &DecoderSpec, max_batch_size: u32, max_seq_len: u32) -> Runner {
     Runner::new(spec, &limits(spec, max_batch_size, max_seq_len), Isa::Auto, num_threads())

@@ -19,7 +19,7 @@ use inferno_node::bridge::ffi::{self, Factors, Isa};
 use inferno_node::bridge::spec::{DecoderSpec, WeightFormat, WeightKind};
 use llama_cpp::LlamaCpp;
 use spec::llama;
-use step::{FED, Runner, STEP_TOKENS, limits};
+use step::{FED, Runner, STEP_TOKENS, limits, num_threads};
 
 const BATCHES: [u32; 3] = [1, 8, 32];
 const PREFILLS: [u32; 2] = [256, 2_048];
@@ -177,7 +177,7 @@ fn products_of_token(with_head: bool) -> u32 {
 }
 
 fn compare(format: &Format, llama_cpp: Option<&LlamaCpp>, isa: Isa) {
-    let num_threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let num_threads = num_threads();
     let start = Instant::now();
     let mut runner = format.runner(isa, num_threads);
     eprintln!(

@@ -9,7 +9,7 @@ use super::load::{self, Closed, Door, Lengths, Prompts};
 use super::node::Node;
 use super::shapes::Shape;
 use super::spec::llama;
-use super::step::{FED, Runner, STEP_TOKENS, limits};
+use super::step::{FED, Runner, STEP_TOKENS, limits, num_threads};
 use super::{line, median};
 
 const SHAPE: &str = "llama-3.2-1b";
@@ -19,7 +19,7 @@ const BATCHES: [u32; 3] = [1, 8, 32];
 const ROUNDS: usize = 3;
 
 pub fn measure() {
-    let num_threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let num_threads = num_threads();
     let model = tempfile::tempdir().expect("a temporary directory");
     Shape::read(SHAPE).write(model.path());
     let node = Node::start_model(

@@ -13,6 +13,11 @@ pub const FED: u32 = u32::MAX;
 /// Most tokens of one step.
 pub const STEP_TOKENS: u32 = 512;
 
+/// As many as the machine has cores.
+pub fn num_threads() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
 /// With KV blocks for every seat at its longest.
 #[allow(dead_code, reason = "one benchmark has limits of its own")]
 pub fn limits(spec: &DecoderSpec, max_batch_size: u32, max_seq_len: u32) -> ModelLimits {
