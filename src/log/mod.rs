@@ -9,6 +9,7 @@
 //! * `decision` what a node does with a request that the queue gives it
 //! * `holding` what it does from there to the end: one record under way at a time
 //! * `suspects` those that may have killed a node, few at a time · `join` a reader's stored and live records as one stream
+//! * `strays` jobs that the server gives to nobody any more
 //!
 //! No clock, no connection, no actor: `tests/log_sim` runs it under a seeded simulator of the server, its losses and its delays.
 
@@ -18,6 +19,7 @@ mod history;
 mod holding;
 mod join;
 mod record;
+mod strays;
 mod suspects;
 
 pub use config::Config;
@@ -26,4 +28,5 @@ pub use history::{Broken, History};
 pub use holding::{Holding, LogCommand, StoreAnswer};
 pub use join::{Join, Joined, StoredRecord};
 pub use record::{Claim, Record};
+pub use strays::{Progress, Remedy, Strays};
 pub use suspects::{Suspects, Suspicion};

@@ -10,6 +10,7 @@ mod known;
 mod nodes;
 mod readers;
 mod server;
+mod sweeps;
 mod world;
 
 use chance::{Chance, mix};
@@ -35,6 +36,7 @@ fn draw_plan(seed: u64, bug: Option<Bug>) -> Plan {
         crashes: if poison.is_some() { 0 } else { chance.between(0, 4) },
         cuts: if poison.is_some() { 0 } else { chance.between(0, 3) },
         drains: chance.between(0, 2),
+        server_deaths: chance.pick(&[0, 0, 1, 2]),
         cancels: chance.pick(&[0, 0, 0, 1]),
         loss_percent: if wild && poison.is_none() { chance.between(0, 20) } else { 0 },
         slow_percent: if wild && poison.is_none() { chance.between(0, 10) } else { 0 },
@@ -66,8 +68,14 @@ fn every_token_is_stored_and_read_once_and_in_order_whatever_fails() {
 
 #[test]
 fn a_planted_fault_is_found() {
-    let bugs = [Bug::NoClaim, Bug::NoFence, Bug::EarlyAck, Bug::NoDedupe, Bug::SuspectsTogether];
-    for bug in bugs {
+    for bug in [
+        Bug::NoClaim,
+        Bug::NoFence,
+        Bug::EarlyAck,
+        Bug::NoDedupe,
+        Bug::SuspectsTogether,
+        Bug::NoSweep,
+    ] {
         let found = (0..1_000).find(|&seed| run(seed, Some(bug)).is_err());
         assert!(found.is_some(), "{bug:?} is not found");
     }

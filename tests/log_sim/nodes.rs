@@ -2,13 +2,16 @@
 
 use inferno_node::error::Error;
 use inferno_node::log::{
-    Claim, Decision, History, Holding, LogCommand, QueuedJob, Record, StoreAnswer, StoredRecord,
-    Suspects, decide,
+    Claim, Decision, History, Holding, LogCommand, Record, StoreAnswer, StoredRecord, Suspects,
+    decide,
 };
 use inferno_node::request::{FinishReason, SoFar};
 
 use crate::known::{id, read, said, token};
-use crate::world::{ACK_WAIT, Bug, Happening, Held, Life, Node, PATIENCE, PROGRESS, World};
+use crate::server::Delivery;
+use crate::world::{
+    ACK_WAIT, Bug, Happening, Held, Life, Node, PATIENCE, PROGRESS, World, new_strays,
+};
 
 impl World {
     pub(super) fn lives(&self, (node, life): Life) -> bool {
@@ -18,39 +21,40 @@ impl World {
     pub(super) fn pull(&mut self, node: usize) {
         let again = self.chance.between(20, 300);
         self.after(again, Happening::Pull(node));
-        let is_here = self.nodes[node].is_up && self.nodes[node].cut_until <= self.now;
-        if !is_here || self.nodes[node].held.len() >= 6 {
+        if !self.is_here(node) || self.nodes[node].held.len() >= 6 {
             return;
         }
         let room = 6 - self.nodes[node].held.len();
         for _ in 0..room.min(4) {
-            let Some((request, job)) = self.queue.pull(self.now, ACK_WAIT) else { return };
+            let Some(delivery) = self.queue.pull(self.now, ACK_WAIT) else { return };
             let life = (node, self.nodes[node].life);
-            self.send(Some(node), Happening::Delivered(life, request, job));
+            self.send(Some(node), Happening::Delivered(life, delivery));
         }
     }
 
-    pub(super) fn delivered(&mut self, life: Life, request: usize, job: QueuedJob) {
+    pub(super) fn delivered(&mut self, life: Life, delivery: Delivery) {
+        let request = delivery.request;
         if !self.lives(life) || self.nodes[life.0].held.contains_key(&request) {
             return;
         }
         let records = self.log.records(request).to_vec();
-        self.send(Some(life.0), Happening::HistoryRead(life, request, job, records));
+        self.send(Some(life.0), Happening::HistoryRead(life, delivery, records));
     }
 
     pub(super) fn history_read(
         &mut self,
         life: Life,
-        (request, job): (usize, QueuedJob),
+        delivery: Delivery,
         records: Vec<StoredRecord>,
     ) -> Result<(), String> {
+        let request = delivery.request;
         if !self.lives(life) || self.nodes[life.0].held.contains_key(&request) {
             return Ok(());
         }
         let history = read(records)?;
-        match decide(&job, &history) {
+        match decide(&delivery.job, &history) {
             Decision::Ended | Decision::Repeated => {
-                self.send(Some(life.0), Happening::Acknowledged(job.sequence));
+                self.send(Some(life.0), Happening::Acknowledged(delivery.number));
             }
             Decision::Other => return Err("the same body is told to be another".to_owned()),
             Decision::Poison => {
@@ -60,7 +64,7 @@ impl World {
                     self.dead.push(request);
                 }
             }
-            Decision::Claim => return self.claim_or_wait(life, (request, job), history),
+            Decision::Claim => return self.claim_or_wait(life, delivery, history),
         }
         Ok(())
     }
@@ -69,19 +73,19 @@ impl World {
     fn claim_or_wait(
         &mut self,
         life: Life,
-        (request, job): (usize, QueuedJob),
+        delivery: Delivery,
         history: History,
     ) -> Result<(), String> {
         let watched = self.plan.bug != Some(Bug::SuspectsTogether);
         if let Some(suspicion) = history.suspicion().filter(|_| watched) {
             let suspects = &mut self.nodes[life.0].suspects;
             if !suspects.may_claim(suspicion) {
-                suspects.wait(suspicion, (request, job, history));
+                suspects.wait(suspicion, (delivery, history));
                 return Ok(());
             }
-            suspects.claimed(request as u64, suspicion);
+            suspects.claimed(delivery.request as u64, suspicion);
         }
-        self.claim(life, (request, job), &history)
+        self.claim(life, delivery, &history)
     }
 
     fn look_at_suspects(&mut self, life: Life, request: usize) -> Result<(), String> {
@@ -90,8 +94,8 @@ impl World {
             return Ok(());
         }
         node.suspects.cleared(request as u64);
-        while let Some((next, job, history)) = self.nodes[life.0].suspects.take_next() {
-            self.claim_or_wait(life, (next, job), history)?;
+        while let Some((next, history)) = self.nodes[life.0].suspects.take_next() {
+            self.claim_or_wait(life, next, history)?;
         }
         Ok(())
     }
@@ -99,7 +103,7 @@ impl World {
     pub(super) fn claim(
         &mut self,
         life: Life,
-        (request, job): (usize, QueuedJob),
+        Delivery { number: message, request, job }: Delivery,
         history: &History,
     ) -> Result<(), String> {
         let claim = Claim {
@@ -112,7 +116,7 @@ impl World {
         let (holding, commands) = Holding::claim(id(request), claim, history, 1 << 20);
         let held = Held {
             holding,
-            job: job.sequence,
+            message,
             number: 0,
             is_open: false,
             next: None,
@@ -153,7 +157,7 @@ impl World {
             let Some(held) = self.nodes[life.0].held.get_mut(&request) else {
                 return Err("something is to be done after the end".to_owned());
             };
-            let job = held.job;
+            let message = held.message;
             match command {
                 LogCommand::Store { after, record } => {
                     self.published += 1;
@@ -172,8 +176,8 @@ impl World {
                 LogCommand::Start(so_far) => self.start(life, request, &so_far)?,
                 LogCommand::Hold(pause) => held.is_paused = pause,
                 LogCommand::Stop => held.next = None,
-                LogCommand::Ack => self.send(Some(life.0), Happening::Acknowledged(job)),
-                LogCommand::GiveBack => self.send(Some(life.0), Happening::GivenBack(job)),
+                LogCommand::Ack => self.send(Some(life.0), Happening::Acknowledged(message)),
+                LogCommand::GiveBack => self.send(Some(life.0), Happening::GivenBack(message)),
                 LogCommand::Forget => drop(self.nodes[life.0].held.remove(&request)),
             }
         }
@@ -194,9 +198,9 @@ impl World {
         }
         let Some(held) = self.nodes[life.0].held.get_mut(&request) else { return Ok(()) };
         (held.next, held.run) = (Some(ids.len()), held.run + 1);
-        let (run, job) = (held.run, held.job);
+        let (run, message) = (held.run, held.message);
         if self.plan.bug == Some(Bug::EarlyAck) {
-            self.send(Some(life.0), Happening::Acknowledged(job));
+            self.send(Some(life.0), Happening::Acknowledged(message));
         }
         let wait = self.chance.between(1, 50);
         self.after(wait, Happening::Generates(life, request, run));
@@ -264,8 +268,9 @@ impl World {
 
     pub(super) fn progress(&mut self, life: Life, request: usize) {
         let held = self.nodes[life.0].held.get(&request);
-        let Some(job) = held.map(|held| held.job).filter(|_| self.lives(life)) else { return };
-        self.send(Some(life.0), Happening::InProgress(job));
+        let message = held.map(|held| held.message).filter(|_| self.lives(life));
+        let Some(message) = message else { return };
+        self.send(Some(life.0), Happening::InProgress(message));
         // Clocks differ.
         let skewed = PROGRESS / 2 + PROGRESS * life.0 as u64 / 2;
         self.after(skewed, Happening::Progress(life, request));
@@ -284,6 +289,7 @@ impl World {
         self.nodes[node].is_up = false;
         self.nodes[node].held.clear();
         self.nodes[node].suspects = Suspects::default();
+        self.nodes[node].strays = new_strays();
         let back = self.chance.between(10, 8_000);
         self.after(back, Happening::Restart(node));
     }

@@ -1,8 +1,10 @@
 //! What a NATS server with JetStream does for durable streams, as it was found to behave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use inferno_node::log::{QueuedJob, Record, StoredRecord};
+
+use crate::chance::Chance;
 
 /// The stream of logs, one subject for each request, with its fence.
 #[derive(Default)]
@@ -42,59 +44,99 @@ impl LogStream {
 /// Where a job is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
+    /// Nobody was given it yet.
     Waits,
     /// With a node, until then.
     Out(u64),
+    GivenBack,
+    /// It stands there, and is given to nobody.
+    Lost,
     Gone,
+}
+
+/// A message of the queue: its number there, and the request that it is about.
+#[derive(Clone)]
+pub struct Delivery {
+    pub number: usize,
+    pub request: usize,
+    pub job: QueuedJob,
 }
 
 /// The queue: a job that nobody acknowledges in time is given out again; an acknowledgement takes it out, whoever sends it and
 /// however late.
 #[derive(Default)]
 pub struct Queue {
-    jobs: Vec<(usize, QueuedJob, Place)>,
+    jobs: Vec<(Delivery, Place)>,
+    /// Those that were published again: the server takes each once.
+    again: BTreeSet<usize>,
 }
 
 impl Queue {
     pub fn publish(&mut self, request: usize, body: &str) {
-        let job = QueuedJob { sequence: self.jobs.len() as u64 + 1, body: body.to_owned() };
-        self.jobs.push((request, job, Place::Waits));
+        let number = self.jobs.len();
+        let job = QueuedJob { sequence: number as u64 + 1, body: body.to_owned() };
+        self.jobs.push((Delivery { number, request, job }, Place::Waits));
     }
 
-    pub fn pull(&mut self, now: u64, ack_wait: u64) -> Option<(usize, QueuedJob)> {
+    pub fn pull(&mut self, now: u64, ack_wait: u64) -> Option<Delivery> {
         let is_due = |place: &Place| match place {
-            Place::Waits => true,
+            Place::Waits | Place::GivenBack => true,
             Place::Out(until) => *until <= now,
-            Place::Gone => false,
+            Place::Lost | Place::Gone => false,
         };
-        let (request, job, place) = self.jobs.iter_mut().find(|(_, _, place)| is_due(place))?;
+        let (delivery, place) = self.jobs.iter_mut().find(|(_, place)| is_due(place))?;
         *place = Place::Out(now + ack_wait);
-        Some((*request, job.clone()))
+        Some(delivery.clone())
     }
 
-    pub fn acknowledge(&mut self, job: u64) {
-        *self.place(job) = Place::Gone;
+    /// Takes a job out: it was acknowledged, or removed.
+    pub fn remove(&mut self, number: usize) {
+        self.jobs[number].1 = Place::Gone;
     }
 
-    pub fn give_back(&mut self, job: u64) {
-        let place = self.place(job);
-        if *place != Place::Gone {
-            *place = Place::Waits;
+    pub fn give_back(&mut self, number: usize) {
+        let place = &mut self.jobs[number].1;
+        if !matches!(place, Place::Gone | Place::Lost) {
+            *place = Place::GivenBack;
         }
     }
 
-    pub fn in_progress(&mut self, job: u64, until: u64) {
-        let place = self.place(job);
+    pub fn in_progress(&mut self, number: usize, until: u64) {
+        let place = &mut self.jobs[number].1;
         if matches!(place, Place::Out(_)) {
             *place = Place::Out(until);
         }
     }
 
-    pub fn num_left(&self) -> usize {
-        self.jobs.iter().filter(|(_, _, place)| *place != Place::Gone).count()
+    /// The server is killed, and comes back with what it knows of jobs at odds with what it has of them.
+    pub fn dies(&mut self, chance: &mut Chance) {
+        for (_, place) in &mut self.jobs {
+            let percent = match place {
+                Place::Out(_) => 50,
+                Place::Waits | Place::GivenBack | Place::Gone => 20,
+                Place::Lost => 0,
+            };
+            if chance.percent(percent) {
+                *place = Place::Lost;
+            }
+        }
     }
 
-    fn place(&mut self, job: u64) -> &mut Place {
-        &mut self.jobs[job as usize - 1].2
+    /// Jobs that were given out, as far as anybody can see.
+    pub fn given_out(&self) -> Vec<Delivery> {
+        let is_there = |place| !matches!(place, Place::Waits | Place::Gone);
+        let there = self.jobs.iter().filter(|(_, place)| is_there(*place));
+        there.map(|(delivery, _)| delivery.clone()).collect()
+    }
+
+    pub fn publish_again(&mut self, before: &Delivery) {
+        if self.again.insert(before.number) {
+            let number = self.jobs.len();
+            self.jobs.push((Delivery { number, ..before.clone() }, Place::Waits));
+        }
+    }
+
+    pub fn num_left(&self) -> usize {
+        self.jobs.iter().filter(|(_, place)| *place != Place::Gone).count()
     }
 }

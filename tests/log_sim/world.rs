@@ -2,14 +2,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
 
 use inferno_node::log::{
-    History, Holding, Join, MAX_FRUITLESS, QueuedJob, Record, StoreAnswer, StoredRecord, Suspects,
+    History, Holding, Join, MAX_FRUITLESS, Record, StoreAnswer, StoredRecord, Strays, Suspects,
 };
 
 use crate::chance::{Chance, mix};
 use crate::known::check_known;
-use crate::server::{LogStream, Queue};
+use crate::server::{Delivery, LogStream, Queue};
 
 /// Milliseconds: how long a node may be silent before its job is another's, and how often it says that it is not.
 pub(crate) const ACK_WAIT: u64 = 6_000;
@@ -27,6 +28,7 @@ pub enum Bug {
     EarlyAck,
     NoDedupe,
     SuspectsTogether,
+    NoSweep,
 }
 
 #[derive(Debug, Clone)]
@@ -37,6 +39,7 @@ pub struct Plan {
     pub crashes: u64,
     pub cuts: u64,
     pub drains: u64,
+    pub server_deaths: u64,
     pub cancels: u64,
     pub loss_percent: u64,
     pub slow_percent: u64,
@@ -50,8 +53,8 @@ pub(crate) type Life = (usize, u64);
 
 pub(crate) enum Happening {
     Pull(usize),
-    Delivered(Life, usize, QueuedJob),
-    HistoryRead(Life, usize, QueuedJob, Vec<StoredRecord>),
+    Delivered(Life, Delivery),
+    HistoryRead(Life, Delivery, Vec<StoredRecord>),
     StoreArrives(Life, usize, u64, u64, Box<Record>),
     Answered(Life, usize, u64, StoreAnswer),
     ReadArrives(Life, usize),
@@ -59,9 +62,11 @@ pub(crate) enum Happening {
     Generates(Life, usize, u64),
     Progress(Life, usize),
     Tick(Life),
-    Acknowledged(u64),
-    GivenBack(u64),
-    InProgress(u64),
+    Acknowledged(usize),
+    GivenBack(usize),
+    InProgress(usize),
+    Sweep(usize),
+    ServerDies,
     Crash(usize),
     Restart(usize),
     Cut(usize),
@@ -74,7 +79,8 @@ pub(crate) enum Happening {
 
 pub(crate) struct Held {
     pub(crate) holding: Holding,
-    pub(crate) job: u64,
+    /// By which it is acknowledged.
+    pub(crate) message: usize,
     /// Of the last publish; an answer to another is dropped.
     pub(crate) number: u64,
     pub(crate) is_open: bool,
@@ -84,13 +90,30 @@ pub(crate) struct Held {
     pub(crate) is_paused: bool,
 }
 
-#[derive(Default)]
 pub(crate) struct Node {
     pub(crate) life: u64,
     pub(crate) is_up: bool,
     pub(crate) cut_until: u64,
     pub(crate) held: BTreeMap<usize, Held>,
-    pub(crate) suspects: Suspects<(usize, QueuedJob, History)>,
+    pub(crate) suspects: Suspects<(Delivery, History)>,
+    pub(crate) strays: Strays,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self {
+            life: 0,
+            is_up: true,
+            cut_until: 0,
+            held: BTreeMap::new(),
+            suspects: Suspects::default(),
+            strays: new_strays(),
+        }
+    }
+}
+
+pub(crate) fn new_strays() -> Strays {
+    Strays::new(Duration::from_millis(ACK_WAIT))
 }
 
 pub(crate) struct Reader {
@@ -155,8 +178,9 @@ impl World {
             }
         }
         for node in 0..self.plan.nodes {
-            self.nodes.push(Node { is_up: true, ..Node::default() });
+            self.nodes.push(Node::new());
             self.after(0, Happening::Pull(node));
+            self.after(ACK_WAIT, Happening::Sweep(node));
             self.after(PATIENCE, Happening::Tick((node, 0)));
         }
         for reader in 0..self.plan.readers {
@@ -177,6 +201,10 @@ impl World {
                 let at = self.chance.between(1, CALM);
                 self.after(at, make(node));
             }
+        }
+        for _ in 0..self.plan.server_deaths {
+            let at = self.chance.between(1, CALM);
+            self.after(at, Happening::ServerDies);
         }
         for _ in 0..self.plan.cancels {
             let request = self.chance.between(0, self.plan.requests as u64 - 1) as usize;
@@ -225,9 +253,9 @@ impl World {
     fn happens(&mut self, happening: Happening) -> Result<(), String> {
         match happening {
             Happening::Pull(node) => self.pull(node),
-            Happening::Delivered(life, request, job) => self.delivered(life, request, job),
-            Happening::HistoryRead(life, request, job, records) => {
-                return self.history_read(life, (request, job), records);
+            Happening::Delivered(life, delivery) => self.delivered(life, delivery),
+            Happening::HistoryRead(life, delivery, records) => {
+                return self.history_read(life, delivery, records);
             }
             Happening::StoreArrives(life, request, number, after, record) => {
                 self.store_arrives((life, request, number), after, *record);
@@ -246,9 +274,13 @@ impl World {
             Happening::Generates(life, request, run) => return self.generates(life, request, run),
             Happening::Progress(life, request) => self.progress(life, request),
             Happening::Tick(life) => return self.tick(life),
-            Happening::Acknowledged(job) => self.queue.acknowledge(job),
-            Happening::GivenBack(job) => self.queue.give_back(job),
-            Happening::InProgress(job) => self.queue.in_progress(job, self.now + ACK_WAIT),
+            Happening::Acknowledged(message) => self.queue.remove(message),
+            Happening::GivenBack(message) => self.queue.give_back(message),
+            Happening::InProgress(message) => {
+                self.queue.in_progress(message, self.now + ACK_WAIT);
+            }
+            Happening::Sweep(node) => self.sweep(node),
+            Happening::ServerDies => self.queue.dies(&mut self.chance),
             Happening::Crash(node) => self.crash(node),
             Happening::Restart(node) => self.restart(node),
             Happening::Cut(node) => {

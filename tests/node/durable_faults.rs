@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use inferno_node::request::Event;
 use serde_json::{Value, json};
 
 use super::durable::run;
@@ -146,6 +147,60 @@ async fn several_copies_on_a_server_whose_fence_has_a_hole_are_refused_by_name()
     assert!(why.contains("2.9.21") || why.contains("replicas"), "{why}");
 }
 
+/// In place of the nodes' queue one that waits long for acknowledgements.
+async fn patient_queue(bus: &async_nats::Client, max_ack_pending: i64) -> PullConsumer {
+    let jobs = jetstream::new(bus.clone()).get_stream("inferno_jobs").await.expect("is there");
+    jobs.delete_consumer("demo").await.expect("is there");
+    let patient = pull::Config {
+        durable_name: Some("demo".to_owned()),
+        filter_subject: "inferno.v1.jobs.demo".to_owned(),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(600),
+        max_ack_pending,
+        ..pull::Config::default()
+    };
+    jobs.create_consumer(patient).await.expect("a queue")
+}
+
+/// Takes so many jobs, and says nothing of them.
+async fn take(queue: &PullConsumer, count: usize) {
+    let mut taken = queue.fetch().max_messages(count).messages().await.expect("a pull");
+    for _ in 0..count {
+        taken.next().await.expect("a job").expect("no fault");
+    }
+}
+
+#[tokio::test]
+async fn what_the_queue_gives_to_nobody_any_more_goes_on_or_is_removed() {
+    let nats = NatsServer::with_jetstream("");
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    let quick = "[log]\nack_wait_ms = 1000\n";
+    let start =
+        |id: &str| NodeProcess::start_sim(5_000, &format!("{quick}{}", external(&nats.url(), id)));
+    let (mut node, mut is_killed) = (Some(start("one")), false);
+    wait_for_streams(&bus).await;
+    let queue = patient_queue(&bus, 100).await;
+    run(&bus, "ended", request(5, 1), async |_| ()).await;
+    let begun = run(&bus, "begun", request(200, 1), async |count| {
+        if count < 20 || is_killed {
+            return;
+        }
+        is_killed = true;
+        drop(node.take());
+        publish(&bus, "ended", request(5, 1)).await;
+        publish(&bus, "new", request(5, 1)).await;
+        take(&queue, 2).await;
+        node = Some(start("two"));
+    })
+    .await;
+    assert_eq!((begun.tokens.len(), begun.attempts), (200, vec![1, 2]));
+    wait_for_empty_queue(&bus).await;
+    let log = jetstream::new(bus).get_stream("inferno_log").await.expect("is there");
+    let last = log.direct_get_last_for_subject("inferno.v1.log.new").await.expect("is there");
+    let last: Event = serde_json::from_slice(&last.payload).expect("an event");
+    assert_eq!(last.usage.map(|usage| usage.completion_tokens), Some(5));
+}
+
 #[tokio::test]
 async fn a_queue_that_gives_out_nothing_is_made_anew() {
     let nats = NatsServer::with_jetstream("");
@@ -153,21 +208,10 @@ async fn a_queue_that_gives_out_nothing_is_made_anew() {
     let node = NodeProcess::start_sim(5_000, &external(&nats.url(), "one"));
     wait_for_streams(&bus).await;
     drop(node);
-    // In place of the node's queue one that gives out a job and, until that is acknowledged, no other.
-    let jobs = jetstream::new(bus.clone()).get_stream("inferno_jobs").await.expect("is there");
-    jobs.delete_consumer("demo").await.expect("is there");
-    let narrow = pull::Config {
-        durable_name: Some("demo".to_owned()),
-        filter_subject: "inferno.v1.jobs.demo".to_owned(),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: Duration::from_secs(600),
-        max_ack_pending: 1,
-        ..pull::Config::default()
-    };
-    let narrow = jobs.create_consumer(narrow).await.expect("a queue");
+    // It gives out a job and, until that is acknowledged, no other.
+    let queue = patient_queue(&bus, 1).await;
     publish(&bus, "taken", request(5, 1)).await;
-    let mut taken = narrow.fetch().max_messages(1).messages().await.expect("a pull");
-    taken.next().await.expect("a job").expect("no fault");
+    take(&queue, 1).await;
     let _node = NodeProcess::start_sim(5_000, &external(&nats.url(), "two"));
     let heard = run(&bus, "stuck", request(5, 1), async |_| ()).await;
     assert_eq!(heard.tokens.len(), 5);

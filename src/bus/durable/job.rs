@@ -25,6 +25,31 @@ pub(in crate::bus) fn headers_of(default_length: DefaultLength) -> HeaderMap {
 /// The header by which a door says that a job was asked for together with others: a digest of all of them.
 pub(in crate::bus) const WHOLE_HEADER: &str = "Inferno-Whole";
 
+/// The header of a job that was published again: the place in the queue by which it was known before.
+const PLACE_HEADER: &str = "Inferno-Job";
+
+/// The headers of a job that is to be published again, as the same.
+pub(super) fn headers_again(headers: &HeaderMap, sequence: u64) -> HeaderMap {
+    // What it asked of NATS it asked for its first time.
+    let own = |name: &str| !name.to_ascii_lowercase().starts_with("nats-");
+    let mut again: HeaderMap = HeaderMap::new();
+    for (name, values) in headers.iter().filter(|(name, _)| own(name.as_ref())) {
+        for value in values {
+            again.append(name.clone(), value.clone());
+        }
+    }
+    if again.get(PLACE_HEADER).is_none() {
+        again.insert(PLACE_HEADER, sequence.to_string());
+    }
+    again
+}
+
+/// The id of the request that a job asks for, where its body shows one.
+pub(super) fn id_in(headers: &HeaderMap, body: &[u8]) -> Option<RequestId> {
+    let encoding = Encoding::of(Some(headers)).unwrap_or_default();
+    decode(encoding, body).map_or_else(|wrong| wrong.id, |decoded| decoded.options.request_id)
+}
+
 /// Of what a job asks for: with another one it is another request.
 pub(in crate::bus) fn digest_of_job(headers: Option<&HeaderMap>, body: &[u8]) -> String {
     match headers.and_then(|headers| headers.get(WHOLE_HEADER)) {
@@ -67,7 +92,9 @@ impl PulledJob {
     /// None for a message that is none of a queue.
     pub fn of(message: Message, model: &str) -> Option<Self> {
         let reply = message.reply.clone()?;
-        let sequence = sequence_in(&reply)?;
+        let before = message.headers.as_ref().and_then(|headers| headers.get(PLACE_HEADER));
+        let before = before.and_then(|place| place.as_str().parse().ok());
+        let sequence = before.or_else(|| sequence_in(&reply))?;
         let body = digest_of_job(message.headers.as_ref(), &message.payload);
         let queued = QueuedJob { sequence, body };
         Some(Self { model: model.to_owned(), message, reply, queued })

@@ -12,6 +12,7 @@ use super::context::DurableContext;
 use super::examine::examine;
 use super::job::PulledJob;
 use super::streams::{self, JobClass};
+use super::sweeper::sweep;
 use crate::lifeline::Lifeline;
 
 /// Jobs of one pull, at most.
@@ -42,6 +43,7 @@ pub(super) async fn pull(
     tokio::select! {
         _ = leaving => {}
         () = pull_for_ever(&shared, &model, &alive) => {}
+        () = sweep(&shared, &model) => {}
     }
     alive.dismiss();
 }

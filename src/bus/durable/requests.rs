@@ -6,17 +6,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Message;
 use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::stream::Stream;
-use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde::Deserialize;
 
 use super::context::DurableContext;
 use super::examine::history_of;
+use super::job::id_in;
 use super::reader::{self, ReadFault};
 use super::store;
-use super::streams::{JOBS, JobClass, consumer_name};
+use super::streams::{JOBS, JobClass, consumer_name, next_job};
 use crate::bus::wire::{
     CancelAnswer, Encoding, OwnerAnswer, OwnerMessage, RequestStatus, error_headers, refusal,
 };
@@ -31,7 +32,7 @@ const MAX_CANCEL: Duration = Duration::from_secs(5);
 /// How long it may take to say that it runs it.
 const MAX_PROBE: Duration = Duration::from_millis(500);
 /// Jobs of the queue that are looked through for one id.
-const MAX_LOOK: u64 = 1_000;
+const MAX_LOOK: usize = 1_000;
 /// How often an end is tried that something else was stored before.
 const TRIES: u32 = 5;
 
@@ -161,7 +162,7 @@ async fn history(context: &DurableContext, id: &RequestId) -> Result<History> {
 }
 
 /// Who runs it, if somebody does.
-async fn owner(context: &DurableContext, id: &RequestId) -> Option<OwnerAnswer> {
+pub(super) async fn owner(context: &DurableContext, id: &RequestId) -> Option<OwnerAnswer> {
     let subject = context.subjects.cancel(id);
     let headers = OwnerMessage::Asked.headers();
     let asked = context.client.request_with_headers(subject, headers, Bytes::new());
@@ -190,27 +191,20 @@ async fn cancelled_by_owner(context: &DurableContext, id: &RequestId) -> Result<
 
 /// Why it waits, if it stands in the queue.
 async fn waits(context: &DurableContext, id: &RequestId) -> Result<Option<String>> {
-    let Ok(queue) = context.jetstream.get_stream(JOBS).await else { return Ok(None) };
-    let state = &queue.cached_info().state;
-    let last = state.last_sequence.min(state.first_sequence + MAX_LOOK);
-    for sequence in state.first_sequence..=last {
-        let Ok(job) = queue.direct_get(sequence).await else { continue };
-        if names(&job.headers, &job.payload, id) {
+    let Ok(queue) = context.jetstream.get_stream_no_info(JOBS).await else { return Ok(None) };
+    let subject = context.subjects.any_jobs();
+    let mut from = 1;
+    for _ in 0..MAX_LOOK {
+        let Ok(Some(job)) = next_job(&queue, &subject, from).await else { break };
+        if id_in(&job.headers, &job.payload).as_ref() == Some(id) {
             return Ok(Some(why(&queue, job.subject.as_str()).await));
         }
+        from = job.sequence + 1;
     }
     Ok(None)
 }
 
-fn names(headers: &HeaderMap, body: &[u8], id: &RequestId) -> bool {
-    let encoding = Encoding::of(Some(headers)).unwrap_or_default();
-    crate::bus::decode(encoding, body)
-        .map_or_else(|wrong| wrong.id, |decoded| decoded.options.request_id)
-        .as_ref()
-        == Some(id)
-}
-
-async fn why(queue: &Stream, subject: &str) -> String {
+async fn why(queue: &Stream<()>, subject: &str) -> String {
     let words = subject.rsplit('.').collect::<Vec<_>>();
     let (model, consumer) = match words.as_slice() {
         ["bulk", model, ..] => (*model, consumer_name(model, JobClass::Bulk)),

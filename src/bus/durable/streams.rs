@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{
-    self, DiscardPolicy, Republish, RetentionPolicy, StorageType, Stream,
+    self, DirectGetErrorKind, DiscardPolicy, Republish, RetentionPolicy, StorageType, Stream,
 };
 
 use crate::bus::wire::Subjects;
@@ -152,6 +153,30 @@ pub(super) fn consumer_name(model: &str, class: JobClass) -> String {
     }
 }
 
+/// Where a model's jobs are published.
+pub(super) fn subject_of(subjects: &Subjects, (model, class): (&str, JobClass)) -> String {
+    match class {
+        JobClass::Usual => subjects.jobs(model),
+        JobClass::Bulk => subjects.bulk_jobs(model),
+    }
+}
+
+/// The first job of a subject from this place on.
+///
+/// # Errors
+/// JetStream does not answer.
+pub(super) async fn next_job(
+    queue: &Stream<()>,
+    subject: &str,
+    from: u64,
+) -> Result<Option<StreamMessage>, String> {
+    match queue.direct_get_next_for_subject(subject, Some(from)).await {
+        Ok(job) => Ok(Some(job)),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// What all nodes pull a model's jobs from.
 pub(super) async fn queue(
     jetstream: &Context,
@@ -164,10 +189,7 @@ pub(super) async fn queue(
     let name = consumer_name(model, class);
     let wanted = consumer::pull::Config {
         durable_name: Some(name.clone()),
-        filter_subject: match class {
-            JobClass::Usual => subjects.jobs(model),
-            JobClass::Bulk => subjects.bulk_jobs(model),
-        },
+        filter_subject: subject_of(subjects, (model, class)),
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: Duration::from_millis(config.ack_wait_ms),

@@ -192,6 +192,11 @@ impl Subjects {
         format!("{}.jobs.{model}.bulk", self.prefix)
     }
 
+    /// All of both.
+    pub fn any_jobs(&self) -> String {
+        format!("{}.jobs.>", self.prefix)
+    }
+
     /// Where what a durable request says is stored; `id` may be `*`.
     pub fn log(&self, id: &str) -> String {
         format!("{}.log.{id}", self.prefix)
