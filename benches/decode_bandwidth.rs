@@ -11,7 +11,7 @@ mod step;
 use std::time::Instant;
 
 use inferno_node::bridge::ffi::{self, Isa, ModelLimits};
-use spec::llama;
+use spec::llama_1b;
 use step::{Runner, num_threads};
 
 const CONTEXT: u32 = 128;
@@ -36,9 +36,9 @@ fn measure(isa: Isa, num_threads: u32) {
     // Before and after, the better one counts: the ceiling is what the machine can do, not what it did just then.
     let before = read_bandwidth(num_threads);
     let start = Instant::now();
-    let mut runner = Runner::new(&llama(128_256, 2_048, 8_192, 16), &limits(), isa, num_threads);
+    let mut runner = Runner::new(&llama_1b::spec(), &limits(), isa, num_threads);
     let load = start.elapsed();
-    let prompt: Vec<u32> = (0..CONTEXT).map(|i| (i * 7_919) % 128_256).collect();
+    let prompt: Vec<u32> = (0..CONTEXT).map(|i| (i * 7_919) % llama_1b::VOCABULARY).collect();
     let start = Instant::now();
     runner.step(&[(0, &prompt, 0)]);
     let prefill = start.elapsed();

@@ -18,7 +18,7 @@ use std::time::Instant;
 use inferno_node::bridge::ffi::{self, Factors, Isa};
 use inferno_node::bridge::spec::{DecoderSpec, WeightFormat, WeightKind};
 use llama_cpp::LlamaCpp;
-use spec::llama;
+use spec::llama_1b::{self, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY};
 use step::{FED, Runner, STEP_TOKENS, limits, num_threads};
 
 const BATCHES: [u32; 3] = [1, 8, 32];
@@ -28,10 +28,6 @@ const PROMPT: u32 = 32;
 const DECODED: u32 = 16;
 /// Each side measures everything this often, by turns; the medians count.
 const ROUNDS: usize = 3;
-const VOCABULARY: u32 = 128_256;
-const HIDDEN: u32 = 2_048;
-const INTERMEDIATE: u32 = 8_192;
-const LAYERS: u32 = 16;
 
 /// What is compared: our format and llama.cpp's.
 struct Format {
@@ -78,7 +74,7 @@ type Figures = [f64; BATCHES.len() + PREFILLS.len()];
 
 impl Format {
     fn spec(&self) -> DecoderSpec {
-        let mut spec = llama(VOCABULARY, HIDDEN, INTERMEDIATE, LAYERS);
+        let mut spec = llama_1b::spec();
         spec.for_each_format(|format| *format = self.layers);
         spec.embedding = self.head;
         spec.head.format = self.head;

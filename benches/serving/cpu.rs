@@ -8,7 +8,7 @@ use inferno_node::bridge::ffi::Isa;
 use super::load::{self, Closed, Door, Lengths, Prompts};
 use super::node::Node;
 use super::shapes::Shape;
-use super::spec::llama;
+use super::spec::llama_1b;
 use super::step::{FED, Runner, STEP_TOKENS, limits, num_threads};
 use super::{line, median};
 
@@ -26,7 +26,7 @@ pub fn measure() {
         &format!("model_path = {:?}\nload_format = \"dummy\"\nmax_seq_len = 256\n", model.path()),
         "[executor]\ndevices = [\"cpu:0\"]\n[batcher]\nmax_batch_size = 32\n",
     );
-    let spec = llama(128_256, 2_048, 8_192, 16);
+    let spec = llama_1b::spec();
     let mut engine = Runner::new(&spec, &limits(&spec, 32, 256), Isa::Auto, num_threads);
     println!("\n{SHAPE} in bf16 on cpu:0, {num_threads} threads, {:?}: tokens/s", engine.isa());
     println!("| at once | node, through NATS | bare engine | ratio | client and NATS of all CPU |");

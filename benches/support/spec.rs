@@ -4,6 +4,21 @@ use inferno_node::bridge::spec::DecoderSpec;
 use inferno_node::checkpoint::ModelConfig;
 use serde_json::json;
 
+/// The shape of Llama 3.2 1B: 1.24 B parameters.
+#[allow(dead_code)] // only where a whole model is measured
+pub mod llama_1b {
+    use super::{DecoderSpec, llama};
+
+    pub const VOCABULARY: u32 = 128_256;
+    pub const HIDDEN: u32 = 2_048;
+    pub const INTERMEDIATE: u32 = 8_192;
+    pub const LAYERS: u32 = 16;
+
+    pub fn spec() -> DecoderSpec {
+        llama(VOCABULARY, HIDDEN, INTERMEDIATE, LAYERS)
+    }
+}
+
 /// Heads of 64, four to a head of keys and values; bf16, tied embeddings.
 pub fn llama(
     vocab_size: u32,

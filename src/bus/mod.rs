@@ -11,6 +11,7 @@
 //! * `durable` requests that outlive their node: pulled from JetStream, and all that they say stored
 //! * `discovery` which nodes there are: the node's entry in a bucket of NATS, and what readers make of it
 //! * `publish` a request's way back: its sink, what waits, what sends it, what NATS has not confirmed
+//! * `stored` what waits until JetStream has stored it
 //! * `wire` bytes ↔ types
 //! * `client` the other side, for `generate` and benchmarks
 //!
@@ -34,6 +35,7 @@ mod durable;
 mod intake;
 mod publish;
 mod session;
+mod stored;
 mod wire;
 
 pub use actor::{Bus, StartError, start};

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{Client, ClientError};
 use crate::bus::durable::{LOG, ReadFault, WHOLE_HEADER, digest_of_job, headers_of, read_log};
+use crate::bus::stored::publish_stored;
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
 use crate::log::{Join, Joined, StoredRecord};
@@ -57,13 +58,9 @@ impl Client {
         let subject = self.subjects.jobs(model);
         let published = async {
             has_room(&jetstream).await?;
-            let sent =
-                jetstream.publish_with_headers(subject, headers, Bytes::from(body.to_string()));
-            let acknowledged = match sent.await {
-                Ok(acknowledged) => acknowledged.await,
-                Err(error) => Err(error),
-            };
-            acknowledged.map_err(|error| not_stored(&error))
+            let body = Bytes::from(body.to_string());
+            let stored = publish_stored(&jetstream, subject, headers, body).await;
+            stored.map_err(|error| not_stored(&error))
         };
         match tokio::time::timeout(MAX_PUBLISH, published).await {
             Ok(Ok(acknowledgement)) => Ok(acknowledgement.duplicate),

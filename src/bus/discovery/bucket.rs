@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::claim::KeyFound;
 use super::entry::NodeEntry;
 use super::{BUCKET, GONE_AFTER};
+use crate::bus::stored::publish_stored;
 
 /// The stream under it, by the names that all of NATS's clients give it.
 pub(super) const STREAM: &str = "KV_inferno_nodes";
@@ -124,11 +125,7 @@ impl NodeBucket {
         over: u64,
     ) -> Result<u64, BucketFault> {
         headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, over.to_string());
-        let sent = self.jetstream.publish_with_headers(subject(key), headers, value).await;
-        let stored = match sent {
-            Ok(stored) => stored.await,
-            Err(error) => Err(error),
-        };
+        let stored = publish_stored(&self.jetstream, subject(key), headers, value).await;
         let error = match stored {
             Ok(stored) => return Ok(stored.sequence),
             Err(error) => error,

@@ -15,6 +15,7 @@ use super::job::{PulledJob, ReadJob, UnreadableJob};
 use super::reader;
 use super::sink::{LogSink, Sayings};
 use super::store;
+use crate::bus::stored::publish_stored;
 use crate::bus::wire::{Encoding, LAYOUT};
 use crate::clock::Timestamp;
 use crate::door::{Admit, not_admitted};
@@ -280,10 +281,8 @@ impl Hub {
             headers.insert(NATS_MESSAGE_ID, format!("job-{}", job.queued.sequence));
             let subject = shared.subjects.dead(&job.model);
             let payload = job.message.payload.clone();
-            let sent = shared.jetstream.publish_with_headers(subject, headers, payload).await;
             // What is not confirmed is tried again with the job's next delivery.
-            let Ok(acknowledged) = sent else { return };
-            if acknowledged.await.is_err() {
+            if publish_stored(&shared.jetstream, subject, headers, payload).await.is_err() {
                 return;
             }
             if let Some((id, (history, error))) = id.zip(end)

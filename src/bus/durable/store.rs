@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 
 use super::context::DurableContext;
+use crate::bus::stored::publish_stored;
 use crate::bus::wire::{Encoding, encode_event};
 use crate::error::Error;
 use crate::ids::RequestId;
@@ -87,8 +88,5 @@ pub(super) async fn close(
     let body = encoded(encoding, &history.closing(id, error));
     let mut headers = encoding.headers().unwrap_or_default();
     headers.insert(EXPECTED, history.last().to_string());
-    match context.jetstream.publish_with_headers(subject, headers, body).await {
-        Ok(acknowledged) => acknowledged.await.is_ok(),
-        Err(_) => false,
-    }
+    publish_stored(&context.jetstream, subject, headers, body).await.is_ok()
 }

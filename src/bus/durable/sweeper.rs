@@ -12,6 +12,7 @@ use super::job::{self, digest_of_job};
 use super::reader::{self, ReadFault};
 use super::requests::owner;
 use super::streams::{JOBS, JobClass, consumer_name, next_job, subject_of};
+use crate::bus::stored::publish_stored;
 use crate::ids::RequestId;
 use crate::log::{Progress, Remedy, Strays};
 
@@ -137,9 +138,8 @@ impl Sweeper<'_> {
         let mut headers = job::headers_again(&job.headers, job.sequence);
         let body = digest_of_job(Some(&job.headers), &job.payload);
         headers.insert(NATS_MESSAGE_ID, format!("again-{}-{body}", job.sequence));
-        let (subject, payload) = (job.subject.clone(), job.payload.clone());
-        let sent = self.shared.jetstream.publish_with_headers(subject, headers, payload).await;
-        let acknowledged = sent.map_err(|error| error.to_string())?.await;
-        acknowledged.map(drop).map_err(|error| error.to_string())
+        let (subject, payload) = (job.subject.to_string(), job.payload.clone());
+        let stored = publish_stored(&self.shared.jetstream, subject, headers, payload).await;
+        stored.map(drop).map_err(|error| error.to_string())
     }
 }
