@@ -11,10 +11,13 @@ use super::nats::NatsServer;
 
 const COMPLETIONS: &str = "/v1/completions";
 
+fn start(nats: &NatsServer, id: &str) -> NodeProcess {
+    NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), id)))
+}
+
 /// Two nodes on one bus.
 async fn nodes(nats: &NatsServer) -> [NodeProcess; 2] {
-    let start = |id: &str| NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), id)));
-    let nodes = [start("one"), start("two")];
+    let nodes = [start(nats, "one"), start(nats, "two")];
     wait_for_streams(&async_nats::connect(nats.url()).await.expect("connects")).await;
     nodes
 }
@@ -70,12 +73,13 @@ async fn a_durable_answer_is_the_plain_one_streamed_or_whole() {
 }
 
 #[tokio::test]
-async fn a_hundred_posts_of_one_key_at_two_nodes_are_one_generation() {
+async fn a_hundred_posts_of_one_key_at_three_nodes_are_one_generation() {
     let nats = NatsServer::with_jetstream("");
-    let nodes = nodes(&nats).await;
+    let [one, two] = nodes(&nats).await;
+    let nodes = [one, two, start(&nats, "three")];
     let key = [("idempotency-key", "order 17")];
     let posts = (0..100).map(|i| {
-        let node = &nodes[i % 2];
+        let node = &nodes[i % 3];
         async move {
             let reply = post(node, &key, &body(15)).await;
             assert_eq!(reply.status(), 200);
