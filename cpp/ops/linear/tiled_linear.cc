@@ -1,6 +1,7 @@
 #include "ops/linear/tiled_linear.h"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 #include "ops/linear/packed_codes.h"
@@ -249,6 +250,11 @@ class TiledLinear {
   }
 
   void set_starting_values(const Piece& piece) const {
+    if (!args_.accumulate && args_.bias == nullptr) {
+      const std::size_t panels = piece.end_panel - piece.first_panel;
+      std::fill_n(piece.sums, panels * num_rows(piece) * kPanelRows, 0.0F);
+      return;
+    }
     for_each_row(piece, [&](float* sums, const float* out, std::uint32_t width, const float* bias) {
       std::fill_n(sums, kPanelRows, 0.0F);
       for (std::uint32_t j = 0; j < width; ++j) {
@@ -259,7 +265,11 @@ class TiledLinear {
 
   void write_out(const Piece& piece) const {
     for_each_row(piece, [](const float* sums, float* out, std::uint32_t width, const float*) {
-      std::copy_n(sums, width, out);
+      if (width == kPanelRows) {
+        std::memcpy(out, sums, kPanelRows * sizeof(float));  // of a length that is known
+      } else {
+        std::copy_n(sums, width, out);
+      }
     });
   }
 
