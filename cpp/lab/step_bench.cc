@@ -283,12 +283,13 @@ void bench_parts(const Asked& asked, const TimedSteps& timed) {
               "other", "gaps", "sum");
   for (const std::uint32_t batch : kSplitBatches) {
     const std::string name = "batch " + std::to_string(batch);
-    print_parts(name.c_str(), split.measure(decodes(batch)), timed.at(key_of(decodes(batch))));
+    print_parts(name.c_str(), split.measure(StepOfEquals(decodes(batch))),
+                timed.at(key_of(decodes(batch))));
   }
-  print_parts("prefill 1 x 32", split.measure(kShortestPrefill),
+  print_parts("prefill 1 x 32", split.measure(StepOfEquals(kShortestPrefill)),
               timed.at(key_of(kShortestPrefill)));
   if (asked.deterministic) return;  // seconds a step
-  print_parts("prefill 8 x 2048", split.measure(kLargestPrefill),
+  print_parts("prefill 8 x 2048", split.measure(StepOfEquals(kLargestPrefill)),
               timed.at(key_of(kLargestPrefill)));
 }
 

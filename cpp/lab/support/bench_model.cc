@@ -27,24 +27,36 @@ engine::LlamaShape shape_of(std::string_view name) {
   return shape;
 }
 
-StepOfEquals::StepOfEquals(const EqualSequences& sequences)
-    : sequences_(sequences),
-      query_lens_(sequences.num_seqs, sequences.query_len),
-      context_lens_(sequences.num_seqs, sequences.context_len),
-      no_tokens_(sequences.num_seqs, ops::kNoToken),
-      no_masks_(sequences.num_seqs, ops::kNoMaskRow),
-      feed_sampled_(std::make_unique<bool[]>(sequences.num_seqs)),
-      sample_(std::make_unique<bool[]>(sequences.num_seqs)),
-      score_(std::make_unique<bool[]>(sequences.num_seqs)) {
-  for (std::uint32_t seq = 0; seq < sequences.num_seqs; ++seq) {
-    for (std::uint32_t i = 0; i < sequences.query_len; ++i) {
-      token_ids_.push_back((seq * 7919 + i * 31) % 30000);
-    }
-    seats_.push_back(seq);
+StepOfEquals::StepOfEquals(std::span<const EqualSequences> kinds) {
+  for (const EqualSequences& kind : kinds) {
+    num_seqs_ += kind.num_seqs;
+    block_table_stride_ = std::max(block_table_stride_, kind.blocks_of_a_seq());
   }
-  for (std::uint32_t i = 0; i < sequences.num_blocks(); ++i) block_tables_.push_back(i);
-  std::fill_n(feed_sampled_.get(), sequences.num_seqs, sequences.fed);
-  std::fill_n(sample_.get(), sequences.num_seqs, true);
+  feed_sampled_ = std::make_unique<bool[]>(num_seqs_);
+  sample_ = std::make_unique<bool[]>(num_seqs_);
+  score_ = std::make_unique<bool[]>(num_seqs_);
+  no_tokens_.assign(num_seqs_, ops::kNoToken);
+  no_masks_.assign(num_seqs_, ops::kNoMaskRow);
+  std::fill_n(sample_.get(), num_seqs_, true);
+  for (const EqualSequences& kind : kinds) add(kind);
+}
+
+void StepOfEquals::add(const EqualSequences& sequences) {
+  for (std::uint32_t i = 0; i < sequences.num_seqs; ++i) {
+    const auto seq = static_cast<std::uint32_t>(seats_.size());
+    for (std::uint32_t t = 0; t < sequences.query_len; ++t) {
+      token_ids_.push_back((seq * 7919 + t * 31) % 30000);
+    }
+    query_lens_.push_back(sequences.query_len);
+    context_lens_.push_back(sequences.context_len);
+    feed_sampled_[seq] = sequences.fed;
+    seats_.push_back(seq);
+    const std::size_t row = block_tables_.size();
+    block_tables_.resize(row + block_table_stride_, 0);
+    for (std::uint32_t block = 0; block < sequences.blocks_of_a_seq(); ++block) {
+      block_tables_[row + block] = num_blocks_++;
+    }
+  }
 }
 
 engine::StepBatch StepOfEquals::batch() const {
@@ -52,11 +64,11 @@ engine::StepBatch StepOfEquals::batch() const {
           .query_lens = query_lens_,
           .context_lens = context_lens_,
           .block_tables = block_tables_,
-          .block_table_stride = sequences_.blocks_of_a_seq(),
+          .block_table_stride = block_table_stride_,
           .seats = seats_,
-          .feed_sampled = {feed_sampled_.get(), sequences_.num_seqs},
-          .sample = {sample_.get(), sequences_.num_seqs},
-          .score = {score_.get(), sequences_.num_seqs},
+          .feed_sampled = {feed_sampled_.get(), num_seqs_},
+          .sample = {sample_.get(), num_seqs_},
+          .score = {score_.get(), num_seqs_},
           .next_token_ids = no_tokens_,
           .mask_rows = no_masks_};
 }

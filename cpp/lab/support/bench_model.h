@@ -1,8 +1,9 @@
-// The models that steps are timed of, and steps of equal sequences.
+// The models that steps are timed of, and steps of equal sequences or of two kinds of them.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -27,15 +28,20 @@ struct EqualSequences {
   std::uint32_t blocks_of_a_seq() const { return (context_len + kBlockSize - 1) / kBlockSize; }
 };
 
-// The arrays of such a step; every sequence samples.
+// The arrays of a step of such sequences, one kind after the other; every sequence samples.
 class StepOfEquals {
  public:
-  explicit StepOfEquals(const EqualSequences& sequences);
+  explicit StepOfEquals(const EqualSequences& sequences) : StepOfEquals({&sequences, 1}) {}
+  explicit StepOfEquals(std::span<const EqualSequences> kinds);
   engine::StepBatch batch() const;
   std::vector<std::uint32_t> slot_mapping() const;
 
  private:
-  EqualSequences sequences_;
+  void add(const EqualSequences& sequences);
+
+  std::uint32_t num_seqs_ = 0;
+  std::uint32_t block_table_stride_ = 0;
+  std::uint32_t num_blocks_ = 0;
   std::vector<std::uint32_t> token_ids_, query_lens_, context_lens_, block_tables_, seats_,
       no_tokens_, no_masks_;
   std::unique_ptr<bool[]> feed_sampled_, sample_, score_;

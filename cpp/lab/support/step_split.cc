@@ -39,8 +39,7 @@ StepSplit::StepSplit(const engine::LlamaShape& shape, const engine::ModelLimits&
   clear_device(kv_.layer(0).k, kv_.bytes());
 }
 
-StepParts StepSplit::measure(const EqualSequences& sequences) {
-  const StepOfEquals step(sequences);
+StepParts StepSplit::measure(const StepOfEquals& step) {
   // A whole step first: each part then finds what it reads.
   forward_.begin(step.batch());
   forward_.embed();
@@ -50,7 +49,7 @@ StepParts StepSplit::measure(const EqualSequences& sequences) {
   forward_.take();
   // Parts of this one are repeated; it is never ended.
   forward_.begin(step.batch());
-  const std::uint32_t num_tokens = sequences.num_seqs * sequences.query_len;
+  const std::uint32_t num_tokens = step.batch().num_tokens();
   StepParts parts;
   parts.embedding = ms([&] {
                       for (std::uint32_t i = 0; i < kChain; ++i) forward_.embed();
@@ -59,7 +58,7 @@ StepParts StepSplit::measure(const EqualSequences& sequences) {
   parts.rope_kv = forward_.attention_turns(decoder_.layers[0]) ? 0 : rope_kv_ms(step);
   parts.norms = norms_ms(num_tokens);
   parts.activation = activation_ms(num_tokens);
-  parts.sampler = sampler_ms(sequences.num_seqs);
+  parts.sampler = sampler_ms(step.batch().num_seqs());
   const double attending = ms([&] {
     for (const engine::Layer& layer : decoder_.layers) forward_.attend(layer);
   });

@@ -34,7 +34,7 @@ class StepSplit {
   StepSplit(const engine::LlamaShape& shape, const engine::ModelLimits& limits,
             const engine::DeviceOptions& options);
 
-  StepParts measure(const EqualSequences& sequences);
+  StepParts measure(const StepOfEquals& step);
 
  private:
   double ms(const std::function<void()>& launches) const { return gpu_.median_us(launches) * 1e-3; }
