@@ -31,7 +31,6 @@ __device__ DecodeTask decode_task(const DecodeParams& p) {
   const std::uint32_t group = p.num_heads / p.num_kv_heads;
   const std::uint32_t head_in_group = blockIdx.y % p.units_per_kv_head * kDecodeHeads;
   task.context_len = p.context_lens[seq];
-  task.makes_newest = p.cos_sin != nullptr;
   task.row = p.cu_query_lens[seq];
   task.table = p.block_tables + std::size_t{seq} * p.block_table_stride;
   task.kv_head = blockIdx.y / p.units_per_kv_head;
@@ -251,9 +250,9 @@ __global__ void __launch_bounds__(kWarps * 32)
   tiles.start();
   const auto* heads = static_cast<const Element*>(p.qkv) +
                       std::size_t{task.row} * (p.num_heads + 2 * p.num_kv_heads) * kHeadDim;
-  const float* cos_sin = task.makes_newest ? p.cos_sin + task.row * kHeadDim : nullptr;
+  const float* cos_sin = p.makes_newest() ? p.cos_sin + task.row * kHeadDim : nullptr;
   NewestRow<Element, Kv, kHeadDim> newest;
-  const bool makes_newest = task.makes_newest && tiles.will_have_newest();
+  const bool makes_newest = p.makes_newest() && tiles.will_have_newest();
   if (makes_newest) {
     const Element* k = heads + (p.num_heads + task.kv_head) * kHeadDim;
     newest.load(k, k + p.num_kv_heads * kHeadDim, cos_sin);

@@ -35,6 +35,9 @@ struct DecodeParams {
   float v_scale;            // of the output and of a new value
   std::uint32_t* arrivals;  // [kMaxPartials] 0 between kernels
   float* partials;          // [kMaxPartials, kDecodeHeads, head_dim + 2]
+
+  // Whether the newest position's key and value are not in the cache yet.
+  __device__ bool makes_newest() const { return cos_sin != nullptr; }
 };
 
 // What a block computes: heads first_head … of the sequence's one token, over tiles [begin, end).
@@ -49,7 +52,6 @@ struct DecodeTask {
   std::uint32_t first_head;
   std::uint32_t num_heads;
   const std::uint32_t* table;
-  bool makes_newest;  // the newest position's key and value are not in the cache yet
 
   __device__ std::uint32_t newest() const { return context_len - 1; }
 };
@@ -167,7 +169,7 @@ class DecodeTiles {
       const std::uint32_t tile = tile_ + i * kWarps;
       if (tile >= task_.end) break;
       // The newest position, unless it comes from elsewhere.
-      if (!task_.makes_newest && (tile + 1) * kDecodeTile >= task_.context_len) break;
+      if (!p_.makes_newest() && (tile + 1) * kDecodeTile >= task_.context_len) break;
       copy(i);
       num_early_ = i + 1;
     }
@@ -199,7 +201,7 @@ class DecodeTiles {
       const auto* k = static_cast<const Kv*>(p_.k) + begin;
       const auto* v = static_cast<const Kv*>(p_.v) + begin;
       SeenInTile seen = this->seen(tile);
-      seen.end -= task_.makes_newest ? 1 : 0;
+      seen.end -= p_.makes_newest() ? 1 : 0;
       Stage& stage = ring_[(step_ + ahead) % kStages];
 #pragma unroll
       for (std::uint32_t i = 0; i < kDecodeTile * kChunks; i += 32) {
