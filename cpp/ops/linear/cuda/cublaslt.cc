@@ -23,9 +23,10 @@ void check_lt(cublasStatus_t status, const char* call) {
                            ": cublasStatus " + std::to_string(static_cast<int>(status)));
 }
 
-// Prompts have any length; what is best for one is near enough to the best for the next longer.
+// Prompts have any length; what is best for one is near enough to the best for the next longer. Of
+// many tokens, where most tiles have 128 of them, those have as many tiles.
 std::uint32_t round_up_tokens(std::uint32_t num_tokens) {
-  const std::uint32_t step = num_tokens <= 256 ? 16 : num_tokens <= 1024 ? 64 : 256;
+  const std::uint32_t step = num_tokens <= 256 ? 16 : num_tokens <= 1024 ? 64 : 128;
   return (num_tokens + step - 1) / step * step;
 }
 

@@ -41,6 +41,8 @@ TEST_CASE("products of few rows with quantized matrices are right") {
   }
   check_all(bench, 5, 144, 4104);
   check_all(bench, 12, 4112, 520);
+  // Of each block more tiles than sums have places for.
+  check_all(bench, 8, 14376, 264);
 }
 
 TEST_CASE("products of many rows with quantized matrices are right") {
