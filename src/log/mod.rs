@@ -28,5 +28,5 @@ pub use history::{Broken, History};
 pub use holding::{Holding, LogCommand, StoreAnswer};
 pub use join::{Join, Joined, StoredRecord};
 pub use record::{Claim, Record};
-pub use strays::{Progress, Remedy, Strays};
+pub use strays::{LogProgress, Remedy, Strays};
 pub use suspects::{Suspects, Suspicion};

@@ -17,7 +17,7 @@ pub enum Remedy {
 
 /// How far a job's request has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct LogProgress {
     /// Place of the last record of its log; 0: there is none.
     pub last: u64,
     /// Whether that is its end.
@@ -26,7 +26,7 @@ pub struct Progress {
 
 #[derive(Debug)]
 struct Sighting {
-    progress: Progress,
+    progress: LogProgress,
     since: Duration,
     round: u64,
 }
@@ -47,7 +47,7 @@ impl Strays {
     }
 
     /// Looks at the job with this place in the queue. `now` is time since any moment.
-    pub fn look(&mut self, now: Duration, job: u64, progress: Progress) -> Option<Remedy> {
+    pub fn look(&mut self, now: Duration, job: u64, progress: LogProgress) -> Option<Remedy> {
         let round = self.round;
         let new = || Sighting { progress, since: now, round };
         let seen = self.seen.entry(job).or_insert_with(new);
@@ -74,7 +74,7 @@ impl Strays {
 mod tests {
     use super::*;
 
-    const ENDED: Progress = Progress { last: 7, has_ended: true };
+    const ENDED: LogProgress = LogProgress { last: 7, has_ended: true };
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn what_has_ended_for_long_is_removed_and_what_does_not_go_on_is_published_again() {
         let mut strays = Strays::new(at(6));
-        let waits = Progress::default();
+        let waits = LogProgress::default();
         assert_eq!(strays.look(at(0), 1, ENDED), None);
         assert_eq!(strays.look(at(0), 2, waits), None);
         strays.seen_all();
@@ -98,7 +98,7 @@ mod tests {
     fn what_goes_on_is_left_alone() {
         let mut strays = Strays::new(at(6));
         for second in 0..60 {
-            let progress = Progress { last: second / 17, has_ended: false };
+            let progress = LogProgress { last: second / 17, has_ended: false };
             assert_eq!(strays.look(at(second), 1, progress), None, "{second}");
             strays.seen_all();
         }

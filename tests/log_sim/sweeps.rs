@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use inferno_node::log::{Progress, Remedy};
+use inferno_node::log::{LogProgress, Remedy};
 
 use crate::server::Delivery;
 use crate::world::{ACK_WAIT, Bug, Happening, World};
@@ -22,7 +22,7 @@ impl World {
 
     fn look_at(&mut self, node: usize, delivery: &Delivery) {
         let records = self.log.records(delivery.request).last();
-        let progress = records.map_or_else(Progress::default, |last| Progress {
+        let progress = records.map_or_else(LogProgress::default, |last| LogProgress {
             last: last.sequence,
             has_ended: last.record.is_last(),
         });

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! What is to be done is [`crate::log`]'s to say; here is only how. `streams` makes what is needed in NATS · `puller` takes
-//! jobs when there is room · `sweeper` those that are nobody's · `job` what a job says · `examine` reads its log · `hub` holds what the node has claimed, `held`
-//! each of them, `carry_out` how it does what policy says · `store` writes records behind their fence · `reader` reads them ·
-//! `requests` says and ends what is known of any request · `sink` what stages call.
+//! jobs when there is room · `sweeper` those that are nobody's · `job` what a job says · `examine` reads its log · `hub` holds
+//! what the node has claimed, `held` each of them, `carry_out` how it does what policy says · `store` writes records behind
+//! their fence · `reader` reads them · `requests` says and ends what is known of any request · `sink` what stages call.
 
 mod carry_out;
 mod context;

@@ -14,7 +14,7 @@ use super::requests::owner;
 use super::streams::{JOBS, JobClass, consumer_name, next_job, subject_of};
 use crate::bus::stored::publish_stored;
 use crate::ids::RequestId;
-use crate::log::{Progress, Remedy, Strays};
+use crate::log::{LogProgress, Remedy, Strays};
 
 /// Jobs of one look, at most: two reads each.
 const MAX_LOOK: usize = 256;
@@ -90,7 +90,7 @@ impl Sweeper<'_> {
         let id = job::id_in(&job.headers, &job.payload);
         let progress = match &id {
             Some(id) => self.progress(id).await?,
-            None => Progress::default(),
+            None => LogProgress::default(),
         };
         let remedy = self.strays.look(self.begin.elapsed(), job.sequence, progress);
         match remedy {
@@ -112,16 +112,16 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    async fn progress(&self, id: &RequestId) -> Result<Progress, String> {
+    async fn progress(&self, id: &RequestId) -> Result<LogProgress, String> {
         let subject = self.shared.subjects.log(id.as_str());
         match reader::last(&self.shared.jetstream, &subject).await {
-            Ok(None) => Ok(Progress::default()),
+            Ok(None) => Ok(LogProgress::default()),
             Ok(Some(stored)) => {
                 let has_ended = stored.record.is_last();
-                Ok(Progress { last: stored.sequence, has_ended })
+                Ok(LogProgress { last: stored.sequence, has_ended })
             }
             // Who takes it up finds that, and makes it a dead letter.
-            Err(ReadFault::Body(last, _)) => Ok(Progress { last, has_ended: false }),
+            Err(ReadFault::Body(last, _)) => Ok(LogProgress { last, has_ended: false }),
             Err(ReadFault::Unavailable(error)) => Err(error),
         }
     }
