@@ -5,7 +5,6 @@
 //   mixed_bench MODEL [FORMAT] [--parts] [TOKENS...]
 //   MODEL: 1b, 8b or 7b; FORMAT, of the layers' matrices: bf16, fp8, int8, int4 or mxfp4; TOKENS of
 //   a step, kDecodes of them of sequences that decode
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
@@ -39,12 +38,6 @@ struct Asked {
   std::vector<std::uint32_t> tokens;
 };
 
-double now_ms() {
-  return std::chrono::duration<double, std::milli>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 EqualSequences decodes() { return {kDecodes, 1, kDecodeContext, true}; }
 
 // Prompts of so many tokens in all; the last is shorter.
@@ -64,13 +57,6 @@ ModelLimits limits_for(const LlamaShape& shape) {
   const std::uint32_t num_blocks = decodes().num_blocks() + kMaxStepTokens / kBlockSize + 1;
   limits.kv_bytes = KvCache::bytes_per_block(spec_of(shape), kBlockSize) * num_blocks;
   return limits;
-}
-
-DeviceOptions options_for(const LlamaShape& shape, const ModelLimits& limits) {
-  DeviceOptions options{.num_threads = 8, .backend = BackendKind::Cuda};
-  const MemoryNeed need = required_bytes(options, spec_of(shape), limits);
-  options.pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes + (1 << 20);
-  return options;
 }
 
 double step_ms(Context& context, std::uint32_t model, const StepBatch& batch) {

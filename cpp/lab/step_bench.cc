@@ -75,12 +75,6 @@ std::pair<std::uint32_t, std::uint32_t> key_of(const EqualSequences& sequences) 
 
 EqualSequences decodes(std::uint32_t num_seqs) { return {num_seqs, 1, kContextLen, true}; }
 
-double now_ms() {
-  return std::chrono::duration<double, std::milli>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 // `count` equal steps, two under way.
 Timed time_steps(Context& context, std::uint32_t model, const EqualSequences& sequences,
                  int count) {
@@ -138,14 +132,6 @@ ModelLimits limits_for(const LlamaShape& shape, const EqualSequences& largest,
   ModelLimits limits{kBlockSize, 0, largest.num_seqs, max_step_tokens, kMaxSeqLen, {2}};
   limits.kv_bytes = KvCache::bytes_per_block(spec_of(shape), kBlockSize) * largest.num_blocks();
   return limits;
-}
-
-DeviceOptions options_for(const Asked& asked, const LlamaShape& shape, const ModelLimits& limits) {
-  DeviceOptions options{.num_threads = 8, .backend = BackendKind::Cuda};
-  options.deterministic = asked.deterministic;
-  const MemoryNeed need = required_bytes(options, spec_of(shape), limits);
-  options.pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes + (1 << 20);
-  return options;
 }
 
 std::string figure(std::optional<double> value) {
@@ -233,7 +219,7 @@ void bench_prefills(Context& context, const ModelPlan& plan, const Asked& asked,
 TimedSteps bench_steps(const Asked& asked, double read) {
   const LlamaShape shape = shape_of(asked);
   const ModelLimits limits = limits_for(shape, decodes(kMaxBatch), kMaxStepTokens);
-  Context context(options_for(asked, shape, limits));
+  Context context(options_for(shape, limits, asked.deterministic));
   const double begin = now_ms();
   const ModelPlan plan = context.add_model(spec_of(shape), limits);
   context.fill_random(plan.model, 1);
@@ -276,7 +262,7 @@ void print_parts(const char* name, const StepParts& parts, const Timed& step) {
 void bench_parts(const Asked& asked, const TimedSteps& timed) {
   const LlamaShape shape = shape_of(asked);
   const ModelLimits limits = limits_for(shape, decodes(kMaxBatch), kMaxStepTokens);
-  StepSplit split(shape, limits, options_for(asked, shape, limits));
+  StepSplit split(shape, limits, options_for(shape, limits, asked.deterministic));
   std::printf("parts of a step, each timed by itself over all layers: ms, share of the step\n");
   std::printf("sum: above the step where parts overlap in it, below for the copies that it has\n");
   std::printf("%-20s %16s %16s %16s %16s %16s\n", "decode, context 160", "attention", "products",

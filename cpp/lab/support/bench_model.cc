@@ -27,6 +27,15 @@ engine::LlamaShape shape_of(std::string_view name) {
   return shape;
 }
 
+engine::DeviceOptions options_for(const engine::LlamaShape& shape,
+                                  const engine::ModelLimits& limits, bool deterministic) {
+  engine::DeviceOptions options{.num_threads = 8, .backend = engine::BackendKind::Cuda};
+  options.deterministic = deterministic;
+  const engine::MemoryNeed need = required_bytes(options, spec_of(shape), limits);
+  options.pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes + (1 << 20);
+  return options;
+}
+
 StepOfEquals::StepOfEquals(std::span<const EqualSequences> kinds) {
   for (const EqualSequences& kind : kinds) {
     num_seqs_ += kind.num_seqs;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/batch.h"
+#include "engine/context.h"
 #include "engine/spec/llama_spec.h"
 
 namespace inferno::lab {
@@ -16,6 +17,10 @@ inline constexpr std::uint32_t kBlockSize = 16;
 
 // Of 1b, 8b or 7b: Llama 3.2, Llama 3.1 and Llama 2.
 engine::LlamaShape shape_of(std::string_view name);
+
+// A card with room for the model and no more.
+engine::DeviceOptions options_for(const engine::LlamaShape& shape,
+                                  const engine::ModelLimits& limits, bool deterministic = false);
 
 // `context_len` positions of each sequence, the last `query_len` of them computed in the step.
 struct EqualSequences {

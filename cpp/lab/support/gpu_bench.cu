@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <exception>
 
@@ -112,6 +113,12 @@ DeviceArray<Bf16> uniform_array(const Gpu& gpu, std::size_t size, float scale) {
   DeviceArray<Bf16> values(size);
   fill_uniform(gpu, values, scale);
   return values;
+}
+
+double now_ms() {
+  return std::chrono::duration<double, std::milli>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 double median(std::vector<double> values) {

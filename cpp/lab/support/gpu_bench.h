@@ -64,6 +64,9 @@ void fill_normal(const Gpu& gpu, const DeviceArray<float>& values);
 
 DeviceArray<Bf16> uniform_array(const Gpu& gpu, std::size_t size, float scale = 1.0F);
 
+// By a clock that never goes back.
+double now_ms();
+
 // 0 of none.
 double median(std::vector<double> values);
 
