@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::join::StoredRecord;
+
 /// What is to become of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
@@ -24,7 +26,17 @@ pub struct LogProgress {
     pub has_ended: bool,
 }
 
-#[derive(Debug)]
+impl LogProgress {
+    /// By the last record of its log, if there is one.
+    pub fn of(last: Option<&StoredRecord>) -> Self {
+        last.map_or_else(Self::default, |stored| Self {
+            last: stored.sequence,
+            has_ended: stored.record.is_last(),
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
 struct Sighting {
     progress: LogProgress,
     since: Duration,
@@ -48,13 +60,12 @@ impl Strays {
 
     /// Looks at the job with this place in the queue. `now` is time since any moment.
     pub fn look(&mut self, now: Duration, job: u64, progress: LogProgress) -> Option<Remedy> {
-        let round = self.round;
-        let new = || Sighting { progress, since: now, round };
-        let seen = self.seen.entry(job).or_insert_with(new);
-        seen.round = round;
+        let new = Sighting { progress, since: now, round: self.round };
+        let seen = self.seen.entry(job).or_insert(new);
         if seen.progress != progress {
-            *seen = Sighting { progress, since: now, round };
+            *seen = new;
         }
+        seen.round = self.round;
         if now.saturating_sub(seen.since) < self.patience {
             return None;
         }

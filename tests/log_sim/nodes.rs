@@ -10,7 +10,7 @@ use inferno_node::request::{FinishReason, SoFar};
 use crate::known::{id, read, said, token};
 use crate::server::Delivery;
 use crate::world::{
-    ACK_WAIT, Bug, Happening, Held, Life, Node, PATIENCE, PROGRESS, World, new_strays,
+    ACK_WAIT, Bug, Happening, Held, Life, Node, PATIENCE, PROGRESS, SEATS, World, new_strays,
 };
 
 impl World {
@@ -21,15 +21,19 @@ impl World {
     pub(super) fn pull(&mut self, node: usize) {
         let again = self.chance.between(20, 300);
         self.after(again, Happening::Pull(node));
-        if !self.is_here(node) || self.nodes[node].held.len() >= 6 {
+        if !self.is_here(node) {
             return;
         }
-        let room = 6 - self.nodes[node].held.len();
-        for _ in 0..room.min(4) {
+        for _ in 0..self.room(node).min(4) {
             let Some(delivery) = self.queue.pull(self.now, ACK_WAIT) else { return };
             let life = (node, self.nodes[node].life);
             self.send(Some(node), Happening::Delivered(life, delivery));
         }
+    }
+
+    /// How many further requests a node may take. What is on its way to it may be one too many.
+    pub(super) fn room(&self, node: usize) -> usize {
+        SEATS.saturating_sub(self.nodes[node].held.len())
     }
 
     pub(super) fn delivered(&mut self, life: Life, delivery: Delivery) {

@@ -21,18 +21,14 @@ impl World {
     }
 
     fn look_at(&mut self, node: usize, delivery: &Delivery) {
-        let records = self.log.records(delivery.request).last();
-        let progress = records.map_or_else(LogProgress::default, |last| LogProgress {
-            last: last.sequence,
-            has_ended: last.record.is_last(),
-        });
+        let progress = LogProgress::of(self.log.records(delivery.request).last());
         let now = Duration::from_millis(self.now);
         let strays = &mut self.nodes[node].strays;
         match strays.look(now, delivery.number as u64, progress) {
             None => return,
             Some(Remedy::Remove) => {}
             Some(Remedy::PublishAgain) => {
-                if self.nodes[node].held.len() >= 6 || self.is_run(delivery.request) {
+                if self.room(node) == 0 || self.is_run(delivery.request) {
                     return;
                 }
                 self.queue.publish_again(delivery);

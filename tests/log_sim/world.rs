@@ -17,6 +17,8 @@ pub(crate) const ACK_WAIT: u64 = 6_000;
 pub(crate) const PROGRESS: u64 = 2_000;
 /// How long a node waits for an answer.
 pub(crate) const PATIENCE: u64 = 500;
+/// Requests that a node takes at once.
+pub(crate) const SEATS: usize = 6;
 /// From here on nothing is lost any more; all is to be well some time later.
 pub(crate) const CALM: u64 = 20_000;
 const END: u64 = 120_000;

@@ -115,11 +115,7 @@ impl Sweeper<'_> {
     async fn progress(&self, id: &RequestId) -> Result<LogProgress, String> {
         let subject = self.shared.subjects.log(id.as_str());
         match reader::last(&self.shared.jetstream, &subject).await {
-            Ok(None) => Ok(LogProgress::default()),
-            Ok(Some(stored)) => {
-                let has_ended = stored.record.is_last();
-                Ok(LogProgress { last: stored.sequence, has_ended })
-            }
+            Ok(last) => Ok(LogProgress::of(last.as_ref())),
             // Who takes it up finds that, and makes it a dead letter.
             Err(ReadFault::Body(last, _)) => Ok(LogProgress { last, has_ended: false }),
             Err(ReadFault::Unavailable(error)) => Err(error),
