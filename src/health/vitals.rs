@@ -30,6 +30,7 @@ struct VitalsState {
 /// See the module.
 pub struct Vitals {
     node_id: String,
+    life: String,
     limits: Limits,
     state: Mutex<VitalsState>,
     models_wanted: AtomicU32,
@@ -44,6 +45,7 @@ impl Vitals {
     pub fn new(node_id: &str, limits: Limits, metrics: Arc<Metrics>) -> Self {
         Self {
             node_id: node_id.to_owned(),
+            life: uuid::Uuid::now_v7().simple().to_string(),
             limits,
             state: Mutex::default(),
             models_wanted: AtomicU32::new(0),
@@ -57,6 +59,11 @@ impl Vitals {
     /// The node's id.
     pub fn node_id(&self) -> &str {
         &self.node_id
+    }
+
+    /// Another after each start of the node, so that it is not taken for the one that it was before.
+    pub fn life(&self) -> &str {
+        &self.life
     }
 
     /// A device that is to be watched; down until [`Vitals::device_up`].

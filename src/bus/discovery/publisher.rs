@@ -119,7 +119,7 @@ struct EntryPublisher {
 
 impl EntryPublisher {
     fn new(start: DiscoveryStart) -> Self {
-        let life = uuid::Uuid::now_v7().simple().to_string();
+        let life = start.vitals.life().to_owned();
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Self {
             bucket: NodeBucket::new(start.client.clone(), start.replicas),

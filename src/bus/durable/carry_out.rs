@@ -114,8 +114,8 @@ impl Hub {
         let (number, now) = (self.last_number, Instant::now());
         self.metrics.durable_claims.increment(1);
         let claim = Claim {
-            node_id: self.node_id.clone(),
-            life: self.life.clone(),
+            node_id: self.shared.vitals.node_id().to_owned(),
+            life: self.shared.vitals.life().to_owned(),
             job: job.queued.sequence,
             body: job.queued.body.clone(),
             exactness: self.digests.get(&job.model).cloned().unwrap_or_default(),

@@ -105,8 +105,6 @@ impl Durable {
             shared: shared.clone(),
             words,
             inbox,
-            node_id: shared.vitals.node_id().to_owned(),
-            life: uuid::Uuid::now_v7().simple().to_string(),
             digests: HashMap::new(),
             admit: start.admit,
             metrics: start.metrics,
@@ -172,9 +170,6 @@ pub(super) struct Hub {
     pub(super) shared: Arc<DurableContext>,
     pub(super) words: UnboundedSender<Word>,
     pub(super) inbox: String,
-    pub(super) node_id: String,
-    /// Of this process.
-    pub(super) life: String,
     /// Of all that the tokens of each model depend on.
     pub(super) digests: HashMap<String, String>,
     pub(super) admit: Recipient<Admit>,
