@@ -332,15 +332,18 @@ impl StreamHandler<Tokenized> for Admission {
     }
 }
 
+fn not_here() -> Error {
+    Error::new(Kind::NotFound, "no request with this id runs here").with_param("request_id")
+}
+
 impl Handler<Cancel> for Admission {
     type Result = ();
 
     fn handle(&mut self, Cancel { id, done }: Cancel, _: &mut Self::Context) {
         let handles = self.ledger.get(&id);
         if handles.is_empty() {
-            let error = Error::new(Kind::NotFound, "no request with this id runs here");
             // Who asked may have left; so in the other answers.
-            let _ = done.send(Err(error.with_param("request_id")));
+            let _ = done.send(Err(not_here()));
             return;
         }
         handles.iter().for_each(|handle| handle.cancel());
@@ -348,8 +351,7 @@ impl Handler<Cancel> for Admission {
         // A hint; the scheduler looks from time to time anyway.
         let _ = self.sweep.try_send(SweepQueue);
         actix::spawn(async move {
-            let lost = |_| Error::internal("the request was lost inside the node");
-            let _ = done.send(ends.await.map(Ended::together).map_err(lost));
+            let _ = done.send(ends.await.map(Ended::together).map_err(|_| not_here()));
         });
     }
 }

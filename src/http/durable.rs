@@ -1,5 +1,6 @@
 //! Durable requests over HTTP: judged here, published, and answered from what is stored, whichever node runs them.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::digest::{digest_of, hex};
 use crate::door::{Admit, not_admitted};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{RequestId, SequenceId};
+use crate::log::Positions;
 use crate::reader::Layout;
 use crate::request::{
     Caller, Event, FinishReason, Handle, Prompt, Request, Sink, SinkClosed, Usage,
@@ -30,6 +32,9 @@ const MAX_KEY_BYTES: usize = 255;
 
 /// How long a stream may say nothing before its reader is told: longer than any queue.
 const MAX_SILENCE: Duration = Duration::from_secs(24 * 3_600);
+
+/// How often a reader is looked at to whom nothing is said.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// That a request is to be durable, and under which id.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,17 +95,21 @@ impl DurableAsk {
         let mut parts: Vec<AskedJob> = Vec::new();
         for (mut request, layout) in self.0 {
             let sink = std::mem::replace(&mut request.sink, Box::new(JudgeSink(Arc::default())));
-            parts.push((job_of(&request)?, sink));
-            judge(door, request).await.map_err(|error| layout.rename(error))?;
+            parts.push((job_of(&request, &model)?, sink));
+            match judge(door, request).await {
+                // Then its node judges, and an error is the request's end.
+                Err(error) if is_of_model(&error) && client.is_served(&model).await => {}
+                judged => judged.map_err(|error| layout.rename(error))?,
+            }
         }
         let mut parts = as_one(parts).into_iter();
         let Some((job, sink)) = parts.next() else { return Ok(()) };
-        let stream = client.start_durable(&model, &job).await.map_err(error_of)?;
+        let stream = client.start_durable(&job).await.map_err(error_of)?;
         let (known, first) = oneshot::channel();
         actix_web::rt::spawn(relay(stream, job, sink, known));
         let rest: Vec<AskedJob> = parts.collect();
         if !rest.is_empty() {
-            actix_web::rt::spawn(start_rest(client, model, rest, first));
+            actix_web::rt::spawn(start_rest(client, rest, first));
         }
         Ok(())
     }
@@ -117,16 +126,11 @@ fn as_one(parts: Vec<AskedJob>) -> Vec<AskedJob> {
 }
 
 /// Publishes the others when the first is known to run as it was asked for: where its id is another request's, nothing else is made.
-async fn start_rest(
-    client: Client,
-    model: Arc<str>,
-    rest: Vec<AskedJob>,
-    first: oneshot::Receiver<Result<()>>,
-) {
+async fn start_rest(client: Client, rest: Vec<AskedJob>, first: oneshot::Receiver<Result<()>>) {
     let first = first.await.unwrap_or_else(|_| Err(crate::door::stopping()));
     for (job, mut sink) in rest {
         let started = match &first {
-            Ok(()) => client.start_durable(&model, &job).await.map_err(error_of),
+            Ok(()) => client.start_durable(&job).await.map_err(error_of),
             Err(error) => Err(error.clone()),
         };
         match started {
@@ -159,6 +163,11 @@ pub(super) fn error_of(error: ClientError) -> Error {
         }
         error => Error::new(Kind::LogUnavailable, error.to_string()).with_retry_after_ms(1_000),
     }
+}
+
+/// Whether this node has no such model.
+fn is_of_model(error: &Error) -> bool {
+    error.kind == Kind::NotFound && error.param.as_deref() == Some("model")
 }
 
 /// Asks admission whether it would take the request.
@@ -202,7 +211,7 @@ impl Sink for JudgeSink {
 }
 
 /// The bus's object for a request.
-fn job_of(request: &Request) -> Result<DurableJob> {
+fn job_of(request: &Request, model: &Arc<str>) -> Result<DurableJob> {
     if request.params.ranks_samples() {
         let text =
             "above n it is not supported for a durable request: the best are known only at the end";
@@ -220,7 +229,7 @@ fn job_of(request: &Request) -> Result<DurableJob> {
             body["messages"] = messages.map_err(|error| Error::internal(error.to_string()))?;
         }
     }
-    Ok(DurableJob::new(request.id.clone(), body, request.default_length))
+    Ok(DurableJob::new((request.id.clone(), Arc::clone(model)), body, request.default_length))
 }
 
 /// Gives what is stored to a sink, until the request ends or its reader leaves, which ends nothing but this. `known` is told once
@@ -237,7 +246,8 @@ async fn relay(
     let mut tell = move |word| known.take().map(|known| drop(known.send(word))).is_some();
     let mut is_accepted = false;
     loop {
-        let event = match stream.next().await {
+        let Some(next) = next_unless_closed(&mut stream, sink.as_ref()).await else { return };
+        let event = match next {
             Ok(Some(event)) => event,
             Ok(None) => return,
             Err(error) => {
@@ -265,6 +275,20 @@ async fn relay(
     }
 }
 
+/// The next event; none where nobody waits for it any more.
+async fn next_unless_closed(
+    stream: &mut DurableStream,
+    sink: &dyn Sink,
+) -> Option<std::result::Result<Option<Event>, ClientError>> {
+    let mut next = pin!(stream.next());
+    loop {
+        tokio::select! {
+            next = &mut next => return Some(next),
+            () = tokio::time::sleep(LOOK) => if sink.is_closed() { return None },
+        }
+    }
+}
+
 fn fail(mut sink: Box<dyn Sink>, id: &RequestId, is_accepted: bool, error: Error) {
     if !is_accepted {
         return sink.refused(&error);
@@ -279,12 +303,11 @@ fn fail(mut sink: Box<dyn Sink>, id: &RequestId, is_accepted: bool, error: Error
     let _ = sink.event(event);
 }
 
-/// The object of an event, as a reader of `/v1/requests/<id>/events` gets it, with the index of its last token as its id.
-pub(super) fn sse(event: &Event) -> Result<Vec<u8>> {
+/// The object of an event, as a reader of `/v1/requests/<id>/events` gets it, with how far it has come as its id.
+pub(super) fn sse(event: &Event, given: &Positions) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    let end = event.seq + event.token_ids.len() as u32;
-    if let Some(last) = end.checked_sub(1) {
-        out.extend_from_slice(format!("id: {last}\n").as_bytes());
+    if !given.is_start() {
+        out.extend_from_slice(format!("id: {given}\n").as_bytes());
     }
     out.extend_from_slice(b"data: ");
     let json = serde_json::to_vec(event).map_err(|error| Error::internal(error.to_string()))?;

@@ -1,4 +1,5 @@
-//! `GET /v1/requests/{id}/events`: a durable request's events, stored and live as one stream, from any of its tokens on.
+//! `GET /v1/requests/{id}/events`: a durable request's events, stored and live as one stream, from any of its tokens on. Each line's
+//! `id:` says how far a reader has come with it ([`Positions`]).
 
 use std::convert::Infallible;
 
@@ -15,6 +16,7 @@ use super::durable::{client, error_of, sse};
 use super::refusal::{self, ErrorResponse};
 use crate::bus::client::{Client, DurableStream};
 use crate::error::{Error, Kind, Result};
+use crate::log::{NoPositions, Positions};
 
 /// What a browser's reader sends when it comes back (HTML, server-sent events).
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -22,8 +24,8 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// From where.
 #[derive(Debug, Deserialize)]
 pub(super) struct EventsQuery {
-    /// The index of the last token that the reader has.
-    starting_after: Option<u32>,
+    /// How far the reader has come: the index of the last token that it has, of several choices as `id:` says it.
+    starting_after: Option<String>,
 }
 
 /// See the module.
@@ -33,16 +35,16 @@ pub(super) async fn events(
     id: Path<String>,
     query: Query<EventsQuery>,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
-    let from = match (query.starting_after, last_event_id(http.headers())?) {
-        (Some(last), _) | (None, Some(last)) => last.saturating_add(1),
-        (None, None) => 0,
+    let from = match &query.starting_after {
+        Some(after) => positions("starting_after", after)?,
+        None => last_event_id(http.headers())?,
     };
     let stream = follow(&client(&door)?, &id, from).await?;
     door.metrics.durable_replays.increment(1);
     let body = unfold(Some(stream), |stream| async {
         let mut stream = stream?;
         let event = stream.next().await.map_err(error_of).transpose()?;
-        let (written, next) = match event.and_then(|event| sse(&event)) {
+        let (written, next) = match event.and_then(|event| sse(&event, stream.given())) {
             Ok(written) => (written, Some(stream)),
             Err(error) => {
                 let mut out = Vec::new();
@@ -59,12 +61,12 @@ pub(super) async fn events(
 }
 
 /// The stream of the first of the ids that a path may mean that anybody knows of.
-async fn follow(client: &Client, named: &str, from: u32) -> Result<DurableStream> {
+async fn follow(client: &Client, named: &str, from: Positions) -> Result<DurableStream> {
     for id in Api::requests_named(named) {
         match client.status(&id).await.map_err(error_of) {
             // Of a plain request nothing is stored: there is nothing to read again.
             Ok(status) if status.tokens.is_some() || status.status == "waiting" => {
-                return client.follow(&id, from).await.map_err(error_of);
+                return client.follow(&id, from.clone()).await.map_err(error_of);
             }
             Ok(_) => {}
             Err(error) if error.kind == Kind::NotFound => {}
@@ -75,10 +77,11 @@ async fn follow(client: &Client, named: &str, from: u32) -> Result<DurableStream
     Err(Error::new(Kind::NotFound, text).with_param("request_id"))
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u32>> {
-    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
-    let number = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    number.map(Some).ok_or_else(|| {
-        Error::invalid(LAST_EVENT_ID.as_str(), "expected the index of a token, as `id:` says it")
-    })
+fn last_event_id(headers: &HeaderMap) -> Result<Positions> {
+    let value = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or_default());
+    value.map_or_else(|| Ok(Positions::default()), |text| positions(LAST_EVENT_ID.as_str(), text))
+}
+
+fn positions(param: &str, text: &str) -> Result<Positions> {
+    text.parse().map_err(|wrong: NoPositions| Error::invalid(param, wrong.to_string()))
 }

@@ -75,7 +75,7 @@ async fn generate(
         let refused = RefusedRequest { door: "http", id: extensions.get(), model: None };
         door.metrics.refused_at_door(refused, error);
     });
-    let Begun { reader, title, stream, usage, inferno, has_ids } = begun?;
+    let Begun { reader, title, stream, usage, inferno, ids } = begun?;
 
     let first = poll_fn(|cx| reader.poll_take(cx, &mut String::new())).await;
     // Before the first byte, a failure is a status.
@@ -89,7 +89,7 @@ async fn generate(
         .insert_header((CONTENT_TYPE, EVENT_STREAM))
         .insert_header((CACHE_CONTROL, NO_CACHE))
         .insert_header((BUFFERING, NO_BUFFERING))
-        .body(EventStream::new(reader, (&title, has_ids), usage, first));
+        .body(EventStream::new(reader, (&title, ids), usage, first));
     // Some proxies still speak HTTP/1.0, which has no chunks: there the end of the connection is the end of the stream.
     answer.head_mut().no_chunking(http.version() < Version::HTTP_11);
     Ok(answer)
@@ -109,8 +109,8 @@ struct Begun {
     stream: bool,
     usage: StreamUsage,
     inferno: Option<InfernoCall>,
-    /// Lines of the stream say which token was their last.
-    has_ids: bool,
+    /// Lines of the stream's first so many choices say how far its reader has come.
+    ids: Option<usize>,
 }
 
 async fn begin(door: &HttpDoor, http: &HttpRequest, payload: Payload, api: Api) -> Result<Begun> {
@@ -123,7 +123,10 @@ async fn begin(door: &HttpDoor, http: &HttpRequest, payload: Payload, api: Api) 
     let mut name = RunningId::choose(in_body, http.headers(), generation.prompts.len());
     let durable = DurableWish::of(http.headers(), &asked.caller)?;
     if let Some(wish) = &durable {
-        name = RunningId { id: wish.id.clone().unwrap_or(name.id), is_hint: false };
+        // What a header hints at may be many requests'.
+        let meant = Some(name.id).filter(|_| !name.is_hint);
+        let id = wish.id.clone().or(meant).unwrap_or_else(RequestId::generate);
+        name = RunningId { id, is_hint: false };
     }
     if let Some((members, header)) = ignored::list(ignored) {
         tracing::info!(request_id = %name.id, members, "ignored unknown members");
@@ -172,6 +175,7 @@ async fn answered(
 ) -> Result<Begun> {
     http.extensions_mut().insert(id.clone());
     let params = &generation.options.params;
+    let ids = asked.is_durable.then(|| params.num_choices() as usize);
     let title = Title {
         api: generation.api(),
         request_id: id,
@@ -188,7 +192,7 @@ async fn answered(
         ask.start(door, title.model.clone()).await?;
     }
     poll_fn(|cx| reader.poll_begin(cx)).await;
-    Ok(Begun { reader, title, stream, usage, inferno, has_ids: asked.is_durable })
+    Ok(Begun { reader, title, stream, usage, inferno, ids })
 }
 
 /// Sends a request, or one for each of its prompts.

@@ -26,6 +26,8 @@ pub enum Decision {
     Repeated,
     /// Another request has this id: this one goes to the dead letter, and the other is not touched.
     Other,
+    /// What it has said is kept in part only, so nobody can go on with it: it ends as failed, unless somebody still runs it.
+    Expired,
     /// It was tried too often: it ends as failed, and goes to the dead letter.
     Poison,
     /// The node claims it.
@@ -40,6 +42,9 @@ pub fn decide(job: &QueuedJob, history: &History) -> Decision {
     }
     if history.end().is_some() {
         return Decision::Ended;
+    }
+    if history.begins_late() {
+        return Decision::Expired;
     }
     if first.is_some_and(|first| first.job != job.sequence) {
         return Decision::Repeated;
@@ -82,6 +87,14 @@ mod tests {
             Decision::Ended,
             "cancelled while it waited"
         );
+    }
+
+    #[test]
+    fn nobody_goes_on_with_what_is_kept_in_part_only() {
+        let left = || vec![tokens(1, 7, &[1])];
+        assert_eq!(decided((1, "b"), left()), Decision::Expired);
+        let ended = || [left(), vec![end(1, 8)]].concat();
+        assert_eq!(decided((1, "b"), ended()), Decision::Ended);
     }
 
     #[test]

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::join::StoredRecord;
+use super::positions::Positions;
 use super::record::{Claim, Record};
 use super::suspects::Suspicion;
 use crate::error::Error;
 use crate::ids::RequestId;
-use crate::request::{Event, FinishReason, SampleSoFar, Scores, SoFar, Token, TokenLogprob, Usage};
+use crate::request::{
+    Event, FinishReason, MAX_SAMPLES, SampleSoFar, Scores, SoFar, Token, TokenLogprob, Usage,
+};
 
 /// A log that no node can have written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +34,10 @@ pub struct History {
     crossed: bool,
     latest: Option<Claim>,
     choices: BTreeMap<u32, SampleSoFar>,
+    /// The records before the first one are kept no longer.
+    begins_late: bool,
+    /// What they said of each choice.
+    gone: Positions,
     end: Option<Box<Event>>,
 }
 
@@ -53,6 +60,7 @@ impl History {
     /// [`Broken`] where it cannot follow what was read; nothing of it counts then.
     pub fn take(&mut self, sequence: u64, record: Record) -> Result<(), Broken> {
         self.check(sequence, &record).map_err(|fault| Broken { sequence, fault })?;
+        self.begins_late |= self.last == 0 && is_behind_beginning(&record);
         self.last = sequence;
         self.attempt = record.event.attempt;
         if let Some(claim) = record.claim {
@@ -77,6 +85,9 @@ impl History {
         if self.end.is_some() {
             return Err("expected nothing after the last event".to_owned());
         }
+        if self.last == 0 && is_behind_beginning(record) {
+            return Ok(());
+        }
         let is_next = event.attempt == self.attempt.saturating_add(1);
         // Who cancels a request that no node has says so as if it had claimed it.
         // Of a log that was lost there is nothing but what its last holder says of that.
@@ -88,8 +99,12 @@ impl History {
         if !fits {
             return Err(format!("got attempt {} after {}", event.attempt, self.attempt));
         }
-        let expected = self.choices.get(&event.index).map_or(0, |begun| begun.tokens.len());
-        if event.seq as usize != expected {
+        if event.index >= MAX_SAMPLES {
+            return Err(format!("expected a choice below {MAX_SAMPLES}, got {}", event.index));
+        }
+        let expected = self.num_tokens_of(event.index);
+        let is_first_left = self.begins_late && !self.choices.contains_key(&event.index);
+        if event.seq != expected && !is_first_left {
             return Err(format!("expected the token with index {expected}, got {}", event.seq));
         }
         Ok(())
@@ -105,6 +120,9 @@ impl History {
 
     fn begun(&mut self, event: Event) {
         if !event.is_empty() {
+            if self.begins_late && !self.choices.contains_key(&event.index) {
+                self.gone.reach(event.index, event.seq);
+            }
             let begun = self.choices.entry(event.index).or_default();
             begun.tokens.extend(tokens_of(&event));
             *begun.text_len.get_or_insert(0) += event.text.len();
@@ -146,6 +164,11 @@ impl History {
         self.latest.as_ref()
     }
 
+    /// Whether its beginning is kept no longer: nobody can go on with it who does not have it.
+    pub fn begins_late(&self) -> bool {
+        self.begins_late
+    }
+
     /// The last event, if it is stored.
     pub fn end(&self) -> Option<&Event> {
         self.end.as_deref()
@@ -156,19 +179,24 @@ impl History {
         self.crossed || self.latest.as_ref().is_some_and(|latest| latest.exactness != exactness)
     }
 
-    /// Tokens of all choices.
-    pub fn num_tokens(&self) -> usize {
-        self.choices.values().map(|begun| begun.tokens.len()).sum()
+    /// How far each choice has come.
+    pub fn positions(&self) -> Positions {
+        let mut positions = self.gone.clone();
+        for index in self.choices.keys() {
+            positions.reach(*index, self.num_tokens_of(*index));
+        }
+        positions
     }
 
     /// Tokens of one choice.
     pub fn num_tokens_of(&self, index: u32) -> u32 {
-        self.choices.get(&index).map_or(0, |begun| begun.tokens.len() as u32)
+        let kept = self.choices.get(&index).map_or(0, |begun| begun.tokens.len() as u32);
+        self.gone.of(index).saturating_add(kept)
     }
 
     /// The last record, by somebody who ends the request without having claimed it: with an error, or as cancelled.
     pub fn closing(&self, id: &RequestId, error: Option<Error>) -> Record {
-        let completion_tokens = self.num_tokens() as u32;
+        let completion_tokens = self.positions().total();
         let reason = if error.is_some() { FinishReason::Failed } else { FinishReason::Cancelled };
         Record::of(Event {
             // As a claim, so that whoever has it is fenced out.
@@ -194,6 +222,14 @@ impl History {
             samples[*index as usize] = begun.clone();
         }
         SoFar { samples, attempt, is_suspect: self.suspicion() == Some(Suspicion::Grave) }
+    }
+}
+
+/// Whether other records stood before this one: a log begins with a claim, or with its end.
+fn is_behind_beginning(Record { event, claim, .. }: &Record) -> bool {
+    match claim {
+        Some(_) => event.attempt > 1,
+        None => !event.is_last(),
     }
 }
 
@@ -225,7 +261,7 @@ mod tests {
     fn a_log_says_how_far_a_request_has_come() {
         let records = [claim(1, 0), tokens(1, 0, &[5, 6]), tokens(1, 2, &[7]), claim(2, 3)];
         let history = read(records).expect("sound");
-        assert_eq!((history.last(), history.attempt(), history.num_tokens()), (40, 2, 3));
+        assert_eq!((history.last(), history.attempt(), history.positions().total()), (40, 2, 3));
         assert_eq!((history.tries(), history.fruitless()), (2, 1));
         let so_far = history.so_far(3);
         let ids: Vec<u32> = so_far.samples[0].tokens.iter().map(|token| token.id).collect();
@@ -266,9 +302,27 @@ mod tests {
     }
 
     #[test]
+    fn a_log_whose_beginning_is_kept_no_longer_says_so_and_counts_on() {
+        let left = || [tokens(1, 7, &[1, 2]), claim(2, 9), tokens(2, 9, &[3])];
+        let history = read(left()).expect("sound");
+        assert!(history.begins_late() && history.first_claim().is_some());
+        assert_eq!((history.num_tokens_of(0), history.positions().total()), (10, 10));
+        assert!(read([claim(3, 7), tokens(3, 7, &[1])]).expect("sound").begins_late());
+        let broken = read([tokens(1, 7, &[1, 2]), tokens(1, 8, &[3])]).expect_err("a gap");
+        assert_eq!(broken.fault, "expected the token with index 9, got 8");
+        assert!(!read([claim(1, 0), tokens(1, 0, &[1])]).expect("sound").begins_late());
+    }
+
+    #[test]
+    fn a_choice_that_no_request_has_is_told() {
+        let far = Event { index: MAX_SAMPLES, ..tokens(1, 0, &[1]).event };
+        let broken = read([claim(1, 0), Record::of(far)]).expect_err("no such choice");
+        assert_eq!(broken.fault, "expected a choice below 128, got 128");
+    }
+
+    #[test]
     fn a_log_that_no_node_wrote_is_told() {
         for (records, fault) in [
-            (vec![tokens(1, 0, &[1])], "got attempt 1 after 0"),
             (vec![claim(1, 0), claim(3, 0)], "got attempt 3 after 1"),
             (vec![claim(1, 0), claim(1, 0)], "got attempt 1 after 1"),
             (vec![claim(1, 0), tokens(1, 1, &[1])], "expected the token with index 0, got 1"),

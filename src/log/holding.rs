@@ -10,6 +10,7 @@
 //! ```
 
 use super::history::History;
+use super::positions::Positions;
 use super::record::{Claim, Record, fits};
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
@@ -89,8 +90,8 @@ pub struct Holding {
     is_full: bool,
     is_held: bool,
     waiting: EventQueue,
-    /// Tokens of the first choice, stored or not.
-    position: u32,
+    /// How far each choice has come, stored or not.
+    positions: Positions,
     /// Until it is started.
     so_far: Option<SoFar>,
     leaves_early: bool,
@@ -110,8 +111,8 @@ impl Holding {
         max_record_bytes: usize,
     ) -> (Self, Vec<LogCommand>) {
         let attempt = history.attempt() + 1;
-        let position = history.num_tokens_of(0);
-        let event = Event { attempt, seq: position, ..Event::new(id.clone()) };
+        let positions = history.positions();
+        let event = Event { attempt, seq: positions.of(0), ..Event::new(id.clone()) };
         let crosses = history.crosses(&claim.exactness);
         let record = Record { claim: Some(Box::new(claim)), ..Record::of(event) };
         let holding = Self {
@@ -124,7 +125,7 @@ impl Holding {
             is_full: false,
             is_held: false,
             waiting: EventQueue::default(),
-            position,
+            positions,
             so_far: Some(history.so_far(attempt)),
             leaves_early: false,
             exact: (attempt > 1).then_some(!crosses),
@@ -181,8 +182,8 @@ impl Holding {
         match last {
             None if self.last == 0 => self.store().into_iter().collect(),
             None => self.log_is_lost(),
-            Some((sequence, record)) if is_same(&record, under_way) => self.stored(sequence),
             Some((sequence, _)) if sequence == self.last => self.store().into_iter().collect(),
+            Some((sequence, record)) if is_same(&record, under_way) => self.stored(sequence),
             Some(_) => self.fenced(),
         }
     }
@@ -215,9 +216,7 @@ impl Holding {
                 (event.receipt, event.error) = (None, None);
             }
         }
-        if event.index == 0 {
-            self.position = event.seq + event.token_ids.len() as u32;
-        }
+        self.positions.pass(&event);
         if !event.is_empty() {
             self.waiting.push(&mut event);
         }
@@ -331,8 +330,9 @@ impl Holding {
         self.phase = HoldingPhase::Leaving(Leave::Ended);
         // What was not stored is lost, too: nobody has seen it.
         let unseen = self.under_way.iter().map(|record| &record.event).chain(self.waiting.iter());
-        let unseen = unseen.filter(|event| event.index == 0).map(|event| event.seq).min();
-        self.position = unseen.unwrap_or(self.position);
+        for event in unseen {
+            self.positions.fall_back(event.index, event.seq);
+        }
         self.waiting.clear();
         self.last = 0;
         self.under_way = Some(Record::of(self.failed(error)));
@@ -341,7 +341,7 @@ impl Holding {
 
     /// An event without tokens, where the first choice stands.
     fn nothing(&self) -> Event {
-        Event { attempt: self.attempt, seq: self.position, ..Event::new(self.id.clone()) }
+        Event { attempt: self.attempt, seq: self.positions.of(0), ..Event::new(self.id.clone()) }
     }
 
     fn failed(&self, error: Error) -> Event {
@@ -349,7 +349,7 @@ impl Holding {
         let reason = if cancelled { FinishReason::Cancelled } else { FinishReason::Failed };
         Event {
             finish_reason: Some(reason),
-            usage: Some(Usage { completion_tokens: self.position, ..Usage::default() }),
+            usage: Some(Usage { completion_tokens: self.positions.total(), ..Usage::default() }),
             error: (!cancelled).then(|| Box::new(error)),
             ..self.nothing()
         }

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::positions::Positions;
 use super::record::Record;
-use crate::request::Event;
 
 /// A record and its place in the stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,26 +36,32 @@ pub struct Join {
     first: u64,
     last: u64,
     attempt: u32,
-    /// Tokens of each choice that the reader has.
-    seen: BTreeMap<u32, u32>,
+    seen: Positions,
     /// Live records that came before those that they follow, with the places of these.
     early: BTreeMap<u64, (u64, Record)>,
     /// What is missing is being read.
     reads: bool,
     is_over: bool,
+    /// What the reader lacks stands in the log no more.
+    is_cut: bool,
     /// Choices whose end the reader has.
     ended: BTreeSet<u32>,
 }
 
 impl Join {
-    /// A reader who has so many tokens of the first choice; it begins with reading the log.
-    pub fn from(num_tokens: u32) -> Self {
-        Self { seen: BTreeMap::from([(0, num_tokens)]), reads: true, ..Self::default() }
+    /// A reader who has come so far; it begins with reading the log.
+    pub fn from(seen: Positions) -> Self {
+        Self { seen, reads: true, ..Self::default() }
     }
 
     /// Whether the last event was taken.
     pub fn is_over(&self) -> bool {
         self.is_over
+    }
+
+    /// Whether the next tokens that the reader lacks stand in the log no more; nothing is given from there on.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// The place of the last record that was taken.
@@ -110,7 +116,7 @@ impl Join {
 
     /// What of a record the reader does not have.
     fn take(&mut self, sequence: u64, record: Record) -> Option<StoredRecord> {
-        if sequence <= self.last || self.is_over {
+        if sequence <= self.last || self.is_over || self.is_cut {
             return None;
         }
         self.last = sequence;
@@ -122,20 +128,24 @@ impl Join {
             return None;
         }
         self.attempt = record.event.attempt;
+        let event = &record.event;
+        let (index, seen) = (event.index, self.seen.of(event.index));
+        self.is_cut = event.seq > seen && !event.token_ids.is_empty();
+        if self.is_cut {
+            return None;
+        }
         self.is_over = record.is_last();
-        let Event { index, seq, .. } = record.event;
-        let seen = self.seen.entry(index).or_insert(0);
-        let end = seq + record.event.token_ids.len() as u32;
-        let is_old = end <= *seen && !record.event.token_ids.is_empty() && !self.is_over;
-        let ends_again = record.event.finish_reason.is_some() && !self.ended.insert(index);
+        let is_old = event.end() <= seen && !event.token_ids.is_empty() && !self.is_over;
+        let ends_again = event.finish_reason.is_some() && !self.ended.insert(index);
+        self.seen.pass(event);
         if is_old || ends_again && !self.is_over {
             return None;
         }
-        let mut record = without(record, seen.saturating_sub(seq) as usize);
-        *seen = end.max(*seen);
+        let num_seen = seen.saturating_sub(event.seq) as usize;
+        let mut record = without(record, num_seen);
         if record.event.token_ids.is_empty() {
             // Who ends a stream may not know that its last tokens were stored: the answer was lost.
-            record.event.seq = seq.max(*seen);
+            record.event.seq = record.event.seq.max(self.seen.of(index));
         }
         Some(StoredRecord { sequence, record })
     }
@@ -174,7 +184,7 @@ mod tests {
 
     /// A reader of three tokens whose log has places 7 to 9.
     fn reader() -> Join {
-        let mut join = Join::from(0);
+        let mut join = Join::from(Positions::default());
         let stored =
             vec![at(7, claim(1, 0)), at(8, tokens(1, 0, &[1, 2])), at(9, tokens(1, 2, &[3]))];
         assert_eq!(places(&join.stored(0, stored)), [7, 8, 9]);
@@ -206,6 +216,36 @@ mod tests {
     fn an_end_stands_behind_the_tokens_that_the_reader_has() {
         let ended = reader().live(at(10, end(1, 2)), 9);
         assert_eq!(ended.fresh.iter().map(|last| last.record.event.seq).collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn a_log_whose_beginning_is_gone_gives_nothing_to_who_lacks_it() {
+        let late = || vec![at(8, tokens(1, 2, &[3])), at(9, tokens(1, 3, &[4]))];
+        let mut join = Join::from(Positions::default());
+        assert!(join.stored(0, late()).fresh.is_empty());
+        assert!(join.is_cut() && !join.is_over());
+        let mut further_on = Join::from(Positions::from(2));
+        assert_eq!(places(&further_on.stored(0, late())), [8, 9]);
+        assert!(!further_on.is_cut());
+    }
+
+    #[test]
+    fn each_choice_goes_on_where_its_reader_is() {
+        let of = |index, record: Record| {
+            let event = crate::request::Event { index, ..record.event };
+            Record { event, ..record }
+        };
+        let stored = vec![
+            at(7, claim(1, 0)),
+            at(8, tokens(1, 0, &[1, 2])),
+            at(9, of(1, tokens(1, 0, &[5, 6, 7]))),
+            at(10, tokens(1, 2, &[3])),
+        ];
+        let mut join = Join::from("1,0".parse().expect("positions"));
+        let fresh = join.stored(0, stored).fresh;
+        let told = fresh.iter().map(|fresh| &fresh.record.event);
+        let told: Vec<_> = told.map(|event| (event.index, event.token_ids.clone())).collect();
+        assert_eq!(told, [(0, vec![]), (1, vec![6, 7]), (0, vec![3])]);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! * `decision` what a node does with a request that the queue gives it
 //! * `holding` what it does from there to the end: one record under way at a time
 //! * `suspects` those that may have killed a node, few at a time · `join` a reader's stored and live records as one stream
+//! * `positions` how far a reader has come
 //! * `strays` jobs that the server gives to nobody any more
 //!
 //! No clock, no connection, no actor: `tests/log_sim` runs it under a seeded simulator of the server, its losses and its delays.
@@ -18,6 +19,7 @@ mod decision;
 mod history;
 mod holding;
 mod join;
+mod positions;
 mod record;
 mod strays;
 mod suspects;
@@ -27,6 +29,7 @@ pub use decision::{Decision, MAX_ATTEMPTS, MAX_FRUITLESS, QueuedJob, decide};
 pub use history::{Broken, History};
 pub use holding::{Holding, LogCommand, StoreAnswer};
 pub use join::{Join, Joined, StoredRecord};
+pub use positions::{NoPositions, Positions};
 pub use record::{Claim, Record};
 pub use strays::{LogProgress, Remedy, Strays};
 pub use suspects::{Suspects, Suspicion};

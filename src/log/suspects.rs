@@ -85,6 +85,11 @@ impl<T> Suspects<T> {
         self.waiting.iter().map(|(_, job)| job)
     }
 
+    /// The same, to be changed.
+    pub fn waiting_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.waiting.iter_mut().map(|(_, job)| job)
+    }
+
     /// Lets go of all that wait.
     pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
         self.waiting.drain(..).map(|(_, job)| job)

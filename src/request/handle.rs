@@ -34,10 +34,20 @@ const STOPPED: u8 = 2;
 const CUT: u8 = 4;
 const HELD: u8 = 8;
 
+type Waiters = Vec<oneshot::Sender<Ended>>;
+
 #[derive(Debug)]
 enum Completion {
-    Running(Vec<oneshot::Sender<Ended>>),
+    Running {
+        waiters: Waiters,
+        /// Its end is told when it is stored.
+        keeps_end: bool,
+    },
+    /// It has ended, and the end is not stored yet.
+    Kept(Waiters, Ended),
     Ended(Ended),
+    /// Another node goes on with it, or has ended it.
+    Moved,
 }
 
 /// How others reach a running request. Stages look at its flags before they spend work on it.
@@ -75,7 +85,7 @@ impl Handle {
             request,
             flags: AtomicU8::new(0),
             num_prompt_tokens: AtomicU32::new(0),
-            progress: Mutex::new(Completion::Running(Vec::new())),
+            progress: Mutex::new(Completion::Running { waiters: Vec::new(), keeps_end: false }),
         })
     }
 
@@ -156,23 +166,48 @@ impl Handle {
     pub fn end(&self, ended: Ended) {
         self.set_stopped();
         let mut progress = self.lock();
-        if let Completion::Running(waiters) = &mut *progress {
-            for waiter in waiters.drain(..) {
-                // A waiter that left needs no answer.
-                let _ = waiter.send(ended);
-            }
-            *progress = Completion::Ended(ended);
+        if let Completion::Running { waiters, keeps_end } = &mut *progress {
+            let waiters = std::mem::take(waiters);
+            *progress = match keeps_end {
+                true => Completion::Kept(waiters, ended),
+                false => told(waiters, ended),
+            };
         }
     }
 
-    /// Resolves when the request has ended (at once if it has).
+    /// How it ends is not to be told before [`settle`](Self::settle): until it is stored, another node may end it otherwise.
+    pub fn keep_end(&self) {
+        if let Completion::Running { keeps_end, .. } = &mut *self.lock() {
+            *keeps_end = true;
+        }
+    }
+
+    /// The end that was kept is stored, and counts; or another node has the request, and who waits here waits in vain.
+    pub fn settle(&self, is_stored: bool) {
+        let mut progress = self.lock();
+        *progress = match std::mem::replace(&mut *progress, Completion::Moved) {
+            Completion::Ended(ended) => Completion::Ended(ended),
+            Completion::Kept(waiters, ended) if is_stored => told(waiters, ended),
+            Completion::Running { waiters, .. } if is_stored => {
+                Completion::Running { waiters, keeps_end: false }
+            }
+            Completion::Kept(..) | Completion::Running { .. } | Completion::Moved => {
+                Completion::Moved
+            }
+        };
+    }
+
+    /// Resolves when the request has ended (at once if it has); an error if that is not this node's to say any more.
     pub fn wait(&self) -> oneshot::Receiver<Ended> {
         let (sender, receiver) = oneshot::channel();
         match &mut *self.lock() {
-            Completion::Running(waiters) => waiters.push(sender),
+            Completion::Running { waiters, .. } | Completion::Kept(waiters, _) => {
+                waiters.push(sender);
+            }
             Completion::Ended(ended) => {
                 let _ = sender.send(*ended);
             }
+            Completion::Moved => {}
         }
         receiver
     }
@@ -181,6 +216,14 @@ impl Handle {
         // Nothing panics while it is held, so a poisoned lock still holds a whole value.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn told(waiters: Waiters, ended: Ended) -> Completion {
+    for waiter in waiters {
+        // A waiter that left needs no answer.
+        let _ = waiter.send(ended);
+    }
+    Completion::Ended(ended)
 }
 
 #[cfg(test)]
@@ -198,6 +241,30 @@ mod tests {
         assert!(!samples[1].wants_no_more() && !request.wants_no_more());
         request.cut();
         assert!(samples.iter().all(|sample| sample.is_cancelled() && sample.is_cut()));
+    }
+
+    #[test]
+    fn an_end_that_is_kept_is_told_when_it_is_stored_or_not_at_all() {
+        let ended = Ended { reason: FinishReason::Cancelled, completion_tokens: 3 };
+        let [stored, moved, early] = [1, 2, 3].map(|id| {
+            let handle = Handle::new(RequestId::generate(), SequenceId(id));
+            handle.keep_end();
+            handle
+        });
+        let mut waits = [&stored, &moved].map(|handle| {
+            let wait = handle.wait();
+            handle.end(ended);
+            wait
+        });
+        assert!(stored.wants_no_more());
+        assert!(waits.iter_mut().all(|wait| wait.try_recv().is_err()), "not yet");
+        stored.settle(true);
+        moved.settle(false);
+        assert_eq!(waits[0].try_recv(), Ok(ended));
+        assert!(waits[1].try_recv().is_err() && moved.wait().try_recv().is_err());
+        early.settle(true);
+        early.end(ended);
+        assert_eq!(early.wait().try_recv(), Ok(ended));
     }
 
     #[test]

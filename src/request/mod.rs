@@ -26,7 +26,7 @@ pub use caller::{Caller, Role, Tenant};
 pub use fields::{Fields, IgnoredMembers};
 pub use handle::{Ended, Handle};
 pub use merge::{EventQueue, merge, split};
-pub use params::Params;
+pub use params::{MAX_SAMPLES, Params};
 pub use so_far::{SampleSoFar, SoFar};
 pub use token::{LogprobsMode, Scores, Token, TokenLogprob, TopLogprob};
 pub use value::Value;
@@ -334,6 +334,11 @@ impl Event {
     /// Whether nothing of the request follows.
     pub fn is_last(&self) -> bool {
         self.usage.is_some()
+    }
+
+    /// Tokens of its choice up to its last one.
+    pub fn end(&self) -> u32 {
+        self.seq.saturating_add(self.token_ids.len() as u32)
     }
 }
 

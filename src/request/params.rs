@@ -76,8 +76,9 @@ macro_rules! params {
 /// Most token ids in a list. Longer ones would be a vocabulary of their own.
 const MAX_IDS: usize = 16_384;
 
-/// Samples of one request: it takes as many places in the node.
-const SAMPLES: Rule = Rule::range(1.0, 128.0);
+/// Most samples of one request: it takes as many places in the node.
+pub const MAX_SAMPLES: u32 = 128;
+const SAMPLES: Rule = Rule::range(1.0, MAX_SAMPLES as f64);
 
 params! {
     /// Most tokens of the completion; 0 where the prompt alone is asked about.

@@ -61,6 +61,7 @@ impl World {
                 self.send(Some(life.0), Happening::Acknowledged(delivery.number));
             }
             Decision::Other => return Err("the same body is told to be another".to_owned()),
+            Decision::Expired => return Err("nothing grows old here".to_owned()),
             Decision::Poison => {
                 let error = Error::internal("tried too often");
                 let record = history.closing(&id(request), Some(error));

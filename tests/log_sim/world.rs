@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use inferno_node::log::{
-    History, Holding, Join, MAX_FRUITLESS, Record, StoreAnswer, StoredRecord, Strays, Suspects,
+    History, Holding, Join, MAX_FRUITLESS, Positions, Record, StoreAnswer, StoredRecord, Strays,
+    Suspects,
 };
 
 use crate::chance::{Chance, mix};
@@ -187,7 +188,7 @@ impl World {
         }
         for reader in 0..self.plan.readers {
             let request = self.chance.between(0, self.plan.requests as u64 - 1) as usize;
-            let join = Join::from(0);
+            let join = Join::from(Positions::default());
             let (tokens, text) = (Vec::new(), String::new());
             self.readers.push(Reader { request, join, tokens, text, is_over: false });
             let at = self.chance.between(0, CALM);
@@ -308,7 +309,7 @@ impl World {
         for request in 0..self.plan.requests {
             let (count, history) = &mut self.checked[request];
             for StoredRecord { sequence, record } in &self.log.records(request)[*count..] {
-                let from = history.num_tokens();
+                let from = history.positions().total() as usize;
                 check_known(request, from, &record.event.token_ids, &record.event.text)?;
                 history.take(*sequence, record.clone()).map_err(|broken| broken.to_string())?;
                 *count += 1;
@@ -325,7 +326,7 @@ impl World {
             let Some(end) = history.end() else {
                 return Err(format!("request {request} has no end"));
             };
-            let is_whole = history.num_tokens() == self.lengths[request];
+            let is_whole = history.positions().total() as usize == self.lengths[request];
             let is_poison = self.plan.poison == Some(request);
             // Where nodes die of something else, too, one may have been there each time.
             let is_tried_out = self.dead.contains(&request) && self.plan.poison.is_none();

@@ -160,10 +160,72 @@ async fn one_that_waits_says_so_and_is_cancelled_before_it_runs() {
     assert!(status["reason"].as_str().is_some_and(|why| why.contains("demo")), "{status}");
     let ended = json!({"request_id": "late", "cancelled": true, "tokens": 0});
     assert_eq!(ask(&bus, "cancel", "late").await, ended);
+    wait_for_empty_queue(&bus).await;
     own.cancel(busy.id()).await.expect("cancelled");
     let _ = collect(&mut busy).await;
     wait_for_empty_queue(&bus).await;
     assert_eq!(ask(&bus, "cancel", "late").await, ended, "it was not run");
+}
+
+#[tokio::test]
+async fn bulk_requests_run_when_nothing_else_waits() {
+    let nats = NatsServer::with_jetstream("");
+    let limits = "[admission]\nmax_requests = 1\n[log]\nlook_ahead = 0\n";
+    let node = NodeProcess::start_sim(20_000, &format!("{limits}{}", external(&nats.url(), "one")));
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let own = client(&nats.url()).await;
+    let mut busy = own.generate("demo", request(1_000, 1)).await.expect("accepted");
+    node.wait_health("running", |health| health["running"] == 1).await;
+    let mut bulk = request(5, 2);
+    bulk["request_id"] = "bulk".into();
+    let stream = jetstream::new(bus.clone());
+    let sent = stream.publish("inferno.v1.jobs.demo.bulk", bulk.to_string().into());
+    sent.await.expect("sent").await.expect("stored");
+    let mut order = bus.subscribe("inferno.v1.tokens.*").await.expect("subscribes");
+    for id in ["a", "b"] {
+        publish(&bus, id, request(5, 2)).await;
+    }
+    assert_eq!(ask(&bus, "status", "bulk").await["status"], "waiting");
+    own.cancel(busy.id()).await.expect("cancelled");
+    let _ = collect(&mut busy).await;
+    let mut ended = Vec::new();
+    while ended.len() < 3 {
+        let next = tokio::time::timeout(Duration::from_secs(60), order.next()).await;
+        let event = next.expect("in time").expect("connected").payload;
+        let event: Event = serde_json::from_slice(&event).expect("an event");
+        if event.is_last() && event.request_id != *busy.id() {
+            ended.push(event.request_id.to_string());
+        }
+    }
+    assert_eq!(ended, ["a", "b", "bulk"], "though it was published first");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_requeued_as_it_was_asked_for() {
+    let nats = NatsServer::with_jetstream("");
+    let start = || NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), "one")));
+    let node = start();
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let stream = jetstream::new(bus.clone());
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Inferno-Default-Length", "completions");
+    let anonymous = json!({"prompt": "x", "params": {"ignore_eos": true}}).to_string();
+    let bulk = "inferno.v1.jobs.demo.bulk";
+    let sent = stream.publish_with_headers(bulk, headers, anonymous.into()).await;
+    sent.expect("sent").await.expect("stored");
+    wait_for_empty_queue(&bus).await;
+    drop(node);
+    let listed = command(&nats, &["dead", "list"]).0;
+    let number = listed.split(' ').next().expect("a number").to_owned();
+    let requeued = command(&nats, &["dead", "requeue", &number]).0;
+    let id = requeued.trim().rsplit(' ').next().expect("an id").to_owned();
+    let jobs = stream.get_stream("inferno_jobs").await.expect("is there");
+    jobs.direct_get_last_for_subject(bulk).await.expect("it waits there again");
+    let _node = start();
+    command(&nats, &["resume", &id]);
+    assert_eq!(ask(&bus, "status", &id).await["tokens"], 16, "as /v1/completions has it");
 }
 
 #[tokio::test]

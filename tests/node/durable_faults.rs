@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::{self, AckKind};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use inferno_node::request::Event;
@@ -135,6 +135,37 @@ async fn a_store_that_is_wiped_ends_every_open_request_in_one_clear_error() {
 }
 
 #[tokio::test]
+async fn nobody_goes_on_with_what_is_kept_in_part_only() {
+    let nats = NatsServer::with_jetstream("");
+    let quick = "[log]\nack_wait_ms = 1000\n";
+    let start =
+        |id: &str| NodeProcess::start_sim(5_000, &format!("{quick}{}", external(&nats.url(), id)));
+    let mut node = Some(start("one"));
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    wait_for_streams(&bus).await;
+    let log = jetstream::new(bus.clone()).get_stream("inferno_log").await.expect("is there");
+    let heard = run(&bus, "long", request(1_000, 1), async |count| {
+        if count < 20 || node.as_ref().is_some_and(|node| node.id() == "two") {
+            return;
+        }
+        // As if they were older than `log.max_age_s`.
+        for place in 1..=5 {
+            log.delete_message(place).await.expect("is there");
+        }
+        let one = node.take().expect("runs");
+        let (status, refused) = one.get("/v1/requests/long/events").await;
+        assert_eq!((status, &refused["error"]["code"]), (410, &"expired".into()), "{refused}");
+        drop(one);
+        node = Some(start("two"));
+    })
+    .await;
+    let error = heard.last.error.expect("an error");
+    assert_eq!(error.kind, inferno_node::error::Kind::Expired, "{error}");
+    assert!(heard.tokens.len() < 1_000);
+    wait_for_empty_queue(&bus).await;
+}
+
+#[tokio::test]
 async fn several_copies_on_a_server_whose_fence_has_a_hole_are_refused_by_name() {
     let nats = NatsServer::with_jetstream("");
     let copies = format!("[log]\nreplicas = 3\n{}", external(&nats.url(), "one"));
@@ -147,27 +178,46 @@ async fn several_copies_on_a_server_whose_fence_has_a_hole_are_refused_by_name()
     assert!(why.contains("2.9.21") || why.contains("replicas"), "{why}");
 }
 
-/// In place of the nodes' queue one that waits long for acknowledgements.
-async fn patient_queue(bus: &async_nats::Client, max_ack_pending: i64) -> PullConsumer {
+async fn queue(bus: &async_nats::Client) -> PullConsumer {
     let jobs = jetstream::new(bus.clone()).get_stream("inferno_jobs").await.expect("is there");
-    jobs.delete_consumer("demo").await.expect("is there");
-    let patient = pull::Config {
-        durable_name: Some("demo".to_owned()),
-        filter_subject: "inferno.v1.jobs.demo".to_owned(),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: Duration::from_secs(600),
-        max_ack_pending,
-        ..pull::Config::default()
-    };
-    jobs.create_consumer(patient).await.expect("a queue")
+    jobs.get_consumer("demo").await.expect("the nodes' queue")
 }
 
-/// Takes so many jobs, and says nothing of them.
+/// In place of the nodes' queue one that gives out a job and, until that is acknowledged, no other.
+async fn narrow_queue(bus: &async_nats::Client) -> PullConsumer {
+    let before = queue(bus).await.cached_info().config.clone();
+    let jobs = jetstream::new(bus.clone()).get_stream("inferno_jobs").await.expect("is there");
+    jobs.delete_consumer("demo").await.expect("is there");
+    let narrow = pull::Config {
+        durable_name: Some("demo".to_owned()),
+        filter_subject: before.filter_subject,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: before.ack_wait,
+        max_ack_pending: 1,
+        ..pull::Config::default()
+    };
+    jobs.create_consumer(narrow).await.expect("a queue")
+}
+
+/// Takes so many jobs, and has the server believe for ever that somebody works at them.
 async fn take(queue: &PullConsumer, count: usize) {
-    let mut taken = queue.fetch().max_messages(count).messages().await.expect("a pull");
-    for _ in 0..count {
-        taken.next().await.expect("a job").expect("no fault");
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        let left = count - taken.len();
+        let mut jobs = queue.fetch().max_messages(left).messages().await.expect("a pull");
+        while let Some(job) = jobs.next().await {
+            taken.push(job.expect("no fault"));
+        }
     }
+    tokio::spawn(async move {
+        loop {
+            for job in &taken {
+                // Until the server goes.
+                let _ = job.ack_with(AckKind::Progress).await;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
 }
 
 #[tokio::test]
@@ -179,7 +229,7 @@ async fn what_the_queue_gives_to_nobody_any_more_goes_on_or_is_removed() {
         |id: &str| NodeProcess::start_sim(5_000, &format!("{quick}{}", external(&nats.url(), id)));
     let (mut node, mut is_killed) = (Some(start("one")), false);
     wait_for_streams(&bus).await;
-    let queue = patient_queue(&bus, 100).await;
+    let queue = queue(&bus).await;
     run(&bus, "ended", request(5, 1), async |_| ()).await;
     let begun = run(&bus, "begun", request(200, 1), async |count| {
         if count < 20 || is_killed {
@@ -189,7 +239,7 @@ async fn what_the_queue_gives_to_nobody_any_more_goes_on_or_is_removed() {
         drop(node.take());
         publish(&bus, "ended", request(5, 1)).await;
         publish(&bus, "new", request(5, 1)).await;
-        take(&queue, 2).await;
+        take(&queue, 3).await;
         node = Some(start("two"));
     })
     .await;
@@ -202,14 +252,33 @@ async fn what_the_queue_gives_to_nobody_any_more_goes_on_or_is_removed() {
 }
 
 #[tokio::test]
+async fn a_queue_that_waits_otherwise_than_a_node_is_named() {
+    let nats = NatsServer::with_jetstream("");
+    let bus = async_nats::connect(nats.url()).await.expect("connects");
+    let _first = NodeProcess::start_sim(1_000, &external(&nats.url(), "one"));
+    wait_for_streams(&bus).await;
+    let other = format!("[log]\nack_wait_ms = 30000\n{}", external(&nats.url(), "two"));
+    let other = NodeProcess::start_sim(1_000, &other);
+    for _ in 0..100 {
+        let said = other.said("durable requests are not taken");
+        if let Some(line) = said.first() {
+            let why = line["fields"]["fault"].to_string();
+            assert!(why.contains("log.ack_wait_ms): expected 30s, got 6s"), "{why}");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it says nothing of it");
+}
+
+#[tokio::test]
 async fn a_queue_that_gives_out_nothing_is_made_anew() {
     let nats = NatsServer::with_jetstream("");
     let bus = async_nats::connect(nats.url()).await.expect("connects");
     let node = NodeProcess::start_sim(5_000, &external(&nats.url(), "one"));
     wait_for_streams(&bus).await;
     drop(node);
-    // It gives out a job and, until that is acknowledged, no other.
-    let queue = patient_queue(&bus, 1).await;
+    let queue = narrow_queue(&bus).await;
     publish(&bus, "taken", request(5, 1)).await;
     take(&queue, 1).await;
     let _node = NodeProcess::start_sim(5_000, &external(&nats.url(), "two"));

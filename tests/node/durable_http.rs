@@ -22,7 +22,7 @@ async fn nodes(nats: &NatsServer) -> [NodeProcess; 2] {
     nodes
 }
 
-async fn post(node: &NodeProcess, headers: &[(&str, &str)], body: &Value) -> reqwest::Response {
+pub async fn post(node: &NodeProcess, headers: &[(&str, &str)], body: &Value) -> reqwest::Response {
     let mut request = reqwest::Client::new().post(format!("{}{COMPLETIONS}", node.http()));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -30,7 +30,7 @@ async fn post(node: &NodeProcess, headers: &[(&str, &str)], body: &Value) -> req
     request.json(body).send().await.expect("the node answers")
 }
 
-fn body(max_tokens: u32) -> Value {
+pub fn body(max_tokens: u32) -> Value {
     json!({"model": "demo", "prompt": "Once upon a time", "max_tokens": max_tokens, "seed": 4,
         "ignore_eos": true, "temperature": 0.7, "logit_bias": {"9": -5.5}, "stop": ["never said"]})
 }

@@ -10,6 +10,7 @@ mod durable;
 mod durable_choices;
 mod durable_faults;
 mod durable_http;
+mod durable_identity;
 mod failure;
 mod first_hour;
 mod flood;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_nats::jetstream::{self, message::StreamMessage};
 use serde_json::Value;
 
 use super::{Client, ClientError};
-use crate::bus::durable::{DEAD, REASON};
+use crate::bus::durable::{CLASS, DEAD, REASON, default_length_in, headers_of};
 use crate::bus::wire::Encoding;
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
@@ -29,6 +30,8 @@ pub struct DeadLetter {
     pub reason: String,
     /// The request, as far as it can be read.
     pub request: Option<Value>,
+    #[serde(skip)]
+    headers: HeaderMap,
 }
 
 impl DeadLetter {
@@ -45,6 +48,7 @@ impl DeadLetter {
             request_id: text("request_id"),
             reason: message.headers.get(REASON).map(ToString::to_string).unwrap_or_default(),
             request,
+            headers: message.headers.clone(),
         }
     }
 }
@@ -89,7 +93,12 @@ impl Client {
         };
         let id = RequestId::generate();
         body["request_id"] = id.as_str().into();
-        self.publish_durable(&letter.model, &body).await?;
+        let subject = match letter.headers.get(CLASS).map(|class| class.as_str()) {
+            Some("bulk") => self.subjects.bulk_jobs(&letter.model),
+            _ => self.subjects.jobs(&letter.model),
+        };
+        let headers = headers_of(default_length_in(Some(&letter.headers)));
+        self.publish_job(subject, &body, headers).await?;
         self.drop_dead_letter(number).await?;
         Ok(id)
     }

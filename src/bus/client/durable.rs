@@ -1,9 +1,12 @@
 //! Durable requests, seen from a client: publish one, follow its stream from any token on.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
@@ -11,15 +14,18 @@ use futures_util::StreamExt;
 use serde_json::Value;
 
 use super::{Client, ClientError};
-use crate::bus::durable::{LOG, ReadFault, WHOLE_HEADER, digest_of_job, headers_of, read_log};
+use crate::bus::durable::{
+    JOBS, LOG, ReadFault, WHOLE_HEADER, digest_of_job, headers_of, read_log,
+};
 use crate::bus::stored::publish_stored;
 use crate::error::{Error, Kind};
 use crate::ids::RequestId;
-use crate::log::{Join, Joined, StoredRecord};
+use crate::log::{Join, Joined, Positions, StoredRecord};
 use crate::request::{DefaultLength, Event};
 
-/// How long the server may take for the promise; who asks is told within two seconds.
-const MAX_PUBLISH: Duration = Duration::from_millis(1_800);
+/// How long the server may take to say what is stored already, and then for the promise: who asks is told within two seconds.
+const MAX_FIRST_LOOK: Duration = Duration::from_millis(300);
+const MAX_PUBLISH: Duration = Duration::from_millis(1_500);
 
 /// How long a stream may say nothing before the log is looked at.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -41,21 +47,22 @@ impl Client {
     /// # Errors
     /// `Log`: no JetStream (`log_unavailable`), or no room (`log_full`).
     pub async fn publish_durable(&self, model: &str, body: &Value) -> Result<bool, ClientError> {
-        self.publish_job(model, body, HeaderMap::new()).await
+        let subject = self.subjects.jobs(model);
+        let stored = self.publish_job(subject, body, HeaderMap::new()).await?;
+        Ok(stored.duplicate)
     }
 
-    /// The same with headers beside it.
+    /// The same to a subject of the queue, with headers beside it.
     pub(crate) async fn publish_job(
         &self,
-        model: &str,
+        subject: String,
         body: &Value,
         mut headers: HeaderMap,
-    ) -> Result<bool, ClientError> {
+    ) -> Result<PublishAck, ClientError> {
         if let Some(id) = body.get("request_id").and_then(Value::as_str) {
             headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
         }
         let jetstream = jetstream::new(self.nats.clone());
-        let subject = self.subjects.jobs(model);
         let published = async {
             has_room(&jetstream).await?;
             let body = Bytes::from(body.to_string());
@@ -63,58 +70,80 @@ impl Client {
             stored.map_err(|error| not_stored(&error))
         };
         match tokio::time::timeout(MAX_PUBLISH, published).await {
-            Ok(Ok(acknowledgement)) => Ok(acknowledgement.duplicate),
+            Ok(Ok(stored)) => Ok(stored),
             Ok(Err(error)) => Err(ClientError::Log(error)),
             Err(_) => Err(ClientError::Log(unavailable("JetStream gives no answer"))),
         }
     }
 
-    /// Follows a durable request from its `from`th token on: what is stored, then what comes.
+    /// Follows a durable request for a reader who has come so far: what is stored, then what comes.
     ///
     /// # Errors
-    /// `Closed`.
-    pub async fn follow(&self, id: &RequestId, from: u32) -> Result<DurableStream, ClientError> {
+    /// `Closed`; `Log` with `expired` where the next token is kept no longer.
+    pub async fn follow(
+        &self,
+        id: &RequestId,
+        from: impl Into<Positions>,
+    ) -> Result<DurableStream, ClientError> {
         let live = self.nats.subscribe(self.subjects.tokens(id)).await;
-        Ok(DurableStream {
+        let from = from.into();
+        let mut stream = DurableStream {
+            client: self.clone(),
             jetstream: jetstream::new(self.nats.clone()),
-            log: self.subjects.log(id.as_str()),
+            id: id.clone(),
             live: live.map_err(|_| ClientError::Closed)?,
-            join: Join::from(from),
+            join: Join::from(from.clone()),
+            given: from,
             read_after: Some(0),
             fresh: VecDeque::new(),
             body: None,
-            wait: self.timeouts.event,
-        })
+            job: None,
+            missed: 0,
+        };
+        // What is not read in time is read by who wants the first event.
+        let _ = tokio::time::timeout(MAX_FIRST_LOOK, stream.read(0)).await;
+        match stream.join.is_cut() && stream.fresh.is_empty() {
+            true => Err(expired()),
+            false => Ok(stream),
+        }
     }
 }
 
 /// A durable request as another door publishes it.
 pub(crate) struct DurableJob {
     id: RequestId,
+    model: Arc<str>,
     body: Value,
     headers: HeaderMap,
 }
 
 impl Client {
-    /// Publishes a job and follows it from its beginning.
+    /// Publishes a job, unless its request is known already, and follows it from its beginning.
     ///
     /// # Errors
     /// As [`publish_durable`](Self::publish_durable) and [`follow`](Self::follow).
     pub(crate) async fn start_durable(
         &self,
-        model: &str,
         job: &DurableJob,
     ) -> Result<DurableStream, ClientError> {
-        let stream = self.follow(&job.id, 0).await?;
-        self.publish_job(model, &job.body, job.headers.clone()).await?;
+        let mut stream = self.follow(&job.id, 0).await?;
+        if stream.join.last() == 0 {
+            let subject = self.subjects.jobs(&job.model);
+            let stored = self.publish_job(subject, &job.body, job.headers.clone()).await?;
+            stream.job = Some(stored.sequence);
+        }
         Ok(stream)
     }
 }
 
 impl DurableJob {
     /// Of the contract's object, whose `request_id` is `id`, and what an absent `max_tokens` means in it.
-    pub fn new(id: RequestId, body: Value, default_length: DefaultLength) -> Self {
-        Self { id, body, headers: headers_of(default_length) }
+    pub fn new(
+        (id, model): (RequestId, Arc<str>),
+        body: Value,
+        default_length: DefaultLength,
+    ) -> Self {
+        Self { id, model, body, headers: headers_of(default_length) }
     }
 
     /// The same as one of several that are asked for together, of all of which this is a digest.
@@ -126,7 +155,7 @@ impl DurableJob {
 
     /// Of what it asks for, as a claim has it.
     pub fn digest(&self) -> String {
-        digest_of_job(Some(&self.headers), self.body.to_string().as_bytes())
+        digest_of_job(&self.model, Some(&self.headers), self.body.to_string().as_bytes())
     }
 
     /// Its id.
@@ -138,6 +167,11 @@ impl DurableJob {
     pub fn differs_from(&self, stream: &DurableStream) -> bool {
         stream.body.as_ref().is_some_and(|body| *body != self.digest())
     }
+}
+
+fn expired() -> ClientError {
+    let text = "what this request said before is kept no longer";
+    ClientError::Log(Error::new(Kind::Expired, text).with_param("request_id"))
 }
 
 fn unavailable(text: &str) -> Error {
@@ -167,23 +201,37 @@ fn not_stored(error: &PublishError) -> Error {
     let code = source.and_then(|source| source.downcast_ref::<jetstream::Error>());
     match (error.kind(), code.map(jetstream::Error::error_code)) {
         (_, Some(ErrorCode::STREAM_STORE_FAILED | ErrorCode::INSUFFICIENT_RESOURCES)) => full(),
+        (PublishErrorKind::MaxPayloadExceeded, _) => {
+            Error::new(Kind::TooLarge, "the request is longer than a message of NATS may be")
+        }
         (PublishErrorKind::StreamNotFound, _) => unavailable("no node has made its streams"),
         _ => unavailable(&error.to_string()),
     }
 }
 
+fn lost() -> ClientError {
+    let text = "this request was lost with the store before any node took it up";
+    ClientError::Log(Error::new(Kind::LogUnavailable, text))
+}
+
 /// A durable request's stream: each token once and in order, whichever node it comes from.
 pub struct DurableStream {
+    client: Client,
     jetstream: Context,
-    log: String,
+    id: RequestId,
     live: Subscriber,
     join: Join,
+    /// What of it was given.
+    given: Positions,
     /// What follows this record is to be read.
     read_after: Option<u64>,
     fresh: VecDeque<Event>,
     /// Digest of the request that runs under the id, as the first claim says it.
     body: Option<String>,
-    wait: Duration,
+    /// Where its job was stored, if this stream is who published it.
+    job: Option<u64>,
+    /// How often in a row neither a record nor a job of it was there.
+    missed: u32,
 }
 
 impl DurableStream {
@@ -192,13 +240,21 @@ impl DurableStream {
     /// # Errors
     /// `Timeout` where nothing comes, `Closed`.
     pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
-        let deadline = Instant::now() + self.wait;
+        let wait = self.client.timeouts.event;
+        let deadline = Instant::now() + wait;
         loop {
             if let Some(event) = self.fresh.pop_front() {
+                self.given.pass(&event);
                 return Ok(Some(event));
             }
             if self.join.is_over() {
                 return Ok(None);
+            }
+            if self.join.is_cut() {
+                return Err(expired());
+            }
+            if Instant::now() >= deadline {
+                return Err(ClientError::Timeout { what: "event", after: wait });
             }
             if let Some(after) = self.read_after {
                 self.read(after).await;
@@ -208,12 +264,35 @@ impl DurableStream {
             match live {
                 Ok(Some(message)) => self.hear(&message),
                 Ok(None) => return Err(ClientError::Closed),
-                Err(_) if Instant::now() >= deadline => {
-                    return Err(ClientError::Timeout { what: "event", after: self.wait });
-                }
+                Err(_) if self.is_lost().await => return Err(lost()),
                 Err(_) => self.read_after = Some(self.join.last()),
             }
         }
+    }
+
+    /// How far its reader has come with the events that were given.
+    pub fn given(&self) -> &Positions {
+        &self.given
+    }
+
+    /// Whether the store has lost its job before any node took it up.
+    async fn is_lost(&mut self) -> bool {
+        let Some(place) = self.job.filter(|_| self.join.last() == 0) else { return false };
+        let is_gone = match self.jetstream.get_stream_no_info(JOBS).await {
+            Ok(jobs) => match jobs.direct_get(place).await {
+                Err(error) => error.kind() == DirectGetErrorKind::NotFound,
+                Ok(_) => false,
+            },
+            Err(_) => false,
+        };
+        // It may stand elsewhere in the queue by now, or have been taken up just now.
+        let is_unknown = is_gone
+            && matches!(
+                self.client.status(&self.id).await,
+                Err(ClientError::Refused(error)) if error.kind == Kind::NotFound
+            );
+        self.missed = if is_unknown { self.missed + 1 } else { 0 };
+        self.missed > 1
     }
 
     /// Whether the last event was given.
@@ -227,7 +306,8 @@ impl DurableStream {
     }
 
     async fn read(&mut self, after: u64) {
-        match read_log(&self.jetstream, &self.log, after).await {
+        let log = self.client.subjects.log(self.id.as_str());
+        match read_log(&self.jetstream, &log, after).await {
             Ok(records) => {
                 self.read_after = None;
                 let joined = self.join.stored(after, records);

@@ -20,6 +20,7 @@ mod dead;
 mod durable;
 
 pub use super::wire::{CancelAnswer, RequestStatus};
+use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::ids::RequestId;
 use crate::request::Event;
@@ -170,6 +171,16 @@ impl Client {
     /// Who is there on this NATS; nothing is known before it is asked.
     pub fn nodes(&self) -> NodeReader {
         NodeReader::new(self.nats.clone())
+    }
+
+    /// Whether a node on this NATS says that it serves a model.
+    pub async fn is_served(&self, model: &str) -> bool {
+        let mut nodes = self.nodes();
+        if let Err(fault) = nodes.read().await {
+            tracing::debug!(%fault, "who serves the model is not known");
+        }
+        let mut nodes = nodes.table().nodes(Timestamp::now());
+        nodes.any(|node| node.entry.models.iter().any(|served| served.name == model))
     }
 
     /// Sends a request (the contract's object) and waits until a node accepts it. A `request_id` is added if there is none.

@@ -13,13 +13,14 @@ use super::held::HeldRequest;
 use super::hub::{Hub, Word};
 use super::job::{PulledJob, ReadJob, UnreadableJob};
 use super::reader;
+use super::requests::owner;
 use super::sink::{LogSink, Sayings};
 use super::store;
 use crate::bus::stored::publish_stored;
 use crate::bus::wire::{Encoding, LAYOUT};
 use crate::clock::Timestamp;
 use crate::door::{Admit, not_admitted};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::ids::RequestId;
 use crate::log::{Claim, Decision, History, Holding, LogCommand, decide};
 use crate::reader::RenamingSink;
@@ -28,6 +29,8 @@ use crate::telemetry::LoggedSink;
 
 /// The header that says why a request is a dead letter.
 pub(in crate::bus) const REASON: &str = "Inferno-Reason";
+/// The header that says that it came from the queue for what is pulled when nothing else waits (`bulk`).
+pub(in crate::bus) const CLASS: &str = "Inferno-Class";
 
 impl Hub {
     /// Takes a job that was examined.
@@ -55,6 +58,11 @@ impl Hub {
                 return false;
             }
         }
+        if let Some(waits) = self.suspects.waiting_mut().find(|waits| waits.is_of(&examined)) {
+            // It was given out once more, or published again: it waits once.
+            waits.job = examined.job;
+            return false;
+        }
         let Examined { job, read, history } = examined;
         match (read, history) {
             (Ok(read), Some(history)) => self.decide(job, read, history).await,
@@ -80,6 +88,7 @@ impl Hub {
             Decision::Other => {
                 self.bury(job, name, "another request has this request_id", None);
             }
+            Decision::Expired => self.expire(job, (read.id, read.encoding), history),
             Decision::Poison => {
                 let text = format!("given up after {} attempts", history.tries());
                 let error = Error::internal(text.clone());
@@ -107,6 +116,22 @@ impl Hub {
             Some(id) if history.last() == 0 => self.end(job, (id, encoding), history, error),
             id => self.bury(job, (id, encoding), &error.to_string(), None),
         }
+    }
+
+    /// Ends a request of whose beginning nothing is kept, if nobody runs it any more; else looks again later.
+    fn expire(&self, job: PulledJob, (id, encoding): (RequestId, Encoding), history: History) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            if owner(&shared, &id).await.is_some() {
+                return job.give_back(&shared.client, shared.config.ack_wait_ms).await;
+            }
+            tracing::warn!(request_id = %id, "it took longer than log.max_age_s, and its node is gone");
+            let text = "its node is gone, and what it said first is kept no longer";
+            let error = Error::new(Kind::Expired, text);
+            if store::close(&shared, (&id, encoding), &history, Some(error)).await {
+                job.acknowledge(&shared.client).await;
+            }
+        });
     }
 
     async fn claim(&mut self, job: PulledJob, read: ReadJob, history: &History) {
@@ -185,7 +210,10 @@ impl Hub {
                     }
                 }
                 LogCommand::Stop => held.stop(),
-                LogCommand::Ack => held.job.acknowledge(&self.shared.client).await,
+                LogCommand::Ack => {
+                    held.settle(true);
+                    held.job.acknowledge(&self.shared.client).await;
+                }
                 LogCommand::GiveBack => {
                     self.metrics.durable_handed_back.increment(1);
                     held.job.give_back(&self.shared.client, held.delay_ms).await;
@@ -199,6 +227,7 @@ impl Hub {
     fn forget(&mut self, number: u64) {
         let Some(held) = self.held.remove(&number) else { return };
         self.numbers.remove(&held.id);
+        held.settle(false);
         if held.is_on_its_way {
             self.shared.not_examined();
         }
@@ -278,6 +307,9 @@ impl Hub {
         tokio::spawn(async move {
             let mut headers = job.message.headers.clone().unwrap_or_default();
             headers.insert(REASON, reason);
+            if job.message.subject.as_str() == shared.subjects.bulk_jobs(&job.model) {
+                headers.insert(CLASS, "bulk");
+            }
             headers.insert(NATS_MESSAGE_ID, format!("job-{}", job.queued.sequence));
             let subject = shared.subjects.dead(&job.model);
             let payload = job.message.payload.clone();

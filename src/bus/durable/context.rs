@@ -1,6 +1,6 @@
 //! What the hub and its tasks share.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::Client;
@@ -24,6 +24,8 @@ pub(super) struct DurableContext {
     /// Jobs on their way from the queue to admission, which counts them from there on.
     pub under_way: AtomicUsize,
     pub vitals: Arc<Vitals>,
+    /// Whether the streams were there at any time.
+    pub has_log: AtomicBool,
     /// As it was logged last.
     pub state: Mutex<Option<Result<(), String>>>,
 }
@@ -50,6 +52,11 @@ impl DurableContext {
         let _ = self.words.send(word);
     }
 
+    /// Whether this NATS has, or had, a place for durable requests.
+    pub fn has_log(&self) -> bool {
+        self.has_log.load(Ordering::Relaxed)
+    }
+
     /// Whether the streams are there; what is new is logged.
     pub fn set_log(&self, new: Result<(), String>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,6 +66,7 @@ impl DurableContext {
         let is_first = state.is_none();
         match &new {
             Ok(()) => {
+                self.has_log.store(true, Ordering::Relaxed);
                 self.vitals.set_log(LogState::Up);
                 match is_first {
                     // As it should be.

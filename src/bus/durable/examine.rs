@@ -18,6 +18,11 @@ pub(super) struct Examined {
 }
 
 impl Examined {
+    /// Whether both are of one job, which the queue gave out twice.
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.job.queued == other.job.queued && self.id() == other.id()
+    }
+
     /// The request's id, where it is known.
     pub fn id(&self) -> Option<&RequestId> {
         match &self.read {

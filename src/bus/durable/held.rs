@@ -47,6 +47,11 @@ impl HeldRequest {
         self.asked.take_if(is_late).is_some()
     }
 
+    /// Its end is stored, or another node has it.
+    pub fn settle(&self, is_stored: bool) {
+        self.handle.iter().for_each(|handle| handle.settle(is_stored));
+    }
+
     /// Nothing more of the generation is wanted.
     pub fn stop(&mut self) {
         self.is_stopped = true;

@@ -1,7 +1,7 @@
 //! Holds what the node has claimed: one task, to which everything that happens is said as a [`Word`].
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,7 @@ impl Durable {
             words: words.clone(),
             under_way: AtomicUsize::new(0),
             vitals: start.vitals,
+            has_log: AtomicBool::new(false),
             state: Mutex::new(None),
         });
         let hub = Hub {
@@ -220,7 +221,10 @@ impl Hub {
                 self.tell(number, |held| held.holding.read(last)).await;
             }
             Word::Accepted(number, handle) => {
-                let Some(held) = self.held.get_mut(&number) else { return handle.cancel() };
+                let Some(held) = self.held.get_mut(&number) else {
+                    handle.settle(false);
+                    return handle.cancel();
+                };
                 if held.is_stopped {
                     handle.cancel();
                 }

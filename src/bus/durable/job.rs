@@ -13,6 +13,15 @@ use crate::request::DefaultLength;
 /// The header by which another door says that an absent `max_tokens` means what it does in OpenAI's `/v1/completions`.
 const LENGTH_HEADER: &str = "Inferno-Default-Length";
 
+/// What an absent `max_tokens` means, by a job's headers.
+pub(in crate::bus) fn default_length_in(headers: Option<&HeaderMap>) -> DefaultLength {
+    let said = headers.and_then(|headers| headers.get(LENGTH_HEADER));
+    match said.map(|value| value.as_str()) {
+        Some("completions") => DefaultLength::Completions,
+        _ => DefaultLength::Context,
+    }
+}
+
 /// The headers of a job that comes from such a door.
 pub(in crate::bus) fn headers_of(default_length: DefaultLength) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -50,12 +59,16 @@ pub(super) fn id_in(headers: &HeaderMap, body: &[u8]) -> Option<RequestId> {
     decode(encoding, body).map_or_else(|wrong| wrong.id, |decoded| decoded.options.request_id)
 }
 
-/// Of what a job asks for: with another one it is another request.
-pub(in crate::bus) fn digest_of_job(headers: Option<&HeaderMap>, body: &[u8]) -> String {
-    match headers.and_then(|headers| headers.get(WHOLE_HEADER)) {
-        None => digest_of(body),
-        Some(whole) => digest_of(&[whole.as_str().as_bytes(), body].concat()),
-    }
+/// Of what a job asks for, and of which model: with another one it is another request.
+pub(in crate::bus) fn digest_of_job(
+    model: &str,
+    headers: Option<&HeaderMap>,
+    body: &[u8],
+) -> String {
+    let whole = headers.and_then(|headers| headers.get(WHOLE_HEADER));
+    let whole = whole.map(|whole| whole.as_str().as_bytes()).unwrap_or_default();
+    // Neither of the first two has a zero byte.
+    digest_of(&[model.as_bytes(), &[0], whole, &[0], body].concat())
 }
 
 /// A job as it came.
@@ -95,18 +108,14 @@ impl PulledJob {
         let before = message.headers.as_ref().and_then(|headers| headers.get(PLACE_HEADER));
         let before = before.and_then(|place| place.as_str().parse().ok());
         let sequence = before.or_else(|| sequence_in(&reply))?;
-        let body = digest_of_job(message.headers.as_ref(), &message.payload);
+        let body = digest_of_job(model, message.headers.as_ref(), &message.payload);
         let queued = QueuedJob { sequence, body };
         Some(Self { model: model.to_owned(), message, reply, queued })
     }
 
     /// What an absent `max_tokens` means.
     pub fn default_length(&self) -> DefaultLength {
-        let said = self.message.headers.as_ref().and_then(|headers| headers.get(LENGTH_HEADER));
-        match said.map(|value| value.as_str()) {
-            Some("completions") => DefaultLength::Completions,
-            _ => DefaultLength::Context,
-        }
+        default_length_in(self.message.headers.as_ref())
     }
 
     /// Reads it.
@@ -120,7 +129,8 @@ impl PulledJob {
         let body = &self.message.payload;
         if body.len() > max_bytes {
             let error = crate::door::body_too_large(max_bytes, Some(body.len()));
-            return Err(unreadable(None, error));
+            let id = id_in(&self.message.headers.clone().unwrap_or_default(), body);
+            return Err(unreadable(id, error));
         }
         let known = match &encoding {
             Ok(encoding) => *encoding,
@@ -183,6 +193,21 @@ fn sequence_in(reply: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_known_by_its_model_its_body_and_what_it_is_part_of() {
+        let mut whole = HeaderMap::new();
+        whole.insert(WHOLE_HEADER, "w");
+        let digests = [
+            digest_of_job("a", None, b"{}"),
+            digest_of_job("b", None, b"{}"),
+            digest_of_job("a", None, b"{ }"),
+            digest_of_job("a", Some(&whole), b"{}"),
+        ];
+        let distinct: std::collections::BTreeSet<_> = digests.iter().collect();
+        assert_eq!(distinct.len(), digests.len());
+        assert_eq!(digests[0], digest_of_job("a", Some(&HeaderMap::new()), b"{}"));
+    }
 
     #[test]
     fn the_place_in_the_queue_is_read_from_where_the_answer_goes() {

@@ -23,8 +23,8 @@ mod store;
 mod streams;
 mod sweeper;
 
-pub(super) use carry_out::REASON;
+pub(super) use carry_out::{CLASS, REASON};
 pub(super) use hub::{Durable, DurableStart};
-pub(super) use job::{WHOLE_HEADER, digest_of_job, headers_of};
+pub(super) use job::{WHOLE_HEADER, default_length_in, digest_of_job, headers_of};
 pub(super) use reader::{ReadFault, after as read_log, read as read_record};
-pub(super) use streams::{DEAD, LOG};
+pub(super) use streams::{DEAD, JOBS, LOG};

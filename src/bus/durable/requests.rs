@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use async_nats::Message;
 use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use serde::Deserialize;
 
 use super::context::DurableContext;
@@ -31,8 +33,8 @@ use crate::request::{Ended, FinishReason};
 const MAX_CANCEL: Duration = Duration::from_secs(5);
 /// How long it may take to say that it runs it.
 const MAX_PROBE: Duration = Duration::from_millis(500);
-/// Jobs of the queue that are looked through for one id.
-const MAX_LOOK: usize = 1_000;
+/// Jobs of the queue that are looked through for one id: of each model's those that nobody was given yet, and the oldest of all.
+const MAX_LOOK: usize = 4_000;
 /// How often an end is tried that something else was stored before.
 const TRIES: u32 = 5;
 
@@ -96,7 +98,7 @@ async fn status(context: &DurableContext, id: &RequestId) -> Result<RequestStatu
         status: "finished".to_owned(),
         node_id: history.latest_claim().map(|claim| claim.node_id.clone()),
         attempt: history.attempt(),
-        tokens: (history.last() > 0).then(|| history.num_tokens() as u32),
+        tokens: (history.last() > 0).then(|| history.positions().total()),
         finish_reason: history.end().and_then(|end| end.finish_reason),
         reason: None,
     };
@@ -112,8 +114,8 @@ async fn status(context: &DurableContext, id: &RequestId) -> Result<RequestStatu
         let reason = Some("between two nodes".to_owned());
         return Ok(RequestStatus { status, reason, ..known });
     }
-    let reason = Some(waits(context, id).await?.ok_or_else(|| unknown(context, id))?);
-    Ok(RequestStatus { status, reason, ..known })
+    let waiting = waiting(context, id).await?.ok_or_else(|| unknown(context, id))?;
+    Ok(RequestStatus { status, reason: Some(waiting.why().await), ..known })
 }
 
 /// Ends a request: by who runs it, else in its log.
@@ -128,11 +130,15 @@ async fn cancel(context: &DurableContext, id: &RequestId) -> Result<Ended> {
         if let Some(answer) = cancelled_by_owner(context, id).await? {
             return Ok(answer);
         }
-        if history.last() == 0 && waits(context, id).await?.is_none() {
-            return Err(unknown(context, id));
-        }
+        let waiting = match history.last() {
+            0 => Some(waiting(context, id).await?.ok_or_else(|| unknown(context, id))?),
+            _ => None,
+        };
         if store::close(context, (id, Encoding::Json), &history, None).await {
-            let completion_tokens = history.num_tokens() as u32;
+            if let Some(waiting) = waiting {
+                waiting.remove().await;
+            }
+            let completion_tokens = history.positions().total();
             return Ok(Ended { reason: FinishReason::Cancelled, completion_tokens });
         }
     }
@@ -152,12 +158,16 @@ fn unknown(context: &DurableContext, id: &RequestId) -> Error {
 }
 
 /// What the log has of it; nothing where there is no log.
+///
+/// # Errors
+/// There is one, and it cannot be read.
 async fn history(context: &DurableContext, id: &RequestId) -> Result<History> {
     let subject = context.subjects.log(id.as_str());
     match reader::after(&context.jetstream, &subject, 0).await {
         Ok(records) => history_of(records).ok_or_else(|| Error::internal("its log is broken")),
         Err(ReadFault::Body(..)) => Err(Error::internal("its log is broken")),
-        Err(ReadFault::Unavailable(_)) => Ok(History::default()),
+        Err(ReadFault::Unavailable(_)) if !context.has_log() => Ok(History::default()),
+        Err(ReadFault::Unavailable(error)) => Err(unreadable(&error)),
     }
 }
 
@@ -189,31 +199,104 @@ async fn cancelled_by_owner(context: &DurableContext, id: &RequestId) -> Result<
     }
 }
 
-/// Why it waits, if it stands in the queue.
-async fn waits(context: &DurableContext, id: &RequestId) -> Result<Option<String>> {
-    let Ok(queue) = context.jetstream.get_stream_no_info(JOBS).await else { return Ok(None) };
-    let subject = context.subjects.any_jobs();
-    let mut from = 1;
+fn unreadable(error: &str) -> Error {
+    let text = format!("what is stored of the request cannot be read: {error}");
+    Error::new(Kind::LogUnavailable, text).with_retry_after_ms(1_000)
+}
+
+/// A job that no node has taken up.
+struct WaitingJob {
+    queue: Stream<()>,
+    subject: String,
+    sequence: u64,
+}
+
+impl WaitingJob {
+    /// What it waits for.
+    async fn why(&self) -> String {
+        let words = self.subject.rsplit('.').collect::<Vec<_>>();
+        let (model, consumer) = match words.as_slice() {
+            ["bulk", model, ..] => (*model, consumer_name(model, JobClass::Bulk)),
+            [model, ..] => (*model, consumer_name(model, JobClass::Usual)),
+            [] => ("", String::new()),
+        };
+        match self.queue.consumer_info(&consumer).await {
+            Ok(info) if info.num_waiting > 0 => format!("a node of {model} is to take it up"),
+            Ok(_) => format!("every node of {model} is busy, or none is there"),
+            Err(_) => format!("no node has ever served {model}"),
+        }
+    }
+
+    /// Takes it out of the queue: its end is stored, and is forgotten sooner than a job.
+    async fn remove(&self) {
+        if let Err(error) = self.queue.delete_message(self.sequence).await {
+            // Who takes it up finds its end.
+            tracing::debug!(place = self.sequence, %error, "a cancelled job stays in the queue");
+        }
+    }
+}
+
+/// The job of a request, if it stands in the queue.
+///
+/// # Errors
+/// The queue cannot be read, or is too long.
+async fn waiting(context: &DurableContext, id: &RequestId) -> Result<Option<WaitingJob>> {
+    if !context.has_log() {
+        return Ok(None);
+    }
+    let queue = context.jetstream.get_stream_no_info(JOBS).await;
+    let queue = queue.map_err(|error| unreadable(&error.to_string()))?;
+    let mut is_whole = true;
+    for (subject, from) in places_to_look(context, &queue).await {
+        match look(&queue, (&subject, from), id).await? {
+            Look::Found(job) => {
+                let (subject, sequence) = (job.subject.to_string(), job.sequence);
+                return Ok(Some(WaitingJob { queue, subject, sequence }));
+            }
+            Look::All => {}
+            Look::Part => is_whole = false,
+        }
+    }
+    if is_whole {
+        return Ok(None);
+    }
+    let text = "the queue is too long to be looked through for the request";
+    Err(Error::new(Kind::Unavailable, text).with_retry_after_ms(1_000))
+}
+
+/// Subjects and places where a waiting job may stand: behind what each queue has given out, and, for those that are out and not taken
+/// up, from the beginning.
+async fn places_to_look(context: &DurableContext, queue: &Stream<()>) -> Vec<(String, u64)> {
+    let mut places = Vec::new();
+    let mut consumers = queue.consumers();
+    while let Some(Ok(info)) = consumers.next().await {
+        places.push((info.config.filter_subject, info.delivered.stream_sequence + 1));
+    }
+    places.push((context.subjects.any_jobs(), 1));
+    places
+}
+
+/// What came of looking through a part of the queue.
+enum Look {
+    Found(Box<StreamMessage>),
+    /// It is not there.
+    All,
+    /// It is not in the part that was looked at.
+    Part,
+}
+
+async fn look(
+    queue: &Stream<()>,
+    (subject, mut from): (&str, u64),
+    id: &RequestId,
+) -> Result<Look> {
     for _ in 0..MAX_LOOK {
-        let Ok(Some(job)) = next_job(&queue, &subject, from).await else { break };
+        let job = next_job(queue, subject, from).await.map_err(|error| unreadable(&error))?;
+        let Some(job) = job else { return Ok(Look::All) };
         if id_in(&job.headers, &job.payload).as_ref() == Some(id) {
-            return Ok(Some(why(&queue, job.subject.as_str()).await));
+            return Ok(Look::Found(Box::new(job)));
         }
         from = job.sequence + 1;
     }
-    Ok(None)
-}
-
-async fn why(queue: &Stream<()>, subject: &str) -> String {
-    let words = subject.rsplit('.').collect::<Vec<_>>();
-    let (model, consumer) = match words.as_slice() {
-        ["bulk", model, ..] => (*model, consumer_name(model, JobClass::Bulk)),
-        [model, ..] => (*model, consumer_name(model, JobClass::Usual)),
-        [] => ("", String::new()),
-    };
-    match queue.consumer_info(&consumer).await {
-        Ok(info) if info.num_waiting > 0 => format!("a node of {model} is to take it up"),
-        Ok(_) => format!("every node of {model} is busy, or none is there"),
-        Err(_) => format!("no node has ever served {model}"),
-    }
+    Ok(Look::Part)
 }

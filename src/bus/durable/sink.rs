@@ -60,6 +60,7 @@ impl LogSink {
 
 impl Sink for LogSink {
     fn accepted(&mut self, handle: &Arc<Handle>) {
+        handle.keep_end();
         self.say(Word::Accepted(self.number, Arc::clone(handle)));
     }
 

@@ -14,7 +14,7 @@ use crate::bus::wire::Subjects;
 use crate::log::Config;
 
 /// Requests that no node has finished yet.
-pub(super) const JOBS: &str = "inferno_jobs";
+pub(in crate::bus) const JOBS: &str = "inferno_jobs";
 /// What they have said.
 pub(in crate::bus) const LOG: &str = "inferno_log";
 /// Those that were tried too often, or cannot be read.
@@ -33,9 +33,9 @@ pub(super) enum StreamFault {
     /// The server has no JetStream, or it does not answer.
     #[error("JetStream: {0}")]
     Unavailable(String),
-    /// A stream differs.
-    #[error("the stream {name} is there with other {what}: expected {expected}, got {got}")]
-    Differs { name: &'static str, what: &'static str, expected: String, got: String },
+    /// A stream differs, or a queue.
+    #[error("the {kind} {name} is there with other {what}: expected {expected}, got {got}")]
+    Differs { kind: &'static str, name: String, what: &'static str, expected: String, got: String },
     /// Several copies on a server whose fence has a hole then (nats-server's issue 4320).
     #[error(
         "log.replicas = {replicas} needs nats-server {}.{}.{} or newer, got {version}: before it, two nodes may both store what \
@@ -67,7 +67,7 @@ pub(super) async fn ensure(
         let name = wanted.0;
         let made = jetstream.get_or_create_stream(wanted.1.clone()).await;
         let made = made.map_err(|error| StreamFault::Unavailable(error.to_string()))?;
-        compare(name, &wanted.1, &made)?;
+        compare(name, &wanted.1, &made.cached_info().config)?;
     }
     Ok(())
 }
@@ -120,13 +120,13 @@ fn wanted(subjects: &Subjects, config: &Config) -> [(&'static str, stream::Confi
     [(JOBS, jobs), (LOG, log), (DEAD, dead)]
 }
 
-fn compare(name: &'static str, wanted: &stream::Config, made: &Stream) -> Result<(), StreamFault> {
-    let got = &made.cached_info().config;
+fn compare(name: &str, wanted: &stream::Config, got: &stream::Config) -> Result<(), StreamFault> {
     let republishes = |config: &stream::Config| {
         config.republish.as_ref().map(|to| (to.source.clone(), to.destination.clone()))
     };
     let differs = |what, expected: String, got: String| {
-        (expected != got).then_some(StreamFault::Differs { name, what, expected, got })
+        let (kind, name) = ("stream", name.to_owned());
+        (expected != got).then_some(StreamFault::Differs { kind, name, what, expected, got })
     };
     let fault = differs("subjects", wanted.subjects.join(" "), got.subjects.join(" "))
         .or_else(|| {
@@ -198,7 +198,17 @@ pub(super) async fn queue(
         max_ack_pending: MAX_ACK_PENDING,
         ..consumer::pull::Config::default()
     };
-    stream.get_or_create_consumer(&name, wanted).await.map_err(|error| unavailable(&error))
+    let ack_wait = wanted.ack_wait;
+    let made = stream.get_or_create_consumer(&name, wanted).await;
+    let made = made.map_err(|error| unavailable(&error))?;
+    let got = made.cached_info().config.ack_wait;
+    if got == ack_wait {
+        return Ok(made);
+    }
+    // A node that speaks up more seldom than the server waits would lose what it works at to the next one, for ever.
+    let (expected, got) = (format!("{ack_wait:?}"), format!("{got:?}"));
+    let kind = "queue of inferno_jobs";
+    Err(StreamFault::Differs { kind, name, what: "ack wait (log.ack_wait_ms)", expected, got })
 }
 
 /// Whether jobs wait in a queue that nobody was given yet, although it is allowed to give out more.

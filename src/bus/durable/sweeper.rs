@@ -132,7 +132,7 @@ impl Sweeper<'_> {
     /// Puts the job to the end of the queue, as the same job. Nodes that do it at once do it once.
     async fn publish_again(&self, job: &StreamMessage) -> Result<(), String> {
         let mut headers = job::headers_again(&job.headers, job.sequence);
-        let body = digest_of_job(Some(&job.headers), &job.payload);
+        let body = digest_of_job(self.model, Some(&job.headers), &job.payload);
         headers.insert(NATS_MESSAGE_ID, format!("again-{}-{body}", job.sequence));
         let (subject, payload) = (job.subject.to_string(), job.payload.clone());
         let stored = publish_stored(&self.shared.jetstream, subject, headers, payload).await;

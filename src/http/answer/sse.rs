@@ -37,10 +37,10 @@ pub struct EventStream {
 
 impl EventStream {
     /// The stream of what `reader` gives, beginning with `first`.
-    /// `has_ids`: each line says which token was its last.
+    /// `ids`: lines of the first so many choices say how far their reader has come.
     pub fn new(
         reader: Reader,
-        (title, has_ids): (&Title, bool),
+        (title, ids): (&Title, Option<usize>),
         usage: StreamUsage,
         first: Taken,
     ) -> Self {
@@ -48,7 +48,7 @@ impl EventStream {
         Self {
             reader,
             api: title.api,
-            chunks: Chunks::new(title, usage).with_ids(has_ids),
+            chunks: Chunks::new(title, usage).with_ids(ids),
             first: Some(first),
             spare: String::new(),
             begun: vec![false; choices],
@@ -62,6 +62,7 @@ impl EventStream {
         if !std::mem::replace(&mut self.begun[index], true) {
             self.chunks.role(out, index, TokensSoFar { completion_tokens: 0, ..so_far });
         }
+        self.chunks.reach(index, so_far);
         // Without an echo there are none of the prompt: a stream has no place for them.
         let prompt = prompt_logprobs.unwrap_or_default();
         let logprobs = logprobs.filter(|entries| !entries.is_empty() || !prompt.is_empty());

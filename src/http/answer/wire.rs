@@ -11,6 +11,7 @@ use super::bill::{Bill, WireUsage};
 use super::choices::TokensSoFar;
 use super::logprobs::{LogprobsObject, PromptLogprobs};
 use crate::ids::RequestId;
+use crate::log::Positions;
 use crate::request::{FinishReason, Receipt, TokenLogprob};
 
 /// What answers as `system_fingerprint`: same engine, same numbers.
@@ -127,8 +128,15 @@ pub struct Chunks {
     usage: StreamUsage,
     /// `data: {"id": … "choices":[`
     head: Vec<u8>,
-    /// Each chunk says which token was its last, so that a reader can go on from there.
-    has_ids: bool,
+    /// Where chunks say how far their reader has come, so that it can go on from there.
+    ids: Option<ChunkIds>,
+}
+
+/// How far the reader of a durable request has come.
+struct ChunkIds {
+    positions: Positions,
+    /// Choices that belong to it: what comes behind them are other requests, of the same body's other prompts.
+    choices: usize,
 }
 
 impl Chunks {
@@ -147,13 +155,21 @@ impl Chunks {
         head.extend_from_slice(b",\"system_fingerprint\":");
         json::write(&mut head, FINGERPRINT);
         head.extend_from_slice(b",\"choices\":[");
-        Self { api: title.api, usage, head, has_ids: false }
+        Self { api: title.api, usage, head, ids: None }
     }
 
-    /// Each chunk says which token was its last.
+    /// Chunks of the first so many choices say how far their reader has come.
     #[must_use]
-    pub fn with_ids(self, has_ids: bool) -> Self {
-        Self { has_ids, ..self }
+    pub fn with_ids(self, choices: Option<usize>) -> Self {
+        let ids = |choices| ChunkIds { positions: Positions::default(), choices };
+        Self { ids: choices.map(ids), ..self }
+    }
+
+    /// With what is written of a choice from here on, its reader has come so far.
+    pub fn reach(&mut self, index: usize, so_far: TokensSoFar) {
+        if let Some(ids) = self.ids.as_mut().filter(|ids| index < ids.choices) {
+            ids.positions.reach(index as u32, so_far.completion_tokens);
+        }
     }
 
     /// About how long an event with a short text is, in bytes.
@@ -164,7 +180,7 @@ impl Chunks {
     /// The first chunk of a chat choice, which says who speaks.
     pub fn role(&self, out: &mut Vec<u8>, index: usize, so_far: TokensSoFar) {
         if self.api == Api::Chat {
-            self.open(out, (index, so_far));
+            self.open(out, index);
             out.extend_from_slice(
                 b",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}",
             );
@@ -180,7 +196,7 @@ impl Chunks {
         text: &str,
         logprobs: Option<LogprobsObject<'_>>,
     ) {
-        self.open(out, (index, so_far));
+        self.open(out, index);
         self.piece(out, text);
         out.extend_from_slice(b",\"logprobs\":");
         match logprobs {
@@ -199,7 +215,7 @@ impl Chunks {
         reason: FinishReason,
         bill: Option<&Bill>,
     ) {
-        self.open(out, (index, so_far));
+        self.open(out, index);
         match self.api {
             Api::Completions => self.piece(out, ""),
             Api::Chat => out.extend_from_slice(b",\"delta\":{}"),
@@ -245,9 +261,10 @@ impl Chunks {
         }
     }
 
-    fn open(&self, out: &mut Vec<u8>, (index, so_far): (usize, TokensSoFar)) {
-        if let Some(last) = so_far.completion_tokens.checked_sub(1).filter(|_| self.has_ids) {
-            out.extend_from_slice(format!("id: {last}\n").as_bytes());
+    fn open(&self, out: &mut Vec<u8>, index: usize) {
+        let ids = self.ids.as_ref().filter(|ids| index < ids.choices && !ids.positions.is_start());
+        if let Some(ids) = ids {
+            out.extend_from_slice(format!("id: {}\n", ids.positions).as_bytes());
         }
         out.extend_from_slice(&self.head);
         out.extend_from_slice(b"{\"index\":");
