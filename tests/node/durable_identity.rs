@@ -147,7 +147,7 @@ async fn a_reader_of_several_choices_goes_on_in_each_where_it_was() {
         chunks.extend_from_slice(&chunk.expect("streams"));
     }
     let chunks = String::from_utf8(chunks).expect("UTF-8");
-    let last = chunks.lines().filter_map(|line| line.strip_prefix("id: ")).last();
+    let last = chunks.lines().filter_map(|line| line.strip_prefix("id: ")).next_back();
     assert_eq!(last, Some("39,39,39"), "a stream of chunks says it as well");
     let events = |node: &NodeProcess, after: Option<&str>| {
         let url = format!("{}/v1/requests/mine/events", node.http());
