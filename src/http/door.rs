@@ -18,7 +18,7 @@ use crate::health::HealthSource;
 use crate::secret::Secret;
 use crate::telemetry::Metrics;
 
-/// How long another actor may take to answer: a cancel ends with the step that runs, a list at once.
+/// How long another actor may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many of the longest bodies are in memory at once; a JSON value takes several times its text while it is parsed.

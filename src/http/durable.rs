@@ -93,24 +93,33 @@ impl DurableAsk {
     pub async fn start(self, door: &HttpDoor, model: Arc<str>) -> Result<()> {
         let client = client(door)?;
         let mut parts: Vec<AskedJob> = Vec::new();
+        // Then its node judges, and an error is the request's end.
+        let mut is_elsewhere = false;
         for (mut request, layout) in self.0 {
             let sink = std::mem::replace(&mut request.sink, Box::new(JudgeSink(Arc::default())));
             parts.push((job_of(&request, &model)?, sink));
-            match judge(door, request).await {
-                // Then its node judges, and an error is the request's end.
-                Err(error) if is_of_model(&error) && client.is_served(&model).await => {}
-                judged => judged.map_err(|error| layout.rename(error))?,
+            if is_elsewhere {
+                continue;
+            }
+            if let Err(error) = judge(door, request).await {
+                is_elsewhere =
+                    is_unknown_model(&error) && client.is_served(&model).await.map_err(error_of)?;
+                if !is_elsewhere {
+                    return Err(layout.rename(error));
+                }
             }
         }
         let mut parts = as_one(parts).into_iter();
         let Some((job, sink)) = parts.next() else { return Ok(()) };
         let stream = client.start_durable(&job).await.map_err(error_of)?;
-        let (known, first) = oneshot::channel();
-        actix_web::rt::spawn(relay(stream, job, sink, known));
         let rest: Vec<AskedJob> = parts.collect();
-        if !rest.is_empty() {
-            actix_web::rt::spawn(start_rest(client, rest, first));
+        if rest.is_empty() {
+            actix_web::rt::spawn(relay(stream, job, sink, None));
+            return Ok(());
         }
+        let (known, first) = oneshot::channel();
+        actix_web::rt::spawn(relay(stream, job, sink, Some(known)));
+        actix_web::rt::spawn(start_rest(client, rest, first));
         Ok(())
     }
 }
@@ -135,8 +144,7 @@ async fn start_rest(client: Client, rest: Vec<AskedJob>, first: oneshot::Receive
         };
         match started {
             Ok(stream) => {
-                let (known, _) = oneshot::channel();
-                actix_web::rt::spawn(relay(stream, job, sink, known));
+                actix_web::rt::spawn(relay(stream, job, sink, None));
             }
             Err(error) => sink.refused(&error),
         }
@@ -166,7 +174,7 @@ pub(super) fn error_of(error: ClientError) -> Error {
 }
 
 /// Whether this node has no such model.
-fn is_of_model(error: &Error) -> bool {
+fn is_unknown_model(error: &Error) -> bool {
     error.kind == Kind::NotFound && error.param.as_deref() == Some("model")
 }
 
@@ -232,38 +240,46 @@ fn job_of(request: &Request, model: &Arc<str>) -> Result<DurableJob> {
     Ok(DurableJob::new((request.id.clone(), Arc::clone(model)), body, request.default_length))
 }
 
-/// Gives what is stored to a sink, until the request ends or its reader leaves, which ends nothing but this. `known` is told once
-/// whether the request runs as it was asked for.
+/// Gives what is stored to a sink, until the request ends or its reader leaves, which ends nothing but this. Whoever waits for it is
+/// told once whether the request runs as it was asked for.
 async fn relay(
     mut stream: DurableStream,
     job: DurableJob,
     mut sink: Box<dyn Sink>,
-    known: oneshot::Sender<Result<()>>,
+    mut known: Option<oneshot::Sender<Result<()>>>,
 ) {
     let handle = Handle::new(job.id().clone(), SequenceId(0));
-    let mut known = Some(known);
     // Who waited for it may have left.
-    let mut tell = move |word| known.take().map(|known| drop(known.send(word))).is_some();
+    let tell = |known: &mut Option<oneshot::Sender<_>>, word| {
+        if let Some(known) = known.take() {
+            drop(known.send(word));
+        }
+    };
     let mut is_accepted = false;
     loop {
-        let Some(next) = next_unless_closed(&mut stream, sink.as_ref()).await else { return };
+        let next = match known {
+            None => next_unless_closed(&mut stream, sink.as_ref()).await,
+            // What others wait for is waited for without a reader, too.
+            Some(_) => Some(stream.next().await),
+        };
+        let Some(next) = next else { return };
         let event = match next {
             Ok(Some(event)) => event,
             Ok(None) => return,
             Err(error) => {
                 let error = error_of(error);
-                tell(Err(error.clone()));
+                tell(&mut known, Err(error.clone()));
                 return fail(sink, job.id(), is_accepted, error);
             }
         };
         if !is_accepted && job.differs_from(&stream) {
             let text = "another request was made with this key, or under this id";
             let error = Error::new(Kind::Conflict, text).with_param("idempotency-key");
-            tell(Err(error.clone()));
+            tell(&mut known, Err(error.clone()));
             return sink.refused(&error);
         }
-        if tell(Ok(())) {
-            is_accepted = true;
+        tell(&mut known, Ok(()));
+        if !std::mem::replace(&mut is_accepted, true) {
             sink.accepted(&handle);
         }
         if event.is_empty() {

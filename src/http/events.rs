@@ -62,19 +62,21 @@ pub(super) async fn events(
 
 /// The stream of the first of the ids that a path may mean that anybody knows of.
 async fn follow(client: &Client, named: &str, from: Positions) -> Result<DurableStream> {
+    let mut fault = None;
     for id in Api::requests_named(named) {
         match client.status(&id).await.map_err(error_of) {
             // Of a plain request nothing is stored: there is nothing to read again.
             Ok(status) if status.tokens.is_some() || status.status == "waiting" => {
-                return client.follow(&id, from.clone()).await.map_err(error_of);
+                let stream = client.follow(&id, from).await.map_err(error_of)?;
+                return Ok(stream.promised());
             }
             Ok(_) => {}
             Err(error) if error.kind == Kind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) => fault = fault.or(Some(error)),
         }
     }
     let text = format!("no durable request {named:?} is known");
-    Err(Error::new(Kind::NotFound, text).with_param("request_id"))
+    Err(fault.unwrap_or_else(|| Error::new(Kind::NotFound, text).with_param("request_id")))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Positions> {

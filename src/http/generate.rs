@@ -123,7 +123,7 @@ async fn begin(door: &HttpDoor, http: &HttpRequest, payload: Payload, api: Api) 
     let mut name = RunningId::choose(in_body, http.headers(), generation.prompts.len());
     let durable = DurableWish::of(http.headers(), &asked.caller)?;
     if let Some(wish) = &durable {
-        // What a header hints at may be many requests'.
+        // Many requests may have one id in the header.
         let meant = Some(name.id).filter(|_| !name.is_hint);
         let id = wish.id.clone().or(meant).unwrap_or_else(RequestId::generate);
         name = RunningId { id, is_hint: false };

@@ -1,5 +1,7 @@
 //! Which path is what, and everything that does not generate.
 
+use std::time::Duration;
+
 use actix_web::guard::{Any, Get, Head};
 use actix_web::http::header::{ALLOW, CONTENT_TYPE};
 use actix_web::http::{Method, StatusCode};
@@ -11,7 +13,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::api::Api;
-use super::door::{HttpDoor, within};
+use super::door::HttpDoor;
 use super::durable::error_of;
 use super::events::events;
 use super::generate::{chat, completions};
@@ -117,6 +119,7 @@ async fn cancel(
     door: Data<HttpDoor>,
     id: Path<String>,
 ) -> std::result::Result<HttpResponse, ErrorResponse> {
+    let mut fault = None;
     for request_id in Api::requests_named(&id) {
         match cancel_one(&door, &request_id).await {
             Ok(ended) => {
@@ -124,18 +127,25 @@ async fn cancel(
                 return Ok(json::response(StatusCode::OK, &answer));
             }
             Err(error) if error.kind == Kind::NotFound => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => fault = fault.or(Some(error)),
         }
     }
     let message = format!("no request {:?} is running here", id.as_str());
-    Err(Error::new(Kind::NotFound, message).with_param("request_id").into())
+    let unknown = || Error::new(Kind::NotFound, message).with_param("request_id");
+    Err(fault.unwrap_or_else(unknown).into())
 }
+
+/// How long a request may take to end: as long as the step that runs, and, of a durable one, until its end is stored.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn cancel_one(door: &HttpDoor, id: &RequestId) -> Result<Ended> {
     let (done, answer) = oneshot::channel();
     let message = Cancel { id: id.clone(), done };
     door.cancel.try_send(message).map_err(|refusal| not_admitted(&refusal))?;
-    let here = within(answer).await?;
+    let here = tokio::time::timeout(CANCEL_TIMEOUT, answer).await.map_err(|_| {
+        let text = "the request is being cancelled, and its end is not there yet";
+        Error::new(Kind::Unavailable, text).with_retry_after_ms(1_000)
+    })?;
     let here = here.unwrap_or_else(|_| Err(Error::internal("the cancel got lost")));
     match (here, door.bus.get()) {
         (Err(error), Some(bus)) if error.kind == Kind::NotFound => cancel_elsewhere(bus, id).await,

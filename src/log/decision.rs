@@ -11,7 +11,7 @@ pub const MAX_ATTEMPTS: u32 = 10;
 /// A message of the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueuedJob {
-    /// Its place in the queue.
+    /// The place in the queue that it was published to first: by it one that is published again is the same job.
     pub sequence: u64,
     /// Digest of the request.
     pub body: String,

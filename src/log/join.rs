@@ -81,6 +81,10 @@ impl Join {
             self.reads |= begins;
             return Joined { read_after: begins.then_some(self.last), ..Joined::default() };
         }
+        if previous == 0 && self.last > 0 {
+            // All of the log has gone, and it begins anew.
+            (self.first, self.attempt) = (0, 0);
+        }
         if self.reads || previous > self.last {
             if self.early.len() < MAX_EARLY {
                 self.early.insert(sequence, (previous, record));

@@ -29,7 +29,7 @@ pub struct Claim {
     pub node_id: String,
     /// The node's life: another after each start, so that a node is not taken for the one that it was before.
     pub life: String,
-    /// The sequence of the job in the queue. A request runs by the job that was claimed first.
+    /// The place in the queue that the job was published to first. A request runs by the job that was claimed first.
     pub job: u64,
     /// Digest of the request, so that another request under the same id is told from a repetition.
     pub body: String,

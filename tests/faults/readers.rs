@@ -137,11 +137,11 @@ async fn stalled(door: &str, id: &str, headers: &str) -> TcpStream {
     let mut stream = TcpStream::from_std(socket.into()).expect("a socket of tokio's");
     // Log probabilities make events of some kB, which no socket buffer holds for long.
     let body =
-        json!({"model": "demo", "prompt": "Once", "max_tokens": 1_900, "seed": 1, "stream": true,
+        json!({"model": "demo", "request_id": id, "prompt": "Once", "max_tokens": 1_900, "seed": 1, "stream": true,
         "ignore_eos": true, "logprobs": 5})
         .to_string();
     let head = format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: node\r\nx-request-id: {id}\r\n{headers}content-type: application/json\r\n\
+        "POST /v1/completions HTTP/1.1\r\nhost: node\r\n{headers}content-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );

@@ -30,6 +30,9 @@ const MAX_PUBLISH: Duration = Duration::from_millis(1_500);
 /// How long a stream may say nothing before the log is looked at.
 const SILENCE: Duration = Duration::from_secs(2);
 
+/// After how many of them a request whose job's place is not known is looked for.
+const SILENCES_A_LOOK: u32 = 15;
+
 /// Bytes that the log is to have left for a new request.
 const MIN_ROOM: u64 = 64 << 10;
 
@@ -85,8 +88,17 @@ impl Client {
         id: &RequestId,
         from: impl Into<Positions>,
     ) -> Result<DurableStream, ClientError> {
+        self.look_and_follow(id, from.into(), SILENCE).await
+    }
+
+    /// What is not read within `look` is read by who wants the first event.
+    async fn look_and_follow(
+        &self,
+        id: &RequestId,
+        from: Positions,
+        look: Duration,
+    ) -> Result<DurableStream, ClientError> {
         let live = self.nats.subscribe(self.subjects.tokens(id)).await;
-        let from = from.into();
         let mut stream = DurableStream {
             client: self.clone(),
             jetstream: jetstream::new(self.nats.clone()),
@@ -97,11 +109,12 @@ impl Client {
             read_after: Some(0),
             fresh: VecDeque::new(),
             body: None,
+            is_promised: false,
             job: None,
+            silences: 0,
             missed: 0,
         };
-        // What is not read in time is read by who wants the first event.
-        let _ = tokio::time::timeout(MAX_FIRST_LOOK, stream.read(0)).await;
+        let _ = tokio::time::timeout(look, stream.read(0)).await;
         match stream.join.is_cut() && stream.fresh.is_empty() {
             true => Err(expired()),
             false => Ok(stream),
@@ -126,13 +139,13 @@ impl Client {
         &self,
         job: &DurableJob,
     ) -> Result<DurableStream, ClientError> {
-        let mut stream = self.follow(&job.id, 0).await?;
+        let mut stream = self.look_and_follow(&job.id, 0.into(), MAX_FIRST_LOOK).await?;
         if stream.join.last() == 0 {
             let subject = self.subjects.jobs(&job.model);
             let stored = self.publish_job(subject, &job.body, job.headers.clone()).await?;
             stream.job = Some(stored.sequence);
         }
-        Ok(stream)
+        Ok(stream.promised())
     }
 }
 
@@ -210,7 +223,7 @@ fn not_stored(error: &PublishError) -> Error {
 }
 
 fn lost() -> ClientError {
-    let text = "this request was lost with the store before any node took it up";
+    let text = "this request was lost with the store";
     ClientError::Log(Error::new(Kind::LogUnavailable, text))
 }
 
@@ -228,8 +241,12 @@ pub struct DurableStream {
     fresh: VecDeque<Event>,
     /// Digest of the request that runs under the id, as the first claim says it.
     body: Option<String>,
-    /// Where its job was stored, if this stream is who published it.
+    /// The request is known to be stored or to wait: where it does neither any more, it is lost.
+    is_promised: bool,
+    /// Where its job was stored, if that is known.
     job: Option<u64>,
+    /// How often nothing was heard for a while.
+    silences: u32,
     /// How often in a row neither a record nor a job of it was there.
     missed: u32,
 }
@@ -275,24 +292,37 @@ impl DurableStream {
         &self.given
     }
 
-    /// Whether the store has lost its job before any node took it up.
+    /// The request is known to be stored or to wait, so that its loss is told.
+    #[must_use]
+    pub(crate) fn promised(mut self) -> Self {
+        self.is_promised = true;
+        self
+    }
+
+    /// Whether the store has lost it: nothing of it is stored, and no job of it waits.
     async fn is_lost(&mut self) -> bool {
-        let Some(place) = self.job.filter(|_| self.join.last() == 0) else { return false };
-        let is_gone = match self.jetstream.get_stream_no_info(JOBS).await {
-            Ok(jobs) => match jobs.direct_get(place).await {
-                Err(error) => error.kind() == DirectGetErrorKind::NotFound,
-                Ok(_) => false,
-            },
-            Err(_) => false,
-        };
+        self.silences = self.silences.wrapping_add(1);
+        // To look for a job by its id is dear.
+        let is_due = self.job.is_some() || self.silences.is_multiple_of(SILENCES_A_LOOK);
+        if !self.is_promised || !is_due {
+            return false;
+        }
         // It may stand elsewhere in the queue by now, or have been taken up just now.
-        let is_unknown = is_gone
+        let is_unknown = self.has_no_job().await
             && matches!(
                 self.client.status(&self.id).await,
-                Err(ClientError::Refused(error)) if error.kind == Kind::NotFound
+                Err(ClientError::Refused(Error { kind: Kind::NotFound | Kind::Expired, .. }))
             );
         self.missed = if is_unknown { self.missed + 1 } else { 0 };
         self.missed > 1
+    }
+
+    /// Whether its job stands no more where it was stored, as far as is known.
+    async fn has_no_job(&self) -> bool {
+        let Some(place) = self.job else { return true };
+        let Ok(jobs) = self.jetstream.get_stream_no_info(JOBS).await else { return false };
+        let job = jobs.direct_get(place).await;
+        job.is_err_and(|error| error.kind() == DirectGetErrorKind::NotFound)
     }
 
     /// Whether the last event was given.

@@ -21,7 +21,7 @@ mod durable;
 
 pub use super::wire::{CancelAnswer, RequestStatus};
 use crate::clock::Timestamp;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::ids::RequestId;
 use crate::request::Event;
 pub use dead::DeadLetter;
@@ -174,13 +174,22 @@ impl Client {
     }
 
     /// Whether a node on this NATS says that it serves a model.
-    pub async fn is_served(&self, model: &str) -> bool {
+    ///
+    /// # Errors
+    /// `Log`: it is not known who is there.
+    pub async fn is_served(&self, model: &str) -> Result<bool, ClientError> {
+        let unknown = |why: &str| {
+            let text = format!("which nodes serve the model is not known: {why}");
+            let error = Error::new(Kind::LogUnavailable, text);
+            ClientError::Log(error.with_retry_after_ms(1_000))
+        };
         let mut nodes = self.nodes();
-        if let Err(fault) = nodes.read().await {
-            tracing::debug!(%fault, "who serves the model is not known");
+        nodes.read().await.map_err(|fault| unknown(&fault.to_string()))?;
+        if !nodes.is_open() {
+            return Err(unknown("the bucket is not there"));
         }
         let mut nodes = nodes.table().nodes(Timestamp::now());
-        nodes.any(|node| node.entry.models.iter().any(|served| served.name == model))
+        Ok(nodes.any(|node| node.entry.models.iter().any(|served| served.name == model)))
     }
 
     /// Sends a request (the contract's object) and waits until a node accepts it. A `request_id` is added if there is none.

@@ -53,6 +53,11 @@ impl NodeReader {
         &self.table
     }
 
+    /// Whether there is a bucket, as far as is known.
+    pub fn is_open(&self) -> bool {
+        self.feed.is_some()
+    }
+
     /// Reads all that the bucket has at the moment; nothing where there is no bucket.
     ///
     /// # Errors

@@ -33,55 +33,42 @@ pub(in crate::bus) const REASON: &str = "Inferno-Reason";
 pub(in crate::bus) const CLASS: &str = "Inferno-Class";
 
 impl Hub {
-    /// Takes a job that was examined.
+    /// Takes a job that was examined, and does what is to be done with it.
     pub(super) async fn take(&mut self, examined: Examined) {
-        if !self.keeps(examined).await {
-            self.shared.not_examined();
-        }
-    }
-
-    /// Decides what becomes of a job, and does it; whether the node keeps it, to run it now or later.
-    async fn keeps(&mut self, examined: Examined) -> bool {
         if self.is_leaving {
-            examined.job.give_back(&self.shared.client, 0).await;
-            return false;
+            return examined.job.give_back(&self.shared.client, 0).await;
         }
         let held = examined.id().and_then(|id| self.numbers.get(id));
         if let Some(held) = held.and_then(|number| self.held.get_mut(number)) {
             if held.job.queued == examined.job.queued {
                 // The server thought that the node had gone, and now has another place for its answers.
                 held.job.reply = examined.job.reply;
-                return false;
+                return;
             }
             if examined.history.as_ref().is_some_and(|history| history.first_claim().is_none()) {
-                examined.job.give_back(&self.shared.client, 1_000).await;
-                return false;
+                return examined.job.give_back(&self.shared.client, 1_000).await;
             }
         }
         if let Some(waits) = self.suspects.waiting_mut().find(|waits| waits.is_of(&examined)) {
             // It was given out once more, or published again: it waits once.
             waits.job = examined.job;
-            return false;
+            return;
         }
         let Examined { job, read, history } = examined;
         match (read, history) {
             (Ok(read), Some(history)) => self.decide(job, read, history).await,
-            (Err(unreadable), Some(history)) => {
-                self.refuse(job, unreadable, history);
-                false
-            }
+            (Err(unreadable), Some(history)) => self.refuse(job, unreadable, history),
             (read, None) => {
                 let name = match read {
                     Ok(read) => (Some(read.id), read.encoding),
                     Err(unreadable) => (unreadable.id, unreadable.encoding),
                 };
                 self.bury(job, name, "its log is broken", None);
-                false
             }
         }
     }
 
-    async fn decide(&mut self, job: PulledJob, read: ReadJob, history: History) -> bool {
+    async fn decide(&mut self, job: PulledJob, read: ReadJob, history: History) {
         let name = (Some(read.id.clone()), read.encoding);
         match decide(&job.queued, &history) {
             Decision::Ended | Decision::Repeated => job.acknowledge(&self.shared.client).await,
@@ -102,10 +89,8 @@ impl Hub {
                     }
                     None => self.claim(job, read, &history).await,
                 }
-                return true;
             }
         }
-        false
     }
 
     /// Ends a request that cannot be read, where its id is known and is no other's.
@@ -157,7 +142,6 @@ impl Hub {
             received_at: Timestamp::now(),
             sayings: Arc::new(Sayings::default()),
             handle: None,
-            is_on_its_way: true,
             is_stopped: false,
             asked: None,
             progress_at: now,
@@ -211,7 +195,8 @@ impl Hub {
                 }
                 LogCommand::Stop => held.stop(),
                 LogCommand::Ack => {
-                    held.settle(true);
+                    // The end of a log that was lost is another than the generation's.
+                    held.settle(!held.is_stopped);
                     held.job.acknowledge(&self.shared.client).await;
                 }
                 LogCommand::GiveBack => {
@@ -225,12 +210,9 @@ impl Hub {
     }
 
     fn forget(&mut self, number: u64) {
-        let Some(held) = self.held.remove(&number) else { return };
+        let Some(mut held) = self.held.remove(&number) else { return };
         self.numbers.remove(&held.id);
         held.settle(false);
-        if held.is_on_its_way {
-            self.shared.not_examined();
-        }
         if held.is_stopped && held.holding.is_over() {
             self.metrics.durable_fenced.increment(1);
         }

@@ -12,6 +12,28 @@ use crate::bus::wire::Subjects;
 use crate::health::{LogState, Vitals};
 use crate::log::Config;
 
+/// Jobs on their way from the queue to admission, which counts them from there on.
+#[derive(Debug, Default)]
+pub(super) struct RoomCount(Arc<AtomicUsize>);
+
+impl RoomCount {
+    /// One more.
+    pub fn take(&self) -> TakenRoom {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        TakenRoom(Arc::clone(&self.0))
+    }
+}
+
+/// The room of one of them; dropped when admission counts it, or it is not the node's.
+#[derive(Debug)]
+pub(super) struct TakenRoom(Arc<AtomicUsize>);
+
+impl Drop for TakenRoom {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// See the module.
 pub(super) struct DurableContext {
     pub client: Client,
@@ -21,8 +43,7 @@ pub(super) struct DurableContext {
     pub max_request_bytes: usize,
     pub room: Arc<dyn Fn() -> usize + Send + Sync>,
     pub words: UnboundedSender<Word>,
-    /// Jobs on their way from the queue to admission, which counts them from there on.
-    pub under_way: AtomicUsize,
+    pub taken: RoomCount,
     pub vitals: Arc<Vitals>,
     /// Whether the streams were there at any time.
     pub has_log: AtomicBool,
@@ -33,17 +54,7 @@ pub(super) struct DurableContext {
 impl DurableContext {
     /// How many further requests the node may take.
     pub fn room(&self) -> usize {
-        (self.room)().saturating_sub(self.under_way.load(Ordering::Relaxed))
-    }
-
-    /// A job came from the queue.
-    pub fn examines(&self) {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// It is in admission, or is not the node's.
-    pub fn not_examined(&self) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        (self.room)().saturating_sub(self.taken.0.load(Ordering::Relaxed))
     }
 
     /// Says something to the hub.

@@ -46,7 +46,7 @@ pub(super) async fn examine(shared: Arc<DurableContext>, job: PulledJob) {
             }
             Err(ReadFault::Unavailable(error)) => {
                 tracing::debug!(request_id = %id, error, "a log is not read; its job comes again");
-                return shared.not_examined();
+                return;
             }
         };
     }

@@ -26,10 +26,8 @@ pub(super) struct HeldRequest {
     pub read: Option<ReadJob>,
     pub received_at: Timestamp,
     pub sayings: Arc<Sayings>,
-    /// From the moment that it was accepted.
+    /// From the moment that it was accepted until its end is settled.
     pub handle: Option<Arc<Handle>>,
-    /// Admission does not count it yet.
-    pub is_on_its_way: bool,
     /// Nothing more of the generation is wanted.
     pub is_stopped: bool,
     /// The number of the record whose answer is waited for, and since when.
@@ -47,9 +45,9 @@ impl HeldRequest {
         self.asked.take_if(is_late).is_some()
     }
 
-    /// Its end is stored, or another node has it.
-    pub fn settle(&self, is_stored: bool) {
-        self.handle.iter().for_each(|handle| handle.settle(is_stored));
+    /// Its end is stored, or another node has it; the first word counts.
+    pub fn settle(&mut self, is_stored: bool) {
+        self.handle.take().into_iter().for_each(|handle| handle.settle(is_stored));
     }
 
     /// Nothing more of the generation is wanted.

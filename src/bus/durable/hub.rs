@@ -13,7 +13,7 @@ use futures_util::stream::{BoxStream, SelectAll, select_all};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::context::DurableContext;
+use super::context::{DurableContext, RoomCount};
 use super::examine::Examined;
 use super::held::{HeldRequest, PATIENCE, REFUSED_DELAY_MS};
 use super::puller::pull;
@@ -97,7 +97,7 @@ impl Durable {
             max_request_bytes: start.max_request_bytes,
             room: start.room,
             words: words.clone(),
-            under_way: AtomicUsize::new(0),
+            taken: RoomCount::default(),
             vitals: start.vitals,
             has_log: AtomicBool::new(false),
             state: Mutex::new(None),
@@ -230,9 +230,7 @@ impl Hub {
                 }
                 held.handle = Some(handle);
                 // From here on admission counts it.
-                if std::mem::take(&mut held.is_on_its_way) {
-                    self.shared.not_examined();
-                }
+                held.job.room = None;
             }
             Word::Refused(number, error) => {
                 self.tell(number, |held| {
@@ -250,7 +248,6 @@ impl Hub {
                 self.pullers.clear();
                 for waiting in self.suspects.drain() {
                     waiting.job.give_back(&self.shared.client, 0).await;
-                    self.shared.not_examined();
                 }
                 for number in self.held.keys().copied().collect::<Vec<_>>() {
                     self.tell(number, |held| held.holding.hand_back()).await;

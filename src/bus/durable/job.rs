@@ -3,6 +3,7 @@
 use async_nats::{Client, HeaderMap, Message, Subject};
 use bytes::Bytes;
 
+use super::context::TakenRoom;
 use crate::bus::wire::{Decoded, Encoding, Undecodable, decode};
 use crate::digest::digest_of;
 use crate::error::{Error, Result};
@@ -72,7 +73,7 @@ pub(in crate::bus) fn digest_of_job(
 }
 
 /// A job as it came.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct PulledJob {
     /// Its alias.
     pub model: String,
@@ -82,6 +83,8 @@ pub(super) struct PulledJob {
     pub reply: Subject,
     /// For [`crate::log::decide`].
     pub queued: QueuedJob,
+    /// What it takes of the node's room.
+    pub room: Option<TakenRoom>,
 }
 
 /// What a job asks for.
@@ -110,7 +113,7 @@ impl PulledJob {
         let sequence = before.or_else(|| sequence_in(&reply))?;
         let body = digest_of_job(model, message.headers.as_ref(), &message.payload);
         let queued = QueuedJob { sequence, body };
-        Some(Self { model: model.to_owned(), message, reply, queued })
+        Some(Self { model: model.to_owned(), message, reply, queued, room: None })
     }
 
     /// What an absent `max_tokens` means.

@@ -152,14 +152,14 @@ async fn drain<E>(
     let mut count = 0;
     while let Some(message) = batch.next().await {
         let message = message.map_err(drop)?.message;
-        if let Some(job) = PulledJob::of(message, model) {
+        if let Some(mut job) = PulledJob::of(message, model) {
             count += 1;
             if shared.room() == 0 {
                 // Others came while the pull was open; another node may have room.
                 job.give_back(&shared.client, 0).await;
                 continue;
             }
-            shared.examines();
+            job.room = Some(shared.taken.take());
             tokio::spawn(examine(Arc::clone(shared), job));
         }
     }

@@ -92,7 +92,8 @@ pub(super) async fn answer(
 }
 
 async fn status(context: &DurableContext, id: &RequestId) -> Result<RequestStatus> {
-    let history = history(context, id).await?;
+    let read = history(context, id).await;
+    let history = read.as_ref().cloned().unwrap_or_default();
     let known = RequestStatus {
         request_id: id.to_string(),
         status: "finished".to_owned(),
@@ -109,6 +110,8 @@ async fn status(context: &DurableContext, id: &RequestId) -> Result<RequestStatu
         let (status, node_id) = ("running".to_owned(), Some(owner.node_id));
         return Ok(RequestStatus { status, node_id, attempt: known.attempt.max(1), ..known });
     }
+    // What cannot be read hides nothing that runs.
+    read?;
     let status = "waiting".to_owned();
     if history.last() > 0 {
         let reason = Some("between two nodes".to_owned());
@@ -121,8 +124,8 @@ async fn status(context: &DurableContext, id: &RequestId) -> Result<RequestStatu
 /// Ends a request: by who runs it, else in its log.
 async fn cancel(context: &DurableContext, id: &RequestId) -> Result<Ended> {
     for _ in 0..TRIES {
-        let history = history(context, id).await?;
-        if let Some(end) = history.end() {
+        let history = history(context, id).await;
+        if let Some(end) = history.as_ref().ok().and_then(History::end) {
             let reason = end.finish_reason.unwrap_or(FinishReason::Failed);
             let completion_tokens = end.usage.map_or(0, |usage| usage.completion_tokens);
             return Ok(Ended { reason, completion_tokens });
@@ -130,6 +133,7 @@ async fn cancel(context: &DurableContext, id: &RequestId) -> Result<Ended> {
         if let Some(answer) = cancelled_by_owner(context, id).await? {
             return Ok(answer);
         }
+        let history = history?;
         let waiting = match history.last() {
             0 => Some(waiting(context, id).await?.ok_or_else(|| unknown(context, id))?),
             _ => None,

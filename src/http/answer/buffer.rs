@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::choices::{Choices, End, Taken};
+use super::choices::{Choices, End, Taken, failure_of};
 use crate::error::Error;
 use crate::request::{Event, Handle, Sink, SinkClosed};
 
@@ -146,10 +146,16 @@ impl Sink for BufferEntry {
         let index = self.choices.start + event.index as usize;
         debug_assert!(index < self.choices.end, "a choice more than the request wants");
         let slow_after = self.outbox.slow_after;
-        self.outbox.change(|choices| match choices.event(index, event, slow_after) {
+        let failure = failure_of(event).filter(|_| event.is_last());
+        let taken = self.outbox.change(|choices| match choices.event(index, event, slow_after) {
             Ok(wake) => (Ok(()), wake),
             Err(closed) => (Err(closed), true),
-        })
+        });
+        if let Some(error) = failure {
+            // It may stand at a choice that has ended before.
+            self.fail(&error);
+        }
+        taken
     }
 
     fn is_closed(&self) -> bool {
@@ -249,6 +255,19 @@ mod tests {
         assert_eq!(kind_of(last(FinishReason::Failed)), Kind::Internal);
         let error = Some(Box::new(Error::new(Kind::Unavailable, "no device")));
         assert_eq!(kind_of(Event { error, ..last(FinishReason::Failed) }), Kind::Unavailable);
+    }
+
+    #[test]
+    fn a_request_that_fails_ends_every_choice_of_its_prompt() {
+        let (reader, mut entries) = outbox((1, 2), None);
+        entries[0].accepted(&handle());
+        assert_eq!(entries[0].event(last(FinishReason::Stop)), Ok(()));
+        let error = Some(Box::new(Error::new(Kind::Expired, "kept no longer")));
+        let usage = Some(crate::request::Usage::default());
+        assert_eq!(entries[0].event(Event { error, usage, ..last(FinishReason::Failed) }), Ok(()));
+        let ends: Vec<_> = std::iter::from_fn(|| take(&reader)).map(|taken| taken.end).collect();
+        assert!(matches!(&ends[0], Some(End::Finished(_))), "{ends:?}");
+        assert!(matches!(&ends[1], Some(End::Failed(e)) if e.kind == Kind::Expired), "{ends:?}");
     }
 
     #[test]

@@ -166,21 +166,13 @@ impl Choices {
         }
         choice.text.push_str(&event.text);
         if let Some(reason) = event.finish_reason {
-            let end = match reason {
-                FinishReason::Stop | FinishReason::Length => End::Finished(Finished {
+            let end = match failure_of(event) {
+                Some(error) => End::Failed(error),
+                None => End::Finished(Finished {
                     reason,
                     usage: event.usage.unwrap_or_default(),
                     receipt: event.receipt.take(),
                 }),
-                FinishReason::Cancelled => {
-                    End::Failed(Error::new(Kind::Cancelled, "the request was cancelled"))
-                }
-                FinishReason::Failed => End::Failed(
-                    event
-                        .error
-                        .take()
-                        .map_or_else(|| Error::internal("the request failed"), |error| *error),
-                ),
             };
             wake |= self.end(index, end);
         }
@@ -245,6 +237,18 @@ impl Choices {
             return Some(Taken { index, text, logprobs, prompt_logprobs, so_far, end });
         }
         None
+    }
+}
+
+/// Why what ends so has failed; none for what has finished, or goes on.
+pub fn failure_of(event: &Event) -> Option<Error> {
+    match event.finish_reason? {
+        FinishReason::Stop | FinishReason::Length => None,
+        FinishReason::Cancelled => Some(Error::new(Kind::Cancelled, "the request was cancelled")),
+        FinishReason::Failed => {
+            let error = event.error.as_deref().cloned();
+            Some(error.unwrap_or_else(|| Error::internal("the request failed")))
+        }
     }
 }
 
