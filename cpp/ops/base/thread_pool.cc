@@ -39,6 +39,7 @@ bool spin_until(Done done) noexcept {
 
 ThreadPool::ThreadPool(std::uint32_t num_threads) {
   if (num_threads == 0) throw std::invalid_argument("other: a thread pool needs at least 1 thread");
+  shares_ = std::make_unique<Share[]>(num_threads);
   workers_.reserve(num_threads - 1);
   try {
     for (std::uint32_t thread = 1; thread < num_threads; ++thread) {
@@ -69,7 +70,7 @@ void ThreadPool::run(Job job, std::uint32_t num_chunks) {
     return;
   }
   job_ = job;
-  num_chunks_ = num_chunks;
+  share_out(num_chunks);
   unfinished_.store(num_chunks);
   unclaimed_.store(num_chunks);  // from here on workers may claim chunks
   // Either this sees the sleeper, or the sleeper, which counts itself first, sees the chunks.
@@ -87,6 +88,51 @@ void ThreadPool::run(Job job, std::uint32_t num_chunks) {
   }
 }
 
+void ThreadPool::share_out(std::uint32_t num_chunks) {
+  const std::uint32_t num_shares = num_threads();
+  std::uint32_t first = 0;
+  for (std::uint32_t thread = 0; thread < num_shares; ++thread) {
+    const std::uint32_t end = first + num_chunks / num_shares + (thread < num_chunks % num_shares);
+    shares_[thread].set(first, end);
+    first = end;
+  }
+}
+
+void ThreadPool::Share::set(std::uint32_t first, std::uint32_t end) {
+  range.store(std::uint64_t{end} << 32 | first);
+}
+
+bool ThreadPool::Share::take_first(std::uint32_t& chunk) {
+  std::uint64_t left = range.load();
+  do {
+    chunk = static_cast<std::uint32_t>(left);
+    if (chunk == left >> 32) return false;
+  } while (!range.compare_exchange_weak(left, left + 1));
+  return true;
+}
+
+bool ThreadPool::Share::take_last(std::uint32_t& chunk) {
+  std::uint64_t left = range.load();
+  do {
+    if (static_cast<std::uint32_t>(left) == left >> 32) return false;
+    chunk = static_cast<std::uint32_t>(left >> 32) - 1;
+  } while (!range.compare_exchange_weak(left, left - (std::uint64_t{1} << 32)));
+  return true;
+}
+
+// Who has claimed a chunk finds one: there are as many in the shares as claims were left.
+std::uint32_t ThreadPool::take_chunk(std::uint32_t thread) {
+  std::uint32_t chunk = 0;
+  while (!shares_[thread].take_first(chunk)) {
+    bool found = false;
+    for (std::uint32_t i = 1; i < num_threads() && !found; ++i) {
+      found = shares_[(thread + i) % num_threads()].take_last(chunk);
+    }
+    if (found) break;
+  }
+  return chunk;
+}
+
 // Claims one chunk and runs it; false if none is left. The job may be read only after a claim: the
 // claimed chunk keeps the caller from putting the next job in its place.
 bool ThreadPool::run_one_chunk(std::uint32_t thread) {
@@ -96,7 +142,7 @@ bool ThreadPool::run_one_chunk(std::uint32_t thread) {
   } while (!unclaimed_.compare_exchange_weak(left, left - 1));
   if (!failed_.load(std::memory_order_relaxed)) {
     try {
-      job_.call(job_.object, num_chunks_ - left, thread);
+      job_.call(job_.object, take_chunk(thread), thread);
     } catch (...) {
       keep_exception();
     }

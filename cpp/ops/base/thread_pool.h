@@ -28,10 +28,11 @@ class ThreadPool {
   }
 
   // Calls fn(chunk, thread) once for each chunk in [0, num_chunks), on any threads, and returns
-  // when all are done. Which thread takes which chunk is not fixed, so a chunk's result must not
-  // depend on `thread` (an index below num_threads(), for scratch memory). Allocates nothing. The
-  // first exception that a chunk throws is rethrown here; chunks not begun by then are left out.
-  // One caller at a time; not to be called from inside fn.
+  // when all are done. Each thread has neighbouring chunks, which it takes one after the other, so
+  // that what it fetches ahead is its own; then it takes what others have left. So a chunk's result
+  // must not depend on `thread` (an index below num_threads(), for scratch memory). Allocates
+  // nothing. The first exception that a chunk throws is rethrown here; chunks not begun by then are
+  // left out. One caller at a time; not to be called from inside fn.
   template <typename Fn>
   void parallel_for(std::uint32_t num_chunks, Fn&& fn) {
     using Plain = std::remove_reference_t<Fn>;
@@ -50,15 +51,27 @@ class ThreadPool {
 
   void run(Job job, std::uint32_t num_chunks);
   void work(std::uint32_t thread);
+  void share_out(std::uint32_t num_chunks);
   bool run_one_chunk(std::uint32_t thread);
+  std::uint32_t take_chunk(std::uint32_t thread);
   void wait_for_work();
   void wait_for_last_chunk();
   void keep_exception() noexcept;
   void stop() noexcept;
 
+  // Neighbouring chunks that a thread is to run: its own from the first one on, others' from the
+  // last one. A cache line each: its thread writes it for every chunk.
+  struct alignas(64) Share {
+    std::atomic<std::uint64_t> range{0};  // the first in the lower half, the end in the upper one
+
+    void set(std::uint32_t first, std::uint32_t end);
+    bool take_first(std::uint32_t& chunk);
+    bool take_last(std::uint32_t& chunk);
+  };
+  std::unique_ptr<Share[]> shares_;  // [num_threads]
+
   // Written by the caller before it publishes chunks; stable while any claimed chunk is unfinished.
   Job job_;
-  std::uint32_t num_chunks_ = 0;
 
   // A cache line each: every thread writes them for every chunk.
   alignas(64) std::atomic<std::uint32_t> unclaimed_{0};   // chunks of the job not yet begun

@@ -55,6 +55,33 @@ TEST_CASE("workers take part, and what they wrote is seen by the caller") {
   CHECK(seen[0] + seen[1] == 1);
 }
 
+TEST_CASE("a thread takes neighbouring chunks, then what others have left, from their end") {
+  constexpr std::uint32_t kChunks = 11;  // 6 and 5
+  ThreadPool threads(2);
+  for (int job = 0; job < 200; ++job) {
+    std::atomic<int> arrived{0};
+    std::vector<std::uint32_t> taken[2];
+    threads.parallel_for(kChunks, [&](std::uint32_t chunk, std::uint32_t thread) {
+      taken[thread].push_back(chunk);
+      if (taken[thread].size() > 1) return;
+      arrived.fetch_add(1);
+      while (arrived.load() < 2) std::this_thread::yield();
+    });
+    for (std::uint32_t thread = 0; thread < 2; ++thread) {
+      std::uint32_t own = thread == 0 ? 0 : 6;
+      const std::uint32_t own_end = thread == 0 ? 6 : kChunks;
+      std::uint32_t other_end = thread == 0 ? kChunks : 6;
+      for (const std::uint32_t chunk : taken[thread]) {
+        if (chunk == own && own < own_end) {
+          ++own;
+        } else {
+          REQUIRE(chunk == --other_end);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("jobs that follow a pause wake the sleeping workers") {
   ThreadPool threads(3);
   for (int job = 0; job < 20; ++job) {
