@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// The longest request id, in characters.
 pub const MAX_REQUEST_ID_LEN: usize = 64;
 
+/// What ids begin with that are made of idempotency keys.
+const OF_KEY: &str = "idem-";
+
 /// The client's id of a request, or the one the node gave: `[A-Za-z0-9_-]{1,64}`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
@@ -46,6 +49,19 @@ impl RequestId {
     /// A fresh id: a UUIDv7 (RFC 9562) without dashes, so ids sort by time.
     pub fn generate() -> Self {
         Self(uuid::Uuid::now_v7().simple().to_string().into())
+    }
+
+    /// The id that a digest of an idempotency key stands for.
+    ///
+    /// # Errors
+    /// A digest that has no place in an id.
+    pub fn of_key(digest: &str) -> Result<Self> {
+        Self::parse(&format!("{OF_KEY}{digest}"))
+    }
+
+    /// Whether it was made of an idempotency key.
+    pub fn is_of_key(&self) -> bool {
+        self.0.starts_with(OF_KEY)
     }
 
     /// How long ago a node made it; none for a client's own.

@@ -76,7 +76,7 @@ impl DurableWish {
 fn id_of(key: &str, caller: &Caller) -> Result<RequestId> {
     let tenant = caller.tenant.as_ref().map(ToString::to_string).unwrap_or_default();
     let digest = Sha256::new().chain_update(tenant).chain_update([0]).chain_update(key).finalize();
-    RequestId::parse(&format!("idem-{}", hex(&digest[..20])))
+    RequestId::of_key(&hex(&digest[..20]))
 }
 
 /// Durable requests that are to be published: one for each prompt of a body, each with the names that its client has for what is in it.

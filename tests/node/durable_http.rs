@@ -180,6 +180,8 @@ async fn events_are_read_again_at_any_node_from_any_token() {
     assert!(rest.iter().all(|(_, data)| data.contains("\"token_ids\":[]")), "{rest:?}");
     let (status, refused) = nodes[0].get("/v1/requests/nobody/events").await;
     assert_eq!((status, &refused["error"]["param"]), (404, &"request_id".into()));
+    let of_key = format!("/v1/requests/cmpl-idem-{}/events", "0".repeat(40));
+    assert_eq!(nodes[0].get(&of_key).await.0, 410, "nobody else makes such an id");
     let wrong = client.get(&url).header("last-event-id", "x").send().await.expect("answers");
     assert_eq!(wrong.status(), 400);
     assert_eq!(nodes[1].metric(&["inferno_durable_replays_total"]).await, 2.0);

@@ -150,10 +150,10 @@ async fn cancel(context: &DurableContext, id: &RequestId) -> Result<Ended> {
         .with_retry_after_ms(1_000))
 }
 
-/// Of an id that a node made the time is known: what it named may be kept no longer.
+/// Of an id that a node made the time is known, and one of a key was somebody's: what they named may be kept no longer.
 fn unknown(context: &DurableContext, id: &RequestId) -> Error {
     let age = id.age().unwrap_or_default();
-    if age > Duration::from_secs(context.config.max_age_s) {
+    if id.is_of_key() || age > Duration::from_secs(context.config.max_age_s) {
         let text = "what was stored of this request is kept no longer";
         return Error::new(Kind::Expired, text).with_param("request_id");
     }
