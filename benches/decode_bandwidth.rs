@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use inferno_node::bridge::ffi::{self, Isa, ModelLimits};
 use spec::llama_1b;
-use step::{Runner, num_threads};
+use step::{Runner, num_threads, read_bandwidth};
 
 const CONTEXT: u32 = 128;
 /// Steps between two looks at the memory, and such rounds.
@@ -30,11 +30,6 @@ fn limits() -> ModelLimits {
     }
 }
 
-/// Bytes a second, of the best 64 MB.
-fn read_bandwidth(num_threads: u32) -> f64 {
-    ffi::measure_read_bandwidth(256 << 20, num_threads, 2).expect("256 MiB of memory")
-}
-
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -47,8 +42,7 @@ struct Round {
 }
 
 impl Round {
-    /// The mean of the looks before and after is the ceiling: neighbours on the machine take of its memory's bandwidth as they like,
-    /// for seconds at a time.
+    /// The mean of the looks before and after is the ceiling.
     fn run(runner: &mut Runner, position: &mut u32, num_threads: u32) -> Self {
         let before = read_bandwidth(num_threads);
         let steps = (0..STEPS).map(|_| {

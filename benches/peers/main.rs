@@ -19,7 +19,7 @@ use inferno_node::bridge::ffi::{self, Factors, Isa};
 use inferno_node::bridge::spec::{DecoderSpec, WeightFormat, WeightKind};
 use llama_cpp::LlamaCpp;
 use spec::llama_1b::{self, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY};
-use step::{FED, Runner, STEP_TOKENS, limits, num_threads};
+use step::{FED, Runner, STEP_TOKENS, limits, num_threads, read_bandwidth};
 
 const BATCHES: [u32; 3] = [1, 8, 32];
 const PREFILLS: [u32; 2] = [256, 2_048];
@@ -112,52 +112,58 @@ fn decode_rate(runner: &mut Runner, batch: u32) -> f64 {
     f64::from(batch * DECODED) / start.elapsed().as_secs_f64()
 }
 
-fn ours(runner: &mut Runner) -> Figures {
+/// Figures, and the read bandwidth around the first of them.
+fn ours(runner: &mut Runner, num_threads: u32) -> (Figures, f64) {
     let mut figures = Figures::default();
     let (decodes, prefills) = figures.split_at_mut(BATCHES.len());
+    let before = read_bandwidth(num_threads);
+    let mut reads = 0.0;
     for (figure, batch) in decodes.iter_mut().zip(BATCHES) {
         *figure = decode_rate(runner, batch);
+        if reads == 0.0 {
+            reads = f64::midpoint(before, read_bandwidth(num_threads));
+        }
     }
     for (figure, length) in prefills.iter_mut().zip(PREFILLS) {
         let start = Instant::now();
         prefill(runner, length, 0);
         *figure = f64::from(length) / start.elapsed().as_secs_f64();
     }
-    figures
+    (figures, reads)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = values.collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
 }
 
 fn medians(rounds: &[Figures]) -> Figures {
-    std::array::from_fn(|at| {
-        let mut all: Vec<f64> = rounds.iter().map(|figures| figures[at]).collect();
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    })
+    std::array::from_fn(|at| median(rounds.iter().map(|figures| figures[at])))
 }
 
-/// What the machine can do.
+/// What the machine can do, round by round.
 #[derive(Default)]
 struct Ceilings {
-    /// Bytes per second.
-    reads: f64,
-    /// Per second; 0 where no instruction set has any.
+    /// Bytes per second, around the first figure of each.
+    reads: Vec<f64>,
+    /// Products per second, at their best; 0 where no instruction set has any.
     products: f64,
 }
 
 impl Ceilings {
-    /// As they were at their best, now or before.
-    fn measure(&mut self, isa: Isa, factors: Factors, num_threads: u32) {
-        let reads = ffi::measure_read_bandwidth(1 << 30, num_threads, 5).expect("1 GiB of memory");
-        let products = ffi::measure_product_rate(isa, factors, num_threads).unwrap_or(0.0);
-        *self = Self { reads: self.reads.max(reads), products: self.products.max(products) };
-    }
-
-    /// How much of them the figure at a place of [`Figures`] takes.
-    fn share(&self, at: usize, rate: f64, weight_bytes: u64) -> String {
+    /// How much of them the figures at a place of [`Figures`] take.
+    fn share(&self, at: usize, rounds: &[Figures], weight_bytes: u64) -> String {
+        let rates = rounds.iter().map(|figures| figures[at]);
         let (share, ceiling) = match at {
-            0 => (rate * weight_bytes as f64 / self.reads, format!("{:.1} GB/s", self.reads / 1e9)),
+            0 => {
+                let shares = rates.zip(&self.reads).map(|(rate, reads)| rate / reads);
+                let reads = median(self.reads.iter().copied()) / 1e9;
+                (median(shares) * weight_bytes as f64, format!("{reads:.1} GB/s around it"))
+            }
             _ if self.products == 0.0 => return "–".to_owned(),
             _ => {
-                let needed = rate * f64::from(products_of_token(at < BATCHES.len()));
+                let needed = median(rates) * f64::from(products_of_token(at < BATCHES.len()));
                 (needed / self.products, format!("{:.0} G products/s", self.products / 1e9))
             }
         };
@@ -185,11 +191,15 @@ fn compare(format: &Format, llama_cpp: Option<&LlamaCpp>, isa: Isa) {
     let (mut own, mut others) = (Vec::new(), Vec::new());
     let mut ceilings = Ceilings::default();
     for _ in 0..ROUNDS {
-        ceilings.measure(runner.isa(), format.factors, num_threads);
-        own.push(ours(&mut runner));
+        let products = ffi::measure_product_rate(runner.isa(), format.factors, num_threads);
+        ceilings.products = ceilings.products.max(products.unwrap_or(0.0));
+        let (figures, reads) = ours(&mut runner, num_threads);
+        own.push(figures);
+        ceilings.reads.push(reads);
         others.extend(llama_cpp.map(|peer| peer.measure(format.theirs, num_threads)));
     }
-    let (own, others) = (medians(&own), (!others.is_empty()).then(|| medians(&others)));
+    let rounds = own;
+    let (own, others) = (medians(&rounds), (!others.is_empty()).then(|| medians(&others)));
     let names = BATCHES.map(|batch| format!("batch {batch}")).into_iter();
     let names = names.chain(PREFILLS.map(|length| format!("prefill {length}")));
     for (at, name) in names.enumerate() {
@@ -199,7 +209,7 @@ fn compare(format: &Format, llama_cpp: Option<&LlamaCpp>, isa: Isa) {
             }
             None => ("–".to_owned(), "–".to_owned()),
         };
-        let share = ceilings.share(at, own[at], runner.plan.weight_bytes);
+        let share = ceilings.share(at, &rounds, runner.plan.weight_bytes);
         println!(
             "| {} / {} | {name} | {:.1} | {theirs} | {ratio} | {share} |",
             format.name, format.theirs, own[at]

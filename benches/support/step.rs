@@ -18,6 +18,13 @@ pub fn num_threads() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
+/// Bytes a second, of the best 64 MB just now: neighbours on the machine take of its memory's bandwidth as they like, for seconds at a
+/// time.
+#[allow(dead_code, reason = "for what reads all weights for one row")]
+pub fn read_bandwidth(num_threads: u32) -> f64 {
+    ffi::measure_read_bandwidth(256 << 20, num_threads, 2).expect("256 MiB of memory")
+}
+
 /// With KV blocks for every seat at its longest.
 #[allow(dead_code, reason = "one benchmark has limits of its own")]
 pub fn limits(spec: &DecoderSpec, max_batch_size: u32, max_seq_len: u32) -> ModelLimits {
