@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use inferno_node::bridge::ffi::{self, Isa, ModelLimits};
 use spec::llama_1b;
-use step::{Runner, num_threads, read_bandwidth};
+use step::{Runner, median, num_threads, read_bandwidth};
 
 const CONTEXT: u32 = 128;
 /// Steps between two looks at the memory, and such rounds.
@@ -28,11 +28,6 @@ fn limits() -> ModelLimits {
         max_seq_len: 1_024,
         end_token_ids: Vec::new(),
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// What one round saw, in bytes a second.
@@ -51,7 +46,7 @@ impl Round {
             *position += 1;
             start.elapsed().as_secs_f64()
         });
-        let seconds = median(steps.collect());
+        let seconds = median(steps);
         let weights = runner.plan.weight_bytes as f64 / seconds;
         Self { ceiling: f64::midpoint(before, read_bandwidth(num_threads)), weights }
     }
@@ -69,7 +64,7 @@ fn measure(isa: Isa, num_threads: u32) {
     let rounds = (0..ROUNDS).map(|_| Round::run(&mut runner, &mut position, num_threads));
     let rounds: Vec<Round> = rounds.collect();
     let bytes = runner.plan.weight_bytes as f64;
-    let of = |read: fn(&Round) -> f64| median(rounds.iter().map(read).collect());
+    let of = |read: fn(&Round) -> f64| median(rounds.iter().map(read));
     let (weights, ceiling) = (of(|round| round.weights), of(|round| round.ceiling));
     let share = 100.0 * of(|round| round.weights / round.ceiling);
     println!(

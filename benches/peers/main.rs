@@ -19,7 +19,7 @@ use inferno_node::bridge::ffi::{self, Factors, Isa};
 use inferno_node::bridge::spec::{DecoderSpec, WeightFormat, WeightKind};
 use llama_cpp::LlamaCpp;
 use spec::llama_1b::{self, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY};
-use step::{FED, Runner, STEP_TOKENS, limits, num_threads, read_bandwidth};
+use step::{FED, Runner, STEP_TOKENS, limits, median, num_threads, read_bandwidth};
 
 const BATCHES: [u32; 3] = [1, 8, 32];
 const PREFILLS: [u32; 2] = [256, 2_048];
@@ -117,12 +117,10 @@ fn ours(runner: &mut Runner, num_threads: u32) -> (Figures, f64) {
     let mut figures = Figures::default();
     let (decodes, prefills) = figures.split_at_mut(BATCHES.len());
     let before = read_bandwidth(num_threads);
-    let mut reads = 0.0;
-    for (figure, batch) in decodes.iter_mut().zip(BATCHES) {
+    decodes[0] = decode_rate(runner, BATCHES[0]);
+    let reads = f64::midpoint(before, read_bandwidth(num_threads));
+    for (figure, batch) in decodes.iter_mut().zip(BATCHES).skip(1) {
         *figure = decode_rate(runner, batch);
-        if reads == 0.0 {
-            reads = f64::midpoint(before, read_bandwidth(num_threads));
-        }
     }
     for (figure, length) in prefills.iter_mut().zip(PREFILLS) {
         let start = Instant::now();
@@ -130,12 +128,6 @@ fn ours(runner: &mut Runner, num_threads: u32) -> (Figures, f64) {
         *figure = f64::from(length) / start.elapsed().as_secs_f64();
     }
     (figures, reads)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut all: Vec<f64> = values.collect();
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
 }
 
 fn medians(rounds: &[Figures]) -> Figures {

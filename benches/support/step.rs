@@ -25,6 +25,14 @@ pub fn read_bandwidth(num_threads: u32) -> f64 {
     ffi::measure_read_bandwidth(256 << 20, num_threads, 2).expect("256 MiB of memory")
 }
 
+/// The middle one.
+#[allow(dead_code, reason = "for what is measured in rounds")]
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = values.collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
 /// With KV blocks for every seat at its longest.
 #[allow(dead_code, reason = "one benchmark has limits of its own")]
 pub fn limits(spec: &DecoderSpec, max_batch_size: u32, max_seq_len: u32) -> ModelLimits {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use inferno_node::bus::client::{Client, Generation};
 use inferno_node::request::{Event, FinishReason};
 use serde_json::{Value, json};
 
@@ -144,16 +145,22 @@ async fn a_durable_request_is_cancelled_by_its_id_and_says_the_same_when_asked_a
     wait_for_empty_queue(&bus).await;
 }
 
+/// A node of one place, which a plain request has.
+async fn busy_node(nats: &NatsServer) -> (NodeProcess, Client, Generation) {
+    let limits = "[admission]\nmax_requests = 1\n[log]\nlook_ahead = 0\n";
+    let node = NodeProcess::start_sim(20_000, &format!("{limits}{}", external(&nats.url(), "one")));
+    wait_for_streams(&async_nats::connect(nats.url()).await.expect("connects")).await;
+    let own = client(&nats.url()).await;
+    let busy = own.generate("demo", request(1_000, 1)).await.expect("accepted");
+    node.wait_health("running", |health| health["running"] == 1).await;
+    (node, own, busy)
+}
+
 #[tokio::test]
 async fn one_that_waits_says_so_and_is_cancelled_before_it_runs() {
     let nats = NatsServer::with_jetstream("");
-    let limits = "[admission]\nmax_requests = 1\n[log]\nlook_ahead = 0\n";
-    let node = NodeProcess::start_sim(20_000, &format!("{limits}{}", external(&nats.url(), "one")));
+    let (_node, own, mut busy) = busy_node(&nats).await;
     let bus = async_nats::connect(nats.url()).await.expect("connects");
-    wait_for_streams(&bus).await;
-    let own = client(&nats.url()).await;
-    let mut busy = own.generate("demo", request(1_000, 1)).await.expect("accepted");
-    node.wait_health("running", |health| health["running"] == 1).await;
     publish(&bus, "late", request(5, 2)).await;
     let status = ask(&bus, "status", "late").await;
     assert_eq!(status["status"], "waiting", "{status}");
@@ -170,13 +177,8 @@ async fn one_that_waits_says_so_and_is_cancelled_before_it_runs() {
 #[tokio::test]
 async fn bulk_requests_run_when_nothing_else_waits() {
     let nats = NatsServer::with_jetstream("");
-    let limits = "[admission]\nmax_requests = 1\n[log]\nlook_ahead = 0\n";
-    let node = NodeProcess::start_sim(20_000, &format!("{limits}{}", external(&nats.url(), "one")));
+    let (_node, own, mut busy) = busy_node(&nats).await;
     let bus = async_nats::connect(nats.url()).await.expect("connects");
-    wait_for_streams(&bus).await;
-    let own = client(&nats.url()).await;
-    let mut busy = own.generate("demo", request(1_000, 1)).await.expect("accepted");
-    node.wait_health("running", |health| health["running"] == 1).await;
     let mut bulk = request(5, 2);
     bulk["request_id"] = "bulk".into();
     let stream = jetstream::new(bus.clone());

@@ -140,7 +140,7 @@ impl Client {
         job: &DurableJob,
     ) -> Result<DurableStream, ClientError> {
         let mut stream = self.look_and_follow(&job.id, 0.into(), MAX_FIRST_LOOK).await?;
-        if stream.join.last() == 0 {
+        if !stream.is_known() {
             let subject = self.subjects.jobs(&job.model);
             let stored = self.publish_job(subject, &job.body, job.headers.clone()).await?;
             stream.job = Some(stored.sequence);
