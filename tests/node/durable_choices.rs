@@ -25,7 +25,7 @@ async fn choices_log_probabilities_and_penalties_go_on_across_a_move_as_if_nothi
     let bus = async_nats::connect(nats.url()).await.expect("connects");
     wait_for_streams(&bus).await;
     let body = json!({"prompt": "Once upon a time", "params": {
-        "max_tokens": 200, "n": 3, "seed": 11, "ignore_eos": true, "logprobs": 2,
+        "max_tokens": 800, "n": 3, "seed": 11, "ignore_eos": true, "logprobs": 2,
         "presence_penalty": 0.4, "repetition_penalty": 1.1, "temperature": 0.9, "min_tokens": 3,
         "stop": [" the quite long stop string that never comes"],
     }});

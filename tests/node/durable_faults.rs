@@ -35,7 +35,7 @@ async fn a_full_log_refuses_new_requests_and_holds_those_that_run_until_there_is
     let stream = jetstream::new(bus.clone());
     let log = stream.get_stream("inferno_log").await.expect("is there");
     let mut is_filled = false;
-    let heard = run(&bus, "mine", request(200, 1), async |count| {
+    let heard = run(&bus, "mine", request(400, 1), async |count| {
         if count >= 20 && !is_filled {
             is_filled = true;
             fill(&stream).await;
@@ -47,7 +47,7 @@ async fn a_full_log_refuses_new_requests_and_holds_those_that_run_until_there_is
     })
     .await;
     assert!(is_filled);
-    assert_eq!((heard.tokens.len(), heard.attempts), (200, vec![1]));
+    assert_eq!((heard.tokens.len(), heard.attempts), (400, vec![1]));
     wait_for_empty_queue(&bus).await;
 }
 
