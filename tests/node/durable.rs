@@ -84,7 +84,10 @@ async fn a_stream_outlives_its_node_and_its_subscriber_sees_every_token_once() {
         "params": {"max_tokens": 60, "ignore_eos": true, "stop": ["never said"]},
     });
     let whole = run(&bus, "whole", wanted.clone(), async |_| ()).await;
-    let other = json!({"prompt": "Once upon a time", "params": {"max_tokens": 1_500, "seed": 3, "ignore_eos": true, "presence_penalty": 0.5}});
+    let other = json!({
+        "prompt": "Once upon a time",
+        "params": {"max_tokens": 1_500, "seed": 3, "ignore_eos": true, "presence_penalty": 0.5},
+    });
     let undisturbed = run(&bus, "undisturbed", other.clone(), async |_| ()).await;
     let mut is_killed = false;
     let heard = run(&bus, "killed", other, async |count| {

@@ -1,9 +1,7 @@
 // Integer matmul tiles for AVX2, by products of bytes without sign and bytes with sign that are
 // added in pairs of 16 bits. A panel is four vectors; one or two rows take it at once, up to four
 // rows one half after the other.
-#include <immintrin.h>
-
-#include "ops/linear/kernels/integer_rows.h"
+#include "ops/linear/kernels/integer_codes_avx2.h"
 
 namespace inferno::ops {
 
@@ -16,18 +14,11 @@ constexpr std::uint32_t kBlockColumns = 512;
 // used: _mm_prefetch may be a macro.)
 template <WeightKind K, int R>
 constexpr _mm_hint kPrefetchTo = R > 2 && K == WeightKind::Int8 ? _MM_HINT_T1 : _MM_HINT_T0;
-// Sets of four columns whose pairs fit into 16 bits together: 4 * 2 * 24 * 127 < 2^15.
-constexpr std::uint32_t kSetsTogether = 4;
-
-// Vectors of eight rows, F and up, at a set of four columns.
-template <WeightKind K>
-struct Codes;
 
 // |code| times x with the code's sign: at most 2 * 128 * 127 a pair, which leaves no room for a
 // second one.
 template <>
 struct Codes<WeightKind::Int8> {
-  static constexpr bool kSigned = true;
   static constexpr float kZeroPoint = 0;
   static constexpr float kUnit = 1;
   static constexpr std::size_t kSetBytes = 128;
@@ -42,68 +33,35 @@ struct Codes<WeightKind::Int8> {
   }
 };
 
-// Rows 16 and up stand in the upper halves: vectors 0 and 2 come of one load, 1 and 3 of the other.
-template <>
-struct Codes<WeightKind::Int4> {
-  static constexpr bool kSigned = false;
-  static constexpr float kZeroPoint = 8;
-  static constexpr float kUnit = 1;
-  static constexpr std::size_t kSetBytes = 64;
-  template <int F, int V>
-  static void load(const std::byte* w, __m256i (&codes)[V]) {
-    const __m256i low = _mm256_set1_epi8(15);
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const __m256i both = _mm256_load_si256(reinterpret_cast<const __m256i*>(w) + (F + v) % 2);
-      codes[v] = _mm256_and_si256(F + v < 2 ? both : _mm256_srli_epi16(both, 4), low);
-    }
-  }
-};
+// Sets of four columns whose pairs fit into 16 bits together; of four bits: 4 * 2 * 24 * 127 <
+// 2^15.
+template <WeightKind K>
+constexpr std::uint32_t kSetsTogether = K == WeightKind::Int8 ? 1 : 4;
 
-// Twice the value plus 12.
-template <>
-struct Codes<WeightKind::Mxfp4> {
-  static constexpr bool kSigned = false;
-  static constexpr float kZeroPoint = 12;
-  static constexpr float kUnit = 0.5F;
-  static constexpr std::size_t kSetBytes = 64;
-  template <int F, int V>
-  static void load(const std::byte* w, __m256i (&codes)[V]) {
-    const __m256i table = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    Codes<WeightKind::Int4>::load<F, V>(w, codes);
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) codes[v] = _mm256_shuffle_epi8(table, codes[v]);
-  }
-};
+// Pairs of 16 bits as sums of 32.
+inline __m256i added(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
 
-// out += scale of x * scale of w * (sum - zero point * sum of x) - offset * sum of x
-template <WeightKind K, int R, int F, int V>
-inline __attribute__((always_inline)) void add_span(const LinearTile& tile, const float* header,
-                                                    const float* span,
-                                                    const __m256i (&sums)[R][V]) {
+// In assembly, because GCC 12 keeps some sums on the stack otherwise, though all have a register.
+inline __attribute__((always_inline)) void add_16(__m256i& sums, __m256i more) {
+  asm("vpaddw %1, %0, %0" : "+x"(sums) : "x"(more));
+}
+inline __attribute__((always_inline)) void add_32(__m256i& sums, __m256i more) {
+  asm("vpaddd %1, %0, %0" : "+x"(sums) : "x"(more));
+}
+
+template <int R, int V>
+inline __attribute__((always_inline)) void clear(__m256i (&sums)[R][V]) {
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
-    const __m256 scale = _mm256_set1_ps(span[r] * Codes<K>::kUnit);
-    const __m256 zero = _mm256_set1_ps(-Codes<K>::kZeroPoint * Codes<K>::kUnit * span[R + r]);
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      float* const out = tile.out + r * kPanelRows + (F + v) * 8;
-      const __m256 product = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][v]), scale, zero);
-      __m256 sum =
-          _mm256_fmadd_ps(product, _mm256_load_ps(header + (F + v) * 8), _mm256_loadu_ps(out));
-      if (tile.offsets) {
-        const __m256 offsets = _mm256_load_ps(header + kPanelRows + (F + v) * 8);
-        sum = _mm256_fnmadd_ps(offsets, _mm256_set1_ps(span[R + r]), sum);
-      }
-      _mm256_storeu_ps(out, sum);
-    }
+    for (int v = 0; v < V; ++v) sums[r][v] = _mm256_setzero_si256();
   }
 }
 
+// The products of one set: of Int8 as sums of 32 bits, else as pairs of 16.
 template <WeightKind K, int R, int F, int V>
 inline __attribute__((always_inline)) void add_set(const std::byte* w, const std::int32_t* x,
-                                                   __m256i (&pairs)[R][V]) {
+                                                   __m256i (&sums)[R][V]) {
   __m256i codes[V];
   Codes<K>::template load<F, V>(w, codes);
 #pragma GCC unroll 4
@@ -111,13 +69,12 @@ inline __attribute__((always_inline)) void add_set(const std::byte* w, const std
     const __m256i xr = _mm256_set1_epi32(x[r]);
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      if constexpr (Codes<K>::kSigned) {
-        const __m256i product =
+      if constexpr (K == WeightKind::Int8) {
+        const __m256i pairs =
             _mm256_maddubs_epi16(_mm256_abs_epi8(codes[v]), _mm256_sign_epi8(xr, codes[v]));
-        pairs[r][v] =
-            _mm256_add_epi32(pairs[r][v], _mm256_madd_epi16(product, _mm256_set1_epi16(1)));
+        add_32(sums[r][v], added(pairs));
       } else {
-        pairs[r][v] = _mm256_add_epi16(pairs[r][v], _mm256_maddubs_epi16(codes[v], xr));
+        add_16(sums[r][v], _mm256_maddubs_epi16(codes[v], xr));
       }
     }
   }
@@ -130,38 +87,33 @@ inline __attribute__((always_inline)) const std::byte* sum_span(const LinearTile
                                                                 const std::int32_t* x,
                                                                 std::uint32_t num_sets,
                                                                 __m256i (&sums)[R][V]) {
-  constexpr std::uint32_t kTogether = Codes<K>::kSigned ? kSpanColumns : kSetsTogether;
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sums[r][v] = _mm256_setzero_si256();
-  }
-  for (std::uint32_t begin = 0; begin < num_sets; begin += kTogether) {
-    const std::uint32_t end = num_sets - begin < kTogether ? num_sets : begin + kTogether;
-    __m256i pairs[R][V];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) pairs[r][v] = _mm256_setzero_si256();
-    }
-    for (std::uint32_t set = begin; set < end; ++set) {
-      if constexpr (F == 0) {
-        const std::ptrdiff_t at = w - tile.w;
-        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, (kPrefetchTo<K, R>));
-        if constexpr (Codes<K>::kSetBytes > 64) {
-          _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, (kPrefetchTo<K, R>));
-        }
+  const auto add_next = [&](std::uint32_t set, __m256i(&to)[R][V]) {
+    if constexpr (F == 0) {
+      const std::ptrdiff_t at = w - tile.w;
+      _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, (kPrefetchTo<K, R>));
+      if constexpr (Codes<K>::kSetBytes > 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, (kPrefetchTo<K, R>));
       }
-      add_set<K, R, F, V>(w, x + set * R, pairs);
-      w += Codes<K>::kSetBytes;
     }
+    add_set<K, R, F, V>(w, x + set * R, to);
+    w += Codes<K>::kSetBytes;
+  };
+  clear(sums);
+  if constexpr (kSetsTogether<K> == 1) {
+    for (std::uint32_t set = 0; set < num_sets; ++set) add_next(set, sums);
+    return w;
+  }
+  for (std::uint32_t begin = 0; begin < num_sets; begin += kSetsTogether<K>) {
+    const std::uint32_t end =
+        num_sets - begin < kSetsTogether<K> ? num_sets : begin + kSetsTogether<K>;
+    __m256i pairs[R][V];
+    clear(pairs);
+    for (std::uint32_t set = begin; set < end; ++set) add_next(set, pairs);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        sums[r][v] = _mm256_add_epi32(
-            sums[r][v],
-            Codes<K>::kSigned ? pairs[r][v] : _mm256_madd_epi16(pairs[r][v], _mm256_set1_epi16(1)));
+        sums[r][v] = _mm256_add_epi32(sums[r][v], added(pairs[r][v]));
       }
     }
   }
