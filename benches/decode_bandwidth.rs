@@ -10,6 +10,7 @@ mod step;
 
 use std::time::Instant;
 
+use inferno_node::bridge::ISAS;
 use inferno_node::bridge::ffi::{self, Isa, ModelLimits};
 use spec::llama_1b;
 use step::{Runner, median, num_threads, read_bandwidth};
@@ -102,8 +103,8 @@ fn main() {
     println!(
         "| ---------- | ------- | ------- | ------------- | ------------ | ------------ | -------- | --------- |"
     );
-    for isa in [Isa::Amx, Isa::Avx512Bf16, Isa::Avx2] {
-        if ffi::isa_available(isa) {
+    for isa in ISAS.into_iter().rev() {
+        if isa != Isa::Portable && ffi::isa_available(isa) {
             measure(isa, num_threads);
         }
     }

@@ -11,6 +11,7 @@ mod step;
 mod weight_format;
 
 pub use error::{DeviceError, DeviceErrorCode};
+pub use options::ISAS;
 pub use step::{NO_MASK, NO_TOKEN};
 
 #[allow(missing_docs, unsafe_code, clippy::missing_safety_doc)]
@@ -22,6 +23,7 @@ pub mod ffi {
         Auto,
         Portable,
         Avx2,
+        AvxVnni,
         Avx512Bf16,
         Amx,
     }

@@ -3,8 +3,8 @@
 //! measures of the same run: of its memory's read bandwidth at batch 1, else of the rate at which its cores multiply.
 //!
 //! `cargo bench --bench peers`; needs 8 GB of memory. `benches/peers/llama-cpp` builds the other side; where it cannot be had, the table
-//! has ours alone. From the environment: BENCH_ISA (`avx2`, `avx512_bf16`), another instruction set than the best, for both sides;
-//! BENCH_FORMATS, some of `bf16,int8,int4`.
+//! has ours alone. From the environment: BENCH_ISA (`avx2`, `avx_vnni`, `avx512_bf16`), another instruction set than the best, for both
+//! sides; BENCH_FORMATS, some of `bf16,int8,int4`.
 
 #[path = "../support/spec.rs"]
 mod spec;
@@ -221,8 +221,9 @@ fn main() {
     let asked = std::env::var("BENCH_ISA").ok();
     let isa = match asked.as_deref() {
         Some("avx2") => Isa::Avx2,
+        Some("avx_vnni") => Isa::AvxVnni,
         Some("avx512_bf16") => Isa::Avx512Bf16,
-        Some(other) => panic!("BENCH_ISA: expected avx2 or avx512_bf16, got {other:?}"),
+        Some(other) => panic!("BENCH_ISA: expected avx2, avx_vnni or avx512_bf16, got {other:?}"),
         None => Isa::Auto,
     };
     let wanted = std::env::var("BENCH_FORMATS").ok();

@@ -18,6 +18,8 @@ ops::Isa to_engine(Isa isa) {
       return ops::Isa::Portable;
     case Isa::Avx2:
       return ops::Isa::Avx2;
+    case Isa::AvxVnni:
+      return ops::Isa::AvxVnni;
     case Isa::Avx512Bf16:
       return ops::Isa::Avx512Bf16;
     case Isa::Amx:
@@ -32,6 +34,8 @@ Isa to_border(ops::Isa isa) {
   switch (isa) {
     case ops::Isa::Avx2:
       return Isa::Avx2;
+    case ops::Isa::AvxVnni:
+      return Isa::AvxVnni;
     case ops::Isa::Avx512Bf16:
       return Isa::Avx512Bf16;
     case ops::Isa::Amx:

@@ -1,7 +1,7 @@
 // Times linear beside the rates at which the memory is read and the cores multiply, all measured in
 // this run; rates are of the best round, as the ceilings are of their best span, because other
 // processes only ever slow one down.
-//   linear_cpu_bench [isa: portable|avx2|avx512_bf16|amx] [threads] [bf16|fp8|int8|int4 …]
+//   linear_cpu_bench [isa: portable|avx2|avx_vnni|avx512_bf16|amx] [threads] [bf16|fp8|int8|int4 …]
 #include <sys/mman.h>
 
 #include <algorithm>

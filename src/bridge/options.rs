@@ -1,6 +1,9 @@
 //! What a device is usually made with.
 
-use super::ffi;
+use super::ffi::{self, Isa};
+
+/// Instruction sets of CPU devices, from the narrowest to the widest: of those that a machine has, it takes the last.
+pub const ISAS: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Bf16, Isa::Amx];
 
 impl ffi::DeviceOptions {
     /// A CPU device.

@@ -26,8 +26,8 @@ pub struct Config {
     /// costs.
     #[schemars(range(max = 1_024))]
     pub threads: u32,
-    /// Instruction set of CPU devices: `auto` (the best that the machine has), `portable`, `avx2`, `avx512_bf16`, `amx`. One that the
-    /// machine lacks is refused when the device is made.
+    /// Instruction set of CPU devices: `auto` (the best that the machine has), `portable`, `avx2`, `avx_vnni`, `avx512_bf16`,
+    /// `amx`. One that the machine lacks is refused when the device is made.
     pub isa: IsaChoice,
     /// Memory that each device reserves when it starts, for weights, KV blocks and workspace: bytes, `"2GiB"`, or a share, `"80%"`, of a
     /// GPU's memory or of what the machine can give to each device. Absent, on GPUs: what the fullest of them can give less 5 % of the card
@@ -120,6 +120,8 @@ pub enum IsaChoice {
     Portable,
     /// AVX2 and FMA.
     Avx2,
+    /// AVX2 with VNNI.
+    AvxVnni,
     /// AVX-512 with BF16.
     Avx512Bf16,
     /// AMX tiles of bf16 and int8, with AVX-512 and BF16.
@@ -165,6 +167,7 @@ impl From<IsaChoice> for ffi::Isa {
             IsaChoice::Auto => ffi::Isa::Auto,
             IsaChoice::Portable => ffi::Isa::Portable,
             IsaChoice::Avx2 => ffi::Isa::Avx2,
+            IsaChoice::AvxVnni => ffi::Isa::AvxVnni,
             IsaChoice::Avx512Bf16 => ffi::Isa::Avx512Bf16,
             IsaChoice::Amx => ffi::Isa::Amx,
         }

@@ -1,13 +1,11 @@
 //! What the tokens of this node depend on beside the model: its kernels, and what it does with a request that does not say.
 
 use super::config::Config;
+use crate::bridge::ISAS;
 use crate::bridge::ffi::{self, Isa};
 use crate::gpu;
 use crate::ids::{DeviceId, DeviceKind};
 use crate::memory::KvDtype;
-
-/// In the order in which the engine prefers them.
-const ISAS: [Isa; 4] = [Isa::Amx, Isa::Avx512Bf16, Isa::Avx2, Isa::Portable];
 
 impl Config {
     /// Words that are equal on two nodes whose devices give the same bits. A device that gives others in other batches has words that
@@ -34,7 +32,7 @@ impl Config {
             Ok((DeviceKind::Cuda, _)) => format!("cuda {}", uuid::Uuid::now_v7().simple()),
             Ok((DeviceKind::Cpu, _)) | Err(_) => {
                 let isa = match ffi::Isa::from(self.isa) {
-                    Isa::Auto => ISAS.into_iter().find(|isa| ffi::isa_available(*isa)),
+                    Isa::Auto => ISAS.into_iter().rfind(|isa| ffi::isa_available(*isa)),
                     isa => Some(isa),
                 };
                 format!("cpu {isa:?} {:?}", self.attention_backend)

@@ -8,7 +8,7 @@ use inferno_node::bridge::ffi::{
     Backend, Context, DeviceOptions, Isa, ModelLimits, SamplerSpec, StepBatch, StepOutput,
 };
 use inferno_node::bridge::spec::{DecoderSpec, Dtype, WeightFormat, WeightKind};
-use inferno_node::bridge::{NO_MASK, NO_TOKEN, ffi};
+use inferno_node::bridge::{ISAS, NO_MASK, NO_TOKEN, ffi};
 use inferno_node::checkpoint::{Checkpoint, LoadFormat};
 use inferno_node::gpu;
 use inferno_node::memory;
@@ -291,8 +291,7 @@ impl Engine {
 }
 
 pub fn isas() -> Vec<Isa> {
-    let all = [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx];
-    let (have, lack): (Vec<Isa>, Vec<Isa>) = all.into_iter().partition(|&i| ffi::isa_available(i));
+    let (have, lack): (Vec<Isa>, Vec<Isa>) = ISAS.into_iter().partition(|&i| ffi::isa_available(i));
     for isa in lack {
         println!("left out: this machine has no {isa:?}");
     }

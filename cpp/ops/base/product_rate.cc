@@ -19,15 +19,16 @@ constexpr int kSpans = 800;
 #if defined(INFERNO_X86_KERNELS)
 ProductLoop loop_of(Isa isa, Factors factors) {
   const bool tiles = isa == Isa::Amx;
+  const bool narrow = isa < Isa::Avx512Bf16;
   if (isa == Isa::Portable) return nullptr;
   switch (factors) {
     case Factors::Floats:
-      return isa == Isa::Avx2 ? multiply_floats_avx2 : multiply_floats_avx512;
+      return narrow ? multiply_floats_avx2 : multiply_floats_avx512;
     case Factors::Bf16:
-      if (isa == Isa::Avx2) return multiply_floats_avx2;
+      if (narrow) return multiply_floats_avx2;
       return tiles ? multiply_bf16_amx : multiply_bf16_avx512;
     case Factors::Bytes:
-      if (isa == Isa::Avx2) return multiply_bytes_avx2;
+      if (narrow) return isa == Isa::AvxVnni ? multiply_bytes_avxvnni : multiply_bytes_avx2;
       return tiles ? multiply_bytes_amx : multiply_bytes_avx512;
   }
   return nullptr;

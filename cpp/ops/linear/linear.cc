@@ -69,7 +69,10 @@ const LinearKernels& kernels_of(Isa isa, const WeightFormat& format, std::uint32
   const WeightKind kind = format.kind;
   const bool integers =
       kind == WeightKind::Int8 || kind == WeightKind::Int4 || kind == WeightKind::Mxfp4;
-  if (isa == Isa::Avx2) return integers ? integer_kernels_avx2(kind) : linear_kernels_avx2(kind);
+  if (isa < Isa::Avx512Bf16) {
+    if (!integers) return linear_kernels_avx2(kind);
+    return isa == Isa::AvxVnni ? integer_kernels_avxvnni(kind) : integer_kernels_avx2(kind);
+  }
   const bool vectors = integers && num_rows <= max_rows_of_vectors(kind);
   if (isa == Isa::Amx && !vectors) {
     const auto* tiles = integers ? integer_kernels_amx(format) : linear_kernels_amx(format);

@@ -11,6 +11,15 @@ namespace inferno::ops {
 #if defined(INFERNO_X86_KERNELS)
 namespace {
 
+bool has_avx_vnni() {
+  constexpr unsigned kAvxVnni = 1U << 4;
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvxVnni) != 0;
+}
+
 bool has_avx512_bf16() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -55,6 +64,8 @@ bool isa_available(Isa isa) noexcept {
       return true;
     case Isa::Avx2:
       return avx2;
+    case Isa::AvxVnni:
+      return avx2 && has_avx_vnni();
     case Isa::Avx512Bf16:
       return avx2 && has_avx512_bf16();
     case Isa::Amx:
@@ -80,6 +91,8 @@ const char* isa_name(Isa isa) noexcept {
       return "portable";
     case Isa::Avx2:
       return "avx2";
+    case Isa::AvxVnni:
+      return "avx_vnni";
     case Isa::Avx512Bf16:
       return "avx512_bf16";
     case Isa::Amx:

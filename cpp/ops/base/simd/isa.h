@@ -8,12 +8,13 @@ namespace inferno::ops {
 enum class Isa : std::uint8_t {
   Portable,    // the baseline of the target; the oracle of every op
   Avx2,        // AVX2, FMA and F16C
+  AvxVnni,     // AVX-VNNI, with everything of Avx2
   Avx512Bf16,  // AVX-512 F, BW, DQ, VL, BF16 and VNNI, with everything of Avx2
   Amx,         // AMX tiles of bf16 and int8, with everything of Avx512Bf16
 };
 
 // From the narrowest to the widest.
-inline constexpr Isa kIsas[] = {Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx};
+inline constexpr Isa kIsas[] = {Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Bf16, Isa::Amx};
 
 // Whether the processor has `isa`, the operating system keeps its registers, and this build has its
 // code. Asking for Amx asks the system for the tiles' registers, for all threads of the process.
