@@ -100,6 +100,7 @@ async fn while_nats_says_nothing_streams_wait_and_new_ones_are_refused_and_plain
             assert!(asked_at.elapsed() < Duration::from_secs(10), "it does not wait for NATS");
             let plain = json!({"model": "demo", "prompt": "Once", "max_tokens": 5});
             assert_eq!(node.post("/v1/completions", &plain).await.status(), 200);
+            cancel_a_plain_one(&node).await;
             nats.thaw();
         }
     })
@@ -107,6 +108,19 @@ async fn while_nats_says_nothing_streams_wait_and_new_ones_are_refused_and_plain
     assert!(is_frozen);
     assert_eq!(heard.tokens.len(), 600);
     wait_for_empty_queue(&bus).await;
+}
+
+/// Begins a plain request and cancels it by its id.
+async fn cancel_a_plain_one(node: &NodeProcess) {
+    let body = json!({"model": "demo", "prompt": "Once", "max_tokens": 2_000, "stream": true});
+    let mut running = node.post("/v1/completions", &body).await;
+    let id = running.headers()["x-request-id"].to_str().expect("text").to_owned();
+    running.chunk().await.expect("runs").expect("says something");
+    let url = format!("{}/v1/requests/{id}", node.http());
+    let cancelled = reqwest::Client::new().delete(url).send().await.expect("answers");
+    assert_eq!(cancelled.status(), 200);
+    let ended: Value = cancelled.json().await.expect("JSON");
+    assert_eq!((&ended["request_id"], &ended["cancelled"]), (&id.into(), &true.into()));
 }
 
 #[tokio::test]

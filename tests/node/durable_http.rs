@@ -246,6 +246,21 @@ async fn what_a_node_would_refuse_is_refused_before_it_is_promised() {
 }
 
 #[tokio::test]
+async fn one_that_is_longer_than_a_message_of_nats_is_refused_and_a_plain_one_is_answered() {
+    let nats = NatsServer::with_jetstream("max_payload: 8192\n");
+    let node = NodeProcess::start_sim(1_000, &external(&nats.url(), "one"));
+    wait_for_streams(&async_nats::connect(nats.url()).await.expect("connects")).await;
+    let mut long = body(5);
+    long["prompt"] = vec![1_000; 1_900].into();
+    let refused = post(&node, &[("inferno-durable", "true")], &long).await;
+    assert_eq!(refused.status(), 413);
+    let error: Value = refused.json().await.expect("JSON");
+    assert_eq!(error["error"]["code"], "too_large", "{error}");
+    assert_eq!(published(&nats).await, 0, "nothing was promised");
+    assert_eq!(post(&node, &[], &long).await.status(), 200);
+}
+
+#[tokio::test]
 async fn without_jetstream_durable_requests_are_refused_by_name_and_all_else_works() {
     let nats = NatsServer::start();
     let node = NodeProcess::start(&format!("{CPU}{}", external(&nats.url(), "one")));
