@@ -140,9 +140,9 @@ async fn nodes(client: &Client) -> Vec<String> {
     let mut answers = client.subscribe(inbox.clone()).await.expect("subscribes");
     client.publish_with_reply("$SRV.INFO.inferno", inbox, "".into()).await.expect("publishes");
     let mut nodes = Vec::new();
-    while let Ok(Some(answer)) =
-        tokio::time::timeout(Duration::from_millis(100), answers.next()).await
-    {
+    let mut wait = SOON; // for the first
+    while let Ok(Some(answer)) = tokio::time::timeout(wait, answers.next()).await {
+        wait = Duration::from_millis(100);
         if answer.status == Some(StatusCode::NO_RESPONDERS) {
             break;
         }

@@ -118,7 +118,7 @@ async fn a_dead_writer_of_the_bus_ends_the_node_and_every_request() {
     let engine = start().await;
     let asker = asker(&engine).await;
     let body =
-        serde_json::json!({"prompt": "Hi", "params": {"max_tokens": 500, "ignore_eos": true}});
+        serde_json::json!({"prompt": "Hi", "params": {"max_tokens": 1_900, "ignore_eos": true}});
     let mut streams = Vec::new();
     for _ in 0..4 {
         let mut stream = asker.generate("demo", body.clone()).await.expect("accepted");

@@ -46,7 +46,7 @@ fn fixture(name: &str) -> PathBuf {
 
 #[tokio::test]
 async fn certificates_are_checked_on_both_sides() {
-    let server = NatsServer::with(&format!(
+    let server = NatsServer::on_localhost(&format!(
         "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}\n",
         fixture("server.pem"),
         fixture("server.key"),

@@ -91,7 +91,7 @@ impl Handler<Admit> for Admission {
             return request.sink.refused(&error);
         }
         if script == "block" {
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(Duration::from_secs(3));
         }
         let sequence = SequenceId(seen.next.fetch_add(1, Ordering::SeqCst));
         let handle = Handle::new(request.id.clone(), sequence);

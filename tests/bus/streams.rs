@@ -203,7 +203,7 @@ async fn a_failure_after_acceptance_is_the_last_event_with_headers() {
 async fn a_conflict_does_not_disturb_the_stream_that_runs() {
     let (_server, node, client) = setup().await;
     let mut events = client.subscribe("inferno.v1.tokens.same").await.expect("subscribes");
-    let body = json!({"request_id": "same", "prompt": "pace 5", "params": {"max_tokens": 40}});
+    let body = json!({"request_id": "same", "prompt": "pace 5", "params": {"max_tokens": 400}});
     let body = body.to_string();
     client.request(GENERATE, body.clone().into()).await.expect("accepted");
     let refused = client.request(GENERATE, body.clone().into()).await.expect("answers");
@@ -212,7 +212,7 @@ async fn a_conflict_does_not_disturb_the_stream_that_runs() {
     // With no reply subject it is only counted.
     client.publish(GENERATE, body.into()).await.expect("publishes");
     let (ids, text, last) = whole(&mut events).await;
-    expect_tokens(40, &ids, &text);
+    expect_tokens(400, &ids, &text);
     assert_eq!(last["finish_reason"], "length");
     node.stop().await;
 }

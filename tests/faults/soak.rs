@@ -81,7 +81,10 @@ pub async fn hours_of_half_load_and_a_fault_a_minute_leave_everything_flat() {
         100.0 * failed as f64 / finished as f64,
         watch.table()
     );
-    assert!((failed as f64) < MAX_FAILED * finished as f64, "{failed} of {finished} failed");
+    // A slow machine finishes few beside the plain ones of a node that is killed.
+    let kills = minutes.div_ceil(4) as usize;
+    let most = (MAX_FAILED * finished as f64).max((PLAIN * kills) as f64);
+    assert!(failed as f64 <= most, "{failed} of {finished} failed");
     watch.assert_flat();
     assert_nothing_is_left(&fleet).await;
 }

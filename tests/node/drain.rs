@@ -16,7 +16,7 @@ async fn sigterm_finishes_what_runs_and_takes_no_more() {
     let nats = NatsServer::start();
     let mut node = NodeProcess::start_sim(5_000, &external(&nats.url(), "leaving"));
     let bus = client(&nats.url()).await;
-    let mut generation = bus.generate("demo", request(200, 1)).await.expect("accepted");
+    let mut generation = bus.generate("demo", request(600, 1)).await.expect("accepted");
     generation.next().await.expect("streams");
     node.signal("-TERM");
     node.wait_health("draining", |health| health["draining"] == true).await;

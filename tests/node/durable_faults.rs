@@ -159,7 +159,7 @@ async fn nobody_goes_on_with_what_is_kept_in_part_only() {
     wait_for_streams(&bus).await;
     let log = jetstream::new(bus.clone()).get_stream("inferno_log").await.expect("is there");
     let heard = run(&bus, "long", request(1_000, 1), async |count| {
-        if count < 20 || node.as_ref().is_some_and(|node| node.id() == "two") {
+        if count < 200 || node.as_ref().is_some_and(|node| node.id() == "two") {
             return;
         }
         // As if they were older than `log.max_age_s`.
@@ -216,13 +216,16 @@ async fn narrow_queue(bus: &async_nats::Client) -> PullConsumer {
 /// Takes so many jobs, and has the server believe for ever that somebody works at them.
 async fn take(queue: &PullConsumer, count: usize) {
     let mut taken = Vec::new();
-    while taken.len() < count {
-        let left = count - taken.len();
-        let mut jobs = queue.fetch().max_messages(left).messages().await.expect("a pull");
-        while let Some(job) = jobs.next().await {
-            taken.push(job.expect("no fault"));
+    let all = async {
+        while taken.len() < count {
+            let left = count - taken.len();
+            let mut jobs = queue.batch().max_messages(left).messages().await.expect("a pull");
+            while let Some(job) = jobs.next().await {
+                taken.push(job.expect("no fault"));
+            }
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("so many are there");
     tokio::spawn(async move {
         loop {
             for job in &taken {
@@ -245,7 +248,7 @@ async fn what_the_queue_gives_to_nobody_any_more_goes_on_or_is_removed() {
     wait_for_streams(&bus).await;
     let queue = queue(&bus).await;
     run(&bus, "ended", request(5, 1), async |_| ()).await;
-    let begun = run(&bus, "begun", request(200, 1), async |count| {
+    let begun = run(&bus, "begun", request(1_000, 1), async |count| {
         if count < 20 || is_killed {
             return;
         }
@@ -257,7 +260,7 @@ async fn what_the_queue_gives_to_nobody_any_more_goes_on_or_is_removed() {
         node = Some(start("two"));
     })
     .await;
-    assert_eq!((begun.tokens.len(), begun.attempts), (200, vec![1, 2]));
+    assert_eq!((begun.tokens.len(), begun.attempts), (1_000, vec![1, 2]));
     wait_for_empty_queue(&bus).await;
     let log = jetstream::new(bus).get_stream("inferno_log").await.expect("is there");
     let last = log.direct_get_last_for_subject("inferno.v1.log.new").await.expect("is there");

@@ -1,10 +1,13 @@
 //! A device that breaks in the middle of the work: nobody loses an answer, and what was computed stays.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use inferno_node::error::Kind;
 use inferno_node::request::FinishReason;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::harness::{NodeProcess, client, collect, request};
 
@@ -16,7 +19,7 @@ async fn eight(node: &NodeProcess) -> Vec<(Vec<u32>, u32)> {
     let one = |seed| {
         let bus = bus.clone();
         async move {
-            let mut generation = bus.generate("demo", request(60, seed)).await.expect("accepted");
+            let mut generation = bus.generate("demo", request(200, seed)).await.expect("accepted");
             let (token_ids, _, last) = collect(&mut generation).await.expect("no gap");
             assert_eq!(last.finish_reason, Some(FinishReason::Length), "{:?}", last.error);
             (token_ids, last.attempt)
@@ -36,7 +39,7 @@ async fn breaks_and_loses_nothing(kind: &str) {
     let whole = NodeProcess::start(MANAGED);
     let expected = eight(&whole).await;
     assert!(expected.iter().all(|(_, attempt)| *attempt == 1));
-    let fault = format!("{MANAGED}faults = [{{ step = 20, kind = \"{kind}\" }}]\n");
+    let fault = format!("{MANAGED}faults = [{{ step = 100, kind = \"{kind}\" }}]\n");
     let node = NodeProcess::start(&fault);
     all_got_theirs(&eight(&node).await, &expected);
     let health = node.wait_health("healthy", |health| health["status"] == "healthy").await;
@@ -56,7 +59,7 @@ async fn a_step_that_panics_costs_nobody_the_answer() {
 /// As a GPU's context is after an illegal address: only a new process has the device again.
 #[tokio::test]
 async fn a_device_that_is_lost_ends_its_requests_and_the_node() {
-    let fault = format!("{MANAGED}faults = [{{ step = 20, kind = \"sticky\" }}]\n");
+    let fault = format!("{MANAGED}faults = [{{ step = 200, kind = \"sticky\" }}]\n");
     let mut node = NodeProcess::start(&fault);
     let raw = async_nats::connect(node.nats()).await.expect("NATS is there");
     let subject = format!("inferno.v1.node.{}.health", node.id());
@@ -65,7 +68,7 @@ async fn a_device_that_is_lost_ends_its_requests_and_the_node() {
     let one = |seed| {
         let bus = bus.clone();
         async move {
-            let mut generation = bus.generate("demo", request(60, seed)).await.expect("accepted");
+            let mut generation = bus.generate("demo", request(400, seed)).await.expect("accepted");
             collect(&mut generation).await.expect("no gap").2
         }
     };
@@ -76,7 +79,8 @@ async fn a_device_that_is_lost_ends_its_requests_and_the_node() {
         assert!(error.retry_after_ms.is_some());
     }
     let critical = loop {
-        let message = health.next().await.expect("a critical one before the end");
+        let next = timeout(Duration::from_secs(60), health.next()).await;
+        let message = next.expect("in time").expect("a critical one before the end");
         let message: Value = serde_json::from_slice(&message.payload).expect("JSON");
         if message["status"] == "critical" {
             break message;
@@ -92,7 +96,7 @@ async fn a_device_that_stays_finishes_for_a_lost_one_and_the_node_ends() {
     let expected = eight(&NodeProcess::start(MANAGED)).await;
     let mut node = NodeProcess::start(&format!(
         "{MANAGED}devices = [\"cpu:0\", \"cpu:1\"]\n\
-         faults = [{{ device = \"cpu:1\", step = 40, kind = \"sticky\" }}]\n"
+         faults = [{{ device = \"cpu:1\", step = 100, kind = \"sticky\" }}]\n"
     ));
     all_got_theirs(&eight(&node).await, &expected);
     assert!(!node.wait().success(), "for the supervisor to start it again");
@@ -103,12 +107,12 @@ async fn a_device_that_stays_finishes_for_a_lost_one_and_the_node_ends() {
 async fn the_first_signal_to_a_node_that_ends_by_itself_cuts_nothing() {
     let mut node = NodeProcess::start(&format!(
         "{MANAGED}devices = [\"cpu:0\", \"cpu:1\"]\n\
-         faults = [{{ device = \"cpu:1\", step = 40, kind = \"sticky\" }}]\n"
+         faults = [{{ device = \"cpu:1\", step = 400, kind = \"sticky\" }}]\n"
     ));
     let bus = client(&node.nats()).await;
     let mut generations = Vec::new();
     for seed in 0..4 {
-        let request = request(400, seed);
+        let request = request(1_900, seed);
         generations.push(bus.generate("demo", request).await.expect("accepted"));
     }
     node.wait_health("draining", |health| health["draining"] == true).await;

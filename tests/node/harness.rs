@@ -223,12 +223,13 @@ impl NodeProcess {
     /// A POST of a JSON body.
     pub async fn post(&self, path: &str, body: &Value) -> reqwest::Response {
         let request = reqwest::Client::new().post(format!("{}{path}", self.http())).json(body);
-        request.send().await.expect("the node answers")
+        request.timeout(PATIENCE).send().await.expect("the node answers")
     }
 
     /// A GET of JSON.
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        let reply = reqwest::get(format!("{}{path}", self.http())).await.expect("answers");
+        let request = reqwest::Client::new().get(format!("{}{path}", self.http()));
+        let reply = request.timeout(PATIENCE).send().await.expect("answers");
         let status = reply.status().as_u16();
         (status, reply.json().await.unwrap_or(Value::Null))
     }

@@ -138,7 +138,7 @@ async fn a_subject_beside_the_door_that_is_denied_degrades_and_requests_go_on() 
 #[tokio::test]
 async fn a_certificate_that_is_not_trusted_is_named_as_such() {
     let file = |name: &str| format!("\"{}/tests/fixtures/tls/{name}\"", env!("CARGO_MANIFEST_DIR"));
-    let server = NatsServer::with(&format!(
+    let server = NatsServer::on_localhost(&format!(
         "tls {{ cert_file: {}, key_file: {}, ca_file: {}, verify: true }}\n",
         file("server.pem"),
         file("server.key"),
