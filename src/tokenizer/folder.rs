@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::TokenizerError;
+use super::guard::{check_character_maps, guarded};
 use crate::files;
 
 /// The largest of these files; `tokenizer.json` of a large vocabulary has some 35 MB.
@@ -71,7 +72,9 @@ impl TokenizerFolder {
         }
         let bytes = read(&self.path_of("tokenizer.json")).map_err(|error| error.reason)?;
         let bytes = bytes.ok_or("the file does not exist")?;
-        tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| format!("not a tokenizer: {e}"))
+        check_character_maps(&bytes)?;
+        guarded(|| tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| error.to_string()))
+            .map_err(|reason| format!("not a tokenizer: {reason}"))
     }
 }
 
@@ -152,12 +155,18 @@ impl TokenizerConfig {
         let mut known: BTreeSet<String> =
             existing.iter().map(|token| token.content.clone()).collect();
         let mut tokens = Vec::new();
+        let with_name: BTreeSet<&str> = named.iter().map(|(_, text)| text.as_str()).collect();
+        let mut by_text: BTreeMap<&str, Vec<&AddedToken>> = BTreeMap::new();
+        for token in existing {
+            by_text.entry(&token.content).or_default().push(token);
+        }
         let old = existing.iter().filter(|_| self.is_old);
         for token in old.chain(self.decoder.values()) {
             let mut token = token.clone();
             // One with a name is special, whatever is said of it.
-            token.special |= named.iter().any(|(_, text)| *text == token.content);
-            if !existing.iter().any(|other| is_same(other, &token)) {
+            token.special |= with_name.contains(token.content.as_str());
+            let others = by_text.get(token.content.as_str());
+            if !others.is_some_and(|others| others.iter().any(|other| is_same(other, &token))) {
                 known.insert(token.content.clone());
                 tokens.push(token);
             }

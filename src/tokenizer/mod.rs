@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 
 mod decoder;
 mod folder;
+mod guard;
 mod longest;
 mod pieces;
 mod template;
 
 pub use decoder::IncrementalDecoder;
 pub use folder::TokenizerFolder;
+pub(crate) use guard::guarded;
 pub use template::{
     ChatTemplate, MAX_ADDED_BYTES, MAX_BUILT_BYTES, MAX_BUILT_TIMES, MAX_INSTRUCTIONS,
 };

@@ -13,13 +13,18 @@ use super::super::missing_or_io;
 use super::super::mmap::MappedFile;
 use super::header::GgufHeader;
 use super::metadata::GgufMetadata;
-use super::vocabulary::{GgufVocabulary, TokenKind};
-use crate::tokenizer::TokenizerFolder;
+use super::vocabulary::{GgufVocabulary, TOKENS, TokenKind};
+use crate::tokenizer::{TokenizerFolder, guarded};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const MERGES: &str = "tokenizer.ggml.merges";
 const SCORES: &str = "tokenizer.ggml.scores";
+
+/// The longest token of SentencePiece, every cut of which may be two tokens.
+const MAX_TOKEN_BYTES: usize = 1_024;
+/// Of all pairs of tokens that merge; Gemma's 262,144 tokens have some 10 MB of them.
+const MAX_PAIR_BYTES: usize = 512 << 20;
 
 /// SentencePiece's mark of a space.
 const SPACE: &str = "▁";
@@ -222,11 +227,15 @@ fn byte_level(
         |line: &&str| line.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned()));
     let merges: Option<Merges> = lines.iter().map(pair).collect();
     let merges = merges.ok_or_else(|| metadata.expected(MERGES, what))?;
-    let model = BPE::builder()
-        .vocab_and_merges(ids(vocabulary), merges)
-        .ignore_merges(cut.ignore_merges)
-        .build()
-        .map_err(|error| metadata.fault(CheckpointFault::Malformed, MERGES, error.to_string()))?;
+    let ids = ids(vocabulary);
+    let is_token = |left: &str, right: &str| ids.contains_key(&[left, right].concat());
+    if let Some((left, right)) = merges.iter().find(|(left, right)| !is_token(left, right)) {
+        let reason = format!("{left:?} and {right:?} merge to what is no token");
+        return Err(metadata.fault(CheckpointFault::Malformed, MERGES, reason));
+    }
+    let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(cut.ignore_merges);
+    let model = guarded(|| model.build().map_err(|error| error.to_string()))
+        .map_err(|reason| metadata.fault(CheckpointFault::Malformed, MERGES, reason))?;
     let byte_level = |cuts: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": cuts});
     let split = |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let cuts: Vec<Value> = cut.patterns.iter().map(split).chain([byte_level(false)]).collect();
@@ -249,16 +258,15 @@ fn sentence_piece(
         return Err(metadata.expected(SCORES, "a number for each token"));
     }
     let unknown = vocabulary.named(metadata, "unknown")?.or(vocabulary.tokens.first().copied());
-    let mut model = BPE::builder()
-        .vocab_and_merges(ids(vocabulary), merges_by_score(vocabulary, scores))
-        .fuse_unk(true)
-        .byte_fallback(true);
+    let merges = merges_by_score(vocabulary, scores)
+        .map_err(|reason| metadata.fault(CheckpointFault::Unsupported, TOKENS, reason))?;
+    let mut model =
+        BPE::builder().vocab_and_merges(ids(vocabulary), merges).fuse_unk(true).byte_fallback(true);
     if let Some(unknown) = unknown {
         model = model.unk_token(unknown.to_owned());
     }
-    let model = model
-        .build()
-        .map_err(|error| metadata.fault(CheckpointFault::Malformed, SCORES, error.to_string()))?;
+    let model = guarded(|| model.build().map_err(|error| error.to_string()))
+        .map_err(|reason| metadata.fault(CheckpointFault::Malformed, SCORES, reason))?;
     let mark_spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
     let mut decoders = vec![
         json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
@@ -281,23 +289,38 @@ fn sentence_piece(
 
 /// Every pair of tokens that makes a third, the best score first and of the same score the longest first part, as `transformers` has
 /// them.
-fn merges_by_score(vocabulary: &GgufVocabulary<'_>, scores: &[f64]) -> Merges {
+///
+/// # Errors
+/// Where a token is too long, or the pairs too many.
+fn merges_by_score(vocabulary: &GgufVocabulary<'_>, scores: &[f64]) -> Result<Merges, String> {
     let normal = || {
         let tokens = vocabulary.tokens.iter().enumerate();
         tokens.filter(|(id, _)| vocabulary.kind(*id) == TokenKind::Normal)
     };
     let known: HashSet<&str> = normal().map(|(_, token)| *token).collect();
     let mut pairs = Vec::new();
+    let mut bytes = 0;
     for (id, token) in normal() {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(format!(
+                "token {id} has {} bytes; expected {MAX_TOKEN_BYTES} at most",
+                token.len()
+            ));
+        }
+        let before = pairs.len();
         let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
         let known = cuts.filter(|(left, right)| known.contains(left) && known.contains(right));
         pairs.extend(known.map(|(left, right)| (scores[id], left, right)));
+        bytes += (pairs.len() - before) * token.len();
+        if bytes > MAX_PAIR_BYTES {
+            return Err(format!("pairs that merge have more than {MAX_PAIR_BYTES} bytes"));
+        }
     }
     pairs.sort_by(|(one, left, _), (other, other_left, _)| {
         let by_length = || other_left.chars().count().cmp(&left.chars().count());
         other.total_cmp(one).then_with(by_length)
     });
-    pairs.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect()
+    Ok(pairs.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect())
 }
 
 #[cfg(test)]
@@ -361,9 +384,35 @@ mod tests {
             ];
             of(&entries).expect_err("broken").item
         };
-        let merges = with("gpt2", (MERGES, MetadataValue::Texts(vec!["a c"])));
-        assert_eq!(merges.as_deref(), Some(MERGES));
+        // The second makes a text that is longer than every token.
+        for pair in ["a c", "a b"] {
+            let merges = with("gpt2", (MERGES, MetadataValue::Texts(vec![pair])));
+            assert_eq!(merges.as_deref(), Some(MERGES), "{pair}");
+        }
         let scores = with("llama", (SCORES, MetadataValue::Numbers(vec![1.0])));
         assert_eq!(scores.as_deref(), Some(SCORES));
+    }
+
+    #[test]
+    fn pairs_that_merge_are_bounded_by_their_bytes() {
+        let longest: &str = "a".repeat(MAX_TOKEN_BYTES + 1).leak();
+        let refused = |tokens: Vec<&'static str>| {
+            let scores = vec![0.0; tokens.len()];
+            let error = of(&[
+                (MODEL, MetadataValue::Text("llama")),
+                (TOKENS, MetadataValue::Texts(tokens)),
+                (SCORES, MetadataValue::Numbers(scores)),
+            ]);
+            error.expect_err("too much").to_string()
+        };
+        let error = refused(vec!["a", longest]);
+        assert!(error.contains("token 1 has 1025 bytes"), "{error}");
+        // Every cut of every token is a pair: some 300 MB of each letter.
+        let tokens = ["a", "b"].iter().flat_map(|letter| {
+            let longest: &str = letter.repeat(MAX_TOKEN_BYTES).leak();
+            (1..=MAX_TOKEN_BYTES).map(move |length| &longest[..length])
+        });
+        let error = refused(tokens.collect());
+        assert!(error.contains("pairs that merge"), "{error}");
     }
 }

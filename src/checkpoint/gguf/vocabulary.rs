@@ -3,7 +3,7 @@
 use super::super::fault::{CheckpointError, CheckpointFault};
 use super::metadata::GgufMetadata;
 
-const TOKENS: &str = "tokenizer.ggml.tokens";
+pub const TOKENS: &str = "tokenizer.ggml.tokens";
 const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
 
 /// Marks that end a turn. A file names one end token, and often it is not the one that its chat template ends turns with.
