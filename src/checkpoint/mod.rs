@@ -167,14 +167,21 @@ impl Checkpoint {
         head: Option<Quantization>,
     ) -> Result<(), CheckpointError> {
         let spec = &mut self.config.decoder.spec;
-        if let Some(layers) = layers {
-            let mut is_quantized = false;
-            spec.for_each_format(|format| is_quantized |= format.is_quantized());
+        let mut of_any = false;
+        spec.for_each_format(|format| of_any |= format.is_quantized());
+        let of_head = spec.head.format.is_quantized()
+            || spec.tied_embeddings && spec.embedding.is_quantized();
+        for (key, is_quantized) in [
+            ("quantization", layers.is_some() && of_any),
+            ("quantization_head", head.is_some() && of_head),
+        ] {
             if is_quantized {
-                let reason = "quantization: the checkpoint is quantized already";
+                let reason = format!("{key}: the checkpoint is quantized already");
                 let fault = CheckpointFault::Unsupported;
                 return Err(CheckpointError::new(fault, &self.directory, reason));
             }
+        }
+        if let Some(layers) = layers {
             layers.quantize_layers(spec);
         }
         if let Some(head) = head {

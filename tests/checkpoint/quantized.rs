@@ -173,6 +173,72 @@ fn zero_points_that_contradict_the_configuration_are_said_at_load() {
     assert!(faults[0].contains("self_attn.q_proj.weight: quantization_config says"), "{faults:?}");
 }
 
+/// Of the fixture `name` with this tensor beside layer 1's attention output.
+fn with_beside(name: &str, tensor: &str, shape: &[usize], data: Vec<u8>) -> Builder {
+    let mut builder = copy_of(name);
+    let dtype =
+        if data.len() == 4 * shape[0] { safetensors::Dtype::I32 } else { safetensors::Dtype::I8 };
+    let key = format!("model.layers.1.self_attn.o_proj.{tensor}");
+    builder.tensors.insert(key, (dtype, shape.to_vec(), data));
+    builder.write_single();
+    builder
+}
+
+#[test]
+fn what_would_change_the_meaning_of_fp8_is_refused_and_what_says_nothing_is_not() {
+    let o_proj = "model.layers.1.self_attn.o_proj";
+    for (value, is_refused) in [(0, false), (3, true)] {
+        let builder = with_beside("fp8-tensor", "weight_zero_point", &[1], vec![value]);
+        if is_refused {
+            let item = format!("{o_proj}.weight_zero_point");
+            assert_eq!(builder.fault(Some(&item), "that is not 0"), CheckpointFault::Unsupported);
+        } else {
+            builder.open().expect("nothing is said by it");
+        }
+    }
+    let order = |of: fn(i32) -> i32| (0..128).flat_map(|k| of(k).to_le_bytes()).collect();
+    let builder = with_beside("fp8-tensor", "weight_g_idx", &[128], order(|_| 0));
+    builder.open().expect("in order");
+    let wrong = with_beside("fp8-tensor", "weight_g_idx", &[128], order(|k| -k));
+    let item = format!("{o_proj}.weight_g_idx");
+    assert_eq!(wrong.fault(Some(&item), "group -1, but there are 1"), CheckpointFault::WrongShape);
+}
+
+#[test]
+fn groups_are_as_long_as_the_configuration_says() {
+    for (name, member, is_refused) in
+        [("packed-32-zeros", 32, false), ("packed-32-zeros", 48, true), ("packed-128", 128, false)]
+    {
+        let mut builder = copy_of(name);
+        let groups = &mut builder.config["quantization_config"]["config_groups"]["group_0"];
+        assert!(groups["weights"]["group_size"].is_number(), "{groups}");
+        groups["weights"]["group_size"] = member.into();
+        builder.write_config();
+        builder.write_single();
+        assert_eq!(builder.open().is_err(), is_refused, "{name} {member}");
+        if is_refused {
+            let item = "model.layers.0.self_attn.k_proj.weight_scale";
+            let fault = builder.fault(Some(item), "says otherwise");
+            assert_eq!(fault, CheckpointFault::Unsupported);
+        }
+    }
+}
+
+#[test]
+fn a_scale_that_is_no_number_is_said_at_load() {
+    let mut builder = copy_of("awq-64");
+    let scales = "model.layers.0.self_attn.q_proj.scales";
+    let data = &mut builder.tensors.get_mut(scales).expect("scales").2;
+    data[..2].copy_from_slice(&[0, 0x7c]); // infinite, of F16
+    builder.write_single();
+    let checkpoint = builder.open().expect("its headers are good");
+    let parts = checkpoint.tensors().flat_map(|tensor| tensor.parts().collect::<Vec<_>>());
+    let faults: Vec<String> =
+        parts.filter_map(|part| part.err()).map(|error| error.to_string()).collect();
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].contains("q_proj.weight: a scale is inf"), "{faults:?}");
+}
+
 #[test]
 fn biases_of_zeros_beside_codes_are_passed_over_and_others_refused() {
     let mut builder = copy_of("gptq-128");
@@ -257,6 +323,21 @@ fn a_scale_of_kv_that_is_none_is_refused_by_name() {
 }
 
 #[test]
+fn two_scales_of_one_layers_values_are_the_same_or_refused() {
+    for (other, is_refused) in [(0.5, false), (0.25, true)] {
+        let mut builder = copy_of("fp8-tensor");
+        let of_layer = |name: &str| format!("model.layers.0.self_attn.{name}");
+        builder.tensors.insert(of_layer("v_scale"), f32_scale(0.5));
+        builder.tensors.insert(of_layer("kv_scale"), f32_scale(other));
+        builder.write_single();
+        let mut checkpoint = builder.open().expect("nothing depends on it yet");
+        let held = checkpoint.hold_kv_as(KvDtype::Fp8);
+        assert_eq!(held.is_err(), is_refused, "{held:?}");
+        assert!(held.err().is_none_or(|error| error.to_string().contains("another scale")));
+    }
+}
+
+#[test]
 fn scales_for_kv_of_another_type_are_refused_for_fp8_only() {
     for (scheme, refused) in [
         (json!({"type": "float", "num_bits": 8, "strategy": "tensor"}), None),
@@ -297,5 +378,12 @@ fn sixteen_bits_become_fewer_at_load_and_codes_do_not() {
     let mut codes = Checkpoint::open(&path, LoadFormat::Safetensors).expect("opens");
     let error = codes.quantize(Some(Quantization::Fp8), None).expect_err("codes");
     assert_eq!(error.fault, CheckpointFault::Unsupported);
-    assert!(error.to_string().contains("quantized already"), "{error}");
+    assert!(
+        error.to_string().contains("quantization: the checkpoint is quantized already"),
+        "{error}"
+    );
+    let path = fixture("../gguf/llama/model.gguf");
+    let mut codes = Checkpoint::open(&path, LoadFormat::Safetensors).expect("opens");
+    let error = codes.quantize(None, Some(Quantization::Int8)).expect_err("its head is codes");
+    assert!(error.to_string().contains("quantization_head: the checkpoint is"), "{error}");
 }

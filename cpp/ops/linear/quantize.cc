@@ -52,8 +52,14 @@ float rounded(float value) {
   return (value + kMagic) - kMagic;
 }
 
+// 0 where values are too small for their inverse to be a number: they count as zeros.
+float inverse_scale(float levels, float largest) {
+  const float inverse = levels / largest;
+  return std::isfinite(inverse) ? inverse : 0;
+}
+
 float quantize_fp8(const Group& group, float largest) {
-  const float inverse = largest > 0 ? kE4m3Max / largest : 0;
+  const float inverse = inverse_scale(kE4m3Max, largest);
   for (std::uint32_t i = 0; i < group.length; ++i) {
     group.codes[i] = f32_to_e4m3(group.values[i] * inverse);
   }
@@ -61,7 +67,7 @@ float quantize_fp8(const Group& group, float largest) {
 }
 
 float quantize_int8(const Group& group, float largest) {
-  const float inverse = largest > 0 ? 127 / largest : 0;
+  const float inverse = inverse_scale(127, largest);
   for (std::uint32_t i = 0; i < group.length; ++i) {
     const float level = rounded(group.values[i] * inverse);
     group.codes[i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(level));

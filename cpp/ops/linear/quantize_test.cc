@@ -53,6 +53,14 @@ TEST_CASE("four bits leave less error than the largest weight alone would have i
   CHECK(squared_error(row, {WeightKind::Int8, 128}) < 0.01 * plain);
 }
 
+TEST_CASE("values that are too small to be scaled become zeros") {
+  for (const WeightKind kind : {WeightKind::Fp8, WeightKind::Int8, WeightKind::Int4}) {
+    CAPTURE(std::string(weight_kind_name(kind)));
+    const std::vector<float> row = {1e-38F, 0, -1e-40F, 1e-45F};
+    CHECK(squared_error(row, {kind}) < 1e-70);
+  }
+}
+
 TEST_CASE("rows of zeros stay zeros, and what is no number is one after it") {
   for (const WeightKind kind : {WeightKind::Fp8, WeightKind::Int8, WeightKind::Int4}) {
     CAPTURE(std::string(weight_kind_name(kind)));

@@ -206,6 +206,21 @@ impl Reading<'_> {
         }
     }
 
+    /// Divisors are a scaling of their own: a formula beside them would count twice, or not at all.
+    fn scale_by_divisors(
+        &self,
+        config: &mut Value,
+        name: &str,
+        scaling: Value,
+    ) -> Result<(), CheckpointError> {
+        if config["rope_scaling"].is_object() {
+            let reason = format!("a scaling beside {name}; expected one of the two");
+            return Err(self.unsupported("rope.scaling.type", reason));
+        }
+        config["rope_scaling"] = scaling;
+        Ok(())
+    }
+
     /// Divisors that are tensors, one for each pair of a head that turns.
     fn divisors(&self, name: &str) -> Result<Option<Value>, CheckpointError> {
         Ok(self.tensors.floats(name)?.map(|divisors| json!(divisors)))
@@ -232,7 +247,7 @@ fn llama(reading: &Reading<'_>, config: &mut Value) -> Result<(), CheckpointErro
             "original_max_position_embeddings": config["max_position_embeddings"],
             "short_factor": divisors, "long_factor": divisors,
         });
-        config["rope_scaling"] = scaling;
+        reading.scale_by_divisors(config, "rope_freqs.weight", scaling)?;
     }
     Ok(())
 }
@@ -309,7 +324,7 @@ fn phi3(reading: &Reading<'_>, config: &mut Value) -> Result<(), CheckpointError
     if short.is_some() || long.is_some() {
         let scaling = json!({"rope_type": "longrope", "short_factor": short, "long_factor": long,
             "attention_factor": attention_factor});
-        config["rope_scaling"] = scaling;
+        reading.scale_by_divisors(config, "rope_factors_long.weight", scaling)?;
     }
     Ok(())
 }

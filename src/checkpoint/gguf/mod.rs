@@ -108,6 +108,14 @@ fn find(
     let tensor = tensors.take(&stored.name)?;
     let tensor = match stored.expert {
         Some(expert) if tensor.shape[0] == u64::from(expert.count) => one_of(tensor, &expert),
+        // A dimension of one is left out.
+        Some(expert) if expert.count != 1 => {
+            let reason = format!(
+                "shape {:?}, but by the metadata it must begin with {} experts",
+                tensor.shape, expert.count
+            );
+            return Err(tensors.fault(CheckpointFault::WrongShape, &stored.name, reason));
+        }
         _ => tensor.clone(),
     };
     if tensor.shape != expected.shape {

@@ -18,9 +18,16 @@ const MAX_GROUP: u32 = 1 << 20;
 enum Method {
     Fp8,
     CompressedTensors,
-    Gptq { shift: u8 },
+    Gptq { one_less: bool },
     Awq,
     Mxfp4,
+}
+
+/// Lengths that a file says of the parts of its matrices.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct StatedBlocks {
+    of_rows: Vec<usize>,
+    of_columns: Vec<usize>,
 }
 
 /// What a file says of its codes.
@@ -32,6 +39,8 @@ pub(in super::super) struct QuantizationConfig {
     symmetric: bool,
     /// Of a matrix that the file says nothing else of.
     format: Option<WeightFormat>,
+    /// Lengths of rows and of columns that share a scale, for those matrices where parts do; empty where the file does not say.
+    stated: StatedBlocks,
     /// Modules that are not quantized, by name or a part of it.
     ignored: Vec<String>,
     /// What KV is scaled for, where that is not fp8.
@@ -53,7 +62,7 @@ impl QuantizationConfig {
         let method = match config.text("quant_method")? {
             Some("fp8") => Method::Fp8,
             Some("compressed-tensors") => Method::CompressedTensors,
-            Some("gptq") => Method::Gptq { shift: gptq_shift(config)? },
+            Some("gptq") => Method::Gptq { one_less: keeps_one_less(config)? },
             Some("awq") => Method::Awq,
             Some("mxfp4") => Method::Mxfp4,
             other => {
@@ -78,8 +87,9 @@ impl QuantizationConfig {
             return Err(config.fault(CheckpointFault::Unsupported, "version", reason));
         }
         let format = format(config, method, group, symmetric)?;
-        let (ignored, other_kv) = (ignored(config), other_kv(config));
-        Ok(Self { method, group, symmetric, format, ignored, other_kv })
+        let (ignored, other_kv, stated) =
+            (ignored(config), other_kv(config), stated_blocks(config)?);
+        Ok(Self { method, group, symmetric, format, stated, ignored, other_kv })
     }
 
     /// Of the file's scheme for KV what cannot be had in fp8; `None` where there is no scheme, or one of fp8.
@@ -91,6 +101,15 @@ impl QuantizationConfig {
         self.group
     }
 
+    /// Whether blocks of so many rows and columns of a matrix of this size are what the file says, if it says anything.
+    pub fn allows(&self, block: (usize, usize), size: (usize, usize)) -> bool {
+        let fits = |length: usize, whole: usize, said: &[usize]| {
+            length == 1 || length == whole || said.is_empty() || said.contains(&length)
+        };
+        fits(block.0, size.0, &self.stated.of_rows)
+            && fits(block.1, size.1, &self.stated.of_columns)
+    }
+
     pub fn is_symmetric(&self) -> bool {
         self.symmetric
     }
@@ -98,7 +117,7 @@ impl QuantizationConfig {
     /// Of `qweight`.
     pub(super) fn packing(&self) -> Option<Packing> {
         match self.method {
-            Method::Gptq { shift } => Some(Packing::Gptq { shift }),
+            Method::Gptq { one_less } => Some(Packing::Gptq { one_less }),
             Method::Awq => Some(Packing::Awq),
             _ => None,
         }
@@ -119,16 +138,39 @@ impl QuantizationConfig {
     }
 }
 
-/// Of the first format of GPTQ's zero points, which are kept one too small.
-fn gptq_shift(config: &JsonFile) -> Result<u8, CheckpointError> {
+/// Zero points of GPTQ's first format.
+fn keeps_one_less(config: &JsonFile) -> Result<bool, CheckpointError> {
     match config.text("checkpoint_format")? {
-        None | Some("gptq") => Ok(1),
-        Some("gptq_v2") => Ok(0),
+        None | Some("gptq") => Ok(true),
+        Some("gptq_v2") => Ok(false),
         Some(other) => {
             let reason = format!("expected \"gptq\" or \"gptq_v2\", got \"{other}\"");
             Err(config.fault(CheckpointFault::Unsupported, "checkpoint_format", reason))
         }
     }
+}
+
+/// Of fp8, and of each group of targets.
+fn stated_blocks(config: &JsonFile) -> Result<StatedBlocks, CheckpointError> {
+    let mut stated = StatedBlocks::default();
+    let mut add = |block: Option<Vec<f64>>| {
+        if let Some([rows, columns]) = block.as_deref() {
+            stated.of_rows.push(*rows as usize);
+            stated.of_columns.push(*columns as usize);
+        }
+    };
+    add(config.numbers("weight_block_size")?);
+    let mut groups_of_columns = Vec::new();
+    if let Some(groups) = config.object("config_groups")? {
+        for name in groups.entries().map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            let Some(group) = groups.object(&name)? else { continue };
+            let Some(weights) = group.object("weights")? else { continue };
+            add(weights.numbers("block_structure")?);
+            groups_of_columns.extend(weights.size("group_size", MAX_GROUP)?);
+        }
+    }
+    stated.of_columns.extend(groups_of_columns.into_iter().map(|group| group as usize));
+    Ok(stated)
 }
 
 /// Of a matrix that is quantized.

@@ -30,6 +30,9 @@ const NAMES: [(&str, bool, bool); 9] = [
     ("kv_scale", true, true),
 ];
 
+/// What keys and values are scaled by where nothing is said.
+const NO_SCALE: f32 = 1.0;
+
 /// One of them, in its file.
 #[derive(Debug, Clone, PartialEq)]
 pub(in super::super) struct KvScale {
@@ -74,11 +77,12 @@ impl KvScale {
             return Err(format!("expected a number above 0, got {value}"));
         }
         let attention = &mut spec.layers[self.layer].attention;
-        if self.keys {
-            attention.k_scale = value;
-        }
-        if self.values {
-            attention.v_scale = value;
+        let scales = [(self.keys, &mut attention.k_scale), (self.values, &mut attention.v_scale)];
+        for (_, scale) in scales.into_iter().filter(|(is_meant, _)| *is_meant) {
+            if ![NO_SCALE, value].contains(&*scale) {
+                return Err(format!("{value}, but another scale of the same layer is {scale}"));
+            }
+            *scale = value;
         }
         Ok(())
     }

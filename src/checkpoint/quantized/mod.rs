@@ -54,8 +54,8 @@ enum Packing {
     Bytes,
     /// compressed-tensors: words of a row's neighbours.
     Rows,
-    /// GPTQ: words of a column's neighbours; zeros are kept `shift` too small.
-    Gptq { shift: u8 },
+    /// GPTQ: words of a column's neighbours; of the first format zeros are kept one less.
+    Gptq { one_less: bool },
     /// AWQ: words of eight outputs, in an order of its own.
     Awq,
     /// Two of four bits in a byte, experts with their outputs' gate and up in turns.
@@ -126,10 +126,12 @@ pub(super) fn take(
         return Ok(None);
     };
     let size = (*rows as usize, *columns as usize);
-    let mut tensors = Tensors { found, module, size, directory };
+    let mut tensors = Tensors { found, files, module, size, directory };
     let Some(mut coded) = tensors.take(config)? else { return Ok(None) };
-    if let Some(order) = tensors.remove("g_idx").or_else(|| tensors.remove("weight_g_idx")) {
-        coded.keep_order(order, files).map_err(|reason| tensors.fault("g_idx", reason))?;
+    let order =
+        ["g_idx", "weight_g_idx"].into_iter().find_map(|name| Some((name, tensors.remove(name)?)));
+    if let Some((name, order)) = order {
+        coded.keep_order(order, files).map_err(|reason| tensors.fault(name, reason))?;
     }
     // Of activations, and shapes that are known: not needed.
     for name in ["input_scale", "activation_scale", "input_zero_point", "weight_shape"] {
@@ -147,6 +149,7 @@ pub(super) fn is_of_activations(name: &str) -> bool {
 /// Those of one module.
 struct Tensors<'a> {
     found: &'a mut ByName,
+    files: &'a [MappedFile],
     module: &'a str,
     size: (usize, usize),
     directory: &'a Path,
@@ -184,12 +187,12 @@ impl Tensors<'_> {
 
     fn take(&mut self, config: &QuantizationConfig) -> Result<Option<Coded>, CheckpointError> {
         match self.element_of("weight") {
-            "F8_E4M3" => return self.bytes(WeightKind::Fp8).map(Some),
-            "I8" => return self.bytes(WeightKind::Int8).map(Some),
+            "F8_E4M3" => return self.bytes(WeightKind::Fp8, config).map(Some),
+            "I8" => return self.bytes(WeightKind::Int8, config).map(Some),
             _ => {}
         }
         if self.has("weight_packed") {
-            return self.packed_rows().map(Some);
+            return self.packed_rows(config).map(Some);
         }
         if self.has("qweight") {
             return self.words_of_columns(config).map(Some);
@@ -198,7 +201,11 @@ impl Tensors<'_> {
     }
 
     /// `M.weight` of a byte each.
-    fn bytes(&mut self, kind: WeightKind) -> Result<Coded, CheckpointError> {
+    fn bytes(
+        &mut self,
+        kind: WeightKind,
+        config: &QuantizationConfig,
+    ) -> Result<Coded, CheckpointError> {
         let codes = self.needed("weight")?;
         let dtype = if kind == WeightKind::Fp8 { "F8_E4M3" } else { "I8" };
         self.hold(&codes, dtype, [self.size.0, self.size.1])?;
@@ -206,9 +213,15 @@ impl Tensors<'_> {
             Some(scales) => scales,
             None => self.needed("weight_scale")?,
         };
-        let block = block_of(&scales.entry.shape, self.size)
-            .ok_or_else(|| self.wrong_scales("weight_scale", &scales))?;
-        let zeros = self.remove("weight_zero_point").filter(|_| kind == WeightKind::Int8);
+        let block = self.block_of(&scales, config)?;
+        let mut zeros = self.remove("weight_zero_point");
+        if kind == WeightKind::Fp8
+            && let Some(zeros) = zeros.take()
+            && zeros.data(self.files).is_some_and(|data| data.iter().any(|byte| *byte != 0))
+        {
+            let reason = "a zero point beside fp8 that is not 0".to_owned();
+            return Err(self.unsupported(&zeros, reason));
+        }
         if let Some(zeros) = &zeros {
             let blocks = self.blocks(block);
             // One number may stand without dimensions.
@@ -219,13 +232,12 @@ impl Tensors<'_> {
         self.coded(Packing::Bytes, 8, kind, (codes, scales, zeros), block)
     }
 
-    fn packed_rows(&mut self) -> Result<Coded, CheckpointError> {
+    fn packed_rows(&mut self, config: &QuantizationConfig) -> Result<Coded, CheckpointError> {
         let codes = self.needed("weight_packed")?;
         let bits = self.bits_of(&codes, 1)?;
         self.hold(&codes, "I32", [self.size.0, (self.size.1 * bits as usize).div_ceil(32)])?;
         let scales = self.needed("weight_scale")?;
-        let block = block_of(&scales.entry.shape, self.size)
-            .ok_or_else(|| self.wrong_scales("weight_scale", &scales))?;
+        let block = self.block_of(&scales, config)?;
         let zeros = self.remove("weight_zero_point");
         if let Some(zeros) = &zeros {
             let [of_rows, of_columns] = self.blocks(block);
@@ -300,6 +312,25 @@ impl Tensors<'_> {
             );
             self.unsupported(codes, reason)
         })
+    }
+
+    /// Rows and columns that share a scale.
+    fn block_of(
+        &self,
+        scales: &StoredTensor,
+        config: &QuantizationConfig,
+    ) -> Result<(usize, usize), CheckpointError> {
+        let block = block_of(&scales.entry.shape, self.size)
+            .ok_or_else(|| self.wrong_scales("weight_scale", scales))?;
+        if config.allows(block, self.size) {
+            return Ok(block);
+        }
+        let (rows, columns) = block;
+        let reason = format!(
+            "shape {:?}, by which {rows} x {columns} share a scale; quantization_config says otherwise",
+            scales.entry.shape
+        );
+        Err(self.unsupported(scales, reason))
     }
 
     /// How many scales stand along rows and columns.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::bridge::spec::{Dtype, WeightFormat, WeightKind};
 
 use super::super::mmap::MappedFile;
-use super::words::{awq_index, awq_rows, code_at, transposed};
+use super::words::{awq_index, awq_rows, code_at, transposed, words_plus_one};
 use super::{Coded, Packing, Rows, StoredTensor};
 
 impl Coded {
@@ -22,9 +22,13 @@ impl Coded {
             return Err(format!("expected I32 of [{columns}], got {:?}", order.entry.shape));
         }
         if let Some(group) = of_columns.iter().find(|group| **group >= groups) {
-            return Err(format!("group {group}, but there are {groups}"));
+            // As it stands in the file, of 32 bits with a sign.
+            return Err(format!("group {}, but there are {groups}", *group as i32));
         }
         let in_order = of_columns.iter().enumerate().all(|(k, group)| *group == k / self.block.1);
+        if !in_order && self.format.kind == WeightKind::Fp8 {
+            return Err("columns out of order beside fp8; expected them in order".to_owned());
+        }
         if !in_order {
             self.format = Dtype::F32.into();
             self.order = Some(order);
@@ -41,9 +45,11 @@ impl Coded {
         let scales = self.scales.data(files).unwrap_or_default();
         let zeros = self.zeros.as_ref().and_then(|zeros| zeros.data(files));
         if let Packing::Mxfp4 { interleaved } = self.packing {
-            return Ok(self.mxfp4(codes, scales, (index, interleaved)));
+            let rows = self.mxfp4(codes, scales, (index, interleaved));
+            return finite(&rows.scales).map(|()| rows);
         }
         let scales = self.spread(&self.scales_by_row(scales));
+        finite(&scales)?;
         let offsets = match zeros {
             Some(zeros) => self.offsets(zeros, &scales)?,
             None => Vec::new(),
@@ -118,6 +124,10 @@ impl Coded {
         let rows = self.size.0;
         let groups = scales.len() / rows.max(1);
         let middle = if self.bits == 4 { 8.0 } else { 128.0 };
+        let zeros: Cow<'_, [u8]> = match self.packing {
+            Packing::Gptq { one_less: true } => words_plus_one(zeros, self.bits).into(),
+            _ => zeros.into(),
+        };
         let zero_of = |row: usize, group: usize| match self.packing {
             Packing::Bytes => f32::from(zeros[row / self.block.0 * groups + group] as i8),
             // Packed along the rows: [N / n, groups] words.
@@ -129,11 +139,11 @@ impl Coded {
             Packing::Awq | Packing::Gptq { .. } | Packing::Mxfp4 { .. } => {
                 let line = zeros.len() / groups;
                 let line = &zeros[group * line..][..line];
-                let (index, shift) = match self.packing {
-                    Packing::Gptq { shift } => (row, shift),
-                    _ => (awq_index(row), 0),
+                let index = match self.packing {
+                    Packing::Awq => awq_index(row),
+                    _ => row,
                 };
-                f32::from(code_at(line, self.bits, index)) + f32::from(shift) - middle
+                f32::from(code_at(line, self.bits, index)) - middle
             }
         };
         let zero_points = (0..rows * groups).map(|i| zero_of(i / groups, i % groups));
@@ -200,6 +210,13 @@ impl Coded {
             .collect();
         let format = WeightFormat { kind: WeightKind::Mxfp4, group: 32, offsets: false };
         Rows { format, data, scales, offsets: Vec::new() }
+    }
+}
+
+fn finite(scales: &[f32]) -> Result<(), String> {
+    match scales.iter().find(|scale| !scale.is_finite()) {
+        None => Ok(()),
+        Some(scale) => Err(format!("a scale is {scale}; expected finite numbers")),
     }
 }
 

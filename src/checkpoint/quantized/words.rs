@@ -51,3 +51,26 @@ pub(super) fn awq_index(index: usize) -> usize {
     let position = AWQ_ORDER.iter().position(|output| *output == index % 8);
     index / 8 * 8 + position.unwrap_or(0)
 }
+
+/// Words whose codes were kept one less, by taking one of each from the word as a whole: 0 borrows from the next. What was taken so comes
+/// back so, as in GPTQModel, which `transformers` reads such files with.
+pub(super) fn words_plus_one(words: &[u8], bits: u32) -> Vec<u8> {
+    let ones: u32 = if bits == 8 { 0x0101_0101 } else { 0x1111_1111 };
+    let plus_one = |word: &[u8; 4]| u32::from_le_bytes(*word).wrapping_add(ones).to_le_bytes();
+    words.as_chunks().0.iter().flat_map(plus_one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_points_of_gptqs_first_format_come_back_whatever_they_are() {
+        for (bits, ones, zeros) in
+            [(4, 0x1111_1111, 0x0f80_7001_u32), (8, 0x0101_0101, 0x00ff_0080), (4, 0x1111_1111, 0)]
+        {
+            let stored = zeros.wrapping_sub(ones).to_le_bytes();
+            assert_eq!(words_plus_one(&stored, bits), zeros.to_le_bytes());
+        }
+    }
+}

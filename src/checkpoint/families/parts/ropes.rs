@@ -325,7 +325,11 @@ fn read_yarn(rope: &JsonFile, defaults: RopeDefaults) -> Result<RopeScaling, Che
     let original = rope.size("original_max_position_embeddings", MAX_POSITIONS)?.unwrap_or(longest);
     let factor = rope.positive("factor")?.unwrap_or(longest as f32 / original as f32);
     let or = |key: &str, default: f32| -> Result<f32, CheckpointError> {
-        Ok(rope.number(key)?.filter(|beta| *beta != 0.0).map_or(default, |beta| beta as f32))
+        match rope.number(key)?.map(|value| value as f32) {
+            Some(value) if value < 0.0 => Err(rope.expected(key, "a number from 0")),
+            Some(value) if value > 0.0 => Ok(value),
+            _ => Ok(default),
+        }
     };
     let mscale = |scale: f32, m: f32| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
     let (m, m_all) = (or("mscale", 0.0)?, or("mscale_all_dim", 0.0)?);
