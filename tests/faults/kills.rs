@@ -19,8 +19,9 @@ pub async fn twenty_kills_lose_repeat_and_reorder_nothing() {
     const STREAMS: usize = 1_000;
     const TOKENS: u32 = 200;
     let known = known(STREAMS, TOKENS).await;
-    // With the default of 6 s what comes back would always come as the next node is killed, and be given up in the end as what kills it.
-    let mut fleet = Fleet::start(3, 50_000, &format!("{ROOMY}[log]\nack_wait_ms = 5000\n")).await;
+    // What comes back comes a second after a kill, and has two until the next. With the default of 6 s it would always come as a node is
+    // killed, and be given up in the end as what kills it.
+    let mut fleet = Fleet::start(3, 50_000, &format!("{ROOMY}[log]\nack_wait_ms = 4000\n")).await;
     // A stream takes 10 s, and what it waits for new nodes: whenever a node is killed, hundreds run.
     let (ends, every) =
         ((fleet.client().await, fleet.connection().await), Duration::from_millis(62));

@@ -155,7 +155,8 @@ pub async fn compare(
     let count = readers.len();
     for (seed, reader) in readers.into_iter().enumerate() {
         let heard = reader.await.expect("no reader fails");
-        assert_eq!(heard.last.finish_reason, Some(FinishReason::Length), "{seed}");
+        let (how, why) = (heard.last.finish_reason, &heard.last.error);
+        assert_eq!(how, Some(FinishReason::Length), "{seed}: {why:?}");
         assert!(heard.said == known[seed], "{seed}: not what it says when nobody disturbs it");
         moved += u32::from(heard.last.attempt > 1);
         moves += heard.last.attempt - 1;
