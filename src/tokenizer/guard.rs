@@ -34,10 +34,15 @@ struct Normalizing {
 /// Where the trie would be longer. Whatever else is wrong is left to whoever reads the file.
 pub(super) fn check_character_maps(tokenizer: &[u8]) -> Result<(), String> {
     let read = serde_json::from_slice::<Normalizing>(tokenizer).ok();
-    let Some(normalizer) = read.and_then(|read| read.normalizer) else { return Ok(()) };
-    let parts = normalizer["normalizers"].as_array().map_or(&[][..], Vec::as_slice);
-    for part in parts.iter().chain([&normalizer]) {
-        let Some(map) = part["precompiled_charsmap"].as_str() else { continue };
+    match read.and_then(|read| read.normalizer) {
+        Some(normalizer) => check_normalizer(&normalizer),
+        None => Ok(()),
+    }
+}
+
+/// As deep as JSON is read at all.
+fn check_normalizer(normalizer: &Value) -> Result<(), String> {
+    if let Some(map) = normalizer["precompiled_charsmap"].as_str() {
         let Some(Ok(start)) = map.get(..8).map(|start| BASE64_STANDARD.decode(start)) else {
             return Err("normalizer.precompiled_charsmap: expected base64 of a map".to_owned());
         };
@@ -49,7 +54,7 @@ pub(super) fn check_character_maps(tokenizer: &[u8]) -> Result<(), String> {
             ));
         }
     }
-    Ok(())
+    normalizer["normalizers"].as_array().into_iter().flatten().try_for_each(check_normalizer)
 }
 
 #[cfg(test)]
@@ -68,7 +73,8 @@ mod tests {
         let of = |map: &str| {
             let part = format!(r#"{{"type": "Precompiled", "precompiled_charsmap": "{map}"}}"#);
             let alone = check_character_maps(format!(r#"{{"normalizer": {part}}}"#).as_bytes());
-            let list = format!(r#"{{"normalizer": {{"normalizers": [{part}]}}}}"#);
+            let list =
+                format!(r#"{{"normalizer": {{"normalizers": [{{"normalizers": [{part}]}}]}}}}"#);
             assert_eq!(alone, check_character_maps(list.as_bytes()));
             alone
         };

@@ -44,6 +44,7 @@ fn config_json_is_checked_key_by_key() {
             Malformed,
         ),
         ("rope_scaling", json!({"type": "linear"}), "rope_scaling.factor", Malformed),
+        ("rope_scaling", json!({"type": "yarn", "mscale": -1}), "rope_scaling.mscale", Malformed),
         ("rope_scaling", json!([]), "rope_scaling", Malformed),
         ("rope_parameters", json!({"rope_theta": -1}), "rope_parameters.rope_theta", Malformed),
         ("rope_parameters", json!({"rope_type": "dynamic"}), "rope_parameters.factor", Malformed),

@@ -5,6 +5,7 @@ mod builder;
 mod config;
 mod gguf;
 mod hub;
+mod kv_scales;
 mod published;
 mod published_experts;
 mod quantized;

@@ -97,6 +97,29 @@ fn a_gguf_file_is_described() {
 }
 
 #[test]
+fn checkpoints_in_every_packing_are_described_with_their_formats() {
+    let fixtures = ["formats", "gguf"].map(|kind| root().join("tests/fixtures").join(kind));
+    let mut seen = 0;
+    for entry in fixtures.iter().flat_map(|folder| fs::read_dir(folder).expect("reads")) {
+        let mut path = entry.expect("reads").path();
+        if path.join("model.gguf").exists() {
+            path.push("model.gguf");
+        } else if !path.join("config.json").exists() {
+            continue;
+        }
+        let report = inspect_json(path.to_str().expect("UTF-8"));
+        let formats = report["formats"].as_array().expect("a list");
+        let names = formats.iter().filter_map(|format| format[0].as_str());
+        let is_quantized =
+            |name: &str| ["fp8", "int8", "int4", "mxfp4"].iter().any(|kind| name.starts_with(kind));
+        let has_order = path.ends_with("gptq-act-order"); // which becomes elements
+        assert!(has_order || names.into_iter().any(is_quantized), "{path:?}: {formats:?}");
+        seen += 1;
+    }
+    assert!(seen >= 20, "{seen}");
+}
+
+#[test]
 fn the_demo_model_is_described() {
     let output = run(&["models", "inspect", "models/demo"]);
     let report = text(&output.stdout);

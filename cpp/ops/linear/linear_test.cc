@@ -170,12 +170,17 @@ const WeightFormat kFormats[] = {
     {WeightKind::Fp8},
     {WeightKind::Fp8, 128},
     {WeightKind::Int8},
-    {WeightKind::Int8, 16},
+    {WeightKind::Int8, 0, true},
+    {WeightKind::Int8, 16, true},
     {WeightKind::Int8, 32, true},
+    {WeightKind::Int8, 64},
+    {WeightKind::Int8, 128},
     {WeightKind::Int4},
-    {WeightKind::Int4, 32},
+    {WeightKind::Int4, 16},
+    {WeightKind::Int4, 32, true},
     {WeightKind::Int4, 64, true},
     {WeightKind::Int4, 128},
+    {WeightKind::Int4, 128, true},
     {WeightKind::Mxfp4, 32},
 };
 
@@ -201,7 +206,7 @@ TEST_CASE("linear agrees with float64 for random shapes") {
     Random random(7);
     for (std::uint32_t round = 0; round < 80; ++round) {
       const Case c{random.integer(1, 30),     random.integer(1, 150),
-                   random.integer(1, 700),    kFormats[random.integer(0, 12)],
+                   random.integer(1, 700),    kFormats[random.integer(0, std::size(kFormats) - 1)],
                    random.integer(0, 1) == 1, random.integer(0, 1) == 1};
       check_case(isa, c, 100 + round);
     }

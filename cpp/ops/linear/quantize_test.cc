@@ -37,6 +37,20 @@ TEST_CASE("a weight is off by at most half a step of its group") {
   }
 }
 
+TEST_CASE("a weight in fp8 is off by at most half of its last place") {
+  Random random(4);
+  const std::vector<float> row = random.normals(700);
+  std::vector<std::uint8_t> codes(700);
+  float scale = 0;
+  quantize_row(row.data(), 700, {WeightKind::Fp8}, {codes.data(), &scale});
+  for (std::size_t k = 0; k < 700; ++k) {
+    const float weight = scale * weight_value(WeightKind::Fp8, codes[k]);
+    // Three bits behind the point; below 2^-6 of the scale they are worth 2^-9.
+    const float half = std::max(std::abs(row[k]) / 16, scale * 0x1p-10F);
+    REQUIRE(std::abs(weight - row[k]) <= 1.0001F * half);
+  }
+}
+
 TEST_CASE("four bits leave less error than the largest weight alone would have it") {
   Random random(2);
   const std::vector<float> row = random.normals(4096);

@@ -23,7 +23,7 @@ const SCORES: &str = "tokenizer.ggml.scores";
 
 /// The longest token of SentencePiece, every cut of which may be two tokens.
 const MAX_TOKEN_BYTES: usize = 1_024;
-/// Of all pairs of tokens that merge; Gemma's 262,144 tokens have some 10 MB of them.
+/// Of all pairs of tokens that merge.
 const MAX_PAIR_BYTES: usize = 512 << 20;
 
 /// SentencePiece's mark of a space.
