@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, Context};
@@ -89,7 +90,7 @@ async fn a_node_is_there_when_it_is_ready_and_gone_when_its_drain_begins() {
 /// `nodes --watch --json`, ended with its test.
 struct Watching {
     child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    lines: Receiver<String>,
 }
 
 impl Watching {
@@ -97,14 +98,19 @@ impl Watching {
         let mut command = program();
         command.args(["nodes", "--watch", "--json", "--url", &nats.url()]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the node's binary starts");
-        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let said = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let (sender, lines) = channel();
+        // Ends with the command.
+        std::thread::spawn(move || {
+            said.map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         Self { child, lines }
     }
 
     /// The next state in which it sees a node that is not `before`.
     fn state_after(&mut self, id: &str, before: &str) -> String {
         loop {
-            let line = self.lines.next().expect("goes on").expect("text");
+            let line = self.lines.recv_timeout(PATIENCE).expect("goes on");
             let line: Value = serde_json::from_str(&line).expect("JSON");
             let state = line["state"].as_str().expect("is there").to_owned();
             if line["id"] == id && state != before {
