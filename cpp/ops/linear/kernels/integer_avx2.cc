@@ -1,19 +1,12 @@
 // Integer matmul tiles for AVX2, by products of bytes without sign and bytes with sign that are
-// added in pairs of 16 bits. A panel is four vectors; one or two rows take it at once, up to four
-// rows one half after the other.
-#include "ops/linear/kernels/integer_codes_avx2.h"
+// added in pairs of 16 bits. Up to four rows.
+#include "ops/linear/kernels/integer_tiles_avx2.h"
 
 namespace inferno::ops {
 
 namespace {
 
-constexpr std::uint32_t kMaxRows = 4;
-constexpr std::uint32_t kBlockColumns = 512;
-// One or two rows run through their weights, and four bits are few: what is fetched ahead fits into
-// the nearest cache. Else that has too few places for what it waits for. (In brackets where it is
-// used: _mm_prefetch may be a macro.)
-template <WeightKind K, int R>
-constexpr _mm_hint kPrefetchTo = R > 2 && K == WeightKind::Int8 ? _MM_HINT_T1 : _MM_HINT_T0;
+constexpr int kMaxRows = 4;
 
 // |code| times x with the code's sign: at most 2 * 128 * 127 a pair, which leaves no room for a
 // second one.
@@ -49,15 +42,6 @@ inline __attribute__((always_inline)) void add_32(__m256i& sums, __m256i more) {
   asm("vpaddd %1, %0, %0" : "+x"(sums) : "x"(more));
 }
 
-template <int R, int V>
-inline __attribute__((always_inline)) void clear(__m256i (&sums)[R][V]) {
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sums[r][v] = _mm256_setzero_si256();
-  }
-}
-
 // The products of one set: of Int8 as sums of 32 bits, else as pairs of 16.
 template <WeightKind K, int R, int F, int V>
 inline __attribute__((always_inline)) void add_set(const std::byte* w, const std::int32_t* x,
@@ -80,7 +64,6 @@ inline __attribute__((always_inline)) void add_set(const std::byte* w, const std
   }
 }
 
-// The sums of a span, as 32 bits.
 template <WeightKind K, int R, int F, int V>
 inline __attribute__((always_inline)) const std::byte* sum_span(const LinearTile& tile,
                                                                 const std::byte* w,
@@ -88,13 +71,7 @@ inline __attribute__((always_inline)) const std::byte* sum_span(const LinearTile
                                                                 std::uint32_t num_sets,
                                                                 __m256i (&sums)[R][V]) {
   const auto add_next = [&](std::uint32_t set, __m256i(&to)[R][V]) {
-    if constexpr (F == 0) {
-      const std::ptrdiff_t at = w - tile.w;
-      _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[0]) + at, (kPrefetchTo<K, R>));
-      if constexpr (Codes<K>::kSetBytes > 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch[1]) + at, (kPrefetchTo<K, R>));
-      }
-    }
+    prefetch_set<K, R, F>(tile, w);
     add_set<K, R, F, V>(w, x + set * R, to);
     w += Codes<K>::kSetBytes;
   };
@@ -120,53 +97,10 @@ inline __attribute__((always_inline)) const std::byte* sum_span(const LinearTile
   return w;
 }
 
-// Vectors F to F + V - 1 of the panel.
-template <WeightKind K, int R, int F, int V>
-void multiply(const LinearTile& tile) {
-  const std::byte* w = tile.w;
-  const auto* x = static_cast<const std::int32_t*>(tile.x);  // sets of four columns
-  const float* span = tile.spans;
-  const float* header = tile.scales;
-  for (std::uint32_t first = 0; first < tile.num_columns; first += tile.span) {
-    if (first != 0 && first % tile.group == 0) {
-      w += tile.gap;
-      header += tile.scales_step;
-    }
-    const std::uint32_t left = tile.num_columns - first;
-    const std::uint32_t num_sets = (left < tile.span ? left : tile.span) / 4;
-    __m256i sums[R][V];
-    w = sum_span<K, R, F, V>(tile, w, x, num_sets, sums);
-    add_span<K, R, F, V>(tile, header, span, sums);
-    x += num_sets * R;
-    span += 2 * R;
-  }
-}
-
-template <WeightKind K, int R>
-void tile_of(const LinearTile& tile) {
-  if constexpr (R <= 2) {
-    multiply<K, R, 0, 4>(tile);
-  } else {
-    multiply<K, R, 0, 2>(tile);
-    multiply<K, R, 2, 2>(tile);
-  }
-}
-
-template <WeightKind K>
-constexpr LinearKernels kKernels{
-    kMaxRows,
-    kBlockColumns,
-    sizeof(std::int8_t),
-    true,
-    {nullptr, tile_of<K, 1>, tile_of<K, 2>, tile_of<K, 3>, tile_of<K, 4>},
-    pack_integers<4>,
-    nullptr};
-
 }  // namespace
 
 const LinearKernels& integer_kernels_avx2(WeightKind kind) noexcept {
-  if (kind == WeightKind::Int8) return kKernels<WeightKind::Int8>;
-  return kind == WeightKind::Int4 ? kKernels<WeightKind::Int4> : kKernels<WeightKind::Mxfp4>;
+  return kernels_of<kMaxRows>(kind);
 }
 
 }  // namespace inferno::ops
