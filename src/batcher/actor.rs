@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler};
+use actix::{
+    Actor, ActorFutureExt, Addr, ArbiterHandle, AsyncContext, Context, Handler, WrapFuture,
+};
 use tokio::sync::oneshot;
 
 use super::lane::LaneSpec;
@@ -60,6 +62,7 @@ pub struct Batcher {
     removals: Vec<(ModelId, oneshot::Sender<()>)>,
     departures: Vec<oneshot::Sender<()>>,
     retry_planned: bool,
+    turn_planned: bool,
     /// As the gauge of running sequences has it.
     counted: u32,
     gap: StepGap,
@@ -87,6 +90,7 @@ impl Batcher {
             removals: Vec::new(),
             departures: Vec::new(),
             retry_planned: false,
+            turn_planned: false,
             counted: 0,
             gap: StepGap::default(),
             models: Vec::new(),
@@ -107,7 +111,7 @@ impl Batcher {
     /// After every event.
     fn turn(&mut self, ctx: &mut Context<Self>) {
         let now = Timestamp::now();
-        let Turn { removed, waits } = self.steps.turn(&mut self.neighbours, now);
+        let Turn { removed, waits, gathers_until } = self.steps.turn(&mut self.neighbours, now);
         for (_, done) in self.removals.extract_if(.., |(model, _)| removed.contains(model)) {
             // Whoever asked may have given up.
             let _ = done.send(());
@@ -117,6 +121,9 @@ impl Batcher {
                 // As above.
                 let _ = done.send(());
             }
+        }
+        if let Some(until) = gathers_until {
+            self.turn_at(until, ctx);
         }
         let held = self.count(now);
         if (waits || held > 0) && !self.retry_planned {
@@ -128,6 +135,22 @@ impl Batcher {
                 this.turn(ctx);
             });
         }
+    }
+
+    /// Takes a turn at a time that is nearer than timers can tell: the thread has nothing else to do, and looks again and again.
+    fn turn_at(&mut self, when: Timestamp, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.turn_planned, true) {
+            return;
+        }
+        let wait = async move {
+            while Timestamp::now() < when {
+                tokio::task::yield_now().await;
+            }
+        };
+        ctx.spawn(wait.into_actor(self).map(|(), this, ctx| {
+            this.turn_planned = false;
+            this.turn(ctx);
+        }));
     }
 
     /// Gives how many are held.

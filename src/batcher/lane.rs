@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::Credit;
+use super::gathering::Newcomers;
 use super::kv::KvBlocks;
 use super::seated::{Output, SeatState, Seated, Started, Waiting, Wishes};
 use crate::executor::{CostFit, CostModel};
@@ -92,6 +93,8 @@ pub(super) struct Lane<S> {
     pub walk: Vec<u32>,
     /// Of those with a seat, as of the last walk over them.
     pub num_held: u32,
+    /// Since the last one got a seat.
+    pub num_ended: u32,
 }
 
 impl<S: Clone> Lane<S> {
@@ -114,6 +117,7 @@ impl<S: Clone> Lane<S> {
             cost: CostFit::default(),
             walk: Vec::with_capacity(seats as usize),
             num_held: 0,
+            num_ended: 0,
             spec,
         }
     }
@@ -150,6 +154,7 @@ impl<S: Clone> Lane<S> {
     pub fn end(&mut self, seat: u32) {
         self.order.retain(|other| *other != seat);
         if let Some(run) = &mut self.seats[seat as usize] {
+            self.num_ended += 1;
             run.state = SeatState::Ended;
             if run.in_flight > 0 {
                 self.leaving += 1;
@@ -285,7 +290,24 @@ impl<S: Clone> Lane<S> {
         self.order.insert(at, seat);
         self.seats[seat as usize] = Some(run);
         self.unbound.push(seat);
+        self.num_ended = 0;
         seat
+    }
+
+    /// Those that wait, if they are new and nobody with a seat goes on: who has one ends with a step in flight.
+    pub(super) fn newcomers(&self) -> Option<Newcomers> {
+        let goes_on = |seat: &u32| {
+            let run = self.seats[*seat as usize].as_ref();
+            run.is_some_and(|run| run.is_runnable(self.spec.max_seq_len))
+        };
+        let is_new = |waiting: &Waiting<S>| !waiting.started && waiting.sequence.failed_at == 0;
+        if self.order.iter().any(goes_on) || !self.waiting.iter().all(is_new) {
+            return None;
+        }
+        Some(Newcomers {
+            waiting: self.waiting.len() as u32,
+            returning: (self.num_ended + self.order.len() as u32).min(self.seats.len() as u32),
+        })
     }
 
     pub(super) fn estimate(&self, sequence: &Sequence) -> u32 {

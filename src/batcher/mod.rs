@@ -24,6 +24,7 @@ use crate::sequence::Sequence;
 use crate::settings;
 
 mod actor;
+mod gathering;
 mod kv;
 mod lane;
 mod mailboxes;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::gathering::Newcomers;
 use super::lane::{Lane, LaneSpec, Row};
 use super::seated::{Departure, Output, SeatState, Waiting};
 use super::settle::check_answer;
@@ -173,6 +174,18 @@ impl<S: Clone> Batching<S> {
         }
         self.spare_rows.push(rows);
         None
+    }
+
+    /// Newcomers of the one lane that has any, if nothing else is to be done.
+    pub(super) fn newcomers(&self) -> Option<Newcomers> {
+        let mut of_all = None;
+        for lane in &self.lanes {
+            let newcomers = lane.newcomers()?;
+            if newcomers.waiting > 0 && of_all.replace(newcomers).is_some() {
+                return None;
+            }
+        }
+        of_all
     }
 
     /// Takes a step's answer in; returns how many tokens it computed.

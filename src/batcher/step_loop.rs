@@ -1,10 +1,12 @@
 //! What the batcher does around its policy after every event: sends what waits, forms steps, tells what changed. Pure: its neighbours
 //! are a trait, so the simulator drives the same loop as the actor.
 
+use super::gathering::{FormStep, Gathering};
 use super::lane::LaneSpec;
 use super::policy::{Batching, Defect, Occupancy, Refused};
 use super::seated::{Departure, Output};
 use super::settle::MAX_FAILED_STEPS;
+use super::step_gap::device_time;
 use super::unsent::{Gone, Neighbours, Unsent};
 use super::{Credit, DeviceFailed};
 use crate::bridge::ffi::{StepBatch, StepOutput};
@@ -21,6 +23,8 @@ pub struct Turn {
     pub removed: Vec<ModelId>,
     /// Something found no room: another turn is due in a moment.
     pub waits: bool,
+    /// Another turn is due then: newcomers wait for more of them until it.
+    pub gathers_until: Option<Timestamp>,
 }
 
 /// See the module.
@@ -31,6 +35,7 @@ pub struct StepLoop<S> {
     policy: Batching<S>,
     output: Output<S>,
     unsent: Unsent<S>,
+    gathering: Gathering,
     /// The newest credit of each model, sent or unsent.
     credits: Vec<Credit>,
     /// Models that are to go.
@@ -50,6 +55,7 @@ impl<S: Clone> StepLoop<S> {
             policy: Batching::new(),
             output: Output::default(),
             unsent: Unsent::default(),
+            gathering: Gathering::default(),
             credits: Vec::new(),
             closing: Vec::new(),
             attached: false,
@@ -156,7 +162,10 @@ impl<S: Clone> StepLoop<S> {
     ) -> Result<u32, Defect> {
         let settled = self.policy.settle(step, output, batch, &mut self.output);
         match &settled {
-            Ok(_) => self.announce(to, at),
+            Ok(_) => {
+                self.gathering.step_ended(at, device_time(output.device_us));
+                self.announce(to, at);
+            }
             Err(defect) => {
                 self.fail(Failure { step: Some(step), ..Failure::of(&defect.to_string()) }, to, at);
             }
@@ -194,7 +203,17 @@ impl<S: Clone> StepLoop<S> {
     /// After every event: sends what waits, forms steps, tells what changed.
     pub fn turn(&mut self, to: &mut impl Neighbours<S>, now: Timestamp) -> Turn {
         self.flush(to, now);
+        let mut gathers_until = None;
         while !self.failed && self.attached && self.unsent.may_form_step() {
+            let (newcomers, in_flight) = (self.policy.newcomers(), self.policy.num_in_flight());
+            match self.gathering.when(newcomers, in_flight, now) {
+                FormStep::Now => {}
+                FormStep::AfterStep => break,
+                FormStep::Until(until) => {
+                    gathers_until = Some(until);
+                    break;
+                }
+            }
             let planned = self.policy.next_step(&mut self.output);
             self.announce(to, now);
             let Some(planned) = planned else { break };
@@ -205,7 +224,8 @@ impl<S: Clone> StepLoop<S> {
         let held_back = !self.unsent.may_form_step();
         self.renew_credits();
         self.flush(to, now);
-        Turn { removed: self.remove_closed(), waits: held_back || !self.unsent.is_empty() }
+        let waits = held_back || !self.unsent.is_empty();
+        Turn { removed: self.remove_closed(), waits, gathers_until }
     }
 
     /// The owner ends: what it has still to send.

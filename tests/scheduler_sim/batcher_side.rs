@@ -133,11 +133,22 @@ impl World {
         if !turn.waits && std::mem::take(&mut device.departs) {
             self.departed(at);
         }
+        if let Some(until) = turn.gathers_until {
+            let us = until.since(now).as_micros() as u64;
+            self.after(us, us + 100, Event::Gathered(at));
+        }
         let device = &mut self.devices[at];
         if turn.waits && !std::mem::replace(&mut device.retry_planned, true) {
             self.after(1_000, 1_500, Event::Retry(at));
         }
         result
+    }
+
+    /// Newcomers waited for others long enough.
+    pub fn gathered(&mut self, at: usize) {
+        if self.devices[at].batcher.is_some() {
+            self.batcher(at, |_, _| ());
+        }
     }
 
     pub fn retry(&mut self, at: usize) {
@@ -183,6 +194,11 @@ impl World {
         self.failures += 1;
         let now = self.stamp();
         self.batcher(at, |steps, to| steps.fail(failure, to, now));
+    }
+
+    pub fn batcher_panics(&mut self, at: usize) {
+        self.fail(at, Failure::of("a panic"));
+        self.devices[at].mailbox_lost = true;
     }
 
     /// The batcher gives back what it has.

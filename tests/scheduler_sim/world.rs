@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use inferno_node::batcher::{Credit, Failure, LaneSpec, PlannedStep, StepLoop};
+use inferno_node::batcher::{Credit, LaneSpec, PlannedStep, StepLoop};
 use inferno_node::clock::Timestamp;
 use inferno_node::ids::{DeviceId, ModelId};
 use inferno_node::reply::Delivery;
@@ -35,6 +35,7 @@ pub enum Event {
     RebuildGoesOn,
     /// The batcher sends again what found no room.
     Retry(usize),
+    Gathered(usize),
     BatcherPanics(usize),
     CloseModel(usize, ModelId),
 }
@@ -210,11 +211,9 @@ impl World {
             }
             Event::DeviceFailed(device, generation) => self.device_failed(device, generation),
             Event::RebuildGoesOn => self.rebuild_goes_on(),
-            Event::BatcherPanics(device) => {
-                self.fail(device, Failure::of("a panic"));
-                self.devices[device].mailbox_lost = true;
-            }
+            Event::BatcherPanics(device) => self.batcher_panics(device),
             Event::Retry(device) => self.retry(device),
+            Event::Gathered(device) => self.gathered(device),
             Event::CloseModel(device, model) => self.close_model(device, model),
         }
         self.dispatch();

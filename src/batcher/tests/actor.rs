@@ -1,115 +1,19 @@
 //! The batcher's shell against probes in the place of its neighbours.
 
-use std::sync::Arc;
-
-use actix::{Addr, Arbiter, Handler, Message};
+use actix::Handler;
 use tokio::sync::oneshot;
 
 use super::super::actor::RETRY_AFTER;
 use super::super::probe::Got;
 use super::super::*;
-use crate::bridge::ffi::{MemoryStats, StepOutput};
+use super::rig::Rig;
 use crate::bridge::{DeviceError, DeviceErrorCode};
 use crate::clock::Timestamp;
 use crate::error::Kind;
 use crate::executor::{StepDone, StepFailure};
-use crate::progress::Progress;
 use crate::reply::Deliver;
-use crate::reply::testing::{Collected, Counts, Fixture};
-use crate::request::{FinishReason, Handle};
+use crate::request::FinishReason;
 use crate::sequence::testing::sequence;
-use crate::telemetry::Metrics;
-
-/// A batcher among probes.
-struct Rig {
-    batcher: Addr<Batcher>,
-    progress: Progress,
-    credit: Got<Credit>,
-    returned: Got<Returned>,
-    reply: Got<Deliver>,
-    node: Got<DeviceFailed>,
-    steps: Got<RunStep>,
-}
-
-impl Rig {
-    fn start() -> Self {
-        Self::start_with(Got::start(), Got::start())
-    }
-
-    fn start_with(reply: Got<Deliver>, credit: Got<Credit>) -> Self {
-        let (returned, node, steps) = (Got::start(), Got::start(), Got::start());
-        let progress = Progress::new();
-        let start = BatcherStart {
-            device: DeviceId::new("sim:0"),
-            generation: 5,
-            config: Config { reserve_tokens: 0, ..Config::default() },
-            links: Links {
-                credit: credit.recipient(),
-                returned: returned.recipient(),
-                reply: reply.recipient(),
-                node: node.recipient(),
-            },
-            metrics: Arc::new(Metrics::new("test")),
-            progress: progress.clone(),
-            blocks: Default::default(),
-            alive: crate::lifeline::Lifeline::unwatched(),
-        };
-        let batcher = Batcher::start_on(&Arbiter::current(), start);
-        let rig = Self { batcher, progress, credit, returned, reply, node, steps };
-        rig.tell(Attach { executor: rig.steps.recipient() });
-        let budget = ModelBudget {
-            block_size: 4,
-            kv_bytes: 0,
-            max_batch_size: 4,
-            max_step_tokens: 16,
-            max_seq_len: 32,
-        };
-        let memory = MemoryStats::default();
-        let loaded = LoadedModel { num_blocks: 8, weight_bytes: 0, kv_bytes: 0, memory };
-        rig.tell(AddModel {
-            model: ModelId(0),
-            name: "demo".into(),
-            budget,
-            loaded,
-            window: None,
-            end_token_ids: vec![7],
-        });
-        rig
-    }
-
-    fn tell<M>(&self, message: M)
-    where
-        M: Message<Result = ()> + Send + 'static,
-        Batcher: Handler<M>,
-        M::Result: Send,
-    {
-        assert!(self.batcher.try_send(message).is_ok(), "the mailbox has room");
-    }
-
-    /// Assigns a sequence; gives what its client sees.
-    fn assign(&self, sequence: Sequence) -> Collected {
-        self.assign_observed(sequence).0
-    }
-
-    /// As [`assign`](Self::assign), with the request's handle and what its permit is told.
-    fn assign_observed(&self, mut sequence: Sequence) -> (Collected, Arc<Handle>, Arc<Counts>) {
-        let client = Collected::default();
-        let fixture = Fixture { prompt: sequence.token_ids.clone(), ..Fixture::default() };
-        let started = fixture.start(&client);
-        sequence.handle = Arc::clone(&started.handle);
-        let counts = started.counts();
-        self.tell(Assign { sequence, stream: started.stream });
-        (client, started.handle, counts)
-    }
-
-    fn done(&self, step: RunStep, result: Result<u32, StepFailure>) {
-        let sample = &step.batch.sample;
-        let result = result.map(|token| StepOutput::of_tokens(vec![token; sample.len()], sample));
-        let result = result.map(|output| Box::new(StepOutput { device_us: 1_000.0, ..output }));
-        let ended = Timestamp::from_micros(2);
-        self.tell(StepDone { step: step.step, result, batch: step.batch, ended });
-    }
-}
 
 fn device_error(code: DeviceErrorCode) -> StepFailure {
     StepFailure::Device(DeviceError { code, message: "boom".into() })

@@ -1,4 +1,6 @@
 mod actor;
 mod config;
+mod gathering;
+mod rig;
 mod score;
 mod step_time;
