@@ -8,9 +8,11 @@ mod facts;
 mod families;
 mod formats;
 mod gguf;
+mod gguf_blocks;
 mod harness;
 mod kv;
 mod logprobs;
+mod packings;
 mod perplexity;
 mod scores;
 
