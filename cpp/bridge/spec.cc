@@ -9,7 +9,7 @@ namespace {
 engine::NormSpec to_engine(const NormSpec& norm) { return {norm.kind, norm.eps}; }
 
 engine::LinearSpec to_engine(const LinearSpec& linear) {
-  return {linear.bias, to_engine(linear.format)};
+  return {linear.bias, to_engine(linear.format), linear.ordered};
 }
 
 engine::RopeSpec to_engine(const RopeSpec& rope) {

@@ -11,6 +11,7 @@ add_library(inferno_cuda_ops OBJECT
   add_norm/add_norm_cuda.cu
   cuda/cuda_op.cc
   embed/embed_cuda.cu
+  gather_columns/gather_columns_cuda.cu
   glu/glu_cuda.cu
   experts/cuda/experts_cuda.cc
   experts/cuda/experts_decode.cu

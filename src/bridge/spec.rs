@@ -104,12 +104,14 @@ pub mod ffi {
         PreAttentionNorm,
         Qkv,
         QkvBias,
+        QkvOrder,
         QNorm,
         KNorm,
         Sinks,
         OutputGate,
         O,
         OBias,
+        OOrder,
         PostAttentionNorm,
         PreMlpNorm,
         Router,
@@ -117,8 +119,10 @@ pub mod ffi {
         ScoreCorrection,
         GateUp,
         GateUpBias,
+        GateUpOrder,
         Down,
         DownBias,
+        DownOrder,
         SharedGateUp,
         SharedDown,
         SharedGate,
@@ -147,6 +151,8 @@ pub mod ffi {
     struct LinearSpec {
         bias: bool,
         format: WeightFormat,
+        /// Its columns stand in an order of their own, which is loaded with it.
+        ordered: bool,
     }
 
     #[derive(Debug, Clone, PartialEq)]

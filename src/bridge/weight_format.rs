@@ -4,7 +4,7 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-use super::spec::{DecoderSpec, Dtype, LayerSpec, TensorPart, WeightFormat, WeightKind};
+use super::spec::{DecoderSpec, Dtype, LayerSpec, MlpKind, TensorPart, WeightFormat, WeightKind};
 
 impl Dtype {
     /// Little-endian elements as numbers.
@@ -139,6 +139,19 @@ impl DecoderSpec {
             TensorPart::Embedding => Some(self.embedding),
             TensorPart::Head => Some(self.head.format),
             _ => self.layers.get(layer as usize).copied()?.format_mut(part).copied(),
+        }
+    }
+
+    /// Whether that matrix's columns have an order of their own; `None` where they cannot.
+    pub fn ordered_mut(&mut self, part: TensorPart, layer: u32) -> Option<&mut bool> {
+        let LayerSpec { attention, mlp, .. } = self.layers.get_mut(layer as usize)?;
+        let is_dense = mlp.kind == MlpKind::Dense;
+        match part {
+            TensorPart::Qkv => Some(&mut attention.qkv.ordered),
+            TensorPart::O => Some(&mut attention.o.ordered),
+            TensorPart::GateUp if is_dense => Some(&mut mlp.gate_up.ordered),
+            TensorPart::Down if is_dense => Some(&mut mlp.down.ordered),
+            _ => None,
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::bridge::spec::{DecoderSpec, Dtype, TensorPart, WeightFormat};
+use crate::bridge::spec::{DecoderSpec, Dtype, TensorPart};
 
 use super::families::{self, Decoder, Family};
 use super::fault::{CheckpointError, CheckpointFault};
 use super::gguf;
 use super::json_file::JsonFile;
-use super::quantized::{self, QuantizationConfig};
+use super::quantized::{self, HeldCodes, QuantizationConfig};
 
 /// What `config.json` says.
 pub struct ModelConfig {
@@ -75,10 +75,13 @@ impl ModelConfig {
     }
 
     /// Formats by `quantization_config` alone, for weights that are made and not read.
-    pub(super) fn planned_formats(&self) -> BTreeMap<(TensorPart, u32), Option<WeightFormat>> {
+    pub(super) fn planned_formats(
+        &self,
+    ) -> BTreeMap<(TensorPart, u32), Option<HeldCodes<'static>>> {
         let tensors = self.decoder.usual_tensors();
         quantized::common_formats(tensors.iter().map(|tensor| {
-            (tensor, self.quantization.as_ref().and_then(|config| config.format_of(tensor)))
+            let format = self.quantization.as_ref().and_then(|config| config.format_of(tensor));
+            (tensor, format.map(HeldCodes::from))
         }))
     }
 

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::bridge::spec::{Dtype, WeightFormat};
+use crate::bridge::spec::Dtype;
 
 use super::config::ModelConfig;
 use super::families::{Decoder, ExpectedTensor, Root};
 use super::fault::{CheckpointError, CheckpointFault};
 use super::gguf::BlockMatrix;
 use super::mmap::MappedFile;
-use super::quantized::{self, Coded, KvScale, QuantizationConfig, StoredTensor};
+use super::quantized::{self, Coded, HeldCodes, KvScale, QuantizationConfig, StoredTensor};
 use super::shards::{INDEX, find_files};
 use super::tensors::{TensorEntry, read_header};
 use super::{CONFIG, missing_or_io};
@@ -42,11 +42,11 @@ impl FoundTensor {
     }
 
     /// Of what is quantized.
-    pub fn format(&self) -> Option<WeightFormat> {
+    pub fn held(&self) -> Option<HeldCodes<'_>> {
         match &self.stored {
             Stored::Elements { .. } => None,
-            Stored::Codes(coded) => Some(coded.format()).filter(|format| format.is_quantized()),
-            Stored::Blocks(matrix) => Some(matrix.format),
+            Stored::Codes(coded) => coded.held(),
+            Stored::Blocks(matrix) => Some(matrix.format.into()),
         }
     }
 }

@@ -79,17 +79,13 @@ impl<'a> TensorView<'a> {
             Stored::Elements { dtype, .. } => Box::new(expected.parts(*dtype, data).map(Ok)),
             Stored::Blocks(matrix) => Box::new(matrix.part(expected, data).into_iter().map(Ok)),
             Stored::Codes(coded) => {
-                let parts = expected.pieces.iter().enumerate();
-                Box::new(parts.map(move |(index, piece)| {
-                    let rows = coded.rows(&checkpoint.files, index).map_err(|reason| {
-                        let fault = CheckpointFault::Malformed;
-                        let error = CheckpointError::new(fault, &checkpoint.directory, reason);
-                        error.at(&*expected.name)
-                    })?;
-                    let quantized::Rows { format, data, scales, offsets } = rows;
-                    let shape = coded.shape().to_vec();
-                    Ok(LoadedPart { slot: piece.slot, format, shape, data, scales, offsets })
-                }))
+                let malformed = move |reason| {
+                    let fault = CheckpointFault::Malformed;
+                    let error = CheckpointError::new(fault, &checkpoint.directory, reason);
+                    error.at(&*expected.name)
+                };
+                let parts = coded.parts(expected, &checkpoint.files);
+                Box::new(parts.map(move |part| part.map_err(malformed)))
             }
         }
     }
@@ -135,7 +131,7 @@ impl Checkpoint {
         let mut config = ModelConfig::read(&config_path, None)?;
         let vocab_size = config.decoder.spec.vocab_size;
         let generation = GenerationConfig::read(&directory.join(GENERATION_CONFIG), vocab_size)?;
-        let Mapped { files, tensors, kv_scales } = match load_format {
+        let Mapped { files, mut tensors, kv_scales } = match load_format {
             LoadFormat::Dummy => Mapped::default(),
             LoadFormat::Safetensors => map_tensors(directory, &mut config)?,
         };
@@ -146,13 +142,13 @@ impl Checkpoint {
             config = ModelConfig::read(&config_path, Some(dtype))?;
             config.decoder.spec.tied_embeddings = tied_embeddings;
         }
-        let formats = match load_format {
-            LoadFormat::Safetensors => {
-                quantized::common_formats(tensors.iter().map(|t| (&t.expected, t.format())))
+        match load_format {
+            LoadFormat::Safetensors => hold_as_stored(&mut config.decoder.spec, &mut tensors),
+            LoadFormat::Dummy => {
+                let formats = config.planned_formats();
+                quantized::assign(&mut config.decoder.spec, &formats);
             }
-            LoadFormat::Dummy => config.planned_formats(),
-        };
-        quantized::assign(&mut config.decoder.spec, &formats);
+        }
         let (directory, spec) = (directory.to_owned(), config.spec());
         Ok(Self { directory, config, spec, generation, load_format, files, tensors, kv_scales })
     }
@@ -290,6 +286,19 @@ impl Checkpoint {
                 self.tensors.iter().map(|found| found.stored.bytes() as u64).sum()
             }
             LoadFormat::Dummy => tensor_bytes(&self.config.decoder),
+        }
+    }
+}
+
+/// Gives every matrix the format of what fills it.
+fn hold_as_stored(spec: &mut DecoderSpec, tensors: &mut [FoundTensor]) {
+    let held = tensors.iter().map(|tensor| (&tensor.expected, tensor.held()));
+    quantized::assign(spec, &quantized::common_formats(held));
+    for FoundTensor { expected, stored } in tensors {
+        let Stored::Codes(coded) = stored else { continue };
+        let mut matrices = expected.pieces.iter().map(|piece| piece.slot);
+        if !matrices.all(|slot| spec.ordered_mut(slot.part, slot.layer).is_some_and(|is| *is)) {
+            coded.give_up_order();
         }
     }
 }

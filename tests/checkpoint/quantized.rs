@@ -31,19 +31,24 @@ const fn of(kind: WeightKind, group: u32, offsets: bool) -> WeightFormat {
 }
 
 /// Of layer 1's attention output, which every fixture of a Llama quantizes.
-const FORMATS: [(&str, WeightFormat); 12] = [
+const FORMATS: [(&str, WeightFormat); 17] = [
     ("fp8-tensor", of(WeightKind::Fp8, 0, false)),
     ("fp8-channel", of(WeightKind::Fp8, 0, false)),
     // One block is as wide as the matrix.
     ("fp8-block", of(WeightKind::Fp8, 0, false)),
+    ("fp8-block-cut", of(WeightKind::Fp8, 128, false)),
     ("int8-channel", of(WeightKind::Int8, 0, false)),
+    ("int8-zeros", of(WeightKind::Int8, 0, true)),
     ("packed-128", of(WeightKind::Int4, 0, false)),
     ("packed-32-zeros", of(WeightKind::Int4, 32, true)),
+    ("packed-8-bits", of(WeightKind::Int8, 0, false)),
+    ("packed-act-order", of(WeightKind::Int4, 32, false)),
     ("gptq-128", of(WeightKind::Int4, 0, false)),
     ("gptq-64-zeros", of(WeightKind::Int4, 64, true)),
     ("gptq-rows", of(WeightKind::Int4, 0, false)),
     ("gptq-8-bits", of(WeightKind::Int8, 32, false)),
-    ("gptq-act-order", of(WeightKind::F16, 0, false)),
+    ("gptq-v2-zeros", of(WeightKind::Int4, 32, true)),
+    ("gptq-act-order", of(WeightKind::Int4, 32, false)),
     ("awq-64", of(WeightKind::Int4, 64, true)),
 ];
 
@@ -71,6 +76,39 @@ fn a_matrix_whose_tensors_differ_is_one_of_elements() {
     let kept = open("fp8-block");
     assert_eq!(kept.spec().format(TensorPart::Down, 1), Some(Dtype::BF16.into()));
     assert_eq!(kept.spec().format(TensorPart::Down, 0), Some(of(WeightKind::Fp8, 128, false)));
+}
+
+#[test]
+fn columns_out_of_order_keep_their_codes_where_all_of_a_matrix_have_one_order() {
+    let int4 = of(WeightKind::Int4, 32, false);
+    let of_layers = |name| {
+        let checkpoint = Checkpoint::open(&fixture(name), LoadFormat::Safetensors).expect("opens");
+        [0, 1].map(|layer| {
+            let (attention, mlp) =
+                (checkpoint.spec().layers[layer].attention, checkpoint.spec().layers[layer].mlp);
+            [attention.qkv, attention.o, mlp.gate_up, mlp.down]
+                .map(|linear| (linear.ordered, linear.format))
+        })
+    };
+    assert_eq!(of_layers("packed-act-order"), [[(true, int4); 4]; 2]);
+    // In layer 1 every tensor has an order of its own.
+    let elements = (false, Dtype::F16.into());
+    let mixed = [elements, (true, int4), elements, (true, int4)];
+    assert_eq!(of_layers("gptq-act-order"), [[(true, int4); 4], mixed]);
+    assert_eq!(of_layers("gptq-128")[0][1], (false, of(WeightKind::Int4, 0, false)));
+}
+
+#[test]
+fn columns_of_groups_that_are_not_full_become_elements() {
+    let format_with = |groups: [i32; 128]| {
+        let data = groups.into_iter().flat_map(i32::to_le_bytes).collect();
+        let builder = with_beside("gptq-act-order", "g_idx", &[128], data);
+        builder.open().expect("opens").spec().format(TensorPart::O, 1).expect("a matrix")
+    };
+    let mut groups: [i32; 128] = std::array::from_fn(|k| (k * 7 % 128 / 32) as i32);
+    assert_eq!(format_with(groups), of(WeightKind::Int4, 32, false));
+    groups[5] = (groups[5] + 1) % 4;
+    assert_eq!(format_with(groups), Dtype::F16.into());
 }
 
 #[test]
@@ -202,6 +240,8 @@ fn what_would_change_the_meaning_of_fp8_is_refused_and_what_says_nothing_is_not(
     let order = |of: fn(i32) -> i32| (0..128).flat_map(|k| of(k).to_le_bytes()).collect();
     let builder = with_beside("fp8-tensor", "weight_g_idx", &[128], order(|_| 0));
     builder.open().expect("in order");
+    let unset = with_beside("fp8-tensor", "weight_g_idx", &[128], order(|_| -1));
+    unset.open().expect("in order, for none was set");
     let wrong = with_beside("fp8-tensor", "weight_g_idx", &[128], order(|k| -k));
     let item = format!("{o_proj}.weight_g_idx");
     assert_eq!(wrong.fault(Some(&item), "group -1, but there are 1"), CheckpointFault::WrongShape);

@@ -112,8 +112,7 @@ fn checkpoints_in_every_packing_are_described_with_their_formats() {
         let names = formats.iter().filter_map(|format| format[0].as_str());
         let is_quantized =
             |name: &str| ["fp8", "int8", "int4", "mxfp4"].iter().any(|kind| name.starts_with(kind));
-        let has_order = path.ends_with("gptq-act-order"); // which becomes elements
-        assert!(has_order || names.into_iter().any(is_quantized), "{path:?}: {formats:?}");
+        assert!(names.into_iter().any(is_quantized), "{path:?}: {formats:?}");
         seen += 1;
     }
     assert!(seen >= 20, "{seen}");

@@ -9,6 +9,7 @@
 #include "ops/embed/embed.h"
 #include "ops/experts/experts.h"
 #include "ops/experts/route.h"
+#include "ops/gather_columns/gather_columns.h"
 #include "ops/glu/glu.h"
 #include "ops/head_norm/head_norm.h"
 #include "ops/kv_write/kv_write.h"
@@ -78,6 +79,12 @@ void CpuForward::embed() {
 }
 
 void CpuForward::product(const Linear& linear, const float* in, float* out, bool accumulate) const {
+  if (linear.order != nullptr) {
+    const std::uint32_t num_columns = linear.weight.shape.num_columns;
+    ops::gather_columns(op_context(), {in, batch_.num_tokens(), num_columns, linear.order,
+                                       workspace_.gathered});
+    in = workspace_.gathered;
+  }
   ops::linear(op_context(), {in, batch_.num_tokens(), linear.weight, linear.bias, out, accumulate});
 }
 

@@ -58,6 +58,7 @@ std::uint64_t CpuWorkspace::place_all(std::byte* base, const DecoderSpec& spec,
   place(x, tokens * spec.hidden_size);
   place(h, tokens * spec.hidden_size);
   place(branch, has_branches(spec) ? tokens * spec.hidden_size : 0);
+  place(gathered, tokens * most.ordered_columns);
   for (std::size_t i = 0; i < spec.ropes.size(); ++i) {
     place(cos_sin[i], tokens * 2 * spec.ropes[i].inv_freq.size());
     place(query_scale[i], spec.ropes[i].query_beta > 0 ? tokens : 0);

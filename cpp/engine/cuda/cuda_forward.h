@@ -66,6 +66,8 @@ class CudaForward : public Forward {
   // h, and the sums that its norm still waits for.
   ops::cuda::LinearInput normed(const InputFrom& from, const Norm& norm) const;
   ops::cuda::LinearInput plain(const void* h, std::uint32_t num_rows) const;
+  // The same, its columns in the order of the matrix.
+  ops::cuda::LinearInput in_order(const Linear& linear, const ops::cuda::LinearInput& in) const;
   ops::cuda::NextNorm next_norm(const Norm& norm) const;
   // x += scale * after(linear(in)); h = next(x)
   void add_product(const Linear& linear, const void* in, const Join& join);

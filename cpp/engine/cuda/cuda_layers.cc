@@ -4,6 +4,7 @@
 #include "ops/add_norm/add_norm_cuda.h"
 #include "ops/embed/embed_cuda.h"
 #include "ops/experts/cuda/route_cuda.h"
+#include "ops/gather_columns/gather_columns_cuda.h"
 #include "ops/head_norm/head_norm_cuda.h"
 #include "ops/rms_norm/rms_norm_cuda.h"
 #include "ops/rope/rope_kv_cuda.h"
@@ -55,6 +56,19 @@ ops::cuda::NextNorm CudaForward::next_norm(const Norm& norm) const {
   return {norm.weight, norm.eps, workspace_.h, workspace_.square_sums};
 }
 
+ops::cuda::LinearInput CudaForward::in_order(const Linear& linear,
+                                             const ops::cuda::LinearInput& in) const {
+  if (linear.order == nullptr) return in;
+  ops::cuda::gather_columns_cuda(device_.op, {.x = in.h,
+                                              .num_tokens = in.num_tokens,
+                                              .num_columns = linear.weight.shape.num_columns,
+                                              .order = linear.order,
+                                              .out = workspace_.gathered});
+  ops::cuda::LinearInput ordered = in;
+  ordered.h = workspace_.gathered;
+  return ordered;
+}
+
 void CudaForward::embed() {
   ops::cuda::EmbedCudaArgs args{.table = matrix_of(decoder_.weights.embedding),
                                 .token_ids = arrays_.token_ids,
@@ -80,7 +94,7 @@ void CudaForward::embed() {
 void CudaForward::project_qkv(const Layer& layer) {
   const Linear& qkv = layer.weights->qkv;
   const ops::cuda::LinearInput in = normed(layer.attention_input, layer.pre_attention);
-  linear_->store(device_.op, in, matrix_of(qkv.weight), qkv.bias, workspace_.qkv);
+  linear_->store(device_.op, in_order(qkv, in), matrix_of(qkv.weight), qkv.bias, workspace_.qkv);
   if (!layer.attention->output_gate) return;
   linear_->store(device_.op, in, matrix_of(layer.weights->output_gate.weight), nullptr,
                  workspace_.output_gate);
@@ -177,7 +191,7 @@ void CudaForward::attend(const Layer& layer) {
 }
 
 void CudaForward::add_product(const Linear& linear, const void* in, const Join& join) {
-  const ops::cuda::LinearInput input = plain(in, slot_->counts().num_tokens);
+  const ops::cuda::LinearInput input = in_order(linear, plain(in, slot_->counts().num_tokens));
   const ops::cuda::DeviceMatrix weight = matrix_of(linear.weight);
   if (join.is_plain()) {
     linear_->add(device_.op, input, weight, linear.bias,
@@ -207,7 +221,7 @@ void CudaForward::add_attended(const Layer& layer) {
 void CudaForward::gate(const Layer& layer) {
   const Linear& gate_up = layer.weights->gate_up;
   const ops::cuda::LinearInput in = normed(layer.mlp_input, layer.after_attention.next);
-  linear_->gate(device_.op, in, matrix_of(gate_up.weight), gate_up.bias,
+  linear_->gate(device_.op, in_order(gate_up, in), matrix_of(gate_up.weight), gate_up.bias,
                 {layer.mlp->activation, workspace_.gate_up, workspace_.gated});
   if (!layer.mlp->shared.has_gate) return;
   // Down is linear and has no bias, so what it reads may be gated: its output goes into a sum.

@@ -132,6 +132,7 @@ std::uint64_t CudaWorkspace::place_all(std::byte* base, const DecoderSpec& spec,
   place(h, tokens * spec.hidden_size * kElement);
   place(square_sums, tokens * ops::cuda::norm_parts(spec.hidden_size) * sizeof(float));
   place(branch, has_branches(spec) ? tokens * spec.hidden_size * sizeof(float) : 0);
+  place(gathered, tokens * layers.ordered_columns * kElement);
   for (std::size_t i = 0; i < spec.ropes.size(); ++i) {
     const std::uint64_t half = spec.ropes[i].inv_freq.size();
     place(cos_sin[i], tokens * 2 * half * sizeof(float));

@@ -36,6 +36,7 @@ class CudaWorkspace {
   float* x = nullptr;            // [T, hidden_size] the residual stream
   void* h = nullptr;             // [T, hidden_size] elements; what the parts of a layer read
   float* square_sums = nullptr;  // [T, norm_parts(hidden_size)] beside h
+  void* gathered = nullptr;      // [T, K] inputs in the order of a matrix, where one has its own
   float* branch = nullptr;       // [T, hidden_size] what a norm stands before it joins x
   std::array<float*, kMaxRopes> cos_sin{};   // of each rope: [T, 2, rotary_dim / 2]
   std::array<float*, kMaxRopes> inv_freq{};  // of each rope: [rotary_dim / 2]

@@ -42,6 +42,10 @@ void check_format(const std::string& field, const WeightFormat& format) {
   if (format.offsets && !may_have_offsets) refuse(field + ".offsets", "int8 or int4");
 }
 
+void check_no_order(const std::string& field, const LinearSpec& linear) {
+  if (linear.ordered) refuse(field + ".ordered", "columns as the inputs");
+}
+
 void check_norm(const std::string& field, const NormSpec& norm) {
   if (norm.is_there()) check_finite(field + ".eps", norm.eps, 0);
 }
@@ -96,6 +100,9 @@ void check_mlp(const std::string& at, const MlpSpec& mlp) {
     if (shares) refuse(at + "shared", "experts beside it");
     return;
   }
+  check_no_order(at + "gate_up", mlp.gate_up);
+  check_no_order(at + "down", mlp.down);
+  check_no_order(at + "router", mlp.router);
   check_range(at + "num_experts", mlp.num_experts, 1U << 10);
   check_range(at + "experts_per_token", mlp.experts_per_token, std::min(mlp.num_experts, 1U << 6));
   check_finite(at + "routed_scale", mlp.routed_scale, 0);
@@ -121,6 +128,9 @@ void check_layer(const std::string& at, const LayerSpec& layer, const DecoderSpe
 
 LayerMaxima maxima_of(const DecoderSpec& spec) {
   LayerMaxima most;
+  const auto count_order = [&](const LinearSpec& linear, std::uint32_t columns) {
+    if (linear.ordered) most.ordered_columns = std::max(most.ordered_columns, columns);
+  };
   for (const LayerSpec& layer : spec.layers) {
     most.q_size = std::max(most.q_size, layer.attention.q_size());
     most.qkv_size = std::max(most.qkv_size, layer.attention.qkv_size());
@@ -129,6 +139,10 @@ LayerMaxima maxima_of(const DecoderSpec& spec) {
     }
     const MlpSpec& mlp = layer.mlp;
     most.intermediate_size = std::max(most.intermediate_size, mlp.dense_size());
+    count_order(layer.attention.qkv, spec.hidden_size);
+    count_order(layer.attention.o, layer.attention.q_size());
+    count_order(mlp.gate_up, spec.hidden_size);
+    count_order(mlp.down, mlp.intermediate_size);
     if (mlp.kind == MlpKind::Dense) continue;
     most.num_experts = std::max(most.num_experts, mlp.num_experts);
     most.experts_per_token = std::max(most.experts_per_token, mlp.experts_per_token);
@@ -160,6 +174,7 @@ void check_spec(const DecoderSpec& spec) {
   if (spec.activation == ops::Dtype::Fp8) refuse("activation", "f32, f16 or bf16, got fp8");
   check_format("embedding", spec.embedding);
   check_format("head.format", spec.head.format);
+  check_no_order("head", spec.head);
   check_finite("embedding_scale", spec.embedding_scale, 0);
   check_finite("logit_scale", spec.logit_scale, 0);
   check_finite("logit_softcap", spec.logit_softcap, 0);

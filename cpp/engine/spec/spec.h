@@ -37,6 +37,9 @@ struct NormSpec {
 struct LinearSpec {
   bool bias = false;
   WeightFormat format = ops::Dtype::BF16;
+  // The matrix's columns stand in an order of their own, as GPTQ's act-order makes groups of
+  // columns that are no neighbours: with the weights comes which input belongs to each.
+  bool ordered = false;
 };
 
 // The norm of q and k before they are turned: one for each head, or one over all heads of a token.
@@ -149,6 +152,7 @@ struct LayerMaxima {
   std::uint32_t num_experts = 0;        // 0 where no layer has any
   std::uint32_t experts_per_token = 0;
   bool has_shared_gate = false;
+  std::uint32_t ordered_columns = 0;  // of a matrix with an order; 0 where none has one
 };
 LayerMaxima maxima_of(const DecoderSpec& spec);
 

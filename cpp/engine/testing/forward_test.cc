@@ -108,7 +108,8 @@ std::vector<test::Parts> parts() {
   sigmoids.shared.intermediate_size = 52;
   MlpSpec plain_sigmoids = experts;
   plain_sigmoids.router_kind = ops::RouterKind::Sigmoid;
-  return {{.output_gate = true},
+  return {{.ordered = true},
+          {.output_gate = true},
           {.experts = experts},
           {.residual_scale = 0.5F, .experts = gated},
           {.post_norms = true, .experts = gated},
@@ -117,7 +118,7 @@ std::vector<test::Parts> parts() {
           {.experts = plain_sigmoids}};
 }
 
-TEST_CASE("output gates, routers and shared experts agree with the reference") {
+TEST_CASE("orders of columns, output gates, routers and shared experts agree with the reference") {
   for (const test::Parts& each : parts()) {
     const Checkpoint checkpoint(test::small_shape(ops::Dtype::F32), each);
     const auto ids = prompt(21, 1);

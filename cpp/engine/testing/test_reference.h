@@ -24,6 +24,7 @@ using Matrix = std::vector<double>;
 struct Parts {
   bool output_gate = false;
   bool post_norms = false;
+  bool ordered = false;  // columns of the layers' matrices in orders of their own
   float residual_scale = 1;
   // In all layers but the first; kind Dense: in none.
   MlpSpec experts{};
@@ -63,6 +64,10 @@ struct Checkpoint {
       if (parts.post_norms) layer.post_attention = layer.post_mlp = layer.pre_mlp;
       layer.attention.output_gate = parts.output_gate;
       layer.attention.gate = plain.format;
+      for (LinearSpec* linear : {&layer.attention.qkv, &layer.attention.o, &layer.mlp.gate_up,
+                                 &layer.mlp.down}) {
+        linear->ordered = parts.ordered;
+      }
       if (!parts.has_experts(i)) continue;
       layer.mlp = parts.experts;
       layer.mlp.gate_up = layer.mlp.down = layer.mlp.router = plain;
@@ -73,7 +78,8 @@ struct Checkpoint {
   }
 
   void load(Context& context, std::uint32_t model) const {
-    for (const auto& [name, tensor] : tensors) {
+    for (const auto& [name, whole] : tensors) {
+      const Tensor tensor = parts.ordered ? in_order(context, model, whole) : whole;
       std::vector<std::byte> data(tensor.values.size() * ops::dtype_bytes(shape.dtype) + 1);
       // One byte off: tensors in a file have no alignment to rely on.
       for (std::size_t i = 0; i < tensor.values.size(); ++i) {
@@ -85,6 +91,30 @@ struct Checkpoint {
   }
 
  private:
+  // A matrix with its columns in an order, which is set with its first rows.
+  Tensor in_order(Context& context, std::uint32_t model, const Tensor& tensor) const {
+    const TensorPart part = tensor.slot.part;
+    if (part != TensorPart::Qkv && part != TensorPart::O && part != TensorPart::GateUp &&
+        part != TensorPart::Down) {
+      return tensor;
+    }
+    const std::uint64_t columns = tensor.shape[1];
+    std::vector<float> order(columns);
+    std::iota(order.begin(), order.end(), 0.0F);
+    std::shuffle(order.begin(), order.end(), std::mt19937(static_cast<unsigned>(part)));
+    Tensor ordered = tensor;
+    for (std::size_t i = 0; i < tensor.values.size(); ++i) {
+      const auto source = static_cast<std::size_t>(order[i % columns]);
+      ordered.values[i] = tensor.values[i / columns * columns + source];
+    }
+    if (tensor.slot.first_row != 0) return ordered;
+    TensorSlot slot = tensor.slot;
+    slot.part = static_cast<TensorPart>(static_cast<int>(part) + 2);  // behind the bias
+    const std::uint64_t shape[] = {columns};
+    context.set_tensor(model, slot, {ops::Dtype::F32, shape, std::as_bytes(std::span(order))});
+    return ordered;
+  }
+
   struct Spread {
     float centre;
     float deviation;

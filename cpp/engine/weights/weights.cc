@@ -1,6 +1,8 @@
 #include "engine/weights/weights.h"
 
 #include <algorithm>
+#include <bit>
+#include <numeric>
 #include <utility>
 
 #include "engine/base/error.h"
@@ -54,6 +56,36 @@ TensorPart bias_of(TensorPart matrix) {
   }
 }
 
+TensorPart order_of(TensorPart matrix) {
+  switch (matrix) {
+    case TensorPart::Qkv:
+      return TensorPart::QkvOrder;
+    case TensorPart::O:
+      return TensorPart::OOrder;
+    case TensorPart::GateUp:
+      return TensorPart::GateUpOrder;
+    case TensorPart::Down:
+      return TensorPart::DownOrder;
+    default:
+      throw Error(ErrorCode::kOther, std::string(part_name(matrix)) + " has no order");
+  }
+}
+
+// Numbers that name each input once become words in their place.
+void make_order(const std::string& name, std::span<float> values) {
+  std::vector<bool> seen(values.size());
+  for (float& value : values) {
+    const bool exists = value >= 0 && value < static_cast<float>(values.size());
+    const auto column = exists ? static_cast<std::uint32_t>(value) : 0;
+    if (!exists || static_cast<float>(column) != value || seen[column]) {
+      refuse(name, "expected each of " + std::to_string(values.size()) + " columns once, got " +
+                       std::to_string(value));
+    }
+    seen[column] = true;
+    value = std::bit_cast<float>(column);
+  }
+}
+
 // Data, scales and offsets against the shape. `columns`: of a vector 1.
 void check_sizes(const std::string& name, const TensorView& tensor, std::uint32_t columns) {
   const WeightFormat& format = tensor.format;
@@ -79,12 +111,14 @@ const char* part_name(TensorPart part) {
                                            "pre_attention_norm",
                                            "qkv",
                                            "qkv_bias",
+                                           "qkv_order",
                                            "q_norm",
                                            "k_norm",
                                            "sinks",
                                            "output_gate",
                                            "o",
                                            "o_bias",
+                                           "o_order",
                                            "post_attention_norm",
                                            "pre_mlp_norm",
                                            "router",
@@ -92,8 +126,10 @@ const char* part_name(TensorPart part) {
                                            "score_correction",
                                            "gate_up",
                                            "gate_up_bias",
+                                           "gate_up_order",
                                            "down",
                                            "down_bias",
+                                           "down_order",
                                            "shared_gate_up",
                                            "shared_down",
                                            "shared_gate",
@@ -147,6 +183,16 @@ const float* Weights::place_vector(const TensorSlot& slot, std::uint32_t length,
   return reinterpret_cast<const float*>(data);
 }
 
+const std::uint32_t* Weights::place_order(const TensorSlot& slot, std::uint32_t num_columns) {
+  static_assert(sizeof(std::uint32_t) == sizeof(float));
+  std::byte* data = place(std::uint64_t{num_columns} * sizeof(std::uint32_t));
+  add_target(slot, {.is_vector = true,
+                    .is_order = true,
+                    .matrix = {1, num_columns, ops::Dtype::F32},
+                    .data = data});
+  return reinterpret_cast<const std::uint32_t*>(data);
+}
+
 const float* Weights::place_norm(const TensorSlot& slot, NormKind kind) {
   return kind == NormKind::Rms ? place_vector(slot, spec_.hidden_size, 1) : nullptr;
 }
@@ -155,6 +201,9 @@ Linear Weights::place_linear(const TensorSlot& slot, Size size, const LinearSpec
   Linear placed;
   placed.weight = place_matrix(slot, size, linear.format);
   if (linear.bias) placed.bias = place_vector({bias_of(slot.part), slot.layer}, size.num_rows, 0);
+  if (linear.ordered) {
+    placed.order = place_order({order_of(slot.part), slot.layer}, size.num_columns);
+  }
   return placed;
 }
 
@@ -272,6 +321,7 @@ void Weights::set(const TensorSlot& slot, const TensorView& tensor) {
                      std::to_string(slot.first_row) + ", got " + shape_text(tensor.shape));
   }
   const auto count = static_cast<std::uint32_t>(tensor.shape[0]);
+  if (target.is_order && count != target.length()) refuse(name, "a part of an order");
   check_sizes(name, tensor, target.is_vector ? 1 : target.matrix.num_columns);
   for (const Rows& rows : target.set) {
     if (slot.first_row < rows.first + rows.count && rows.first < slot.first_row + count) {
@@ -283,6 +333,7 @@ void Weights::set(const TensorSlot& slot, const TensorView& tensor) {
     for (std::size_t i = 0; i < count; ++i) {
       values[i] = ops::load_element(tensor.data.data(), tensor.format.dtype(), i);
     }
+    if (target.is_order) make_order(name, values);
     device_->write_vector(reinterpret_cast<float*>(target.data) + slot.first_row, values);
   } else {
     const float* offsets = tensor.offsets.empty() ? nullptr : tensor.offsets.data();
@@ -305,6 +356,10 @@ void Weights::fill_random(std::uint64_t seed) {
         std::vector<float> values(target.length());
         normal.fill(stream, 0, std::as_writable_bytes(std::span(values)));
         for (float& value : values) value += target.fill;
+        if (target.is_order) {
+          std::iota(values.begin(), values.end(), 0.0F);
+          make_order("order", values);
+        }
         device_->write_vector(reinterpret_cast<float*>(target.data), values);
       } else {
         const std::uint32_t rows = target.matrix.num_rows;

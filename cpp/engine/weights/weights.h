@@ -23,6 +23,8 @@ namespace inferno::engine {
 struct Linear {
   ops::PackedWeights weight;    // [outputs, inputs]
   const float* bias = nullptr;  // [outputs], or null for none
+  // [inputs] which of them each column is multiplied by, or null where they stand in order.
+  const std::uint32_t* order = nullptr;
 };
 
 // Null where the layer's spec has it not.
@@ -54,12 +56,14 @@ enum class TensorPart : std::uint8_t {
   PreAttentionNorm,
   Qkv,
   QkvBias,
+  QkvOrder,
   QNorm,
   KNorm,
   Sinks,
   OutputGate,
   O,
   OBias,
+  OOrder,
   PostAttentionNorm,
   PreMlpNorm,
   Router,
@@ -67,8 +71,10 @@ enum class TensorPart : std::uint8_t {
   ScoreCorrection,
   GateUp,
   GateUpBias,
+  GateUpOrder,
   Down,
   DownBias,
+  DownOrder,
   SharedGateUp,
   SharedDown,
   SharedGate,
@@ -103,7 +109,7 @@ class Weights {
 
   // Copies one tensor, converting format and layout (ops::pack_rows). Throws other for a slot that
   // the model has not, rows that do not fit, a size that is not the shape's, a format that does not
-  // become the slot's, or what was set before.
+  // become the slot's, what was set before, or an order that is none.
   void set(const TensorSlot& slot, const TensorView& tensor);
 
   // Everything at once, normal with the deviation of trained models (0.02): matrices, biases and
@@ -128,6 +134,7 @@ class Weights {
   // What a part's tensors fill together.
   struct Target {
     bool is_vector = false;
+    bool is_order = false;      // a vector, each of its columns once
     ops::WeightShape matrix{};  // of a vector: [1, its length]
     std::byte* data = nullptr;
     float fill = 0;  // what a vector is around, when weights are random
@@ -150,6 +157,7 @@ class Weights {
   void place_mlp(std::uint32_t layer, const MlpSpec& mlp, LayerWeights& weights);
   ops::PackedWeights place_matrix(const TensorSlot& slot, Size size, WeightFormat format);
   const float* place_vector(const TensorSlot& slot, std::uint32_t length, float fill);
+  const std::uint32_t* place_order(const TensorSlot& slot, std::uint32_t num_columns);
   const float* place_norm(const TensorSlot& slot, NormKind kind);
   Linear place_linear(const TensorSlot& slot, Size size, const LinearSpec& linear);
   ops::ExpertMatrix place_experts(const TensorSlot& slot, Size size, const MlpSpec& mlp);

@@ -76,6 +76,38 @@ TEST_CASE("parts of a fused matrix and bias find their rows, in any order") {
   CHECK(qkv.bias[119] == 323);
 }
 
+TEST_CASE("an order of columns comes as a whole, and names each of them once") {
+  Fixture f;
+  DecoderSpec spec = test::small_spec(ops::Dtype::F32);
+  spec.layers[2].attention.o.ordered = true;
+  Weights weights(f.device, spec);
+  CHECK(weights.layers[1].o.order == nullptr);
+  const auto set = [&](std::vector<float> order) {
+    const std::uint64_t shape[] = {order.size()};
+    weights.set({TensorPart::OOrder, 2}, {ops::Dtype::F32, shape, std::as_bytes(std::span(order))});
+  };
+  std::vector<float> order(72);
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<float>(71 - i);
+  const auto with = [&](std::size_t at, float value) {
+    std::vector<float> changed = order;
+    changed[at] = value;
+    return changed;
+  };
+  for (const float wrong : {72.0F, -1.0F, 0.5F, 3.0F, std::nanf("")}) {
+    CHECK(error_of([&] {
+            set(with(0, wrong));
+          }).starts_with("other: layers[2].o_order: expected each"));
+  }
+  CHECK(error_of([&] {
+          set({order.begin(), order.begin() + 8});
+        }) == "other: layers[2].o_order: a part of an order");
+  set(order);
+  CHECK(weights.layers[2].o.order[0] == 71);
+  CHECK(weights.layers[2].o.order[71] == 0);
+  weights.fill_random(1);
+  CHECK(weights.layers[2].o.order[71] == 71);
+}
+
 TEST_CASE("experts lie one after the other, each with its rows and its bias") {
   Fixture f;
   DecoderSpec spec = test::small_spec(ops::Dtype::F32);

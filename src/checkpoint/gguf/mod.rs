@@ -12,9 +12,9 @@ use super::fault::{CheckpointError, CheckpointFault};
 use super::found::{FoundTensor, Stored};
 use super::json_file::JsonFile;
 use super::mmap::MappedFile;
-use super::quantized::{self, StoredTensor};
+use super::quantized::StoredTensor;
 use super::tensors::TensorEntry;
-use super::{Checkpoint, GenerationConfig, LoadFormat, missing_or_io};
+use super::{Checkpoint, GenerationConfig, LoadFormat, hold_as_stored, missing_or_io};
 use crate::bridge::spec::{TensorPart, WeightFormat, WeightKind};
 
 mod config;
@@ -48,9 +48,8 @@ impl Checkpoint {
             return Err(CheckpointError::new(CheckpointFault::Unsupported, path, reason));
         }
         let file = MappedFile::open(path).map_err(|error| missing_or_io(path, &error))?;
-        let (mut config, tensors) = read_model(path, file.bytes())?;
-        let formats = tensors.iter().map(|tensor| (&tensor.expected, tensor.format()));
-        quantized::assign(&mut config.decoder.spec, &quantized::common_formats(formats));
+        let (mut config, mut tensors) = read_model(path, file.bytes())?;
+        hold_as_stored(&mut config.decoder.spec, &mut tensors);
         Ok(Self {
             directory: path.to_owned(),
             spec: config.spec(),

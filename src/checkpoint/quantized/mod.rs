@@ -26,13 +26,15 @@ mod config;
 mod experts;
 mod formats;
 mod kv;
+mod order;
 mod unpack;
 mod words;
 
 pub use at_load::Quantization;
 pub(super) use config::QuantizationConfig;
-pub(super) use formats::{assign, common_formats};
+pub(super) use formats::{HeldCodes, assign, common_formats};
 pub(super) use kv::{KvScale, kv_scales};
+use order::ColumnOrder;
 
 /// A tensor in its file.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,8 +72,7 @@ pub(super) struct Coded {
     codes: StoredTensor,
     scales: StoredTensor,
     zeros: Option<StoredTensor>,
-    /// Of GPTQ with `desc_act`: each column's group, where these are not in order.
-    order: Option<StoredTensor>,
+    order: Option<ColumnOrder>,
     /// As the engine is handed it.
     format: WeightFormat,
     /// Rows and columns of one matrix.
@@ -89,9 +90,9 @@ pub(super) struct Rows<'a> {
 }
 
 impl Coded {
-    /// What the matrix is on a device, if everything beside it in one product is the same.
-    pub fn format(&self) -> WeightFormat {
-        self.format
+    /// What the matrix is on a device, if everything beside it in one product is the same; `None`: elements.
+    pub fn held(&self) -> Option<HeldCodes<'_>> {
+        (!self.becomes_elements()).then(|| HeldCodes { format: self.format, order: self.order() })
     }
 
     /// Rows and columns of one matrix.
@@ -104,7 +105,8 @@ impl Coded {
     }
 
     pub fn bytes(&self) -> usize {
-        let beside = [Some(&self.scales), self.zeros.as_ref(), self.order.as_ref()];
+        let order = self.order.as_ref().map(ColumnOrder::tensor);
+        let beside = [Some(&self.scales), self.zeros.as_ref(), order];
         let bytes = |place: &StoredTensor| place.entry.bytes();
         bytes(&self.codes) + beside.into_iter().flatten().map(bytes).sum::<usize>()
     }

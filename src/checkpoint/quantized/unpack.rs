@@ -2,45 +2,41 @@
 
 use std::borrow::Cow;
 
-use crate::bridge::spec::{Dtype, WeightFormat, WeightKind};
+use crate::bridge::spec::{Dtype, TensorSlot, WeightFormat, WeightKind};
 
+use super::super::families::{ExpectedTensor, LoadedPart};
 use super::super::mmap::MappedFile;
-use super::words::{awq_index, awq_rows, code_at, transposed, words_plus_one};
-use super::{Coded, Packing, Rows, StoredTensor};
+use super::order::order_of;
+use super::words::{
+    awq_index, awq_rows, code_at, lines_in_order, rows_in_order, transposed, words_plus_one,
+};
+use super::{Coded, Packing, Rows};
 
 impl Coded {
-    /// Keeps which group each column is of, if they are not in order. The engine has no such columns, so the matrix becomes elements.
-    pub(super) fn keep_order(
-        &mut self,
-        order: StoredTensor,
-        files: &[MappedFile],
-    ) -> Result<(), String> {
-        let (_, columns) = self.size;
-        let groups = columns.div_ceil(self.block.1);
-        let of_columns = order.data(files).map(group_of_columns).unwrap_or_default();
-        if order.entry.dtype_name != "I32" || of_columns.len() != columns {
-            return Err(format!("expected I32 of [{columns}], got {:?}", order.entry.shape));
-        }
-        if let Some(group) = of_columns.iter().find(|group| **group >= groups) {
-            // As it stands in the file, of 32 bits with a sign.
-            return Err(format!("group {}, but there are {groups}", *group as i32));
-        }
-        let in_order = of_columns.iter().enumerate().all(|(k, group)| *group == k / self.block.1);
-        if !in_order && self.format.kind == WeightKind::Fp8 {
-            return Err("columns out of order beside fp8; expected them in order".to_owned());
-        }
-        if !in_order {
-            self.format = Dtype::F32.into();
-            self.order = Some(order);
-        }
-        Ok(())
+    /// What the tensor fills: rows of a matrix, of experts one of each; with a matrix's first rows comes its order.
+    pub fn parts<'a>(
+        &'a self,
+        expected: &'a ExpectedTensor,
+        files: &'a [MappedFile],
+    ) -> impl Iterator<Item = Result<LoadedPart<'a>, String>> + 'a {
+        let orders = expected.pieces.iter().filter_map(|piece| {
+            let (order, part) = (self.order()?, order_of(piece.slot.part)?);
+            let slot = TensorSlot { part, ..piece.slot };
+            (slot.first_row == 0).then(|| Ok(LoadedPart::of_order(slot, order)))
+        });
+        let rows = expected.pieces.iter().enumerate().map(|(index, piece)| {
+            let Rows { format, data, scales, offsets } = self.rows(files, index)?;
+            let shape = self.shape().to_vec();
+            Ok(LoadedPart { slot: piece.slot, format, shape, data, scales, offsets })
+        });
+        orders.chain(rows)
     }
 
     /// The matrix, or of experts the one at `index`.
     ///
     /// # Errors
     /// What of the values contradicts the configuration.
-    pub fn rows<'a>(&self, files: &'a [MappedFile], index: usize) -> Result<Rows<'a>, String> {
+    fn rows<'a>(&self, files: &'a [MappedFile], index: usize) -> Result<Rows<'a>, String> {
         let codes = self.codes.data(files).unwrap_or_default();
         let scales = self.scales.data(files).unwrap_or_default();
         let zeros = self.zeros.as_ref().and_then(|zeros| zeros.data(files));
@@ -55,9 +51,8 @@ impl Coded {
             None => Vec::new(),
         };
         let data = self.code_rows(codes);
-        let order = self.order.as_ref().and_then(|order| order.data(files));
-        if let Some(order) = order {
-            let values = self.dequantized(&data, (&scales, &offsets), &group_of_columns(order));
+        if let Some(order) = self.order.as_ref().filter(|_| self.becomes_elements()) {
+            let values = self.dequantized(&data, (&scales, &offsets), &order.groups(files));
             return Ok(Rows {
                 format: Dtype::F32.into(),
                 data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
@@ -75,7 +70,8 @@ impl Coded {
         let data: Cow<'_, [u8]> = match self.packing {
             Packing::Gptq { .. } => {
                 let words = (columns * self.bits as usize).div_ceil(32);
-                transposed(codes, (rows, words)).into()
+                let ordered = self.order().map(|order| lines_in_order(codes, self.bits, order));
+                transposed(ordered.as_deref().unwrap_or(codes), (rows, words)).into()
             }
             Packing::Awq => awq_rows(codes, self.size).into(),
             _ => codes.into(),
@@ -87,10 +83,14 @@ impl Coded {
         };
         let row_bytes = (columns * self.bits as usize).div_ceil(8);
         let stored = data.len() / rows.max(1);
-        if stored == row_bytes {
-            return data;
+        let data = match stored == row_bytes {
+            true => data,
+            false => data.chunks(stored).flat_map(|row| &row[..row_bytes]).copied().collect(),
+        };
+        match (self.packing, self.order()) {
+            (Packing::Gptq { .. }, _) | (_, None) => data,
+            (_, Some(order)) => rows_in_order(&data, self.bits, order).into(),
         }
-        data.chunks(stored).flat_map(|row| &row[..row_bytes]).copied().collect()
     }
 
     /// Scales as they are in the file, but those of a row side by side.
@@ -147,7 +147,7 @@ impl Coded {
             }
         };
         let zero_points = (0..rows * groups).map(|i| zero_of(i / groups, i % groups));
-        if self.format.offsets || self.order.is_some() {
+        if self.format.offsets || self.becomes_elements() {
             return Ok(zero_points.zip(scales).map(|(zero, scale)| zero * scale).collect());
         }
         match zero_points.into_iter().find(|zero| *zero != 0.0) {
@@ -218,8 +218,4 @@ fn finite(scales: &[f32]) -> Result<(), String> {
         None => Ok(()),
         Some(scale) => Err(format!("a scale is {scale}; expected finite numbers")),
     }
-}
-
-fn group_of_columns(data: &[u8]) -> Vec<usize> {
-    data.as_chunks().0.iter().map(|group| i32::from_le_bytes(*group) as usize).collect()
 }

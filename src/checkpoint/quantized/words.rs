@@ -19,6 +19,41 @@ pub(super) fn transposed(words: &[u8], (rows, columns): (usize, usize)) -> Vec<u
     out.into_flattened()
 }
 
+/// GPTQ: `[K / n, N]` words of `n` columns, with column `order[k]` at place k. A line of words at a time, which all rows share.
+pub(super) fn lines_in_order(words: &[u8], bits: u32, order: &[u32]) -> Vec<u8> {
+    let in_word = 32 / bits as usize;
+    let mask = (1_u32 << bits) - 1;
+    let words = words.as_chunks::<4>().0;
+    let width = words.len() / order.len().div_ceil(in_word);
+    let mut out = vec![[0_u8; 4]; words.len()];
+    for (line, columns) in out.chunks_mut(width.max(1)).zip(order.chunks(in_word)) {
+        for (place, column) in columns.iter().enumerate() {
+            let (at, shift) = (*column as usize / in_word, *column % in_word as u32 * bits);
+            let to_shift = place as u32 * bits;
+            for (to, word) in line.iter_mut().zip(&words[at * width..][..width]) {
+                let code = u32::from_le_bytes(*word) >> shift & mask;
+                *to = (u32::from_le_bytes(*to) | code << to_shift).to_le_bytes();
+            }
+        }
+    }
+    out.into_flattened()
+}
+
+/// Rows of codes, each with its column `order[k]` at place k.
+pub(super) fn rows_in_order(codes: &[u8], bits: u32, order: &[u32]) -> Vec<u8> {
+    let row_bytes = (order.len() * bits as usize).div_ceil(8);
+    let in_byte = 8 / bits as usize;
+    let mut out = Vec::with_capacity(codes.len());
+    for row in codes.chunks_exact(row_bytes) {
+        for columns in order.chunks(in_byte) {
+            let code = |column: &u32| code_at(row, bits, *column as usize);
+            let high = columns.get(1).map_or(0, |column| code(column) << 4);
+            out.push(code(&columns[0]) | high);
+        }
+    }
+    out
+}
+
 /// AWQ: `[K, N / 8]` words as rows of four bits.
 pub(super) fn awq_rows(words: &[u8], (rows, columns): (usize, usize)) -> Vec<u8> {
     let (in_row, row_bytes) = (rows.div_ceil(8), columns.div_ceil(2));
@@ -63,6 +98,32 @@ pub(super) fn words_plus_one(words: &[u8], bits: u32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_come_in_order_whichever_way_they_are_packed() {
+        let (rows, columns) = (3, 16);
+        for bits in [4, 8] {
+            let mask = (1_u32 << bits) - 1;
+            let code = |row: u32, column: u32| (row * 91 + column * 37 + 5) & mask;
+            let order: Vec<u32> = (0..columns).map(|k| (k * 7 + 3) % columns).collect();
+            let in_word = 32 / bits;
+            let packed = |of: &dyn Fn(u32) -> u32| -> Vec<u8> {
+                let word = |row, at| {
+                    let codes = (0..in_word).map(|i| code(row, of(at * in_word + i)) << (i * bits));
+                    codes.sum::<u32>().to_le_bytes()
+                };
+                let words = columns / in_word;
+                (0..rows).flat_map(|row| (0..words).flat_map(move |at| word(row, at))).collect()
+            };
+            let (stored, expected) = (packed(&|k| k), packed(&|k| order[k as usize]));
+            assert_eq!(rows_in_order(&stored, bits, &order), expected);
+            // [rows, words] as [words, rows], which is what GPTQ has.
+            let words = (columns / in_word) as usize;
+            let lines = transposed(&stored, (words, rows as usize));
+            let ordered = lines_in_order(&lines, bits, &order);
+            assert_eq!(transposed(&ordered, (rows as usize, words)), expected);
+        }
+    }
 
     #[test]
     fn zero_points_of_gptqs_first_format_come_back_whatever_they_are() {

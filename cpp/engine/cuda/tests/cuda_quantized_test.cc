@@ -112,6 +112,23 @@ TEST_CASE("GPU: a quantized model computes what it does on the CPU") {
   }
 }
 
+TEST_CASE("GPU: columns in an order of their own are multiplied by their inputs") {
+  for (const WeightFormat& format : {WeightFormat(ops::WeightKind::Int4, 32),
+                                     WeightFormat(ops::Dtype::BF16)}) {
+    const Checkpoint checkpoint(shape_in(format), {.ordered = true});
+    Loaded cpu(checkpoint, device(BackendKind::Cpu));
+    Loaded gpu(checkpoint, device(BackendKind::Cuda));
+    for (const std::uint32_t length : {9U, 33U, 80U, 240U}) {
+      CAPTURE(length);
+      const Query query{.token_ids = prompt(length, 1), .blocks = test::blocks_from(3, 16)};
+      check_near(gpu.run({query}), cpu.run({query}), kIntegerTolerance);
+      const Query next{
+          .token_ids = {5}, .first_position = length, .blocks = test::blocks_from(3, 16)};
+      check_near(gpu.run({next}), cpu.run({next}), kIntegerTolerance);
+    }
+  }
+}
+
 TEST_CASE("GPU: a quantized model's rows have the same bits alone and in a batch, if asked") {
   const Checkpoint checkpoint(shape_in({ops::WeightKind::Int4, 128}));
   Loaded gpu(checkpoint, device(BackendKind::Cuda, true));

@@ -104,7 +104,7 @@ impl Sizes {
     }
 
     pub fn linear(&self, bias: bool) -> LinearSpec {
-        LinearSpec { bias, format: self.dtype.into() }
+        LinearSpec { bias, format: self.dtype.into(), ordered: false }
     }
 
     /// Full attention without biases, by the first rope.

@@ -59,6 +59,13 @@ impl<'a> LoadedPart<'a> {
         Self { slot, format: dtype.into(), shape, data, scales, offsets }
     }
 
+    /// Which input belongs to each column of a matrix: whole numbers.
+    pub(in super::super::super) fn of_order(slot: TensorSlot, order: &[u32]) -> Self {
+        let data: Vec<u8> =
+            order.iter().flat_map(|column| (*column as f32).to_le_bytes()).collect();
+        Self::of_elements(slot, Dtype::F32, vec![order.len() as u64], data.into())
+    }
+
     /// As the engine takes it.
     pub fn rows(&self) -> TensorRows<'_> {
         TensorRows {
