@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use inferno_node::checkpoint::{Checkpoint, LoadFormat};
 use serde_json::Value;
 
 use super::{BATCHES, DECODED, Figures, PREFILLS, PROMPT, STEP_TOKENS};
@@ -22,6 +23,15 @@ impl LlamaCpp {
         let folder = String::from_utf8(output.stdout).expect("a path");
         let folder = folder.trim();
         (!folder.is_empty()).then(|| Self { folder: folder.into() })
+    }
+
+    /// The file of this type, for our engine.
+    pub fn open(&self, file_type: &str) -> Checkpoint {
+        Checkpoint::open(&self.file(file_type), LoadFormat::Safetensors).expect("a good file")
+    }
+
+    fn file(&self, file_type: &str) -> PathBuf {
+        self.folder.with_file_name(format!("{file_type}.gguf"))
     }
 
     /// Every figure once, of the file of this type.
@@ -53,7 +63,7 @@ impl LlamaCpp {
             .fold(BATCHES.into_iter().fold(0, u32::max) * (PROMPT + DECODED), u32::max);
         let output = Command::new(self.folder.join("bin/llama-batched-bench"))
             .arg("--model")
-            .arg(self.folder.with_file_name(format!("{file_type}.gguf")))
+            .arg(self.file(file_type))
             .args([
                 "--ctx-size",
                 &(longest + 64).to_string(),

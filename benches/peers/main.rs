@@ -3,8 +3,9 @@
 //! measures of the same run: of its memory's read bandwidth at batch 1, else of the rate at which its cores multiply.
 //!
 //! `cargo bench --bench peers`; needs 8 GB of memory. `benches/peers/llama-cpp` builds the other side; where it cannot be had, the table
-//! has ours alone. From the environment: BENCH_ISA (`avx2`, `avx_vnni`, `avx512_bf16`), another instruction set than the best, for both
-//! sides; BENCH_FORMATS, some of `bf16,int8,int4`.
+//! has ours alone, of what needs no file. From the environment: BENCH_ISA (`avx2`, `avx_vnni`, `avx512_bf16`), another instruction set than the best, for both
+//! sides; BENCH_FORMATS, some of `bf16,int8,int4,q8_0,q4_0`. In bf16, q8_0 and q4_0 both run the same file; in int8 and int4 ours is in the
+//! formats that `quantization` makes, with larger groups.
 
 #[path = "../support/spec.rs"]
 mod spec;
@@ -13,10 +14,12 @@ mod step;
 
 mod llama_cpp;
 
+use std::pin::Pin;
 use std::time::Instant;
 
-use inferno_node::bridge::ffi::{self, Factors, Isa};
+use inferno_node::bridge::ffi::{self, Context, Factors, Isa};
 use inferno_node::bridge::spec::{DecoderSpec, WeightFormat, WeightKind};
+use inferno_node::checkpoint::Checkpoint;
 use llama_cpp::LlamaCpp;
 use spec::llama_1b::{self, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY};
 use step::{FED, Runner, STEP_TOKENS, limits, median, num_threads, read_bandwidth};
@@ -29,15 +32,25 @@ const DECODED: u32 = 16;
 /// Each side measures everything this often, by turns; the medians count.
 const ROUNDS: usize = 3;
 
-/// What is compared: our format and llama.cpp's.
+/// What is compared: our format and llama.cpp's file of this type.
 struct Format {
     name: &'static str,
     theirs: &'static str,
-    layers: WeightFormat,
     /// What the products are of.
     factors: Factors,
-    /// Of the embedding, which is the head as well.
-    head: WeightFormat,
+    ours: Ours,
+}
+
+/// What our engine runs.
+enum Ours {
+    /// The same file.
+    File,
+    /// Random weights in these formats, as `quantization` makes them at load.
+    Made {
+        layers: WeightFormat,
+        /// Of the embedding, which is the head as well.
+        head: WeightFormat,
+    },
 }
 
 const fn format(kind: WeightKind, group: u32) -> WeightFormat {
@@ -45,47 +58,67 @@ const fn format(kind: WeightKind, group: u32) -> WeightFormat {
 }
 
 /// Q4_0 files have the head in Q6_K.
-const FORMATS: [Format; 3] = [
-    Format {
-        name: "bf16",
-        theirs: "bf16",
-        layers: format(WeightKind::BF16, 0),
-        factors: Factors::Bf16,
-        head: format(WeightKind::BF16, 0),
-    },
+const FORMATS: [Format; 5] = [
+    Format { name: "bf16", theirs: "bf16", factors: Factors::Bf16, ours: Ours::File },
     Format {
         name: "int8",
         theirs: "q8_0",
-        layers: format(WeightKind::Int8, 0),
         factors: Factors::Bytes,
-        head: format(WeightKind::Int8, 0),
+        ours: Ours::Made { layers: format(WeightKind::Int8, 0), head: format(WeightKind::Int8, 0) },
     },
     Format {
         name: "int4",
         theirs: "q4_0",
-        layers: format(WeightKind::Int4, 128),
         factors: Factors::Bytes,
-        head: format(WeightKind::Int8, 0),
+        ours: Ours::Made {
+            layers: format(WeightKind::Int4, 128),
+            head: format(WeightKind::Int8, 0),
+        },
     },
+    Format { name: "q8_0", theirs: "q8_0", factors: Factors::Bytes, ours: Ours::File },
+    Format { name: "q4_0", theirs: "q4_0", factors: Factors::Bytes, ours: Ours::File },
 ];
 
 /// Tokens per second, in the order of [`BATCHES`] and then [`PREFILLS`].
 type Figures = [f64; BATCHES.len() + PREFILLS.len()];
 
 impl Format {
-    fn spec(&self) -> DecoderSpec {
-        let mut spec = llama_1b::spec();
-        spec.for_each_format(|format| *format = self.layers);
-        spec.embedding = self.head;
-        spec.head.format = self.head;
-        spec
-    }
-
-    fn runner(&self, isa: Isa, num_threads: u32) -> Runner {
-        let spec = self.spec();
+    /// None where the file is not there.
+    fn runner(&self, isa: Isa, num_threads: u32, llama_cpp: Option<&LlamaCpp>) -> Option<Runner> {
         let most = *BATCHES.last().expect("batches");
         let longest = PREFILLS.into_iter().fold(PROMPT + DECODED, u32::max);
-        Runner::new(&spec, &limits(&spec, most, longest), isa, num_threads)
+        match self.ours {
+            Ours::Made { layers, head } => {
+                let spec = made(layers, head);
+                Some(Runner::new(&spec, &limits(&spec, most, longest), isa, num_threads))
+            }
+            Ours::File => {
+                let checkpoint = llama_cpp?.open(self.theirs);
+                let spec = checkpoint.decoder().spec_for(longest);
+                let limits = limits(&spec, most, longest);
+                Some(Runner::filled(&spec, &limits, (isa, num_threads), |context, model| {
+                    load(&checkpoint, context, model);
+                }))
+            }
+        }
+    }
+}
+
+fn made(layers: WeightFormat, head: WeightFormat) -> DecoderSpec {
+    let mut spec = llama_1b::spec();
+    spec.for_each_format(|format| *format = layers);
+    spec.embedding = head;
+    spec.head.format = head;
+    spec
+}
+
+/// Every tensor of a file into a model.
+fn load(checkpoint: &Checkpoint, mut context: Pin<&mut Context>, model: u32) {
+    for tensor in checkpoint.tensors() {
+        for part in tensor.parts() {
+            let part = part.expect("a file of llama.cpp's");
+            context.as_mut().set_tensor(model, &part.slot, &part.rows()).expect("a good tensor");
+        }
     }
 }
 
@@ -173,9 +206,9 @@ fn products_of_token(with_head: bool) -> u32 {
 fn compare(format: &Format, llama_cpp: Option<&LlamaCpp>, isa: Isa) {
     let num_threads = num_threads();
     let start = Instant::now();
-    let mut runner = format.runner(isa, num_threads);
+    let Some(mut runner) = format.runner(isa, num_threads, llama_cpp) else { return };
     eprintln!(
-        "{}: {:?}, filled in {:.1} s",
+        "{}: {:?}, loaded in {:.1} s",
         format.name,
         runner.isa(),
         start.elapsed().as_secs_f64()

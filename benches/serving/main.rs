@@ -8,7 +8,7 @@
 //!
 //! From the environment: BENCH_NODE, another build of the binary; BENCH_DEVICES, the devices of the second part instead of `cuda:0`
 //! (comma-separated), and BENCH_SIM_COSTS, the cost model of `sim` devices among them; BENCH_MODELS, the folder of its shapes;
-//! BENCH_ONLY, the one row to measure (`llama-2-7b int4`), or `durable`, or `cpu` (`cpu.rs`), and nothing else; BENCH_READ_TBPS, what
+//! BENCH_ONLY, the one row to measure (`llama-2-7b int4`), or `durable`, or `cpu` (`cpu.rs`), or `start` (`start.rs`), and nothing else; BENCH_READ_TBPS, what
 //! `ceilings_bench` says of reads, for the floor; BENCH_VLLM_RS, vLLM's load generator (`scripts/vllm-rs`), for a row of HTTP by a
 //! client that is not ours.
 
@@ -25,6 +25,7 @@ mod peers;
 mod shapes;
 #[path = "../support/spec.rs"]
 mod spec;
+mod start;
 #[path = "../support/step.rs"]
 mod step;
 mod vllm;
@@ -60,6 +61,7 @@ fn main() {
     }
     match std::env::var("BENCH_ONLY").as_deref() {
         Ok("cpu") => cpu::measure(),
+        Ok("start") => start::measure(),
         Ok("durable") => measure_durable(),
         Ok(row) => gpu::run(Some(row)),
         Err(_) => {

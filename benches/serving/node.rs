@@ -50,6 +50,17 @@ impl Node {
         node
     }
 
+    /// The program, of whose settings the environment has none. Another build can be held against this one.
+    pub fn command() -> Command {
+        let program = std::env::var_os("BENCH_NODE")
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_inferno-node").into());
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("INFERNO_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
     fn start_at(bus: &str, model: &str, sections: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = format!(
@@ -62,13 +73,7 @@ impl Node {
         std::fs::write(&file, config).expect("writes");
         let open = |name: &str| std::fs::File::create(dir.path().join(name)).expect("a file");
         let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
-        // Another build of the same program can be held against this one.
-        let program = std::env::var_os("BENCH_NODE")
-            .unwrap_or_else(|| env!("CARGO_BIN_EXE_inferno-node").into());
-        let mut command = Command::new(program);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("INFERNO_")) {
-            command.env_remove(name);
-        }
+        let mut command = Self::command();
         let begin = Instant::now();
         let child = command
             .args(["serve", "--config"])
@@ -142,6 +147,15 @@ impl Node {
     /// From the start of the process to its ready line.
     pub fn ready_after(&self) -> Duration {
         self.ready_after
+    }
+
+    /// The most bytes that its process held in memory so far, with those of mapped files.
+    pub fn most_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("Linux, and it lives");
+        let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = most.and_then(|most| most.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        1024 * kib.expect("a number of kB")
     }
 
     /// Processor seconds so far of node, nats-server and this process.

@@ -1,4 +1,6 @@
-//! A device with one random model, and steps on it, for benchmarks of the engine.
+//! A device with one model, and steps on it, for benchmarks of the engine.
+
+use std::pin::Pin;
 
 use cxx::UniquePtr;
 use inferno_node::bridge::ffi::{
@@ -50,7 +52,7 @@ pub fn limits(spec: &DecoderSpec, max_batch_size: u32, max_seq_len: u32) -> Mode
     ModelLimits { kv_bytes: need.kv_bytes_per_block * blocks, ..limits }
 }
 
-/// A device with one random model.
+/// A device with one model.
 pub struct Runner {
     context: UniquePtr<Context>,
     /// What the model took.
@@ -62,15 +64,27 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Seat s has the blocks from s * ceil(max_seq_len / block_size) on; `kv_bytes` must hold them.
+    /// A random model. Seat s has the blocks from s * ceil(max_seq_len / block_size) on; `kv_bytes` must hold them.
     pub fn new(spec: &DecoderSpec, limits: &ModelLimits, isa: Isa, num_threads: u32) -> Self {
+        Self::filled(spec, limits, (isa, num_threads), |context, model| {
+            context.fill_random(model, 1).expect("an empty model");
+        })
+    }
+
+    /// The same with what `fill` gives the model of this number.
+    pub fn filled(
+        spec: &DecoderSpec,
+        limits: &ModelLimits,
+        (isa, num_threads): (Isa, u32),
+        fill: impl FnOnce(Pin<&mut Context>, u32),
+    ) -> Self {
         let need = ffi::required_bytes(&DeviceOptions::cpu(num_threads, isa, 0), spec, limits)
             .expect("a good spec");
         let pool_bytes = need.weight_bytes + need.workspace_bytes + limits.kv_bytes;
         let options = DeviceOptions::cpu(num_threads, isa, pool_bytes);
         let mut context = ffi::new_context(&options).expect("memory for the pool");
         let plan = context.pin_mut().add_model(spec, limits).expect("memory for the model");
-        context.pin_mut().fill_random(plan.model, 1).expect("an empty model");
+        fill(context.pin_mut(), plan.model);
         context.pin_mut().finish_model(plan.model).expect("all weights");
         let mut runner = Self {
             context,

@@ -68,9 +68,13 @@ pub fn devices() -> Vec<Device> {
 
 /// Those that run a checkpoint: of its formats a GPU refuses some, by name.
 pub fn devices_for(name: &str) -> Vec<Device> {
-    let checkpoint = checkpoint(name);
+    devices_running(name, &checkpoint(name))
+}
+
+/// The same of a checkpoint that may be held in other formats than its files have.
+pub fn devices_running(name: &str, checkpoint: &Checkpoint) -> Vec<Device> {
     let runs = |device: &Device| {
-        let (options, spec) = (device.options(2, 0), device.spec(&checkpoint));
+        let (options, spec) = (device.options(2, 0), device.spec(checkpoint));
         let Err(error) = ffi::required_bytes(&options, &spec, &limits()) else { return true };
         let is_named = error.to_string().contains("a GPU expects");
         assert!(is_named && matches!(device, Device::Gpu { .. }), "{name} {device:?}: {error}");

@@ -14,6 +14,7 @@ mod kv;
 mod logprobs;
 mod packings;
 mod perplexity;
+mod quantized_families;
 mod scores;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,89 @@
+//! Goal: what `quantization` makes at load goes with every family. Method: each family's checkpoint in each format; logits near those of
+//! `transformers`, as near as so few bits let random weights be, the same within rounding on every device, and with the same bits alone
+//! and in a batch.
+
+use inferno_node::bridge::ffi::Isa;
+use inferno_node::checkpoint::{Checkpoint, Quantization};
+
+use super::facts::bits;
+use super::harness::{
+    Device, Engine, Query, blocks, checkpoint, devices_running, fixture, golden, ids,
+    largest_difference, query,
+};
+
+/// How far logits may be, whose spread is about 4: measured, with room.
+struct Bounds {
+    /// From `transformers` with weights in float32: what the format costs weights that are random, with nothing to even an error out.
+    from_reference: f32,
+    /// From plain products of floats with the same codes: what rounding inputs to 8 bits costs.
+    between_devices: f32,
+}
+
+const FP8: Bounds = Bounds { from_reference: 1.6, between_devices: 0.3 };
+const INT8: Bounds = Bounds { from_reference: 0.5, between_devices: 0.6 };
+const INT4: Bounds = Bounds { from_reference: 10.0, between_devices: 0.8 };
+
+fn families() -> Vec<String> {
+    let folder = std::fs::read_dir(fixture("families")).expect("the fixtures");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        format!("families/{}", entry.expect("an entry").file_name().to_string_lossy())
+    };
+    let mut names: Vec<_> = folder.map(name).collect();
+    names.sort();
+    names
+}
+
+fn engine(checkpoint: &Checkpoint, device: Device) -> Engine {
+    Engine::with_spec(checkpoint, device.spec(checkpoint), device, 2)
+}
+
+/// The logits behind a prompt.
+fn answer(engine: &mut Engine, tokens: &[u32]) -> Vec<f32> {
+    engine.run(&[query(tokens, 0, &blocks(0, tokens.len()))])
+}
+
+fn every_family_in(format: Quantization, bounds: &Bounds) {
+    for name in families() {
+        let mut quantized = checkpoint(&name);
+        quantized.quantize(Some(format), None).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let golden = golden(&name);
+        let prompt = golden.greedy_prompts().nth(1).expect("prompts");
+        let tokens = ids(&prompt["prompt_token_ids"]);
+        let expected =
+            &golden.logits[&format!("{}.logits", prompt["name"].as_str().expect("a name"))];
+        let portable = Device::Cpu(Isa::Portable);
+        let plain = answer(&mut engine(&quantized, portable), &tokens);
+        let lost = largest_difference(&plain, &expected[expected.len() - plain.len()..]);
+        let mut farthest = 0.0_f32;
+        for device in devices_running(&name, &quantized) {
+            let mut engine = engine(&quantized, device);
+            let alone = answer(&mut engine, &tokens);
+            farthest = farthest.max(largest_difference(&alone, &plain));
+            if device == (Device::Gpu { deterministic: false }) {
+                continue;
+            }
+            let beside = Query { seat: 1, ..query(&tokens[..5], 0, &blocks(20, 5)) };
+            let whole = query(&tokens, 0, &blocks(30, tokens.len()));
+            let together = engine.run(&[beside, whole]);
+            assert_eq!(bits(&together[alone.len()..]), bits(&alone), "{name} {device:?}");
+        }
+        println!("{name} {format:?}: {lost:.2} from transformers, {farthest:.2} between devices");
+        assert!(lost > 0.0 && lost <= bounds.from_reference, "{name} {format:?}: {lost}");
+        assert!(farthest <= bounds.between_devices, "{name} {format:?}: {farthest}");
+    }
+}
+
+#[test]
+fn every_family_runs_in_fp8() {
+    every_family_in(Quantization::Fp8, &FP8);
+}
+
+#[test]
+fn every_family_runs_in_int8() {
+    every_family_in(Quantization::Int8, &INT8);
+}
+
+#[test]
+fn every_family_runs_in_int4() {
+    every_family_in(Quantization::Int4, &INT4);
+}
