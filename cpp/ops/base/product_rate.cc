@@ -28,7 +28,10 @@ ProductLoop loop_of(Isa isa, Factors factors) {
       if (narrow) return multiply_floats_avx2;
       return tiles ? multiply_bf16_amx : multiply_bf16_avx512;
     case Factors::Bytes:
-      if (narrow) return isa == Isa::AvxVnni ? multiply_bytes_avxvnni : multiply_bytes_avx2;
+      if (isa == Isa::AvxVnni) {
+        return has_vex_vnni() ? multiply_bytes_avxvnni : multiply_bytes_avx512vnni;
+      }
+      if (narrow) return multiply_bytes_avx2;
       return tiles ? multiply_bytes_amx : multiply_bytes_avx512;
   }
   return nullptr;

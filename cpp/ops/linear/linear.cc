@@ -71,7 +71,8 @@ const LinearKernels& kernels_of(Isa isa, const WeightFormat& format, std::uint32
       kind == WeightKind::Int8 || kind == WeightKind::Int4 || kind == WeightKind::Mxfp4;
   if (isa < Isa::Avx512Bf16) {
     if (!integers) return linear_kernels_avx2(kind);
-    return isa == Isa::AvxVnni ? integer_kernels_avxvnni(kind) : integer_kernels_avx2(kind);
+    if (isa != Isa::AvxVnni) return integer_kernels_avx2(kind);
+    return has_vex_vnni() ? integer_kernels_avxvnni(kind) : integer_kernels_avx512vnni(kind);
   }
   const bool vectors = integers && num_rows <= max_rows_of_vectors(kind);
   if (isa == Isa::Amx && !vectors) {

@@ -42,4 +42,35 @@ TEST_CASE("rows that a cache does not hold have the bits that they have alone") 
   });
 }
 
+#if defined(INFERNO_X86_KERNELS)
+TEST_CASE("VNNI gives the same bits in both of its encodings") {
+  if (!isa_available(Isa::Avx512Bf16) || !has_vex_vnni()) {
+    MESSAGE("left out: this machine has one encoding at most");
+    return;
+  }
+  constexpr std::uint32_t kRows = 17;
+  constexpr std::uint32_t kOutputs = 32 * 3 + 5;
+  constexpr std::uint32_t kColumns = 700;
+  for (const WeightFormat& format :
+       {WeightFormat{WeightKind::Int8}, WeightFormat{WeightKind::Int4, 32},
+        WeightFormat{WeightKind::Mxfp4, 32}}) {
+    Device device(Isa::AvxVnni, 2, linear_workspace_bytes(kRows, kColumns, 2));
+    Random random(4);
+    const WeightShape shape{kOutputs, kColumns, format};
+    AlignedBytes packed(packed_bytes(shape));
+    for (std::byte& byte : packed.span()) byte = std::byte(random.integer(0, 63));
+    const std::vector<float> x = random.normals(std::size_t{kRows} * kColumns);
+    std::vector<float> out[2];
+    for (std::vector<float>& each : out) {
+      each.resize(std::size_t{kRows} * kOutputs);
+      const LinearKernels& kernels = &each == out ? integer_kernels_avxvnni(format.kind)
+                                                  : integer_kernels_avx512vnni(format.kind);
+      tiled_linear(device.context(),
+                   {x.data(), kRows, {packed.data(), shape}, nullptr, each.data(), false}, kernels);
+    }
+    CHECK(same_bits(out[0], out[1]));
+  }
+}
+#endif
+
 }  // namespace inferno::ops::test

@@ -11,13 +11,8 @@ namespace inferno::ops {
 #if defined(INFERNO_X86_KERNELS)
 namespace {
 
-bool has_avx_vnni() {
-  constexpr unsigned kAvxVnni = 1U << 4;
-  unsigned eax = 0;
-  unsigned ebx = 0;
-  unsigned ecx = 0;
-  unsigned edx = 0;
-  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvxVnni) != 0;
+bool has_evex_vnni() {
+  return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 
 bool has_avx512_bf16() {
@@ -51,6 +46,19 @@ bool may_use_tiles() {
 }
 
 }  // namespace
+
+bool has_vex_vnni() noexcept {
+  constexpr unsigned kAvxVnni = 1U << 4;
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  static const bool has =
+      __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvxVnni) != 0;
+  return has;
+}
+#else
+bool has_vex_vnni() noexcept { return false; }
 #endif
 
 bool isa_available(Isa isa) noexcept {
@@ -65,7 +73,7 @@ bool isa_available(Isa isa) noexcept {
     case Isa::Avx2:
       return avx2;
     case Isa::AvxVnni:
-      return avx2 && has_avx_vnni();
+      return avx2 && (has_vex_vnni() || has_evex_vnni());
     case Isa::Avx512Bf16:
       return avx2 && has_avx512_bf16();
     case Isa::Amx:

@@ -8,7 +8,7 @@ namespace inferno::ops {
 enum class Isa : std::uint8_t {
   Portable,    // the baseline of the target; the oracle of every op
   Avx2,        // AVX2, FMA and F16C
-  AvxVnni,     // AVX-VNNI, with everything of Avx2
+  AvxVnni,     // VNNI on vectors of 256 bits in either encoding, with everything of Avx2
   Avx512Bf16,  // AVX-512 F, BW, DQ, VL, BF16 and VNNI, with everything of Avx2
   Amx,         // AMX tiles of bf16 and int8, with everything of Avx512Bf16
 };
@@ -19,6 +19,9 @@ inline constexpr Isa kIsas[] = {Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx
 // Whether the processor has `isa`, the operating system keeps its registers, and this build has its
 // code. Asking for Amx asks the system for the tiles' registers, for all threads of the process.
 bool isa_available(Isa isa) noexcept;
+
+// Whether the processor has VNNI in the encoding of AVX-VNNI; else AvxVnni is that of AVX-512 VL.
+bool has_vex_vnni() noexcept;
 
 // The widest one that is available.
 Isa best_isa() noexcept;

@@ -12,6 +12,7 @@ using ProductLoop = std::uint64_t (*)(std::uint32_t rounds);
 std::uint64_t multiply_floats_avx2(std::uint32_t rounds);
 std::uint64_t multiply_bytes_avx2(std::uint32_t rounds);
 std::uint64_t multiply_bytes_avxvnni(std::uint32_t rounds);
+std::uint64_t multiply_bytes_avx512vnni(std::uint32_t rounds);
 std::uint64_t multiply_floats_avx512(std::uint32_t rounds);
 std::uint64_t multiply_bf16_avx512(std::uint32_t rounds);
 std::uint64_t multiply_bytes_avx512(std::uint32_t rounds);

@@ -13,8 +13,18 @@ constexpr int kSums = 12;  // more than are under way at once; factors have regi
 
 std::uint64_t multiply_bytes_avxvnni(std::uint32_t rounds) {
   const __m256i factor = _mm256_set1_epi8(1);
-  return repeat_sums<__m256i, kSums>(
-      rounds, 32, [&](__m256i sum) { return _mm256_dpbusd_avx_epi32(sum, factor, factor); });
+  return repeat_sums<__m256i, kSums>(rounds, 32, [&](__m256i sum) {
+    asm("%{vex%} vpdpbusd %1, %1, %0" : "+x"(sum) : "x"(factor));
+    return sum;
+  });
+}
+
+std::uint64_t multiply_bytes_avx512vnni(std::uint32_t rounds) {
+  const __m256i factor = _mm256_set1_epi8(1);
+  return repeat_sums<__m256i, kSums>(rounds, 32, [&](__m256i sum) {
+    asm("%{evex%} vpdpbusd %1, %1, %0" : "+x"(sum) : "x"(factor));
+    return sum;
+  });
 }
 
 }  // namespace inferno::ops

@@ -74,7 +74,9 @@ const LinearKernels& linear_kernels_avx2(WeightKind kind) noexcept;
 const LinearKernels& linear_kernels_avx512(WeightKind kind) noexcept;
 // Of Int8, Int4 and Mxfp4.
 const LinearKernels& integer_kernels_avx2(WeightKind kind) noexcept;
+// Of Isa::AvxVnni, by each of the instruction's encodings (has_vex_vnni), to the same bits.
 const LinearKernels& integer_kernels_avxvnni(WeightKind kind) noexcept;
+const LinearKernels& integer_kernels_avx512vnni(WeightKind kind) noexcept;
 const LinearKernels& integer_kernels_avx512(WeightKind kind) noexcept;
 // Null where tiles do not pay or do not fit: no bf16 or codes, or groups that are no multiple
 // of 32.
