@@ -3,9 +3,9 @@
 //! measures of the same run: of its memory's read bandwidth at batch 1, else of the rate at which its cores multiply.
 //!
 //! `cargo bench --bench peers`; needs 8 GB of memory. `benches/peers/llama-cpp` builds the other side; where it cannot be had, the table
-//! has ours alone, of what needs no file. From the environment: BENCH_ISA (`avx2`, `avx_vnni`, `avx512_bf16`), another instruction set than the best, for both
-//! sides; BENCH_FORMATS, some of `bf16,int8,int4,q8_0,q4_0`. In bf16, q8_0 and q4_0 both run the same file; in int8 and int4 ours is in the
-//! formats that `quantization` makes, with larger groups.
+//! has ours alone, of what needs no file. In bf16, q8_0 and q4_0 both run the same file; in int8 and int4 ours is in the formats that
+//! `quantization` makes, with larger groups. From the environment: BENCH_ISA (`avx2`, `avx_vnni`, `avx512_bf16`), another instruction set
+//! than the best, for both sides; BENCH_FORMATS, some of `bf16,int8,int4,q8_0,q4_0`.
 
 #[path = "../support/spec.rs"]
 mod spec;
@@ -83,7 +83,7 @@ const FORMATS: [Format; 5] = [
 type Figures = [f64; BATCHES.len() + PREFILLS.len()];
 
 impl Format {
-    /// None where the file is not there.
+    /// None where llama.cpp, whose file it is, is not there.
     fn runner(&self, isa: Isa, num_threads: u32, llama_cpp: Option<&LlamaCpp>) -> Option<Runner> {
         let most = *BATCHES.last().expect("batches");
         let longest = PREFILLS.into_iter().fold(PROMPT + DECODED, u32::max);
@@ -206,7 +206,10 @@ fn products_of_token(with_head: bool) -> u32 {
 fn compare(format: &Format, llama_cpp: Option<&LlamaCpp>, isa: Isa) {
     let num_threads = num_threads();
     let start = Instant::now();
-    let Some(mut runner) = format.runner(isa, num_threads, llama_cpp) else { return };
+    let Some(mut runner) = format.runner(isa, num_threads, llama_cpp) else {
+        println!("left out: {}, whose file llama.cpp makes", format.name);
+        return;
+    };
     eprintln!(
         "{}: {:?}, loaded in {:.1} s",
         format.name,

@@ -8,9 +8,9 @@
 //!
 //! From the environment: BENCH_NODE, another build of the binary; BENCH_DEVICES, the devices of the second part instead of `cuda:0`
 //! (comma-separated), and BENCH_SIM_COSTS, the cost model of `sim` devices among them; BENCH_MODELS, the folder of its shapes;
-//! BENCH_ONLY, the one row to measure (`llama-2-7b int4`), or `durable`, or `cpu` (`cpu.rs`), or `start` (`start.rs`), and nothing else; BENCH_READ_TBPS, what
-//! `ceilings_bench` says of reads, for the floor; BENCH_VLLM_RS, vLLM's load generator (`scripts/vllm-rs`), for a row of HTTP by a
-//! client that is not ours.
+//! BENCH_ONLY, the one row to measure (`llama-2-7b int4`), or `durable`, `cpu` (`cpu.rs`) or `start` (`start.rs`), and nothing else;
+//! BENCH_READ_TBPS, what `ceilings_bench` says of reads, for the floor; BENCH_VLLM_RS, vLLM's load generator (`scripts/vllm-rs`), for a
+//! row of HTTP by a client that is not ours.
 
 mod cpu;
 mod durable;

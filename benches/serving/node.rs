@@ -149,13 +149,15 @@ impl Node {
         self.ready_after
     }
 
-    /// The most bytes that its process held in memory so far, with those of mapped files.
-    pub fn most_memory(&self) -> u64 {
+    /// Bytes that its process holds in memory, those of mapped files among them, and the most that it ever held.
+    pub fn memory(&self) -> [u64; 2] {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
         let status = status.expect("Linux, and it lives");
-        let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = most.and_then(|most| most.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        1024 * kib.expect("a number of kB")
+        ["VmRSS:", "VmHWM:"].map(|name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            1024 * kib.expect("a number of kB")
+        })
     }
 
     /// Processor seconds so far of node, nats-server and this process.

@@ -22,8 +22,10 @@ const RETURN_WITHIN: Duration = Duration::from_millis(100);
 pub(super) struct Newcomers {
     /// Those that are here.
     pub waiting: u32,
-    /// Sequences that ended together, or will with the steps in flight, as many as may come back.
+    /// Sequences that ended with the last two steps, or will with those in flight: as many as may come back.
     pub returning: u32,
+    /// Those that are here need a whole step's tokens: more would not be in it.
+    pub fill_step: bool,
 }
 
 /// When the next step is formed.
@@ -58,20 +60,21 @@ impl Gathering {
         steps_in_flight: usize,
         now: Timestamp,
     ) -> FormStep {
-        let all_here = |newcomers: &Newcomers| newcomers.waiting >= newcomers.returning;
-        if newcomers.is_none_or(|newcomers| all_here(&newcomers)) {
+        let are_all = |of: Newcomers| of.fill_step || of.waiting >= of.returning;
+        let (ended, took) = self.last_step.unwrap_or_default();
+        let wait = (took / SHARE_OF_STEP).min(MOST);
+        if newcomers.is_none_or(are_all) || wait.is_zero() {
             self.until = None;
-            return FormStep::Now;
-        }
-        let lately = self.last_step.filter(|(ended, _)| now.since(*ended) <= RETURN_WITHIN);
-        let wait = lately.map_or(Duration::ZERO, |(_, took)| (took / SHARE_OF_STEP).min(MOST));
-        if wait.is_zero() {
             return FormStep::Now;
         }
         if steps_in_flight > 0 {
             self.until = None;
             return FormStep::AfterStep;
         }
+        if now.since(ended) > RETURN_WITHIN {
+            return FormStep::Now;
+        }
+        // Kept when it is over: who finds no room then does not wait again.
         let until = *self.until.get_or_insert(now.after(wait));
         if now < until { FormStep::Until(until) } else { FormStep::Now }
     }
@@ -86,7 +89,7 @@ mod tests {
     }
 
     fn of(waiting: u32, returning: u32) -> Option<Newcomers> {
-        Some(Newcomers { waiting, returning })
+        Some(Newcomers { waiting, returning, fill_step: false })
     }
 
     /// After a step that ended at 1,000.
@@ -131,8 +134,15 @@ mod tests {
             assert_eq!(gathering().when(newcomers, 0, at(now)), FormStep::Now, "{newcomers:?}");
         }
         assert_eq!(Gathering::default().when(of(1, 8), 0, at(5)), FormStep::Now, "no step yet");
+        let full = Some(Newcomers { waiting: 1, returning: 8, fill_step: true });
+        assert_eq!(gathering().when(full, 1, at(1_300)), FormStep::Now);
         let free = after_step_of(0).when(of(1, 8), 1, at(1_300));
         assert_eq!(free, FormStep::Now, "where steps cost nothing");
+    }
+
+    #[test]
+    fn the_step_in_flight_is_awaited_however_long_ago_the_one_before_it_ended() {
+        assert_eq!(gathering().when(of(1, 8), 1, at(900_000)), FormStep::AfterStep);
     }
 
     #[test]

@@ -93,8 +93,8 @@ pub(super) struct Lane<S> {
     pub walk: Vec<u32>,
     /// Of those with a seat, as of the last walk over them.
     pub num_held: u32,
-    /// Since the last one got a seat.
-    pub num_ended: u32,
+    /// Sequences that ended with the device's last step, and with the one before it, none of those that ended before one last got a seat.
+    pub ended: [u32; 2],
 }
 
 impl<S: Clone> Lane<S> {
@@ -117,7 +117,7 @@ impl<S: Clone> Lane<S> {
             cost: CostFit::default(),
             walk: Vec::with_capacity(seats as usize),
             num_held: 0,
-            num_ended: 0,
+            ended: [0; 2],
             spec,
         }
     }
@@ -154,7 +154,7 @@ impl<S: Clone> Lane<S> {
     pub fn end(&mut self, seat: u32) {
         self.order.retain(|other| *other != seat);
         if let Some(run) = &mut self.seats[seat as usize] {
-            self.num_ended += 1;
+            self.ended[0] += 1;
             run.state = SeatState::Ended;
             if run.in_flight > 0 {
                 self.leaving += 1;
@@ -290,11 +290,16 @@ impl<S: Clone> Lane<S> {
         self.order.insert(at, seat);
         self.seats[seat as usize] = Some(run);
         self.unbound.push(seat);
-        self.num_ended = 0;
+        self.ended = [0; 2];
         seat
     }
 
-    /// Those that wait, if they are new and nobody with a seat goes on: who has one ends with a step in flight.
+    /// A step of the device ended, of this lane or another.
+    pub(super) fn step_ended(&mut self) {
+        self.ended = [0, self.ended[0]];
+    }
+
+    /// Those that wait, if they are new and nobody with a seat goes on.
     pub(super) fn newcomers(&self) -> Option<Newcomers> {
         let goes_on = |seat: &u32| {
             let run = self.seats[*seat as usize].as_ref();
@@ -304,9 +309,17 @@ impl<S: Clone> Lane<S> {
         if self.order.iter().any(goes_on) || !self.waiting.iter().all(is_new) {
             return None;
         }
+        let ends_in_flight = |seat: &&u32| {
+            let run = self.seats[**seat as usize].as_ref();
+            run.is_some_and(|run| run.is_exhausted(self.spec.max_seq_len))
+        };
+        let ending = self.order.iter().filter(ends_in_flight).count() as u32;
+        let returning = self.ended[0] + self.ended[1] + ending;
+        let tokens: u32 = self.waiting.iter().map(|waiting| waiting.sequence.len()).sum();
         Some(Newcomers {
             waiting: self.waiting.len() as u32,
-            returning: (self.num_ended + self.order.len() as u32).min(self.seats.len() as u32),
+            returning: returning.min(self.seats.len() as u32),
+            fill_step: tokens >= self.spec.max_step_tokens,
         })
     }
 

@@ -206,6 +206,7 @@ impl<S: Clone> Batching<S> {
         check_answer(&sent.rows, output).map_err(Defect)?;
         let Some(sent) = self.in_flight.pop_front() else { return Ok(0) };
         let computed = sent.rows.iter().map(|row| row.query_len).sum();
+        self.lanes.iter_mut().for_each(Lane::step_ended);
         if let Some(lane) = self.lane_mut(sent.model) {
             lane.settle(&sent.rows, output, out);
         }

@@ -134,6 +134,7 @@ impl World {
             self.departed(at);
         }
         if let Some(until) = turn.gathers_until {
+            self.gathers += 1;
             let us = until.since(now).as_micros() as u64;
             self.after(us, us + 100, Event::Gathered(at));
         }

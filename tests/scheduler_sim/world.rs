@@ -103,6 +103,7 @@ pub struct World {
     pub preemptions: u32,
     pub cached_tokens: u64,
     pub failures: u32,
+    pub gathers: u32,
     pub supervisor: Supervisor,
 }
 
@@ -160,6 +161,7 @@ impl World {
             preemptions: 0,
             cached_tokens: 0,
             failures: 0,
+            gathers: 0,
             supervisor: Supervisor::default(),
             chance,
             plan,

@@ -81,8 +81,8 @@ void CpuForward::embed() {
 void CpuForward::product(const Linear& linear, const float* in, float* out, bool accumulate) const {
   if (linear.order != nullptr) {
     const std::uint32_t num_columns = linear.weight.shape.num_columns;
-    ops::gather_columns(op_context(), {in, batch_.num_tokens(), num_columns, linear.order,
-                                       workspace_.gathered});
+    ops::gather_columns(op_context(),
+                        {in, batch_.num_tokens(), num_columns, linear.order, workspace_.gathered});
     in = workspace_.gathered;
   }
   ops::linear(op_context(), {in, batch_.num_tokens(), linear.weight, linear.bias, out, accumulate});

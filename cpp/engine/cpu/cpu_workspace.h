@@ -23,10 +23,10 @@ class CpuWorkspace {
                                     std::uint32_t num_threads);
 
   // x is the residual stream, h what the parts of a layer read.
-  float* x = nullptr;       // [T, hidden_size]
-  float* h = nullptr;       // [T, hidden_size]
+  float* x = nullptr;         // [T, hidden_size]
+  float* h = nullptr;         // [T, hidden_size]
   float* gathered = nullptr;  // [T, K] inputs in the order of a matrix, where one has its own
-  float* branch = nullptr;  // [T, hidden_size] what a norm or a scale stands before it joins x
+  float* branch = nullptr;    // [T, hidden_size] what a norm or a scale stands before it joins x
   std::array<float*, kMaxRopes> cos_sin{};      // of each rope: [T, 2, rotary_dim / 2]
   std::array<float*, kMaxRopes> query_scale{};  // of each rope that has one: [T]
   // Attention and MLP take turns, so theirs lie over each other; each has the size of the

@@ -64,8 +64,8 @@ struct Checkpoint {
       if (parts.post_norms) layer.post_attention = layer.post_mlp = layer.pre_mlp;
       layer.attention.output_gate = parts.output_gate;
       layer.attention.gate = plain.format;
-      for (LinearSpec* linear : {&layer.attention.qkv, &layer.attention.o, &layer.mlp.gate_up,
-                                 &layer.mlp.down}) {
+      for (LinearSpec* linear :
+           {&layer.attention.qkv, &layer.attention.o, &layer.mlp.gate_up, &layer.mlp.down}) {
         linear->ordered = parts.ordered;
       }
       if (!parts.has_experts(i)) continue;
@@ -109,7 +109,7 @@ struct Checkpoint {
     }
     if (tensor.slot.first_row != 0) return ordered;
     TensorSlot slot = tensor.slot;
-    slot.part = static_cast<TensorPart>(static_cast<int>(part) + 2);  // behind the bias
+    slot.part = order_of(part);
     const std::uint64_t shape[] = {columns};
     context.set_tensor(model, slot, {ops::Dtype::F32, shape, std::as_bytes(std::span(order))});
     return ordered;

@@ -56,21 +56,6 @@ TensorPart bias_of(TensorPart matrix) {
   }
 }
 
-TensorPart order_of(TensorPart matrix) {
-  switch (matrix) {
-    case TensorPart::Qkv:
-      return TensorPart::QkvOrder;
-    case TensorPart::O:
-      return TensorPart::OOrder;
-    case TensorPart::GateUp:
-      return TensorPart::GateUpOrder;
-    case TensorPart::Down:
-      return TensorPart::DownOrder;
-    default:
-      throw Error(ErrorCode::kOther, std::string(part_name(matrix)) + " has no order");
-  }
-}
-
 // Numbers that name each input once become words in their place.
 void make_order(const std::string& name, std::span<float> values) {
   std::vector<bool> seen(values.size());
@@ -103,6 +88,21 @@ void check_sizes(const std::string& name, const TensorView& tensor, std::uint32_
 }
 
 }  // namespace
+
+TensorPart order_of(TensorPart matrix) {
+  switch (matrix) {
+    case TensorPart::Qkv:
+      return TensorPart::QkvOrder;
+    case TensorPart::O:
+      return TensorPart::OOrder;
+    case TensorPart::GateUp:
+      return TensorPart::GateUpOrder;
+    case TensorPart::Down:
+      return TensorPart::DownOrder;
+    default:
+      throw Error(ErrorCode::kOther, std::string(part_name(matrix)) + " has no order");
+  }
+}
 
 const char* part_name(TensorPart part) {
   static constexpr const char* kNames[] = {"embedding",

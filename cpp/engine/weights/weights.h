@@ -81,6 +81,8 @@ enum class TensorPart : std::uint8_t {
   PostMlpNorm,
 };
 const char* part_name(TensorPart part);
+// Where the order of a matrix's columns goes. Throws other for one that has none.
+TensorPart order_of(TensorPart matrix);
 
 // Where a tensor goes. Several may fill one part: q, k and v are rows of Qkv.
 struct TensorSlot {
@@ -109,7 +111,8 @@ class Weights {
 
   // Copies one tensor, converting format and layout (ops::pack_rows). Throws other for a slot that
   // the model has not, rows that do not fit, a size that is not the shape's, a format that does not
-  // become the slot's, what was set before, or an order that is none.
+  // become the slot's, what was set before, or an order that does not name each
+  // column once.
   void set(const TensorSlot& slot, const TensorView& tensor);
 
   // Everything at once, normal with the deviation of trained models (0.02): matrices, biases and

@@ -11,7 +11,7 @@ struct GatherColumnsCudaArgs {
   const void* x = nullptr;               // [T, K] elements of 16 bits
   std::uint32_t num_tokens = 0;          // T
   std::uint32_t num_columns = 0;         // K, a multiple of 8
-  const std::uint32_t* order = nullptr;  // [K], each below K
+  const std::uint32_t* order = nullptr;  // [K], each below K; aligned to 32 bytes
   void* out = nullptr;                   // [T, K]; not x
 };
 

@@ -1,6 +1,7 @@
 //! A batcher with probes in the place of its neighbours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Addr, Arbiter, Handler, Message};
 
@@ -14,6 +15,9 @@ use crate::reply::Deliver;
 use crate::reply::testing::{Collected, Counts, Fixture};
 use crate::request::Handle;
 use crate::telemetry::Metrics;
+
+/// Of every step.
+pub const STEP_TIME: Duration = Duration::from_millis(1);
 
 /// A batcher among probes.
 pub struct Rig {
@@ -104,7 +108,9 @@ impl Rig {
     pub fn done_at(&self, step: RunStep, result: Result<u32, StepFailure>, ended: Timestamp) {
         let sample = &step.batch.sample;
         let result = result.map(|token| StepOutput::of_tokens(vec![token; sample.len()], sample));
-        let result = result.map(|output| Box::new(StepOutput { device_us: 1_000.0, ..output }));
+        let result = result.map(|output| {
+            Box::new(StepOutput { device_us: STEP_TIME.as_micros() as f32, ..output })
+        });
         self.tell(StepDone { step: step.step, result, batch: step.batch, ended });
     }
 }

@@ -113,8 +113,8 @@ TEST_CASE("GPU: a quantized model computes what it does on the CPU") {
 }
 
 TEST_CASE("GPU: columns in an order of their own are multiplied by their inputs") {
-  for (const WeightFormat& format : {WeightFormat(ops::WeightKind::Int4, 32),
-                                     WeightFormat(ops::Dtype::BF16)}) {
+  for (const WeightFormat& format :
+       {WeightFormat(ops::WeightKind::Int4, 32), WeightFormat(ops::Dtype::BF16)}) {
     const Checkpoint checkpoint(shape_in(format), {.ordered = true});
     Loaded cpu(checkpoint, device(BackendKind::Cpu));
     Loaded gpu(checkpoint, device(BackendKind::Cuda));
