@@ -52,6 +52,10 @@ fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     bytes
 }
 
+fn format(kind: WeightKind, group: u32, offsets: bool) -> WeightFormat {
+    WeightFormat { kind, group, offsets }
+}
+
 #[test]
 fn a_file_is_a_model_path() {
     let path = model("llama");
@@ -61,7 +65,6 @@ fn a_file_is_a_model_path() {
     assert_eq!(checkpoint.family().model_type, "llama");
     // `eos`, and what ends a turn.
     assert_eq!(checkpoint.end_token_ids(), [1, 5]);
-    let format = |kind, group, offsets| WeightFormat { kind, group, offsets };
     let spec = checkpoint.spec();
     assert_eq!(spec.embedding, format(WeightKind::Int4, 32, false));
     assert_eq!(spec.head.format, format(WeightKind::Int8, 16, false));
@@ -71,6 +74,24 @@ fn a_file_is_a_model_path() {
     assert_eq!(layer.mlp.gate_up.format, format(WeightKind::Int4, 32, true));
     assert_eq!(layer.attention.o.format, format(WeightKind::Int8, 32, true));
     assert_eq!(spec.layers[1].attention.qkv.format, format(WeightKind::BF16, 0, false));
+}
+
+#[test]
+fn blocks_of_32_keep_their_bits_and_groups() {
+    let checkpoint = Checkpoint::open(&model("qwen2"), LoadFormat::Safetensors).expect("good");
+    let spec = checkpoint.spec();
+    assert_eq!(spec.embedding, format(WeightKind::Int4, 32, true));
+    assert_eq!(spec.head.format, format(WeightKind::Int8, 32, true));
+    // Q5_0 beside Q8_0, Q5_0 alone, Q4_1, Q5_1.
+    let layer = &spec.layers[0];
+    assert_eq!(layer.attention.qkv.format, format(WeightKind::Int8, 32, false));
+    assert_eq!(layer.attention.o.format, format(WeightKind::Int8, 32, false));
+    assert_eq!(layer.mlp.gate_up.format, format(WeightKind::Int4, 32, true));
+    assert_eq!(layer.mlp.down.format, format(WeightKind::Int8, 32, true));
+    // Q5_1 beside Q5_0, Q4_0 beside Q4_1.
+    let layer = &spec.layers[1];
+    assert_eq!(layer.attention.qkv.format, format(WeightKind::Int8, 32, true));
+    assert_eq!(layer.mlp.gate_up.format, format(WeightKind::Int4, 32, true));
 }
 
 #[test]
@@ -105,6 +126,12 @@ fn what_is_not_read_is_refused_by_name() {
     refused(&change("rope_freqs.weight", "rope_xxxxx.weight"), UnexpectedTensor, "rope_xxxxx");
     refused(&change("llama-bpe", "llama-xyz"), Unsupported, "llama-xyz");
     refused(&change("gpt2", "bert"), Unsupported, "bert");
+    // Behind its name: the number of its dimensions, these two, its type.
+    let name = b"blk.0.ffn_up.weight";
+    let at = whole.windows(name.len()).position(|window| window == name).expect("there");
+    let kind = at + name.len() + 4 + 2 * 8;
+    refused(&with(kind, 10), Unsupported, "type Q2_K; expected F32");
+    refused(&with(kind, 77), Unsupported, "type 77; expected F32");
     // The first tensor that shows it is the router.
     let mut other_count = std::fs::read(model("mixtral")).expect("reads");
     let key = b"llama.expert_count";

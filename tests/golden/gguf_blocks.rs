@@ -57,6 +57,9 @@ const NAMES: [(&str, &str); 12] = [
 #[allow(non_camel_case_types)]
 pub enum BlockType {
     Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
     Q8_0,
     Q4_K,
     Q5_K,
@@ -189,15 +192,22 @@ impl BlockType {
         }
     }
 
-    /// Of a matrix of so many columns: Q8_0 where these are no whole blocks, as 704 are not of 256. (llama.cpp falls back to Q8_0 from
-    /// Q6_K alone; from Q4_K and Q5_K to Q5_0 and Q5_1, which are not read.)
+    /// Of a matrix of so many columns: what llama.cpp falls back to where these are no whole blocks, as 704 are not of 256.
     fn fitting(self, columns: usize) -> Self {
-        if columns.is_multiple_of(self.columns()) { self } else { Self::Q8_0 }
+        match self {
+            Self::Q4_K if !columns.is_multiple_of(256) => Self::Q5_0,
+            Self::Q5_K if !columns.is_multiple_of(256) => Self::Q5_1,
+            Self::Q6_K if !columns.is_multiple_of(256) => Self::Q8_0,
+            _ => self,
+        }
     }
 
     fn number(self) -> u32 {
         match self {
             Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
             Self::Q8_0 => 8,
             Self::Q4_K => 12,
             Self::Q5_K => 13,
@@ -208,14 +218,17 @@ impl BlockType {
     /// Of a block.
     fn columns(self) -> usize {
         match self {
-            Self::Q4_0 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
             Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
         }
     }
 
     fn block(self, weights: &[f32]) -> Vec<u8> {
         match self {
-            Self::Q4_0 => q4_0(weights),
+            Self::Q4_0 => around_zero(weights, 4),
+            Self::Q4_1 => above_minimum(weights, 4),
+            Self::Q5_0 => around_zero(weights, 5),
+            Self::Q5_1 => above_minimum(weights, 5),
             Self::Q8_0 => q8_0(weights),
             Self::Q4_K => {
                 let (head, codes) = with_minima(weights, 4);
@@ -248,11 +261,34 @@ fn q8_0(weights: &[f32]) -> Vec<u8> {
     bytes.into_iter().chain(codes).collect()
 }
 
-/// The furthest weight becomes code 0, which is 8 below zero.
-fn q4_0(weights: &[f32]) -> Vec<u8> {
-    let (bytes, d) = half(furthest(weights) / -8.0);
-    let codes = weights.iter().map(|weight| (nearest(*weight, d, (-8.0, 7.0)) + 8.0) as u8);
-    [&bytes[..], &paired(&codes.collect::<Vec<_>>(), 16)].concat()
+/// Q4_0 and Q5_0. The furthest weight becomes code 0, which is half of all codes below zero.
+fn around_zero(weights: &[f32], bits: usize) -> Vec<u8> {
+    let middle = (1 << (bits - 1)) as f32;
+    let (bytes, d) = half(furthest(weights) / -middle);
+    let code = |weight: &f32| (nearest(*weight, d, (-middle, middle - 1.0)) + middle) as u8;
+    let codes: Vec<u8> = weights.iter().map(code).collect();
+    [&bytes[..], &codes_of_32(&codes, bits)].concat()
+}
+
+/// Q4_1 and Q5_1. The least weight becomes code 0, the largest the last one.
+fn above_minimum(weights: &[f32], bits: usize) -> Vec<u8> {
+    let (low, high) = range(weights);
+    let top = last_code(bits);
+    let ((d_bytes, d), (m_bytes, m)) = (half((high - low) / top), half(low));
+    let codes = weights.iter().map(|weight| nearest(weight - m, d, (0.0, top)) as u8);
+    let codes: Vec<u8> = codes.collect();
+    [&d_bytes[..], &m_bytes, &codes_of_32(&codes, bits)].concat()
+}
+
+fn last_code(bits: usize) -> f32 {
+    ((1 << bits) - 1) as f32
+}
+
+/// Of 5 bits the fifth ones in a word, the first column's the lowest, before the lower four.
+fn codes_of_32(codes: &[u8], bits: usize) -> Vec<u8> {
+    let fifth = codes.iter().rev().fold(0_u32, |word, code| word << 1 | u32::from(code >> 4));
+    let word = if bits == 5 { fifth.to_le_bytes().to_vec() } else { Vec::new() };
+    [word, paired(&lower_bits(codes), 16)].concat()
 }
 
 /// Codes above their four lower bits: 32 columns beside each other, the next 32 in the next `bits` of the same bytes.
@@ -270,7 +306,7 @@ fn lower_bits(codes: &[u8]) -> Vec<u8> {
 
 /// Of Q4_K and Q5_K what stands before the codes, and the codes. A group's minimum is taken off, so that they begin at 0.
 fn with_minima(weights: &[f32], bits: usize) -> (Vec<u8>, Vec<u8>) {
-    let top = ((1 << bits) - 1) as f32;
+    let top = last_code(bits);
     let of_group = |part: &[f32]| {
         let (low, high) = range(part);
         ((high - low) / top, -low)

@@ -100,7 +100,10 @@ async fn blocks_of_a_gguf_file_cost_the_demo_model_little() {
         (BlockType::Q8_0, 0.005),
         (BlockType::Q6_K, 0.005),
         (BlockType::Q5_K, 0.005),
+        (BlockType::Q5_1, 0.005),
+        (BlockType::Q5_0, 0.005),
         (BlockType::Q4_K, 0.04),
+        (BlockType::Q4_1, 0.04),
         (BlockType::Q4_0, 0.04),
     ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
