@@ -8,10 +8,17 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// The wait may take so much of the step before, ...
+/// The wait may take so much of the step before: from the last one that came back, ...
 const SHARE_OF_STEP: u32 = 8;
 
-/// ... and no more than this, ...
+/// ... or, where some were here before that step ended, from its end, for the others have their way to the client and back before
+/// them, ...
+const SHARE_AFTER_STEP: u32 = 2;
+
+/// Steps whose ends are looked back on: those that began some steps apart end so.
+pub(super) const STEPS_OF_ENDS: usize = 8;
+
+/// ... and no more than this from the first one, ...
 const MOST: Duration = Duration::from_millis(1);
 
 /// ... and nobody waits for those whose ends are longer ago.
@@ -22,7 +29,7 @@ const RETURN_WITHIN: Duration = Duration::from_millis(100);
 pub(super) struct Newcomers {
     /// Those that are here.
     pub waiting: u32,
-    /// Sequences that ended with the last two steps, or will with those in flight: as many as may come back.
+    /// Sequences that ended with the last [`STEPS_OF_ENDS`] steps, or will with those in flight: as many as may come back.
     pub returning: u32,
     /// Those that are here need a whole step's tokens: more would not be in it.
     pub fill_step: bool,
@@ -45,6 +52,10 @@ pub(super) struct Gathering {
     /// When the last step ended, and how long it took.
     last_step: Option<(Timestamp, Duration)>,
     until: Option<Timestamp>,
+    /// Some were here before the last step ended.
+    came_before: bool,
+    /// When the wait began, and how many were here when it was last prolonged.
+    began: Option<(Timestamp, u32)>,
 }
 
 impl Gathering {
@@ -62,20 +73,27 @@ impl Gathering {
     ) -> FormStep {
         let are_all = |of: Newcomers| of.fill_step || of.waiting >= of.returning;
         let (ended, took) = self.last_step.unwrap_or_default();
-        let wait = (took / SHARE_OF_STEP).min(MOST);
-        if newcomers.is_none_or(are_all) || wait.is_zero() {
-            self.until = None;
+        let share = if self.came_before { SHARE_AFTER_STEP } else { SHARE_OF_STEP };
+        let wait = (took / share).min(MOST);
+        let Some(newcomers) = newcomers.filter(|of| !are_all(*of) && !wait.is_zero()) else {
+            (self.until, self.began, self.came_before) = (None, None, false);
             return FormStep::Now;
-        }
+        };
         if steps_in_flight > 0 {
-            self.until = None;
+            (self.until, self.began, self.came_before) = (None, None, true);
             return FormStep::AfterStep;
         }
         if now.since(ended) > RETURN_WITHIN {
             return FormStep::Now;
         }
         // Kept when it is over: who finds no room then does not wait again.
-        let until = *self.until.get_or_insert(now.after(wait));
+        let (began, seen) = self.began.unwrap_or((now, 0));
+        if newcomers.waiting > seen && self.until.is_none_or(|until| now < until) {
+            let until = now.after(wait).min(began.after(MOST));
+            self.until = Some(self.until.map_or(until, |before| before.max(until)));
+            self.began = Some((began, newcomers.waiting));
+        }
+        let until = self.until.unwrap_or(now);
         if now < until { FormStep::Until(until) } else { FormStep::Now }
     }
 }
@@ -107,7 +125,8 @@ mod tests {
     fn the_first_of_those_that_ended_together_waits_for_the_others_but_not_for_long() {
         let mut all_come = gathering();
         assert_eq!(all_come.when(of(1, 8), 0, at(1_300)), FormStep::Until(at(1_500)));
-        assert_eq!(all_come.when(of(5, 8), 0, at(1_350)), FormStep::Until(at(1_500)));
+        assert_eq!(all_come.when(of(1, 8), 0, at(1_340)), FormStep::Until(at(1_500)));
+        assert_eq!(all_come.when(of(5, 8), 0, at(1_350)), FormStep::Until(at(1_550)));
         assert_eq!(all_come.when(of(8, 8), 0, at(1_360)), FormStep::Now);
         let mut one_comes = gathering();
         assert_eq!(one_comes.when(of(1, 8), 0, at(1_300)), FormStep::Until(at(1_500)));
@@ -119,7 +138,7 @@ mod tests {
         let mut gathering = gathering();
         assert_eq!(gathering.when(of(1, 8), 1, at(1_300)), FormStep::AfterStep);
         gathering.step_ended(at(2_000), Duration::from_micros(800));
-        assert_eq!(gathering.when(of(1, 8), 0, at(2_010)), FormStep::Until(at(2_110)));
+        assert_eq!(gathering.when(of(1, 8), 0, at(2_010)), FormStep::Until(at(2_410)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::Credit;
-use super::gathering::Newcomers;
+use super::gathering::{Newcomers, STEPS_OF_ENDS};
 use super::kv::KvBlocks;
 use super::seated::{Output, SeatState, Seated, Started, Waiting, Wishes};
 use crate::executor::{CostFit, CostModel};
@@ -93,8 +93,8 @@ pub(super) struct Lane<S> {
     pub walk: Vec<u32>,
     /// Of those with a seat, as of the last walk over them.
     pub num_held: u32,
-    /// Sequences that ended with the device's last step, and with the one before it, none of those that ended before one last got a seat.
-    pub ended: [u32; 2],
+    /// Sequences that ended with the device's last steps, the newest first, none of those that ended before one last got a seat.
+    pub ended: [u32; STEPS_OF_ENDS],
 }
 
 impl<S: Clone> Lane<S> {
@@ -117,7 +117,7 @@ impl<S: Clone> Lane<S> {
             cost: CostFit::default(),
             walk: Vec::with_capacity(seats as usize),
             num_held: 0,
-            ended: [0; 2],
+            ended: [0; STEPS_OF_ENDS],
             spec,
         }
     }
@@ -290,13 +290,14 @@ impl<S: Clone> Lane<S> {
         self.order.insert(at, seat);
         self.seats[seat as usize] = Some(run);
         self.unbound.push(seat);
-        self.ended = [0; 2];
+        self.ended = [0; STEPS_OF_ENDS];
         seat
     }
 
     /// A step of the device ended, of this lane or another.
     pub(super) fn step_ended(&mut self) {
-        self.ended = [0, self.ended[0]];
+        self.ended.rotate_right(1);
+        self.ended[0] = 0;
     }
 
     /// Those that wait, if they are new and nobody with a seat goes on.
@@ -314,7 +315,7 @@ impl<S: Clone> Lane<S> {
             run.is_some_and(|run| run.is_exhausted(self.spec.max_seq_len))
         };
         let ending = self.order.iter().filter(ends_in_flight).count() as u32;
-        let returning = self.ended[0] + self.ended[1] + ending;
+        let returning = self.ended.iter().sum::<u32>() + ending;
         let tokens: u32 = self.waiting.iter().map(|waiting| waiting.sequence.len()).sum();
         Some(Newcomers {
             waiting: self.waiting.len() as u32,
