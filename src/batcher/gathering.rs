@@ -15,14 +15,14 @@ const SHARE_OF_STEP: u32 = 8;
 /// them, ...
 const SHARE_AFTER_STEP: u32 = 2;
 
-/// Steps whose ends are looked back on: those that began some steps apart end so.
-pub(super) const STEPS_OF_ENDS: usize = 8;
-
 /// ... and no more than this from the first one, ...
 const MOST: Duration = Duration::from_millis(1);
 
 /// ... and nobody waits for those whose ends are longer ago.
 const RETURN_WITHIN: Duration = Duration::from_millis(100);
+
+/// Steps whose ends are looked back on: those that began some steps apart end so.
+pub(super) const STEPS_OF_ENDS: usize = 8;
 
 /// A device that has nothing to do but for newcomers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +51,19 @@ pub(super) enum FormStep {
 pub(super) struct Gathering {
     /// When the last step ended, and how long it took.
     last_step: Option<(Timestamp, Duration)>,
-    until: Option<Timestamp>,
-    /// Some were here before the last step ended.
+    /// Some were here before it ended.
     came_before: bool,
-    /// When the wait began, and how many were here when it was last prolonged.
-    began: Option<(Timestamp, u32)>,
+    /// Kept when it is over: who finds no room then does not wait again.
+    wait: Option<Wait>,
+}
+
+/// For more of those that may come back.
+#[derive(Debug)]
+struct Wait {
+    began: Timestamp,
+    until: Timestamp,
+    /// How many were here when it was last prolonged.
+    waiting: u32,
 }
 
 impl Gathering {
@@ -74,27 +82,26 @@ impl Gathering {
         let are_all = |of: Newcomers| of.fill_step || of.waiting >= of.returning;
         let (ended, took) = self.last_step.unwrap_or_default();
         let share = if self.came_before { SHARE_AFTER_STEP } else { SHARE_OF_STEP };
-        let wait = (took / share).min(MOST);
-        let Some(newcomers) = newcomers.filter(|of| !are_all(*of) && !wait.is_zero()) else {
-            (self.until, self.began, self.came_before) = (None, None, false);
+        let patience = (took / share).min(MOST);
+        let Some(newcomers) = newcomers.filter(|of| !are_all(*of) && !patience.is_zero()) else {
+            (self.wait, self.came_before) = (None, false);
             return FormStep::Now;
         };
         if steps_in_flight > 0 {
-            (self.until, self.began, self.came_before) = (None, None, true);
+            (self.wait, self.came_before) = (None, true);
             return FormStep::AfterStep;
         }
         if now.since(ended) > RETURN_WITHIN {
             return FormStep::Now;
         }
-        // Kept when it is over: who finds no room then does not wait again.
-        let (began, seen) = self.began.unwrap_or((now, 0));
-        if newcomers.waiting > seen && self.until.is_none_or(|until| now < until) {
-            let until = now.after(wait).min(began.after(MOST));
-            self.until = Some(self.until.map_or(until, |before| before.max(until)));
-            self.began = Some((began, newcomers.waiting));
+        let Newcomers { waiting, .. } = newcomers;
+        let first = Wait { began: now, until: now.after(patience), waiting };
+        let wait = self.wait.get_or_insert(first);
+        if waiting > wait.waiting && now < wait.until {
+            wait.until = now.after(patience).min(wait.began.after(MOST));
+            wait.waiting = waiting;
         }
-        let until = self.until.unwrap_or(now);
-        if now < until { FormStep::Until(until) } else { FormStep::Now }
+        if now < wait.until { FormStep::Until(wait.until) } else { FormStep::Now }
     }
 }
 

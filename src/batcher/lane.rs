@@ -302,19 +302,16 @@ impl<S: Clone> Lane<S> {
 
     /// Those that wait, if they are new and nobody with a seat goes on.
     pub(super) fn newcomers(&self) -> Option<Newcomers> {
-        let goes_on = |seat: &u32| {
-            let run = self.seats[*seat as usize].as_ref();
-            run.is_some_and(|run| run.is_runnable(self.spec.max_seq_len))
-        };
+        let max_seq_len = self.spec.max_seq_len;
+        let running = self.order.iter().filter_map(|seat| self.seats[*seat as usize].as_ref());
         let is_new = |waiting: &Waiting<S>| !waiting.started && waiting.sequence.failed_at == 0;
-        if self.order.iter().any(goes_on) || !self.waiting.iter().all(is_new) {
+        if running.clone().any(|run| run.is_runnable(max_seq_len))
+            || !self.waiting.iter().all(is_new)
+        {
             return None;
         }
-        let ends_in_flight = |seat: &&u32| {
-            let run = self.seats[**seat as usize].as_ref();
-            run.is_some_and(|run| run.is_exhausted(self.spec.max_seq_len))
-        };
-        let ending = self.order.iter().filter(ends_in_flight).count() as u32;
+        // Those whose last step is in flight.
+        let ending = running.filter(|run| run.is_exhausted(max_seq_len)).count() as u32;
         let returning = self.ended.iter().sum::<u32>() + ending;
         let tokens: u32 = self.waiting.iter().map(|waiting| waiting.sequence.len()).sum();
         Some(Newcomers {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::super::seated::tests::spec;
-use super::super::{Batching, LaneSpec, Output};
+use super::super::{Batching, LaneSpec, Output, PlannedStep};
 use super::rig::{Rig, STEP_TIME};
 use crate::bridge::ffi::StepOutput;
 use crate::clock::Timestamp;
@@ -58,10 +58,13 @@ fn assign(policy: &mut Batching<u64>, sequence: Sequence) {
 
 /// Forms the next step and ends it.
 fn run_step(policy: &mut Batching<u64>) {
-    let mut out = Output::default();
-    let step = policy.next_step(&mut out).expect("work");
+    let step = policy.next_step(&mut Output::default()).expect("work");
+    end_step(policy, step);
+}
+
+fn end_step(policy: &mut Batching<u64>, step: PlannedStep) {
     let output = StepOutput::of_tokens(vec![50; step.batch.seats.len()], &step.batch.sample);
-    policy.settle(step.step, &output, step.batch, &mut out).expect("in order");
+    policy.settle(step.step, &output, step.batch, &mut Output::default()).expect("in order");
 }
 
 /// How many wait and how many may come back.
@@ -74,13 +77,11 @@ fn who_ends_with_a_step_in_flight_and_who_ended_with_the_last_ones_may_come_back
     let mut policy = policy(1);
     assign(&mut policy, sequence(1, 4, 1));
     assign(&mut policy, sequence(2, 4, 1));
-    let mut out = Output::default();
-    let step = policy.next_step(&mut out).expect("work");
+    let step = policy.next_step(&mut Output::default()).expect("work");
     assert_eq!(counts(&policy), None, "nobody waits");
     assign(&mut policy, sequence(3, 4, 1));
     assert_eq!(counts(&policy), Some((1, 2)), "both end with the step in flight");
-    let output = StepOutput::of_tokens(vec![50; 2], &step.batch.sample);
-    policy.settle(step.step, &output, step.batch, &mut out).expect("in order");
+    end_step(&mut policy, step);
     assert_eq!(counts(&policy), Some((1, 2)), "both have ended");
     run_step(&mut policy);
     assign(&mut policy, sequence(4, 4, 1));
