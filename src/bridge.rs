@@ -13,6 +13,7 @@ mod weight_format;
 pub use error::{DeviceError, DeviceErrorCode};
 pub use options::ISAS;
 pub use step::{NO_MASK, NO_TOKEN};
+pub use weight_format::LAYER_MATRICES;
 
 #[allow(missing_docs, unsafe_code, clippy::missing_safety_doc)]
 #[cxx::bridge(namespace = "inferno")]
@@ -261,6 +262,8 @@ pub mod ffi {
         type WeightFormat = super::spec::WeightFormat;
         type DecoderSpec = super::spec::DecoderSpec;
         type TensorSlot = super::spec::TensorSlot;
+        #[namespace = "inferno::engine"]
+        type MatrixRole = super::spec::MatrixRole;
 
         /// One device: its memory pool and models. Made, used and dropped on one thread.
         type Context;
@@ -275,6 +278,13 @@ pub mod ffi {
             spec: &DecoderSpec,
             limits: &ModelLimits,
         ) -> Result<MemoryNeed>;
+
+        /// Whether such a device can read a matrix in these codes; else it is to be held in elements.
+        fn reads_codes(
+            options: &DeviceOptions,
+            role: MatrixRole,
+            format: &WeightFormat,
+        ) -> Result<bool>;
 
         /// Takes memory for a model's weights, KV blocks and workspace; the weights are still to be set.
         fn add_model(

@@ -14,12 +14,11 @@ mod step;
 
 mod llama_cpp;
 
-use std::pin::Pin;
 use std::time::Instant;
 
-use inferno_node::bridge::ffi::{self, Context, Factors, Isa};
+use inferno_node::bridge::ffi::{self, Factors, Isa};
 use inferno_node::bridge::spec::{DecoderSpec, WeightFormat, WeightKind};
-use inferno_node::checkpoint::Checkpoint;
+use inferno_node::executor::load_tensor;
 use llama_cpp::LlamaCpp;
 use spec::llama_1b::{self, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY};
 use step::{FED, Runner, STEP_TOKENS, limits, median, num_threads, read_bandwidth};
@@ -96,8 +95,10 @@ impl Format {
                 let checkpoint = llama_cpp?.open(self.theirs);
                 let spec = checkpoint.decoder().spec_for(longest);
                 let limits = limits(&spec, most, longest);
-                Some(Runner::filled(&spec, &limits, (isa, num_threads), |context, model| {
-                    load(&checkpoint, context, model);
+                Some(Runner::filled(&spec, &limits, (isa, num_threads), |mut context, model| {
+                    for tensor in checkpoint.tensors() {
+                        load_tensor(context.as_mut(), model, tensor).expect("a good tensor");
+                    }
                 }))
             }
         }
@@ -110,16 +111,6 @@ fn made(layers: WeightFormat, head: WeightFormat) -> DecoderSpec {
     spec.embedding = head;
     spec.head.format = head;
     spec
-}
-
-/// Every tensor of a file into a model.
-fn load(checkpoint: &Checkpoint, mut context: Pin<&mut Context>, model: u32) {
-    for tensor in checkpoint.tensors() {
-        for part in tensor.parts() {
-            let part = part.expect("a file of llama.cpp's");
-            context.as_mut().set_tensor(model, &part.slot, &part.rows()).expect("a good tensor");
-        }
-    }
 }
 
 fn tokens(count: u32, seat: u32) -> Vec<u32> {

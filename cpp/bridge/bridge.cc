@@ -245,6 +245,11 @@ MemoryNeed required_bytes(const DeviceOptions& options, const DecoderSpec& spec,
   return {need.weight_bytes, need.kv_bytes_per_block, need.workspace_bytes};
 }
 
+bool reads_codes(const DeviceOptions& options, engine::MatrixRole role,
+                 const WeightFormat& format) {
+  return engine::make_sizes(to_engine(options))->reads(role, to_engine(format));
+}
+
 bool isa_available(Isa isa) noexcept { return ops::isa_available(to_engine(isa)); }
 
 double measure_read_bandwidth(std::uint64_t bytes, std::uint32_t num_threads,

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "engine/base/error.h"
+#include "engine/spec/spec.h"
 #include "ops/base/dtype.h"
 #include "rust/cxx.h"
 
@@ -29,6 +30,7 @@ enum class Backend : std::uint8_t;
 enum class Factors : std::uint8_t;
 enum class Isa : std::uint8_t;
 struct DeviceOptions;
+struct WeightFormat;
 struct MemoryNeed;
 struct DecoderSpec;
 struct TensorRows;
@@ -72,6 +74,7 @@ class Context {
 std::unique_ptr<Context> new_context(const DeviceOptions& options);
 MemoryNeed required_bytes(const DeviceOptions& options, const DecoderSpec& spec,
                           const ModelLimits& limits);
+bool reads_codes(const DeviceOptions& options, engine::MatrixRole role, const WeightFormat& format);
 bool isa_available(Isa isa) noexcept;
 double measure_read_bandwidth(std::uint64_t bytes, std::uint32_t num_threads, std::uint32_t rounds);
 double measure_product_rate(Isa isa, Factors factors, std::uint32_t num_threads);

@@ -27,6 +27,8 @@ class Sizes {
   virtual std::uint64_t matrix_bytes(const ops::WeightShape& matrix) const = 0;
   virtual std::uint64_t workspace_bytes(const DecoderSpec& spec,
                                         const ModelLimits& limits) const = 0;
+  // Whether a matrix can be read in such codes; else it is to be held in elements.
+  virtual bool reads(MatrixRole role, const WeightFormat& format) const = 0;
   // Throws other for a shape that the backend does not run, naming the field.
   virtual void check(const DecoderSpec& spec, const ModelLimits& limits) const = 0;
 };

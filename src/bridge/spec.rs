@@ -129,6 +129,19 @@ pub mod ffi {
         PostMlpNorm,
     }
 
+    /// How a matrix is read.
+    #[namespace = "inferno::engine"]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[repr(u8)]
+    enum MatrixRole {
+        /// Row by row.
+        Embedding,
+        /// As a factor of a product.
+        Linear,
+        /// As one of many of which each token takes a few.
+        Experts,
+    }
+
     /// Where a tensor goes.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     struct TensorSlot {
@@ -275,6 +288,8 @@ pub mod ffi {
         type QkNorm;
         #[namespace = "inferno::ops"]
         type ActivationKind;
+        #[namespace = "inferno::engine"]
+        type MatrixRole;
         #[namespace = "inferno::engine"]
         type MlpKind;
         #[namespace = "inferno::ops"]

@@ -4,7 +4,9 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-use super::spec::{DecoderSpec, Dtype, LayerSpec, MlpKind, TensorPart, WeightFormat, WeightKind};
+use super::spec::{
+    DecoderSpec, Dtype, LayerSpec, MatrixRole, MlpKind, TensorPart, WeightFormat, WeightKind,
+};
 
 impl Dtype {
     /// Little-endian elements as numbers.
@@ -69,6 +71,17 @@ impl fmt::Display for WeightFormat {
     }
 }
 
+/// Matrices of a layer that may be codes; routers, and gates of one output, are too small to be worth it.
+pub const LAYER_MATRICES: [TensorPart; 7] = [
+    TensorPart::Qkv,
+    TensorPart::OutputGate,
+    TensorPart::O,
+    TensorPart::GateUp,
+    TensorPart::Down,
+    TensorPart::SharedGateUp,
+    TensorPart::SharedDown,
+];
+
 impl LayerSpec {
     fn format_mut(&mut self, part: TensorPart) -> Option<&mut WeightFormat> {
         let Self { attention, mlp, .. } = self;
@@ -130,6 +143,19 @@ impl DecoderSpec {
             TensorPart::Embedding => Some(&mut self.embedding),
             TensorPart::Head => Some(&mut self.head.format),
             _ => self.layers.get_mut(layer as usize)?.format_mut(part),
+        }
+    }
+
+    /// How that matrix is read; a tied head is the embedding.
+    pub fn role(&self, part: TensorPart, layer: u32) -> MatrixRole {
+        let mlp = self.layers.get(layer as usize).map(|layer| layer.mlp.kind);
+        match part {
+            TensorPart::Embedding => MatrixRole::Embedding,
+            TensorPart::Head if self.tied_embeddings => MatrixRole::Embedding,
+            TensorPart::GateUp | TensorPart::Down if mlp == Some(MlpKind::Experts) => {
+                MatrixRole::Experts
+            }
+            _ => MatrixRole::Linear,
         }
     }
 

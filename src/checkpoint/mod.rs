@@ -203,12 +203,12 @@ impl Checkpoint {
         }
         let spec = &mut self.config.decoder.spec;
         spec.kv = Dtype::Fp8;
-        for scale in &self.kv_scales {
-            scale.give(&self.files, spec).map_err(|reason| {
+        quantized::give_kv_scales(&self.kv_scales, &self.files, spec).map_err(
+            |(name, reason)| {
                 let fault = CheckpointFault::Unsupported;
-                CheckpointError::new(fault, &self.directory, reason).at(scale.name())
-            })?;
-        }
+                CheckpointError::new(fault, &self.directory, reason).at(name)
+            },
+        )?;
         self.spec = self.config.spec();
         Ok(())
     }

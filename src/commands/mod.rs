@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, Parser, Subcommand};
 
 use crate::checkpoint::random::{Like, RandomFormat, RandomOptions, Written};
-use crate::checkpoint::{HubCache, random};
+use crate::checkpoint::{HubCache, Quantization, random};
 use crate::config::{self, Config};
 use crate::gpu;
 use crate::memory::KvDtype;
@@ -120,8 +120,8 @@ pub struct RandomArgs {
 /// `models inspect`.
 #[derive(Debug, Clone, Args)]
 pub struct InspectArgs {
-    /// Checkpoint directory, or a hub id found in the local Hugging Face cache.
-    #[arg(value_name = "DIR")]
+    /// A checkpoint's folder, a GGUF file, or a hub id found in the local Hugging Face cache.
+    #[arg(value_name = "MODEL")]
     pub model_path: PathBuf,
     /// Reckon with sequences of this length; default: the model's context.
     #[arg(long, value_name = "TOKENS")]
@@ -129,6 +129,12 @@ pub struct InspectArgs {
     /// Reckon with a KV cache of this type.
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub kv_dtype: KvDtype,
+    /// Reckon with the weights of a checkpoint in 16 bits held in this format.
+    #[arg(long, value_name = "FORMAT")]
+    pub quantization: Option<Quantization>,
+    /// The same of the head.
+    #[arg(long, value_name = "FORMAT")]
+    pub quantization_head: Option<Quantization>,
     /// One JSON object instead of the table.
     #[arg(long)]
     pub json: bool,
@@ -137,8 +143,8 @@ pub struct InspectArgs {
 /// `models prompt`.
 #[derive(Debug, Clone, Args)]
 pub struct PromptArgs {
-    /// Checkpoint directory, or a hub id found in the local Hugging Face cache.
-    #[arg(value_name = "DIR")]
+    /// A checkpoint's folder, a GGUF file, or a hub id found in the local Hugging Face cache.
+    #[arg(value_name = "MODEL")]
     pub model_path: PathBuf,
 }
 
@@ -244,7 +250,12 @@ fn print_written(directory: &std::path::Path, written: &Written) -> Result<(), S
 pub fn inspect(args: &InspectArgs) -> Result<(), String> {
     let devices = devices_here();
     let hub = HubCache::from_env();
-    let wanted = InspectedAs { max_seq_len: args.max_seq_len, kv_dtype: args.kv_dtype };
+    let wanted = InspectedAs {
+        max_seq_len: args.max_seq_len,
+        kv_dtype: args.kv_dtype,
+        quantization: args.quantization,
+        quantization_head: args.quantization_head,
+    };
     let report = crate::models::inspect::inspect(&args.model_path, wanted, &hub, &devices)?;
     if let Some(reason) = gpu::why_none() {
         eprintln!("no GPU: {reason}");

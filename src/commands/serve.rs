@@ -22,7 +22,7 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(20);
 /// Flags over environment over file.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ConfigOptions {
-    /// The model: a checkpoint's folder, or a hub id found in the local Hugging Face cache.
+    /// The model: a checkpoint's folder, a GGUF file, or a hub id found in the local Hugging Face cache.
     #[arg(value_name = "MODEL")]
     pub model: Option<String>,
     /// Alias that clients use; default: the last part of MODEL.

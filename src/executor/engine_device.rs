@@ -1,13 +1,14 @@
 //! A device that computes: the engine behind the bridge.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::bridge::ffi::{
     Backend, Context, DeviceOptions, MemoryStats, ModelLimits, ModelPlan, StepBatch, StepOutput,
 };
 use crate::bridge::{DeviceError, ffi};
-use crate::checkpoint::{Checkpoint, LoadFormat};
+use crate::checkpoint::{Checkpoint, LoadFormat, TensorView};
 use crate::gpu::{self, PrimaryContext};
 use crate::memory;
 
@@ -91,6 +92,26 @@ impl EngineDevice {
     }
 }
 
+/// Hands what a tensor becomes to a model of the engine.
+///
+/// # Errors
+/// What of the values contradicts the checkpoint's configuration, or the engine's reason to refuse them.
+pub fn load_tensor(
+    mut engine: Pin<&mut Context>,
+    model: u32,
+    tensor: TensorView<'_>,
+) -> Result<(), DeviceError> {
+    for part in tensor.parts() {
+        let part = part.map_err(|error| DeviceError::other(error.to_string()))?;
+        engine.as_mut().set_tensor(model, &part.slot, &part.rows()).map_err(|error| {
+            let error = DeviceError::from(error);
+            let message = format!("tensor {}: {}", tensor.expected.name, error.message);
+            DeviceError { message, ..error }
+        })?;
+    }
+    Ok(())
+}
+
 impl Device for EngineDevice {
     fn begin_load(&mut self, load: DeviceLoad) -> Result<(), DeviceError> {
         let budget = &load.budget;
@@ -103,7 +124,7 @@ impl Device for EngineDevice {
             end_token_ids: load.checkpoint.end_token_ids().to_vec(),
         };
         let spec = load.checkpoint.decoder().spec_for(budget.max_seq_len);
-        let spec = memory::spec_on(self.backend, spec);
+        let spec = memory::spec_on(self.backend, spec)?;
         let plan = self.context.pin_mut().add_model(&spec, &limits)?;
         self.handles.insert(load.model, plan.model);
         self.loading = Some(Loading {
@@ -132,17 +153,7 @@ impl Device for EngineDevice {
         let Some(tensor) = loading.checkpoint.tensor(loading.next) else {
             return self.finish(loading);
         };
-        for part in tensor.parts() {
-            let part = part.map_err(|error| DeviceError::other(error.to_string()))?;
-            self.context
-                .pin_mut()
-                .set_tensor(loading.plan.model, &part.slot, &part.rows())
-                .map_err(|error| {
-                    let error = DeviceError::from(error);
-                    let message = format!("tensor {}: {}", tensor.expected.name, error.message);
-                    DeviceError { message, ..error }
-                })?;
-        }
+        load_tensor(self.context.pin_mut(), loading.plan.model, tensor)?;
         loading.done_bytes += tensor.data.len() as u64;
         loading.checkpoint.release(loading.next);
         loading.next += 1;

@@ -36,6 +36,7 @@ pub use actor::{Executor, ExecutorHandle, ExecutorStart, start};
 pub use config::{Config, Fault, FaultKind, GpuDevices, IsaChoice};
 pub use cost_fit::CostFit;
 pub use cost_model::{CostModel, StepWork};
+pub use engine_device::load_tensor;
 pub use faults::FaultPlan;
 pub use maker::{Maker, MemoryReading};
 

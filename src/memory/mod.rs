@@ -8,13 +8,15 @@
 
 use crate::bridge::DeviceError;
 use crate::bridge::ffi::{Backend, DeviceOptions, Isa, MemoryNeed, ModelLimits, required_bytes};
-use crate::bridge::spec::{DecoderSpec, Dtype};
+use crate::bridge::spec::DecoderSpec;
 
 mod byte_size;
+mod held;
 mod kv_dtype;
 mod pool_size;
 
 pub use byte_size::{ByteSize, rounded};
+pub use held::{Widened, spec_on, widened};
 pub use kv_dtype::KvDtype;
 pub use pool_size::PoolSize;
 
@@ -59,14 +61,9 @@ pub struct ModelBudget {
     pub max_seq_len: u32,
 }
 
-/// The decoder as a device of this kind holds it: a GPU multiplies elements of 16 bits, so float32 checkpoints become bfloat16
-/// there.
-#[must_use]
-pub fn spec_on(backend: Backend, spec: DecoderSpec) -> DecoderSpec {
-    match (backend, spec.activation) {
-        (Backend::Cuda, Dtype::F32) => spec.stored_as(Dtype::BF16),
-        _ => spec,
-    }
+/// Of a device that is not made: what its kind takes.
+fn engine_options(backend: Backend, num_threads: u32) -> DeviceOptions {
+    DeviceOptions { backend, ..DeviceOptions::cpu(num_threads, Isa::Auto, 0) }
 }
 
 /// What the engine takes for a model.
@@ -86,9 +83,8 @@ pub fn engine_need(
         max_seq_len,
         end_token_ids: Vec::new(),
     };
-    let mut options = DeviceOptions::cpu(limits.num_threads, Isa::Auto, 0);
-    options.backend = limits.backend;
-    Ok(required_bytes(&options, &spec_on(limits.backend, spec.clone()), &limits_of_model)?)
+    let options = engine_options(limits.backend, limits.num_threads);
+    Ok(required_bytes(&options, &spec_on(limits.backend, spec.clone())?, &limits_of_model)?)
 }
 
 /// What one model asks of a device.

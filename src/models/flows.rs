@@ -68,8 +68,8 @@ impl Flows {
         let began = Instant::now();
         let opened = {
             let (spec, hub) = (spec.clone(), self.start.hub.clone());
-            let kv = self.start.limits.kv_dtype;
-            tokio::task::spawn_blocking(move || open::open(&spec, &hub, kv)).await
+            let limits = self.start.limits;
+            tokio::task::spawn_blocking(move || open::open(&spec, &hub, &limits)).await
         };
         let opened = opened
             .map_err(|error| Error::internal(format!("opening {}: {error}", spec.name)))?

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::tokenizer::{ChatTemplate, Tokenizer, TokenizerFolder};
 
 use super::ModelSpec;
+use crate::bridge::ffi::Backend;
 use crate::bridge::spec::DecoderSpec;
 use crate::checkpoint::{Checkpoint, CheckpointError, HubCache, ModelConfig, gguf_tokenizer};
 use crate::memory::{self, KvDtype, MemoryPlan, MemorySizes, ModelNeed, StepLimits};
@@ -22,9 +23,14 @@ pub(super) struct Opened {
 ///
 /// # Errors
 /// The text names file, key or tensor, and reason.
-pub(super) fn open(spec: &ModelSpec, hub: &HubCache, kv: KvDtype) -> Result<Opened, String> {
+pub(super) fn open(
+    spec: &ModelSpec,
+    hub: &HubCache,
+    limits: &StepLimits,
+) -> Result<Opened, String> {
     let directory = hub.resolve(&spec.model_path).map_err(|error| error.to_string())?;
-    let checkpoint = open_checkpoint(spec, &directory, kv).map_err(|error| error.to_string())?;
+    let checkpoint =
+        open_checkpoint(spec, &directory, limits.kv_dtype).map_err(|error| error.to_string())?;
     let max_seq_len = max_seq_len(spec, checkpoint.max_position_embeddings())?;
     let vocab_size = checkpoint.spec().vocab_size;
     let folder = tokenizer_folder(&directory)?;
@@ -33,6 +39,7 @@ pub(super) fn open(spec: &ModelSpec, hub: &HubCache, kv: KvDtype) -> Result<Open
     let chat_template = ChatTemplate::of_folder(&folder).map_err(|error| error.to_string())?;
     let opened = Opened { checkpoint, tokenizer, chat_template, max_seq_len };
     opened.tell(&spec.name);
+    opened.tell_widened(&spec.name, limits.backend);
     Ok(opened)
 }
 
@@ -86,6 +93,16 @@ impl Opened {
         if num_ids > vocab_size {
             // Common (tokens were added and never trained); such ids are refused with the prompt that has them.
             tracing::warn!(%model, "the tokenizer has {num_ids} ids, the model only {vocab_size}");
+        }
+    }
+
+    /// What takes more memory on these devices than in the files.
+    fn tell_widened(&self, model: &str, backend: Backend) {
+        // What there is no device of is refused with the first word on its memory.
+        let widened = memory::widened(backend, self.checkpoint.spec()).unwrap_or_default();
+        if !widened.is_empty() {
+            let widened: Vec<_> = widened.iter().map(ToString::to_string).collect();
+            tracing::warn!(%model, "held in 16 bits, for lack of kernels: {}", widened.join(", "));
         }
     }
 }

@@ -80,10 +80,10 @@ fn a_scale_of_kv_that_is_none_is_refused_by_name() {
 
 #[test]
 fn two_scales_of_one_layers_values_are_the_same_or_refused() {
-    for (other, is_refused) in [(0.5, false), (0.25, true)] {
+    for (one, other, is_refused) in [(0.5, 0.5, false), (0.5, 0.25, true), (1.0, 0.5, true)] {
         let mut builder = copy_of("fp8-tensor");
         let of_layer = |name: &str| format!("model.layers.0.self_attn.{name}");
-        builder.tensors.insert(of_layer("v_scale"), f32_scale(0.5));
+        builder.tensors.insert(of_layer("v_scale"), f32_scale(one));
         builder.tensors.insert(of_layer("kv_scale"), f32_scale(other));
         builder.write_single();
         let mut checkpoint = builder.open().expect("nothing depends on it yet");

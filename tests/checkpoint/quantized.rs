@@ -247,6 +247,32 @@ fn what_would_change_the_meaning_of_fp8_is_refused_and_what_says_nothing_is_not(
     assert_eq!(wrong.fault(Some(&item), "group -1, but there are 1"), CheckpointFault::WrongShape);
 }
 
+#[test]
+fn weights_that_are_turned_or_have_gaps_are_refused_by_the_key_that_says_so() {
+    let turned = json!({"config_groups": {"R1": {"type": "hadamard"}}});
+    for (key, value, refused) in [
+        ("transform_config", json!({}), None),
+        ("transform_config", turned, Some("quantization_config.transform_config")),
+        ("sparsity_config", json!({}), None),
+        ("sparsity_config", json!({"format": "dense"}), None),
+        (
+            "sparsity_config",
+            json!({"format": "sparse-24-bitmask"}),
+            Some("quantization_config.sparsity_config.format"),
+        ),
+    ] {
+        let mut builder = copy_of("packed-32-zeros");
+        builder.config["quantization_config"][key] = value;
+        builder.write_config();
+        builder.write_single();
+        let Some(item) = refused else {
+            builder.open().unwrap_or_else(|error| panic!("{error}"));
+            continue;
+        };
+        assert_eq!(builder.fault(Some(item), ""), CheckpointFault::Unsupported);
+    }
+}
+
 /// What is static is not applied: inputs are rounded by what they are, if at all.
 #[test]
 fn scales_of_activations_beside_codes_are_passed_over() {

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use serde_json::Value;
 
 use crate::harness::json;
-use crate::packings::{DEMO, Tensor, demo_tensors, nearest, paired, range};
+use crate::packings::{Tensor, demo, demo_tensors, nearest, paired, range};
 
 /// Where data of a tensor begins.
 const ALIGNMENT: usize = 32;
@@ -97,7 +97,7 @@ impl GgufFile {
 
     /// The tokens and merges of `tokenizer.json`.
     fn add_tokenizer(&mut self) {
-        let tokenizer = json(&Path::new(DEMO).join("tokenizer.json"));
+        let tokenizer = json(&demo().join("tokenizer.json"));
         let ids = tokenizer["model"]["vocab"].as_object().expect("tokens and ids");
         let mut tokens: Vec<(u64, &str)> =
             ids.iter().map(|(token, id)| (id.as_u64().expect("an id"), token.as_str())).collect();
@@ -150,7 +150,7 @@ fn in_pairs(matrix: &Tensor, head_dim: usize) -> Vec<f32> {
 impl BlockType {
     /// The demo model in a file.
     pub fn write(self, path: &Path) {
-        let config = json(&Path::new(DEMO).join("config.json"));
+        let config = json(&demo().join("config.json"));
         let size = |name: &str| config[name].as_u64().expect("a size");
         let mut file = GgufFile::default();
         file.entry("general.architecture", STRING, &text("llama"));

@@ -10,6 +10,7 @@ use inferno_node::bridge::ffi::{
 use inferno_node::bridge::spec::{DecoderSpec, Dtype, WeightFormat, WeightKind};
 use inferno_node::bridge::{ISAS, NO_MASK, NO_TOKEN, ffi};
 use inferno_node::checkpoint::{Checkpoint, LoadFormat};
+use inferno_node::executor::load_tensor;
 use inferno_node::gpu;
 use inferno_node::memory;
 use safetensors::SafeTensors;
@@ -49,7 +50,8 @@ impl Device {
     /// The decoder as this device holds it: a GPU makes bfloat16 of float32.
     pub fn spec(self, checkpoint: &Checkpoint) -> DecoderSpec {
         let backend = if matches!(self, Device::Gpu { .. }) { Backend::Cuda } else { Backend::Cpu };
-        memory::spec_on(backend, checkpoint.decoder().spec_for(limits().max_seq_len))
+        let spec = checkpoint.decoder().spec_for(limits().max_seq_len);
+        memory::spec_on(backend, spec).expect("the build has such devices")
     }
 }
 
@@ -261,12 +263,7 @@ impl Engine {
         assert_eq!(plan.weight_bytes, need.weight_bytes);
         assert_eq!(plan.workspace_bytes, need.workspace_bytes);
         for tensor in checkpoint.tensors() {
-            for part in tensor.parts() {
-                let part = part.unwrap_or_else(|error| panic!("{error}"));
-                let engine = context.pin_mut();
-                let set = engine.set_tensor(plan.model, &part.slot, &part.rows());
-                set.unwrap_or_else(|e| panic!("{}: {e}", tensor.expected.name));
-            }
+            load_tensor(context.pin_mut(), plan.model, tensor).expect("a good tensor");
         }
         context.pin_mut().finish_model(plan.model).expect("all tensors");
         let (model, vocab_size) = (plan.model, spec.vocab_size);

@@ -1,7 +1,7 @@
 //! The demo model in the files of each packing that is read, written from the formats' own definitions: a scale comes of the largest
 //! weight that it is for, a code is the nearest, and nothing is searched. Embedding, head and norms stay in bf16.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
@@ -10,7 +10,11 @@ use serde_json::{Value, json};
 
 use crate::harness::json;
 
-pub const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+/// The demo model's folder; that in TEST_DEMO, where the tests run on a machine without this repository.
+pub fn demo() -> PathBuf {
+    let folder = std::env::var_os("TEST_DEMO").map(PathBuf::from);
+    folder.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo"))
+}
 
 /// Columns of a group, and rows and columns of a block of fp8. Of 704 columns the last group has 64.
 const GROUP: usize = 128;
@@ -68,7 +72,7 @@ struct Stored {
 }
 
 pub fn demo_tensors() -> Vec<Tensor> {
-    let bytes = std::fs::read(Path::new(DEMO).join("model.safetensors")).expect("the demo model");
+    let bytes = std::fs::read(demo().join("model.safetensors")).expect("the demo model");
     let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
     let tensor = |(name, view): (&str, TensorView<'_>)| {
         let values = view.data().as_chunks().0.iter();
@@ -106,7 +110,7 @@ impl Stored {
 impl Packing {
     /// The demo model in this packing, in an empty folder.
     pub fn write(self, folder: &Path) {
-        let demo = Path::new(DEMO);
+        let demo = demo();
         for name in ["tokenizer.json", "tokenizer_config.json"] {
             std::fs::copy(demo.join(name), folder.join(name)).expect("copies");
         }

@@ -6,17 +6,19 @@ use std::path::Path;
 use inferno_node::checkpoint::Quantization;
 use inferno_node::config::Config;
 use inferno_node::engine::{Engine, InferRequest};
-use inferno_node::memory::KvDtype;
+use inferno_node::gpu;
+use inferno_node::memory::{ByteSize, KvDtype, PoolSize};
 use inferno_node::request::{Params, Prompt};
 use tokio::sync::OnceCell;
 
 use crate::gguf_blocks::BlockType;
 use crate::harness::{fixture, ids, json};
-use crate::packings::{DEMO, Packing, Scheme};
+use crate::packings::{Packing, Scheme, demo};
 
-fn on_cpu(model_path: impl AsRef<Path>) -> Config {
+fn config(model_path: impl AsRef<Path>) -> Config {
     let mut config = Config::library("demo", model_path.as_ref());
-    config.executor.devices = vec!["cpu:0".to_owned()];
+    // These tests run side by side.
+    config.executor.memory_pool_size = Some(PoolSize::Bytes(ByteSize(2 << 30)));
     config
 }
 
@@ -38,19 +40,27 @@ async fn perplexity(config: Config) -> f64 {
     (sum / f64::from(count)).exp()
 }
 
-/// Holds what a format costs below the part of bf16's perplexity that is allowed.
-async fn hold(name: &str, config: Config, allowed: f64) {
-    static STORED: OnceCell<f64> = OnceCell::const_new();
-    let measure = async || {
-        let stored = perplexity(on_cpu(DEMO)).await;
-        println!("bf16: {stored:.6}");
-        stored
-    };
-    let stored = STORED.get_or_init(measure).await;
-    let found = perplexity(config).await;
-    let worse = found / stored - 1.0;
-    println!("{name}: {found:.6}, {:+.3} %", worse * 100.0);
-    assert!(worse <= allowed, "{name}: {found} is {worse:+.4} beside {stored}");
+/// Holds what a format costs below the part of bf16's perplexity that is allowed, on a CPU and on a GPU, if there is one.
+async fn hold(name: &str, config: &Config, allowed: f64) {
+    static STORED: [OnceCell<f64>; 2] = [OnceCell::const_new(), OnceCell::const_new()];
+    let gpu = (!gpu::usable().is_empty()).then_some("cuda:0");
+    for (device, stored) in ["cpu:0"].into_iter().chain(gpu).zip(&STORED) {
+        let there = |config: &Config| {
+            let mut config = config.clone();
+            config.executor.devices = vec![device.to_owned()];
+            config
+        };
+        let measure = async || {
+            let stored = perplexity(there(&self::config(demo()))).await;
+            println!("{device}, bf16: {stored:.6}");
+            stored
+        };
+        let stored = stored.get_or_init(measure).await;
+        let found = perplexity(there(config)).await;
+        let worse = found / stored - 1.0;
+        println!("{device}, {name}: {found:.6}, {:+.3} %", worse * 100.0);
+        assert!(worse <= allowed, "{device}, {name}: {found} is {worse:+.4} beside {stored}");
+    }
 }
 
 #[tokio::test]
@@ -66,11 +76,11 @@ async fn fewer_bits_cost_the_demo_model_little() {
         ("KV in fp8", None, None, fp8, 0.005),
         ("fp8, KV too", Some(Fp8), None, fp8, 0.01),
     ] {
-        let mut config = on_cpu(DEMO);
+        let mut config = config(demo());
         config.executor.kv_dtype = kv;
         config.models[0].quantization = layers;
         config.models[0].quantization_head = head;
-        hold(name, config, allowed).await;
+        hold(name, &config, allowed).await;
     }
 }
 
@@ -90,7 +100,7 @@ async fn fewer_bits_in_a_file_cost_the_demo_model_little() {
     ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         packing.write(folder.path());
-        hold(name, on_cpu(folder.path()), allowed).await;
+        hold(name, &config(folder.path()), allowed).await;
     }
 }
 
@@ -109,6 +119,6 @@ async fn blocks_of_a_gguf_file_cost_the_demo_model_little() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("model.gguf");
         kind.write(&path);
-        hold(&format!("GGUF, {kind:?}"), on_cpu(&path), allowed).await;
+        hold(&format!("GGUF, {kind:?}"), &config(&path), allowed).await;
     }
 }

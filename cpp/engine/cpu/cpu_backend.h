@@ -16,6 +16,7 @@ class CpuSizes : public Sizes {
   explicit CpuSizes(std::uint32_t num_threads);
   std::uint64_t matrix_bytes(const ops::WeightShape& matrix) const override;
   std::uint64_t workspace_bytes(const DecoderSpec& spec, const ModelLimits& limits) const override;
+  bool reads(MatrixRole, const WeightFormat&) const override { return true; }
   void check(const DecoderSpec&, const ModelLimits&) const override {}
 
  private:

@@ -18,6 +18,7 @@ namespace {
 
 using ops::cuda::check;
 
+constexpr int kHopper = 9;  // compute capability 9.0
 // Code for other cards runs on a Hopper, too, but waits for nothing there.
 #ifdef INFERNO_CUDA_90A
 constexpr bool kBuiltForHopper = true;
@@ -101,7 +102,13 @@ std::uint64_t CudaSizes::workspace_bytes(const DecoderSpec& spec, const ModelLim
   return CudaWorkspace::bytes_needed(spec, limits);
 }
 
+bool CudaSizes::reads(MatrixRole role, const WeightFormat& format) const {
+  return role == MatrixRole::Linear && ops::cuda::has_code_layout(format);
+}
+
 void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const {
+  require(major_ == 0 || major_ == kHopper || !has_codes(spec), "weights",
+          "compute capability 9.0 for codes", static_cast<std::uint64_t>(major_));
   if (spec.activation == ops::Dtype::F32) {
     throw Error(ErrorCode::kOther, "activation: a GPU expects f16 or bf16, got f32");
   }
@@ -146,10 +153,10 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
 CudaBackend::CudaBackend(const DeviceOptions& options)
     : deterministic_(options.deterministic),
       reference_attention_(options.attention == AttentionBackend::Reference),
+      sizes_(attribute(cudaDevAttrComputeCapabilityMajor)),
       threads_(std::max(1U, options.num_threads)) {
-  const int major = attribute(cudaDevAttrComputeCapabilityMajor);
   num_sms_ = static_cast<std::uint32_t>(attribute(cudaDevAttrMultiProcessorCount));
-  dependent_launch_ = major == 9 && kBuiltForHopper;
+  dependent_launch_ = sizes_.major() == kHopper && kBuiltForHopper;
   stream_ = std::make_unique<CudaStream>();
   clock_ = std::make_unique<StepClock>();
   pool_ = std::make_unique<MemoryPool>(reserve_device_memory(options.pool_bytes));

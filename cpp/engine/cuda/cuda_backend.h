@@ -17,9 +17,16 @@ namespace inferno::engine {
 
 class CudaSizes : public Sizes {
  public:
+  // Of any card, or of those of this major compute capability.
+  explicit CudaSizes(int major = 0) : major_(major) {}
+  int major() const { return major_; }
   std::uint64_t matrix_bytes(const ops::WeightShape& matrix) const override;
   std::uint64_t workspace_bytes(const DecoderSpec& spec, const ModelLimits& limits) const override;
+  bool reads(MatrixRole role, const WeightFormat& format) const override;
   void check(const DecoderSpec& spec, const ModelLimits& limits) const override;
+
+ private:
+  int major_;
 };
 
 class CudaBackend : public Backend {

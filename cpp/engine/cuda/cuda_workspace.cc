@@ -22,18 +22,6 @@ bool has_branches(const DecoderSpec& spec) {
   });
 }
 
-bool is_quantized(const DecoderSpec& spec) {
-  const auto quantized = [](const LayerSpec& layer) {
-    const MlpSpec& mlp = layer.mlp;
-    const WeightFormat formats[] = {
-        layer.attention.qkv.format, layer.attention.o.format, layer.attention.gate,
-        mlp.gate_up.format,         mlp.down.format,          mlp.router.format,
-        mlp.shared.gate_up,         mlp.shared.down,          mlp.shared.gate};
-    return std::ranges::any_of(formats, &WeightFormat::is_quantized);
-  };
-  return spec.head.format.is_quantized() || std::ranges::any_of(spec.layers, quantized);
-}
-
 std::uint64_t attention_bytes(const DecoderSpec& spec) {
   std::uint64_t bytes = 0;
   for (const LayerSpec& layer : spec.layers) {
@@ -143,7 +131,7 @@ std::uint64_t CudaWorkspace::place_all(std::byte* base, const DecoderSpec& spec,
   StepArrays arrays;
   place(step, StepArrays::place(most, nullptr, arrays));
   place(block_tables, std::uint64_t{most.num_seqs} * limits.max_blocks() * sizeof(std::uint32_t));
-  place(linear, ops::cuda::LinearCuda::workspace_bytes(is_quantized(spec)));
+  place(linear, ops::cuda::LinearCuda::workspace_bytes(has_codes(spec)));
   place(attention, attention_bytes(spec));
   place(sampler.sample, ops::cuda::sample_cuda_workspace_bytes(most.num_rows, spec.vocab_size));
   place(sampler.score, ops::cuda::score_cuda_workspace_bytes(most.num_rows, spec.vocab_size));

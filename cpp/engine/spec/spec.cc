@@ -163,6 +163,19 @@ ops::ExpertsShape experts_shape(const DecoderSpec& spec, const MlpSpec& mlp) {
 }
 
 // The bounds are far above any model; their products stay below 2^63.
+bool has_codes(const DecoderSpec& spec) {
+  const auto layer_has = [](const LayerSpec& layer) {
+    const MlpSpec& mlp = layer.mlp;
+    const WeightFormat formats[] = {
+        layer.attention.qkv.format, layer.attention.o.format, layer.attention.gate,
+        mlp.gate_up.format,         mlp.down.format,          mlp.router.format,
+        mlp.shared.gate_up,         mlp.shared.down,          mlp.shared.gate};
+    return std::ranges::any_of(formats, &WeightFormat::is_quantized);
+  };
+  return spec.embedding.is_quantized() || spec.head.format.is_quantized() ||
+         std::ranges::any_of(spec.layers, layer_has);
+}
+
 void check_spec(const DecoderSpec& spec) {
   check_range("vocab_size", spec.vocab_size, 1U << 22);  // the sampler's sums need it below 2^24
   check_range("hidden_size", spec.hidden_size, 1U << 18);

@@ -34,6 +34,10 @@ struct NormSpec {
   bool is_there() const { return kind != NormKind::None; }
 };
 
+// How a matrix is read: row by row, as a factor of a product, or as one of many of which each token
+// takes a few.
+enum class MatrixRole : std::uint8_t { Embedding, Linear, Experts };
+
 struct LinearSpec {
   bool bias = false;
   WeightFormat format = ops::Dtype::BF16;
@@ -162,6 +166,9 @@ ops::ExpertsShape experts_shape(const DecoderSpec& spec, const MlpSpec& mlp);
 
 // Most ropes of one model: one for layers with a window, one for the others, and room.
 inline constexpr std::uint32_t kMaxRopes = 4;
+
+// Whether any matrix is codes and scales.
+bool has_codes(const DecoderSpec& spec);
 
 // Throws other naming the field that is out of range. After it no size computed from the spec
 // overflows 64 bits.

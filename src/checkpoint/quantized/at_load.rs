@@ -1,6 +1,7 @@
 //! Quantizing at load: what becomes of a checkpoint in 16 bits that the configuration wants in fewer.
 
-use crate::bridge::spec::{DecoderSpec, TensorPart, WeightFormat, WeightKind};
+use crate::bridge::LAYER_MATRICES;
+use crate::bridge::spec::{DecoderSpec, WeightFormat, WeightKind};
 
 /// Bits and groups of `quantization` and `quantization_head`.
 #[derive(
@@ -24,17 +25,6 @@ pub enum Quantization {
     Int4,
 }
 
-/// Matrices of a layer; routers, and gates of one output, are too small to be worth it.
-const LAYER_PARTS: [TensorPart; 7] = [
-    TensorPart::Qkv,
-    TensorPart::OutputGate,
-    TensorPart::O,
-    TensorPart::GateUp,
-    TensorPart::Down,
-    TensorPart::SharedGateUp,
-    TensorPart::SharedDown,
-];
-
 impl Quantization {
     fn format(self) -> WeightFormat {
         let (kind, group) = match self {
@@ -48,7 +38,7 @@ impl Quantization {
     /// All matrices of the layers.
     pub(in super::super) fn quantize_layers(self, spec: &mut DecoderSpec) {
         for layer in 0..spec.layers.len() as u32 {
-            for part in LAYER_PARTS {
+            for part in LAYER_MATRICES {
                 if let Some(format) = spec.format_mut(part, layer) {
                     *format = self.format();
                 }

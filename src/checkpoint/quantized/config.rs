@@ -72,6 +72,7 @@ impl QuantizationConfig {
                 return Err(config.fault(CheckpointFault::Unsupported, "quant_method", reason));
             }
         };
+        refuse_what_changes_weights(config)?;
         let group = match config.number("group_size")? {
             Some(-1.0) | None => None,
             Some(_) => config.size("group_size", MAX_GROUP)?.map(|group| group as usize),
@@ -138,6 +139,23 @@ impl QuantizationConfig {
     }
 }
 
+/// Of compressed-tensors: weights that are another's after a transform, or whose zeros are not stored.
+fn refuse_what_changes_weights(config: &JsonFile) -> Result<(), CheckpointError> {
+    let transforms = config.object("transform_config")?;
+    if transforms.is_some_and(|transforms| transforms.entries().next().is_some()) {
+        let reason = "weights are turned by it; expected none".to_owned();
+        return Err(config.fault(CheckpointFault::Unsupported, "transform_config", reason));
+    }
+    let Some(sparsity) = config.object("sparsity_config")? else { return Ok(()) };
+    match sparsity.text("format")? {
+        None | Some("dense") => Ok(()),
+        Some(other) => {
+            let reason = format!("expected \"dense\", got \"{other}\"");
+            Err(sparsity.fault(CheckpointFault::Unsupported, "format", reason))
+        }
+    }
+}
+
 /// Zero points of GPTQ's first format.
 fn keeps_one_less(config: &JsonFile) -> Result<bool, CheckpointError> {
     match config.text("checkpoint_format")? {
@@ -148,6 +166,18 @@ fn keeps_one_less(config: &JsonFile) -> Result<bool, CheckpointError> {
             Err(config.fault(CheckpointFault::Unsupported, "checkpoint_format", reason))
         }
     }
+}
+
+/// What compressed-tensors says of the weights of each group of targets.
+fn weights_of_groups(config: &JsonFile) -> Result<Vec<JsonFile>, CheckpointError> {
+    let Some(groups) = config.object("config_groups")? else { return Ok(Vec::new()) };
+    let mut weights = Vec::new();
+    for (name, _) in groups.entries() {
+        if let Some(group) = groups.object(name)? {
+            weights.extend(group.object("weights")?);
+        }
+    }
+    Ok(weights)
 }
 
 /// Of fp8, and of each group of targets.
@@ -161,13 +191,9 @@ fn stated_blocks(config: &JsonFile) -> Result<StatedBlocks, CheckpointError> {
     };
     add(config.numbers("weight_block_size")?);
     let mut groups_of_columns = Vec::new();
-    if let Some(groups) = config.object("config_groups")? {
-        for name in groups.entries().map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-            let Some(group) = groups.object(&name)? else { continue };
-            let Some(weights) = group.object("weights")? else { continue };
-            add(weights.numbers("block_structure")?);
-            groups_of_columns.extend(weights.size("group_size", MAX_GROUP)?);
-        }
+    for weights in weights_of_groups(config)? {
+        add(weights.numbers("block_structure")?);
+        groups_of_columns.extend(weights.size("group_size", MAX_GROUP)?);
     }
     stated.of_columns.extend(groups_of_columns.into_iter().map(|group| group as usize));
     Ok(stated)
@@ -209,10 +235,8 @@ fn format(
 
 /// Of the first group of targets; more than one are seen by their tensors.
 fn compressed(config: &JsonFile) -> Result<Option<WeightFormat>, CheckpointError> {
-    let Some(groups) = config.object("config_groups")? else { return Ok(None) };
-    let Some((name, _)) = groups.entries().next() else { return Ok(None) };
-    let Some(group) = groups.object(&name.clone())? else { return Ok(None) };
-    let Some(weights) = group.object("weights")? else { return Ok(None) };
+    let all = weights_of_groups(config)?;
+    let Some(weights) = all.first() else { return Ok(None) };
     let bits = weights.size("num_bits", 32)?.unwrap_or(8);
     let kind = match (weights.text("type")?.unwrap_or("int"), bits) {
         ("float", 8) => WeightKind::Fp8,

@@ -4,9 +4,11 @@
 //! | --- | --- |
 //! | `self_attn.k_scale`, `.v_scale` | compressed-tensors with a `kv_cache_scheme` |
 //! | `self_attn.k_proj.output_scale`, `.v_proj.output_scale` | AutoFP8, and compressed-tensors before that |
-//! | `self_attn.k_proj.k_scale`, `.v_proj.v_scale` | ModelOpt |
+//! | `self_attn.k_proj.k_scale`, `.v_proj.v_scale` | others |
 //! | `self_attn.attn.k_scale`, `.attn.v_scale` | what vLLM saves |
 //! | `self_attn.kv_scale` | the first ones: one for both |
+
+use std::collections::BTreeMap;
 
 use half::{bf16, f16};
 
@@ -62,41 +64,58 @@ pub(in super::super) fn kv_scales(found: &ByName, root: &Root, num_layers: usize
     scales
 }
 
-impl KvScale {
-    pub fn name(&self) -> &str {
-        &self.tensor.entry.name
-    }
-
-    /// Gives the layer what the file says.
-    ///
-    /// # Errors
-    /// Why it is no scale.
-    pub fn give(&self, files: &[MappedFile], spec: &mut DecoderSpec) -> Result<(), String> {
-        let value = self.value(files)?;
-        if !(value.is_finite() && value > 0.0) {
-            return Err(format!("expected a number above 0, got {value}"));
-        }
-        let attention = &mut spec.layers[self.layer].attention;
-        let scales = [(self.keys, &mut attention.k_scale), (self.values, &mut attention.v_scale)];
-        for (_, scale) in scales.into_iter().filter(|(is_meant, _)| *is_meant) {
-            if ![NO_SCALE, value].contains(&*scale) {
-                return Err(format!("{value}, but another scale of the same layer is {scale}"));
+/// Gives the layers what the file says.
+///
+/// # Errors
+/// Which is no scale, and why.
+pub(in super::super) fn give_kv_scales<'a>(
+    scales: &'a [KvScale],
+    files: &[MappedFile],
+    spec: &mut DecoderSpec,
+) -> Result<(), (&'a str, String)> {
+    let (mut keys, mut values) = (BTreeMap::new(), BTreeMap::new());
+    for scale in scales {
+        let wrong = |reason| (scale.name(), reason);
+        let value = scale.value(files).map_err(wrong)?;
+        for (_, said) in [(scale.keys, &mut keys), (scale.values, &mut values)]
+            .into_iter()
+            .filter(|(is_meant, _)| *is_meant)
+        {
+            let other = *said.entry(scale.layer).or_insert(value);
+            if other != value {
+                let reason = format!("{value}, but another scale of the same layer is {other}");
+                return Err(wrong(reason));
             }
-            *scale = value;
         }
-        Ok(())
+    }
+    for (layer, attention) in spec.layers.iter_mut().map(|layer| &mut layer.attention).enumerate() {
+        attention.k_scale = keys.get(&layer).copied().unwrap_or(NO_SCALE);
+        attention.v_scale = values.get(&layer).copied().unwrap_or(NO_SCALE);
+    }
+    Ok(())
+}
+
+impl KvScale {
+    fn name(&self) -> &str {
+        &self.tensor.entry.name
     }
 
     fn value(&self, files: &[MappedFile]) -> Result<f32, String> {
         let entry = &self.tensor.entry;
-        match (entry.dtype, self.tensor.data(files)) {
-            (Some(Dtype::F32), Some(&[a, b, c, d])) => Ok(f32::from_le_bytes([a, b, c, d])),
-            (Some(Dtype::F16), Some(&[a, b])) => Ok(f16::from_le_bytes([a, b]).to_f32()),
-            (Some(Dtype::BF16), Some(&[a, b])) => Ok(bf16::from_le_bytes([a, b]).to_f32()),
-            _ => Err(format!(
-                "{} of shape {:?}; expected one number of F32, F16 or BF16 for the whole layer",
-                entry.dtype_name, entry.shape
-            )),
+        let value = match (entry.dtype, self.tensor.data(files)) {
+            (Some(Dtype::F32), Some(&[a, b, c, d])) => f32::from_le_bytes([a, b, c, d]),
+            (Some(Dtype::F16), Some(&[a, b])) => f16::from_le_bytes([a, b]).to_f32(),
+            (Some(Dtype::BF16), Some(&[a, b])) => bf16::from_le_bytes([a, b]).to_f32(),
+            _ => {
+                return Err(format!(
+                    "{} of shape {:?}; expected one number of F32, F16 or BF16 for the whole layer",
+                    entry.dtype_name, entry.shape
+                ));
+            }
+        };
+        if value.is_finite() && value > 0.0 {
+            return Ok(value);
         }
+        Err(format!("expected a number above 0, got {value}"))
     }
 }

@@ -33,7 +33,7 @@ mod words;
 pub use at_load::Quantization;
 pub(super) use config::QuantizationConfig;
 pub(super) use formats::{HeldCodes, assign, common_formats};
-pub(super) use kv::{KvScale, kv_scales};
+pub(super) use kv::{KvScale, give_kv_scales, kv_scales};
 use order::ColumnOrder;
 
 /// A tensor in its file.

@@ -8,7 +8,7 @@ use crate::bridge::ffi::{Backend, MemoryNeed};
 use crate::gpu;
 use crate::ids::DeviceId;
 use crate::memory::{
-    ALIGNMENT_SLACK, KvDtype, MemorySizes, ModelNeed, available_bytes, engine_need, plan,
+    ALIGNMENT_SLACK, KvDtype, MemorySizes, ModelNeed, available_bytes, engine_need, plan, widened,
 };
 
 /// A device that this machine has.
@@ -56,6 +56,9 @@ pub struct Fit {
     /// Why the engine does not run the model there, whatever the memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// Codes that are held in 16 bits there, for lack of kernels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held_in_16_bits: Vec<String>,
     /// What the weights take there, in the engine's layout.
     pub weight_bytes: u64,
     /// Scratch of a step.
@@ -94,7 +97,11 @@ impl DeviceHere {
             None => engine_need(spec, &self.limits, max_seq_len).map_err(|error| error.message),
         };
         match need {
-            Ok(need) => self.fit_of(&need, max_seq_len),
+            Ok(need) => {
+                let widened = widened(self.limits.backend, spec).unwrap_or_default();
+                let held_in_16_bits = widened.iter().map(ToString::to_string).collect();
+                Fit { held_in_16_bits, ..self.fit_of(&need, max_seq_len) }
+            }
             Err(reason) => {
                 let refused = Some(reason);
                 Fit { refused, fits: false, ..self.fit_of(&MemoryNeed::default(), max_seq_len) }
@@ -119,6 +126,7 @@ impl DeviceHere {
             card: self.card.clone(),
             free_bytes: self.free_bytes,
             refused: None,
+            held_in_16_bits: Vec::new(),
             weight_bytes: need.weight_bytes,
             workspace_bytes: need.workspace_bytes,
             fits: usable >= fixed_bytes,

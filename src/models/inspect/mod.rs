@@ -13,7 +13,7 @@ use crate::tokenizer::{ChatTemplate, Tokenizer};
 use super::open::tokenizer_folder;
 use super::{ModelSpec, max_seq_len};
 use crate::checkpoint::families::Decoder;
-use crate::checkpoint::{Checkpoint, HubCache, LoadFormat};
+use crate::checkpoint::{Checkpoint, HubCache, LoadFormat, Quantization};
 use crate::memory::{KvDtype, StepLimits};
 
 mod devices;
@@ -110,6 +110,10 @@ pub struct InspectedAs {
     pub max_seq_len: Option<u32>,
     /// Type of the KV cache.
     pub kv_dtype: KvDtype,
+    /// What becomes of weights in 16 bits: of the layers, and of the head.
+    pub quantization: Option<Quantization>,
+    #[allow(missing_docs)]
+    pub quantization_head: Option<Quantization>,
 }
 
 /// Reads the checkpoint at a directory or hub id. Blocks on the disk.
@@ -125,8 +129,9 @@ pub fn inspect(
     let directory = hub.resolve(model_path).map_err(|error| error.to_string())?;
     let mut checkpoint =
         Checkpoint::open(&directory, LoadFormat::Safetensors).map_err(|error| error.to_string())?;
-    checkpoint.hold_kv_as(inspected_as.kv_dtype).map_err(|error| error.to_string())?;
-    let max_seq_len = inspected_as.max_seq_len;
+    let InspectedAs { max_seq_len, kv_dtype, quantization, quantization_head } = inspected_as;
+    checkpoint.quantize(quantization, quantization_head).map_err(|error| error.to_string())?;
+    checkpoint.hold_kv_as(kv_dtype).map_err(|error| error.to_string())?;
     let spec = ModelSpec { max_seq_len, ..ModelSpec::new("inspected", &directory) };
     let max_seq_len = self::max_seq_len(&spec, checkpoint.max_position_embeddings())?;
     let folder = tokenizer_folder(&directory)?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::bridge::ffi::Backend;
+use crate::checkpoint::Quantization;
 use crate::gpu;
 use crate::ids::DeviceId;
 use crate::memory::{KvDtype, StepLimits};
@@ -145,6 +146,28 @@ fn a_card_whose_memory_cannot_be_read_is_shown_with_the_reason() {
     assert_eq!((fit.fits, fit.free_bytes, fit.kv_tokens), (false, 0, 0));
     let old = gpu_with((7, 5), lost()).fit(checkpoint.spec(), 64);
     assert!(old.refused.is_some_and(|reason| reason.contains("got 7.5")));
+}
+
+#[test]
+fn a_checkpoint_is_reckoned_with_in_the_formats_that_are_asked_for() {
+    let look = |quantization, quantization_head| {
+        let options = InspectedAs { quantization, quantization_head, ..of_length(64) };
+        let devices = [device(1 << 30)];
+        let path = fixture("llama32-tiny-bf16");
+        inspect(&path, options, &HubCache::default(), &devices).expect("a good checkpoint")
+    };
+    let (stored, asked) = (look(None, None), look(Some(Quantization::Int4), None));
+    assert!(asked.devices[0].weight_bytes < stored.devices[0].weight_bytes);
+    assert!(asked.to_string().contains("int4 in groups of 128"), "{asked}");
+    let head = look(None, Some(Quantization::Int8));
+    assert_eq!(
+        head.formats.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["bf16", "int8"]
+    );
+    let path = fixture("formats/gptq-128");
+    let options = InspectedAs { quantization: Some(Quantization::Fp8), ..of_length(64) };
+    let error = inspect(&path, options, &HubCache::default(), &[]).expect_err("it has codes");
+    assert!(error.contains("quantized already"), "{error}");
 }
 
 #[test]

@@ -93,7 +93,11 @@ impl Report {
             return writeln!(f, "does not run there: {reason}");
         }
         let (weights, workspace) = (gib(fit.weight_bytes), gib(fit.workspace_bytes));
-        write!(f, "weights {weights}, workspace {workspace}: ")?;
+        write!(f, "weights {weights}, workspace {workspace}")?;
+        if !fit.held_in_16_bits.is_empty() {
+            write!(f, " (held in 16 bits: {})", fit.held_in_16_bits.join(", "))?;
+        }
+        write!(f, ": ")?;
         if !fit.fits {
             return writeln!(f, "does not fit, {} short", gib(fit.short_bytes));
         }

@@ -1,16 +1,14 @@
 // Integer matmul tiles for AVX-512 with VNNI: bytes of weights without sign times bytes of x with
 // sign, four columns at once. A panel is two vectors; up to 8 rows keep 16 of the 32 registers in
 // sums.
-#include <utility>
-
 #include "ops/linear/kernels/integer_codes.h"
+#include "ops/linear/kernels/integer_kernels.h"
 
 namespace inferno::ops {
 
 namespace {
 
 constexpr std::uint32_t kMaxRows = 8;  // 12 are no faster
-constexpr std::uint32_t kBlockColumns = 512;
 // The nearest cache has room for the next block of four bits, but few places for what it waits for.
 template <WeightKind K>
 constexpr _mm_hint kPrefetchTo = K == WeightKind::Int8 ? _MM_HINT_T1 : _MM_HINT_T0;
@@ -70,21 +68,10 @@ void tile_of(const LinearTile& tile) {
   }
 }
 
-template <WeightKind K, int... R>
-constexpr LinearKernels kernels(std::integer_sequence<int, R...>) {
-  return {
-      kMaxRows,         kBlockColumns, sizeof(std::int8_t), true, {nullptr, tile_of<K, R + 1>...},
-      pack_integers<4>, nullptr};
-}
-
-template <WeightKind K>
-constexpr LinearKernels kKernels = kernels<K>(std::make_integer_sequence<int, kMaxRows>());
-
 }  // namespace
 
 const LinearKernels& integer_kernels_avx512(WeightKind kind) noexcept {
-  if (kind == WeightKind::Int8) return kKernels<WeightKind::Int8>;
-  return kind == WeightKind::Int4 ? kKernels<WeightKind::Int4> : kKernels<WeightKind::Mxfp4>;
+  return kernels_of<kMaxRows>(kind);
 }
 
 }  // namespace inferno::ops

@@ -5,14 +5,10 @@
 
 #include <immintrin.h>
 
-#include <utility>
-
-#include "ops/linear/kernels/integer_rows.h"
+#include "ops/linear/kernels/integer_kernels.h"
 
 namespace inferno::ops {
 namespace {
-
-inline constexpr std::uint32_t kBlockColumns = 512;
 
 // Vectors of eight rows, F and up, at a set of four columns.
 template <WeightKind K>
@@ -139,23 +135,6 @@ void tile_of(const LinearTile& tile) {
     multiply<K, R, 0, 2>(tile);
     multiply<K, R, 2, 2>(tile);
   }
-}
-
-template <WeightKind K, int... R>
-constexpr LinearKernels kernels(std::integer_sequence<int, R...>) {
-  return {
-      sizeof...(R),     kBlockColumns, sizeof(std::int8_t), true, {nullptr, tile_of<K, R + 1>...},
-      pack_integers<4>, nullptr};
-}
-
-template <WeightKind K, int MaxRows>
-constexpr LinearKernels kKernels = kernels<K>(std::make_integer_sequence<int, MaxRows>());
-
-template <int MaxRows>
-const LinearKernels& kernels_of(WeightKind kind) noexcept {
-  if (kind == WeightKind::Int8) return kKernels<WeightKind::Int8, MaxRows>;
-  return kind == WeightKind::Int4 ? kKernels<WeightKind::Int4, MaxRows>
-                                  : kKernels<WeightKind::Mxfp4, MaxRows>;
 }
 
 }  // namespace
