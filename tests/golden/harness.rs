@@ -47,11 +47,20 @@ impl Device {
         }
     }
 
-    /// The decoder as this device holds it: a GPU makes bfloat16 of float32.
+    /// The decoder as this device holds it: a GPU makes bfloat16 of float32 and of some codes.
     pub fn spec(self, checkpoint: &Checkpoint) -> DecoderSpec {
-        let backend = if matches!(self, Device::Gpu { .. }) { Backend::Cuda } else { Backend::Cpu };
         let spec = checkpoint.decoder().spec_for(limits().max_seq_len);
-        memory::spec_on(backend, spec).expect("the build has such devices")
+        memory::spec_on(self.backend(), spec).expect("the build has such devices")
+    }
+
+    /// Whether it holds all codes as codes.
+    pub fn holds_codes(self, checkpoint: &Checkpoint) -> bool {
+        let widened = memory::widened(self.backend(), checkpoint.spec());
+        widened.expect("the build has such devices").is_empty()
+    }
+
+    fn backend(self) -> Backend {
+        if matches!(self, Device::Gpu { .. }) { Backend::Cuda } else { Backend::Cpu }
     }
 }
 
