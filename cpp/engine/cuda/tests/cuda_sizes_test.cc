@@ -34,6 +34,7 @@ TEST_CASE("GPU: codes want a card that has kernels for them, before they are cop
   const auto check = [&](int major, std::optional<WeightFormat> format) {
     LlamaShape shape = test::small_shape(ops::Dtype::BF16);
     shape.head_dim = 64;
+    shape.intermediate_size = 128;
     shape.linear_format = format;
     CudaSizes(major).check(spec_of(shape), limits);
   };

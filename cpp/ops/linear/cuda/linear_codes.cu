@@ -18,10 +18,10 @@ bool fits(const Variant& variant, std::uint32_t num_columns) {
   return (boxes + kCluster - 1) / kCluster <= variant.max_boxes;
 }
 
-// Those of a matrix's products with inputs as two codes, or the others: the two sum in different
-// ways.
-std::span<const Variant> variants_of(const DeviceMatrix& weight, Dtype dtype, bool split) {
-  if (split && weight.format == WeightFormat(WeightKind::Fp8)) {
+// Those with inputs as two codes where one takes such a matrix, else the others: the two sum in
+// different ways.
+std::span<const Variant> variants_of(const DeviceMatrix& weight, Dtype dtype) {
+  if (weight.format == WeightFormat(WeightKind::Fp8)) {
     const auto variants = split_variants(dtype);
     const auto takes = [&](const Variant& one) { return fits(one, weight.num_columns); };
     if (std::ranges::any_of(variants, takes)) return variants;
@@ -80,18 +80,18 @@ CodeRowsKernel::CodeRowsKernel(const CudaOp& op) {
   num_clusters_ = clusters;
 }
 
-std::uint32_t CodeRowsKernel::rows_at_once(const DeviceMatrix& weight, Dtype dtype, bool split) {
+std::uint32_t CodeRowsKernel::rows_at_once(const DeviceMatrix& weight, Dtype dtype) {
   std::uint32_t rows = 0;
-  for (const Variant& variant : variants_of(weight, dtype, split)) {
+  for (const Variant& variant : variants_of(weight, dtype)) {
     if (fits(variant, weight.num_columns)) rows = std::max(rows, variant.max_tokens);
   }
   return rows;
 }
 
-void CodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product, bool split) const {
+void CodeRowsKernel::operator()(const CudaOp& op, const FewRowsProduct& product) const {
   const DeviceMatrix& weight = product.weight;
   const CodeLayout layout({weight.num_rows, weight.num_columns, weight.format});
-  const auto variants = variants_of(weight, product.in.dtype, split);
+  const auto variants = variants_of(weight, product.in.dtype);
   const Variant& variant = *std::ranges::find_if(variants, [&](const Variant& one) {
     return product.in.num_tokens <= one.max_tokens && fits(one, weight.num_columns);
   });

@@ -12,7 +12,8 @@ namespace {
 // The last is for the widest matrices.
 template <typename Element>
 constexpr Variant kSplitVariants[] = {kSplitVariant<Element, 8, 14>, kSplitVariant<Element, 16, 14>,
-                                      kSplitVariant<Element, 32, 8>, kSplitVariant<Element, 8, 32>};
+                                      kSplitVariant<Element, 32, 8>, kSplitVariant<Element, 32, 14>,
+                                      kSplitVariant<Element, 8, 32>};
 
 }  // namespace
 

@@ -111,15 +111,9 @@ struct LinearCuda::Impl {
   // Throws std::invalid_argument where there is none.
   Way way_of(const LinearInput& in, const DeviceMatrix& weight) const;
 
-  // Whether inputs become two codes where they may.
-  bool split(std::uint32_t num_tokens) const {
-    return num_tokens <= kMaxSplitRows || batch_invariant;
-  }
-
   // Rows of h that a kernel for few rows takes, of such a matrix. Throws std::invalid_argument
   // where there is none.
-  std::uint32_t rows_at_once(std::uint32_t num_tokens, const DeviceMatrix& weight,
-                             Dtype dtype) const;
+  std::uint32_t rows_at_once(const DeviceMatrix& weight, Dtype dtype) const;
 
   // A product by the kernels for few rows.
   void multiply_few(const CudaOp& op, const FewRowsProduct& product) const;
@@ -140,8 +134,8 @@ struct LinearCuda::Impl {
 };
 
 bool LinearCuda::Impl::coded(std::uint32_t num_tokens, const DeviceMatrix& weight) const {
-  return !batch_invariant && is_coded_product(num_tokens, weight.num_rows) &&
-         code_rows_kernel.available() && has_coded_products(weight);
+  return !batch_invariant && num_tokens > kMaxElementRows && code_rows_kernel.available() &&
+         has_coded_products(weight);
 }
 
 bool LinearCuda::Impl::tiled(std::uint32_t num_tokens, const DeviceMatrix& weight) const {
@@ -158,13 +152,12 @@ Way LinearCuda::Impl::way_of(const LinearInput& in, const DeviceMatrix& weight) 
   return way;
 }
 
-std::uint32_t LinearCuda::Impl::rows_at_once(std::uint32_t num_tokens, const DeviceMatrix& weight,
-                                             Dtype dtype) const {
+std::uint32_t LinearCuda::Impl::rows_at_once(const DeviceMatrix& weight, Dtype dtype) const {
   if (!weight.format.is_quantized()) return kCallRows;
   if (!code_rows_kernel.available()) {
     throw std::invalid_argument("other: quantized weights need a GPU of compute capability 9.0");
   }
-  const std::uint32_t rows = CodeRowsKernel::rows_at_once(weight, dtype, split(num_tokens));
+  const std::uint32_t rows = CodeRowsKernel::rows_at_once(weight, dtype);
   if (rows > 0) return rows;
   throw std::invalid_argument("other: product of " + std::to_string(weight.num_columns) +
                               " columns with weights of " + weight_kind_name(weight.format.kind) +
@@ -180,7 +173,7 @@ void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& prod
   const std::uint32_t outputs = gate ? weight.num_rows / 2 : weight.num_rows;
   const Dtype dtype = product.in.dtype;
   const std::size_t out_bytes = row_bytes(outputs, float_out ? Dtype::F32 : dtype);
-  const std::uint32_t at_once = rows_at_once(product.in.num_tokens, weight, dtype);
+  const std::uint32_t at_once = rows_at_once(weight, dtype);
   for (std::size_t first = 0; first < product.in.num_tokens; first += at_once) {
     const auto rest = product.in.num_tokens - static_cast<std::uint32_t>(first);
     FewRowsProduct part = product;
@@ -190,7 +183,7 @@ void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& prod
     part.next.square_sums =
         advance(part.next.square_sums, first * row_bytes(norm_parts(outputs), Dtype::F32));
     if (weight.format.is_quantized()) {
-      code_rows_kernel(op, part, split(product.in.num_tokens));
+      code_rows_kernel(op, part);
     } else if (!batch_invariant && decode_rows_kernel.takes(part)) {
       decode_rows_kernel(op, part);
     } else if (few_rows_kernel.available()) {

@@ -36,20 +36,9 @@ inline constexpr std::uint32_t kMaxFewRows = 64;
 inline constexpr std::uint32_t kMaxFewCodeRows = 32;
 inline constexpr std::uint32_t kMaxTiledRows = 512;
 
-// Where inputs become codes of e4m3, too, of a W that is such codes with a scale for each row and
-// has a multiple of 16 rows: more rows than are faster as elements, and as many as the kernel for
-// few rows loses by, where W has enough outputs to give all multiprocessors work. (Whole steps of
-// an 8B and a 7B on an H200.)
-inline constexpr std::uint32_t kManyOutputs = 5120;
-inline constexpr std::uint32_t kMinCodedRows = 17;
+// Of a W of e4m3 with a scale for each row, a multiple of 16 of them, more rows than this are
+// faster with inputs as such codes, too. (Whole steps of an 8B and a 7B on an H200.)
 inline constexpr std::uint32_t kMaxElementRows = 64;
-constexpr bool is_coded_product(std::uint32_t num_rows, std::uint32_t num_outputs) {
-  const bool few = num_rows >= kMinCodedRows && num_rows <= kMaxFewCodeRows;
-  return num_rows > kMaxElementRows || (few && num_outputs >= kManyOutputs);
-}
-
-// Of such a W, up to so many rows are faster with each input as two codes.
-inline constexpr std::uint32_t kMaxSplitRows = 16;
 
 // The rows that a product reads.
 struct LinearInput {

@@ -36,13 +36,13 @@ struct Case {
 
   // Whether inputs become codes, too.
   bool coded() const {
-    return format == WeightFormat(WeightKind::Fp8) && outputs % 16 == 0 &&
-           is_coded_product(rows, outputs) && !few;
+    return format == WeightFormat(WeightKind::Fp8) && outputs % 16 == 0 && rows > kMaxElementRows &&
+           !few;
   }
 
   // Whether each becomes two codes.
   bool split() const {
-    return format == WeightFormat(WeightKind::Fp8) && !coded() && (few || rows <= kMaxSplitRows);
+    return format == WeightFormat(WeightKind::Fp8) && (few || rows <= kMaxFewCodeRows);
   }
 
   // Whether they become bytes.

@@ -56,10 +56,9 @@ class CodeRowsKernel {
   explicit CodeRowsKernel(const CudaOp& op);
   bool available() const { return num_clusters_ > 0; }
 
-  // split, here and below: where inputs may become two codes of e4m3, they do.
   // Of h; 0 where the matrix has too many columns.
-  static std::uint32_t rows_at_once(const DeviceMatrix& weight, Dtype dtype, bool split);
-  void operator()(const CudaOp& op, const FewRowsProduct& product, bool split) const;
+  static std::uint32_t rows_at_once(const DeviceMatrix& weight, Dtype dtype);
+  void operator()(const CudaOp& op, const FewRowsProduct& product) const;
 
  private:
   std::uint32_t num_clusters_ = 0;

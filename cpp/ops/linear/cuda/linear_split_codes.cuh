@@ -27,8 +27,14 @@ struct SplitInputs {
 
 using RowCodes = Codes<WeightKind::Fp8, kSpanSteps>;
 
+// Where inputs leave little room, the warps that multiply finish tiles, too, which takes fewer
+// places for sums.
 template <int kTokens, std::uint32_t kBoxes>
-using SplitStage = CodeStage<RowCodes, kTokens, SplitInputs<kTokens, kBoxes>::kBytes, 1>;
+struct SplitStage : CodeStage<RowCodes, kTokens, SplitInputs<kTokens, kBoxes>::kBytes, 1> {
+  static constexpr bool kCrowded = kTokens * kBoxes > 256;
+  static constexpr std::uint32_t kFinishers = kCrowded ? 0 : kTokens / 8;
+  static constexpr std::uint32_t kPlaces = kCrowded ? 2 : 4;
+};
 
 #ifdef INFERNO_SM90A
 
