@@ -49,7 +49,7 @@ TEST_CASE("products of few rows with quantized matrices are right") {
 
 // Of each block so many columns that inputs as two codes leave little room, and more tiles than
 // sums have places for.
-TEST_CASE("products of few rows with wide matrices of fp8 are right") {
+TEST_CASE("products of few rows with fp8 matrices of many columns are right") {
   Bench bench;
   for (const auto& [rows, outputs] : {std::pair{31U, 4368U}, {17U, 144U}}) {
     for (const Epilogue epilogue : kEpilogues) {
