@@ -146,6 +146,15 @@ impl DecoderSpec {
         }
     }
 
+    /// The same to look at.
+    pub fn format(&self, part: TensorPart, layer: u32) -> Option<WeightFormat> {
+        match part {
+            TensorPart::Embedding => Some(self.embedding),
+            TensorPart::Head => Some(self.head.format),
+            _ => self.layers.get(layer as usize).copied()?.format_mut(part).copied(),
+        }
+    }
+
     /// How that matrix is read; a tied head is the embedding.
     pub fn role(&self, part: TensorPart, layer: u32) -> MatrixRole {
         let mlp = self.layers.get(layer as usize).map(|layer| layer.mlp.kind);
@@ -156,15 +165,6 @@ impl DecoderSpec {
                 MatrixRole::Experts
             }
             _ => MatrixRole::Linear,
-        }
-    }
-
-    /// The same to look at.
-    pub fn format(&self, part: TensorPart, layer: u32) -> Option<WeightFormat> {
-        match part {
-            TensorPart::Embedding => Some(self.embedding),
-            TensorPart::Head => Some(self.head.format),
-            _ => self.layers.get(layer as usize).copied()?.format_mut(part).copied(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! A decoder as a kind of device holds it: where there is no product of a checkpoint's codes, their elements.
+//! A decoder as a kind of device holds it: codes that it has no kernels for become elements.
 
 use std::fmt;
 
@@ -9,18 +9,18 @@ use crate::bridge::{DeviceError, LAYER_MATRICES};
 
 /// Codes that a device holds as elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Widened {
+pub struct WidenedCodes {
     role: MatrixRole,
     format: WeightFormat,
 }
 
 /// `experts in mxfp4`.
-impl fmt::Display for Widened {
+impl fmt::Display for WidenedCodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.role {
             MatrixRole::Embedding => "embedding",
             MatrixRole::Experts => "experts",
-            _ => "matrices",
+            _ => "layers and head",
         };
         write!(f, "{name} in {}", self.format)
     }
@@ -38,14 +38,14 @@ pub fn spec_on(backend: Backend, spec: DecoderSpec) -> Result<DecoderSpec, Devic
 ///
 /// # Errors
 /// As [`spec_on`].
-pub fn widened(backend: Backend, spec: &DecoderSpec) -> Result<Vec<Widened>, DeviceError> {
+pub fn widened(backend: Backend, spec: &DecoderSpec) -> Result<Vec<WidenedCodes>, DeviceError> {
     Ok(held(backend, spec.clone())?.1)
 }
 
 fn held(
     backend: Backend,
     mut spec: DecoderSpec,
-) -> Result<(DecoderSpec, Vec<Widened>), DeviceError> {
+) -> Result<(DecoderSpec, Vec<WidenedCodes>), DeviceError> {
     if (backend, spec.activation) == (Backend::Cuda, Dtype::F32) {
         spec = spec.stored_as(Dtype::BF16);
     }
@@ -58,7 +58,7 @@ fn held(
 fn widen(
     spec: &mut DecoderSpec,
     mut reads: impl FnMut(MatrixRole, WeightFormat) -> Result<bool, DeviceError>,
-) -> Result<Vec<Widened>, DeviceError> {
+) -> Result<Vec<WidenedCodes>, DeviceError> {
     let elements = WeightFormat::from(spec.activation);
     let of_layers =
         (0..spec.layers.len() as u32).flat_map(|layer| LAYER_MATRICES.map(|part| (part, layer)));
@@ -73,7 +73,7 @@ fn widen(
         if reads(role, *format)? {
             continue;
         }
-        let codes = Widened { role, format: *format };
+        let codes = WidenedCodes { role, format: *format };
         if !widened.contains(&codes) {
             widened.push(codes);
         }
@@ -99,8 +99,8 @@ mod tests {
         checkpoint.spec().clone()
     }
 
-    fn names(widened: &[Widened]) -> Vec<String> {
-        widened.iter().map(Widened::to_string).collect()
+    fn names(widened: &[WidenedCodes]) -> Vec<String> {
+        widened.iter().map(WidenedCodes::to_string).collect()
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod kv_dtype;
 mod pool_size;
 
 pub use byte_size::{ByteSize, rounded};
-pub use held::{Widened, spec_on, widened};
+pub use held::{WidenedCodes, spec_on, widened};
 pub use kv_dtype::KvDtype;
 pub use pool_size::PoolSize;
 

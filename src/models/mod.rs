@@ -59,10 +59,10 @@ pub struct ModelSpec {
     #[schemars(range(min = 1), extend("x-aliases" = ["max_model_len"]))]
     pub max_seq_len: Option<u32>,
     /// Holds the layers' matrices of a checkpoint in 16 bits in fewer: `fp8`, `int8` (a scale for each row) or `int4` (for each 128
-    /// columns).
+    /// columns). What a GPU has no kernels for, as experts, stays in 16 bits there.
     #[serde(default)]
     pub quantization: Option<Quantization>,
-    /// The same of the head, and of the embedding where it is the same matrix.
+    /// The same of the head, and of the embedding where it is the same matrix (on a GPU it then stays in 16 bits).
     #[serde(default)]
     pub quantization_head: Option<Quantization>,
 }

@@ -252,6 +252,7 @@ fn weights_that_are_turned_or_have_gaps_are_refused_by_the_key_that_says_so() {
     let turned = json!({"config_groups": {"R1": {"type": "hadamard"}}});
     for (key, value, refused) in [
         ("transform_config", json!({}), None),
+        ("transform_config", json!({"config_groups": {}}), None),
         ("transform_config", turned, Some("quantization_config.transform_config")),
         ("sparsity_config", json!({}), None),
         ("sparsity_config", json!({"format": "dense"}), None),

@@ -43,11 +43,11 @@ async fn perplexity(config: Config) -> f64 {
 /// Holds what a format costs below the part of bf16's perplexity that is allowed, on a CPU and on a GPU, if there is one.
 async fn hold(name: &str, config: &Config, allowed: f64) {
     static STORED: [OnceCell<f64>; 2] = [OnceCell::const_new(), OnceCell::const_new()];
-    let gpu = (!gpu::usable().is_empty()).then_some("cuda:0");
-    for (device, stored) in ["cpu:0"].into_iter().chain(gpu).zip(&STORED) {
+    let gpu = gpu::usable().first().map(|ordinal| format!("cuda:{ordinal}"));
+    for (device, stored) in ["cpu:0".to_owned()].into_iter().chain(gpu).zip(&STORED) {
         let there = |config: &Config| {
             let mut config = config.clone();
-            config.executor.devices = vec![device.to_owned()];
+            config.executor.devices = vec![device.clone()];
             config
         };
         let measure = async || {

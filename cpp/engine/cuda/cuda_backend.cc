@@ -18,7 +18,6 @@ namespace {
 
 using ops::cuda::check;
 
-constexpr int kHopper = 9;  // compute capability 9.0
 // Code for other cards runs on a Hopper, too, but waits for nothing there.
 #ifdef INFERNO_CUDA_90A
 constexpr bool kBuiltForHopper = true;
@@ -107,8 +106,10 @@ bool CudaSizes::reads(MatrixRole role, const WeightFormat& format) const {
 }
 
 void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const {
-  require(major_ == 0 || major_ == kHopper || !has_codes(spec), "weights",
-          "compute capability 9.0 for codes", static_cast<std::uint64_t>(major_));
+  if (!has_code_kernels_ && has_codes(spec)) {
+    throw Error(ErrorCode::kOther,
+                "weights: quantized ones want a GPU of compute capability 9.0 and a build for it");
+  }
   if (spec.activation == ops::Dtype::F32) {
     throw Error(ErrorCode::kOther, "activation: a GPU expects f16 or bf16, got f32");
   }
@@ -153,10 +154,10 @@ void CudaSizes::check(const DecoderSpec& spec, const ModelLimits& limits) const 
 CudaBackend::CudaBackend(const DeviceOptions& options)
     : deterministic_(options.deterministic),
       reference_attention_(options.attention == AttentionBackend::Reference),
-      sizes_(attribute(cudaDevAttrComputeCapabilityMajor)),
+      dependent_launch_(kBuiltForHopper && attribute(cudaDevAttrComputeCapabilityMajor) == 9),
+      sizes_(dependent_launch_),
       threads_(std::max(1U, options.num_threads)) {
   num_sms_ = static_cast<std::uint32_t>(attribute(cudaDevAttrMultiProcessorCount));
-  dependent_launch_ = sizes_.major() == kHopper && kBuiltForHopper;
   stream_ = std::make_unique<CudaStream>();
   clock_ = std::make_unique<StepClock>();
   pool_ = std::make_unique<MemoryPool>(reserve_device_memory(options.pool_bytes));

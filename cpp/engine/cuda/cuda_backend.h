@@ -17,16 +17,15 @@ namespace inferno::engine {
 
 class CudaSizes : public Sizes {
  public:
-  // Of any card, or of those of this major compute capability.
-  explicit CudaSizes(int major = 0) : major_(major) {}
-  int major() const { return major_; }
+  // Without a card at hand, of one that has the kernels for codes.
+  explicit CudaSizes(bool has_code_kernels = true) : has_code_kernels_(has_code_kernels) {}
   std::uint64_t matrix_bytes(const ops::WeightShape& matrix) const override;
   std::uint64_t workspace_bytes(const DecoderSpec& spec, const ModelLimits& limits) const override;
   bool reads(MatrixRole role, const WeightFormat& format) const override;
   void check(const DecoderSpec& spec, const ModelLimits& limits) const override;
 
  private:
-  int major_;
+  bool has_code_kernels_;
 };
 
 class CudaBackend : public Backend {
@@ -49,10 +48,10 @@ class CudaBackend : public Backend {
 
   bool deterministic_;
   bool reference_attention_;
+  bool dependent_launch_;  // the card and this build are Hopper's
   CudaSizes sizes_;
   ThreadPool threads_;
   std::uint32_t num_sms_ = 0;
-  bool dependent_launch_ = false;
   // Made on the device, in this order.
   std::unique_ptr<CudaStream> stream_;
   std::unique_ptr<StepClock> clock_;

@@ -162,7 +162,6 @@ ops::ExpertsShape experts_shape(const DecoderSpec& spec, const MlpSpec& mlp) {
   return {mlp.num_experts, mlp.experts_per_token, spec.hidden_size, mlp.intermediate_size};
 }
 
-// The bounds are far above any model; their products stay below 2^63.
 bool has_codes(const DecoderSpec& spec) {
   const auto layer_has = [](const LayerSpec& layer) {
     const MlpSpec& mlp = layer.mlp;
@@ -176,6 +175,7 @@ bool has_codes(const DecoderSpec& spec) {
          std::ranges::any_of(spec.layers, layer_has);
 }
 
+// The bounds are far above any model; their products stay below 2^63.
 void check_spec(const DecoderSpec& spec) {
   check_range("vocab_size", spec.vocab_size, 1U << 22);  // the sampler's sums need it below 2^24
   check_range("hidden_size", spec.hidden_size, 1U << 18);

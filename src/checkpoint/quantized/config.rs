@@ -141,8 +141,11 @@ impl QuantizationConfig {
 
 /// Of compressed-tensors: weights that are another's after a transform, or whose zeros are not stored.
 fn refuse_what_changes_weights(config: &JsonFile) -> Result<(), CheckpointError> {
-    let transforms = config.object("transform_config")?;
-    if transforms.is_some_and(|transforms| transforms.entries().next().is_some()) {
+    let groups = match config.object("transform_config")? {
+        Some(transforms) => transforms.object("config_groups")?,
+        None => None,
+    };
+    if groups.is_some_and(|groups| groups.entries().next().is_some()) {
         let reason = "weights are turned by it; expected none".to_owned();
         return Err(config.fault(CheckpointFault::Unsupported, "transform_config", reason));
     }

@@ -8,7 +8,8 @@ use crate::bridge::ffi::{Backend, MemoryNeed};
 use crate::gpu;
 use crate::ids::DeviceId;
 use crate::memory::{
-    ALIGNMENT_SLACK, KvDtype, MemorySizes, ModelNeed, available_bytes, engine_need, plan, widened,
+    ALIGNMENT_SLACK, KvDtype, MemorySizes, ModelNeed, available_bytes, engine_need, plan, spec_on,
+    widened,
 };
 
 /// A device that this machine has.
@@ -94,7 +95,9 @@ impl DeviceHere {
     pub fn fit(&self, spec: &DecoderSpec, max_seq_len: u32) -> Fit {
         let need = match &self.refused {
             Some(reason) => Err(reason.clone()),
-            None => engine_need(spec, &self.limits, max_seq_len).map_err(|error| error.message),
+            None => self.check_codes(spec).and_then(|()| {
+                engine_need(spec, &self.limits, max_seq_len).map_err(|error| error.message)
+            }),
         };
         match need {
             Ok(need) => {
@@ -107,6 +110,21 @@ impl DeviceHere {
                 Fit { refused, fits: false, ..self.fit_of(&MemoryNeed::default(), max_seq_len) }
             }
         }
+    }
+
+    /// As the engine does once it has the card.
+    fn check_codes(&self, spec: &DecoderSpec) -> Result<(), String> {
+        let Some(card) = &self.card else { return Ok(()) };
+        let (major, minor) = card.capability;
+        let mut held = spec_on(self.limits.backend, spec.clone()).map_err(|error| error.message)?;
+        let mut has_codes = false;
+        held.for_each_format(|format| has_codes |= format.is_quantized());
+        if has_codes && major != 9 {
+            return Err(format!(
+                "weights: quantized ones want a GPU of compute capability 9.0, got {major}.{minor}"
+            ));
+        }
+        Ok(())
     }
 
     fn fit_of(&self, need: &MemoryNeed, max_seq_len: u32) -> Fit {

@@ -171,6 +171,22 @@ fn a_checkpoint_is_reckoned_with_in_the_formats_that_are_asked_for() {
 }
 
 #[test]
+fn codes_want_a_card_that_reads_them_and_what_becomes_elements_is_told() {
+    let path = fixture("formats/gptq-128");
+    let cards = [card((9, 0)), card((8, 6))];
+    let mut report =
+        inspect(&path, of_length(64), &HubCache::default(), &cards).expect("a good checkpoint");
+    assert_eq!(report.devices[0].refused, None);
+    let refused = report.devices[1].refused.clone().unwrap_or_default();
+    assert!(refused.contains("compute capability 9.0, got 8.6"), "{refused}");
+    report.devices[0].held_in_16_bits = vec!["experts in mxfp4".to_owned()];
+    assert!(report.to_string().contains("(held in 16 bits: experts in mxfp4)"), "{report}");
+    let json = serde_json::to_value(&report).expect("JSON");
+    assert_eq!(json["devices"][0]["held_in_16_bits"][0], "experts in mxfp4");
+    assert!(json["devices"][1].get("held_in_16_bits").is_none());
+}
+
+#[test]
 fn this_machine_has_a_processor() {
     let devices = devices_here();
     assert!(devices.iter().any(|device| device.id == DeviceId::new("cpu:0")), "{devices:?}");

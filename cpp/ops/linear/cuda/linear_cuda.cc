@@ -107,7 +107,7 @@ struct LinearCuda::Impl {
     return num_tokens <= kMaxFewRows || batch_invariant;
   }
   bool coded(std::uint32_t num_tokens, const DeviceMatrix& weight) const;
-  bool tiled(std::uint32_t num_tokens, const DeviceMatrix& weight) const;
+  bool tiled(std::uint32_t num_tokens, const DeviceMatrix& weight, Dtype dtype) const;
   // Throws std::invalid_argument where there is none.
   Way way_of(const LinearInput& in, const DeviceMatrix& weight) const;
 
@@ -138,16 +138,21 @@ bool LinearCuda::Impl::coded(std::uint32_t num_tokens, const DeviceMatrix& weigh
          has_coded_products(weight);
 }
 
-bool LinearCuda::Impl::tiled(std::uint32_t num_tokens, const DeviceMatrix& weight) const {
-  return !batch_invariant && num_tokens > kMaxFewCodeRows && num_tokens <= kMaxTiledRows &&
-         code_tiles_kernel.takes(weight.format);
+bool LinearCuda::Impl::tiled(std::uint32_t num_tokens, const DeviceMatrix& weight,
+                             Dtype dtype) const {
+  const bool may_be = num_tokens <= kMaxTiledRows && code_tiles_kernel.takes(weight.format);
+  if (batch_invariant || !may_be) return false;
+  // The kernel for few rows reads W anew for each call, and of many columns takes few rows in one.
+  const std::uint32_t few =
+      std::min(kMaxFewCodeRows, 2 * CodeRowsKernel::rows_at_once(weight, dtype));
+  return num_tokens > few;
 }
 
 Way LinearCuda::Impl::way_of(const LinearInput& in, const DeviceMatrix& weight) const {
-  const Way way = coded(in.num_tokens, weight)   ? Way::Codes
-                  : tiled(in.num_tokens, weight) ? Way::Tiles
-                  : few_rows(in.num_tokens)      ? Way::FewRows
-                                                 : Way::Elements;
+  const Way way = coded(in.num_tokens, weight)             ? Way::Codes
+                  : tiled(in.num_tokens, weight, in.dtype) ? Way::Tiles
+                  : few_rows(in.num_tokens)                ? Way::FewRows
+                                                           : Way::Elements;
   check_product(in, weight, way);
   return way;
 }
@@ -166,7 +171,9 @@ std::uint32_t LinearCuda::Impl::rows_at_once(const DeviceMatrix& weight, Dtype d
 
 void LinearCuda::Impl::multiply_few(const CudaOp& op, const FewRowsProduct& product) const {
   const DeviceMatrix& weight = product.weight;
-  if (tiled(product.in.num_tokens, weight)) return code_tiles_kernel(op, product);
+  if (tiled(product.in.num_tokens, weight, product.in.dtype)) {
+    return code_tiles_kernel(op, product);
+  }
   const bool gate = product.epilogue == Epilogue::Gate;
   const bool float_out =
       product.epilogue == Epilogue::Add || product.epilogue == Epilogue::StoreFloat;
