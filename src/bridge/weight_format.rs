@@ -155,6 +155,20 @@ impl DecoderSpec {
         }
     }
 
+    /// Every matrix that may be codes, by part and layer.
+    pub fn matrices(&self) -> impl Iterator<Item = (TensorPart, u32)> + use<> {
+        let of_layers = (0..self.layers.len() as u32)
+            .flat_map(|layer| LAYER_MATRICES.map(|part| (part, layer)));
+        of_layers.chain([(TensorPart::Embedding, 0), (TensorPart::Head, 0)])
+    }
+
+    /// Whether any matrix is codes and scales.
+    pub fn has_codes(&self) -> bool {
+        self.matrices()
+            .filter_map(|(part, layer)| self.format(part, layer))
+            .any(WeightFormat::is_quantized)
+    }
+
     /// How that matrix is read; a tied head is the embedding.
     pub fn role(&self, part: TensorPart, layer: u32) -> MatrixRole {
         let mlp = self.layers.get(layer as usize).map(|layer| layer.mlp.kind);

@@ -163,12 +163,10 @@ impl Checkpoint {
         head: Option<Quantization>,
     ) -> Result<(), CheckpointError> {
         let spec = &mut self.config.decoder.spec;
-        let mut of_any = false;
-        spec.for_each_format(|format| of_any |= format.is_quantized());
         let of_head = spec.head.format.is_quantized()
             || spec.tied_embeddings && spec.embedding.is_quantized();
         for (key, is_quantized) in [
-            ("quantization", layers.is_some() && of_any),
+            ("quantization", layers.is_some() && spec.has_codes()),
             ("quantization_head", head.is_some() && of_head),
         ] {
             if is_quantized {

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::engine_options;
+use crate::bridge::DeviceError;
 use crate::bridge::ffi::{Backend, reads_codes};
-use crate::bridge::spec::{DecoderSpec, Dtype, MatrixRole, TensorPart, WeightFormat};
-use crate::bridge::{DeviceError, LAYER_MATRICES};
+use crate::bridge::spec::{DecoderSpec, Dtype, MatrixRole, WeightFormat};
 
 /// Codes that a device holds as elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,11 +60,8 @@ fn widen(
     mut reads: impl FnMut(MatrixRole, WeightFormat) -> Result<bool, DeviceError>,
 ) -> Result<Vec<WidenedCodes>, DeviceError> {
     let elements = WeightFormat::from(spec.activation);
-    let of_layers =
-        (0..spec.layers.len() as u32).flat_map(|layer| LAYER_MATRICES.map(|part| (part, layer)));
-    let matrices = of_layers.chain([(TensorPart::Embedding, 0), (TensorPart::Head, 0)]);
     let mut widened = Vec::new();
-    for (part, layer) in matrices {
+    for (part, layer) in spec.matrices() {
         let role = spec.role(part, layer);
         let Some(format) = spec.format_mut(part, layer).filter(|format| format.is_quantized())
         else {

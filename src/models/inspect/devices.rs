@@ -116,10 +116,8 @@ impl DeviceHere {
     fn check_codes(&self, spec: &DecoderSpec) -> Result<(), String> {
         let Some(card) = &self.card else { return Ok(()) };
         let (major, minor) = card.capability;
-        let mut held = spec_on(self.limits.backend, spec.clone()).map_err(|error| error.message)?;
-        let mut has_codes = false;
-        held.for_each_format(|format| has_codes |= format.is_quantized());
-        if has_codes && major != 9 {
+        let held = spec_on(self.limits.backend, spec.clone()).map_err(|error| error.message)?;
+        if held.has_codes() && major != 9 {
             return Err(format!(
                 "weights: quantized ones want a GPU of compute capability 9.0, got {major}.{minor}"
             ));
